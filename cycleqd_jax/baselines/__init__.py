@@ -1,0 +1,1 @@
+"""What CycleQD is compared with."""

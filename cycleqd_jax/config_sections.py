@@ -1,0 +1,277 @@
+"""The sections a config is made of: types, defaults, checks within one section.
+
+Defaults are the paper's (arXiv 2410.14735) where it has the setting, else ours.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, get_args
+
+import pydantic
+from pydantic import Field
+
+from cycleqd_jax import settings
+
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Count = Annotated[int, Field(ge=0, le=10**6)]
+Whole = Annotated[int, Field(ge=1, le=10**6)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(gt=0, le=10)]
+Range = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+Target = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+class Section(pydantic.BaseModel):
+    """Frozen, strict (no "3" for 3, no true for 1), without unknown keys."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+
+class ProblemsConfig(Section):
+    """Which problems the tasks generate.
+
+    Attributes:
+      seed: of the problems; not the seed of the search.
+      train: problems per task that experts learn from.
+      optimise: problems per task that the search scores children on.
+      validate_: problems per task that champions are chosen on; `validate` in YAML.
+      test: problems per task that are only reported; 0 reports none.
+      turns: replies per episode, 1 or 2.
+    """
+
+    model_config = pydantic.ConfigDict(validate_by_name=False, serialize_by_alias=True)
+
+    seed: Seed = 0
+    train: Count = 600
+    optimise: Whole = 24
+    # `validate` would hide a method of pydantic's.
+    validate_: Count = Field(24, alias="validate")
+    test: Count = 64
+    turns: Annotated[int, Field(ge=1, le=2)] = 1
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Problems per split and task, by the split's name."""
+        return {
+            "train": self.train,
+            "optimise": self.optimise,
+            "validate": self.validate_,
+            "test": self.test,
+        }
+
+
+class BasisConfig(Section):
+    """How experts become singular directions.
+
+    Attributes:
+      rank: directions kept per matrix and expert; "full" keeps each expert's own.
+      residual: what becomes of the energy a smaller rank cuts off.
+      conditioning: what is done to task vectors before the SVD.
+    """
+
+    rank: Literal["full"] | Whole = "full"
+    residual: Literal["drop"] = "drop"
+    conditioning: Literal["none"] = "none"
+
+
+class QDConfig(Section):
+    """The search.
+
+    Attributes:
+      num_generations: children in all, whatever the batch.
+      children_per_batch: children proposed from the same archives and evaluated
+        together; the last batch may be smaller.
+      flip_interval: generations an archive stays active.
+      bins: per behaviour dimension.
+      cell_range: "relative" (85 % of the weakest to 115 % of the strongest expert's
+        score) or the two ends of every task's scores, by task.
+      selection: how parents are drawn.
+      alpha_low: weight of the worst elite's score in elite selection.
+      alpha_high: weight of the best elite's score.
+      crossover_mean: of a parent's raw mixing weight; dimensionless.
+      crossover_std: of the same; at most a fifth of the mean, so that the sum of two
+        weights is never near 0.
+      mutation: which operator.
+      w_max: upper end of the uniform step along each singular direction, in units of
+        its singular value.
+    """
+
+    num_generations: Whole = 1200
+    children_per_batch: Whole = 8
+    flip_interval: Whole = 1
+    bins: Annotated[int, Field(ge=2, le=1000)] = 15
+    cell_range: Literal["relative"] | Mapping[str, Range] = "relative"
+    selection: Literal["elite"] = "elite"
+    alpha_low: Positive = 0.5
+    alpha_high: Positive = 0.8
+    crossover_mean: Positive = 1.0
+    crossover_std: Annotated[float, Field(ge=0, le=0.2)] = 0.03
+    mutation: Literal["svd"] = "svd"
+    w_max: Annotated[float, Field(ge=0, le=10)] = 0.3
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.alpha_low > self.alpha_high:
+            raise ValueError(
+                f"qd.alpha_low is {self.alpha_low}; expected at most qd.alpha_high, "
+                f"which is {self.alpha_high}."
+            )
+        if self.crossover_std > 0.2 * self.crossover_mean:
+            raise ValueError(
+                f"qd.crossover_std is {self.crossover_std}; expected at most a fifth "
+                f"of qd.crossover_mean, which is {self.crossover_mean}."
+            )
+        if self.cell_range != "relative":
+            for task, (low, high) in self.cell_range.items():
+                if low >= high:
+                    raise ValueError(
+                        f"qd.cell_range of {task} is [{low}, {high}]; expected a lower "
+                        "end below the upper one."
+                    )
+        return self
+
+
+class AggregationConfig(Section):
+    """How one model is made of the archives.
+
+    Attributes:
+      candidates: best elites per archive that are scored again on `validate` before
+        one is chosen; 0 takes the best on `optimise`, as the paper does.
+    """
+
+    candidates: Count = 3
+
+
+class BaselinesConfig(Section):
+    """What the result is compared with.
+
+    Attributes:
+      scaled_merge_factors: factors of the sum of task vectors; the best on `optimise`
+        is the `scaled_merge`.
+    """
+
+    scaled_merge_factors: Annotated[
+        tuple[Factor, ...], Field(strict=False, min_length=1)
+    ] = (0.3, 0.4, 0.5, 0.6, 0.8)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        settings.check_unique(
+            "baselines.scaled_merge_factors", self.scaled_merge_factors
+        )
+        return self
+
+
+class EngineConfig(Section):
+    """The inference engine's static sizes.
+
+    Attributes:
+      slots: sequences in the batch.
+      length: tokens a sequence may have, prompt and replies together.
+      prefill_rows: sequences in one prefill call; at most `slots`.
+      prefill_chunk: tokens per row of one prefill call; divides `length`.
+      decode_steps: tokens per sequence of one decode call.
+      mode: population in one pass, one individual at a time, or decided from sizes.
+      deterministic: scores do not depend on the order in which replies arrive.
+    """
+
+    slots: Whole = 64
+    length: Whole = 192
+    prefill_rows: Whole = 32
+    prefill_chunk: Whole = 16
+    decode_steps: Whole = 8
+    mode: Literal["auto", "factored", "materialised"] = "auto"
+    deterministic: bool = True
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.prefill_rows > self.slots:
+            raise ValueError(
+                f"engine.prefill_rows is {self.prefill_rows}; expected at most "
+                f"engine.slots, which is {self.slots}."
+            )
+        if self.length % self.prefill_chunk:
+            raise ValueError(
+                f"engine.prefill_chunk is {self.prefill_chunk}; expected a divisor of "
+                f"engine.length, which is {self.length}."
+            )
+        if self.decode_steps > self.length:
+            raise ValueError(
+                f"engine.decode_steps is {self.decode_steps}; expected at most "
+                f"engine.length, which is {self.length}."
+            )
+        return self
+
+
+class SandboxConfig(Section):
+    """Where code that a model wrote runs.
+
+    Attributes:
+      kind: "bubblewrap", or "none" to run it with this user's own rights.
+      workers: programs at a time.
+      memoise: one verdict per distinct answer to a problem.
+    """
+
+    kind: Literal["bubblewrap", "none"] = "bubblewrap"
+    workers: Whole = 2
+    memoise: bool = True
+
+
+class LoraConfig(Section):
+    """The shape of an expert's adapter.
+
+    Attributes:
+      rank: of each adapted matrix.
+      alpha: the adapter is scaled by `alpha / rank`.
+      targets: the linear layers adapted.
+      init_std: of A's normal initial values; nothing takes 1 / sqrt(inputs). B is 0.
+    """
+
+    rank: Whole = 8
+    alpha: Positive = 16.0
+    targets: Annotated[tuple[Target, ...], Field(strict=False, min_length=1)] = TARGETS
+    init_std: Positive | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        settings.check_unique("lora.targets", self.targets)
+        return self
+
+
+class OptimiserConfig(Section):
+    """AdamW with linear warm-up and cosine decay.
+
+    Attributes:
+      learning_rate: the highest.
+      warmup_steps: from 0 to the highest; below `steps`.
+      steps: updates in all.
+      batch_size: dialogues per update.
+      final_fraction: of the highest rate, reached at the last step.
+      weight_decay: decoupled.
+      max_grad_norm: gradients are clipped to this global norm.
+      max_length: tokens a training dialogue may have.
+    """
+
+    learning_rate: Positive = 1e-3
+    warmup_steps: Count = 10
+    steps: Whole = 60
+    batch_size: Whole = 8
+    final_fraction: Fraction = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Positive = 1.0
+    max_length: Annotated[int, Field(ge=8, le=10**6)] = 192
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"optimiser.warmup_steps is {self.warmup_steps}; expected below "
+                f"optimiser.steps, which is {self.steps}."
+            )
+        return self

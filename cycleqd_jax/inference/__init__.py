@@ -1,0 +1,1 @@
+"""Prompts, KV cache, sampling and the engine that answers."""

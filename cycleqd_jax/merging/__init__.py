@@ -1,0 +1,1 @@
+"""Task vectors, their SVD basis, genomes and how to make weights of them."""

@@ -1,0 +1,214 @@
+"""Task vectors: what an expert adds to the base model, one parameter at a time.
+
+`tau = theta_expert - theta_base`. A LoRA expert's stays in its two factors, a
+fully fine-tuned expert's is a dense difference; experts of both kinds may be
+mixed. Parameters are visited one by one, so that three dense experts of a large
+model never lie in memory together. A step that changes task vectors before the
+basis is made (conditioning) maps over `iterate_task_vectors`.
+
+Source: Ilharco et al., "Editing models with task arithmetic" (arXiv 2212.04089).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cycleqd_jax.errors import BadInputError
+
+Weights = Mapping[str, Any]  # parameter name -> array, on the host or a device
+
+
+@dataclasses.dataclass(frozen=True)
+class FactoredDelta:
+    """A matrix task vector `b @ a`.
+
+    Attributes:
+      b: float64 `[out, r]`; the adapter's scale is already multiplied in.
+      a: float64 `[r, in]`.
+    """
+
+    b: np.ndarray
+    a: np.ndarray
+
+    def dense(self) -> np.ndarray:
+        """The product, float64 `[out, in]`."""
+        return self.b @ self.a
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseDelta:
+    """A task vector written out.
+
+    Attributes:
+      array: float64, shaped like the parameter.
+    """
+
+    array: np.ndarray
+
+    def dense(self) -> np.ndarray:
+        """The array itself."""
+        return self.array
+
+
+Delta = FactoredDelta | DenseDelta
+
+
+class ParameterDeltas(NamedTuple):
+    """All experts' task vectors of one parameter.
+
+    Attributes:
+      name: the parameter's name.
+      shape: its shape; two dimensions are `[out, in]`.
+      deltas: one per expert, None where the expert leaves the parameter alone.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    deltas: tuple[Delta | None, ...]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the parameter has singular vectors (two dimensions)."""
+        return len(self.shape) == 2
+
+
+def iterate_task_vectors(
+    base_weights: Weights,
+    experts: Sequence[Any],
+    expert_names: Sequence[str] | None = None,
+) -> Iterator[ParameterDeltas]:
+    """Yields the task vectors of every parameter that any expert changes.
+
+    Args:
+      base_weights: name -> array; matrices are `[out, in]`. Tied embeddings are one
+        entry and so one task vector.
+      experts: `LoraExpert`s (`factors`: name -> `b [out, r]`, `a [r, in]`, `scale`)
+        and `FullExpert`s (`weights`: name -> array), in archive order. An object
+        with both is a LoRA expert that also replaces the parameters in `weights`.
+      expert_names: names for messages; "0", "1", ... by default.
+
+    Yields:
+      Parameters in sorted order of their names.
+
+    Raises:
+      BadInputError: an expert has a parameter the base lacks, or of another shape,
+        or a value that is not finite; or a full expert lacks one.
+    """
+    names = _names(experts, expert_names)
+    for expert, expert_name in zip(experts, names, strict=True):
+        _check_names(base_weights, expert, expert_name)
+    for name in sorted(base_weights):
+        deltas = tuple(
+            task_vector(base_weights, expert, name, expert_name)
+            for expert, expert_name in zip(experts, names, strict=True)
+        )
+        if any(delta is not None for delta in deltas):
+            yield ParameterDeltas(name, tuple(np.shape(base_weights[name])), deltas)
+
+
+def task_vector(
+    base_weights: Weights, expert: Any, name: str, expert_name: str = "expert"
+) -> Delta | None:
+    """One expert's task vector of one parameter; None where it changes nothing.
+
+    Args:
+      base_weights: name -> array.
+      expert: see `iterate_task_vectors`.
+      name: a key of `base_weights`.
+      expert_name: for messages.
+
+    Raises:
+      BadInputError: shapes differ or a value is not finite.
+    """
+    shape = tuple(np.shape(base_weights[name]))
+    factor = (getattr(expert, "factors", None) or {}).get(name)
+    weights = getattr(expert, "weights", None) or {}
+    if factor is not None and name in weights:
+        raise BadInputError(
+            f"{expert_name}: {name} has both LoRA factors and full weights; "
+            "keep one of them."
+        )
+    if factor is not None:
+        return _lora_delta(shape, factor, name, expert_name)
+    if name not in weights:
+        return None
+    _check_shape(tuple(np.shape(weights[name])), shape, name, expert_name)
+    after = np.asarray(weights[name], np.float64)
+    _check_finite(after, name, expert_name)
+    delta = after - np.asarray(base_weights[name], np.float64)
+    return DenseDelta(delta) if np.any(delta) else None
+
+
+def _lora_delta(
+    shape: tuple[int, ...], factor: Any, name: str, expert_name: str
+) -> FactoredDelta | None:
+    b = np.asarray(factor.b, np.float64)
+    a = np.asarray(factor.a, np.float64)
+    if b.ndim != 2 or a.ndim != 2 or b.shape[1] != a.shape[0]:
+        raise BadInputError(
+            f"{expert_name}: the LoRA factors of {name} should be B [out, r] and "
+            f"A [r, in], but B is {list(b.shape)} and A is {list(a.shape)}; the "
+            "adapter file is damaged."
+        )
+    _check_shape((b.shape[0], a.shape[1]), shape, name, expert_name)
+    _check_finite(b, name, expert_name)
+    _check_finite(a, name, expert_name)
+    scale = float(factor.scale)
+    if scale == 0.0 or not np.any(b) or not np.any(a):
+        return None
+    return FactoredDelta(b=scale * b, a=a)
+
+
+def _names(experts: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...]:
+    if not experts:
+        raise BadInputError("experts: at least one expert is needed, but none came.")
+    if names is None:
+        return tuple(str(k) for k in range(len(experts)))
+    if len(names) != len(experts) or len(set(names)) != len(names):
+        raise BadInputError(
+            f"experts: {len(experts)} different names are needed, but the names are "
+            f"{list(names)}."
+        )
+    return tuple(names)
+
+
+def _check_names(base_weights: Weights, expert: Any, expert_name: str) -> None:
+    factors = getattr(expert, "factors", None)
+    weights = getattr(expert, "weights", None)
+    if factors is None and weights is None:
+        raise TypeError(
+            f"{expert_name}: expected an expert with `factors` or `weights`, but it "
+            f"is a {type(expert).__name__}."
+        )
+    unknown = sorted((set(factors or ()) | set(weights or ())) - set(base_weights))
+    if unknown:
+        raise BadInputError(
+            f"{expert_name}: the base model has no parameter {unknown[0]} "
+            f"({len(unknown)} such); the expert was made from another base model."
+        )
+    missing = sorted(set(base_weights) - set(weights or ()))
+    if factors is None and missing:
+        raise BadInputError(
+            f"{expert_name}: the parameter {missing[0]} of the base model is missing "
+            f"({len(missing)} such); a full expert needs all of them."
+        )
+
+
+def _check_shape(
+    got: tuple[int, ...], expected: tuple[int, ...], name: str, expert_name: str
+) -> None:
+    if got != expected:
+        raise BadInputError(
+            f"{expert_name}: {name} should have shape {list(expected)} as in the base "
+            f"model, but has {list(got)}; the expert was made from another base model."
+        )
+
+
+def _check_finite(array: np.ndarray, name: str, expert_name: str) -> None:
+    if not np.isfinite(array).all():
+        raise BadInputError(
+            f"{expert_name}: {name} holds values that are not finite; the file is "
+            "damaged or the training diverged."
+        )

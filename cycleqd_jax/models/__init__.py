@@ -1,0 +1,1 @@
+"""Language models as Flax modules, and their weights in and out."""

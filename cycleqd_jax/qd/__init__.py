@@ -1,0 +1,1 @@
+"""The search: bank, archives, selection, crossover, mutation, aggregation."""

@@ -1,0 +1,1 @@
+"""Skills: problems, episodes and verdicts."""

@@ -1,0 +1,146 @@
+"""What a task is: problems by split, and an episode that ends in a verdict.
+
+A task knows text and processes and nothing of JAX. An episode is a coroutine that asks
+`chat` for replies and `sandbox` for what programs do, so that thousands wait at once.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from cycleqd_jax.sandbox.base import Sandbox
+
+Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+
+
+class Split(enum.StrEnum):
+    """Disjoint sets of problems."""
+
+    TRAIN = "train"  # experts learn from these
+    OPTIMISE = "optimise"  # the search scores children on these
+    VALIDATE = "validate"  # champions and settings are chosen on these
+    TEST = "test"  # only ever reported
+
+
+class Finish(enum.StrEnum):
+    """Why a reply ended."""
+
+    STOP = "stop"  # the model ended its turn
+    LENGTH = "length"  # the token limit cut it
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """One reply of a model.
+
+    Attributes:
+      text: the decoded answer without the token that ended it.
+      tokens: its token ids, the ending one included.
+      prompt_tokens: how many tokens the conversation before it had.
+      finish: why it ended.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    prompt_tokens: int = 0
+    finish: Finish = Finish.STOP
+
+
+Chat = Callable[[Sequence[Message]], Awaitable[Reply]]
+
+
+class Outcome(enum.StrEnum):
+    """What became of one episode."""
+
+    SOLVED = "solved"  # 1.0
+    WRONG = "wrong"  # 0.0, it answered
+    ROUND_LIMIT = "round_limit"  # 0.0, it ran out of turns
+    BAD_ACTION = "bad_action"  # 0.0, the reply did not parse
+    ENV_ERROR = "env_error"  # no score, our fault: the run stops, resumable
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+      id: unique over all splits of the task, like "pocket_db/test/17".
+      prompt: what the first user message says.
+      answer: the text of a right reply, or None where none is known.
+      data: what the task needs to judge an answer; never shown to the model.
+    """
+
+    id: str
+    prompt: str
+    answer: str | None
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The verdict on one episode.
+
+    Attributes:
+      outcome: what happened.
+      answer: what was taken from the replies and executed.
+      explanation: one line for a reader of the results.
+      turns: how many replies were asked for.
+    """
+
+    outcome: Outcome
+    answer: str
+    explanation: str
+    turns: int
+
+    @property
+    def score(self) -> float:
+        """1.0 if solved, else 0.0.
+
+        Raises:
+          ValueError: for ENV_ERROR, which is not a verdict on the model.
+        """
+        if self.outcome is Outcome.ENV_ERROR:
+            raise ValueError(f"An environment error has no score: {self.explanation}")
+        return 1.0 if self.outcome is Outcome.SOLVED else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSettings:
+    """What every task is made with.
+
+    Attributes:
+      seed: of the problems; not the seed of a search.
+      sizes: problems per split; a split that is not named has none.
+      turns: 1, or 2 for the form in which the first reply may ask, run or inspect.
+    """
+
+    seed: int = 0
+    sizes: Mapping[Split, int] = dataclasses.field(default_factory=dict)
+    turns: int = 1
+
+
+class Task(Protocol):
+    """A skill: made as `TaskClass(settings)` with `TaskSettings`.
+
+    Attributes:
+      name: also the name of its archive.
+      max_new_tokens: token limit of one reply.
+      fingerprint: hex hash of everything that decides its problems and verdicts.
+    """
+
+    name: str
+    max_new_tokens: int
+    fingerprint: str
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The problems of one split, in a fixed order."""
+        ...
+
+    def dialogue(self, problem: Problem) -> Sequence[Message]:
+        """A right conversation, for training: it ends with an assistant message."""
+        ...
+
+    async def run(self, problem: Problem, chat: Chat, sandbox: Sandbox) -> Result:
+        """One episode. Raises `SandboxError` where the environment failed."""
+        ...

@@ -1,0 +1,1 @@
+"""Commands: each module is run with `python -m experiments.NAME`."""

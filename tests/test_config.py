@@ -1,0 +1,232 @@
+import pathlib
+
+import pytest
+import yaml
+
+from cycleqd_jax import config
+from cycleqd_jax.config import RunConfig, TrainConfig, load_config, to_yaml
+from cycleqd_jax.errors import BadInputError
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "experiments" / "configs"
+MINIMAL = """
+base_model: some/model
+tasks: [skill_a, skill_b]
+experts: {skill_a: a, skill_b: b}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(text: str, name: str = "mine.yaml") -> pathlib.Path:
+        path = tmp_path / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    return _write
+
+
+def message(path, overrides=(), cls=RunConfig) -> str:
+    with pytest.raises(BadInputError) as caught:
+        load_config(path, list(overrides), cls)
+    text = str(caught.value)
+    assert "\n" not in text and text[-1] in ".?"
+    return text
+
+
+def test_defaults_are_the_papers(write):
+    run = load_config(write(MINIMAL), [], RunConfig)
+    assert run.qd.num_generations == 1200 and run.qd.bins == 15
+    assert (run.qd.alpha_low, run.qd.alpha_high) == (0.5, 0.8)
+    assert (run.qd.crossover_mean, run.qd.crossover_std) == (1.0, 0.03)
+    assert run.qd.w_max == 0.3 and run.qd.flip_interval == 1
+    assert run.sandbox.kind == "bubblewrap"
+    assert run.expert_paths == ("a", "b")
+
+
+def test_experts_follow_the_order_of_tasks(write):
+    text = MINIMAL.replace("{skill_a: a, skill_b: b}", "{skill_b: b, skill_a: a}")
+    assert load_config(write(text), [], RunConfig).expert_paths == ("a", "b")
+
+
+def test_run_folder_is_named_after_the_config(write):
+    path = write(MINIMAL, name="my.study.yaml")
+    assert load_config(path, [], RunConfig).run_dir == "runs/my.study"
+    assert load_config(path, ["run_dir=elsewhere"], RunConfig).run_dir == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("name", "cls"),
+    [("quickstart.yaml", RunConfig), ("quickstart_experts.yaml", TrainConfig)],
+)
+def test_shipped_configs_load_and_survive_the_round_trip(name, cls, write):
+    first = load_config(CONFIGS / name, [], cls)
+    text = to_yaml(first)
+    second = load_config(write(text, name=name), [], cls)
+    assert second == first
+    assert to_yaml(second) == text
+
+
+def test_round_trip_of_awkward_texts(write):
+    overrides = ["base_model='1e3'", "experts.skill_a='no'", "experts.skill_b='Ä: #x'"]
+    overrides += ["qd.cell_range={skill_a: [0, 0.75], skill_b: [1e-3, 1]}"]
+    overrides += ["basis.rank=4", "run_dir=x"]
+    first = load_config(write(MINIMAL), overrides, RunConfig)
+    assert first.base_model == "1e3" and first.qd.cell_range["skill_b"] == (0.001, 1.0)
+    assert load_config(write(to_yaml(first)), [], RunConfig) == first
+
+
+def test_overrides_are_yaml_and_the_last_wins(write):
+    path = write(MINIMAL)
+    overrides = ["qd.bins=3", "qd.bins=4", "baselines.scaled_merge_factors=[1, 2e-1]"]
+    run = load_config(path, overrides, RunConfig)
+    assert run.qd.bins == 4
+    assert run.baselines.scaled_merge_factors == (1.0, 0.2)
+
+
+def test_override_of_a_task_given_by_import_path(write):
+    text = MINIMAL.replace("skill_b", "'my.tasks:Chess'")
+    run = load_config(write(text), ["experts.my.tasks:Chess=other"], RunConfig)
+    assert run.experts["my.tasks:Chess"] == "other"
+
+
+def test_problem_sizes_by_split(write):
+    run = load_config(write(MINIMAL), ["problems.validate=7"], RunConfig)
+    sizes = {"train": 600, "optimise": 24, "validate": 7, "test": 64}
+    assert run.problems.sizes == sizes
+
+
+def test_configs_cannot_be_changed(write):
+    run = load_config(write(MINIMAL), [], RunConfig)
+    with pytest.raises(ValueError, match="frozen"):
+        run.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=-1", ["seed is -1", "integer from 0 to"]),
+        ("seed=1.5", ["seed is 1.5", "integer"]),
+        ("seed='1'", ["seed is '1'", "integer"]),
+        ("seed=true", ["seed is true", "integer"]),
+        ("sed=1", ["sed is not a known key", "did you mean seed"]),
+        ("qd.bin=3", ["qd.bin is not a known key", "did you mean qd.bins"]),
+        ("problems.validate_=3", ["not a known key", "problems.validate"]),
+        ("problems.turns=3", ["problems.turns is 3", "from 1 to 2"]),
+        ("qd.bins=1", ["qd.bins is 1", "from 2 to 1000"]),
+        ("qd.w_max=.nan", ["qd.w_max is nan", "number from 0 to 10"]),
+        ("qd.mutation=cma", ["qd.mutation is 'cma'", "'svd'"]),
+        ("qd=3", ["qd is 3", "a section with num_generations"]),
+        ("qd.cell_range=wide", ["qd.cell_range is 'wide'", "'relative' or"]),
+        ("qd.cell_range={skill_a: [0, 1]}", ["qd.cell_range", "skill_b"]),
+        ("qd.cell_range={skill_a: [1, 0], skill_b: [0, 1]}", ["skill_a", "below"]),
+        ("qd.crossover_std=0.3", ["qd.crossover_std is 0.3", "from 0 to 0.2"]),
+        ("qd.crossover_mean=0.1", ["qd.crossover_std is 0.03", "a fifth"]),
+        ("qd.alpha_low=0.9", ["qd.alpha_low is 0.9", "qd.alpha_high"]),
+        ("basis.rank=0", ["basis.rank is 0", "'full' or an integer from 1"]),
+        ("basis.rank=all", ["basis.rank is 'all'", "'full' or an integer from 1"]),
+        ("tasks=[skill_a]", ["tasks is ['skill_a']", "2 to 5 values"]),
+        ("tasks=[skill_a, skill_a]", ["'skill_a' twice"]),
+        ("tasks=[skill_a, a b]", ["'a b'", "package.module:Class"]),
+        ("tasks=[skill_a, 3]", ["tasks[1] is 3", "text"]),
+        ("experts={skill_a: a}", ["experts has no entry for skill_b"]),
+        ("experts.skill_c=c", ["experts", "skill_c", "not one of the tasks"]),
+        ("experts.skill_a=", ["experts.skill_a is empty", "text"]),
+        ("experts={1: a}", ["experts.1 is not a name"]),
+        ("problems.validate=0", ["problems.validate is 0", "candidates is 3"]),
+        ("engine.slots=0", ["engine.slots is 0", "from 1"]),
+        ("engine.slots=16", ["engine.prefill_rows is 32", "engine.slots", "16"]),
+        ("engine.prefill_chunk=7", ["prefill_chunk is 7", "divisor", "192"]),
+        ("engine.decode_steps=193", ["decode_steps is 193", "192"]),
+        ("engine.mode=fast", ["engine.mode is 'fast'", "'factored'"]),
+        ("sandbox.kind=docker", ["sandbox.kind is 'docker'", "'bubblewrap' or 'none'"]),
+        ("baselines.scaled_merge_factors=[]", ["at least 1 values"]),
+        ("baselines.scaled_merge_factors=[1, 0]", ["factors[1] is 0", "above 0"]),
+        ("baselines.scaled_merge_factors=[1, 1.0]", ["1.0 twice"]),
+        ("aggregation.candidates=-1", ["candidates is -1", "from 0"]),
+        ("dtype=float16", ["dtype is 'float16'", "'bfloat16'"]),
+        ("run_dir=3", ["run_dir is 3", "text"]),
+        ("seed", ["'seed' is not a setting", "key=value"]),
+        ("=1", ["'=1' is not a setting"]),
+        ("qd.=1", ["'qd.=1' is not a setting"]),
+        ("seed=[", ["value of seed", "not valid YAML"]),
+        ("seed=2020-13-40", ["value of seed", "not valid YAML"]),
+        ("seed.x=1", ["seed.x cannot be set", "not a section"]),
+    ],
+)
+def test_each_wrong_setting_is_one_sentence(override, words, write):
+    path = write("seed: 0\n" + MINIMAL)
+    text = message(path, [override])
+    for word in words:
+        assert word in text
+    assert "command line" in text
+    assert "pydantic" not in text and "Value error" not in text
+
+
+def test_errors_in_the_file_name_the_file(write):
+    path = write(MINIMAL + "qd: {bins: 1}\n")
+    assert message(path, ["seed=1"]) == (
+        f"{path}: qd.bins is 1; expected an integer from 2 to 1000."
+    )
+    assert "tasks is missing; expected a list" in message(write("base_model: x"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["is missing"]),
+        ("- a\n- b", ["is a mapping of keys to values", "['a', 'b']"]),
+        ("seed: 1\nseed: 2", ["'seed' is given twice", "line 2"]),
+        ("qd: {bins: 3, bins: 4}", ["'bins' is given twice"]),
+        ("seed: [1", ["not valid YAML", "line"]),
+        ("seed: 1\n---\nseed: 2", ["not valid YAML"]),
+        ("? [a]\n: b", ["not valid YAML"]),
+        ("seed: !!python/object/apply:os.getcwd []", ["not valid YAML"]),
+        ("[" * 5000, ["not valid YAML"]),
+        (b"seed: \xff", ["UTF-8"]),
+        (b"seed: \x00", ["not valid YAML"]),
+        ("seed: " + "9" * 5000, ["not valid YAML"]),
+    ],
+)
+def test_each_wrong_file_is_one_sentence(text, words, write):
+    path = write(text)
+    got = message(path)
+    assert got.startswith(f"{path}: ")
+    for word in words:
+        assert word in got
+
+
+def test_unreadable_files(tmp_path):
+    assert "no such config file" in message(tmp_path / "none.yaml")
+    assert "cannot be read" in message(tmp_path)
+    assert "cannot be read" in message("a\x00b")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lora.targets=[q_proj, lm_head]", ["lora.targets[1] is 'lm_head'", "up_proj"]),
+        ("lora.targets=[q_proj, q_proj]", ["'q_proj' twice"]),
+        ("lora.rank=0", ["lora.rank is 0"]),
+        ("optimiser.warmup_steps=60", ["warmup_steps is 60", "optimiser.steps"]),
+        ("problems.train=4", ["problems.train is 4", "batch_size", "8"]),
+        ("optimiser.learning_rate=0", ["learning_rate is 0", "above 0"]),
+        ("optimizer.steps=3", ["optimizer is not a known key", "optimiser"]),
+        ("output=", ["output is empty"]),
+    ],
+)
+def test_wrong_training_settings(override, words, write):
+    text = message(CONFIGS / "quickstart_experts.yaml", [override], TrainConfig)
+    for word in words:
+        assert word in text
+
+
+def test_exponents_without_a_point_are_numbers(write):
+    """PyYAML alone reads 1e-3 as text."""
+    overrides = ["optimiser.learning_rate=1e-3"]
+    path = CONFIGS / "quickstart_experts.yaml"
+    assert load_config(path, overrides, TrainConfig).optimiser.learning_rate == 0.001
+    assert yaml.safe_load("1e-3") == "1e-3"
+
+
+def test_adapters_cover_all_linear_layers_by_default():
+    assert len(set(config.LoraConfig().targets)) == 7
