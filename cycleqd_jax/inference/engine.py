@@ -8,9 +8,8 @@ fixed, prompts are cut at fixed offsets, and no slot is taken away (see `program
 
 import asyncio
 import collections
-import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -70,7 +69,7 @@ class Engine:
         self._population = programs.Population()
         self._waiting: collections.deque[_Request] = collections.deque()
         self._slots: list[_Request | None] = [None] * shape.slots
-        self._wake = asyncio.Event()
+        self._wake: asyncio.Event | None = None
 
     def load(
         self, weights: Weights, population: programs.Population | None = None
@@ -113,44 +112,42 @@ class Engine:
             return Reply("", (), len(prompt), Finish.LENGTH)
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(_Request(prompt, individual, room, future))
-        self._wake.set()
+        if self._wake is not None:
+            self._wake.set()
         return await future
 
-    @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        """Serves `chat` calls inside the block; a failure of a device call ends it."""
-        async with asyncio.TaskGroup() as group:
-            server = group.create_task(self._serve())
-            try:
-                yield
-            finally:
-                server.cancel()
-                self._forget()
+    async def serve(self) -> None:
+        """Answers `chat` calls until it is cancelled or a device call fails."""
+        wake = self._wake = asyncio.Event()
+        try:
+            while True:
+                if not self._waiting and not any(self._slots):
+                    wake.clear()
+                    await wake.wait()
+                await self._step()
+        finally:
+            self._waiting.clear()
+            self._slots = [None] * self.shape.slots
 
-    async def _serve(self) -> None:
-        while True:
-            if not self._waiting and not any(self._slots):
-                self._wake.clear()
-                await self._wake.wait()
-            # Let every coroutine that can go on ask first, so that calls are full.
-            await asyncio.sleep(0)
-            self._admit()
-            rows = [r for r in self._slots if r is not None and r.in_prefill]
-            decoding = any(r is not None and not r.in_prefill for r in self._slots)
-            if rows and (len(rows) >= self.shape.prefill_rows or not decoding):
-                rows = rows[: self.shape.prefill_rows]
-                tokens = await asyncio.to_thread(self._prefill_call, rows)
-                for row, token in zip(rows, tokens, strict=True):
-                    row.done = min(
-                        row.done + self.shape.prefill_chunk, len(row.prompt)
-                    )
-                    if not row.in_prefill:
-                        self._take(row, [token])
-            elif decoding:
-                busy = [r for r in self._slots if r is not None and not r.in_prefill]
-                tokens = await asyncio.to_thread(self._decode_call, busy)
-                for row, new in zip(busy, tokens, strict=True):
-                    self._take(row, new)
+    async def _step(self) -> None:
+        """One device call: prefill where it can be full or nothing else is to do."""
+        # Let every coroutine that can go on ask first, so that calls are full.
+        await asyncio.sleep(0)
+        self._admit()
+        rows = [r for r in self._slots if r is not None and r.in_prefill]
+        decoding = any(r is not None and not r.in_prefill for r in self._slots)
+        if rows and (len(rows) >= self.shape.prefill_rows or not decoding):
+            rows = rows[: self.shape.prefill_rows]
+            tokens = await asyncio.to_thread(self._prefill_call, rows)
+            for row, token in zip(rows, tokens, strict=True):
+                row.done = min(row.done + self.shape.prefill_chunk, len(row.prompt))
+                if not row.in_prefill:
+                    self._take(row, [token])
+        elif decoding:
+            busy = [r for r in self._slots if r is not None and not r.in_prefill]
+            tokens = await asyncio.to_thread(self._decode_call, busy)
+            for row, new in zip(busy, tokens, strict=True):
+                self._take(row, new)
 
     def _admit(self) -> None:
         for slot, held in enumerate(self._slots):
@@ -175,10 +172,6 @@ class Engine:
                     finish=Finish.STOP if stopped else Finish.LENGTH,
                 )
             )
-
-    def _forget(self) -> None:
-        self._waiting.clear()
-        self._slots = [None] * self.shape.slots
 
     def _fresh_cache(self):
         cache, self._cache = self._cache, None

@@ -19,7 +19,7 @@ import safetensors.numpy
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.basis import Basis, MatrixSlot, Rank
 from cycleqd_jax.merging.fingerprint import hash_arrays
-from cycleqd_jax.merging.task_vectors import Weights
+from cycleqd_jax.merging.task_vectors import Weights, whole_weights
 
 _FORMAT = "cycleqd_jax/basis/1"
 _ARRAYS = ("singular_values", "experts_of", "energy", "energy_kept")
@@ -65,7 +65,7 @@ def basis_fingerprint(
             arrays[f"expert/{k}/{name}/b"] = factor.b
             arrays[f"expert/{k}/{name}/a"] = factor.a
             arrays[f"expert/{k}/{name}/scale"] = np.float64(factor.scale)
-        for name, array in (getattr(expert, "weights", None) or {}).items():
+        for name, array in whole_weights(expert).items():
             arrays[f"expert/{k}/{name}"] = array
     settings = {
         "format": _FORMAT,
@@ -127,7 +127,7 @@ def load_basis(path: str | os.PathLike) -> StoredBasis:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})["cycleqd_jax"])
-            arrays = {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}
         if header["format"] != _FORMAT:
             raise BadInputError(
                 f"basis: {path} has format {header['format']!r}, expected {_FORMAT!r}; "

@@ -37,7 +37,9 @@ def materialise(
 def touched_weights(
     base_weights: dict[str, jax.Array], basis: Basis, genome: Genome
 ) -> dict[str, jax.Array]:
-    """Only those weights of one individual that differ from the base; jit-compiled.
+    """Only those weights of one individual that may differ from the base.
+
+    Computed by jit-compiled programs, one per shape of matrix.
 
     `jax.vmap(touched_weights, in_axes=(None, None, 0))` makes those of P individuals.
     Arguments and errors as for `materialise`.
@@ -55,7 +57,13 @@ def touched_weights(
             f"genome: expected shapes [{basis.genome_size}] and [{basis.num_experts}] "
             f"as in the basis, got {list(sizes[0])} and {list(sizes[1])}."
         )
-    return _touched({name: base_weights[name] for name in names}, basis, genome)
+    weights = {
+        name: _changed_matrix(base_weights[name], basis.u[name], basis.v[name], c)
+        for name, c in split_coefficients(basis, genome).items()
+    }
+    for name, deltas in basis.deltas.items():
+        weights[name] = _changed_vector(base_weights[name], deltas, genome.scales)
+    return weights
 
 
 def touched_names(basis: Basis) -> tuple[str, ...]:
@@ -81,27 +89,23 @@ def split_coefficients(basis: Basis, genome: Genome) -> dict[str, jax.Array]:
     }
 
 
+# One small program per shape, not one for the whole model: a Llama has hundreds of
+# matrices but only a handful of shapes to compile.
 @jax.jit
-def _touched(
-    base: dict[str, jax.Array], basis: Basis, genome: Genome
-) -> dict[str, jax.Array]:
-    weights = {}
-    coefficients = split_coefficients(basis, genome)
-    for slot in basis.layout:
-        u = basis.u[slot.name].reshape(-1, slot.size)  # [out, K * r]
-        v = basis.v[slot.name].reshape(-1, slot.size)  # [in, K * r]
-        # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
-        delta = jnp.matmul(
-            u * coefficients[slot.name], v.T, precision=jax.lax.Precision.HIGHEST
-        )
-        weights[slot.name] = _add(base[slot.name], delta)
-    for name, deltas in basis.deltas.items():
-        delta = jnp.tensordot(
-            genome.scales, deltas, axes=1, precision=jax.lax.Precision.HIGHEST
-        )
-        weights[name] = _add(base[name], delta)
-    return weights
+def _changed_matrix(
+    base: jax.Array, u: jax.Array, v: jax.Array, coefficients: jax.Array
+) -> jax.Array:
+    """`base + u diag(c) v^T`; `[out, in]`, `[out, K, r]`, `[in, K, r]` and `[K * r]`."""
+    u = u.reshape(u.shape[0], -1)
+    v = v.reshape(v.shape[0], -1)
+    # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
+    delta = jnp.matmul(u * coefficients, v.T, precision=jax.lax.Precision.HIGHEST)
+    return (base.astype(jnp.float32) + delta).astype(base.dtype)
 
 
-def _add(base: jax.Array, delta: jax.Array) -> jax.Array:
+@jax.jit
+def _changed_vector(base: jax.Array, deltas: jax.Array, scales: jax.Array) -> jax.Array:
+    """`base + sum_k scales_k deltas_k` for `[...]`, `[K, ...]`, `[K]`."""
+    highest = jax.lax.Precision.HIGHEST
+    delta = jnp.tensordot(scales, deltas, axes=1, precision=highest)
     return (base.astype(jnp.float32) + delta).astype(base.dtype)

@@ -84,9 +84,9 @@ def iterate_task_vectors(
     Args:
       base_weights: name -> array; matrices are `[out, in]`. Tied embeddings are one
         entry and so one task vector.
-      experts: `LoraExpert`s (`factors`: name -> `b [out, r]`, `a [r, in]`, `scale`)
-        and `FullExpert`s (`weights`: name -> array), in archive order. An object
-        with both is a LoRA expert that also replaces the parameters in `weights`.
+      experts: in archive order, `LoraExpert`s (`factors`: name -> `b [out, r]`,
+        `a [r, in]`, `scale`; `replacements`: name -> array, replaced whole) and
+        `FullExpert`s (`weights`: name -> array).
       expert_names: names for messages; "0", "1", ... by default.
 
     Yields:
@@ -124,10 +124,10 @@ def task_vector(
     """
     shape = tuple(np.shape(base_weights[name]))
     factor = (getattr(expert, "factors", None) or {}).get(name)
-    weights = getattr(expert, "weights", None) or {}
+    weights = whole_weights(expert)
     if factor is not None and name in weights:
         raise BadInputError(
-            f"{expert_name}: {name} has both LoRA factors and full weights; "
+            f"{expert_name}: {name} has both LoRA factors and replaced weights; "
             "keep one of them."
         )
     if factor is not None:
@@ -139,6 +139,12 @@ def task_vector(
     _check_finite(after, name, expert_name)
     delta = after - np.asarray(base_weights[name], np.float64)
     return DenseDelta(delta) if np.any(delta) else None
+
+
+def whole_weights(expert: Any) -> Weights:
+    """What an expert replaces whole: a full expert's weights, a LoRA's replacements."""
+    full = getattr(expert, "weights", None)
+    return (getattr(expert, "replacements", None) or {}) if full is None else full
 
 
 def _lora_delta(
@@ -175,20 +181,19 @@ def _names(experts: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ..
 
 
 def _check_names(base_weights: Weights, expert: Any, expert_name: str) -> None:
-    factors = getattr(expert, "factors", None)
-    weights = getattr(expert, "weights", None)
-    if factors is None and weights is None:
+    factors, weights = getattr(expert, "factors", None), whole_weights(expert)
+    if factors is None and not weights:
         raise TypeError(
             f"{expert_name}: expected an expert with `factors` or `weights`, but it "
             f"is a {type(expert).__name__}."
         )
-    unknown = sorted((set(factors or ()) | set(weights or ())) - set(base_weights))
+    unknown = sorted((set(factors or ()) | set(weights)) - set(base_weights))
     if unknown:
         raise BadInputError(
             f"{expert_name}: the base model has no parameter {unknown[0]} "
             f"({len(unknown)} such); the expert was made from another base model."
         )
-    missing = sorted(set(base_weights) - set(weights or ()))
+    missing = sorted(set(base_weights) - set(weights))
     if factors is None and missing:
         raise BadInputError(
             f"{expert_name}: the parameter {missing[0]} of the base model is missing "

@@ -28,6 +28,7 @@ _REQUIRED = (
     "num_hidden_layers",
     "num_attention_heads",
 )
+_MAX_LAYERS = 10_000  # so that a damaged file cannot ask for billions of names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class LlamaConfig:
       head_dim: width of one head; even.
       rope_theta: base period of the rotary embedding.
       rope_scaling: None for plain rotary embeddings, else Hugging Face's parameters
-        with `rope_type` (one of `rope_settings.SCALED_ROPE_TYPES`) and without `rope_theta`.
+        with `rope_type`, one of `rope_settings.SCALED_ROPE_TYPES`, and without
+        `rope_theta`.
       rms_norm_eps: added to the mean square in every norm.
       max_position_embeddings: longest context, in tokens.
       tie_word_embeddings: whether the head is the embedding (then there is no
@@ -80,6 +82,11 @@ class LlamaConfig:
                 raise BadInputError(
                     f"config: {name} must be a positive integer, but is {value!r}"
                 )
+        if self.num_hidden_layers > _MAX_LAYERS:
+            raise BadInputError(
+                f"config: num_hidden_layers = {self.num_hidden_layers} is more than "
+                f"{_MAX_LAYERS}; the file is damaged"
+            )
         _check_positive("max_position_embeddings", self.max_position_embeddings)
         _check_positive("rope_theta", self.rope_theta)
         _check_positive("rms_norm_eps", self.rms_norm_eps)

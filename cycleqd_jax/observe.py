@@ -1,0 +1,40 @@
+"""What a long computation tells whoever watches; every method may be left out."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class BatchSummary(NamedTuple):
+    """One batch of children.
+
+    Attributes:
+      generation: the last generation that is done.
+      num_generations: of the whole run.
+      best: highest quality of each archive, by task.
+      coverage: share of its cells that hold an elite, by task.
+      seconds: wall time of the batch.
+      children: how many there were in it.
+    """
+
+    generation: int
+    num_generations: int
+    best: Mapping[str, float]
+    coverage: Mapping[str, float]
+    seconds: float
+    children: int
+
+
+class Observer:
+    """Hears of progress and does nothing with it; subclasses show it."""
+
+    def note(self, text: str) -> None:
+        """One sentence for the reader."""
+
+    def phase(self, name: str) -> None:
+        """A step of the work begins."""
+
+    def episodes(self, done: int, total: int) -> None:
+        """How many episodes of the present phase or batch are done."""
+
+    def batch(self, summary: BatchSummary) -> None:
+        """A batch was told to the archives and checkpointed."""

@@ -1,0 +1,207 @@
+"""The archives: one MAP-Elites grid per task, holding ids.
+
+Archive k takes task k's score as quality and the bins of all other tasks as behaviour.
+Each is a QDax `MapElitesRepertoire` whose genotype is an individual's id (int32) and
+whose extra scores are all K scores, for selection. What is worth knowing about QDax:
+
+- It sees bin indices as descriptors, on an integer grid where its nearest-centroid
+  lookup is exact; the bins come from `cells.py`.
+- Of equally fit children of one batch in one cell it keeps an undefined one, and our
+  scores are discrete: individuals are offered one at a time, in order of t.
+- `init` drops extra scores: repertoires start from `init_default`.
+- Its cell order is not that of a reshape: positions are read from the centroids.
+- Qualities are float32 there, so two that differ by less than about 1e-7 are equal.
+  Reports and ties use the float64 scores of the bank (`elites.py`).
+
+Source: Mouret and Clune, "Illuminating search spaces by mapping elites"
+(arXiv 1504.04909); CycleQD (arXiv 2410.14735) for one archive per task.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from qdax.core.containers.mapelites_repertoire import (
+    MapElitesRepertoire,
+    compute_euclidean_centroids,
+    get_cells_indices,
+)
+
+from cycleqd_jax.merging.fingerprint import hash_arrays
+from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.qd.cells import Range, behaviour_bins, check_scores
+
+SCORES = "scores"  # key of the extra scores, float32 [C, K]
+
+
+class Status(enum.StrEnum):
+    """What became of an individual that was offered to an archive."""
+
+    NEW = "new"  # it took an empty cell
+    IMPROVED = "improved"  # it replaced an elite of strictly lower quality
+    REJECTED = "rejected"
+
+
+_STATUSES = (Status.REJECTED, Status.NEW, Status.IMPROVED)
+
+
+@flax.struct.dataclass
+class Archives:
+    """The archives of all K tasks; a pytree.
+
+    Attributes:
+      repertoires: one per task; with C = bins ** (K - 1) cells each: genotypes int32
+        `[C]`, fitnesses float32 `[C, 1]` (-inf: empty), descriptors float32
+        `[C, K - 1]` (bin indices), extra score "scores" float32 `[C, K]`.
+      ranges: K score ranges; static.
+      bins: bins per task; static.
+    """
+
+    repertoires: tuple[MapElitesRepertoire, ...]
+    ranges: tuple[Range, ...] = flax.struct.field(pytree_node=False)
+    bins: int = flax.struct.field(pytree_node=False)
+
+    @property
+    def num_tasks(self) -> int:
+        """K."""
+        return len(self.repertoires)
+
+    def ids(self, task: int) -> np.ndarray:
+        """Ids of one archive's elites, int32, in order of their cells."""
+        repertoire = self.repertoires[task]
+        return np.asarray(repertoire.genotypes)[occupied(repertoire)]
+
+    def kept_ids(self) -> set[int]:
+        """Ids that some archive names."""
+        return {int(i) for task in range(self.num_tasks) for i in self.ids(task)}
+
+    def cell_bins(self, task: int) -> np.ndarray:
+        """The bins of every cell, int32 `[C, K - 1]`, one row per cell index."""
+        return np.rint(self.repertoires[task].centroids).astype(np.int32)
+
+    def offer(
+        self, individual: int, scores: Sequence[float]
+    ) -> tuple["Archives", tuple[Status, ...]]:
+        """Offers one evaluated individual to every archive.
+
+        It takes its cell if the cell is empty or its quality is strictly greater.
+
+        Args:
+          individual: its id.
+          scores: K scores in [0, 1], one per task, as Python floats.
+
+        Returns:
+          The new archives, and what became of it in each.
+
+        Raises:
+          ValueError: the scores are not K numbers in [0, 1].
+        """
+        scores = check_scores(scores, self.num_tasks)
+        repertoires, statuses = [], []
+        for task, repertoire in enumerate(self.repertoires):
+            place = behaviour_bins(scores, self.ranges, self.bins, task)
+            repertoire, status = _offer(
+                repertoire,
+                np.int32(individual),
+                np.asarray(place, np.float32),
+                np.float32(scores[task]),
+                np.asarray(scores, np.float32),
+            )
+            repertoires.append(repertoire)
+            statuses.append(_STATUSES[int(status)])
+        return self.replace(repertoires=tuple(repertoires)), tuple(statuses)
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """Everything as named arrays; with `from_numpy` a round trip."""
+        arrays = {
+            "ranges": np.asarray(self.ranges, np.float64),
+            "bins": np.asarray(self.bins, np.int32),
+        }
+        for task, repertoire in enumerate(self.repertoires):
+            arrays[f"{task}/ids"] = np.asarray(repertoire.genotypes)
+            arrays[f"{task}/fitnesses"] = np.asarray(repertoire.fitnesses)
+            arrays[f"{task}/descriptors"] = np.asarray(repertoire.descriptors)
+            arrays[f"{task}/scores"] = np.asarray(repertoire.extra_scores[SCORES])
+        return arrays
+
+    @classmethod
+    def from_numpy(cls, arrays: Mapping[str, np.ndarray]) -> "Archives":
+        """The archives that `to_numpy` wrote."""
+        ranges = tuple(map(tuple, np.asarray(arrays["ranges"], np.float64).tolist()))
+        empty = empty_archives(ranges, int(arrays["bins"]))
+        repertoires = [
+            repertoire.replace(
+                genotypes=jnp.array(arrays[f"{task}/ids"], jnp.int32),
+                fitnesses=jnp.array(arrays[f"{task}/fitnesses"], jnp.float32),
+                descriptors=jnp.array(arrays[f"{task}/descriptors"], jnp.float32),
+                extra_scores={SCORES: jnp.array(arrays[f"{task}/scores"], jnp.float32)},
+            )
+            for task, repertoire in enumerate(empty.repertoires)
+        ]
+        return empty.replace(repertoires=tuple(repertoires))
+
+
+def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
+    """Archives without elites.
+
+    Args:
+      ranges: K score ranges, K >= 2.
+      bins: bins per task, >= 1; each archive gets bins ** (K - 1) cells. Make a
+        `memory_plan` first.
+
+    Raises:
+      ValueError: there are fewer than two tasks or no bins.
+    """
+    num_tasks = len(ranges)
+    if num_tasks < 2 or bins < 1:
+        raise ValueError(
+            f"archives: expected at least two tasks and one bin, got {num_tasks} tasks "
+            f"and {bins} bins."
+        )
+    grid = (bins,) * (num_tasks - 1)
+    centroids = compute_euclidean_centroids(grid, minval=-0.5, maxval=bins - 0.5)
+    repertoires = tuple(
+        MapElitesRepertoire.init_default(
+            genotype=jnp.zeros((), jnp.int32),
+            # A copy each: repertoires sharing one array could not be donated.
+            centroids=jnp.array(centroids),
+            one_extra_score={SCORES: jnp.zeros(num_tasks, jnp.float32)},
+            keys_extra_scores=(SCORES,),
+        )
+        for _ in range(num_tasks)
+    )
+    plain = tuple((float(low), float(high)) for low, high in ranges)
+    return Archives(repertoires=repertoires, ranges=plain, bins=int(bins))
+
+
+def occupied(repertoire: MapElitesRepertoire) -> np.ndarray:
+    """Which cells hold an elite, bool `[C]`, on the host."""
+    return np.asarray(repertoire.fitnesses)[:, 0] > -np.inf
+
+
+def state_fingerprint(archives: Archives, bank: Bank) -> str:
+    """SHA-256 over all arrays of archives and bank, 64 hexadecimal digits."""
+    parts = {"archives": archives.to_numpy(), "bank": bank.to_numpy()}
+    arrays = {f"{part}/{n}": a for part in parts for n, a in parts[part].items()}
+    return hash_arrays(arrays)
+
+
+@jax.jit
+def _offer(
+    repertoire: MapElitesRepertoire,
+    individual: jax.Array,
+    place: jax.Array,
+    quality: jax.Array,
+    scores: jax.Array,
+) -> tuple[MapElitesRepertoire, jax.Array]:
+    """Adds one individual; the status is an index into `_STATUSES`."""
+    cell = get_cells_indices(place[None], repertoire.centroids)[0]
+    before = repertoire.fitnesses[cell, 0]
+    added = repertoire.add(
+        individual[None], place[None], quality[None], {SCORES: scores[None]}
+    )
+    improved = jnp.where(quality > before, 2, 0)
+    return added, jnp.where(before == -jnp.inf, 1, improved)

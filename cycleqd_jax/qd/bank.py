@@ -1,0 +1,214 @@
+"""The bank: every individual's genome, scores and ancestry, under its id.
+
+Ids are rows: experts 0 to K - 1 first, then the child of generation t at K - 1 + t.
+Genomes lie on the host; archives name ids only, so a child kept by three archives is
+stored once. A genome that no archive names any more may be dropped; scores and
+ancestry of every individual stay. A bank is never edited: every change is a new one
+that shares the unchanged genomes.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cycleqd_jax.merging.genome import Genome, stack_genomes
+from cycleqd_jax.qd.cells import check_scores
+
+NO_PARENT = -1
+
+
+class Ancestor(NamedTuple):
+    """One individual of a lineage.
+
+    Attributes:
+      individual: its id.
+      parents: two ids, or () for an expert.
+      weights: the raw crossover weights of the parents, or ().
+      active: the task whose archive it was bred from, -1 for an expert.
+    """
+
+    individual: int
+    parents: tuple[int, ...]
+    weights: tuple[float, ...]
+    active: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """All individuals of a run; N of them, K tasks, G coefficients.
+
+    Attributes:
+      genomes: id -> genome of `[G]` and `[K]` float32 NumPy arrays; some ids may have
+        been dropped.
+      scores: float64 `[N, K]`, in [0, 1].
+      parents: int32 `[N, 2]`, -1 for experts.
+      weights: float32 `[N, 2]`, raw crossover weights, 0 for experts.
+      active: int32 `[N]`, the task whose archive the individual was bred from, -1
+        for experts.
+    """
+
+    genomes: Mapping[int, Genome]
+    scores: np.ndarray
+    parents: np.ndarray
+    weights: np.ndarray
+    active: np.ndarray
+
+    @classmethod
+    def empty(cls, num_tasks: int) -> "Bank":
+        """A bank without individuals, for K tasks."""
+        return cls(
+            genomes={},
+            scores=np.zeros((0, num_tasks), np.float64),
+            parents=np.zeros((0, 2), np.int32),
+            weights=np.zeros((0, 2), np.float32),
+            active=np.zeros(0, np.int32),
+        )
+
+    @property
+    def num_tasks(self) -> int:
+        """K."""
+        return self.scores.shape[1]
+
+    @property
+    def next_id(self) -> int:
+        """The id the next individual gets, which is also N."""
+        return self.scores.shape[0]
+
+    def add_expert(self, genome: Genome, scores: Sequence[float]) -> "Bank":
+        """This bank and one more expert; all K experts come before any child.
+
+        Raises:
+          ValueError: the scores are not K numbers in [0, 1], or K experts are there.
+        """
+        if self.next_id >= self.num_tasks:
+            raise ValueError(
+                f"expert: expected at most {self.num_tasks}, one per task, but there "
+                f"are {self.next_id} individuals already."
+            )
+        return self._add(genome, scores, (NO_PARENT, NO_PARENT), (0.0, 0.0), -1)
+
+    def add_child(
+        self,
+        genome: Genome,
+        scores: Sequence[float],
+        *,
+        parents: Sequence[int],
+        weights: Sequence[float],
+        active: int,
+    ) -> "Bank":
+        """This bank and the child of the next generation.
+
+        Args:
+          genome: one genome, `[G]` and `[K]`.
+          scores: K scores in [0, 1].
+          parents: two ids already in the bank.
+          weights: their raw crossover weights.
+          active: the task whose archive they were drawn from, 0-based.
+
+        Raises:
+          ValueError: the scores are not K numbers in [0, 1], a parent is not in the
+            bank, or experts are missing.
+        """
+        if self.next_id < self.num_tasks:
+            raise ValueError(
+                f"child: expected {self.num_tasks} experts in the bank first, but "
+                f"there are {self.next_id}."
+            )
+        if len(parents) != 2 or not all(0 <= int(p) < self.next_id for p in parents):
+            raise ValueError(
+                f"parents: expected two ids below {self.next_id}, got {list(parents)}."
+            )
+        return self._add(genome, scores, parents, weights, active)
+
+    def _add(self, genome, scores, parents, weights, active) -> "Bank":
+        kept = Genome(
+            coefficients=np.array(genome.coefficients, np.float32),
+            scales=np.array(genome.scales, np.float32),
+        )
+        row = check_scores(scores, self.num_tasks)
+        return Bank(
+            genomes={**self.genomes, self.next_id: kept},
+            scores=np.vstack([self.scores, np.asarray([row], np.float64)]),
+            parents=np.vstack([self.parents, np.asarray([parents], np.int32)]),
+            weights=np.vstack([self.weights, np.asarray([weights], np.float32)]),
+            active=np.append(self.active, np.int32(active)),
+        )
+
+    def genome(self, individual: int) -> Genome:
+        """The genome of one id.
+
+        Raises:
+          KeyError: the id is unknown, or its genome was dropped.
+        """
+        if individual not in self.genomes:
+            raise KeyError(
+                f"individual: expected an id whose genome is in the bank, got "
+                f"{individual}; it was dropped or never added."
+            )
+        return self.genomes[individual]
+
+    def gather(self, individuals: Sequence[int]) -> Genome:
+        """The genomes of several ids as one batch, `[P, G]` and `[P, K]`."""
+        return stack_genomes([self.genome(int(i)) for i in individuals])
+
+    def prune(self, keep_ids: Iterable[int]) -> "Bank":
+        """Without the genomes of all children but `keep_ids`; experts always stay."""
+        keep = {int(i) for i in keep_ids} | set(range(self.num_tasks))
+        kept = {i: genome for i, genome in self.genomes.items() if i in keep}
+        return dataclasses.replace(self, genomes=kept)
+
+    def lineage(self, individual: int) -> list[Ancestor]:
+        """An individual and all its ancestors, each once, the highest id first.
+
+        Raises:
+          KeyError: the id is unknown.
+        """
+        if not 0 <= individual < self.next_id:
+            raise KeyError(
+                f"individual: expected an id below {self.next_id}, got {individual}."
+            )
+        found: dict[int, Ancestor] = {}
+        todo = [int(individual)]
+        while todo:
+            one = todo.pop()
+            if one in found:
+                continue
+            born = self.parents[one, 0] != NO_PARENT
+            parents = tuple(self.parents[one].tolist()) if born else ()
+            weights = tuple(self.weights[one].tolist()) if born else ()
+            found[one] = Ancestor(one, parents, weights, int(self.active[one]))
+            todo.extend(parents)
+        return [found[i] for i in sorted(found, reverse=True)]
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """Everything as named arrays; genomes are rows in order of `genome_ids`."""
+        ids = sorted(self.genomes)
+        batch = self.gather(ids) if ids else None
+        no_genomes = np.zeros((0, 0), np.float32)
+        return {
+            "genome_ids": np.asarray(ids, np.int32),
+            "coefficients": no_genomes if batch is None else batch.coefficients,
+            "scales": no_genomes if batch is None else batch.scales,
+            "scores": self.scores,
+            "parents": self.parents,
+            "weights": self.weights,
+            "active": self.active,
+        }
+
+    @classmethod
+    def from_numpy(cls, arrays: Mapping[str, np.ndarray]) -> "Bank":
+        """The bank that `to_numpy` wrote."""
+        coefficients = np.asarray(arrays["coefficients"], np.float32)
+        scales = np.asarray(arrays["scales"], np.float32)
+        return cls(
+            genomes={
+                int(individual): Genome(coefficients[row], scales[row])
+                for row, individual in enumerate(np.asarray(arrays["genome_ids"]))
+            },
+            scores=np.asarray(arrays["scores"], np.float64),
+            parents=np.asarray(arrays["parents"], np.int32),
+            weights=np.asarray(arrays["weights"], np.float32),
+            active=np.asarray(arrays["active"], np.int32),
+        )

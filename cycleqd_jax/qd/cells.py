@@ -1,0 +1,129 @@
+"""From a score to its bin: exact, on the host, in float64.
+
+    bin = digitize(score, linspace(low, high, bins + 1), right=True) - 1
+
+clipped to 0..bins - 1. A score on an edge belongs to the LOWER bin. QDax's nearest
+centroid on real-valued centres rounds and does not always agree (9/25 on [0, 0.45]), so
+it only ever sees the bin indices (see `archives.py`).
+
+Source: CycleQD (arXiv 2410.14735) for the relative ranges; clipping is ours.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from cycleqd_jax.errors import BadInputError
+
+Range = tuple[float, float]  # lowest and highest score that is told apart
+
+LOW_SHARE = 0.85  # of the weakest expert's score
+HIGH_SHARE = 1.15  # of the strongest expert's score
+
+
+def relative_ranges(expert_scores: np.ndarray) -> tuple[Range, ...]:
+    """Per task, 85 % of the weakest expert's score to 115 % of the strongest's.
+
+    Args:
+      expert_scores: float64 `[experts, K]` in [0, 1].
+
+    Returns:
+      K ranges; the upper end is clipped to 1, and a range of no width becomes [0, 1].
+
+    Raises:
+      ValueError: a score is missing, not finite, or outside [0, 1].
+    """
+    scores = np.asarray(expert_scores, np.float64)
+    if scores.ndim != 2 or scores.size == 0:
+        raise ValueError(
+            f"expert_scores: expected shape [experts, tasks], got {list(scores.shape)}."
+        )
+    for row in scores:
+        check_scores(row, row.size)
+    ranges = []
+    for column in scores.T:
+        low = LOW_SHARE * float(column.min())
+        high = min(HIGH_SHARE * float(column.max()), 1.0)
+        ranges.append((low, high) if high > low else (0.0, 1.0))
+    return tuple(ranges)
+
+
+def fixed_ranges(
+    ranges: Sequence[Sequence[float]], num_tasks: int
+) -> tuple[Range, ...]:
+    """Checked ranges from settings, one `[low, high]` per task.
+
+    Raises:
+      BadInputError: their number is not K, or one is not `low < high`.
+    """
+    if len(ranges) != num_tasks:
+        raise BadInputError(
+            f"cell_range: expected one [low, high] for each of {num_tasks} tasks, got "
+            f"{len(ranges)}."
+        )
+    checked = []
+    for pair in ranges:
+        if len(pair) != 2 or not all(map(math.isfinite, pair)) or pair[0] >= pair[1]:
+            raise BadInputError(
+                f"cell_range: expected [low, high] with low below high, got "
+                f"{list(pair)}."
+            )
+        checked.append((float(pair[0]), float(pair[1])))
+    return tuple(checked)
+
+
+def bin_index(score: float, score_range: Range, bins: int) -> int:
+    """The bin of one score.
+
+    Args:
+      score: a Python float; never a float32 that was rounded before.
+      score_range: lowest and highest score told apart; others are clipped to it.
+      bins: number of bins, >= 1.
+
+    Returns:
+      0 to `bins - 1`.
+    """
+    return int(bin_indices(np.float64(score), score_range, bins))
+
+
+def bin_indices(scores: np.ndarray, score_range: Range, bins: int) -> np.ndarray:
+    """`bin_index` for many scores at once: float64 of any shape to int64 like it.
+
+    The edges are the float64 values of `numpy.linspace`; comparing with them is exact.
+    """
+    edges = np.linspace(score_range[0], score_range[1], bins + 1)
+    return np.clip(np.digitize(scores, edges, right=True) - 1, 0, bins - 1)
+
+
+def behaviour_bins(
+    scores: Sequence[float], ranges: Sequence[Range], bins: int, task: int
+) -> tuple[int, ...]:
+    """The bins of one individual in archive `task`: of all other tasks, in task order.
+
+    Args:
+      scores: K scores, one per task.
+      ranges: K ranges.
+      bins: number of bins per task.
+      task: the archive, 0-based.
+    """
+    return tuple(
+        bin_index(float(score), score_range, bins)
+        for other, (score, score_range) in enumerate(zip(scores, ranges, strict=True))
+        if other != task
+    )
+
+
+def check_scores(scores: Sequence[float], num_tasks: int) -> tuple[float, ...]:
+    """The scores as K Python floats.
+
+    Raises:
+      ValueError: their number is not K, or one is not a number in [0, 1].
+    """
+    values = tuple(float(score) for score in scores)
+    if len(values) != num_tasks or not all(0.0 <= value <= 1.0 for value in values):
+        raise ValueError(
+            f"scores: expected {num_tasks} numbers in [0, 1], one per task, got "
+            f"{list(values)}."
+        )
+    return values

@@ -1,0 +1,118 @@
+"""Reading archives: their elites, the best of them, coverage and QD score.
+
+Numbers come from the float64 scores of the bank. Where one elite must be named: highest
+quality, then highest mean over all tasks, then lowest cell index.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cycleqd_jax.qd.archives import Archives, occupied
+from cycleqd_jax.qd.bank import Bank
+
+
+class Elite(NamedTuple):
+    """One occupied cell.
+
+    Attributes:
+      archive: the task, 0-based.
+      cell: index into the grid.
+      bins: the cell's bin of every other task, in task order.
+      individual: id of its elite.
+      quality: the elite's score on the archive's task.
+      scores: its K scores.
+    """
+
+    archive: int
+    cell: int
+    bins: tuple[int, ...]
+    individual: int
+    quality: float
+    scores: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean score over all tasks, independent of their order."""
+        return mean_score(self.scores)
+
+
+class ArchiveMetrics(NamedTuple):
+    """One archive in three numbers.
+
+    Attributes:
+      best: the highest quality; 0 for an empty archive.
+      coverage: share of cells that are occupied, 0-1.
+      qd_score: sum of its elites' qualities.
+    """
+
+    best: float
+    coverage: float
+    qd_score: float
+
+
+def mean_score(scores: Sequence[float]) -> float:
+    """Mean of scores; exactly rounded sum, so that equal sets of scores tie."""
+    return math.fsum(scores) / len(scores)
+
+
+def elites(archives: Archives, bank: Bank, task: int) -> list[Elite]:
+    """All elites of one archive, in order of their cells."""
+    repertoire = archives.repertoires[task]
+    ids, places = np.asarray(repertoire.genotypes), archives.cell_bins(task)
+    found = []
+    for cell in np.flatnonzero(occupied(repertoire)).tolist():
+        individual = int(ids[cell])
+        scores = tuple(bank.scores[individual].tolist())
+        bins = tuple(places[cell].tolist())
+        found.append(Elite(task, cell, bins, individual, scores[task], scores))
+    return found
+
+
+def rank_elites(found: Sequence[Elite]) -> list[Elite]:
+    """The best first: by quality, then mean over all tasks, then lowest cell."""
+    return sorted(found, key=lambda e: (-e.quality, -e.mean, e.cell))
+
+
+def best_elite(archives: Archives, bank: Bank, task: int) -> Elite:
+    """The best elite of one archive.
+
+    Raises:
+      ValueError: the archive is empty.
+    """
+    found = elites(archives, bank, task)
+    if not found:
+        raise ValueError(f"archive {task} is empty; offer the experts first.")
+    return rank_elites(found)[0]
+
+
+def best_by_mean(archives: Archives, bank: Bank) -> Elite:
+    """The elite of any archive with the highest mean over all tasks.
+
+    Ties go to the lowest id, the one that was there first; of an individual that
+    several archives hold, the entry of the first archive is returned.
+
+    Raises:
+      ValueError: all archives are empty.
+    """
+    found = [e for k in range(archives.num_tasks) for e in elites(archives, bank, k)]
+    if not found:
+        raise ValueError("all archives are empty; offer the experts first.")
+    return min(found, key=lambda e: (-e.mean, e.individual, e.archive))
+
+
+def archive_metrics(archives: Archives, bank: Bank) -> tuple[ArchiveMetrics, ...]:
+    """The metrics of every archive, in task order."""
+    rows = []
+    for task, repertoire in enumerate(archives.repertoires):
+        qualities = bank.scores[archives.ids(task), task].tolist()
+        rows.append(
+            ArchiveMetrics(
+                best=max(qualities, default=0.0),
+                coverage=len(qualities) / repertoire.fitnesses.shape[0],
+                qd_score=math.fsum(qualities),
+            )
+        )
+    return tuple(rows)

@@ -1,0 +1,57 @@
+"""Which generations form a batch, which archive each belongs to, and their keys.
+
+Generation t (t = 1, 2, ...) is one child. Everything about it that is random derives
+from the seed and t, never from the batch it is made in.
+"""
+
+from typing import NamedTuple
+
+import jax
+from qdax.custom_types import RNGKey
+
+
+class GenerationKeys(NamedTuple):
+    """The keys of one generation; each is consumed once."""
+
+    parents: RNGKey
+    crossover: RNGKey
+    mutation: RNGKey
+    decoding: RNGKey
+
+
+def generation_keys(run_key: RNGKey, generation: jax.Array | int) -> GenerationKeys:
+    """The keys of one generation: `fold_in(run_key, t)`, split by purpose.
+
+    Args:
+      run_key: one typed key, `jax.random.key(seed)`; not consumed.
+      generation: t, int32 `[]`.
+    """
+    return GenerationKeys(*jax.random.split(jax.random.fold_in(run_key, generation), 4))
+
+
+def active_archive(
+    generation: jax.Array | int, num_tasks: int, flip_interval: int
+) -> jax.Array | int:
+    """The archive that generation t draws from: `(t // flip_interval) % K`, 0-based."""
+    return (generation // flip_interval) % num_tasks
+
+
+def generation_batch(
+    first: int, num_generations: int, children_per_batch: int
+) -> tuple[int, ...]:
+    """The generations proposed together, beginning with `first`.
+
+    Args:
+      first: the next t, >= 1.
+      num_generations: the last t of the run.
+      children_per_batch: P.
+
+    Returns:
+      At most P consecutive generations; empty when the run is over.
+    """
+    return tuple(range(first, min(first + children_per_batch, num_generations + 1)))
+
+
+def child_id(generation: int, num_tasks: int) -> int:
+    """The id of generation t's child; experts are 0 to K - 1, so it is `K - 1 + t`."""
+    return num_tasks - 1 + generation

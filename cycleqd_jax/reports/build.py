@@ -1,0 +1,58 @@
+"""Makes the report of a finished run: `report/` with JSON, HTML page and PNGs."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.reports import archive_maps, figures, page, run_data, tables
+
+
+def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
+    """Reads a finished run and writes `report.json`, `report.html` and four PNGs.
+
+    What it writes depends on the run's results alone, wall times aside: those are in
+    the JSON's `timing` and in the page's line `wall-time`, and nowhere else.
+
+    Args:
+      run_dir: the run folder; nothing in it is changed but its `report/`.
+
+    Returns:
+      What is in `report.json`, see `tables.make_report`.
+
+    Raises:
+      BadInputError: if this is no finished run folder, or `report/` cannot be written.
+    """
+    data = run_data.read_run(run_dir)
+    report = tables.make_report(data)
+    split = main_split(report)
+    images = {
+        "scores": figures.draw_scores(report, split),
+        "archives": archive_maps.draw_archives(data),
+        "progress": figures.draw_progress(data),
+        "lineage": figures.draw_lineage(data),
+    }
+    files = {f"{name}.png": png for name, png in images.items()}
+    files["report.html"] = page.make_page(data, report, images, split).encode()
+    files["report.json"] = (json.dumps(report, indent=2) + "\n").encode()
+    folder = pathlib.Path(run_dir) / "report"
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            _replace(folder / name, content)
+    except OSError as err:
+        raise BadInputError(f"{folder}: cannot be written ({err.strerror}).") from err
+    return report
+
+
+def main_split(report: dict[str, Any]) -> str:
+    """The split to look at: `test`, or `optimise` where nothing was tested."""
+    return "test" if "test" in report["models"][tables.RESULT] else "optimise"
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)

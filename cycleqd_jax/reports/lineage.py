@@ -1,0 +1,97 @@
+"""Where the result comes from: its ancestors back to the experts."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.reports.run_data import Child, RunData
+
+RESULT = "aggregated"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """A graph of ancestors, drawn from the experts on the left to the result.
+
+    Attributes:
+      columns: names by how many crosses lie between them and the experts; experts
+        first, the result alone in the last one.
+      edges: (parent, child) pairs of names that are both in `columns`.
+      left_out: ancestors beyond those shown.
+    """
+
+    columns: tuple[tuple[str, ...], ...]
+    edges: tuple[tuple[str, str], ...]
+    left_out: int
+
+
+def parents_of(data: RunData) -> dict[str, tuple[str, ...]]:
+    """The parents of every child and of the result; equal ones once, experts none."""
+    parents = {
+        child.name: tuple(dict.fromkeys(child.parents)) for child in data.children
+    }
+    champions = (entry["individual"] for entry in data.state["aggregation"].values())
+    return parents | {RESULT: tuple(dict.fromkeys(champions))}
+
+
+def make_lineage(data: RunData, *, limit: int = 60) -> Lineage:
+    """The ancestors nearest to the result, breadth first, at most `limit`.
+
+    Experts are always shown.
+    """
+    parents = parents_of(data)
+    order, seen = [RESULT], {RESULT}
+    for name in order:  # grows while it is read
+        fresh = [parent for parent in parents.get(name, ()) if parent not in seen]
+        order.extend(fresh)
+        seen.update(fresh)
+    children = [name for name in order if name in parents]
+    shown = set(children[: limit + 1])
+    experts = [f"expert/{task}" for task in data.tasks]
+    depth = dict.fromkeys(experts, 0)
+    generations = {child.name: child.generation for child in data.children}
+    ranked = sorted(shown - {RESULT}, key=lambda name: generations[name])
+    for name in [*ranked, RESULT]:
+        depth[name] = 1 + max(depth.get(parent, 0) for parent in parents[name])
+    columns = [
+        tuple(name for name in depth if depth[name] == level)
+        for level in range(depth[RESULT] + 1)
+    ]
+    edges = [
+        (parent, name)
+        for name in [*ranked, RESULT]
+        for parent in parents[name]
+        if parent in depth
+    ]
+    return Lineage(tuple(columns), tuple(edges), len(children) - len(shown))
+
+
+def expert_shares(data: RunData, individual: str) -> dict[str, float]:
+    """How much of each expert an individual got by crossover; by task, sums to 1.
+
+    These are the genome's scales: they do not mutate. A child has the mean of its
+    parents' shares, weighted as it was crossed.
+
+    Raises:
+      BadInputError: if an ancestor is neither an expert nor a recorded child.
+    """
+    shares: dict[str, dict[str, float]] = {
+        f"expert/{task}": {other: float(other == task) for other in data.tasks}
+        for task in data.tasks
+    }
+    by_name = {child.name: child for child in data.children}
+    for child in data.children:  # parents come before their children
+        if all(parent in shares for parent in child.parents):
+            shares[child.name] = _mix(child, shares)
+    if individual not in shares:
+        known = "was not recorded" if individual not in by_name else "has lost parents"
+        raise BadInputError(f"metrics: {individual} {known}; expected its ancestry.")
+    return shares[individual]
+
+
+def _mix(child: Child, shares: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    (first, second), (w1, w2) = child.parents, child.weights
+    return {
+        task: (w1 * shares[first][task] + w2 * shares[second][task]) / (w1 + w2)
+        for task in shares[first]
+    }

@@ -1,0 +1,226 @@
+"""One self-contained HTML page: numbers, figures, settings; no outside resources.
+
+Only the line with the id `wall-time` differs between equal runs.
+"""
+
+import base64
+import html
+import importlib.resources
+import string
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cycleqd_jax.config import to_yaml
+from cycleqd_jax.reports import tables
+from cycleqd_jax.reports.run_data import RunData
+
+
+def make_page(
+    data: RunData, report: Mapping[str, Any], figures: Mapping[str, bytes], split: str
+) -> str:
+    """The page as HTML text.
+
+    Args:
+      data: the run.
+      report: made of it by `tables.make_report`.
+      figures: PNG bytes by name: scores, archives, progress, lineage.
+      split: the split reported first.
+    """
+    template = importlib.resources.files(__package__).joinpath("page.html")
+    images = {
+        f"{name}_figure": _image(png, alternative=f"figure: {name}")
+        for name, png in figures.items()
+    }
+    return string.Template(template.read_text("utf-8")).substitute(
+        images,
+        title=f"{len(data.tasks)} skills in one model",
+        summary=_summary(report, split),
+        split=split,
+        tables=_score_tables(report, split),
+        paired=_paired_table(report, split),
+        archives=_archive_table(report),
+        champions=_champion_table(report),
+        samples=_samples(data),
+        facts=_facts(data, report),
+        fingerprint=html.escape(report["archives_fingerprint"]),
+        settings=html.escape(_settings(data)),
+        wall_time=f"Wall time: {report['timing']['total_s']:.0f} s.",
+    )
+
+
+def _image(png: bytes, *, alternative: str) -> str:
+    code = base64.b64encode(png).decode("ascii")
+    return f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{code}">'
+
+
+def _table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    marked: Sequence[str] = (),
+) -> str:
+    """A table of ready HTML cells; rows whose first cell is in `marked` stand out."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    lines = [f"<table><thead><tr>{head}</tr></thead><tbody>"]
+    for row in rows:
+        kind = ' class="result"' if row[0] in marked else ""
+        # A cell may bring its own <td ...>.
+        cells = "".join(c if c.startswith("<td") else f"<td>{c}</td>" for c in row)
+        lines.append(f"<tr{kind}>{cells}</tr>")
+    return "\n".join([*lines, "</tbody></table>"])
+
+
+def _summary(report: Mapping[str, Any], split: str) -> str:
+    models = report["models"]
+    expert = tables.best_expert(report, split)
+    means = {name: models[name][split]["mean"] for name in models}
+    low, high = models[tables.RESULT][split]["interval"]["mean"]
+    return (
+        f"The evolved model solves <strong>{means[tables.RESULT]:.3f}</strong> of the "
+        f"problems of <em>{split}</em> (mean over {len(report['tasks'])} skills, 95 % "
+        f"interval {low:.3f} to {high:.3f}). The base model solves "
+        f"{means['base']:.3f}, the best expert, <code>{html.escape(expert)}</code>, "
+        f"{means[expert]:.3f}, the uniform merge of the experts "
+        f"{means['uniform_merge']:.3f}, the best scaled merge "
+        f"{means['scaled_merge']:.3f}."
+    )
+
+
+def _score_tables(report: Mapping[str, Any], first: str) -> str:
+    """One table per split; the others after the first are folded away."""
+    splits = list(
+        dict.fromkeys(
+            [first, *(s for entry in report["models"].values() for s in entry)]
+        )
+    )
+    parts = []
+    for split in splits:
+        table = _score_table(report, split)
+        why = report["selected_on"].get(split)
+        tag = f'<span class="tag">selected: {html.escape(why)}</span>' if why else ""
+        if split == first:
+            parts.append(f"{table}{tag}")
+        else:
+            parts.append(
+                f"<details><summary>Scores on {split} {tag}</summary>{table}</details>"
+            )
+    return "\n".join(parts)
+
+
+def _score_table(report: Mapping[str, Any], split: str) -> str:
+    columns = [*report["tasks"], "mean"]
+    entries = {
+        name: entry[split] for name, entry in report["models"].items() if split in entry
+    }
+    best = {
+        column: max((e[column] for e in entries.values() if column in e), default=None)
+        for column in columns
+    }
+    rows = []
+    for name, entry in entries.items():
+        cells = [html.escape(name)]
+        for column in columns:
+            if column not in entry:
+                cells.append("&ndash;")
+                continue
+            low, high = entry["interval"][column]
+            kind = ' class="best"' if entry[column] == best[column] else ""
+            cells.append(
+                f"<td{kind}>{entry[column]:.3f}"
+                f"<small>{low:.2f} &ndash; {high:.2f}</small></td>"
+            )
+        rows.append([*cells, str(entry["problems"])])
+    return _table(["model", *columns, "problems"], rows, marked=[tables.RESULT])
+
+
+def _paired_table(report: Mapping[str, Any], split: str) -> str:
+    rows = []
+    for pair in report["paired"]:
+        if pair["split"] != split:
+            continue
+        low, high = pair["interval"]
+        gaps = [f"{pair['tasks'][task]['difference']:+.3f}" for task in report["tasks"]]
+        rows.append(
+            [
+                html.escape(pair["against"]),
+                *gaps,
+                f"<td class='best'>{pair['difference']:+.3f}</td>",
+                f"{pair['standard_error']:.3f}",
+                f"{low:+.3f} &hellip; {high:+.3f}",
+                str(pair["won"]),
+                str(pair["lost"]),
+            ]
+        )
+    header = ["result minus", *report["tasks"], "mean", "standard error", "95 %"]
+    return _table([*header, "won", "lost"], rows)
+
+
+def _archive_table(report: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            html.escape(task),
+            str(entry["elites"]),
+            f"{entry['coverage']:.3f}",
+            "&ndash;" if entry["best"] is None else f"{entry['best']:.3f}",
+            f"{entry['qd_score']:.2f}",
+            f"{entry['range'][0]:.3f} &ndash; {entry['range'][1]:.3f}",
+        ]
+        for task, entry in report["archives"].items()
+    ]
+    header = ["archive", "elites", "coverage", "best", "QD score", "range of cells"]
+    return _table(header, rows)
+
+
+def _champion_table(report: Mapping[str, Any]) -> str:
+    rows = []
+    for task, champion in report["aggregation"].items():
+        validated = champion.get("validated")
+        shares = [f"{share:.2f}" for share in champion["expert_shares"].values()]
+        rows.append(
+            [
+                html.escape(task),
+                html.escape(champion["individual"]),
+                f"{champion['quality']:.3f}",
+                "&ndash;" if validated is None else f"{validated:.3f}",
+                f"{champion['beta']:.3f}",
+                *shares,
+            ]
+        )
+    of_expert = [f"share of {task}" for task in report["tasks"]]
+    header = ["archive", "champion", "optimise", "validate", "weight", *of_expert]
+    return _table(header, rows)
+
+
+def _samples(data: RunData) -> str:
+    by_task: dict[str, list[str]] = {task: [] for task in data.tasks}
+    for sample in sorted(data.samples, key=lambda row: row["outcome"] != "solved"):
+        kind = "ok" if sample["outcome"] == "solved" else "no"
+        by_task.setdefault(sample["task"], []).append(
+            f'<div><strong class="{kind}">{html.escape(sample["outcome"])}</strong> '
+            f"<code>{html.escape(sample['problem'])}</code>"
+            f"<pre>{html.escape(sample['reply'] or '')}</pre>"
+            f'<p class="note">{html.escape(sample["explanation"] or "")}</p></div>'
+        )
+    return "\n".join(
+        f'<h3>{html.escape(task)}</h3><div class="pair">{"".join(items)}</div>'
+        for task, items in by_task.items()
+    )
+
+
+def _facts(data: RunData, report: Mapping[str, Any]) -> str:
+    config, tried = data.config, report["scaled_merge"].get("tried", {})
+    factors = ", ".join(f"{factor}: {score:.3f}" for factor, score in tried.items())
+    return html.escape(
+        f"{report['evaluated_children']} children of {len(data.tasks)} experts of "
+        f"{config.base_model}, seed {config.seed}. Best of archive is "
+        f"{report['best_of_archive']}. Scaled merge is the sum of task vectors times "
+        f"{report['scaled_merge']['factor']}, the best on optimise"
+        + (f" of {factors}." if factors else ".")
+    )
+
+
+def _settings(data: RunData) -> str:
+    """The settings; without the folder, which is not part of what a run is."""
+    return to_yaml(data.config.model_copy(update={"run_dir": None})).replace(
+        "run_dir: null\n", ""
+    )

@@ -1,0 +1,215 @@
+"""What a report needs of a run: read once from its folder, checked, then plain data."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.reports import run_files
+
+SPLITS = ("test", "validate", "optimise")  # in the order in which a reader wants them
+
+# individual -> split -> task -> problem -> score in [0, 1]
+Scores = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Elite:
+    """One occupied cell of an archive.
+
+    Attributes:
+      archive: its task.
+      bins: bin of every other task, in task order.
+      individual: name of the elite, like "child/17".
+      quality: its score on the archive's task.
+    """
+
+    archive: str
+    bins: tuple[int, ...]
+    individual: str
+    quality: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Child:
+    """One evaluated child, and the archives after it was offered to them.
+
+    Attributes:
+      generation: counts from 1.
+      name: like "child/17".
+      active_task: whose archive its parents came from and whose expert mutated it.
+      parents: names of both.
+      weights: what they were mixed with, as recorded.
+      scores: on `optimise`, by task.
+      best: highest quality in each task's archive.
+      coverage: share of each archive's cells that are taken, 0-1.
+      qd_score: sum of the qualities in each archive.
+    """
+
+    generation: int
+    name: str
+    active_task: str
+    parents: tuple[str, str]
+    weights: tuple[float, float]
+    scores: Mapping[str, float]
+    best: Mapping[str, float]
+    coverage: Mapping[str, float]
+    qd_score: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """A finished run.
+
+    Attributes:
+      config: its settings.
+      state: `state.json`.
+      tasks: names, in the order of the archives.
+      models: the rows of the table, base first, result last.
+      scores: per-problem scores of `models`.
+      samples: individual, task, problem, outcome, answer, reply of the result on the
+        first split of `SPLITS` it has.
+      children: in order of generation.
+      elites: of all archives.
+      seconds: wall time by phase; the only thing that differs between equal runs.
+    """
+
+    config: RunConfig
+    state: Mapping[str, Any]
+    tasks: tuple[str, ...]
+    models: tuple[str, ...]
+    scores: Scores
+    samples: Sequence[Mapping[str, Any]]
+    children: tuple[Child, ...]
+    elites: tuple[Elite, ...]
+    seconds: Mapping[str, float]
+
+
+def read_run(run_dir: str | pathlib.Path) -> RunData:
+    """Reads a finished run.
+
+    Raises:
+      BadInputError: if this is no run folder, the run has not finished, or a file does
+        not hold what it should; says which.
+    """
+    run = pathlib.Path(run_dir)
+    if not (run / "config.yaml").is_file():
+        raise BadInputError(f"{run}: not a run folder, it has no config.yaml.")
+    config = load_config(run / "config.yaml", [], RunConfig)
+    state = run_files.read_state(run)
+    tasks = tuple(state["tasks"])
+    experts = tuple(f"expert/{task}" for task in tasks)
+    merges = ("uniform_merge", "scaled_merge", "best_of_archive", "aggregated")
+    models = ("base", *experts, *merges)
+    aliases = _aliases(state)
+    found = run_files.read_scores(run, {*models, *sum(aliases.values(), ())})
+    scores = {model: _resolve(model, aliases, found) for model in models}
+    _check_complete(run, config, tasks, scores)
+    return RunData(
+        config=config,
+        state=state,
+        tasks=tasks,
+        models=models,
+        scores=scores,
+        samples=_samples(run, scores["aggregated"]),
+        children=_children(run, tasks),
+        elites=_elites(run),
+        seconds=run_files.read_seconds(run),
+    )
+
+
+def _aliases(state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Row of the table -> names it may have been scored under before it was chosen."""
+    factor = float(state["scaled_merge"]["factor"])
+    return {
+        "scaled_merge": (f"scaled_merge/{factor}", f"scaled_merge/{factor:g}"),
+        "best_of_archive": (str(state["best_of_archive"]),),
+    }
+
+
+def _resolve(
+    model: str, aliases: Mapping[str, Sequence[str]], found: Scores
+) -> dict[str, Mapping[str, Mapping[str, float]]]:
+    """Split -> task -> problem -> score; the row's own name goes before its aliases."""
+    splits: dict[str, Mapping[str, Mapping[str, float]]] = {}
+    for name in (model, *aliases.get(model, ())):
+        splits = {**found.get(name, {}), **splits}
+    return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _check_complete(
+    run: pathlib.Path, config: RunConfig, tasks: Sequence[str], scores: Scores
+) -> None:
+    """Every row has every task of the split that is reported first, on equal problems.
+
+    Raises:
+      BadInputError: says which is missing.
+    """
+    reported = "test" if config.problems.test else "optimise"
+    for model, splits in scores.items():
+        for task in tasks:
+            if not splits.get(reported, {}).get(task):
+                raise run_files.unfinished(
+                    run, f"results hold no score of {model} on {reported} of {task}"
+                )
+        for split, by_task in splits.items():
+            for task, problems in by_task.items():
+                others = scores["base"].get(split, {}).get(task, problems)
+                if problems.keys() != others.keys():
+                    raise BadInputError(
+                        f"{run}: {model} was scored on other problems of {split} of "
+                        f"{task} than the base model ({len(problems)} and "
+                        f"{len(others)}); expected the same ones."
+                    )
+
+
+def _samples(
+    run: pathlib.Path, scores: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> list[dict[str, Any]]:
+    """Per task one solved and one unsolved problem of the result, with its reply."""
+    split = next(split for split in SPLITS if split in scores)
+    wanted = set()
+    for problems in scores[split].values():
+        solved = [problem for problem in sorted(problems) if problems[problem] > 0]
+        failed = [problem for problem in sorted(problems) if problems[problem] == 0]
+        wanted.update(solved[:1] + failed[:1])
+    return run_files.read_replies(run, "aggregated", split, wanted)
+
+
+def _children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
+    """All children, by generation."""
+    plain = ["generation", "individual", "active_task", "parent_1", "parent_2"]
+    plain += ["weight_1", "weight_2"]
+    kinds = ("score", "best", "coverage", "qd_score")
+    columns = plain + [f"{kind}/{task}" for kind in kinds for task in tasks]
+    children = []
+    for row in run_files.read_rows(run_files.parts(run, "metrics"), columns):
+        scores, best, coverage, qd_score = (
+            {task: row[f"{kind}/{task}"] for task in tasks} for kind in kinds
+        )
+        children.append(
+            Child(
+                generation=row["generation"],
+                name=row["individual"],
+                active_task=row["active_task"],
+                parents=(row["parent_1"], row["parent_2"]),
+                weights=(row["weight_1"], row["weight_2"]),
+                scores=scores,
+                best=best,
+                coverage=coverage,
+                qd_score=qd_score,
+            )
+        )
+    return tuple(sorted(children, key=lambda child: child.generation))
+
+
+def _elites(run: pathlib.Path) -> tuple[Elite, ...]:
+    """All elites, in the file's order."""
+    columns = ["archive", "bins", "individual", "quality"]
+    rows = run_files.read_rows([run / "archives.parquet"], columns)
+    return tuple(
+        Elite(row["archive"], tuple(row["bins"]), row["individual"], row["quality"])
+        for row in rows
+    )

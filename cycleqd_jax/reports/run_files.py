@@ -1,0 +1,167 @@
+"""Reads the files of a run folder and says in one sentence what is wrong with them.
+
+The only file of `reports` that opens files of a run. Wall times are read apart from all
+else, so that everything else is the same for the same run, byte for byte.
+"""
+
+import json
+import pathlib
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cycleqd_jax.errors import BadInputError
+
+_STATE_KEYS = {
+    "tasks": list,
+    "ranges": dict,
+    "bins": int,
+    "evaluated_children": int,
+    "archives_fingerprint": str,
+    "scaled_merge": dict,
+    "best_of_archive": str,
+    "aggregation": dict,
+}
+
+
+def unfinished(run: pathlib.Path, what: str) -> BadInputError:
+    """The error for a run that lacks `what`."""
+    return BadInputError(
+        f"{run}: the run has not finished, {what}; go on with it with --resume, then "
+        "report."
+    )
+
+
+def read_state(run: pathlib.Path) -> dict[str, Any]:
+    """`state.json`, with every entry that the last phase leaves.
+
+    Raises:
+      BadInputError: if it is missing, unreadable or lacks an entry.
+    """
+    path = run / "state.json"
+    try:
+        state = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as err:
+        raise unfinished(run, "state.json is missing") from err
+    except (OSError, ValueError, RecursionError) as err:
+        raise BadInputError(f"{path}: not readable as JSON ({err}).") from err
+    if not isinstance(state, dict):
+        raise BadInputError(f"{path}: expected a mapping of names to values.")
+    for key, kind in _STATE_KEYS.items():
+        if state.get(key) is None:
+            raise unfinished(run, f"state.json has no {key}")
+        if not isinstance(state[key], kind):
+            raise BadInputError(f"{path}: {key} is {state[key]!r}, not a {kind}.")
+    factor = state["scaled_merge"].get("factor")
+    if not isinstance(factor, int | float):
+        raise BadInputError(f"{path}: scaled_merge.factor is {factor!r}, not a number.")
+    return state
+
+
+def parts(run: pathlib.Path, folder: str) -> list[pathlib.Path]:
+    """The Parquet parts in `folder`, by name.
+
+    Raises:
+      BadInputError: if there are none.
+    """
+    found = sorted((run / folder).glob("*.parquet"))
+    if not found:
+        raise unfinished(run, f"{folder}/ holds no part")
+    return found
+
+
+def read_rows(
+    paths: Iterable[pathlib.Path],
+    columns: Sequence[str],
+    **where: Collection[str],
+) -> list[dict[str, Any]]:
+    """Rows of Parquet files as mappings.
+
+    Args:
+      paths: files; their rows come one file after the other.
+      columns: which columns.
+      **where: for columns of texts, which values to keep.
+
+    Raises:
+      BadInputError: if a file is missing, damaged or lacks a column.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        try:
+            held = pq.read_schema(path).names
+            lacking = [name for name in columns if name not in held]
+            if lacking:
+                raise BadInputError(f"{path}: expected a column {lacking[0]}.")
+            # No partitioning: a folder called seed=1 must not become a column.
+            table = pq.read_table(path, columns=list(columns), partitioning=None)
+            for column, values in where.items():
+                wanted = pa.array(sorted(values), pa.string())
+                table = table.filter(pc.is_in(table[column], value_set=wanted))
+        except FileNotFoundError as err:
+            raise unfinished(path.parent, f"{path.name} is missing") from err
+        except (pa.ArrowException, OSError) as err:
+            reason = " ".join(str(err).split())
+            raise BadInputError(f"{path}: not readable as Parquet ({reason}).") from err
+        rows.extend(table.to_pylist())
+    return rows
+
+
+def read_scores(
+    run: pathlib.Path, individuals: Collection[str]
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Individual -> split -> task -> problem -> score in [0, 1].
+
+    Raises:
+      BadInputError: if a score is not in [0, 1] or two of one problem differ.
+    """
+    scores: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    columns = ["individual", "split", "task", "problem", "score"]
+    for row in read_rows(parts(run, "results"), columns, individual=individuals):
+        splits = scores.setdefault(row["individual"], {})
+        problems = splits.setdefault(row["split"], {}).setdefault(row["task"], {})
+        score = problems.setdefault(row["problem"], row["score"])
+        if score is None or score != row["score"] or not 0 <= score <= 1:
+            raise BadInputError(
+                f"{run / 'results'}: {row['individual']} scores {row['score']} on "
+                f"{row['problem']}, and {score} in the first row about it; expected "
+                "one score from 0 to 1."
+            )
+    return scores
+
+
+def read_replies(
+    run: pathlib.Path, individual: str, split: str, problems: Collection[str]
+) -> list[dict[str, Any]]:
+    """Rows with task, problem, outcome, answer, reply and explanation, by problem."""
+    columns = ["individual", "split", "task", "problem", "outcome", "answer"]
+    rows = read_rows(
+        parts(run, "results"),
+        [*columns, "reply", "explanation"],
+        individual=[individual],
+        split=[split],
+        problem=problems,
+    )
+    return list({row["problem"]: row for row in rows}.values())
+
+
+def read_seconds(run: pathlib.Path) -> dict[str, float]:
+    """Wall time by phase; empty where none was written.
+
+    Raises:
+      BadInputError: if a line is not what it should be.
+    """
+    path = run / "timing.jsonl"
+    seconds: dict[str, float] = {}
+    try:
+        for line in path.read_text("utf-8").splitlines():
+            entry = json.loads(line)
+            phase = str(entry["phase"])
+            seconds[phase] = seconds.get(phase, 0.0) + float(entry["seconds"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError) as err:
+        raise BadInputError(f"{path}: not lines of phase and seconds ({err}).") from err
+    return seconds

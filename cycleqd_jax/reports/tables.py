@@ -1,0 +1,124 @@
+"""The numbers of a report: scores with intervals, paired differences, lineage.
+
+Everything here is a pure function of a `RunData`; the result is what `report.json`
+holds and what figures, page and terminal show.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cycleqd_jax.reports import lineage, statistics
+from cycleqd_jax.reports.run_data import RunData
+
+SELECTED = {  # split -> what was chosen by its scores
+    "optimise": "children, archives and the factor of scaled_merge were selected on it",
+    "validate": "the champions that make the result were chosen on it",
+}
+RESULT = "aggregated"
+
+
+def make_report(data: RunData) -> dict[str, Any]:
+    """All numbers of the report, ready for JSON.
+
+    Scores are accuracies in [0, 1]. `mean` weighs every task the same and is left out
+    where a task was not evaluated; `problems` counts all tasks together. Intervals are
+    95 %: Wilson's per task, and for the mean see `statistics.mean_interval`. Nothing
+    but `timing` depends on the machine's speed.
+    """
+    return {
+        "models": {model: _scores(data, model) for model in data.models},
+        "paired": _paired(data),
+        "selected_on": SELECTED,
+        "evaluated_children": data.state["evaluated_children"],
+        "archives_fingerprint": data.state["archives_fingerprint"],
+        "archives": _archives(data),
+        "aggregation": _champions(data),
+        "best_of_archive": data.state["best_of_archive"],
+        "scaled_merge": data.state["scaled_merge"],
+        "seed": data.config.seed,
+        "tasks": list(data.tasks),
+        "timing": {"total_s": sum(data.seconds.values()), "phases": data.seconds},
+    }
+
+
+def best_expert(report: Mapping[str, Any], split: str) -> str:
+    """The expert with the highest mean; the first of equal ones."""
+    experts = [f"expert/{task}" for task in report["tasks"]]
+    return max(experts, key=lambda name: report["models"][name][split]["mean"])
+
+
+def _scores(data: RunData, model: str) -> dict[str, Any]:
+    splits: dict[str, Any] = {}
+    for split, tasks in data.scores[model].items():
+        scores = {
+            task: statistics.mean(list(tasks[task].values()))
+            for task in data.tasks
+            if task in tasks
+        }
+        counts = {task: len(tasks[task]) for task in scores}
+        intervals = {
+            task: list(statistics.wilson(score, counts[task]))
+            for task, score in scores.items()
+        }
+        entry: dict[str, Any] = dict(scores)
+        if len(scores) == len(data.tasks):
+            entry["mean"] = statistics.mean(list(scores.values()))
+            intervals["mean"] = list(
+                statistics.mean_interval(list(scores.values()), list(counts.values()))
+            )
+        splits[split] = entry | {
+            "problems": sum(counts.values()),
+            "interval": intervals,
+        }
+    return splits
+
+
+def _paired(data: RunData) -> list[dict[str, Any]]:
+    """The result against every other row, on every split both were evaluated on."""
+    rows = []
+    for split, tasks in data.scores[RESULT].items():
+        for model in data.models[:-1]:
+            others = data.scores[model].get(split, {})
+            if not all(task in tasks and task in others for task in data.tasks):
+                continue
+            by_task = {
+                task: statistics.paired_difference(tasks[task], others[task])
+                for task in data.tasks
+            }
+            total = statistics.mean_difference(list(by_task.values()))
+            rows.append(
+                {"model": RESULT, "against": model, "split": split}
+                | _difference(total)
+                | {"tasks": {task: _difference(d) for task, d in by_task.items()}}
+            )
+    return rows
+
+
+def _difference(difference: statistics.Difference) -> dict[str, Any]:
+    return difference._asdict() | {"interval": list(difference.interval)}
+
+
+def _archives(data: RunData) -> dict[str, Any]:
+    """What each archive holds at the end."""
+    cells = data.state["bins"] ** (len(data.tasks) - 1)
+    archives = {}
+    for task in data.tasks:
+        elites = [elite for elite in data.elites if elite.archive == task]
+        qualities = [elite.quality for elite in elites]
+        archives[task] = {
+            "elites": len(elites),
+            "coverage": len(elites) / cells,
+            "best": max(qualities, default=None),
+            "qd_score": float(sum(qualities)),
+            "range": data.state["ranges"][task],
+        }
+    return archives
+
+
+def _champions(data: RunData) -> dict[str, Any]:
+    """The model chosen from each archive, and what it is made of."""
+    return {
+        task: dict(champion)
+        | {"expert_shares": lineage.expert_shares(data, champion["individual"])}
+        for task, champion in data.state["aggregation"].items()
+    }

@@ -1,0 +1,116 @@
+"""Tables for a terminal, or plain ASCII text where there is none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import rich.box
+from rich.table import Table
+
+from cycleqd_jax.reports import statistics, tables
+
+
+def score_table(report: Mapping[str, Any], split: str, *, plain: bool = False) -> Table:
+    """Every model's scores on one split with 95 % intervals."""
+    why = report["selected_on"].get(split)
+    title = f"scores on {split} (selected: {why})" if why else f"scores on {split}"
+    table = _new_table(title, plain)
+    columns = [*report["tasks"], "mean"]
+    table.add_column("model", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")  # breaks between score and interval
+    for name, splits in report["models"].items():
+        if split not in splits:
+            continue
+        entry = splits[split]
+        cells = [_score_cell(entry, column) for column in columns]
+        table.add_row(name, *cells, style="bold" if name == tables.RESULT else None)
+    return table
+
+
+def _score_cell(entry: Mapping[str, Any], column: str) -> str:
+    if column not in entry:
+        return "-"
+    low, high = entry["interval"][column]
+    return f"{entry[column]:.3f} \\[{low:.2f},{high:.2f}]"
+
+
+def paired_table(
+    report: Mapping[str, Any], split: str, *, plain: bool = False
+) -> Table:
+    """The result against every other model, paired by problem."""
+    table = _new_table(f"paired differences of the mean on {split}", plain)
+    table.add_column(f"{tables.RESULT} minus", no_wrap=True)
+    for name in ("difference", "standard error", "won", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for pair in report["paired"]:
+        if pair["split"] == split:
+            table.add_row(
+                pair["against"],
+                f"{pair['difference']:+.3f}",
+                f"{pair['standard_error']:.3f}",
+                str(pair["won"]),
+                str(pair["lost"]),
+            )
+    return table
+
+
+def seeds_table(
+    reports: Sequence[Mapping[str, Any]], split: str, *, plain: bool = False
+) -> Table:
+    """Several runs, one row each, and their mean: the means over tasks on one split."""
+    table = _new_table(f"means over skills on {split}", plain)
+    names = ("base", "best expert", "uniform_merge", "scaled_merge", "best_of_archive")
+    gaps = ("uniform_merge", "scaled_merge")
+    table.add_column("seed", no_wrap=True)
+    for name in (*names, tables.RESULT):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in gaps:
+        table.add_column(f"- {name} (s.e.)", justify="right", no_wrap=True)
+    rows = [_seed_row(report, split, names, gaps) for report in reports]
+    for report, (scores, differences) in zip(reports, rows, strict=True):
+        table.add_row(
+            str(report["seed"]),
+            *(f"{score:.3f}" for score in scores),
+            *(f"{gap:+.3f} ({error:.3f})" for gap, error in differences),
+        )
+    means = [statistics.mean(scores) for scores in _columns([r[0] for r in rows])]
+    above = [
+        statistics.mean([gap for gap, _ in column])
+        for column in _columns([row[1] for row in rows])
+    ]
+    table.add_row(
+        "mean",
+        *(f"{score:.3f}" for score in means),
+        *(f"{gap:+.3f}" for gap in above),
+        style="bold",
+    )
+    return table
+
+
+def _columns(rows: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True))
+
+
+def _seed_row(
+    report: Mapping[str, Any], split: str, names: Sequence[str], gaps: Sequence[str]
+) -> tuple[list[float], list[tuple[float, float]]]:
+    models = report["models"]
+    wanted = [
+        tables.best_expert(report, split) if name == "best expert" else name
+        for name in (*names, tables.RESULT)
+    ]
+    pairs = {p["against"]: p for p in report["paired"] if p["split"] == split}
+    return (
+        [models[name][split]["mean"] for name in wanted],
+        [(pairs[name]["difference"], pairs[name]["standard_error"]) for name in gaps],
+    )
+
+
+def _new_table(title: str, plain: bool) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold" if not plain else "",
+        box=None if plain else rich.box.SIMPLE_HEAD,
+        pad_edge=False,
+    )

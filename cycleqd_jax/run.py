@@ -1,0 +1,110 @@
+"""A whole run: inputs, experts' scores, the cycle, the comparison."""
+
+import time
+
+from cycleqd_jax import comparison
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.evaluate import Evaluator, mean_scores
+from cycleqd_jax.io.checkpoints import Checkpoints, CycleState
+from cycleqd_jax.io.run_folder import RunFolder
+from cycleqd_jax.loop import first_state, individual_name, run_cycle
+from cycleqd_jax.observe import Observer
+from cycleqd_jax.prepare import (
+    Prepared,
+    cycle_settings,
+    open_evaluator,
+    prepare,
+    write_run_facts,
+)
+from cycleqd_jax.qd.cells import fixed_ranges, relative_ranges
+from cycleqd_jax.tasks.base import Split
+
+
+def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
+    """Runs, or goes on with, the run of a folder up to its comparison of models.
+
+    What is left to do is read from the folder, so it may be called again after any
+    interruption; the outcome is the same, byte for byte, wall times aside.
+
+    Args:
+      config: the settings.
+      folder: open; empty or with a run of the same inputs.
+      observer: hears of progress.
+
+    Raises:
+      BadInputError: an input is wrong; nothing was begun.
+      RunError: the run cannot go on; it can be resumed.
+    """
+    start = time.perf_counter()
+    prepared = prepare(config, folder, observer)
+    write_run_facts(folder, config, prepared)
+    observer.note(prepared.mode.reason)
+    with (
+        Checkpoints(folder.checkpoints) as checkpoints,
+        open_evaluator(config, prepared) as evaluator,
+    ):
+        observer.phase("compiling the engine")
+        evaluator.compile()
+        folder.log_time("set-up", time.perf_counter() - start)
+        measured = comparison.Measured(evaluator, folder, observer)
+        state = _state(config, prepared, folder, checkpoints, measured)
+        if state.next_generation <= config.qd.num_generations:
+            comparison.forget_final_parts(folder)
+            observer.phase("evolving")
+            state = run_cycle(
+                state,
+                settings=cycle_settings(config),
+                basis=prepared.basis,
+                evaluator=evaluator,
+                folder=folder,
+                checkpoints=checkpoints,
+                observer=observer,
+            )
+        start = time.perf_counter()
+        comparison.compare(
+            measured,
+            folder,
+            state,
+            prepared.basis,
+            prepared.task_names,
+            candidates=config.aggregation.candidates,
+            factors=config.baselines.scaled_merge_factors,
+            splits=_reported_splits(evaluator),
+        )
+        folder.log_time("comparison", time.perf_counter() - start)
+
+
+def _state(
+    config: RunConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    measured: comparison.Measured,
+) -> CycleState:
+    """The newest checkpoint, or the state that the experts make."""
+    state = checkpoints.restore()
+    folder.drop_batches_from(state.next_generation if state else 1)
+    if state is not None:
+        return state
+    start = time.perf_counter()
+    tasks = prepared.task_names
+    scores = mean_scores(comparison.measure_experts(measured, prepared.basis, tasks))
+    folder.log_time("experts", time.perf_counter() - start)
+    if config.qd.cell_range == "relative":
+        experts = [individual_name(k, tasks) for k in range(len(tasks))]
+        ranges = relative_ranges([[scores[e][t] for t in tasks] for e in experts])
+    else:
+        by_entry = config.qd.cell_range
+        ranges = fixed_ranges([by_entry[entry] for entry in config.tasks], len(tasks))
+    state = first_state(prepared.basis, tasks, scores, ranges, config.qd.bins)
+    checkpoints.save(state)
+    return state
+
+
+def _reported_splits(evaluator: Evaluator) -> list[Split]:
+    """Those beside `optimise` for which every task has problems."""
+    return [
+        split
+        for split in (Split.VALIDATE, Split.TEST)
+        if all(task.problems(split) for task in evaluator.tasks)
+    ]

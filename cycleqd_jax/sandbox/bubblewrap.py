@@ -1,0 +1,301 @@
+"""The default sandbox: bubblewrap (https://github.com/containers/bubblewrap).
+
+Each program gets its own user, PID, mount, network, IPC, UTS and (where permitted)
+cgroup namespaces, can make no further user namespaces, sees a read-only system and one
+small private file system, and is watched by a trusted process 1 (`_supervisor.py`)
+that it can neither trace nor signal. All communication goes through file descriptors
+made here: the request and the report are memory files, standard input another one,
+standard output and error pipes, and one pipe whose closing stops the program, also
+when this process dies.
+"""
+
+import asyncio
+import contextlib
+import logging
+import marshal
+import math
+import os
+import resource
+import subprocess
+from collections.abc import Callable
+
+from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
+from cycleqd_jax.sandbox.capture import Capture, wait_for_exit
+from cycleqd_jax.sandbox.check import check_program
+from cycleqd_jax.sandbox.gate import Gate
+from cycleqd_jax.sandbox.host import Host, inspect_host
+from cycleqd_jax.sandbox.report import read_report
+
+_SUPERVISOR = "/etc/sandbox/supervisor"
+_ATTEMPTS = 3
+_PAUSE_S = 0.2  # before the second attempt; doubled for the third
+_GRACE_S = 60.0  # beyond the wall limit, for start and clean-up on a busy machine
+_STOP_GRACE_S = 10.0
+_PASSWD = b"user:x:1000:1000::/box/work:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
+_GROUP = b"user:x:1000:\nnogroup:x:65534:\n"
+_ENDINGS = {
+    "exited": Ending.EXITED,
+    "signalled": Ending.SIGNALLED,
+    "cpu": Ending.CPU_LIMIT,
+    "wall": Ending.WALL_LIMIT,
+    "stopped": Ending.WALL_LIMIT,  # by us, when the supervisor itself was late
+}
+_log = logging.getLogger(__name__)
+
+
+class BubblewrapSandbox:
+    """Runs programs under bubblewrap, at most `workers` at once.
+
+    Programs find themselves as user 1000 in `/box/work`, which is also `HOME`; `/tmp`
+    is beside it; both count towards `scratch_bytes`.
+
+    Of CPU time all processes of a program are counted together, and only this total
+    decides about `Ending.CPU_LIMIT`. A program that reaches the wall-clock limit is
+    run once more with nothing beside it, and only that run counts. A file that grows
+    over `file_bytes` is a failed write. Of the collected files at most 4096, 64
+    folders deep and `scratch_bytes` in all come back; names are decoded with
+    `os.fsdecode`, so bytes that are not UTF-8 become surrogates. All that was collected
+    can be given as `Program.files` again, empty folders (a trailing slash) too;
+    permissions, links and times are lost.
+
+    Started as root, each worker's programs run under an own unprivileged user id.
+
+    Args:
+      workers: programs at once; at least 1.
+
+    Raises:
+      BadInputError: bubblewrap is missing, or present but not permitted.
+    """
+
+    def __init__(self, workers: int):
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self._host = inspect_host(workers)
+        self._gate = Gate(workers)
+        self._stops: set[Callable[[], None]] = set()
+        self._closed = False
+
+    async def run(self, program: Program) -> Execution:
+        """Runs `program` to its end or limit.
+
+        Raises:
+          ValueError: `program` can run in no sandbox, see `check_program`.
+          SandboxError: the sandbox itself failed three times, or is closed.
+        """
+        check_program(program)
+        return await self._gate.run(lambda slot: self._attempts(program, slot))
+
+    async def close(self) -> None:
+        """Stops what runs, whose callers get a `SandboxError`; nothing starts again."""
+        self._closed = True
+        for stop in tuple(self._stops):
+            stop()
+        async with self._gate.enter(alone=True):
+            pass  # all have ended
+
+    async def _attempts(self, program: Program, slot: int) -> Execution:
+        for attempt in range(1, _ATTEMPTS + 1):
+            if self._closed:
+                raise SandboxError("the sandbox is closed; make a new one")
+            try:
+                return await self._once(program, slot)
+            except SandboxError as error:
+                if attempt == _ATTEMPTS:
+                    raise
+                _log.warning("attempt %d of %d: %s", attempt, _ATTEMPTS, error)
+            await asyncio.sleep(_PAUSE_S * attempt)
+        raise AssertionError("unreachable")
+
+    async def _once(self, program: Program, slot: int) -> Execution:
+        with _Descriptors() as fds:
+            request = fds.memory(_request(program, self._host))
+            report = fds.memory(b"")
+            stdin = fds.memory(program.stdin)
+            stop_read, stop_write = fds.pipe()
+            out_read, out_write = fds.pipe()
+            err_read, err_write = fds.pipe()
+            uid = self._host.uid(slot)
+            if uid is not None:  # so that the program can open /dev/stdout
+                os.fchown(out_write, uid, uid)
+                os.fchown(err_write, uid, uid)
+            files = {
+                "/etc/passwd": fds.memory(_PASSWD),
+                "/etc/group": fds.memory(_GROUP),
+                _SUPERVISOR: fds.memory(self._host.supervisor),
+            }
+            seccomp = fds.memory(self._host.seccomp) if self._host.seccomp else None
+            command = self._host.command(
+                uid=uid,
+                scratch_bytes=program.limits.scratch_bytes,
+                files=files,
+                seccomp=seccomp,
+            )
+            handed = (request, report, stop_read)
+            command += [self._host.python, "-I", "-S", _SUPERVISOR, *map(str, handed)]
+            seccomps = () if seccomp is None else (seccomp,)
+            try:
+                process = subprocess.Popen(
+                    command,
+                    stdin=stdin,
+                    stdout=out_write,
+                    stderr=err_write,
+                    pass_fds=(*handed, *files.values(), *seccomps),
+                    env={},
+                    cwd="/",
+                    start_new_session=True,  # Ctrl-C is for us alone
+                )
+            except OSError as error:
+                raise SandboxError(f"bubblewrap did not start: {error}") from error
+            fds.close(out_write, err_write, stop_read)
+
+            def stop() -> None:
+                fds.close(stop_write)
+
+            self._stops.add(stop)
+            try:
+                stdout, stderr = await _until_end(
+                    process, (out_read, err_read), program.limits, stop
+                )
+            finally:
+                self._stops.remove(stop)
+            return self._verdict(program, process, report, stdout, stderr)
+
+    def _verdict(
+        self,
+        program: Program,
+        process: subprocess.Popen,
+        report_fd: int,
+        stdout: Capture,
+        stderr: Capture,
+    ) -> Execution:
+        """What became of the program, from the supervisor's report and the output."""
+        try:
+            report = read_report(report_fd, program.limits.scratch_bytes)
+        except SandboxError as error:
+            said = stderr.data.decode(errors="replace").strip()[-500:]
+            raise SandboxError(
+                f"{error} (exit status {process.returncode}, it said {said!r})"
+            ) from error
+        ending = _ENDINGS[report.reason]
+        # What came out counts before how it ended: only then is it the same whether
+        # the end or our reading was faster.
+        if stdout.over or stderr.over:
+            ending = Ending.OUTPUT_LIMIT
+        elif report.reason == "stopped" and self._closed:
+            raise SandboxError("the sandbox was closed while a program ran")
+        return Execution(
+            ending=ending,
+            exit_code=report.code if ending is Ending.EXITED else None,
+            stdout=stdout.data,
+            stderr=stderr.data,
+            files=report.files,
+        )
+
+
+async def _until_end(
+    process: subprocess.Popen,
+    pipes: tuple[int, int],
+    limits: Limits,
+    stop: Callable[[], None],
+) -> tuple[Capture, Capture]:
+    """Waits for the end of the sandbox; stops it on too much output or cancellation."""
+    over = asyncio.Event()
+    try:
+        with (
+            Capture(pipes[0], limits.output_bytes, over) as stdout,
+            Capture(pipes[1], limits.output_bytes, over) as stderr,
+        ):
+            ended = asyncio.ensure_future(wait_for_exit(process))
+            flooded = asyncio.ensure_future(over.wait())
+            try:
+                await asyncio.wait(
+                    (ended, flooded),
+                    timeout=limits.wall_s + _GRACE_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:  # also when cancelled: nothing may be left behind
+                stop()
+                try:
+                    await asyncio.wait((ended,), timeout=_STOP_GRACE_S)
+                finally:
+                    ended.cancel()
+                    flooded.cancel()
+            stdout.drain()
+            stderr.drain()
+    finally:
+        if process.poll() is None:  # it does not stop, or we are cancelled twice
+            process.kill()
+            process.wait()
+    return stdout, stderr
+
+
+def _request(program: Program, host: Host) -> bytes:
+    """The supervisor's instructions."""
+    limits = program.limits
+    return marshal.dumps(
+        {
+            "argv": [os.fsencode(word) for word in program.argv],
+            "files": [(os.fsencode(path), data) for path, data in program.files],
+            "path": host.search_path.encode(),
+            "setpriv": host.setpriv,
+            "rlimits": _rlimits(limits, host),
+            "cpu_s": float(limits.cpu_s),
+            "wall_s": float(limits.wall_s),
+            "collect": program.collect,
+            "collect_bytes": limits.scratch_bytes,
+        },
+        2,
+    )
+
+
+def _rlimits(limits: Limits, host: Host) -> list[tuple[int, int, int]]:
+    """(resource, soft, hard) for the program's processes."""
+    # The supervisor stops a program at its exact total; the kernel's whole seconds
+    # of each process are only a second fence.
+    cpu_s = math.ceil(limits.cpu_s) + 1
+    same = {
+        resource.RLIMIT_AS: limits.memory_bytes,
+        resource.RLIMIT_NPROC: limits.processes + host.own_processes,
+        resource.RLIMIT_NOFILE: limits.open_files,
+        resource.RLIMIT_FSIZE: limits.file_bytes,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    return [
+        (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),
+        *((number, value, value) for number, value in same.items()),
+    ]
+
+
+class _Descriptors(contextlib.ExitStack):
+    """File descriptors that are closed at the latest on leaving."""
+
+    def __init__(self):
+        super().__init__()
+        self._open: set[int] = set()
+        self.callback(lambda: self.close(*self._open))
+
+    def memory(self, content: bytes) -> int:
+        """A memory file with `content`, to be read from its start."""
+        fd = os.memfd_create("sandbox")
+        self._open.add(fd)
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+    def pipe(self) -> tuple[int, int]:
+        """A pipe: (end to read, end to write)."""
+        ends = os.pipe()
+        self._open.update(ends)
+        return ends
+
+    def close(self, *fds: int) -> None:
+        """Closes those of `fds` that are still open."""
+        for fd in fds:
+            if fd in self._open:
+                self._open.remove(fd)
+                os.close(fd)

@@ -1,0 +1,52 @@
+"""What a program to run must be, whatever the sandbox."""
+
+import os
+import pathlib
+
+from cycleqd_jax.sandbox._supervisor import MAX_PATH_BYTES, whole_pages
+from cycleqd_jax.sandbox.base import Program
+
+_MAX_NAME_BYTES = 255
+
+
+def check_program(program: Program) -> None:
+    """Refuses a program that no sandbox could run as it is meant.
+
+    Raises:
+      ValueError: no command, a NUL byte, a path that leaves the scratch folder, is too
+        long or is both file and folder, or more content than the scratch folder holds
+        (in whole memory pages).
+    """
+    if not program.argv or not program.argv[0]:
+        raise ValueError("argv: expected a command, got none")
+    for word in program.argv:
+        if "\0" in word:
+            raise ValueError(f"argv: {word!r} holds a NUL byte")
+    folders: set[str] = set()
+    names: set[str] = set()
+    for path, content in program.files:
+        _check_path(path)
+        if path.endswith("/") and content:
+            raise ValueError(f"files: the folder {path!r} cannot have content")
+        pure = pathlib.PurePosixPath(path)
+        folders.update(str(folder) for folder in pure.parents)
+        (folders if path.endswith("/") else names).add(str(pure))
+    if both := sorted(folders & names):
+        raise ValueError(f"files: {both[0]!r} is both a file and a folder")
+    size = sum(whole_pages(len(content)) for _, content in program.files)
+    if size > program.limits.scratch_bytes:
+        raise ValueError(
+            f"files: {size} bytes are more than scratch_bytes = "
+            f"{program.limits.scratch_bytes}"
+        )
+
+
+def _check_path(path: str) -> None:
+    parts = pathlib.PurePosixPath(path).parts
+    if not parts or parts[0].startswith("/") or ".." in parts or "\0" in path:
+        raise ValueError(
+            f"files: expected a path inside the scratch folder, got {path!r}"
+        )
+    longest = max(len(os.fsencode(part)) for part in parts)
+    if longest > _MAX_NAME_BYTES or len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise ValueError(f"files: the path {path[:80]!r}... is too long")

@@ -1,0 +1,91 @@
+"""Who may run when: at most N programs at once, or one alone."""
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from cycleqd_jax.sandbox.base import Ending, Execution
+
+
+class Gate:
+    """Hands out the slots 0 .. `slots` - 1, or on demand all of them to one caller.
+
+    First come, first served, but a caller that wants to be alone goes before the
+    others that wait, so it waits at most for what runs already.
+    """
+
+    def __init__(self, slots: int):
+        self._free = list(reversed(range(slots)))
+        self._slots = slots
+        self._alone = False
+        self._waiting: collections.deque[tuple[asyncio.Future[int], bool]] = (
+            collections.deque()
+        )
+
+    @contextlib.asynccontextmanager
+    async def enter(self, *, alone: bool = False) -> AsyncIterator[int]:
+        """Waits for a free slot, or for all of them, and holds it.
+
+        Args:
+          alone: True to run while nobody else does; the slot is then 0.
+
+        Yields:
+          The number of the slot, from 0.
+        """
+        slot = await self._acquire(alone)
+        try:
+            yield slot
+        finally:
+            self._release(slot, alone)
+
+    async def run(self, once: Callable[[int], Awaitable[Execution]]) -> Execution:
+        """Runs a program in a slot, and once more alone if it hit the wall-clock limit.
+
+        Args:
+          once: runs the program in the slot that it is given.
+        """
+        async with self.enter() as slot:
+            execution = await once(slot)
+        if execution.ending is not Ending.WALL_LIMIT:
+            return execution
+        # Beside others it may have been too slow for a reason that is not its own.
+        async with self.enter(alone=True) as slot:
+            return await once(slot)
+
+    async def _acquire(self, alone: bool) -> int:
+        future = asyncio.get_running_loop().create_future()
+        entry = (future, alone)
+        if alone:
+            self._waiting.appendleft(entry)
+        else:
+            self._waiting.append(entry)
+        self._admit()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():  # admitted, then cancelled
+                self._release(future.result(), alone)
+            else:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+                self._admit()
+            raise
+
+    def _release(self, slot: int, alone: bool) -> None:
+        if alone:
+            self._alone = False
+        else:
+            self._free.append(slot)
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and not self._alone:
+            future, alone = self._waiting[0]
+            if (alone and len(self._free) < self._slots) or not self._free:
+                return
+            self._waiting.popleft()
+            if future.cancelled():
+                continue
+            self._alone = alone
+            future.set_result(0 if alone else self._free.pop())

@@ -1,0 +1,255 @@
+"""What this machine offers for bubblewrap: paths, user ids, what is permitted."""
+
+import dataclasses
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.sandbox.seccomp import deny_filter
+
+SEARCH_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
+WORK_FOLDER = "/box/work"
+_SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_SYSTEM_FILES = ("/etc/alternatives", "/etc/ld.so.cache")
+_NEEDED_OPTIONS = ("--disable-userns", "--size", "--perms", "--as-pid-1")
+_FIRST_UID = 62_000  # of systemd's range for short-lived users, 61184 to 65519
+_LAST_UID = 65_519
+_SHM_BYTES = 2**20
+_COMPILE = """
+import importlib.util, marshal, sys
+code = compile(sys.stdin.buffer.read(), "supervisor", "exec")
+data = importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
+sys.stdout.buffer.write(data)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What a start of bubblewrap needs to know about this machine.
+
+    Attributes:
+      bwrap: path of bubblewrap.
+      setpriv: path of setpriv, outside and inside the sandbox.
+      python: path of the sandbox's Python.
+      search_path: the sandbox's PATH.
+      mounts: bubblewrap arguments for the read-only system.
+      as_root: whether privileges are dropped to an own user id per worker first.
+      own_processes: how many processes of ours count towards the program's limit.
+      seccomp: filter of system calls, empty where there is none.
+      supervisor: the compiled supervisor, for `python`.
+    """
+
+    bwrap: str
+    setpriv: str
+    python: str
+    search_path: str
+    mounts: tuple[str, ...]
+    as_root: bool
+    own_processes: int
+    seccomp: bytes
+    supervisor: bytes = b""
+
+    def uid(self, slot: int) -> int | None:
+        """The user id to drop to for worker `slot`; None where we are a user."""
+        return _FIRST_UID + slot if self.as_root else None
+
+    def command(
+        self,
+        *,
+        uid: int | None,
+        scratch_bytes: int,
+        files: Mapping[str, int],
+        seccomp: int | None = None,
+    ) -> list[str]:
+        """The command line that builds a sandbox, without the program.
+
+        Args:
+          uid: user id to drop to, or None.
+          scratch_bytes: size of the private file system.
+          files: path inside -> file descriptor of its content.
+          seccomp: file descriptor of the filter, or None.
+
+        Returns:
+          A list of strings, ends with `--`.
+        """
+        drop = [self.setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+        command = [*drop, "--"] if uid is not None else []
+        command += [self.bwrap, "--unshare-all", "--unshare-user", "--disable-userns"]
+        command += ["--die-with-parent", "--new-session", "--as-pid-1"]
+        command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
+        # One capability over the program's own user makes the supervisor untraceable,
+        # this one also lets it read files that the program made unreadable.
+        command += ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"]
+        command += self.mounts
+        command += ["--proc", "/proc", "--dev", "/dev"]
+        # It would list the key rings of whoever started us.
+        command += ["--ro-bind-try", "/dev/null", "/proc/keys"]
+        command += ["--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm"]
+        command += ["--size", str(scratch_bytes), "--tmpfs", "/box"]
+        command += ["--dir", WORK_FOLDER, "--dir", "/box/tmp"]
+        command += ["--symlink", "box/tmp", "/tmp"]
+        for path, fd in files.items():
+            command += ["--perms", "0444", "--ro-bind-data", str(fd), path]
+        command += ["--remount-ro", "/dev", "--remount-ro", "/"]
+        if seccomp is not None:
+            command += ["--seccomp", str(seccomp)]
+        command += ["--chdir", WORK_FOLDER, "--clearenv"]
+        for name, value in self._environment().items():
+            command += ["--setenv", name, value]
+        return [*command, "--"]
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": self.search_path,
+            "HOME": WORK_FOLDER,
+            "USER": "user",
+            "LOGNAME": "user",
+            "SHELL": "/bin/sh",
+            "LANG": "C.UTF-8",
+            "TZ": "UTC",
+            "TMPDIR": "/tmp",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONHASHSEED": "0",
+            "PYTHONNOUSERSITE": "1",
+        }
+
+
+def inspect_host(workers: int) -> Host:
+    """Finds what is needed and tries it once.
+
+    Args:
+      workers: how many user ids a start as root must have.
+
+    Raises:
+      BadInputError: something is missing, too old, or present but not permitted.
+    """
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise BadInputError(
+            "sandbox: the command bwrap (bubblewrap) was not found on PATH; install it "
+            "(Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
+        )
+    _check_version(bwrap)
+    setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
+    if setpriv is None:
+        raise BadInputError(
+            "sandbox: the command setpriv was not found in /usr/bin or /bin; install "
+            "it (Debian, Ubuntu: apt install util-linux)"
+        )
+    as_root = os.geteuid() == 0
+    if as_root and _FIRST_UID + workers - 1 > _LAST_UID:
+        raise BadInputError(
+            f"sandbox: started as root, at most {_LAST_UID - _FIRST_UID + 1} workers "
+            f"have a user id of their own, got {workers}; ask for fewer"
+        )
+    python, path, mounts = _system(Path("/"))
+    host = Host(
+        bwrap=bwrap,
+        setpriv=setpriv,
+        python=python,
+        search_path=path,
+        mounts=mounts,
+        as_root=as_root,
+        own_processes=_own_processes(as_root),
+        seccomp=deny_filter(),
+    )
+    return dataclasses.replace(host, supervisor=_compile_supervisor(host))
+
+
+def _check_version(bwrap: str) -> None:
+    shown = subprocess.run([bwrap, "--help"], capture_output=True, text=True)
+    missing = [o for o in _NEEDED_OPTIONS if o not in shown.stdout + shown.stderr]
+    if missing:
+        raise BadInputError(
+            f"sandbox: {bwrap} does not know {', '.join(missing)}; install bubblewrap "
+            "0.8.0 or later"
+        )
+
+
+def _own_processes(as_root: bool) -> int:
+    """How many processes of ours count towards a program's RLIMIT_NPROC.
+
+    Since Linux 5.14 the processes of each user namespace are counted by themselves,
+    before that all of a user, whatever else that user runs.
+    """
+    release = platform.release()
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) >= (5, 14):
+        return 1  # the supervisor
+    if as_root:
+        return 2  # and bubblewrap, which has the worker's own user id
+    raise BadInputError(
+        f"sandbox: Linux {release} counts the processes of a user, not of a sandbox, "
+        "so the limit on processes cannot hold; use Linux 5.14 or later, or start as "
+        "root, which gives each worker a user of its own"
+    )
+
+
+def _system(root: Path) -> tuple[str, str, tuple[str, ...]]:
+    """(Python, PATH, mounts) of the read-only system under `root`."""
+    mounts = ["--ro-bind", "/usr", "/usr"]
+    for name in _SYSTEM_FOLDERS:
+        folder = root / name
+        if folder.is_symlink():
+            mounts += ["--symlink", os.readlink(folder), f"/{name}"]
+        elif folder.is_dir():
+            mounts += ["--ro-bind", str(folder), f"/{name}"]
+    for file in _SYSTEM_FILES:
+        mounts += ["--ro-bind-try", file, file]
+    if (root / "usr/bin/python3").exists():
+        return "/usr/bin/python3", SEARCH_PATH, tuple(mounts)
+    prefix = os.path.realpath(sys.base_prefix)
+    if not prefix.startswith("/usr/"):
+        mounts += ["--ro-bind", prefix, prefix]
+    python = f"{prefix}/bin/python3"
+    return python, f"{prefix}/bin:{SEARCH_PATH}", tuple(mounts)
+
+
+def _compile_supervisor(host: Host) -> bytes:
+    """Compiles the supervisor with the sandbox's Python, inside a sandbox."""
+    source = Path(__file__).with_name("_supervisor.py").read_bytes()
+    command = host.command(uid=host.uid(0), scratch_bytes=2**20, files={})
+    command += [host.python, "-I", "-S", "-c", _COMPILE]
+    done = subprocess.run(command, input=source, capture_output=True, env={}, cwd="/")
+    if done.returncode == 0 and done.stdout:
+        return done.stdout
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    raise BadInputError(
+        f"sandbox: {host.bwrap} is installed but could not build a sandbox "
+        f"({said[-1] if said else f'exit status {done.returncode}'}); {_remedy()}"
+    )
+
+
+def _remedy() -> str:
+    """What to do where bubblewrap is not permitted."""
+    switches = {
+        "kernel/apparmor_restrict_unprivileged_userns": (
+            "1",
+            "give bwrap an AppArmor profile that allows userns, or run sudo sysctl -w "
+            "kernel.apparmor_restrict_unprivileged_userns=0",
+        ),
+        "kernel/unprivileged_userns_clone": (
+            "0",
+            "run sudo sysctl -w kernel.unprivileged_userns_clone=1",
+        ),
+        "user/max_user_namespaces": (
+            "0",
+            "run sudo sysctl -w user.max_user_namespaces=10000",
+        ),
+    }
+    for name, (forbids, remedy) in switches.items():
+        file = Path("/proc/sys") / name
+        if file.exists() and file.read_text().strip() == forbids:
+            return f"{name} is {forbids}, which forbids user namespaces: {remedy}"
+    return (
+        "the kernel, AppArmor or the container's seccomp profile forbids it: in a "
+        "container, start it with --security-opt seccomp=unconfined --security-opt "
+        "apparmor=unconfined --security-opt systempaths=unconfined, elsewhere allow "
+        "unprivileged user namespaces"
+    )

@@ -1,0 +1,88 @@
+"""Inputs of the hidden calls: edge cases first, then values around the constants."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+LETTERS = "abcdeilmnorst"
+_WORDS = (
+    "tree stone river cat apple lemon note banana sea door moon radio ant eel toast "
+    "level civic noon cab deer salt mint rose coral beetle"
+).split()
+
+
+def make_arguments(
+    domain: str, rng: random.Random, i: int, constants: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """The arguments of one hidden call.
+
+    Args:
+      domain: "ints", "some" (never empty), "unique" (ten different ones, `k` among
+        them), "words", "lengths" (words of different lengths), "text" (a word),
+        "phrase", "int", "natural", "pair" or "dict" (no two values alike).
+      rng: consumed.
+      i: which call; the first ones are edge cases.
+      constants: of the problem; the inputs lie on both sides of them.
+    """
+    k = constants.get("k", 4)
+    near = [k - 1, k, k + 1] if isinstance(k, int) else [3, 4, 5]
+    letter = constants.get("c", "a")
+    match domain:
+        case "ints":
+            if i == 0:
+                return ([],)
+            if i == 1:
+                return ([*near, -near[0], 0, 2 * near[1], near[1], -near[2], 11],)
+            spread = (3, 12, 40)[i % 3]
+            return ([rng.randint(-spread, spread) for _ in range(rng.randint(1, 11))],)
+        case "some":  # never empty
+            if i == 1:
+                return ([rng.randint(-9, 9)],)
+            return ([rng.randint(-20, 30) for _ in range(rng.randint(2, 9))],)
+        case "unique":  # at least nine different numbers, `k` among them
+            numbers = rng.sample([n for n in range(-20, 40) if n != k], 9)
+            numbers.append(k)
+            rng.shuffle(numbers)
+            return (numbers,)
+        case "words":
+            if i == 0:
+                return ([],)
+            words = rng.sample(_WORDS, rng.randint(2, 8))
+            words.insert(rng.randrange(len(words)), letter + rng.choice(_WORDS))
+            return (words,)
+        case "lengths":  # of different lengths
+            lengths = rng.sample(range(1, 10), rng.randint(2, 6))
+            return (["".join(rng.choices(LETTERS, k=n)) for n in lengths],)
+        case "text":
+            if i == 0:
+                return ("",)
+            if i == 1:
+                return (rng.choice(("level", "noon", "civic")),)
+            if i == 2:
+                return (letter * rng.randint(2, 4),)
+            if i == 3:
+                return (letter + rng.choice(_WORDS),)
+            return (
+                rng.choice(_WORDS) + letter * rng.randint(0, 2) + rng.choice("xyz"),
+            )
+        case "phrase":
+            if i == 0:
+                return ("",)
+            return (" ".join(rng.choices(_WORDS, k=rng.randint(1, 7))),)
+        case "int":
+            fixed = (0, *near, -near[1])
+            return (fixed[i] if i < len(fixed) else rng.randint(-60, 60),)
+        case "natural":
+            fixed = (0, 1, 10)
+            return (fixed[i] if i < len(fixed) else rng.randint(2, (30, 999)[i % 2]),)
+        case "pair":
+            a, b = rng.randint(-15, 20), rng.randint(1, 12)
+            return ((a, b) if i % 2 else (b, a)) if i else (7, 7)
+        case "dict":
+            size = rng.randint(1, 6)
+            keys = rng.sample(_WORDS, size + 1)
+            rest = [n for n in range(-5, 25) if n != near[1]]
+            values = [near[1], *rng.sample(rest, size)]
+            rng.shuffle(values)
+            return (dict(zip(keys, values, strict=True)),)
+    raise ValueError(f"Unknown domain {domain}.")

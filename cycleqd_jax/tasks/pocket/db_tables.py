@@ -1,0 +1,180 @@
+"""Small tables whose contents tell a right SQL statement from a wrong one.
+
+The expected rows and tables are computed here, with the right statement on the same
+SQLite that Python ships; the answer's process never sees them.
+"""
+
+import collections
+import dataclasses
+import random
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cycleqd_jax.tasks.pocket.db_schemas import Schema
+
+Row = tuple[Any, ...]
+
+_NUM_TABLES = 2  # an answer must be right on all of them
+_NUM_ROWS = 9
+_MAX_DRAWS = 30
+# fmt: off
+_SWAPS = (  # parts of a statement and what a mistake would put in their place
+    ("!=", "="), (" = '", " != '"), (" > ", " < "), (" > ", " >= "), (" >= ", " > "),
+    (" >= ", " <= "), (" < ", " <= "), (" < ", " > "), (" <= ", " < "),
+    (" <= ", " >= "), (" AND ", " OR "), (" OR ", " AND "), (" DESC", ""),
+    ("LIMIT", "DESC LIMIT"), ("MAX", "MIN"), ("MIN", "MAX"), ("MAX", "SUM"),
+    ("MIN", "AVG"), ("SUM", "AVG"), ("AVG", "SUM"), ("SUM", "MAX"), ("AVG", "MAX"),
+    ("COUNT(*)", "MAX(1)"), ("DISTINCT ", ""), (" + ", " - "), (" * ", " + "),
+)
+# fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """What a statement did to one table.
+
+    Attributes:
+      rows: what it returned.
+      table: all rows afterwards.
+    """
+
+    rows: tuple[Row, ...]
+    table: tuple[Row, ...]
+
+
+def telling_tables(
+    schema: Schema,
+    statement: str,
+    fields: Mapping[str, Any],
+    rng: random.Random,
+    *,
+    ordered: bool,
+) -> tuple[tuple[tuple[Row, ...], ...], tuple[Effect, ...]]:
+    """Tables on which a right statement stands out, and what it does to them.
+
+    Of several draws the first is taken on which the statement changes or returns
+    something, on every table, and each slightly different statement (another
+    comparison, constant, aggregate, column, order or no condition) does something
+    else on one of them; failing that, the draw that the fewest others survive.
+
+    Args:
+      schema: of the table.
+      statement: a right one.
+      fields: the statement's constants; rows are made that meet and miss them.
+      rng: consumed.
+      ordered: whether the order of the rows counts.
+
+    Returns:
+      The rows of every table, and the statement's effect on each.
+    """
+    mutants = tuple(_mutants(statement, schema))
+    best: tuple[Any, ...] | None = None
+    for _ in range(_MAX_DRAWS):
+        tables = tuple(_rows(schema, fields, rng) for _ in range(_NUM_TABLES))
+        effects = tuple(apply(schema, rows, statement) for rows in tables)
+        idle = sum(
+            effect is None or (not effect.rows and same_rows(effect.table, rows))
+            for effect, rows in zip(effects, tables, strict=True)
+        )
+        survivors = 100 * idle
+        for mutant in mutants:
+            results = (apply(schema, rows, mutant) for rows in tables)
+            survivors += all(
+                result is not None and same_effect(effect, result, ordered=ordered)
+                for effect, result in zip(effects, results, strict=True)
+            )
+        if best is None or survivors < best[0]:
+            best = (survivors, tables, effects)
+        if survivors == 0:
+            break
+    return best[1], best[2]
+
+
+def apply(schema: Schema, rows: Sequence[Row], statement: str) -> Effect | None:
+    """What a statement of ours does to a table; None if it is not valid."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        table = schema.table
+        connection.execute(create_table(table, schema.columns))
+        connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", rows)
+        returned = connection.execute(statement).fetchall()
+        after = connection.execute(f"SELECT * FROM {table}").fetchall()
+    except sqlite3.Error:
+        return None
+    finally:
+        connection.close()
+    return Effect(tuple(returned), tuple(after))
+
+
+def create_table(table: str, columns: Sequence[str]) -> str:
+    """The statement that makes a table: two columns of text, two of whole numbers."""
+    kinds = ("TEXT", "TEXT", "INTEGER", "INTEGER")
+    pairs = (f"{c} {kind}" for c, kind in zip(columns, kinds, strict=True))
+    return f"CREATE TABLE {table} ({', '.join(pairs)})"
+
+
+def same_effect(expected: Effect, actual: Effect, *, ordered: bool) -> bool:
+    """Whether two effects are equal; the order of a table's own rows never counts."""
+    if not same_rows(expected.table, actual.table):
+        return False
+    if ordered:
+        return _rounded(expected.rows) == _rounded(actual.rows)
+    return same_rows(expected.rows, actual.rows)
+
+
+def same_rows(expected: Sequence[Row], actual: Sequence[Row]) -> bool:
+    """Whether two tables hold the same rows, equally often, in any order."""
+    count = collections.Counter
+    return count(_rounded(expected)) == count(_rounded(actual))
+
+
+def _rounded(rows: Sequence[Row]) -> list[Row]:
+    """Rows with numbers as they compare: 2 equals 2.0, and six decimals count."""
+    return [
+        tuple(round(cell, 6) if isinstance(cell, float) else cell for cell in row)
+        for row in rows
+    ]
+
+
+def _rows(
+    schema: Schema, fields: Mapping[str, Any], rng: random.Random
+) -> tuple[Row, ...]:
+    """Rows of unique labels and numbers, about half of which meet the constants."""
+    labels = [label for label in schema.labels if label != fields["one"]]
+    labels = [fields["one"], *rng.sample(labels, _NUM_ROWS - 1)]
+    groups = [fields["a"], fields["a"], fields["a"], fields["b"]]
+    groups += rng.choices(schema.groups, k=_NUM_ROWS - len(groups))
+    rng.shuffle(labels)
+    rng.shuffle(groups)
+    numbers = []
+    for column, (low, high) in zip(schema.columns[2:], schema.ranges, strict=True):
+        wanted = [fields["k"] - 1, fields["k"], fields["k"] + 1, fields["top"]]
+        wanted = wanted if column == fields["n"] else []
+        pool = [n for n in range(low, high + 1) if n not in wanted]
+        cells = [*wanted, *rng.sample(pool, _NUM_ROWS - len(wanted))]
+        rng.shuffle(cells)
+        numbers.append(cells)
+    return tuple(zip(labels, groups, *numbers, strict=True))
+
+
+def _mutants(statement: str, schema: Schema) -> Iterator[str]:
+    """Statements that differ from a right one in a single place."""
+    for old, new in _SWAPS:
+        if old in statement:
+            yield statement.replace(old, new, 1)
+    for number in re.finditer(r"\b\d+\b", statement):
+        for change in (-1, 1):
+            changed = str(int(number.group()) + change)
+            yield statement[: number.start()] + changed + statement[number.end() :]
+    for part in (r" WHERE [^()]*?(?= ORDER|;)", r" LIMIT \d+", r" HAVING [^;]*"):
+        if (shorter := re.sub(part, "", statement)) != statement:
+            yield shorter
+    label, _, first, second = schema.columns
+    for old, new in ((first, second), (second, first)):
+        if re.search(rf"\b{old}\b", statement):
+            swapped = re.sub(rf"\b{old}\b", new, statement)
+            yield swapped
+    if re.search(rf"SELECT {label}\b", statement):
+        yield statement.replace(f"SELECT {label}", f"SELECT {first}", 1)

@@ -1,0 +1,88 @@
+"""Pocket shell: one bash command in a prepared folder, judged by what it did.
+
+Depending on the problem either what the command printed is compared, or all files and
+folders it left behind. Neither the exit status nor what it wrote to standard error
+counts; trailing blanks and the last line's end do not. The expectation stays here.
+"""
+
+from collections.abc import Mapping
+
+from cycleqd_jax.sandbox.base import Execution, Program, Sandbox
+from cycleqd_jax.tasks.base import Problem
+from cycleqd_jax.tasks.pocket.episode import LIMITS, PocketTask, why_stopped
+from cycleqd_jax.tasks.pocket.shell_templates import TEMPLATES
+
+
+class PocketOs(PocketTask):
+    """Operate a shell with one bash command."""
+
+    name = "pocket_os"
+    answer_tag = "bash"
+    inspection_tag = "look"
+    inspection_hint = " You may first run one in a ```look block."
+    templates = TEMPLATES
+    protocol = (inspection_hint,)
+
+    async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
+        """Runs the command in the problem's folder."""
+        data = problem.data
+        by_files = data["judged_by"] == "files"
+        execution = await sandbox.run(_program(data["files"], answer, by_files))
+        if reason := why_stopped(execution):
+            return reason
+        if by_files:
+            return _compare_files(data["expected"], execution)
+        printed = execution.stdout.decode("utf-8", "replace")
+        wanted = _normal(data["expected"])
+        match data["judged_by"]:
+            case "lines":
+                right = _normal(printed) == wanted
+            case "set":
+                right = sorted(map(_path, _normal(printed))) == sorted(wanted)
+            case "number":  # `wc -l FILE` prints the file's name too
+                number, *names = printed.split() or [""]
+                right = [number] == wanted and names in (
+                    [],
+                    *([f] for f in data["files"]),
+                )
+            case other:
+                raise ValueError(f"{problem.id} is judged by {other!r}.")
+        return "" if right else f"It printed {printed!r:.120}."
+
+    async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
+        """Runs a command in a copy of the folder and shows what it printed."""
+        execution = await sandbox.run(_program(problem.data["files"], action, False))
+        if reason := why_stopped(execution):
+            return reason
+        output = execution.stdout if execution.stdout.strip() else execution.stderr
+        return output.decode("utf-8", "replace")
+
+    def right_inspection(self, problem: Problem) -> tuple[str, str]:
+        """A look at the folder."""
+        entries = {path.partition("/")[0] for path in problem.data["files"]}
+        return "ls", "\n".join(sorted(entries))
+
+
+def _program(files: Mapping[str, str], command: str, collect: bool) -> Program:
+    contents = tuple((path, text.encode()) for path, text in sorted(files.items()))
+    return Program(("bash", "-c", command), b"", contents, collect, LIMITS)
+
+
+def _compare_files(expected: Mapping[str, str], execution: Execution) -> str:
+    left = {p: c.decode("utf-8", "replace") for p, c in execution.files.items()}
+    for path in sorted(expected.keys() | left.keys()):
+        if path not in left:
+            return f"{path} is missing afterwards."
+        if path not in expected:
+            return f"{path} should not be there afterwards."
+        if _normal(left[path]) != _normal(expected[path]):
+            return f"{path} has other contents afterwards."
+    return ""
+
+
+def _normal(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _path(line: str) -> str:
+    return line.removeprefix("./")

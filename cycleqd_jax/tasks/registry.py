@@ -1,0 +1,87 @@
+"""Tasks by name or by import path."""
+
+import importlib
+import inspect
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.tasks.base import Task, TaskSettings
+from cycleqd_jax.tasks.pocket.coding import PocketCoding
+from cycleqd_jax.tasks.pocket.db import PocketDb
+from cycleqd_jax.tasks.pocket.shell import PocketOs
+
+BUILT_IN = {task.name: task for task in (PocketCoding, PocketDb, PocketOs)}
+
+_VALUES = ("name", "max_new_tokens", "fingerprint")
+_METHODS = ("problems", "dialogue", "run")
+
+
+def make_task(name: str, settings: TaskSettings) -> Task:
+    """Makes a task.
+
+    Args:
+      name: of a built-in task, or `package.module:Class` of one's own.
+      settings: what it is made with.
+
+    Raises:
+      BadInputError: if there is no such task, it cannot be imported, it is not made
+        as `Class(settings)`, or it lacks a member of `cycleqd_jax.tasks.base.Task`.
+    """
+    kind = BUILT_IN.get(name) or _import(name)
+    try:
+        inspect.signature(kind).bind(settings)
+    except TypeError as err:
+        raise BadInputError(
+            f"Task {name} must be a class made as Class(settings) with TaskSettings, "
+            f"but it takes other arguments: {err}."
+        ) from err
+    task = kind(settings)
+    # A fingerprint may take long to make, so its presence is asked of the class too.
+    missing = [
+        member
+        for member in (*_VALUES, *_METHODS)
+        if member not in getattr(task, "__dict__", {}) and not hasattr(kind, member)
+    ]
+    missing += [
+        f"{member} (a method)"
+        for member in _METHODS
+        if member not in missing and not callable(getattr(task, member))
+    ]
+    if missing:
+        raise BadInputError(
+            f"Task {name} must have all members of cycleqd_jax.tasks.base.Task but "
+            f"lacks {', '.join(missing)}."
+        )
+    if not isinstance(task.name, str) or not task.name:
+        raise BadInputError(
+            f"Task {name} must have a text as its name but has {task.name!r}."
+        )
+    if not isinstance(task.max_new_tokens, int) or task.max_new_tokens < 1:
+        raise BadInputError(
+            f"Task {name} must have max_new_tokens of at least 1 but has "
+            f"{task.max_new_tokens!r}."
+        )
+    return task
+
+
+def _import(path: str) -> type:
+    module_name, colon, class_name = path.partition(":")
+    if not colon or not module_name or not class_name:
+        raise BadInputError(
+            f"Task {path!r} does not exist; give one of {', '.join(sorted(BUILT_IN))}, "
+            "or the import path package.module:Class of a task of your own."
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError, TypeError) as err:
+        raise BadInputError(
+            f"Task {path} could not be imported: {err}; check that {module_name} is on "
+            "Python's path and imports cleanly."
+        ) from err
+    kind = getattr(module, class_name, None)
+    if not inspect.isclass(kind):
+        found = "nothing" if kind is None else f"a {type(kind).__name__}"
+        raise BadInputError(
+            f"Task {path} must name a class, but {module_name} has {found} called "
+            f"{class_name}."
+        )
+    return kind

@@ -1,0 +1,73 @@
+"""Evolves one model with several skills from the experts of one base model.
+
+    python -m experiments.agent_skills \
+        --config experiments/configs/quickstart.yaml [key=value ...] [--resume]
+
+Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.io.run_folder import RunFolder
+from cycleqd_jax.run import evolve
+from experiments import console, plan
+from experiments.report import show_report, write_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and runs; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.agent_skills",
+        description="Merge the experts of one base model by CycleQD: evolve archives "
+        "of specialists, aggregate them into one model, and report on both.",
+        epilog="Settings override the config: seed=1 qd.num_generations=48.",
+    )
+    parser.add_argument("--config", required=True, help="a YAML file of settings")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings that override it"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in the run folder; start anew where there is none",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything and print the plan: memory, children, problems, time",
+    )
+    args = parser.parse_args(argv)
+    again = [sys.executable, "-m", "experiments.agent_skills", "--config", args.config]
+    again = shlex.join([*again, *args.settings, "--resume"])
+    return console.guarded(
+        lambda: _run(
+            load_config(args.config, args.settings, RunConfig),
+            resume=args.resume,
+            dry_run=args.dry_run,
+        ),
+        interrupted=f"What is done is kept; go on with: {again}",
+    )
+
+
+def _run(config: RunConfig, *, resume: bool, dry_run: bool) -> int:
+    console.use_compilation_cache()
+    if dry_run:
+        with console.ConsoleObserver() as observer:
+            plan.print_plan(config, observer)
+        return console.DONE
+    with RunFolder(config.run_dir, resume=resume) as folder:
+        if not (folder.is_finished and plan.is_complete(config, folder)):
+            with console.ConsoleObserver() as observer:
+                evolve(config, folder, observer)
+                observer.phase("writing the report")
+                write_report(folder.path)
+        show_report(folder.path)
+    return console.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+import types
+
+import numpy as np
+import pytest
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging import basis as basis_module
+from cycleqd_jax.merging.basis import compute_basis
+
+UP = "model.layers.0.mlp.up_proj.weight"
+Q = "model.layers.0.self_attn.q_proj.weight"
+EMBED = "model.embed_tokens.weight"
+
+
+def rebuild(basis, name, k):
+    slot = next(s for s in basis.layout if s.name == name)
+    s = np.asarray(basis.singular_values[slot.offset : slot.offset + slot.size])
+    s = s.reshape(slot.num_experts, slot.rank)[k].astype(np.float64)
+    u = np.asarray(basis.u[name], np.float64)[:, k]
+    v = np.asarray(basis.v[name], np.float64)[:, k]
+    return (u * s) @ v.T
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
+def test_full_rank_basis_rebuilds_every_task_vector(make, kind):
+    base = make.base()
+    experts = make.experts(kind, base)
+    basis = compute_basis(base, experts)
+    for k, tau in enumerate(make.dense_taus(base, experts)):
+        for slot in basis.layout:
+            got = rebuild(basis, slot.name, k)
+            want = tau[slot.name]
+            np.testing.assert_allclose(got, want, atol=1e-5 * (1 + np.abs(want).max()))
+        for name, deltas in basis.deltas.items():
+            np.testing.assert_allclose(np.asarray(deltas)[k], tau[name], rtol=1e-6)
+    assert basis.energy_report() == []
+    assert set(basis.expert_energy_kept().values()) == {1.0}
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
+def test_components_are_orthonormal_and_sorted(make, kind):
+    basis = compute_basis(make.base(), make.experts(kind, make.base()))
+    for slot in basis.layout:
+        s = np.asarray(basis.singular_values[slot.offset : slot.offset + slot.size])
+        for k, row in enumerate(s.reshape(slot.num_experts, slot.rank)):
+            assert (np.diff(row) <= 0).all()
+            live = row > 0
+            for side in (basis.u, basis.v):
+                columns = np.asarray(side[slot.name], np.float64)[:, k][:, live]
+                np.testing.assert_allclose(
+                    columns.T @ columns, np.eye(live.sum()), atol=1e-6
+                )
+                if kind == "lora":  # only padding has no singular value there
+                    assert not np.asarray(side[slot.name])[:, k][:, ~live].any()
+
+
+def test_layout_and_ranks_of_lora_experts(make):
+    base = make.base()
+    basis = compute_basis(
+        base, make.experts("lora", base), expert_names=["a", "b", "c"]
+    )
+    assert [(s.name, s.offset, s.rank) for s in basis.layout] == [(UP, 0, 3), (Q, 9, 4)]
+    assert basis.genome_size == 9 + 12 == basis.singular_values.size
+    owners = [0] * 3 + [1] * 3 + [2] * 3 + [0] * 4 + [1] * 4 + [2] * 4
+    assert basis.experts_of.tolist() == owners
+    s = np.asarray(basis.singular_values)
+    zero_padded = [2, 6, 7, 8, 9, 10, 11, 12, 15, 16]
+    assert np.flatnonzero(s == 0).tolist() == zero_padded
+    assert basis.deltas == {} and basis.expert_names == ("a", "b", "c")
+    assert basis.max_rank == 4
+    assert basis.u[UP].dtype == basis.singular_values.dtype == np.float32
+    assert basis.experts_of.dtype == np.int32
+
+
+def test_untouched_parameters_are_not_in_the_basis(make):
+    base = make.base()
+    basis = compute_basis(base, make.experts("full", base))
+    assert set(basis.u) == {UP, Q, EMBED}
+    assert set(basis.deltas) == {"model.norm.weight"}
+
+
+def test_signs_are_deterministic(make):
+    base = make.base()
+    basis = compute_basis(base, make.experts("full", base))
+    for u in basis.u.values():
+        columns = np.asarray(u).reshape(u.shape[0], -1)
+        largest = np.abs(columns).argmax(axis=0)
+        assert (columns[largest, np.arange(columns.shape[1])] > 0).all()
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_truncated_basis_reports_the_energy_it_keeps(make, rank):
+    base = make.base()
+    experts = make.experts("full", base)
+    basis = compute_basis(base, experts, rank)
+    taus = make.dense_taus(base, experts)
+    rows = {(row.name, row.expert): row for row in basis.energy_report()}
+    assert len(rows) == 9  # three matrices, three experts
+    kept_sum = total_sum = 0.0
+    for slot in basis.layout:
+        assert slot.rank == rank
+        for k in range(3):
+            s = np.linalg.svd(taus[k][slot.name], compute_uv=False)
+            row = rows[slot.name, str(k)]
+            assert row.kept == pytest.approx((s[:rank] ** 2).sum() / (s**2).sum())
+            assert row.energy == pytest.approx((taus[k][slot.name] ** 2).sum())
+            lost = taus[k][slot.name] - rebuild(basis, slot.name, k)
+            assert (lost**2).sum() == pytest.approx((s[rank:] ** 2).sum(), rel=1e-4)
+            if k == 0:
+                kept_sum += (s[:rank] ** 2).sum()
+                total_sum += (s**2).sum()
+    assert basis.expert_energy_kept()["0"] == pytest.approx(kept_sum / total_sum)
+
+
+def test_truncation_beyond_the_own_rank_loses_nothing(make):
+    base = make.base()
+    basis = compute_basis(base, make.experts("lora", base), 3)
+    assert [s.rank for s in basis.layout] == [3, 3]
+    lost = [(row.name, row.expert) for row in basis.energy_report()]
+    assert lost == [(Q, "2")]  # the only factor of rank 4
+
+
+@pytest.mark.parametrize("rank", [0, -1, 2.0, "all", True])
+def test_bad_rank_is_refused(make, rank):
+    base = make.base()
+    with pytest.raises(BadInputError, match="rank: expected"):
+        compute_basis(base, make.experts("lora", base), rank)
+
+
+def test_experts_equal_to_the_base_are_refused(make):
+    base = make.base()
+    same = types.SimpleNamespace(weights=dict(base))
+    with pytest.raises(BadInputError, match="nothing to merge"):
+        compute_basis(base, [same])
+    with pytest.raises(BadInputError, match="at least one expert"):
+        compute_basis(base, [])
+
+
+def test_a_step_between_task_vectors_and_basis_has_its_place(make):
+    """Halving every task vector halves the singular values and nothing else."""
+    base = make.base()
+    experts = make.experts("lora", base)
+    rows = basis_module.iterate_task_vectors(base, experts)
+
+    def halved(row):
+        factors = [d and type(d)(b=0.5 * d.b, a=d.a) for d in row.deltas]
+        return row._replace(deltas=tuple(factors))
+
+    got = basis_module.build_basis(map(halved, rows), ["0", "1", "2"])
+    want = compute_basis(base, experts)
+    np.testing.assert_allclose(got.singular_values, want.singular_values / 2, rtol=1e-6)
+    np.testing.assert_allclose(got.u[UP], want.u[UP], atol=1e-6)

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.qd.aggregation import (
+    aggregate,
+    champion_candidates,
+    choose_champions,
+    softmax,
+)
+from cycleqd_jax.qd.elites import Elite
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
+def test_equals_the_dense_definition(make, kind):
+    """Softmax-weighted task vectors of three materialised champions, in float64."""
+    problem = make.problem(kind)
+    bank = make.run(problem.basis)[1]
+    ids, qualities = [4, 0, 7], [0.9, 0.4, 0.65]
+    result = aggregate(bank.gather(ids), qualities)
+    got = materialise(problem.base, problem.basis, result.genome)
+    powers = np.exp(qualities)
+    beta = powers / powers.sum()
+    np.testing.assert_allclose(result.beta, beta, rtol=1e-12)
+    weights = [materialise(problem.base, problem.basis, bank.genome(i)) for i in ids]
+    for name, base in problem.base.items():
+        base = base.astype(np.float64)
+        taus = [np.asarray(w[name], np.float64) - base for w in weights]
+        want = base + sum(b * tau for b, tau in zip(beta, taus, strict=True))
+        np.testing.assert_allclose(got[name], want, atol=1e-5 * np.abs(want).max())
+
+
+def test_softmax_golden():
+    np.testing.assert_allclose(softmax([0.0, 0.0]), [0.5, 0.5])
+    np.testing.assert_allclose(
+        softmax([1.0, 0.5, 0.0]), [0.50648, 0.3072, 0.18632], atol=1e-5
+    )
+
+
+def elite(archive, cell, individual, quality):
+    return Elite(archive, cell, (0,), individual, quality, (quality, quality))
+
+
+def test_champions_are_chosen_by_validation_and_ties_by_rank():
+    candidates = (
+        (elite(0, 3, 5, 0.9), elite(0, 1, 6, 0.8), elite(0, 2, 7, 0.8)),
+        (elite(1, 0, 5, 0.7), elite(1, 4, 8, 0.6)),
+    )
+    first = choose_champions(candidates)
+    assert [c.elite.individual for c in first] == [5, 5]
+    assert [c.validated for c in first] == [None, None]
+    validated = {5: (0.4, 0.5), 6: (0.6, 0.0), 7: (0.6, 0.0), 8: (0.9, 0.5)}
+    chosen = choose_champions(candidates, validated)
+    # Archive 0: 6 and 7 tie, 6 ranks first. Archive 1: a tie, 5 ranks first.
+    assert [c.elite.individual for c in chosen] == [6, 5]
+    assert [c.validated for c in chosen] == [0.6, 0.5]
+    with pytest.raises(ValueError, match="scores of individual 8"):
+        choose_champions(candidates, {5: (1, 1), 6: (1, 1), 7: (1, 1)})
+
+
+def test_candidates_are_the_best_of_each_archive(make):
+    archives, bank = make.run(make.problem("lora").basis, num_children=20)
+    best = champion_candidates(archives, bank, 3)
+    for task, row in enumerate(best):
+        assert len(row) == 3
+        qualities = sorted(bank.scores[archives.ids(task), task], reverse=True)
+        assert [e.quality for e in row] == qualities[:3]
+    assert len(champion_candidates(archives, bank, 1000)[0]) == archives.ids(0).size
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        champion_candidates(archives, bank, 0)

@@ -1,0 +1,117 @@
+import jax
+import numpy as np
+import pytest
+
+from cycleqd_jax.qd.archives import (
+    SCORES,
+    Archives,
+    Status,
+    empty_archives,
+    state_fingerprint,
+)
+from cycleqd_jax.qd.cells import behaviour_bins
+
+RANGES = ((0.0, 1.0),) * 3
+
+
+def test_an_elite_is_replaced_only_by_a_strictly_better_one():
+    archives = empty_archives(RANGES, 4)
+    archives, status = archives.offer(0, [0.5, 0.1, 0.1])
+    assert status == (Status.NEW,) * 3
+    archives, status = archives.offer(1, [0.5, 0.1, 0.1])
+    assert status == (Status.REJECTED,) * 3  # equal quality keeps the first
+    archives, status = archives.offer(2, [0.5, 0.2, 0.1])
+    # Archive 0: same cell, same quality. Archive 1: better. Archive 2: same quality.
+    assert status == (Status.REJECTED, Status.IMPROVED, Status.REJECTED)
+    archives, status = archives.offer(3, [0.5, 0.15, 0.9])
+    assert status == (Status.NEW, Status.NEW, Status.IMPROVED)
+    assert sorted(archives.ids(0)) == [0, 3]
+    assert sorted(archives.ids(1)) == [2, 3]
+    assert archives.ids(2).tolist() == [3]
+    assert archives.kept_ids() == {0, 2, 3}
+
+
+def brute_force(individuals, ranges, bins):
+    """MAP-Elites with dictionaries: per archive, bins -> (id, scores)."""
+    grids = [{} for _ in ranges]
+    for individual, scores in individuals:
+        for task, grid in enumerate(grids):
+            place = behaviour_bins(scores, ranges, bins, task)
+            if place not in grid or scores[task] > grid[place][1][task]:
+                grid[place] = (individual, scores)
+    return grids
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 4, 5])
+def test_equals_map_elites_with_dictionaries(num_tasks):
+    """Many ties (scores are multiples of 1/4), 120 individuals, 3 bins."""
+    rng = np.random.default_rng(num_tasks)
+    ranges = tuple((0.1 * k, 0.6 + 0.1 * k) for k in range(num_tasks))
+    individuals = [
+        (i, (rng.integers(0, 5, num_tasks) / 4).tolist()) for i in range(120)
+    ]
+    archives = empty_archives(ranges, 3)
+    for individual, scores in individuals:
+        archives, _ = archives.offer(individual, scores)
+    for task, grid in enumerate(brute_force(individuals, ranges, 3)):
+        repertoire = archives.repertoires[task]
+        assert repertoire.fitnesses.shape == (3 ** (num_tasks - 1), 1)
+        filled = np.flatnonzero(np.asarray(repertoire.fitnesses)[:, 0] > -np.inf)
+        got = {
+            tuple(archives.cell_bins(task)[cell].tolist()): (
+                int(repertoire.genotypes[cell]),
+                np.asarray(repertoire.extra_scores[SCORES])[cell].tolist(),
+            )
+            for cell in filled
+        }
+        assert got == grid
+        assert [float(repertoire.fitnesses[c, 0]) for c in filled] == [
+            np.asarray(repertoire.extra_scores[SCORES])[c, task] for c in filled
+        ]
+
+
+def test_order_decides_between_equals():
+    one, _ = empty_archives(RANGES, 2).offer(7, [0.5, 0.5, 0.5])
+    one, _ = one.offer(8, [0.5, 0.4, 0.5])
+    other, _ = empty_archives(RANGES, 2).offer(8, [0.5, 0.4, 0.5])
+    other, _ = other.offer(7, [0.5, 0.5, 0.5])
+    assert one.ids(0).tolist() == [7] and other.ids(0).tolist() == [8]
+    assert one.ids(1).tolist() == other.ids(1).tolist() == [7]
+
+
+def test_repertoires_do_not_share_arrays_and_can_be_donated():
+    archives = empty_archives(RANGES, 3)
+    step = jax.jit(
+        lambda reps: jax.tree.map(lambda leaf: leaf + 0, reps), donate_argnums=0
+    )
+    out = step(archives.repertoires)
+    assert len(out) == 3 and np.asarray(out[0].centroids).shape == (9, 2)
+
+
+def test_round_trip_and_fingerprint(make):
+    archives, bank = make.run(make.problem("lora").basis)
+    again = Archives.from_numpy(archives.to_numpy())
+    assert jax.tree.structure(again) == jax.tree.structure(archives)
+    for got, want in zip(
+        jax.tree.leaves(again), jax.tree.leaves(archives), strict=True
+    ):
+        np.testing.assert_array_equal(got, want)
+        assert got.dtype == want.dtype
+    assert state_fingerprint(again, bank) == state_fingerprint(archives, bank)
+    scores = [0.93, 0.02, 0.03]
+    changed, statuses = archives.offer(99, scores)
+    assert statuses[0] is not Status.REJECTED
+    assert state_fingerprint(changed, bank) != state_fingerprint(archives, bank)
+    further, _ = again.offer(99, scores)
+    assert state_fingerprint(further, bank) == state_fingerprint(changed, bank)
+
+
+@pytest.mark.parametrize("scores", [[0.5, 0.5], [0.5, 0.5, 1.1], [0.5, 0.5, np.nan]])
+def test_bad_scores_are_refused(scores):
+    with pytest.raises(ValueError, match=r"expected 3 numbers in \[0, 1\]"):
+        empty_archives(RANGES, 3).offer(0, scores)
+
+
+def test_one_task_is_refused():
+    with pytest.raises(ValueError, match="at least two tasks"):
+        empty_archives([(0.0, 1.0)], 3)

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from cycleqd_jax.merging.genome import genome_hash
+from cycleqd_jax.qd.bank import Ancestor, Bank
+
+
+@pytest.fixture
+def bank(make):
+    return make.run(make.problem("mixed").basis, num_children=6)[1]
+
+
+def assert_same(got, want):
+    assert got.keys() == want.keys()
+    for name, array in want.items():
+        np.testing.assert_array_equal(got[name], array)
+        assert got[name].dtype == array.dtype, name
+
+
+def test_round_trip(bank):
+    pruned = bank.prune([4, 7])
+    for one in (bank, pruned, Bank.empty(3)):
+        again = Bank.from_numpy(one.to_numpy())
+        assert_same(again.to_numpy(), one.to_numpy())
+        assert again.next_id == one.next_id
+    assert bank.scores.dtype == np.float64  # 1/3 survives
+
+
+def test_scores_keep_their_float64_value(make):
+    genome = make.genome(make.problem("lora").basis)
+    bank = Bank.empty(3).add_expert(genome, [1 / 3, 0.1, 0.7])
+    assert Bank.from_numpy(bank.to_numpy()).scores[0].tolist() == [1 / 3, 0.1, 0.7]
+
+
+def test_appending_leaves_the_old_bank_alone(make, bank):
+    before = bank.to_numpy()
+    genome = make.genome(make.problem("mixed").basis, 99)
+    bigger = bank.add_child(
+        genome, [0.1, 0.2, 0.3], parents=[0, 8], weights=[1.0, 1.1], active=2
+    )
+    assert bank.next_id == 9 and bigger.next_id == 10
+    assert_same(bank.to_numpy(), before)
+    assert bigger.genomes[3] is bank.genomes[3]  # shared, not copied
+    assert genome_hash(bigger.genome(9)) == genome_hash(genome)
+    genome.coefficients[:] = 0  # the bank holds its own copy
+    assert bigger.genome(9).coefficients.any()
+
+
+def test_pruning_drops_genomes_but_no_ancestry(bank):
+    pruned = bank.prune([5])
+    assert sorted(pruned.genomes) == [0, 1, 2, 5]
+    assert pruned.lineage(8) == bank.lineage(8)
+    np.testing.assert_array_equal(pruned.scores, bank.scores)
+    with pytest.raises(KeyError, match="dropped or never added"):
+        pruned.gather([0, 4])
+
+
+def test_gather_repeats_and_orders(bank):
+    batch = bank.gather([4, 0, 4])
+    assert batch.coefficients.shape[0] == 3
+    for row, individual in enumerate([4, 0, 4]):
+        np.testing.assert_array_equal(
+            batch.coefficients[row], bank.genome(individual).coefficients
+        )
+
+
+def test_lineage_lists_every_ancestor_once(make):
+    genome = make.genome(make.problem("lora").basis)
+    bank, scores = Bank.empty(3), [0.1, 0.2, 0.3]
+    for _ in range(3):
+        bank = bank.add_expert(genome, scores)
+    for parents in ([0, 1], [3, 1], [4, 3]):
+        bank = bank.add_child(
+            genome, scores, parents=parents, weights=[0.5, 1.5], active=1
+        )
+    assert bank.lineage(5) == [
+        Ancestor(5, (4, 3), (0.5, 1.5), 1),
+        Ancestor(4, (3, 1), (0.5, 1.5), 1),
+        Ancestor(3, (0, 1), (0.5, 1.5), 1),
+        Ancestor(1, (), (), -1),
+        Ancestor(0, (), (), -1),
+    ]
+    assert bank.lineage(2) == [Ancestor(2, (), (), -1)]
+    with pytest.raises(KeyError, match="below 6, got 6"):
+        bank.lineage(6)
+
+
+def test_wrong_additions_are_refused(make, bank):
+    genome = make.genome(make.problem("mixed").basis)
+    with pytest.raises(ValueError, match="at most 3, one per task"):
+        bank.add_expert(genome, [0.1, 0.2, 0.3])
+    child = {"weights": [1, 1], "active": 0}
+    with pytest.raises(ValueError, match="two ids below 9"):
+        bank.add_child(genome, [0.1, 0.2, 0.3], parents=[0, 9], **child)
+    with pytest.raises(ValueError, match="expected 3 numbers"):
+        bank.add_child(genome, [0.1, 0.2], parents=[0, 1], **child)
+    with pytest.raises(ValueError, match="expected 3 experts"):
+        Bank.empty(3).add_child(genome, [0.1, 0.2, 0.3], parents=[0, 1], **child)

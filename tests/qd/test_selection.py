@@ -1,0 +1,105 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from qdax.core.emitters.repertoire_selectors.selector import Selector
+
+from cycleqd_jax.qd.archives import empty_archives
+from cycleqd_jax.qd.selection import EliteSelector, draw_pair, elite_weights
+
+ROWS = [[0.9, 0.1, 0.5], [0.3, 0.9, 0.5], [0.6, 0.5, 0.5], [0.1, 0.4, 0.5]]
+
+
+def filled(rows=ROWS):
+    archives = empty_archives([(0.0, 1.0)] * 3, 5)
+    for i, scores in enumerate(rows):
+        archives, _ = archives.offer(i, scores)
+    return archives.repertoires[0]
+
+
+def exact_weights(rows, low, high):
+    """The rule of the module docstring, in float64."""
+    rows = np.asarray(rows)
+    weights = np.ones(len(rows))
+    for column in rows.T:
+        if column.max() > column.min():
+            share = (column - column.min()) / (column.max() - column.min())
+            weights *= low + share * (high - low)
+    return weights
+
+
+def pair_probabilities(weights):
+    """Of every ordered pair, drawn one after the other without replacement."""
+    p = weights / weights.sum()
+    return {
+        (i, j): p[i] * p[j] / (1 - p[i])
+        for i, j in itertools.permutations(range(len(p)), 2)
+    }
+
+
+@pytest.mark.parametrize("low, high", [(0.5, 0.8), (0.2, 1.0)])
+def test_weights_follow_the_rule(low, high):
+    repertoire = filled()
+    weights = np.asarray(elite_weights(repertoire, alpha_low=low, alpha_high=high))
+    cells = np.flatnonzero(np.asarray(repertoire.fitnesses)[:, 0] > -np.inf)
+    by_id = dict(
+        zip(np.asarray(repertoire.genotypes)[cells], weights[cells], strict=True)
+    )
+    want = exact_weights(ROWS, low, high)
+    np.testing.assert_allclose([by_id[i] for i in range(4)], want, rtol=1e-6)
+    assert weights.sum() == pytest.approx(want.sum(), rel=1e-6)  # empty cells: 0
+
+
+def test_a_golden_weight_by_hand():
+    """Elite 0: quality the highest (0.8), first behaviour the lowest (0.5), third 1."""
+    repertoire = filled()
+    weights = np.asarray(elite_weights(repertoire, alpha_low=0.5, alpha_high=0.8))
+    cell = int(np.asarray(repertoire.fitnesses)[:, 0].argmax())
+    assert weights[cell] == pytest.approx(0.8 * 0.5 * 1.0)
+
+
+def test_pairs_are_drawn_with_the_exact_probabilities():
+    """Chi-square over the 12 ordered pairs of 4 elites, 60 000 draws."""
+    draws = 60_000
+    selected = EliteSelector(0.2, 1.0).select(filled(), jax.random.key(0), 2 * draws)
+    pairs = np.asarray(selected.genotypes).reshape(draws, 2)
+    statistic = 0.0
+    for (i, j), p in pair_probabilities(exact_weights(ROWS, 0.2, 1.0)).items():
+        observed = ((pairs[:, 0] == i) & (pairs[:, 1] == j)).sum()
+        statistic += (observed - draws * p) ** 2 / (draws * p)
+    assert statistic < 31.3  # 11 degrees of freedom, 0.1 %
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+
+
+def test_a_single_elite_is_both_parents():
+    selected = EliteSelector().select(filled(ROWS[:1]), jax.random.key(0), 6)
+    assert selected.genotypes.tolist() == [0] * 6
+
+
+def test_two_elites_are_always_both_drawn():
+    selected = EliteSelector().select(filled(ROWS[:2]), jax.random.key(0), 40)
+    pairs = np.asarray(selected.genotypes).reshape(-1, 2)
+    assert set(map(tuple, pairs.tolist())) == {(0, 1), (1, 0)}
+
+
+def test_it_is_a_qdax_selector_and_jits():
+    selector = EliteSelector()
+    assert isinstance(selector, Selector)
+    repertoire, key = filled(), jax.random.key(4)
+    eager = repertoire.select(key, 8, selector)
+    jitted = jax.jit(lambda r, k: r.select(k, 8, selector))(repertoire, key)
+    assert eager.genotypes.tolist() == jitted.genotypes.tolist()
+    assert eager.genotypes.dtype == jitted.genotypes.dtype == jnp.int32
+    assert eager.extra_scores["scores"].shape == (8, 3)
+    for num_samples in (0, 3):
+        with pytest.raises(ValueError, match="even number"):
+            selector.select(repertoire, key, num_samples)
+
+
+def test_cells_without_weight_are_never_drawn():
+    weights = jnp.asarray([0.0, 1.0, 0.0, 1e-30, 0.0])
+    keys = jax.random.split(jax.random.key(0), 500)
+    pairs = np.asarray(jax.vmap(lambda k: draw_pair(weights, k))(keys))
+    assert set(map(tuple, pairs.tolist())) == {(1, 3)}

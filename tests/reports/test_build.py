@@ -1,0 +1,197 @@
+import html.parser
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cycleqd_jax.reports import build
+
+PNGS = ("scores", "archives", "progress", "lineage")
+
+
+@pytest.fixture(scope="module")
+def report(finished_run):
+    written = build.write_report(finished_run)
+    assert json.loads((finished_run / "report" / "report.json").read_text()) == written
+    return written
+
+
+def results(run):
+    rows = []
+    for path in (run / "results").glob("*.parquet"):
+        rows += pq.read_table(path).to_pylist()
+    return rows
+
+
+def test_rows_of_the_table(report):
+    assert list(report["models"]) == [
+        "base",
+        "expert/skill_a",
+        "expert/skill_b",
+        "expert/skill_c",
+        "uniform_merge",
+        "scaled_merge",
+        "best_of_archive",
+        "aggregated",
+    ]
+    assert report["evaluated_children"] == 14
+    assert report["archives_fingerprint"].startswith("sha256:")
+    assert report["timing"]["total_s"] == 120.5
+
+
+@pytest.mark.parametrize("model", ["base", "expert/skill_b", "aggregated"])
+def test_scores_equal_those_of_the_results(report, finished_run, model):
+    entry = report["models"][model]["test"]
+    rows = [
+        row
+        for row in results(finished_run)
+        if row["individual"] == model and row["split"] == "test"
+    ]
+    assert entry["problems"] == len(rows) == 60
+    scores = []
+    for task in ("skill_a", "skill_b", "skill_c"):
+        scores.append(np.mean([row["score"] for row in rows if row["task"] == task]))
+        assert entry[task] == pytest.approx(scores[-1])
+        low, high = entry["interval"][task]
+        assert 0 <= low < entry[task] < high <= 1
+    assert entry["mean"] == pytest.approx(np.mean(scores))
+
+
+def test_selected_models_are_found_under_the_name_they_were_selected_by(
+    report, finished_run
+):
+    state = json.loads((finished_run / "state.json").read_text())
+    rows = results(finished_run)
+    for model, name in [
+        ("scaled_merge", "scaled_merge/0.4"),
+        ("best_of_archive", state["best_of_archive"]),
+    ]:
+        scores = [
+            row["score"]
+            for row in rows
+            if row["individual"] == name and row["split"] == "optimise"
+        ]
+        assert len(scores) == 36
+        got = report["models"][model]["optimise"]["mean"]
+        assert got == pytest.approx(np.mean(scores))
+        assert "validate" not in report["models"][model]
+
+
+def test_optimise_is_marked_as_selected(report, finished_run):
+    assert "optimise" in report["selected_on"] and "test" not in report["selected_on"]
+    page = (finished_run / "report" / "report.html").read_text()
+    assert 'Scores on optimise <span class="tag">selected' in page
+
+
+def test_paired_differences(report):
+    pairs = {(p["against"], p["split"]): p for p in report["paired"]}
+    for other in ("uniform_merge", "scaled_merge", "base", "expert/skill_a"):
+        pair = pairs[other, "test"]
+        gap = (
+            report["models"]["aggregated"]["test"]["mean"]
+            - report["models"][other]["test"]["mean"]
+        )
+        assert pair["difference"] == pytest.approx(gap)
+        assert pair["won"] - pair["lost"] == pytest.approx(60 * gap)
+        assert pair["standard_error"] > 0
+    assert ("scaled_merge", "validate") not in pairs  # it was not evaluated there
+
+
+def test_archives_and_champions(report, finished_run):
+    rows = pq.read_table(finished_run / "archives.parquet").to_pylist()
+    for task, entry in report["archives"].items():
+        qualities = [row["quality"] for row in rows if row["archive"] == task]
+        assert entry["elites"] == len(qualities)
+        assert entry["coverage"] == len(qualities) / 36
+        assert entry["best"] == max(qualities)
+        assert entry["qd_score"] == pytest.approx(sum(qualities))
+    for champion in report["aggregation"].values():
+        assert sum(champion["expert_shares"].values()) == pytest.approx(1)
+
+
+def test_equal_runs_elsewhere_and_slower_give_equal_bytes(fabricate, finished_run):
+    """Only times may differ: `timing` of the JSON and one line of the page."""
+    other = fabricate()
+    (other / "timing.jsonl").write_text('{"phase": "loop", "seconds": 7777.0}\n')
+    (other / "config.yaml").write_text(
+        (other / "config.yaml").read_text().replace(str(other), "another/folder")
+    )
+    for run in (finished_run, other):
+        build.write_report(run)
+    one, two = finished_run / "report", other / "report"
+    for name in PNGS:
+        assert (one / f"{name}.png").read_bytes() == (two / f"{name}.png").read_bytes()
+    reports = [
+        json.loads((folder / "report.json").read_text()) for folder in (one, two)
+    ]
+    assert reports[0].pop("timing") != reports[1].pop("timing")
+    assert json.dumps(reports[0]) == json.dumps(reports[1])
+    lines = [(folder / "report.html").read_text().splitlines() for folder in (one, two)]
+    different = [a for a, b in zip(*lines, strict=True) if a != b]
+    assert len(different) == 1 and 'id="wall-time"' in different[0]
+
+
+class Checker(html.parser.HTMLParser):
+    """Finds what a page would fetch, and tags left open."""
+
+    VOID = ("meta", "img", "link", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.tags = [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_fetches_nothing(report, finished_run):
+    text = (finished_run / "report" / "report.html").read_text()
+    checker = Checker()
+    checker.feed(text)
+    assert not checker.open
+    assert len(checker.sources) == len(PNGS)
+    assert all(src.startswith("data:image/png;base64,") for src in checker.sources)
+    assert not {"script", "link", "iframe"} & checker.tags
+    assert "http" not in re.sub(r"base64,[^\"]*", "", text) and "url(" not in text
+    assert "answer &lt;0&gt; &amp; more" in text and "answer <" not in text
+
+
+@pytest.mark.parametrize(("num_tasks", "num_children"), [(2, 1), (4, 9), (5, 5)])
+def test_other_numbers_of_tasks(fabricate, num_tasks, num_children):
+    run = fabricate(num_tasks, num_children)
+    report = build.write_report(run)
+    assert len(report["models"]) == num_tasks + 5
+    for name in PNGS:
+        png = (run / "report" / f"{name}.png").read_bytes()
+        assert png.startswith(b"\x89PNG") and len(png) > 5000
+
+
+def test_without_a_test_split_optimise_comes_first(fabricate):
+    run = fabricate()
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace('"test": 20', '"test": 0'))
+    for path in (run / "results").glob("*.parquet"):
+        table = pq.read_table(path)
+        keep = [split != "test" for split in table["split"].to_pylist()]
+        pq.write_table(table.filter(keep), path)
+    # scaled_merge and best_of_archive have it under the names they were selected by.
+    report = build.write_report(run)
+    assert build.main_split(report) == "optimise"
+    assert "Scores on optimise" in (run / "report" / "report.html").read_text()
+
+
+def test_report_folder_that_cannot_be_written(fabricate):
+    run = fabricate(2, 1)
+    shutil.rmtree(run / "report", ignore_errors=True)
+    (run / "report").write_text("a file where the folder should be")
+    with pytest.raises(build.BadInputError, match="cannot be written"):
+        build.write_report(run)

@@ -1,0 +1,133 @@
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.reports.run_data import read_run
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """A copy that may be spoilt."""
+    return shutil.copytree(finished_run, tmp_path / "run")
+
+
+def edit(path, change):
+    table = pq.read_table(path)
+    pq.write_table(
+        pa.Table.from_pylist([change(dict(r)) for r in table.to_pylist()]), path
+    )
+
+
+def refusal(run) -> str:
+    with pytest.raises(BadInputError) as caught:
+        read_run(run)
+    text = str(caught.value)
+    assert "\n" not in text and text.endswith(".")
+    return text
+
+
+def test_reads_children_in_order(run):
+    data = read_run(run)
+    assert [child.generation for child in data.children] == list(range(1, 15))
+    assert data.children[3].name == "child/4"
+    assert data.tasks == ("skill_a", "skill_b", "skill_c")
+
+
+def test_samples_are_one_solved_and_one_unsolved_per_task(run):
+    samples = read_run(run).samples
+    assert {s["split"] for s in samples} == {"test"}
+    for task in ("skill_a", "skill_b", "skill_c"):
+        outcomes = [s["outcome"] for s in samples if s["task"] == task]
+        assert sorted(outcomes) == ["solved", "wrong"]
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    assert "not a run folder" in refusal(tmp_path)
+    assert "not a run folder" in refusal(tmp_path / "missing")
+
+
+def test_an_unfinished_run_says_what_is_missing(run):
+    state = json.loads((run / "state.json").read_text())
+    del state["aggregation"]
+    (run / "state.json").write_text(json.dumps(state))
+    assert "has not finished, state.json has no aggregation" in refusal(run)
+    (run / "state.json").unlink()
+    assert "has not finished, state.json is missing" in refusal(run)
+
+
+@pytest.mark.parametrize("name", ["archives.parquet", "metrics", "results"])
+def test_missing_files(run, name):
+    path = run / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert "has not finished" in refusal(run) and name in refusal(run)
+
+
+def test_a_model_without_test_scores(run):
+    (run / "results" / "uniform_merge.parquet").unlink()
+    assert "no score of uniform_merge on test of skill_a" in refusal(run)
+
+
+def test_models_scored_on_different_problems(run):
+    path = run / "results" / "aggregated.parquet"
+    edit(path, lambda r: r | {"problem": r["problem"].replace("test/3", "test/99")})
+    assert "aggregated was scored on other problems of test" in refusal(run)
+
+
+@pytest.mark.parametrize("score", [2.0, -0.1, float("nan")])
+def test_impossible_scores(run, score):
+    path = run / "results" / "base.parquet"
+    edit(path, lambda r: r | {"score": score})
+    assert "base scores" in refusal(run) and "from 0 to 1" in refusal(run)
+
+
+def test_contradicting_scores(run):
+    original = run / "results" / "base.parquet"
+    copy = run / "results" / "base-again.parquet"
+    shutil.copy(original, copy)
+    read_run(run)  # the same twice is harmless
+    edit(copy, lambda r: r | {"score": 1.0 - r["score"]})
+    assert "expected one score" in refusal(run)
+
+
+def test_own_name_goes_before_the_name_of_selection(run):
+    """Under its own name a model is scored as it will be exported."""
+    before = read_run(run).scores["scaled_merge"]["optimise"]
+    source = run / "results" / "scaled-0.4-optimise.parquet"
+    own = run / "results" / "scaled-own.parquet"
+    shutil.copy(source, own)
+    edit(own, lambda r: r | {"individual": "scaled_merge", "score": 1.0 - r["score"]})
+    after = read_run(run).scores["scaled_merge"]["optimise"]
+    for task, problems in before.items():
+        assert after[task] == {p: 1.0 - score for p, score in problems.items()}
+
+
+def test_damaged_files(run):
+    path = run / "archives.parquet"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert "archives.parquet: not readable as Parquet" in refusal(run)
+    (run / "state.json").write_text("{")
+    assert "state.json: not readable as JSON" in refusal(run)
+
+
+def test_wrong_columns_and_entries(run):
+    path = run / "archives.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["quality"]), path)
+    assert "expected a column quality" in refusal(run)
+    pq.write_table(table, path)
+    (run / "timing.jsonl").write_text("3\n")
+    assert "timing.jsonl" in refusal(run)
+    state = json.loads((run / "state.json").read_text())
+    (run / "state.json").write_text(json.dumps(state | {"bins": "many"}))
+    assert "bins is 'many'" in refusal(run)
+    (run / "state.json").write_text("[]")
+    assert "expected a mapping" in refusal(run)
+
+
+def test_times_may_be_missing(run):
+    (run / "timing.jsonl").unlink()
+    assert read_run(run).seconds == {}

@@ -1,0 +1,149 @@
+"""Hidden calls, and answers that attack their judge."""
+
+import pytest
+
+from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
+from cycleqd_jax.tasks.pocket.coding import PocketCoding
+
+
+@pytest.fixture(scope="module")
+def coding():
+    return PocketCoding(TaskSettings(0, {Split.TEST: 96}))
+
+
+def renamed(problem, body: str) -> str:
+    """An answer with the function's name and signature in place of NAME and HEAD."""
+    head = problem.answer.partition("\n")[0]
+    return body.replace("HEAD", head).replace("NAME", problem.data["function"])
+
+
+def outcomes(coding, play, problem, bodies):
+    results = play(coding, [(problem, [renamed(problem, body)]) for body in bodies])
+    return results
+
+
+def test_other_right_ways_are_right(coding, play, find_problem):
+    cases = {
+        "sum_squares": "HEAD\n    total = 0\n    for n in ARG:\n"
+        "        total += n ** 2\n"
+        "    return float(total)",
+        "evens": "NAME = lambda ARG: list(filter(lambda n: not n % 2, ARG))",
+        "distinct": "import collections\nHEAD\n    ARG = list(dict.fromkeys(ARG))\n"
+        "    ARG.sort()\n    return ARG",
+        "mean": "from statistics import mean\nNAME = mean",
+        "reverse": "HEAD\n    print('hello')\n    ARG.reverse()\n    return ARG\n"
+        "print(NAME([1, 2]))",
+    }
+    episodes = []
+    for template, body in cases.items():
+        problem = find_problem(coding, template)
+        argument = problem.answer.partition("(")[2].partition(")")[0]
+        body = renamed(problem, body.replace("ARG", argument))
+        episodes.append((problem, [f"```python\n{body}\n```"]))
+    results = play(coding, episodes)
+    assert [r.outcome for r in results] == [Outcome.SOLVED] * len(cases), results
+
+
+def test_types_of_outputs_count(coding, play, find_problem):
+    evens, contains = find_problem(coding, "evens"), find_problem(coding, "contains")
+    argument = evens.answer.partition("(")[2].partition(")")[0]
+    as_tuple = f"HEAD\n    return tuple(n for n in {argument} if n % 2 == 0)"
+    as_iterator = f"HEAD\n    return (n for n in {argument} if n % 2 == 0)"
+    as_number = contains.answer.replace("return ", "return 1 * (") + ")"
+    results = play(
+        coding,
+        [
+            (evens, [renamed(evens, as_tuple)]),
+            (evens, [renamed(evens, as_iterator)]),
+            (contains, [as_number]),
+        ],
+    )
+    assert all(r.outcome is Outcome.WRONG for r in results)
+    assert "(" in results[0].explanation and "<generator>" in results[1].explanation
+
+
+HOSTILE = {
+    "no function": "x = 1",
+    "prose": "The function NAME adds numbers.",
+    "exit with success": "import sys\nHEAD\n    sys.exit(0)",
+    "exit at once": "raise SystemExit(0)",
+    "hard exit": "import os\nos._exit(0)",
+    "hard exit later": "import os\nHEAD\n    os._exit(0)",
+    "killed": "import os\nos.kill(os.getpid(), 9)",
+    "endless": "while True: pass",
+    "endless later": "HEAD\n    while True: pass",
+    "giant output": "print('x' * 10**8)",
+    "giant text": "HEAD\n    return 'x' * 10**7",
+    "giant number": "HEAD\n    return 7 ** 7 ** 6",
+    "giant list": "HEAD\n    return [0] * 10**10",
+    "nested": "HEAD\n    x = []\n    for _ in range(9999): x = [x]\n    return x",
+    "recursion": "HEAD\n    return NAME(1, 1) or NAME(1)",
+    "equal to all": "class E:\n    __eq__ = lambda s, o: True\nHEAD\n    return E()",
+    "lying text": "class S(int):\n    __repr__ = lambda s: '[]'\nHEAD\n    return S()",
+    "raises oddly": "class X(BaseException):\n    def __str__(self): raise self\n"
+    "HEAD\n    raise X",
+    "broken builtins": "import builtins\nbuiltins.type = builtins.len = None\n"
+    "HEAD\n    return 0",
+    "patched encoder": "import sys\nm = sys.modules['__main__']\n"
+    "m._encode = lambda *a: '[true, true]'\nHEAD\n    return 0",
+    "forged results": "print('[1, 2, 3]')\nimport os\nos._exit(0)",
+    "no output": "import sys\nsys.__stdout__.close()\nHEAD\n    return 0",
+    "surrogates": "HEAD\n    raise ValueError('\\ud800\\n' * 3)",
+}
+
+
+def test_hostile_answers_are_wrong_and_nothing_worse(coding, play, find_problem):
+    problem = find_problem(coding, "sum_squares")
+    results = outcomes(coding, play, problem, HOSTILE.values())
+    for name, result in zip(HOSTILE, results, strict=True):
+        assert result.outcome is Outcome.WRONG, name
+        assert result.explanation and "\n" not in result.explanation, name
+        result.explanation.encode()
+
+
+def test_no_answer_sees_what_it_is_judged_by(coding, in_sandbox, find_problem):
+    """Everything the process can read holds inputs, and no expected output."""
+    problem = find_problem(coding, "digit_sum")
+    secret = repr(problem.data["expected"])
+    programs = []
+
+    class Watching:
+        async def run(self, program):
+            programs.append(program)
+            return await self.inner.run(program)
+
+    async def judge(sandbox):
+        watching = Watching()
+        watching.inner = sandbox
+        return await coding.judge(problem, "print(open('main.py').read())", watching)
+
+    assert in_sandbox(judge)
+    (program,) = programs
+    everything = repr((program.argv, program.stdin, program.files))
+    assert repr(problem.data["calls"]) in everything and secret not in everything
+
+
+def test_a_snooping_answer_finds_no_expectation(coding, play, find_problem):
+    snoop = (
+        "import gc, sys\n"
+        "HEAD\n"
+        "    frame, found = sys._getframe(), []\n"
+        "    while frame:\n"
+        "        found.append(sorted(frame.f_locals)); frame = frame.f_back\n"
+        "    return [found, sys.argv, open('main.py').read()[-900:], sys.stdin.read()]"
+    )
+    problem = find_problem(coding, "digit_sum")
+    (result,) = outcomes(coding, play, problem, [snoop])
+    assert result.outcome is Outcome.WRONG
+    assert "expected" not in result.explanation
+
+
+def test_verdicts_do_not_depend_on_hash_seeds(coding, in_sandbox, find_problem):
+    """The order of a set is the same in every run, so a verdict is too."""
+    problem = find_problem(coding, "upper")
+    answer = renamed(problem, "HEAD\n    return list(set('abcdefgh'))")
+    reasons = {
+        in_sandbox(lambda sandbox: coding.judge(problem, answer, sandbox))
+        for _ in range(3)
+    }
+    assert len(reasons) == 1

@@ -1,0 +1,132 @@
+"""Splits that share nothing and do not move."""
+
+import collections
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.tasks.base import Split, TaskSettings
+from cycleqd_jax.tasks.pocket import generator
+
+
+def held_out(task) -> set[str]:
+    return {t.id for t in task.templates if t.held_out}
+
+
+def templates_in(task, split) -> collections.Counter:
+    return collections.Counter(p.data["template"] for p in task.problems(split))
+
+
+def test_template_ids_are_unique_and_some_are_held_out(task):
+    ids = [t.id for t in task.templates]
+    assert len(ids) == len(set(ids)) == 48
+    assert 6 <= len(held_out(task)) <= 8
+
+
+def test_splits_share_no_prompt_and_no_answer(task):
+    seen = collections.defaultdict(set)
+    for split in Split:
+        for problem in task.problems(split):
+            seen[problem.prompt].add(split)
+            seen[problem.answer].add(split)
+    assert all(len(splits) == 1 for splits in seen.values())
+
+
+def test_ids_are_unique_and_name_the_place(task):
+    ids = [p.id for split in Split for p in task.problems(split)]
+    assert len(set(ids)) == len(ids)
+    assert task.problems(Split.TEST)[5].id == f"{task.name}/test/5"
+
+
+def test_prompts_within_a_split_are_distinct(task):
+    for split in Split:
+        prompts = [p.prompt for p in task.problems(split)]
+        assert len(set(prompts)) == len(prompts)
+
+
+def test_held_out_templates_are_only_absent_from_train(task):
+    assert not held_out(task) & templates_in(task, Split.TRAIN).keys()
+    for split in (Split.OPTIMISE, Split.VALIDATE, Split.TEST):
+        assert held_out(task) <= templates_in(task, split).keys()
+
+
+def test_every_split_visits_its_templates_evenly(task):
+    assert len(templates_in(task, Split.OPTIMISE)) == 48  # 48 problems
+    assert set(templates_in(task, Split.TEST).values()) == {2}  # 96 problems
+    first = [p.data["template"] for p in task.problems(Split.TEST)[:24]]
+    assert len(set(first)) == 24
+
+
+def test_sizes_change_neither_other_splits_nor_the_beginning(task):
+    shorter = type(task)(TaskSettings(0, {Split.TEST: 30, Split.TRAIN: 7}))
+    for split, size in ((Split.TEST, 30), (Split.TRAIN, 7), (Split.VALIDATE, 0)):
+        assert shorter.problems(split) == task.problems(split)[:size]
+
+
+def test_another_seed_gives_other_problems(task):
+    other = type(task)(TaskSettings(1, {Split.TEST: 96}))
+    prompts = {p.prompt for p in task.problems(Split.TEST)}
+    assert len(prompts & {p.prompt for p in other.problems(Split.TEST)}) < 24
+
+
+def test_fingerprint_counts_seed_sizes_and_turns(task):
+    def fingerprint(seed=0, size=5, turns=1):
+        return type(task)(TaskSettings(seed, {Split.TEST: size}, turns)).fingerprint
+
+    different = {fingerprint(), fingerprint(seed=1), fingerprint(size=6)}
+    assert len(different | {fingerprint(turns=2)}) == 4
+    assert fingerprint() == fingerprint()
+
+
+def test_problems_do_not_depend_on_the_process(task):
+    program = (
+        "from cycleqd_jax.tasks.registry import make_task\n"
+        "from cycleqd_jax.tasks.base import TaskSettings\n"
+        f"settings = TaskSettings(2, {{'train': 20, 'test': 20}})\n"
+        f"print(make_task({task.name!r}, settings).fingerprint)"
+    )
+    here = type(task)(TaskSettings(2, {Split.TRAIN: 20, Split.TEST: 20})).fingerprint
+    for hash_seed in ("1", "2"):
+        there = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert there.stdout.strip() == here
+
+
+def test_thousands_of_problems_exist(task):
+    large = type(task)(TaskSettings(0, {Split.TRAIN: 1500, Split.TEST: 400}))
+    assert len(large.problems(Split.TEST)) == 400
+    if task.name != "pocket_db":  # whose tables take seconds to make
+        assert len(large.problems(Split.TRAIN)) == 1500
+
+
+def test_too_many_are_refused_with_the_number_there_is():
+    class Two:
+        id, held_out = "two", False
+
+        def draw(self, rng):
+            word = rng.choice(("one", "two", "three"))
+            return generator.Draft(word, word, lambda rng: {})
+
+    in_split = [
+        word
+        for word in ("one", "two", "three")
+        if generator.split_of("t", 0, word) is Split.TRAIN
+    ]
+    with pytest.raises(BadInputError, match=f"only {len(in_split)} different"):
+        generator.generate("t", [Two()], 0, Split.TRAIN, 4)
+
+
+@pytest.mark.parametrize(
+    "settings", [TaskSettings(turns=3), TaskSettings(sizes={Split.TEST: -1})]
+)
+def test_impossible_settings_are_refused(task, settings):
+    with pytest.raises(BadInputError, match=task.name):
+        type(task)(settings)
