@@ -21,6 +21,8 @@ SEEDS := 0 1 2 3 4
 export JAX_COMPILATION_CACHE_DIR ?= $(HOME)/.cache/cycleqd_jax/xla
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
+# transformers says at every start that there is no torch, which the quickstart has not.
+export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
 .PHONY: help setup quickstart test test-slow prove-seeds system clean
 

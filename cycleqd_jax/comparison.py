@@ -3,8 +3,9 @@
 Champions are chosen on `validate`; `test` is only ever reported.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -21,6 +22,7 @@ from cycleqd_jax.merging.genome import (
     base_genome,
     expert_genome,
     scaled_sum,
+    stack_genomes,
     uniform,
 )
 from cycleqd_jax.observe import Observer
@@ -62,6 +64,13 @@ class Measured:
             )
             write_episodes(self._folder, part, episodes)
         return episodes
+
+    def copy(self, part: str, source: str, individual: str, name: str) -> None:
+        """Writes a part with one individual's episodes of another, under a new name."""
+        rows = read_episodes(self._folder, source) or []
+        chosen = [row for row in rows if row.individual == individual]
+        renamed = [dataclasses.replace(row, individual=name) for row in chosen]
+        write_episodes(self._folder, part, renamed)
 
 
 class Finalists(NamedTuple):
@@ -156,6 +165,7 @@ def compare(
         | _experts(basis, tasks)
         | {UNIFORM: uniform(basis), SCALED: scaled_sum(basis, factor)}
     )
+    measured.copy("scaled-optimise", "merges-optimise", f"{SCALED}/{factor:g}", SCALED)
     found = {BEST: state.bank.genome(final.best), AGGREGATED: final.aggregated}
     measured("final-optimise", found, Split.OPTIMISE)
     for split in splits:
@@ -220,3 +230,42 @@ def _write_archives(folder: RunFolder, state: CycleState, tasks: Sequence[str]) 
             scores = zip(tasks, elite.scores, strict=True)
             rows.append(row | {f"score/{name}": score for name, score in scores})
     files.write_table(folder.path / "archives.parquet", pa.Table.from_pylist(rows))
+
+
+def known_individuals(facts: Mapping[str, Any], state: CycleState) -> list[str]:
+    """Names of all individuals of a finished run whose genomes are at hand."""
+    tasks = facts["tasks"]
+    kept = [individual_name(i, tasks) for i in sorted(state.bank.genomes)]
+    return [AGGREGATED, BEST, BASE, UNIFORM, SCALED, *kept]
+
+
+def individual_genome(
+    name: str, facts: Mapping[str, Any], state: CycleState, basis: Basis
+) -> Genome | None:
+    """The genome of an individual of a finished run.
+
+    Args:
+      name: as in the results, like "aggregated" or "child/17".
+      facts: the content of `state.json`.
+      state: of the finished search.
+      basis: of the genomes.
+
+    Returns:
+      One genome; None for a name that is unknown or whose genome was dropped.
+    """
+    tasks = facts["tasks"]
+    kept = {individual_name(i, tasks): g for i, g in state.bank.genomes.items()}
+    if name in kept:
+        return kept[name]
+    if name == BEST:
+        return kept[facts["best_of_archive"]]
+    if name == AGGREGATED:
+        rows = [facts["aggregation"][task] for task in tasks]
+        genomes = stack_genomes([kept[row["individual"]] for row in rows])
+        return aggregate(genomes, [row["quality"] for row in rows]).genome
+    makers = {
+        BASE: lambda: base_genome(basis),
+        UNIFORM: lambda: uniform(basis),
+        SCALED: lambda: scaled_sum(basis, facts["scaled_merge"]["factor"]),
+    }
+    return makers[name]() if name in makers else None

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.run import evolve
-from experiments import console, plan
-from experiments.report import show_report, write_report
+from experiments import console, plan, report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,8 +63,7 @@ def _run(config: RunConfig, *, resume: bool, dry_run: bool) -> int:
             with console.ConsoleObserver() as observer:
                 evolve(config, folder, observer)
                 observer.phase("writing the report")
-                write_report(folder.path)
-        show_report(folder.path)
+        report.show(folder.path, report.make_console())
     return console.DONE
 
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and trains; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.train_experts",
-        description="Fine-tune one LoRA expert per task with Optax; write PEFT folders.",
+        description="Fine-tune one LoRA expert per task; write PEFT folders.",
     )
     parser.add_argument("--config", required=True, help="a YAML file of settings")
     parser.add_argument(

@@ -1,9 +1,16 @@
 """What all tests share."""
 
+import pathlib
+import sys
+
 import jax
 import pytest
 
 from cycleqd_jax.models.config import LlamaConfig
+
+# Subprocesses of tests, and import paths in their configs, find the toy task here.
+TESTS = pathlib.Path(__file__).parent
+sys.path.insert(0, str(TESTS))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,3 +33,11 @@ def tiny_config() -> LlamaConfig:
         head_dim=8,
         tie_word_embeddings=True,
     )
+
+
+@pytest.fixture(scope="session")
+def toy_settings(tmp_path_factory) -> dict:
+    """Settings of a small run over a random model and three random experts."""
+    import toy_world
+
+    return toy_world.make_world(tmp_path_factory.mktemp("world"))

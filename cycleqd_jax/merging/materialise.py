@@ -95,7 +95,7 @@ def split_coefficients(basis: Basis, genome: Genome) -> dict[str, jax.Array]:
 def _changed_matrix(
     base: jax.Array, u: jax.Array, v: jax.Array, coefficients: jax.Array
 ) -> jax.Array:
-    """`base + u diag(c) v^T`; `[out, in]`, `[out, K, r]`, `[in, K, r]` and `[K * r]`."""
+    """`base + u diag(c) v^T`: `[out, in]`, `[out, K, r]`, `[in, K, r]`, `[K * r]`."""
     u = u.reshape(u.shape[0], -1)
     v = v.reshape(v.shape[0], -1)
     # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.

@@ -88,6 +88,8 @@ class AdapterConfig:
 
         layers = data.get("layers_to_transform")
         layers = [layers] if isinstance(layers, int) else layers or None
+        if layers and not all(isinstance(layer, int) for layer in layers):
+            raise BadInputError(f"{path}: layers_to_transform is malformed: {layers!r}")
         settings = cls(
             r=get("r", int, 8),
             lora_alpha=get("lora_alpha", (int, float), 8),

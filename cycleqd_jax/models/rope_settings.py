@@ -73,7 +73,7 @@ def rope_from_hf(
         raise BadInputError(f"{source}: rope_theta must be a number, got {theta!r}")
     if kind == "default":
         return float(theta), None
-    if kind not in SCALED_ROPE_TYPES:
+    if not isinstance(kind, str) or kind not in SCALED_ROPE_TYPES:
         raise BadInputError(
             f"{source}: rope_type {kind!r} is not supported; known kinds are "
             f"default, {', '.join(SCALED_ROPE_TYPES)}"

@@ -209,7 +209,9 @@ def _samples(data: RunData) -> str:
 
 def _facts(data: RunData, report: Mapping[str, Any]) -> str:
     config, tried = data.config, report["scaled_merge"].get("tried", {})
-    factors = ", ".join(f"{factor}: {score:.3f}" for factor, score in tried.items())
+    tried = {name.removeprefix("scaled_merge/"): score for name, score in tried.items()}
+    tried.pop("uniform_merge", None)
+    factors = ", ".join(f"{factor} ({score:.3f})" for factor, score in tried.items())
     return html.escape(
         f"{report['evaluated_children']} children of {len(data.tasks)} experts of "
         f"{config.base_model}, seed {config.seed}. Best of archive is "

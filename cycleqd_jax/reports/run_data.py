@@ -106,7 +106,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
     aliases = _aliases(state)
     found = run_files.read_scores(run, {*models, *sum(aliases.values(), ())})
     scores = {model: _resolve(model, aliases, found) for model in models}
-    _check_complete(run, config, tasks, scores)
+    _check_complete(run, tasks, scores)
     return RunData(
         config=config,
         state=state,
@@ -139,15 +139,13 @@ def _resolve(
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
-def _check_complete(
-    run: pathlib.Path, config: RunConfig, tasks: Sequence[str], scores: Scores
-) -> None:
+def _check_complete(run: pathlib.Path, tasks: Sequence[str], scores: Scores) -> None:
     """Every row has every task of the split that is reported first, on equal problems.
 
     Raises:
       BadInputError: says which is missing.
     """
-    reported = "test" if config.problems.test else "optimise"
+    reported = "test" if "test" in scores["aggregated"] else "optimise"
     for model, splits in scores.items():
         for task in tasks:
             if not splits.get(reported, {}).get(task):

@@ -112,23 +112,26 @@ def read_rows(
 def read_scores(
     run: pathlib.Path, individuals: Collection[str]
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Individual -> split -> task -> problem -> score in [0, 1].
+    """individual -> split -> task -> problem -> score in [0, 1].
+
+    Of several evaluations on one problem, like an expert's as a baseline and as a
+    candidate, the one in the part whose name comes first counts.
 
     Raises:
-      BadInputError: if a score is not in [0, 1] or two of one problem differ.
+      BadInputError: if a score is not in [0, 1].
     """
     scores: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     columns = ["individual", "split", "task", "problem", "score"]
     for row in read_rows(parts(run, "results"), columns, individual=individuals):
+        score = row["score"]
+        if score is None or not 0 <= score <= 1:
+            raise BadInputError(
+                f"{run / 'results'}: {row['individual']} scores {score} on "
+                f"{row['problem']}; expected a score from 0 to 1."
+            )
         splits = scores.setdefault(row["individual"], {})
         problems = splits.setdefault(row["split"], {}).setdefault(row["task"], {})
-        score = problems.setdefault(row["problem"], row["score"])
-        if score is None or score != row["score"] or not 0 <= score <= 1:
-            raise BadInputError(
-                f"{run / 'results'}: {row['individual']} scores {row['score']} on "
-                f"{row['problem']}, and {score} in the first row about it; expected "
-                "one score from 0 to 1."
-            )
+        problems.setdefault(row["problem"], score)
     return scores
 
 
@@ -144,24 +147,28 @@ def read_replies(
         split=[split],
         problem=problems,
     )
-    return list({row["problem"]: row for row in rows}.values())
+    by_problem: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        by_problem.setdefault(row["problem"], row)
+    return [by_problem[problem] for problem in sorted(by_problem)]
 
 
 def read_seconds(run: pathlib.Path) -> dict[str, float]:
     """Wall time by phase; empty where none was written.
 
-    Raises:
-      BadInputError: if a line is not what it should be.
+    A line that a killed process left unfinished is skipped: times are for a reader's
+    information and must not stand in the way of results.
     """
-    path = run / "timing.jsonl"
-    seconds: dict[str, float] = {}
     try:
-        for line in path.read_text("utf-8").splitlines():
-            entry = json.loads(line)
-            phase = str(entry["phase"])
-            seconds[phase] = seconds.get(phase, 0.0) + float(entry["seconds"])
-    except FileNotFoundError:
+        lines = (run / "timing.jsonl").read_text("utf-8", "replace").splitlines()
+    except OSError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError) as err:
-        raise BadInputError(f"{path}: not lines of phase and seconds ({err}).") from err
+    seconds: dict[str, float] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            phase, spent = str(entry["phase"]), float(entry["seconds"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        seconds[phase] = seconds.get(phase, 0.0) + spent
     return seconds

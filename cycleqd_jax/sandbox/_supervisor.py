@@ -103,7 +103,7 @@ def become_program(request):
         posix.write(2, b"%s: %s\n" % (argv[0], reason))
         posix._exit(126 if known else 127)
     drop = [b"setpriv", b"--inh-caps=-all", b"--ambient-caps=-all", b"--"]
-    posix.execv(request["setpriv"], [*drop, command, *argv[1:]])
+    posix.execv(request["setpriv"], [*drop, *argv])
 
 
 def cpu_of_living():

@@ -95,9 +95,7 @@ def ask(engine, questions, order, delays=None):
         if delays is not None:
             await asyncio.sleep(delays[i])
         messages, individual, limit = questions[i]
-        return await engine.chat(
-            messages, individual=individual, max_new_tokens=limit
-        )
+        return await engine.chat(messages, individual=individual, max_new_tokens=limit)
 
     async def all_of_them():
         server = asyncio.ensure_future(engine.serve())
@@ -184,7 +182,9 @@ def test_low_rank_deltas_of_one_row_serve_all_rows(program, weights):
     rng = np.random.default_rng(4)
     name = "model.layers.0.mlp.up_proj.weight"
     out, fan_in = weights[name].shape
-    u, v = (jnp.asarray(rng.standard_normal((n, 2)), jnp.float32) for n in (out, fan_in))
+    u, v = (
+        jnp.asarray(rng.standard_normal((n, 2)), jnp.float32) for n in (out, fan_in)
+    )
     deltas = Deltas({name: LowRank(u, v, jnp.full((1, 2), 0.5))})
     tokens = rng.integers(0, 160, (3, 6), np.int32)
     want = program.full(weights | {name: weights[name] + 0.5 * u @ v.T}, tokens)

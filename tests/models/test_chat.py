@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.chat import ChatTokenizer
-from cycleqd_jax.models.gguf import read_metadata
+from cycleqd_jax.models.gguf_file import read_metadata
 from cycleqd_jax.models.gguf_tokenizer import tokenizer_from_metadata
 from cycleqd_jax.models.hf_tokenizer import read_tokenizer
 

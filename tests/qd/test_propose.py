@@ -23,10 +23,10 @@ def assert_same(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_child_does_not_depend_on_its_batch(state, seed):
     """Bit for bit: in eights, in threes, one at a time, and in another order."""
-    key, ts = jax.random.key(seed), list(range(1, 25))
+    key, ts = jax.random.key(seed), list(range(1, 17))
 
     def in_batches(ts, size):
         parts = [

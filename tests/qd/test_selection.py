@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -17,6 +18,11 @@ def filled(rows=ROWS):
     for i, scores in enumerate(rows):
         archives, _ = archives.offer(i, scores)
     return archives.repertoires[0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def select(selector, repertoire, key, num_samples):
+    return selector.select(repertoire, key, num_samples)
 
 
 def exact_weights(rows, low, high):
@@ -63,7 +69,7 @@ def test_a_golden_weight_by_hand():
 def test_pairs_are_drawn_with_the_exact_probabilities():
     """Chi-square over the 12 ordered pairs of 4 elites, 60 000 draws."""
     draws = 60_000
-    selected = EliteSelector(0.2, 1.0).select(filled(), jax.random.key(0), 2 * draws)
+    selected = select(EliteSelector(0.2, 1.0), filled(), jax.random.key(0), 2 * draws)
     pairs = np.asarray(selected.genotypes).reshape(draws, 2)
     statistic = 0.0
     for (i, j), p in pair_probabilities(exact_weights(ROWS, 0.2, 1.0)).items():
@@ -74,12 +80,12 @@ def test_pairs_are_drawn_with_the_exact_probabilities():
 
 
 def test_a_single_elite_is_both_parents():
-    selected = EliteSelector().select(filled(ROWS[:1]), jax.random.key(0), 6)
+    selected = select(EliteSelector(), filled(ROWS[:1]), jax.random.key(0), 6)
     assert selected.genotypes.tolist() == [0] * 6
 
 
 def test_two_elites_are_always_both_drawn():
-    selected = EliteSelector().select(filled(ROWS[:2]), jax.random.key(0), 40)
+    selected = select(EliteSelector(), filled(ROWS[:2]), jax.random.key(0), 40)
     pairs = np.asarray(selected.genotypes).reshape(-1, 2)
     assert set(map(tuple, pairs.tolist())) == {(0, 1), (1, 0)}
 
@@ -101,5 +107,5 @@ def test_it_is_a_qdax_selector_and_jits():
 def test_cells_without_weight_are_never_drawn():
     weights = jnp.asarray([0.0, 1.0, 0.0, 1e-30, 0.0])
     keys = jax.random.split(jax.random.key(0), 500)
-    pairs = np.asarray(jax.vmap(lambda k: draw_pair(weights, k))(keys))
+    pairs = np.asarray(jax.jit(jax.vmap(lambda k: draw_pair(weights, k)))(keys))
     assert set(map(tuple, pairs.tolist())) == {(1, 3)}

@@ -166,7 +166,10 @@ class Fabricated:
                 for task, name in champions.items()
             },
             "best_of_archive": best,
-            "scaled_merge": {"factor": 0.4, "tried": {"0.3": 0.55, "0.4": 0.6}},
+            "scaled_merge": {
+                "factor": 0.4,
+                "tried": {"scaled_merge/0.3": 0.55, "scaled_merge/0.4": 0.6},
+            },
         }
         (run / "state.json").write_text(json.dumps(state))
         (run / "config.yaml").write_text(

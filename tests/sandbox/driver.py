@@ -1,8 +1,8 @@
 """Runs all hostile programs, as root or as somebody else. No test module.
 
-Usage: `driver.py UID` (`-` for who we are). Prints one JSON object: for each threat what
-was wrong, and what was left behind. It is a process of its own, since a user id that
-was given up cannot be taken back.
+Usage: `driver.py UID` (`-` for who we are). Prints one JSON object: for each threat
+what was wrong, and what was left behind. It is a process of its own, since a user id
+that was given up cannot be taken back.
 """
 
 import asyncio
@@ -21,7 +21,11 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from threats import PATIENT, THREATS
 
 HARMLESS = Program(
-    ("python3", "-c", "import os; os.wait() if os.fork() else 0; print(sum(range(99)))"),
+    (
+        "python3",
+        "-c",
+        "import os; os.wait() if os.fork() else 0; print(sum(range(99)))",
+    ),
     limits=PATIENT,
 )
 
@@ -120,6 +124,7 @@ async def main() -> None:
         {
             "wrong": dict(zip(names, results, strict=True)),
             "left": {name: value for name, value in left.items() if value},
+            "uid": os.getuid(),
             "seconds": seconds,
         },
         sys.stdout,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,23 +19,21 @@ ORDINARY_UID = "54321"
 WHO = ["root", "user"] if os.geteuid() == 0 else ["user"]
 
 
-def drive(folder: Path, who: str, *names: str) -> dict:
+def drive(folder: Path, who: str) -> dict:
     """The driver's findings as `who`, working in `folder`."""
     uid = ORDINARY_UID if who == "user" and os.geteuid() == 0 else "-"
+    folder.chmod(0o755)
     work, temporary = folder / "work", folder / "temporary"
     for path in (work, temporary):
         path.mkdir()
         path.chmod(0o777)
-    for path in (folder, *folder.parents):  # pytest's folders are closed to others
-        if path.owner() == "root" and path != path.parent and uid != "-":
-            path.chmod(path.stat().st_mode | 0o111)
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(cycleqd_jax.__file__).parents[1]),
         "TMPDIR": str(temporary),
     }
     done = subprocess.run(
-        [sys.executable, DRIVER, uid, *names],
+        [sys.executable, DRIVER, uid],
         cwd=work,
         env=environment,
         capture_output=True,
@@ -46,8 +45,14 @@ def drive(folder: Path, who: str, *names: str) -> dict:
 
 
 @pytest.fixture(scope="module", params=WHO)
-def findings(request, tmp_path_factory) -> dict:
-    return drive(tmp_path_factory.mktemp(request.param), request.param)
+def findings(request) -> dict:
+    # Not pytest's own folder, which other users cannot enter.
+    with tempfile.TemporaryDirectory() as folder:
+        yield {"who": request.param, **drive(Path(folder), request.param)}
+
+
+def test_runs_as_who_it_says(findings):
+    assert (findings["uid"] == 0) == (findings["who"] == "root")
 
 
 @pytest.mark.parametrize("name", THREATS)

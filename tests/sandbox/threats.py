@@ -217,16 +217,18 @@ while True:
     Threat(
         "thread bomb",
         """
+threading.stack_size(2**16)
 count = 1
 try:
     while True:
         threading.Thread(target=time.sleep, args=({TOKEN},), daemon=True).start()
         count += 1
 except RuntimeError:
-    print(count <= 12, flush=True)
+    print(count, flush=True)
     os._exit(0)
 """,
-        says("True"),
+        says("12"),
+        dataclasses.replace(PATIENT, memory_bytes=4096 * MIB),
     ),
     Threat(
         "daemon by double fork",
@@ -489,7 +491,7 @@ time.sleep(1000)
     ),
     Threat(
         "output through reopened streams",
-        "#!sh\necho out > /dev/stdout; echo err > /dev/stderr; echo fd > /proc/self/fd/1",
+        "#!sh\necho out > /dev/stdout; echo fd > /proc/self/fd/1; echo > /dev/stderr",
         says("out\nfd"),
     ),
 ]

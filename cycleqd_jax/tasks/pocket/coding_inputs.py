@@ -17,9 +17,10 @@ def make_arguments(
     """The arguments of one hidden call.
 
     Args:
-      domain: "ints", "some" (never empty), "unique" (ten different ones, `k` among
-        them), "words", "lengths" (words of different lengths), "text" (a word),
-        "phrase", "int", "natural", "pair" or "dict" (no two values alike).
+      domain: "ints", "high" (mostly above `k`), "some" (never empty), "unique" (ten
+        different ones, `k` among them), "words", "lengths" (words of different
+        lengths), "text" (a word), "phrase", "int", "natural", "pair" or "dict" (no two
+        values alike).
       rng: consumed.
       i: which call; the first ones are edge cases.
       constants: of the problem; the inputs lie on both sides of them.
@@ -34,7 +35,17 @@ def make_arguments(
             if i == 1:
                 return ([*near, -near[0], 0, 2 * near[1], near[1], -near[2], 11],)
             spread = (3, 12, 40)[i % 3]
-            return ([rng.randint(-spread, spread) for _ in range(rng.randint(1, 11))],)
+            numbers = [rng.randint(-spread, spread) for _ in range(rng.randint(1, 11))]
+            close = near[1] if i % 2 else rng.choice((near[0], near[2]))
+            numbers.insert(rng.randint(0, len(numbers)), close)
+            return (numbers,)
+        case "high":  # all above `k`, or all but one
+            numbers = [near[2] + rng.randint(0, 20) for _ in range(rng.randint(1, 8))]
+            if i == 0:
+                return ([],)
+            last = near[1] - rng.choice((0, 0, 7)) if i % 2 else near[2]
+            numbers.insert(rng.randint(0, len(numbers)), last)
+            return (numbers,)
         case "some":  # never empty
             if i == 1:
                 return ([rng.randint(-9, 9)],)
@@ -70,7 +81,9 @@ def make_arguments(
                 return ("",)
             return (" ".join(rng.choices(_WORDS, k=rng.randint(1, 7))),)
         case "int":
-            fixed = (0, *near, -near[1])
+            fixed = [0, *near, -near[1]]
+            if "j" in constants:
+                fixed = [-near[1], *near, *(constants["j"] + n for n in (-1, 0, 1))]
             return (fixed[i] if i < len(fixed) else rng.randint(-60, 60),)
         case "natural":
             fixed = (0, 1, 10)
@@ -80,9 +93,9 @@ def make_arguments(
             return ((a, b) if i % 2 else (b, a)) if i else (7, 7)
         case "dict":
             size = rng.randint(1, 6)
-            keys = rng.sample(_WORDS, size + 1)
-            rest = [n for n in range(-5, 25) if n != near[1]]
-            values = [near[1], *rng.sample(rest, size)]
+            keys = rng.sample(_WORDS, size + 2)
+            rest = [n for n in range(-5, 25) if n not in near[1:]]
+            values = [*near[1:], *rng.sample(rest, size)]
             rng.shuffle(values)
             return (dict(zip(keys, values, strict=True)),)
     raise ValueError(f"Unknown domain {domain}.")

@@ -15,6 +15,7 @@ from cycleqd_jax.tasks.pocket.generator import Draft
 _NAMES = ("solve", "compute", "calc", "run", "apply", "process")
 _ARGUMENTS = {
     "ints": ("xs", "nums", "values", "data"),
+    "high": ("xs", "nums", "values", "data"),
     "some": ("xs", "nums", "values", "data"),
     "unique": ("xs", "nums", "values", "data"),
     "words": ("words", "names", "items", "parts"),
@@ -197,7 +198,7 @@ TEMPLATES = (
        "whether {k} is in the list {x} | "
        "whether the list {x} contains {k}",
        "{k} in {x}", k=_LIMIT),
-    _t("all_above", "all_above check", "ints",
+    _t("all_above", "all_above check", "high",
        "whether all numbers in {x} are greater than {k} | "
        "whether every number in {x} is above {k}",
        "all(n > {k} for n in {x})", k=[-3, -2, -1, 0, 1, 2]),

@@ -1,8 +1,12 @@
 """Hidden calls, and answers that attack their judge."""
 
+import copy
+import re
+
 import pytest
 
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
+from cycleqd_jax.tasks.pocket import literal
 from cycleqd_jax.tasks.pocket.coding import PocketCoding
 
 
@@ -99,6 +103,52 @@ def test_hostile_answers_are_wrong_and_nothing_worse(coding, play, find_problem)
         assert result.outcome is Outcome.WRONG, name
         assert result.explanation and "\n" not in result.explanation, name
         result.explanation.encode()
+
+
+SWAPS = [
+    (" > ", " < "), (" > ", " >= "), (" < ", " <= "), (" < ", " > "), (" == ", " != "),
+    (" + ", " - "), (" * ", " + "), ("max", "min"), ("min", "max"), ("[-", "["),
+    ("reverse=True", "reverse=False"), ("% 2 == 0", "% 2 == 1"), ("all(", "any("),
+    (" if ", " if not "), (" in ", " not in "), ("sum(", "max("), (" / ", " // "),
+    ("[::-1]", "[:]"), ("startswith", "endswith"), ("[:", "["), ("set(", "("),
+]  # fmt: skip
+
+
+def near_misses(answer: str):
+    """Answers with one mistake: another operator, or a constant off by one."""
+    head, _, body = answer.partition("\n")
+    for old, new in SWAPS:
+        for match in re.finditer(re.escape(old), body):
+            yield f"{head}\n{body[: match.start()]}{new}{body[match.end() :]}"
+    for match in re.finditer(r"\d+", body):
+        for change in (-1, 1):
+            number = int(match[0]) + change
+            yield f"{head}\n{body[: match.start()]}{number}{body[match.end() :]}"
+
+
+def passes(problem, answer: str) -> bool:
+    scope = {}
+    try:
+        exec(answer, scope)  # ours, so it needs no sandbox
+        function = scope[problem.data["function"]]
+        return all(
+            literal.same(expected, function(*copy.deepcopy(call)))
+            for call, expected in zip(
+                problem.data["calls"], problem.data["expected"], strict=True
+            )
+        )
+    except (SyntaxError, TypeError, ValueError, IndexError, ZeroDivisionError):
+        return False
+
+
+def test_inputs_tell_near_misses_apart(coding):
+    problems = coding.problems(Split.TEST)
+    assert all(passes(problem, problem.answer) for problem in problems)
+    cases = [(p, miss) for p in problems for miss in near_misses(p.answer)]
+    survivors = {(p.data["template"], miss) for p, miss in cases if passes(p, miss)}
+    assert len(cases) > 300
+    # The sum from 0 is the sum from 1.
+    assert {template for template, _ in survivors} <= {"sum_to"}
 
 
 def test_no_answer_sees_what_it_is_judged_by(coding, in_sandbox, find_problem):

@@ -1,0 +1,370 @@
+import asyncio
+import contextlib
+import os
+import random
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import cycleqd_jax
+from cycleqd_jax.errors import BadInputError, SandboxError
+from cycleqd_jax.sandbox import bubblewrap, host
+from cycleqd_jax.sandbox.base import Ending, Limits, Program
+from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+
+ROOT = Path(cycleqd_jax.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> BubblewrapSandbox:
+    return BubblewrapSandbox(workers=3)
+
+
+@pytest.fixture
+def token() -> str:
+    """A number of seconds to sleep that no other process sleeps."""
+    return str(random.SystemRandom().randrange(10**7, 10**8))
+
+
+def run(sandbox, *argv, **fields):
+    return asyncio.run(sandbox.run(Program(argv, **fields)))
+
+
+def sleepers(token: str) -> list[str]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = file.read_bytes().split(b"\0")
+            if words[:2] == [b"sleep", token.encode()]:
+                found.append(str(file))
+    return found
+
+
+async def until(condition, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        await asyncio.sleep(0.02)
+
+
+def test_harmless_program(sandbox):
+    execution = run(sandbox, "python3", "-c", "print(input()[::-1])", stdin=b"abc\n")
+    assert execution.ok
+    assert (execution.stdout, execution.stderr) == (b"cba\n", b"")
+
+
+def test_files_in_and_out(sandbox):
+    files = (("in/x.txt", b"\0\xff"), ("empty/", b""), ("gone", b"1"), ("ü", b"u"))
+    execution = run(
+        sandbox,
+        "bash",
+        "-c",
+        "cat in/x.txt in/x.txt > y; mkdir -p a/b; rm gone; test -d empty; rmdir empty",
+        files=files,
+        collect=True,
+    )
+    assert execution.ok, execution
+    assert execution.files == {
+        "in/x.txt": b"\0\xff",
+        "y": b"\0\xff\0\xff",
+        "a/b/": b"",
+        "ü": b"u",
+    }
+
+
+def test_files_are_not_returned_unless_asked_for(sandbox):
+    assert run(sandbox, "touch", "x").files == {}
+
+
+def test_what_was_collected_can_be_given_back(sandbox):
+    hostile = r"""
+import os
+for name in (b"\xff", b"a\nb", b"n" * 255): open(name, "w").write("x" * 5000)
+for number in range(400): os.truncate(os.open("s%d" % number, 65), 2**14)
+deep = b"d" * 240
+for _ in range(30):
+    os.mkdir(deep); os.chdir(deep); open("f", "w").write("deep")
+"""
+    limits = Limits(scratch_bytes=2**20, open_files=1000)
+    first = run(sandbox, "python3", "-c", hostile, collect=True, limits=limits)
+    assert first.ok, first.stderr
+    assert len(first.files) > 20
+    files = tuple(first.files.items())
+    again = run(sandbox, "true", files=files, collect=True, limits=limits)
+    assert again.files == first.files
+
+
+def test_every_start_is_fresh(sandbox):
+    for _ in range(2):
+        execution = run(sandbox, "sh", "-c", "ls -A . /tmp; touch x /tmp/y")
+        assert execution.stdout == b".:\n\n/tmp:\n"
+
+
+def test_python_is_the_systems_where_there_is_one(sandbox):
+    execution = run(sandbox, "python3", "-c", "import sys, sqlite3; print(sys.prefix)")
+    if Path("/usr/bin/python3").exists():
+        assert execution.stdout == b"/usr\n"
+    assert execution.ok
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"), [(("no-such-command",), 127), (("/etc",), 126), (("false",), 1)]
+)
+def test_exit_status_of_what_does_not_run(sandbox, argv, code):
+    execution = run(sandbox, *argv)
+    assert (execution.ending, execution.exit_code) == (Ending.EXITED, code)
+
+
+def test_cpu_time_of_all_processes_decides_beside_load(sandbox):
+    # 0.5 s of CPU time pass at a limit of 1.5 s and not at 0.25 s, however busy the
+    # machine is with the other three.
+    burn = "import time\nwhile time.process_time() < 0.5: pass"
+
+    async def both():
+        program = ("python3", "-c", burn)
+        return await asyncio.gather(
+            *(
+                sandbox.run(Program(program, limits=Limits(cpu_s=cpu_s)))
+                for cpu_s in (1.5, 0.25, 1.5, 0.25)
+            )
+        )
+
+    endings = [execution.ending for execution in asyncio.run(both())]
+    assert endings == [Ending.EXITED, Ending.CPU_LIMIT] * 2
+
+
+def test_a_wall_limit_counts_only_alone(sandbox, monkeypatch):
+    # The first attempt is made to look too slow, as beside a busy machine.
+    alone = []
+    once = sandbox._once
+
+    async def slow_beside_others(program, slot):
+        alone.append(sandbox._gate._alone)
+        if not sandbox._gate._alone:
+            program = Program(("sleep", "5"), limits=Limits(wall_s=0.2))
+        return await once(program, slot)
+
+    monkeypatch.setattr(sandbox, "_once", slow_beside_others)
+    assert run(sandbox, "echo", "in time").stdout == b"in time\n"
+    assert alone == [False, True]
+
+
+def test_at_most_so_many_at_once(token):
+    sandbox = BubblewrapSandbox(workers=2)
+
+    async def many():
+        runs = [
+            asyncio.ensure_future(sandbox.run(Program(("sleep", token))))
+            for _ in range(4)
+        ]
+        await until(lambda: len(sleepers(token)) == 2)
+        await asyncio.sleep(0.2)
+        most = len(sleepers(token))
+        for task in runs:
+            task.cancel()
+        await asyncio.wait(runs)
+        return most
+
+    assert asyncio.run(many()) == 2
+    assert sleepers(token) == []
+
+
+def test_cancelling_leaves_nothing(sandbox, token):
+    async def cancel():
+        before = set(os.listdir("/proc/self/fd"))
+        task = asyncio.ensure_future(sandbox.run(Program(("sleep", token))))
+        await until(lambda: sleepers(token))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return before == set(os.listdir("/proc/self/fd"))
+
+    assert asyncio.run(cancel())
+    assert sleepers(token) == []
+    assert run(sandbox, "true").ok
+
+
+def test_close_stops_what_runs(token):
+    sandbox = BubblewrapSandbox(workers=1)
+
+    async def close():
+        runs = [
+            asyncio.ensure_future(sandbox.run(Program(("sleep", token))))
+            for _ in range(2)
+        ]
+        await until(lambda: sleepers(token))
+        await sandbox.close()
+        return await asyncio.gather(*runs, return_exceptions=True)
+
+    assert [type(error) for error in asyncio.run(close())] == [SandboxError] * 2
+    assert sleepers(token) == []
+
+
+def test_all_dies_with_its_parent(token):
+    script = f"""
+        import asyncio
+        from cycleqd_jax.sandbox.base import Program
+        from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+        asyncio.run(BubblewrapSandbox(1).run(Program(("sleep", "{token}"))))
+    """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        asyncio.run(until(lambda: sleepers(token)))
+    finally:
+        parent.kill()
+        parent.wait()
+    asyncio.run(until(lambda: not sleepers(token), timeout_s=5))
+
+
+def test_a_killed_sandbox_is_tried_again(sandbox, token, monkeypatch):
+    monkeypatch.setattr(bubblewrap, "_PAUSE_S", 0.01)
+    started = []
+    popen = subprocess.Popen
+
+    def start(*args, **kwargs):
+        started.append(popen(*args, **kwargs))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+
+    async def killed(times):
+        task = asyncio.ensure_future(sandbox.run(Program(("sleep", token))))
+        for number in range(times):
+            await until(lambda n=number: len(started) > n and sleepers(token))
+            started[-1].kill()
+            await until(lambda: not sleepers(token))
+        if times == 3:
+            return await task
+        await until(lambda: len(started) > times)
+        task.cancel()
+        return None
+
+    asyncio.run(killed(1))
+    started.clear()
+    with pytest.raises(SandboxError, match="without a whole report"):
+        asyncio.run(killed(3))
+    assert len(started) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"argv": ()}, "expected a command"),
+        ({"argv": ("a\0b",)}, "NUL"),
+        ({"files": (("../x", b""),)}, "inside the scratch folder"),
+        ({"files": (("/x", b""),)}, "inside the scratch folder"),
+        ({"files": (("", b""),)}, "inside the scratch folder"),
+        ({"files": (("x/../../y", b""),)}, "inside the scratch folder"),
+        ({"files": (("x" * 256, b""),)}, "too long"),
+        ({"files": (("x/", b"1"),)}, "cannot have content"),
+        ({"files": (("x", b"1"), ("x/y", b""))}, "both a file and a folder"),
+        ({"files": (("x", bytes(2**26)),)}, "more than scratch_bytes"),
+    ],
+)
+def test_programs_that_cannot_run(sandbox, fields, words):
+    with pytest.raises(ValueError, match=words):
+        asyncio.run(sandbox.run(Program(**{"argv": ("true",), **fields})))
+
+
+def fake_bwrap(folder: Path, script: str) -> Path:
+    file = folder / "bwrap"
+    file.write_text("#!/bin/sh\n" + script)
+    file.chmod(file.stat().st_mode | stat.S_IEXEC | stat.S_IXOTH | stat.S_IXGRP)
+    return folder
+
+
+def test_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadInputError, match="apt install bubblewrap"):
+        BubblewrapSandbox(workers=1)
+
+
+def test_too_old(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(fake_bwrap(tmp_path, "echo --perms --as-pid-1")))
+    with pytest.raises(BadInputError, match=r"--size.* 0\.8\.0 or later"):
+        BubblewrapSandbox(workers=1)
+
+
+def test_not_permitted(tmp_path, monkeypatch):
+    options = " ".join(host._NEEDED_OPTIONS)
+    script = (
+        f'case "$1" in --help) echo "{options}";; *) '
+        "echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1;; esac"
+    )
+    monkeypatch.setenv("PATH", f"{fake_bwrap(tmp_path, script)}:/usr/bin:/bin")
+    monkeypatch.setattr(host.Host, "uid", lambda self, slot: None)
+    with pytest.raises(BadInputError, match="seccomp=unconfined") as error:
+        BubblewrapSandbox(workers=1)
+    assert "setting up uid map: Permission denied" in str(error.value)
+    assert "apt install" not in str(error.value)
+
+
+def test_not_permitted_by_the_kernel():
+    # In a user namespace of our own that allows no further ones.
+    script = """if True:
+        from pathlib import Path
+        Path("/proc/sys/user/max_user_namespaces").write_text("0")
+        from cycleqd_jax.errors import BadInputError
+        from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+        try:
+            BubblewrapSandbox(1)
+        except BadInputError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [*"unshare --user --map-root-user".split(), sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert "sysctl -w user.max_user_namespaces" in done.stdout, done
+
+
+def test_python_elsewhere(tmp_path):
+    (tmp_path / "lib").symlink_to("usr/lib")
+    (tmp_path / "bin").mkdir()
+    python, path, mounts = host._system(tmp_path)
+    prefix = os.path.realpath(sys.base_prefix)
+    assert python == f"{prefix}/bin/python3"
+    assert path.startswith(f"{prefix}/bin:")
+    text = " ".join(mounts)
+    assert f"--ro-bind {prefix} {prefix}" in text
+    assert "--symlink usr/lib /lib" in text
+    assert f"--ro-bind {tmp_path}/bin /bin" in text
+
+
+@pytest.mark.parametrize(
+    ("release", "as_root", "expected"),
+    [("6.1.0-30-amd64", False, 1), ("5.14.0", True, 1), ("5.10.1", True, 2)],
+)
+def test_own_processes(monkeypatch, release, as_root, expected):
+    monkeypatch.setattr("platform.release", lambda: release)
+    assert host._own_processes(as_root) == expected
+
+
+def test_old_kernel_as_an_ordinary_user(monkeypatch):
+    monkeypatch.setattr("platform.release", lambda: "5.10.0")
+    with pytest.raises(BadInputError, match=r"5\.14 or later"):
+        host._own_processes(as_root=False)
+
+
+def test_ctrl_c_is_for_us_alone(sandbox, token):
+    # A terminal signals the whole foreground group, which must not hold the sandbox.
+    async def groups():
+        task = asyncio.ensure_future(sandbox.run(Program(("sleep", token))))
+        await until(lambda: sleepers(token))
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        found = {os.getpgid(int(pid)) for pid in children}
+        task.cancel()
+        await asyncio.wait([task])
+        return found
+
+    assert os.getpgid(0) not in asyncio.run(groups())

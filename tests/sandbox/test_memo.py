@@ -1,0 +1,140 @@
+import asyncio
+
+import pytest
+
+from cycleqd_jax.errors import BadInputError, SandboxError
+from cycleqd_jax.sandbox.base import Ending, Execution, Program
+from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.sandbox.memo import MemoSandbox
+
+
+class Counting:
+    """Answers with how often it ran; fails while `failing`."""
+
+    def __init__(self):
+        self.runs = 0
+        self.cancelled = 0
+        self.failing = False
+        self.closed = False
+        self.seconds = 0.01
+
+    async def run(self, program):
+        self.runs += 1
+        number = self.runs
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        if self.failing:
+            raise SandboxError("no")
+        return Execution(Ending.EXITED, number, b"", b"")
+
+    async def close(self):
+        self.closed = True
+
+
+A, B, C = (Program(("echo", name)) for name in "abc")
+
+
+def test_same_program_runs_once():
+    inner = Counting()
+    memo = MemoSandbox(inner)
+
+    async def main():
+        together = await asyncio.gather(*(memo.run(A) for _ in range(5)))
+        return [*together, await memo.run(Program(("echo", "a"))), await memo.run(B)]
+
+    codes = [execution.exit_code for execution in asyncio.run(main())]
+    assert codes == [1] * 6 + [2]
+
+
+def test_different_limits_or_input_are_different_programs():
+    inner = Counting()
+    memo = MemoSandbox(inner)
+
+    async def main():
+        await memo.run(A)
+        await memo.run(Program(("echo", "a"), stdin=b"x"))
+        await memo.run(Program(("echo", "a"), collect=True))
+
+    asyncio.run(main())
+    assert inner.runs == 3
+
+
+def test_least_recently_used_goes_first():
+    inner = Counting()
+    memo = MemoSandbox(inner, max_entries=2)
+
+    async def main():
+        for program in (A, B, A, C, A, B):
+            await memo.run(program)
+
+    asyncio.run(main())
+    assert inner.runs == 4  # A, B, C, and B again
+
+
+def test_errors_are_shared_but_not_kept():
+    inner = Counting()
+    inner.failing = True
+    memo = MemoSandbox(inner)
+
+    async def main():
+        first = await asyncio.gather(memo.run(A), memo.run(A), return_exceptions=True)
+        inner.failing = False
+        return first, await memo.run(A)
+
+    first, second = asyncio.run(main())
+    assert [type(error) for error in first] == [SandboxError] * 2
+    assert second.exit_code == inner.runs == 2
+
+
+def test_cancelling_one_does_not_cancel_the_other():
+    inner = Counting()
+    memo = MemoSandbox(inner)
+
+    async def main():
+        one, other = (asyncio.ensure_future(memo.run(A)) for _ in range(2))
+        await asyncio.sleep(0)
+        one.cancel()
+        return await asyncio.gather(one, other, return_exceptions=True)
+
+    one, other = asyncio.run(main())
+    assert isinstance(one, asyncio.CancelledError)
+    assert other.exit_code == 1
+    assert inner.cancelled == 0
+
+
+def test_cancelling_all_cancels_the_run():
+    inner = Counting()
+    inner.seconds = 1000
+    memo = MemoSandbox(inner)
+
+    async def main():
+        tasks = [asyncio.ensure_future(memo.run(A)) for _ in range(2)]
+        await asyncio.sleep(0.002)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        inner.seconds = 0
+        return await memo.run(A)
+
+    assert asyncio.run(main()).exit_code == 2
+    assert inner.cancelled == 1
+
+
+def test_close_closes_the_inner_one():
+    inner = Counting()
+    asyncio.run(MemoSandbox(inner).close())
+    assert inner.closed
+
+
+def test_make_sandbox_refuses_unknown_kinds():
+    with pytest.raises(BadInputError, match=r"bubblewrap, none, got 'docker'"):
+        make_sandbox("docker", workers=1, memoise=False)
+
+
+def test_make_sandbox():
+    assert isinstance(make_sandbox("none", workers=1, memoise=True), MemoSandbox)
+    plain = make_sandbox("none", workers=1, memoise=False)
+    assert type(plain).__name__ == "UnsafeSandbox"
