@@ -178,7 +178,8 @@ class EngineConfig(Section):
       prefill_chunk: tokens per row of one prefill call; divides `length`.
       decode_steps: tokens per sequence of one decode call.
       mode: population in one pass, one individual at a time, or decided from sizes.
-      deterministic: scores do not depend on the order in which replies arrive.
+      deterministic: scores do not depend on the order in which replies arrive; the
+        engine knows no other way.
     """
 
     slots: Whole = 64
@@ -187,7 +188,7 @@ class EngineConfig(Section):
     prefill_chunk: Whole = 16
     decode_steps: Whole = 8
     mode: Literal["auto", "factored", "materialised"] = "auto"
-    deterministic: bool = True
+    deterministic: Literal[True] = True
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

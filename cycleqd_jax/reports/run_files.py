@@ -112,7 +112,7 @@ def read_rows(
 def read_scores(
     run: pathlib.Path, individuals: Collection[str]
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """individual -> split -> task -> problem -> score in [0, 1].
+    """Scores in [0, 1] by individual, split, task and problem.
 
     Of several evaluations on one problem, like an expert's as a baseline and as a
     candidate, the one in the part whose name comes first counts.

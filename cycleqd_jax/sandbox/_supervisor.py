@@ -82,7 +82,15 @@ def is_folder(path):
     return posix.stat(path).st_mode & S_IFMT == S_IFDIR
 
 
-def become_program(request):
+def lower_limit(number, soft, hard):
+    """Sets a resource limit; one that we have ourselves and is lower stays."""
+    most = resource.getrlimit(number)[1]
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(number, (soft, hard))
+
+
+def become_program(request, failure_fd):
     """In the child: sets the limits, drops the capability, executes the program."""
     posix.setsid()
     for number in (_signal.SIGPIPE, _signal.SIGCHLD, _signal.SIGINT):
@@ -90,11 +98,12 @@ def become_program(request):
     # SIGXFSZ stays ignored, as Python left it: a file that grows too large is an
     # error of that write, which the program can report.
     for number, soft, hard in request["rlimits"]:
-        resource.setrlimit(number, (soft, hard))
+        lower_limit(number, soft, hard)
     score = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY)
     posix.write(score, b"1000")
     posix.close(score)
-    posix.closerange(3, 4096)
+    posix.closerange(3, failure_fd)
+    posix.closerange(failure_fd + 1, 4096)
     argv = request["argv"]
     command = find_command(argv[0], request["path"])
     if command is None or not posix.access(command, posix.X_OK) or is_folder(command):
@@ -102,8 +111,8 @@ def become_program(request):
         reason = b"permission denied" if known else b"command not found"
         posix.write(2, b"%s: %s\n" % (argv[0], reason))
         posix._exit(126 if known else 127)
-    drop = [b"setpriv", b"--inh-caps=-all", b"--ambient-caps=-all", b"--"]
-    posix.execv(request["setpriv"], [*drop, *argv])
+    drop = request["drop_capability"]
+    posix.execv(drop[0], [*drop, *argv])
 
 
 def cpu_of_living():
@@ -271,15 +280,22 @@ def main(request_fd, report_fd, stop_fd):
     request = marshal.loads(read_all(request_fd))
     work_fd = posix.open(WORK, FOLDER_FLAGS)  # the program may move or replace it
     write_files(WORK, request["files"])
+    failure_read, failure_write = posix.pipe2(posix.O_CLOEXEC)
     main_pid = posix.fork()
     if main_pid == 0:
         try:
-            become_program(request)
-        finally:
-            posix._exit(125)
+            become_program(request, failure_write)
+        except (OSError, ValueError) as error:
+            write_all(failure_write, repr(error).encode())
+        finally:  # only reached when nothing was executed
+            write_all(failure_write, b" in the child")
+            posix._exit(1)
+    posix.close(failure_write)
     limits = request["cpu_s"], request["wall_s"]
     reason, status = watch(main_pid, wake_fd, stop_fd, *limits)
     kill_all()
+    if failure := read_all(failure_read):
+        raise RuntimeError(f"the program was not started: {failure.decode()}")
     cpu_s = cpu_of_reaped()
     if cpu_s >= request["cpu_s"]:
         reason = "cpu"

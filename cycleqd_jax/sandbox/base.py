@@ -45,7 +45,8 @@ class Program:
       argv: the command and its arguments; found on the sandbox's own PATH.
       stdin: bytes on standard input.
       files: (path relative to the scratch folder, content) pairs written before the
-        start; folders are made as needed. A path that leaves the scratch folder is a
+        start; folders are made as needed, and a path with a trailing slash and no
+        content is an empty folder. A path that leaves the scratch folder is a
         `ValueError`.
       collect: True to return the files of the scratch folder as they were at the end.
       limits: what it may use.

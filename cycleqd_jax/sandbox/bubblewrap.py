@@ -100,9 +100,12 @@ class BubblewrapSandbox:
                 raise SandboxError("the sandbox is closed; make a new one")
             try:
                 return await self._once(program, slot)
-            except SandboxError as error:
+            except (SandboxError, OSError) as error:
                 if attempt == _ATTEMPTS:
-                    raise
+                    raise SandboxError(
+                        f"{program.argv[0]!r} could not be run in a sandbox, {attempt} "
+                        f"attempts failed, the last with: {error}"
+                    ) from error
                 _log.warning("attempt %d of %d: %s", attempt, _ATTEMPTS, error)
             await asyncio.sleep(_PAUSE_S * attempt)
         raise AssertionError("unreachable")
@@ -134,19 +137,16 @@ class BubblewrapSandbox:
             handed = (request, report, stop_read)
             command += [self._host.python, "-I", "-S", _SUPERVISOR, *map(str, handed)]
             seccomps = () if seccomp is None else (seccomp,)
-            try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=stdin,
-                    stdout=out_write,
-                    stderr=err_write,
-                    pass_fds=(*handed, *files.values(), *seccomps),
-                    env={},
-                    cwd="/",
-                    start_new_session=True,  # Ctrl-C is for us alone
-                )
-            except OSError as error:
-                raise SandboxError(f"bubblewrap did not start: {error}") from error
+            process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=out_write,
+                stderr=err_write,
+                pass_fds=(*handed, *files.values(), *seccomps),
+                env={},
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for us alone
+            )
             fds.close(out_write, err_write, stop_read)
 
             def stop() -> None:
@@ -238,7 +238,7 @@ def _request(program: Program, host: Host) -> bytes:
             "argv": [os.fsencode(word) for word in program.argv],
             "files": [(os.fsencode(path), data) for path, data in program.files],
             "path": host.search_path.encode(),
-            "setpriv": host.setpriv,
+            "drop_capability": host.drop_capability,
             "rlimits": _rlimits(limits, host),
             "cpu_s": float(limits.cpu_s),
             "wall_s": float(limits.wall_s),

@@ -21,6 +21,22 @@ _NEEDED_OPTIONS = ("--disable-userns", "--size", "--perms", "--as-pid-1")
 _FIRST_UID = 62_000  # of systemd's range for short-lived users, 61184 to 65519
 _LAST_UID = 65_519
 _SHM_BYTES = 2**20
+# Kernel settings that forbid user namespaces: name -> (value that does, remedy).
+_SWITCHES = {
+    "kernel/apparmor_restrict_unprivileged_userns": (
+        "1",
+        "give bwrap an AppArmor profile that allows userns, or run sudo sysctl -w "
+        "kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+    "kernel/unprivileged_userns_clone": (
+        "0",
+        "run sudo sysctl -w kernel.unprivileged_userns_clone=1",
+    ),
+    "user/max_user_namespaces": (
+        "0",
+        "run sudo sysctl -w user.max_user_namespaces=10000",
+    ),
+}
 _COMPILE = """
 import importlib.util, marshal, sys
 code = compile(sys.stdin.buffer.read(), "supervisor", "exec")
@@ -58,6 +74,11 @@ class Host:
     def uid(self, slot: int) -> int | None:
         """The user id to drop to for worker `slot`; None where we are a user."""
         return _FIRST_UID + slot if self.as_root else None
+
+    @property
+    def drop_capability(self) -> tuple[str, ...]:
+        """The start of a command line that takes the supervisor's capability away."""
+        return (self.setpriv, "--inh-caps=-all", "--ambient-caps=-all", "--")
 
     def command(
         self,
@@ -142,7 +163,7 @@ def inspect_host(workers: int) -> Host:
             "sandbox: the command setpriv was not found in /usr/bin or /bin; install "
             "it (Debian, Ubuntu: apt install util-linux)"
         )
-    as_root = os.geteuid() == 0
+    as_root = _is_root()
     if as_root and _FIRST_UID + workers - 1 > _LAST_UID:
         raise BadInputError(
             f"sandbox: started as root, at most {_LAST_UID - _FIRST_UID + 1} workers "
@@ -160,6 +181,15 @@ def inspect_host(workers: int) -> Host:
         seccomp=deny_filter(),
     )
     return dataclasses.replace(host, supervisor=_compile_supervisor(host))
+
+
+def _is_root() -> bool:
+    """Whether we are the root that no limit on processes binds.
+
+    The root of a rootless container is an ordinary user outside.
+    """
+    first = Path("/proc/self/uid_map").read_text().split()
+    return os.geteuid() == 0 and first[:2] == ["0", "0"]
 
 
 def _check_version(bwrap: str) -> None:
@@ -215,35 +245,28 @@ def _compile_supervisor(host: Host) -> bytes:
     """Compiles the supervisor with the sandbox's Python, inside a sandbox."""
     source = Path(__file__).with_name("_supervisor.py").read_bytes()
     command = host.command(uid=host.uid(0), scratch_bytes=2**20, files={})
-    command += [host.python, "-I", "-S", "-c", _COMPILE]
+    # The way that programs are started, too, so that all of it is tried.
+    command += [*host.drop_capability, host.python, "-I", "-S", "-c", _COMPILE]
     done = subprocess.run(command, input=source, capture_output=True, env={}, cwd="/")
     if done.returncode == 0 and done.stdout:
         return done.stdout
-    said = done.stderr.decode(errors="replace").strip().splitlines()
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    said = lines[-1] if lines else f"exit status {done.returncode}"
     raise BadInputError(
         f"sandbox: {host.bwrap} is installed but could not build a sandbox "
-        f"({said[-1] if said else f'exit status {done.returncode}'}); {_remedy()}"
+        f"({said}); {_remedy(said)}"
     )
 
 
-def _remedy() -> str:
-    """What to do where bubblewrap is not permitted."""
-    switches = {
-        "kernel/apparmor_restrict_unprivileged_userns": (
-            "1",
-            "give bwrap an AppArmor profile that allows userns, or run sudo sysctl -w "
-            "kernel.apparmor_restrict_unprivileged_userns=0",
-        ),
-        "kernel/unprivileged_userns_clone": (
-            "0",
-            "run sudo sysctl -w kernel.unprivileged_userns_clone=1",
-        ),
-        "user/max_user_namespaces": (
-            "0",
-            "run sudo sysctl -w user.max_user_namespaces=10000",
-        ),
-    }
-    for name, (forbids, remedy) in switches.items():
+def _remedy(said: str) -> str:
+    """What to do where bubblewrap is not permitted and somebody `said` so."""
+    if said.startswith("setpriv:"):
+        return (
+            f"started as root, it must change to the user ids from {_FIRST_UID} and "
+            "may not: start as an ordinary user, or give the container these user ids "
+            "and the capabilities SETUID and SETGID"
+        )
+    for name, (forbids, remedy) in _SWITCHES.items():
         file = Path("/proc/sys") / name
         if file.exists() and file.read_text().strip() == forbids:
             return f"{name} is {forbids}, which forbids user namespaces: {remedy}"

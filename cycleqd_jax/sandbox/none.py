@@ -1,6 +1,7 @@
 """No sandbox: the program runs as we do."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import marshal
 import math
@@ -65,6 +66,8 @@ class UnsafeSandbox:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._gate = Gate(workers)
+        # A thread each: the CPU time of a process is only to be had by waiting for it.
+        self._threads = concurrent.futures.ThreadPoolExecutor(workers)
         self._running: set[int] = set()
         self._closed = False
 
@@ -84,7 +87,7 @@ class UnsafeSandbox:
         for pid in tuple(self._running):
             _kill_group(pid)
         async with self._gate.enter(alone=True):
-            pass  # all have ended
+            self._threads.shutdown()  # all have ended
 
     async def _once(self, program: Program) -> Execution:
         if self._closed:
@@ -130,7 +133,9 @@ class UnsafeSandbox:
             ):
                 self._running.add(process.pid)
                 try:
-                    timed_out, status, cpu_s = await _until_end(process, over, limits)
+                    timed_out, status, cpu_s = await _until_end(
+                        process, over, limits, self._threads
+                    )
                 finally:
                     self._running.remove(process.pid)
                 stdout.drain()
@@ -158,11 +163,10 @@ class UnsafeSandbox:
         )
 
 
-async def _until_end(process, over, limits) -> tuple[bool, int, float]:
+async def _until_end(process, over, limits, threads) -> tuple[bool, int, float]:
     """Waits for the end or stops it: (out of time, raw status, CPU seconds)."""
-    # A thread each, at most one per worker: the CPU time of a process is only to be
-    # had where it is waited for.
-    ended = asyncio.ensure_future(asyncio.to_thread(os.wait4, process.pid, 0))
+    loop = asyncio.get_running_loop()
+    ended = loop.run_in_executor(threads, os.wait4, process.pid, 0)
     flooded = asyncio.ensure_future(over.wait())
     try:
         await asyncio.wait(

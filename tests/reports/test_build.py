@@ -165,7 +165,10 @@ def test_page_is_whole_and_fetches_nothing(report, finished_run):
     assert "answer &lt;0&gt; &amp; more" in text and "answer <" not in text
 
 
-@pytest.mark.parametrize(("num_tasks", "num_children"), [(2, 1), (4, 9), (5, 5)])
+@pytest.mark.parametrize(
+    ("num_tasks", "num_children"),
+    [(2, 1), (4, 9), pytest.param(5, 5, marks=pytest.mark.slow)],
+)
 def test_other_numbers_of_tasks(fabricate, num_tasks, num_children):
     run = fabricate(num_tasks, num_children)
     report = build.write_report(run)

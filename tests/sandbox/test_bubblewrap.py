@@ -300,7 +300,8 @@ def test_not_permitted(tmp_path, monkeypatch):
         "echo 'bwrap: setting up uid map: Permission denied' >&2; exit 1;; esac"
     )
     monkeypatch.setenv("PATH", f"{fake_bwrap(tmp_path, script)}:/usr/bin:/bin")
-    monkeypatch.setattr(host.Host, "uid", lambda self, slot: None)
+    monkeypatch.setattr(host, "_is_root", lambda: False)
+    monkeypatch.setattr(host, "_SWITCHES", {})
     with pytest.raises(BadInputError, match="seccomp=unconfined") as error:
         BubblewrapSandbox(workers=1)
     assert "setting up uid map: Permission denied" in str(error.value)
@@ -313,7 +314,9 @@ def test_not_permitted_by_the_kernel():
         from pathlib import Path
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
         from cycleqd_jax.errors import BadInputError
+        from cycleqd_jax.sandbox import host
         from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+        host._is_root = lambda: False
         try:
             BubblewrapSandbox(1)
         except BadInputError as error:
@@ -326,6 +329,31 @@ def test_not_permitted_by_the_kernel():
         text=True,
     )
     assert "sysctl -w user.max_user_namespaces" in done.stdout, done
+
+
+def test_root_that_may_not_change_its_user():
+    remedy = host._remedy("setpriv: setresuid failed: Operation not permitted")
+    assert "start as an ordinary user" in remedy
+
+
+def test_lower_limits_of_our_own_stay(token):
+    # As in a cluster job: our own hard limits are below those of the program.
+    script = f"""if True:
+        import asyncio, resource
+        from cycleqd_jax.sandbox.base import Program
+        from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+        program = Program(("bash", "-c", "ulimit -n; ulimit -f; echo {token}"))
+        print(asyncio.run(BubblewrapSandbox(1).run(program)).stdout)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"b'50\\n1024\\n{token}\\n'\n", done.stderr
 
 
 def test_python_elsewhere(tmp_path):

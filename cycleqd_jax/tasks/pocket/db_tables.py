@@ -5,6 +5,7 @@ SQLite that Python ships; the answer's process never sees them.
 """
 
 import collections
+import contextlib
 import dataclasses
 import random
 import re
@@ -73,18 +74,21 @@ def telling_tables(
     best: tuple[Any, ...] | None = None
     for _ in range(_MAX_DRAWS):
         tables = tuple(_rows(schema, fields, rng) for _ in range(_NUM_TABLES))
-        effects = tuple(apply(schema, rows, statement) for rows in tables)
-        idle = sum(
-            effect is None or (not effect.rows and same_rows(effect.table, rows))
-            for effect, rows in zip(effects, tables, strict=True)
-        )
-        survivors = 100 * idle
-        for mutant in mutants:
-            results = (apply(schema, rows, mutant) for rows in tables)
-            survivors += all(
-                result is not None and same_effect(effect, result, ordered=ordered)
-                for effect, result in zip(effects, results, strict=True)
+        with contextlib.ExitStack() as stack:
+            filled = [stack.enter_context(_Table(schema, rows)) for rows in tables]
+            effects = tuple(table.apply(statement) for table in filled)
+            survivors = 100 * sum(
+                effect is None or (not effect.rows and same_rows(effect.table, rows))
+                for effect, rows in zip(effects, tables, strict=True)
             )
+            for mutant in mutants:
+                if best is not None and survivors >= best[0]:
+                    break
+                survivors += all(
+                    (result := table.apply(mutant)) is not None
+                    and same_effect(effect, result, ordered=ordered)
+                    for effect, table in zip(effects, filled, strict=True)
+                )
         if best is None or survivors < best[0]:
             best = (survivors, tables, effects)
         if survivors == 0:
@@ -94,18 +98,37 @@ def telling_tables(
 
 def apply(schema: Schema, rows: Sequence[Row], statement: str) -> Effect | None:
     """What a statement of ours does to a table; None if it is not valid."""
-    connection = sqlite3.connect(":memory:")
-    try:
-        table = schema.table
-        connection.execute(create_table(table, schema.columns))
-        connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", rows)
-        returned = connection.execute(statement).fetchall()
-        after = connection.execute(f"SELECT * FROM {table}").fetchall()
-    except sqlite3.Error:
-        return None
-    finally:
-        connection.close()
-    return Effect(tuple(returned), tuple(after))
+    with _Table(schema, rows) as table:
+        return table.apply(statement)
+
+
+class _Table:
+    """A table in memory to which every statement is applied afresh."""
+
+    def __init__(self, schema: Schema, rows: Sequence[Row]):
+        self._name = schema.table
+        self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection.execute(create_table(self._name, schema.columns))
+        insert = f"INSERT INTO {self._name} VALUES (?, ?, ?, ?)"
+        self._connection.executemany(insert, rows)
+
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def apply(self, statement: str) -> Effect | None:
+        execute = self._connection.execute
+        execute("BEGIN")
+        try:
+            rows = execute(statement).fetchall()
+            table = execute(f"SELECT * FROM {self._name}").fetchall()
+        except sqlite3.Error:
+            return None
+        finally:
+            execute("ROLLBACK")
+        return Effect(tuple(rows), tuple(table))
 
 
 def create_table(table: str, columns: Sequence[str]) -> str:
@@ -119,6 +142,8 @@ def same_effect(expected: Effect, actual: Effect, *, ordered: bool) -> bool:
     """Whether two effects are equal; the order of a table's own rows never counts."""
     if not same_rows(expected.table, actual.table):
         return False
+    if expected.rows == actual.rows:
+        return True
     if ordered:
         return _rounded(expected.rows) == _rounded(actual.rows)
     return same_rows(expected.rows, actual.rows)
@@ -127,7 +152,7 @@ def same_effect(expected: Effect, actual: Effect, *, ordered: bool) -> bool:
 def same_rows(expected: Sequence[Row], actual: Sequence[Row]) -> bool:
     """Whether two tables hold the same rows, equally often, in any order."""
     count = collections.Counter
-    return count(_rounded(expected)) == count(_rounded(actual))
+    return expected == actual or count(_rounded(expected)) == count(_rounded(actual))
 
 
 def _rounded(rows: Sequence[Row]) -> list[Row]:

@@ -1,0 +1,129 @@
+"""A run that is killed again and again ends like one that never was, byte for byte."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import toy_world
+import yaml
+
+from cycleqd_jax.io.checkpoints import Checkpoints
+
+TESTS = pathlib.Path(__file__).parents[1]
+MOMENTS = [
+    ("experts written", 1),
+    ("results written", 1),
+    ("metrics half written", 8),
+    ("checkpoint half written", 1),
+    ("batch evaluated", 1),
+    ("checkpoint written", 1),
+    ("state written", 1),
+    ("report half written", 1),
+]
+# Not promised to be equal: wall times, the machine, whose lock it was.
+UNPROMISED = {"timing.jsonl", "run.json", "lock"}
+
+
+def start(folder: pathlib.Path, *command: str) -> subprocess.CompletedProcess:
+    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def contents(run: pathlib.Path) -> dict[str, bytes]:
+    """Every promised file; wall times are taken out of the report."""
+    found = {}
+    for path in sorted(run.rglob("*")):
+        name = str(path.relative_to(run))
+        if name in UNPROMISED or name.startswith(("times/", "checkpoints/")):
+            continue
+        if path.is_file():
+            found[name] = path.read_bytes()
+    report = json.loads(found["report/report.json"])
+    del report["timing"]
+    found["report/report.json"] = json.dumps(report).encode()
+    page = found["report/report.html"].decode()
+    found["report/report.html"] = re.sub(
+        r'<[^>]*id="wall-time".*', "", page
+    ).encode()
+    return found
+
+
+def state_arrays(run: pathlib.Path) -> dict[str, np.ndarray]:
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        state = checkpoints.restore()
+    arrays = state.archives.to_numpy() | state.bank.to_numpy()
+    return arrays | {"next_generation": np.asarray(state.next_generation)}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(toy_settings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    toy_world.write_config(folder / "toy.yaml", toy_settings)
+    done = start(folder, "-m", "experiments.agent_skills", "--config", "toy.yaml")
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "toy"
+
+
+def test_killed_at_every_moment_and_resumed(toy_settings, uninterrupted, tmp_path):
+    toy_world.write_config(tmp_path / "toy.yaml", toy_settings)
+    driver = str(TESTS / "kill_driver.py")
+    arguments = ["--config", "toy.yaml", "--resume"]
+    for moment, count in MOMENTS:
+        killed = start(tmp_path, driver, moment, str(count), *arguments)
+        assert killed.returncode == -signal.SIGKILL, (moment, killed.stderr)
+    done = start(tmp_path, "-m", "experiments.agent_skills", *arguments)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "toy"
+    assert contents(run) == contents(uninterrupted)
+    got, want = state_arrays(run), state_arrays(uninterrupted)
+    assert got.keys() == want.keys()
+    for name, array in want.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_resume(toy_settings, tmp_path):
+    settings = toy_settings | {"qd": {"num_generations": 500, "children_per_batch": 2}}
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(settings))
+    paths = [str(TESTS), str(TESTS.parent)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.agent_skills", "--config", "toy.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "child 4/" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "--resume" in error
+    assert "Traceback" not in error
+
+
+def test_two_processes_on_one_folder_and_a_stale_lock(uninterrupted):
+    from cycleqd_jax.errors import BadInputError
+    from cycleqd_jax.io.run_folder import RunFolder
+
+    # The lock file of the finished process is still there, and in nobody's way.
+    assert (uninterrupted / "lock").is_file()
+    with RunFolder(uninterrupted, resume=True):
+        with pytest.raises(BadInputError, match=f"process {os.getpid()}"):
+            RunFolder(uninterrupted, resume=True)
+    RunFolder(uninterrupted, resume=True).close()
