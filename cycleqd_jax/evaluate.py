@@ -289,7 +289,10 @@ def _population(basis: Basis, genomes: Genome) -> Population:
         v={name: basis.v[name].reshape(-1, size) for name, size in sizes.items()},
         coefficients=split_coefficients(basis, genomes),
         vectors={
-            name: jnp.tensordot(genomes.scales, delta, axes=1)
+            # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
+            name: jnp.tensordot(
+                genomes.scales, delta, axes=1, precision=jax.lax.Precision.HIGHEST
+            )
             for name, delta in basis.deltas.items()
         },
     )

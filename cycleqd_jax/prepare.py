@@ -26,6 +26,7 @@ from cycleqd_jax.merging.basis_file import basis_fingerprint, load_basis, save_b
 from cycleqd_jax.models.llama import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.observe import Observer
+from cycleqd_jax.qd.memory_plan import MemoryPlan, check_memory_plan, memory_plan
 from cycleqd_jax.qd.propose import ProposeSettings
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
@@ -132,9 +133,28 @@ def prepare(
         check_same_inputs(folder, fingerprints)
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
+    plan_memory(config, basis)
     weights = put_on_device(model.weights)
     mode = choose_mode(config.engine.mode, weights, basis)
     return Prepared(model, program, weights, tasks, basis, mode, fingerprints)
+
+
+def plan_memory(config: RunConfig, basis: Basis) -> MemoryPlan:
+    """Memory of archives and bank.
+
+    Raises:
+      BadInputError: it cannot fit in half of this machine's memory.
+    """
+    plan = memory_plan(
+        num_tasks=len(config.tasks),
+        bins=config.qd.bins,
+        genome_size=basis.genome_size,
+        num_generations=config.qd.num_generations,
+        children_per_batch=config.qd.children_per_batch,
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    check_memory_plan(plan, memory // 2)
+    return plan
 
 
 def check_same_inputs(folder: RunFolder, fingerprints: Mapping[str, Any]) -> None:
@@ -199,8 +219,10 @@ def open_sandbox(sandbox: SandboxConfig) -> Sandbox:
 
 
 @contextlib.contextmanager
-def open_evaluator(config: RunConfig, prepared: Prepared) -> Iterator[Evaluator]:
-    """The evaluator of a run, compiled and with its sandbox open.
+def open_evaluator(
+    config: RunConfig, prepared: Prepared, sandbox: Sandbox
+) -> Iterator[Evaluator]:
+    """The evaluator of a run; closes the sandbox at its end.
 
     Raises:
       BadInputError: the engine has no room for a problem.
@@ -213,7 +235,7 @@ def open_evaluator(config: RunConfig, prepared: Prepared) -> Iterator[Evaluator]
         weights=prepared.weights,
         basis=prepared.basis,
         tasks=prepared.tasks,
-        sandbox=open_sandbox(config.sandbox),
+        sandbox=sandbox,
         mode=prepared.mode.mode,
         individuals_per_pass=config.qd.children_per_batch,
     ) as evaluator:

@@ -13,6 +13,7 @@ from cycleqd_jax.prepare import (
     Prepared,
     cycle_settings,
     open_evaluator,
+    open_sandbox,
     prepare,
     write_run_facts,
 )
@@ -36,12 +37,13 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
       RunError: the run cannot go on; it can be resumed.
     """
     start = time.perf_counter()
+    sandbox = open_sandbox(config.sandbox)  # first: it may not be permitted here
     prepared = prepare(config, folder, observer)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
     with (
         Checkpoints(folder.checkpoints) as checkpoints,
-        open_evaluator(config, prepared) as evaluator,
+        open_evaluator(config, prepared, sandbox) as evaluator,
     ):
         observer.phase("compiling the engine")
         evaluator.compile()

@@ -1,6 +1,5 @@
 """What a run will need, said before it starts."""
 
-import os
 import time
 
 import jax
@@ -13,8 +12,13 @@ from cycleqd_jax.config import RunConfig
 from cycleqd_jax.io import files
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.observe import Observer
-from cycleqd_jax.prepare import Prepared, open_evaluator, prepare
-from cycleqd_jax.qd.memory_plan import MemoryPlan, check_memory_plan, memory_plan
+from cycleqd_jax.prepare import (
+    Prepared,
+    open_evaluator,
+    open_sandbox,
+    plan_memory,
+    prepare,
+)
 from cycleqd_jax.tasks.base import Split
 
 # Of the rate of a large matrix product, what a run was seen to reach all in all on two
@@ -30,32 +34,16 @@ def is_complete(config: RunConfig, folder: RunFolder) -> bool:
     return files.read_json(state)["evaluated_children"] >= config.qd.num_generations
 
 
-def state_plan(config: RunConfig, prepared: Prepared) -> MemoryPlan:
-    """Memory of archives and bank.
-
-    Raises:
-      BadInputError: it cannot fit in half of this machine's memory.
-    """
-    plan = memory_plan(
-        num_tasks=len(prepared.tasks),
-        bins=config.qd.bins,
-        genome_size=prepared.basis.genome_size,
-        num_generations=config.qd.num_generations,
-        children_per_batch=config.qd.children_per_batch,
-    )
-    check_memory_plan(plan, _machine_bytes() // 2)
-    return plan
-
-
 def print_plan(config: RunConfig, observer: Observer) -> None:
     """Checks all inputs and prints memory, children, problems and estimated time.
 
     Raises:
       BadInputError: an input is wrong.
     """
+    sandbox = open_sandbox(config.sandbox)
     prepared = prepare(config, None, observer)
-    state = state_plan(config, prepared)
-    with open_evaluator(config, prepared):
+    state = plan_memory(config, prepared.basis)
+    with open_evaluator(config, prepared, sandbox):
         pass
     engine, model = config.engine, prepared.model.config
     item = prepared.program.dtype.itemsize
@@ -114,10 +102,6 @@ def _seconds_per_episode(prepared: Prepared) -> float:
         tokens.append(prompt + task.max_new_tokens / 2)
     parameters = sum(w.size for w in prepared.weights.values())
     return 2 * parameters * float(np.mean(tokens)) / (rate * _EFFICIENCY)
-
-
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _size(count: int) -> str:

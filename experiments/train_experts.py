@@ -30,6 +30,8 @@ from cycleqd_jax.training.examples import examples_of
 from cycleqd_jax.training.sft import StepMetrics, train_lora
 from experiments import console
 
+SETTINGS = "training.yaml"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and trains; returns the exit code."""
@@ -67,6 +69,10 @@ def train(config: TrainConfig) -> int:
             config.lora.rank, config.lora.alpha, config.lora.targets
         )
         for index, task in enumerate(tasks):
+            folder = pathlib.Path(config.output) / task.name
+            if _is_complete(folder, config):
+                observer.note(f"{task.name} is complete in {folder}, kept as it is")
+                continue
             start = time.perf_counter()
             observer.phase(f"training {task.name}")
             examples = [
@@ -92,7 +98,6 @@ def train(config: TrainConfig) -> int:
                 optimiser=config.optimiser,
                 on_step=report,
             )
-            folder = pathlib.Path(config.output) / task.name
             factors = {
                 name: LoraFactor(b, a, settings.scale)
                 for name, (b, a) in lora.to_numpy(trained.factors).items()
@@ -114,17 +119,23 @@ def train(config: TrainConfig) -> int:
                 card=_card(config, task.name, scores, trained.history[-1]),
                 dtype="bfloat16",
             )
-            files.write_text(folder / "training.yaml", to_yaml(config))
             files.write_text(
                 folder / "history.jsonl",
                 "".join(json.dumps(row._asdict()) + "\n" for row in trained.history),
             )
+            files.write_text(folder / SETTINGS, to_yaml(config))  # the last: complete
             shown = "  ".join(f"{name} {s:.3f}" for name, s in scores["expert"].items())
             observer.note(
                 f"{task.name}: validation {shown}  "
                 f"({time.perf_counter() - start:.0f} s) -> {folder}"
             )
     return console.DONE
+
+
+def _is_complete(folder: pathlib.Path, config: TrainConfig) -> bool:
+    """Whether an expert with these very settings was trained and validated."""
+    path = folder / SETTINGS
+    return path.is_file() and path.read_text(encoding="utf-8") == to_yaml(config)
 
 
 def _validate(config, folder, model, program, weights, tasks):

@@ -31,7 +31,12 @@ MOMENTS = {
         "after",
     ),
     "state written": ("cycleqd_jax.comparison", "files", "write_json", "after"),
-    "report half written": ("cycleqd_jax.reports.build", None, "write_report", "before"),
+    "report half written": (
+        "cycleqd_jax.reports.build",
+        None,
+        "write_report",
+        "before",
+    ),
 }
 
 

@@ -157,7 +157,7 @@ def train_step(
     metrics = {
         "loss": value,
         "token_accuracy": hits,
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
     }
     return TrainState(factors, moments, state.step + 1), metrics
 

@@ -56,9 +56,7 @@ def contents(run: pathlib.Path) -> dict[str, bytes]:
     del report["timing"]
     found["report/report.json"] = json.dumps(report).encode()
     page = found["report/report.html"].decode()
-    found["report/report.html"] = re.sub(
-        r'<[^>]*id="wall-time".*', "", page
-    ).encode()
+    found["report/report.html"] = re.sub(r'<[^>]*id="wall-time".*', "", page).encode()
     return found
 
 

@@ -49,7 +49,7 @@ def twin(seed: int = 0, **changes):
     hf_config = transformers.LlamaConfig(**(settings | changes))
     model = transformers.LlamaForCausalLM(hf_config).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim == 1:  # norms and biases start at a constant
                 parameter.add_(0.3 * torch.randn_like(parameter))
     config = LlamaConfig.from_hf(hf_config.to_dict())

@@ -34,7 +34,8 @@ PYTHON = ("env", "PYTHONHASHSEED=0", "python3", "-s", "-S", "-B", "main.py")
 # Empty, because many chat templates put in a text of their own where none is given,
 # and every token of a prompt costs time in every episode.
 SYSTEM: Message = {"role": "system", "content": ""}
-LIMITS = Limits(cpu_s=1.0)
+# A command that waits for ever costs this twice, the second time alone.
+LIMITS = Limits(cpu_s=1.0, wall_s=8.0)
 _MAX_NEW_TOKENS = {1: 48, 2: 96}  # by turns: an inspection may hold the answer too
 _MAX_ANSWER = 4000  # characters
 _MAX_FEEDBACK = 200  # characters of an inspection's output that come back

@@ -1,0 +1,118 @@
+"""LoRA training against PyTorch and PEFT, step by step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.config import LlamaConfig
+from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.training import lora
+from cycleqd_jax.training.examples import Batch
+
+SETTINGS = lora.LoraSettings(rank=3, alpha=6.0, targets=("q_proj", "down_proj"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def ours(model):
+    program = LlamaProgram(LlamaConfig.from_hf(model.config.to_dict()))
+    named = model.named_parameters()
+    return program, {n: jnp.asarray(p.detach().numpy().copy()) for n, p in named}
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 64, (2, 9), np.int32)
+    positions = np.array([[3, 4, 5], [5, 6, 0]], np.int32)
+    targets = np.take_along_axis(tokens, positions + 1, axis=1)
+    return Batch(tokens, positions, targets, np.array([[1, 1, 1], [1, 1, 0.0]]))
+
+
+def test_one_step_equals_torch_adamw_on_a_peft_model(model, ours, batch):
+    program, weights = ours
+    factors = lora.init_factors(program, SETTINGS, jax.random.key(1))
+    # B starts at zero, where A has no gradient: begin a little later instead.
+    factors = jax.tree.map(lambda x: x + 0.05, factors)
+    optimiser = lora.make_optimiser(
+        learning_rate=0.01,
+        warmup_steps=0,
+        steps=1000,
+        final_fraction=1.0,
+        weight_decay=0.1,
+        max_grad_norm=0.5,
+    )
+    state = lora.TrainState(factors, optimiser.init(factors), jnp.int32(0))
+    start = lora.to_numpy(factors)
+    got, metrics = lora.train_step(
+        state, weights, batch, program=program, optimiser=optimiser, scale=2.0
+    )
+
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "down_proj"])
+    twin = peft.get_peft_model(model, config)
+    modules = dict(twin.named_modules())
+    halves = []
+    for name, (b, a) in start.items():
+        module = modules["base_model.model." + name.removesuffix(".weight")]
+        for half, value in ((module.lora_A, a), (module.lora_B, b)):
+            half["default"].weight.data = torch.tensor(value)
+            halves.append(half["default"].weight)
+    logits = twin(torch.tensor(batch.tokens, dtype=torch.long)).logits
+    index = torch.tensor(batch.positions, dtype=torch.long)
+    picked = torch.take_along_dim(logits, index[..., None], dim=1)
+    losses = torch.nn.functional.cross_entropy(
+        picked.flatten(0, 1),
+        torch.tensor(batch.targets, dtype=torch.long).flatten(),
+        reduction="none",
+    )
+    mask = torch.tensor(batch.mask).flatten()
+    loss = (losses * mask).sum() / mask.sum()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(halves, 0.5)
+    # Optax's AdamW multiplies the decay by the rate, as torch does.
+    torch.optim.AdamW(halves, lr=0.01, weight_decay=0.1, eps=1e-8).step()
+
+    assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-5)
+    assert float(metrics["grad_norm"]) == pytest.approx(norm.item(), rel=1e-4)
+    for name, (b, a) in lora.to_numpy(got.factors).items():
+        module = modules["base_model.model." + name.removesuffix(".weight")]
+        for value, half in ((a, module.lora_A), (b, module.lora_B)):
+            want = half["default"].weight.detach().numpy()
+            np.testing.assert_allclose(value, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fresh_adapter_changes_nothing(ours, batch):
+    program, weights = ours
+    factors = lora.init_factors(program, SETTINGS, jax.random.key(0))
+    deltas = lora.as_deltas(factors, SETTINGS.scale)
+    np.testing.assert_array_equal(
+        program.full(weights, batch.tokens, deltas), program.full(weights, batch.tokens)
+    )
+    assert len(factors) == 4
+    a = np.concatenate([f["a"].ravel() for f in factors.values()])
+    assert 0.2 < np.abs(a).max() <= 0.25  # 1 / sqrt(16)
+
+
+def test_unknown_targets_are_refused(ours):
+    settings = lora.LoraSettings(2, 4.0, ("q_proj", "input_layernorm"))
+    with pytest.raises(BadInputError, match="input_layernorm"):
+        lora.init_factors(ours[0], settings, jax.random.key(0))
