@@ -41,7 +41,7 @@ BEST = "best_of_archive"
 BASE = "base"
 # Parts of the results that depend on the final archives; a run that goes on to more
 # generations makes them anew.
-FINAL_PARTS = ("candidates-validate", "final-optimise", "final-validate", "final-test")
+FINAL_PARTS = ("candidates-validate", "final-optimise", "final-test")
 
 
 class Measured:
@@ -140,9 +140,10 @@ def compare(
     *,
     candidates: int,
     factors: Sequence[float],
-    splits: Sequence[Split],
 ) -> None:
     """Evaluates all models and writes `archives.parquet` and `state.json`.
+
+    All are scored on `optimise` and on `test`; `validate` only chooses champions.
 
     Args:
       measured: evaluates.
@@ -152,7 +153,6 @@ def compare(
       tasks: names, in the order of the archives.
       candidates: see `finalists`.
       factors: of the scaled merge; the best on `optimise` is taken.
-      splits: what else to report on beside `optimise`: those that have problems.
     """
     _write_archives(folder, state, tasks)
     final = finalists(measured, state, tasks, candidates=candidates)
@@ -168,9 +168,8 @@ def compare(
     measured.copy("scaled-optimise", "merges-optimise", f"{SCALED}/{factor:g}", SCALED)
     found = {BEST: state.bank.genome(final.best), AGGREGATED: final.aggregated}
     measured("final-optimise", found, Split.OPTIMISE)
-    for split in splits:
-        measured(f"baselines-{split}", fixed, split)
-        measured(f"final-{split}", found, split)
+    measured("baselines-test", fixed, Split.TEST)
+    measured("final-test", found, Split.TEST)
     files.write_json(
         folder.path / "state.json",
         {

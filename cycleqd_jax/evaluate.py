@@ -169,8 +169,8 @@ class Evaluator:
           progress: called after each episode.
 
         Returns:
-          One episode per (individual, task, problem), in that order whatever order
-          they ended in.
+          One episode per (individual, task, problem), sorted by individual, then in
+          the order of tasks and problems, whatever order they ended in.
 
         Raises:
           SandboxError: if the environment failed; nothing is scored then.
@@ -216,15 +216,18 @@ class Evaluator:
         episodes = asyncio.gather(
             *(
                 self._episode(index, name, split, task, problem, one_done)
-                for index, name in enumerate(names)
+                # Task by task: replies of one task end together, and with the
+                # shortest task named last few slots idle at the end.
                 for task, problem in problems
+                for index, name in enumerate(names)
             )
         )
         try:
             await asyncio.wait({server, episodes}, return_when="FIRST_COMPLETED")
             if server.done():  # it only ends by failing
                 server.result()
-            return await episodes
+            place = {name: i for i, name in enumerate(names)}
+            return sorted(await episodes, key=lambda e: place[e.individual])
         finally:
             episodes.cancel()
             server.cancel()

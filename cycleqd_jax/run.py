@@ -4,7 +4,7 @@ import time
 
 from cycleqd_jax import comparison
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.evaluate import Evaluator, mean_scores
+from cycleqd_jax.evaluate import mean_scores
 from cycleqd_jax.io.checkpoints import Checkpoints, CycleState
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.loop import first_state, individual_name, run_cycle
@@ -18,7 +18,6 @@ from cycleqd_jax.prepare import (
     write_run_facts,
 )
 from cycleqd_jax.qd.cells import fixed_ranges, relative_ranges
-from cycleqd_jax.tasks.base import Split
 
 
 def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
@@ -71,7 +70,6 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
             prepared.task_names,
             candidates=config.aggregation.candidates,
             factors=config.baselines.scaled_merge_factors,
-            splits=_reported_splits(evaluator),
         )
         folder.log_time("comparison", time.perf_counter() - start)
 
@@ -101,12 +99,3 @@ def _state(
     state = first_state(prepared.basis, tasks, scores, ranges, config.qd.bins)
     checkpoints.save(state)
     return state
-
-
-def _reported_splits(evaluator: Evaluator) -> list[Split]:
-    """Those beside `optimise` for which every task has problems."""
-    return [
-        split
-        for split in (Split.VALIDATE, Split.TEST)
-        if all(task.problems(split) for task in evaluator.tasks)
-    ]

@@ -63,7 +63,7 @@ def print_plan(config: RunConfig, observer: Observer) -> None:
         "children": config.qd.num_generations * problems[Split.OPTIMISE],
         "experts and merges": (1 + tasks + merges + 2) * problems[Split.OPTIMISE],
         "champions": candidates * problems[Split.VALIDATE],
-        "comparison": models * (problems[Split.VALIDATE] + problems[Split.TEST]),
+        "comparison": models * problems[Split.TEST],
     }
     seconds = _seconds_per_episode(prepared) * sum(episodes.values())
     table = rich.table.Table(title="Plan", show_header=False)

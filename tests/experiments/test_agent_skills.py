@@ -29,7 +29,7 @@ def test_report_has_every_model_on_every_split(run):
     names |= {f"expert/{task}" for task in toy_world.TASKS}
     assert names <= data["models"].keys()
     for name in names:
-        for split, problems in {"optimise": 15, "validate": 12, "test": 12}.items():
+        for split, problems in {"optimise": 15, "test": 12}.items():
             row = data["models"][name][split]
             scores = [row[task] for task in toy_world.TASKS]
             assert row["mean"] == pytest.approx(sum(scores) / 3)

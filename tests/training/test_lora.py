@@ -48,6 +48,9 @@ def batch():
     return Batch(tokens, positions, targets, np.array([[1, 1, 1], [1, 1, 0.0]]))
 
 
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing`:FutureWarning"
+)  # PEFT's
 def test_one_step_equals_torch_adamw_on_a_peft_model(model, ours, batch):
     program, weights = ours
     factors = lora.init_factors(program, SETTINGS, jax.random.key(1))

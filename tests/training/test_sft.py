@@ -43,7 +43,7 @@ def test_only_replies_are_learnt_and_each_sees_its_past():
     assert first == Example((1, 10, 11, 2, 9, 1, 12, 2), prompt_length=6)
     assert second.tokens[second.prompt_length :] == (14, 15, 2)
     assert second.tokens[:6] == first.tokens[:6]
-    assert second.prompt_length == 13
+    assert second.prompt_length == 14
 
 
 def test_targets_are_the_tokens_after_the_positions():
@@ -105,8 +105,9 @@ def train(world, **changes):
 
 def test_it_learns_and_repeats_bit_for_bit(world):
     first, second = train(world), train(world)
-    assert first.history[0].loss > 3
-    assert first.history[-1].loss < 0.5
+    assert first.history[0].token_accuracy == 0.0
+    assert first.history[-1].token_accuracy == 1.0
+    assert first.history[-1].loss < first.history[0].loss - 2.0
     assert first.history == second.history
     for a, b in zip(
         jax.tree.leaves(first.factors), jax.tree.leaves(second.factors), strict=True

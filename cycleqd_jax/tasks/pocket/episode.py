@@ -36,7 +36,8 @@ PYTHON = ("env", "PYTHONHASHSEED=0", "python3", "-s", "-S", "-B", "main.py")
 SYSTEM: Message = {"role": "system", "content": ""}
 # A command that waits for ever costs this twice, the second time alone.
 LIMITS = Limits(cpu_s=1.0, wall_s=8.0)
-_MAX_NEW_TOKENS = {1: 48, 2: 96}  # by turns: an inspection may hold the answer too
+# By turns: the longest right answer has 32, and an inspection may hold the answer too.
+_MAX_NEW_TOKENS = {1: 36, 2: 72}
 _MAX_ANSWER = 4000  # characters
 _MAX_FEEDBACK = 200  # characters of an inspection's output that come back
 _FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
