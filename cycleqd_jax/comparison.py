@@ -41,7 +41,7 @@ BEST = "best_of_archive"
 BASE = "base"
 # Parts of the results that depend on the final archives; a run that goes on to more
 # generations makes them anew.
-FINAL_PARTS = ("candidates-validate", "final-optimise", "final-test")
+FINAL_PARTS = ("candidates-validate", "best-optimise", "final-optimise", "final-test")
 
 
 class Measured:
@@ -53,21 +53,37 @@ class Measured:
         self._observer = observer
 
     def __call__(
-        self, part: str, individuals: Mapping[str, Genome], split: Split
+        self,
+        part: str,
+        individuals: Mapping[str, Genome],
+        split: Split,
     ) -> list[Episode]:
-        """The episodes of a part: read where it was written, else made and written."""
+        """The episodes of a part: read where it was written, else made and written.
+
+        None, and no part, for a split without problems.
+
+        Args:
+          part: its name in the results.
+          individuals: name -> genome.
+          split: whose problems.
+        """
+        if not any(task.problems(split) for task in self._evaluator.tasks):
+            return []
         episodes = read_episodes(self._folder, part)
         if episodes is None:
             self._observer.phase(f"{', '.join(individuals)} on {split}")
             episodes = self._evaluator.evaluate(
-                individuals, split, progress=self._observer.episodes
+                individuals,
+                split,
+                progress=self._observer.episodes,
             )
             write_episodes(self._folder, part, episodes)
         return episodes
 
-    def copy(self, part: str, source: str, individual: str, name: str) -> None:
-        """Writes a part with one individual's episodes of another, under a new name."""
-        rows = read_episodes(self._folder, source) or []
+    def copy(self, part: str, individual: str, name: str) -> None:
+        """Writes the episodes of one individual on `optimise` under a new name."""
+        parts = ["experts-optimise", "merges-optimise", *self._folder.batches()]
+        rows = [row for p in parts for row in read_episodes(self._folder, p) or []]
         chosen = [row for row in rows if row.individual == individual]
         renamed = [dataclasses.replace(row, individual=name) for row in chosen]
         write_episodes(self._folder, part, renamed)
@@ -98,7 +114,12 @@ def measure_experts(
 
 
 def finalists(
-    measured: Measured, state: CycleState, tasks: Sequence[str], *, candidates: int
+    measured: Measured,
+    state: CycleState,
+    tasks: Sequence[str],
+    *,
+    candidates: int,
+    choose_by: str,
 ) -> Finalists:
     """Chooses the champions and aggregates them.
 
@@ -108,6 +129,7 @@ def finalists(
       tasks: names, in the order of the archives.
       candidates: elites per archive to score on `validate`; 0 takes each archive's
         best as it is.
+      choose_by: see `choose_champions`.
     """
     archives, bank = state.archives, state.bank
     options = champion_candidates(archives, bank, max(candidates, 1))
@@ -120,7 +142,7 @@ def finalists(
         validated = {
             i: [scores[individual_name(i, tasks)][task] for task in tasks] for i in ids
         }
-    champions = choose_champions(options, validated)
+    champions = choose_champions(options, validated, by=choose_by)
     chosen = bank.gather([champion.elite.individual for champion in champions])
     result = aggregate(chosen, [champion.elite.quality for champion in champions])
     return Finalists(
@@ -139,6 +161,7 @@ def compare(
     tasks: Sequence[str],
     *,
     candidates: int,
+    choose_by: str,
     factors: Sequence[float],
 ) -> None:
     """Evaluates all models and writes `archives.parquet` and `state.json`.
@@ -152,10 +175,13 @@ def compare(
       basis: of the genomes.
       tasks: names, in the order of the archives.
       candidates: see `finalists`.
+      choose_by: see `choose_champions`.
       factors: of the scaled merge; the best on `optimise` is taken.
     """
     _write_archives(folder, state, tasks)
-    final = finalists(measured, state, tasks, candidates=candidates)
+    final = finalists(
+        measured, state, tasks, candidates=candidates, choose_by=choose_by
+    )
     tried = mean_scores(
         measured("merges-optimise", merges(basis, factors), Split.OPTIMISE)
     )
@@ -165,9 +191,10 @@ def compare(
         | _experts(basis, tasks)
         | {UNIFORM: uniform(basis), SCALED: scaled_sum(basis, factor)}
     )
-    measured.copy("scaled-optimise", "merges-optimise", f"{SCALED}/{factor:g}", SCALED)
+    measured.copy("scaled-optimise", f"{SCALED}/{factor:g}", SCALED)
+    measured.copy("best-optimise", individual_name(final.best, tasks), BEST)
+    measured("final-optimise", {AGGREGATED: final.aggregated}, Split.OPTIMISE)
     found = {BEST: state.bank.genome(final.best), AGGREGATED: final.aggregated}
-    measured("final-optimise", found, Split.OPTIMISE)
     measured("baselines-test", fixed, Split.TEST)
     measured("final-test", found, Split.TEST)
     files.write_json(

@@ -143,9 +143,11 @@ class AggregationConfig(Section):
     Attributes:
       candidates: best elites per archive that are scored again on `validate` before
         one is chosen; 0 takes the best on `optimise`, as the paper does.
+      choose_by: the mean over all tasks, or the quality, the archive's own task.
     """
 
     candidates: Count = 3
+    choose_by: Literal["mean", "quality"] = "mean"
 
 
 class BaselinesConfig(Section):

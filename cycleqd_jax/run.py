@@ -69,6 +69,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
             prepared.basis,
             prepared.task_names,
             candidates=config.aggregation.candidates,
+            choose_by=config.aggregation.choose_by,
             factors=config.baselines.scaled_merge_factors,
         )
         folder.log_time("comparison", time.perf_counter() - start)

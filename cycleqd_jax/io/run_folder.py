@@ -83,6 +83,11 @@ class RunFolder:
         """Path of one parquet part: `kind` is results, metrics or times."""
         return self.path / kind / f"{name}.parquet"
 
+    def batches(self) -> list[str]:
+        """Names of the batches' parts of the results, in order."""
+        paths = (self.path / "results").glob("batch-*.parquet")
+        return sorted(path.stem for path in paths)
+
     def drop_batches_from(self, generation: int) -> None:
         """Removes parts of batches that no checkpoint counts."""
         for kind in ("results", "metrics", "times"):

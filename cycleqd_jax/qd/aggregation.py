@@ -4,7 +4,9 @@
 
 where tau_k* is the task vector of archive k's champion. The maxima of an archive are
 picked on few, discrete problems and so are optimistic; therefore the few best of each
-archive may be scored again on other problems before one is chosen.
+archive may be scored again on other problems before one is chosen, by the mean over
+all tasks: by its own task alone an archive's expert mostly wins, and an average of
+experts is the uniform merge.
 
 Source: CycleQD (arXiv 2410.14735), model aggregation; choosing by validation is ours.
 """
@@ -17,7 +19,7 @@ import numpy as np
 from cycleqd_jax.merging.genome import Genome, linear_combination
 from cycleqd_jax.qd.archives import Archives
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.qd.elites import Elite, elites, rank_elites
+from cycleqd_jax.qd.elites import Elite, elites, mean_score, rank_elites
 
 
 class Champion(NamedTuple):
@@ -25,8 +27,8 @@ class Champion(NamedTuple):
 
     Attributes:
       elite: with its quality, the score it was selected by.
-      validated: its score on the archive's task on validation problems, or None
-        where nothing was validated.
+      validated: what it was chosen by on validation problems, or None where nothing
+        was validated.
     """
 
     elite: Elite
@@ -67,6 +69,8 @@ def champion_candidates(
 def choose_champions(
     candidates: Sequence[Sequence[Elite]],
     validated: Mapping[int, Sequence[float]] | None = None,
+    *,
+    by: str = "mean",
 ) -> tuple[Champion, ...]:
     """One champion per archive.
 
@@ -74,16 +78,22 @@ def choose_champions(
       candidates: from `champion_candidates`.
       validated: individual id -> its K validation scores, for all candidates; None
         takes the first candidate of each archive.
+      by: "mean" over all tasks, or "quality", the score on the archive's task.
 
     Returns:
-      Per archive the candidate with the highest validation score on its task; ties go
-      to the better candidate before validation.
+      Per archive the candidate with the highest validation score; ties go to the
+      better candidate before validation.
 
     Raises:
       ValueError: a candidate has no validation scores.
     """
     if validated is None:
         return tuple(Champion(best[0], None) for best in candidates)
+
+    def value(elite: Elite) -> float:
+        scores = validated[elite.individual]
+        return mean_score(scores) if by == "mean" else float(scores[elite.archive])
+
     champions = []
     for best in candidates:
         for elite in best:
@@ -93,9 +103,8 @@ def choose_champions(
                     f"candidate of archive {elite.archive}, but there are none."
                 )
         # max keeps the first of equals, and candidates are ranked.
-        chosen = max(best, key=lambda e: float(validated[e.individual][e.archive]))
-        score = float(validated[chosen.individual][chosen.archive])
-        champions.append(Champion(chosen, score))
+        chosen = max(best, key=value)
+        champions.append(Champion(chosen, value(chosen)))
     return tuple(champions)
 
 

@@ -50,10 +50,14 @@ def test_champions_are_chosen_by_validation_and_ties_by_rank():
     assert [c.elite.individual for c in first] == [5, 5]
     assert [c.validated for c in first] == [None, None]
     validated = {5: (0.4, 0.5), 6: (0.6, 0.0), 7: (0.6, 0.0), 8: (0.9, 0.5)}
-    chosen = choose_champions(candidates, validated)
+    chosen = choose_champions(candidates, validated, by="quality")
     # Archive 0: 6 and 7 tie, 6 ranks first. Archive 1: a tie, 5 ranks first.
     assert [c.elite.individual for c in chosen] == [6, 5]
     assert [c.validated for c in chosen] == [0.6, 0.5]
+    # By the mean over both tasks 5 is the best of archive 0, and 8 of archive 1.
+    chosen = choose_champions(candidates, validated, by="mean")
+    assert [c.elite.individual for c in chosen] == [5, 8]
+    assert [c.validated for c in chosen] == [0.45, 0.7]
     with pytest.raises(ValueError, match="scores of individual 8"):
         choose_champions(candidates, {5: (1, 1), 6: (1, 1), 7: (1, 1)})
 
