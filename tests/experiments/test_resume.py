@@ -109,7 +109,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(toy_settings, tmp_path):
         if "child 4/" in line:
             break
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130, error
     assert "--resume" in error
     assert "Traceback" not in error
