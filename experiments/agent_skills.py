@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(config: RunConfig, *, resume: bool, dry_run: bool) -> int:
-    console.use_compilation_cache()
+    console.set_up_process()
     if dry_run:
         with console.ConsoleObserver() as observer:
             plan.print_plan(config, observer)

@@ -23,8 +23,10 @@ from cycleqd_jax.observe import BatchSummary, Observer
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, outside the repository."""
+def set_up_process() -> None:
+    """Keeps compiled programs between runs, outside the repository; quiets advice."""
+    # Without PyTorch, which is not needed, transformers says so at every start.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = pathlib.Path(cache) / "cycleqd_jax" / "xla"

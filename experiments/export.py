@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(run: str, individual: str, to: str, adapter: bool) -> int:
+    console.set_up_process()
     target = pathlib.Path(to)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInputError(

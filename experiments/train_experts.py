@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(config: TrainConfig) -> int:
     """Trains, validates and writes one expert after another."""
-    console.use_compilation_cache()
+    console.set_up_process()
     with console.ConsoleObserver() as observer:
         tasks = make_tasks(config.tasks, config.problems)
         for task in tasks:

@@ -97,19 +97,22 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(toy_settings, tmp_path):
     settings = toy_settings | {"qd": {"num_generations": 500, "children_per_batch": 2}}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(settings))
     paths = [str(TESTS), str(TESTS.parent)]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "experiments.agent_skills", "--config", "toy.yaml"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    for line in process.stdout:
-        if "child 4/" in line:
-            break
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=300)
+    ) as process:
+        for line in process.stdout:
+            if "child 4/" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        try:
+            _, error = process.communicate(timeout=300)
+        finally:
+            process.kill()
     assert process.returncode == 130, error
     assert "--resume" in error
     assert "Traceback" not in error

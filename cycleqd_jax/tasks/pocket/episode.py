@@ -35,7 +35,7 @@ PYTHON = ("env", "PYTHONHASHSEED=0", "python3", "-s", "-S", "-B", "main.py")
 # and every token of a prompt costs time in every episode.
 SYSTEM: Message = {"role": "system", "content": ""}
 # A command that waits for ever costs this twice, the second time alone.
-LIMITS = Limits(cpu_s=1.0, wall_s=8.0)
+LIMITS = Limits(cpu_s=1.0, wall_s=10.0)
 # By turns: the longest right answer has 32, and an inspection may hold the answer too.
 _MAX_NEW_TOKENS = {1: 36, 2: 72}
 _MAX_ANSWER = 4000  # characters
