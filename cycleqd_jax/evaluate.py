@@ -20,6 +20,7 @@ from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.merging.basis import Basis
 from cycleqd_jax.merging.genome import Genome, stack_genomes
 from cycleqd_jax.merging.materialise import materialise, split_coefficients
+from cycleqd_jax.models.chat import ChatTokenizer
 from cycleqd_jax.models.llama import Weights
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Message, Problem, Reply, Split, Task
@@ -128,24 +129,6 @@ class Evaluator:
             self._runner.run(self._sandbox.close())
         finally:
             self._runner.__exit__(*error)
-
-    def check_prompts(self, splits: Iterable[Split]) -> None:
-        """Refuses problems that the engine has no room for, before anything runs.
-
-        Raises:
-          BadInputError: names the longest prompt and the length that it needs.
-        """
-        for task in self.tasks:
-            for split in splits:
-                for problem in task.problems(split):
-                    opening = list(task.dialogue(problem))[:-1]
-                    need = self._engine.count_tokens(opening) + task.max_new_tokens
-                    if need > self._engine.shape.length:
-                        raise BadInputError(
-                            f"engine.length is {self._engine.shape.length} tokens, but "
-                            f"{problem.id} needs {need} with its reply; set it to "
-                            f"{need} or more."
-                        )
 
     def compile(self) -> None:
         """Compiles the engine's programs, so that the first episodes do not wait."""
@@ -270,6 +253,42 @@ class Evaluator:
             tokens=tuple(token for reply in replies for token in reply.tokens),
             finish=str(last.finish),
             seconds=time.perf_counter() - start,
+        )
+
+
+def check_prompts(
+    tasks: Sequence[Task],
+    splits: Iterable[Split],
+    tokenizer: ChatTokenizer,
+    *,
+    length: int,
+    multiple_of: int,
+) -> None:
+    """Refuses problems that the engine has no room for, before anything runs.
+
+    Args:
+      tasks: their right dialogues are measured, with the longest last reply.
+      splits: whose problems.
+      tokenizer: of the model.
+      length: the engine's, in tokens.
+      multiple_of: what the length must be a multiple of.
+
+    Raises:
+      BadInputError: names the longest and the length that it needs.
+    """
+    needs = [
+        (len(tokenizer.encode_chat(list(task.dialogue(p))[:-1])) + task.max_new_tokens,
+         p.id)
+        for split in splits
+        for task in tasks
+        for p in task.problems(split)
+    ]  # fmt: skip
+    need, problem = max(needs, default=(0, ""))
+    if need > length:
+        enough = -(-need // multiple_of) * multiple_of
+        raise BadInputError(
+            f"engine.length is {length} tokens, but {problem} needs {need} with its "
+            f"reply; set it to {enough} or more."
         )
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from cycleqd_jax.config import RunConfig, to_yaml
 from cycleqd_jax.config_sections import EngineConfig, ProblemsConfig, SandboxConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluate import Evaluator, ModeChoice, choose_mode
+from cycleqd_jax.evaluate import Evaluator, ModeChoice, check_prompts, choose_mode
 from cycleqd_jax.inference.engine import Engine, EngineShape
 from cycleqd_jax.io import files
 from cycleqd_jax.io.run_folder import RunFolder
@@ -98,7 +98,7 @@ def prepare(
     Args:
       config: the settings.
       folder: of the run: its basis is used if it has one, and its inputs must be the
-        same; None to leave no trace.
+        same; None where there is none. Nothing is written.
       observer: hears what is being done.
 
     Raises:
@@ -109,6 +109,13 @@ def prepare(
     tasks = make_tasks(config.tasks, config.problems)
     model = load_model(config.base_model, dtype=config.dtype)
     program = LlamaProgram(model.config, config.dtype)
+    check_prompts(
+        tasks,
+        (Split.OPTIMISE, Split.VALIDATE, Split.TEST),
+        model.tokenizer,
+        length=config.engine.length,
+        multiple_of=config.engine.prefill_chunk,
+    )
     observer.phase("loading the experts")
     experts = [load_expert(path, model) for path in config.expert_paths]
     names = [task.name for task in tasks]
@@ -180,8 +187,13 @@ def check_same_inputs(folder: RunFolder, fingerprints: Mapping[str, Any]) -> Non
 
 
 def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) -> None:
-    """Writes `config.yaml` and `run.json`."""
+    """Writes `config.yaml`, the basis if it is not there, and `run.json`."""
     files.write_text(folder.path / "config.yaml", to_yaml(config))
+    basis = folder.path / "basis.safetensors"
+    fingerprint = prepared.fingerprints["basis"]
+    if not basis.is_file() or load_basis(basis).fingerprint != fingerprint:
+        settings = config.basis.model_dump(mode="json")
+        save_basis(basis, prepared.basis, fingerprint=fingerprint, settings=settings)
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     files.write_json(
         folder.path / "run.json",
@@ -222,11 +234,7 @@ def open_sandbox(sandbox: SandboxConfig) -> Sandbox:
 def open_evaluator(
     config: RunConfig, prepared: Prepared, sandbox: Sandbox
 ) -> Iterator[Evaluator]:
-    """The evaluator of a run; closes the sandbox at its end.
-
-    Raises:
-      BadInputError: the engine has no room for a problem.
-    """
+    """The evaluator of a run; closes the sandbox at its end."""
     engine = Engine(
         prepared.program, prepared.model.tokenizer, engine_shape(config.engine)
     )
@@ -239,7 +247,6 @@ def open_evaluator(
         mode=prepared.mode.mode,
         individuals_per_pass=config.qd.children_per_batch,
     ) as evaluator:
-        evaluator.check_prompts((Split.OPTIMISE, Split.VALIDATE, Split.TEST))
         yield evaluator
 
 
@@ -276,10 +283,6 @@ def _basis(config, folder, model, experts, names, fingerprint) -> Basis:
         stored = load_basis(path)
         if stored.fingerprint == fingerprint:
             return stored.basis
-    basis = compute_basis(
+    return compute_basis(
         model.weights, experts, rank=config.basis.rank, expert_names=names
     )
-    if path is not None:
-        settings = config.basis.model_dump(mode="json")
-        save_basis(path, basis, fingerprint=fingerprint, settings=settings)
-    return basis

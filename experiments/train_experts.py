@@ -15,7 +15,7 @@ import jax
 
 from cycleqd_jax.config import TrainConfig, load_config, to_yaml
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluate import Evaluator, mean_scores
+from cycleqd_jax.evaluate import Evaluator, check_prompts, mean_scores
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.io import files
 from cycleqd_jax.merging.basis import compute_basis
@@ -64,6 +64,13 @@ def train(config: TrainConfig) -> int:
         observer.phase("loading the base model")
         model = load_model(config.base_model, dtype=config.dtype)
         program = LlamaProgram(model.config, config.dtype)
+        check_prompts(
+            tasks,
+            [Split.VALIDATE],
+            model.tokenizer,
+            length=config.engine.length,
+            multiple_of=config.engine.prefill_chunk,
+        )
         weights = put_on_device(model.weights)
         settings = lora.LoraSettings(
             config.lora.rank, config.lora.alpha, config.lora.targets
@@ -152,7 +159,6 @@ def _validate(config, folder, model, program, weights, tasks):
         mode="factored",
         individuals_per_pass=2,
     ) as evaluator:
-        evaluator.check_prompts([Split.VALIDATE])
         models = {"base": base_genome(basis), "expert": expert_genome(basis, 0)}
         return mean_scores(evaluator.evaluate(models, Split.VALIDATE))
 

@@ -65,7 +65,5 @@ def test_a_failing_environment_stops_the_evaluation(toy_settings):
 
 
 def test_prompts_that_do_not_fit_are_refused_before_work_starts(toy_settings):
-    _, opened = open_with(toy_settings, length=32, decode_steps=4)
-    with pytest.raises(BadInputError, match=r"engine\.length.*toy_a/"):
-        with opened:
-            pass
+    with pytest.raises(BadInputError, match=r"engine\.length.*toy_.*set it to 48"):
+        open_with(toy_settings, length=32, decode_steps=4)

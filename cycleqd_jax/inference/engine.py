@@ -89,10 +89,6 @@ class Engine:
         self._prefill_call([])
         self._decode_call([])
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Length of the prompt that `messages` make, in tokens."""
-        return len(self._tokenizer.encode_chat(messages))
-
     async def chat(
         self, messages: Sequence[Message], *, individual: int, max_new_tokens: int
     ) -> Reply:

@@ -124,6 +124,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1
     assert all(word in error for word in words)
+    # Nothing was begun, so the corrected command is not refused for a used folder.
+    assert {p.name for p in tmp_path.glob("run/*")} <= {"lock"}
 
 
 def test_export_of_an_unknown_individual_names_the_known(run, tmp_path, capsys):
