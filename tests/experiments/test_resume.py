@@ -97,8 +97,14 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(toy_settings, tmp_path):
     settings = toy_settings | {"qd": {"num_generations": 500, "children_per_batch": 2}}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(settings))
     paths = [str(TESTS), str(TESTS.parent)]
+    # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+    command = (
+        "import runpy, signal; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "runpy.run_module('experiments.agent_skills', run_name='__main__')"
+    )
     with subprocess.Popen(
-        [sys.executable, "-m", "experiments.agent_skills", "--config", "toy.yaml"],
+        [sys.executable, "-c", command, "--config", "toy.yaml"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.PIPE,
