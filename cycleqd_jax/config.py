@@ -1,11 +1,10 @@
-"""The settings of a run and of the training of experts.
+"""The settings of a run, and how configs are read.
 
 A config is plain YAML with one level of sections; unknown keys are errors. Relative
 paths in it are relative to the current working directory, not to the config file.
 """
 
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -18,19 +17,18 @@ from cycleqd_jax.config_sections import (
     BaselinesConfig,
     BasisConfig,
     EngineConfig,
-    LoraConfig,
-    OptimiserConfig,
+    LoggingConfig,
     ProblemsConfig,
     QDConfig,
     SandboxConfig,
     Section,
     Seed,
     Text,
+    check_tasks,
 )
+from cycleqd_jax.config_training import TrainConfig
 
 to_yaml = settings.to_yaml
-
-_TASK = re.compile(r"[A-Za-z_]\w*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class RunConfig(Section):
@@ -59,10 +57,11 @@ class RunConfig(Section):
     baselines: BaselinesConfig = BaselinesConfig()
     engine: EngineConfig = EngineConfig()
     sandbox: SandboxConfig = SandboxConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        _check_tasks(self.tasks)
+        check_tasks(self.tasks)
         settings.check_keys("experts", self.experts, self.tasks)
         if self.qd.cell_range != "relative":
             settings.check_keys("qd.cell_range", self.qd.cell_range, self.tasks)
@@ -80,39 +79,6 @@ class RunConfig(Section):
         return tuple(self.experts[task] for task in self.tasks)
 
 
-class TrainConfig(Section):
-    """The training of one LoRA expert per task.
-
-    Attributes:
-      seed: of initial values and the order of problems.
-      base_model: as in `RunConfig`.
-      dtype: of the base's weights and the computation; adapters train in float32.
-      tasks: as in `RunConfig`, one is enough.
-      output: a folder; each expert goes into a sub-folder with its task's name.
-    """
-
-    seed: Seed = 0
-    base_model: Text
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    tasks: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
-    output: Text
-    problems: ProblemsConfig = ProblemsConfig()
-    lora: LoraConfig = LoraConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
-    engine: EngineConfig = EngineConfig()
-    sandbox: SandboxConfig = SandboxConfig()
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_tasks(self.tasks)
-        if self.problems.train < self.optimiser.batch_size:
-            raise ValueError(
-                f"problems.train is {self.problems.train}; expected at least "
-                f"optimiser.batch_size, which is {self.optimiser.batch_size}."
-            )
-        return self
-
-
 Config = TypeVar("Config", RunConfig, TrainConfig)
 
 
@@ -128,14 +94,3 @@ def load_config(
         stem = pathlib.Path(path).stem
         return config.model_copy(update={"run_dir": f"runs/{stem}"})
     return config
-
-
-def _check_tasks(tasks: Sequence[str]) -> None:
-    """Each is a name or an import path, none twice."""
-    for task in tasks:
-        if not _TASK.fullmatch(task):
-            raise ValueError(
-                f"tasks names {task!r}; expected a name like pocket_coding or an "
-                "import path like package.module:Class."
-            )
-    settings.check_unique("tasks", tasks)

@@ -3,8 +3,9 @@
 Defaults are the paper's (arXiv 2410.14735) where it has the setting, else ours.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self, get_args
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -19,10 +20,9 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=10)]
 Range = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
-Target = Literal[
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-]
-TARGETS: tuple[Target, ...] = get_args(Target)
+CROSSOVERS = ("linear",)
+MUTATIONS = ("svd", "svd_child", "svd_scale", "gaussian", "none")
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class Section(pydantic.BaseModel):
@@ -71,12 +71,13 @@ class BasisConfig(Section):
 
     Attributes:
       rank: directions kept per matrix and expert; "full" keeps each expert's own.
-      residual: what becomes of the energy a smaller rank cuts off.
+      residual: what becomes of what a smaller rank cuts off: dropped, or kept as a
+        dense matrix that every individual holds its share of.
       conditioning: what is done to task vectors before the SVD.
     """
 
     rank: Literal["full"] | Whole = "full"
-    residual: Literal["drop"] = "drop"
+    residual: Literal["drop", "keep"] = "drop"
     conditioning: Literal["none"] = "none"
 
 
@@ -91,15 +92,18 @@ class QDConfig(Section):
       bins: per behaviour dimension.
       cell_range: "relative" (85 % of the weakest to 115 % of the strongest expert's
         score) or the two ends of every task's scores, by task.
-      selection: how parents are drawn.
+      selection: how parents are drawn: in proportion to how good they are at
+        everything, the same as the published code computes it, or alike.
       alpha_low: weight of the worst elite's score in elite selection.
       alpha_high: weight of the best elite's score.
       crossover_mean: of a parent's raw mixing weight; dimensionless.
       crossover_std: of the same; at most a fifth of the mean, so that the sum of two
         weights is never near 0.
-      mutation: which operator.
+      crossover: "linear", or one's own as "package.module:function".
+      mutation: which operator, or one's own as "package.module:function".
       w_max: upper end of the uniform step along each singular direction, in units of
         its singular value.
+      gaussian_std: standard deviation of Gaussian mutation, in units of a weight.
     """
 
     num_generations: Whole = 1200
@@ -107,16 +111,20 @@ class QDConfig(Section):
     flip_interval: Whole = 1
     bins: Annotated[int, Field(ge=2, le=1000)] = 15
     cell_range: Literal["relative"] | Mapping[str, Range] = "relative"
-    selection: Literal["elite"] = "elite"
+    selection: Literal["elite", "elite_ref", "random"] = "elite"
     alpha_low: Positive = 0.5
     alpha_high: Positive = 0.8
+    crossover: Text = "linear"
     crossover_mean: Positive = 1.0
     crossover_std: Annotated[float, Field(ge=0, le=0.2)] = 0.03
-    mutation: Literal["svd"] = "svd"
+    mutation: Text = "svd"
     w_max: Annotated[float, Field(ge=0, le=10)] = 0.3
+    gaussian_std: Annotated[float, Field(ge=0, le=1)] = 0.0003
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
+        _check_operator("qd.crossover", self.crossover, CROSSOVERS)
+        _check_operator("qd.mutation", self.mutation, MUTATIONS)
         if self.alpha_low > self.alpha_high:
             raise ValueError(
                 f"qd.alpha_low is {self.alpha_low}; expected at most qd.alpha_high, "
@@ -226,55 +234,39 @@ class SandboxConfig(Section):
     memoise: bool = True
 
 
-class LoraConfig(Section):
-    """The shape of an expert's adapter.
+class LoggingConfig(Section):
+    """Where metrics go, beside the run folder's parquet files, which are always there.
 
     Attributes:
-      rank: of each adapted matrix.
-      alpha: the adapter is scaled by `alpha / rank`.
-      targets: the linear layers adapted.
-      init_std: of A's normal initial values; nothing takes 1 / sqrt(inputs). B is 0.
+      to: "tensorboard" (event files in the run folder) and "wandb"; each needs its
+        extra to be installed.
+      project: of Weights & Biases.
     """
 
-    rank: Whole = 8
-    alpha: Positive = 16.0
-    targets: Annotated[tuple[Target, ...], Field(strict=False, min_length=1)] = TARGETS
-    init_std: Positive | None = None
+    to: Annotated[tuple[Literal["tensorboard", "wandb"], ...], Field(strict=False)] = ()
+    project: Text = "cycleqd_jax"
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        settings.check_unique("lora.targets", self.targets)
+        settings.check_unique("logging.to", self.to)
         return self
 
 
-class OptimiserConfig(Section):
-    """AdamW with linear warm-up and cosine decay.
-
-    Attributes:
-      learning_rate: the highest.
-      warmup_steps: from 0 to the highest; below `steps`.
-      steps: updates in all.
-      batch_size: dialogues per update.
-      final_fraction: of the highest rate, reached at the last step.
-      weight_decay: decoupled.
-      max_grad_norm: gradients are clipped to this global norm.
-      max_length: tokens a training dialogue may have.
-    """
-
-    learning_rate: Positive = 1e-3
-    warmup_steps: Count = 10
-    steps: Whole = 60
-    batch_size: Whole = 8
-    final_fraction: Fraction = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Positive = 1.0
-    max_length: Annotated[int, Field(ge=8, le=10**6)] = 192
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.warmup_steps >= self.steps:
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Each is a name or an import path, none twice."""
+    for task in tasks:
+        if not (task.isidentifier() or IMPORT_PATH.fullmatch(task)):
             raise ValueError(
-                f"optimiser.warmup_steps is {self.warmup_steps}; expected below "
-                f"optimiser.steps, which is {self.steps}."
+                f"tasks names {task!r}; expected a name like pocket_coding or an "
+                "import path like package.module:Class."
             )
-        return self
+    settings.check_unique("tasks", tasks)
+
+
+def _check_operator(key: str, value: str, known: tuple[str, ...]) -> None:
+    """A known name or an import path."""
+    if value not in known and not IMPORT_PATH.fullmatch(value):
+        raise ValueError(
+            f"{key} is {value!r}; expected {', '.join(known)}, or an import path like "
+            "package.module:function."
+        )

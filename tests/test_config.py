@@ -114,7 +114,7 @@ def test_configs_cannot_be_changed(write):
         ("problems.turns=3", ["problems.turns is 3", "from 1 to 2"]),
         ("qd.bins=1", ["qd.bins is 1", "from 2 to 1000"]),
         ("qd.w_max=.nan", ["qd.w_max is nan", "number from 0 to 10"]),
-        ("qd.mutation=cma", ["qd.mutation is 'cma'", "'svd'"]),
+        ("qd.mutation=cma", ["qd.mutation is 'cma'", "svd"]),
         ("qd=3", ["qd is 3", "a section with num_generations"]),
         ("qd.cell_range=wide", ["qd.cell_range is 'wide'", "'relative' or"]),
         ("qd.cell_range={skill_a: [0, 1]}", ["qd.cell_range", "skill_b"]),

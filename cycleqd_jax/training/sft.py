@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.config_sections import OptimiserConfig
+from cycleqd_jax.config_training import OptimiserConfig
 from cycleqd_jax.errors import RunError
 from cycleqd_jax.models.llama import LlamaProgram, Weights
 from cycleqd_jax.training import lora

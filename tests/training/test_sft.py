@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cycleqd_jax.config_sections import OptimiserConfig
+from cycleqd_jax.config_training import OptimiserConfig
 from cycleqd_jax.errors import BadInputError, RunError
 from cycleqd_jax.models.llama import LlamaProgram
 from cycleqd_jax.training import lora
