@@ -5,7 +5,11 @@ import jax.numpy as jnp
 
 
 def attend(
-    queries: jax.Array, keys: jax.Array, values: jax.Array, positions: jax.Array
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention in which a query sees every key at or before its position.
 
@@ -17,6 +21,7 @@ def attend(
       keys: `[B, kv_heads, S, head_dim]`, rotated; entry j belongs to position j.
       values: `[B, kv_heads, S, head_dim]`.
       positions: int32 `[B, L]`, the position of each query.
+      segments: int32 `[B, L]` where S is L: a query sees its own segment only.
 
     Returns:
       `[B, L, heads * head_dim]`, in the dtype of `queries`; the softmax is float32.
@@ -29,6 +34,8 @@ def attend(
     scores = jnp.einsum("bhqd,bhsd->bhqs", q, keys, preferred_element_type=jnp.float32)
     scores = scores * (head_dim**-0.5)
     visible = jnp.arange(span) <= positions[:, None, None, :, None]  # [B, 1, 1, L, S]
+    if segments is not None:
+        visible &= (segments[:, :, None] == segments[:, None, :])[:, None, None]
     scores = scores.reshape(batch, kv_heads, group, length, span)
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     shares = jax.nn.softmax(scores, axis=-1).astype(values.dtype)

@@ -66,6 +66,18 @@ class Cache(NamedTuple):
     values: tuple[jax.Array, ...]
 
 
+class Packed(NamedTuple):
+    """Rows that hold several sequences each, one after another.
+
+    Attributes:
+      segments: int32 `[B, L]`, which sequence of its row each token belongs to.
+      positions: int32 `[B, L]`, each token's position in its own sequence.
+    """
+
+    segments: jax.Array
+    positions: jax.Array
+
+
 class CacheView(NamedTuple):
     """Where the rows of a batch lie in a cache.
 
@@ -133,7 +145,7 @@ class Attention(nnx.Module):
         self.v_proj = Linear(config, f"{name}.v_proj", dtype)
         self.o_proj = Linear(config, f"{name}.o_proj", dtype)
 
-    def __call__(self, x, deltas, positions, turn, layer_cache, rows):
+    def __call__(self, x, deltas, positions, turn, layer_cache, rows, segments=None):
         """`[B, L, hidden]` to the same, and the layer's (keys, values)."""
         batch, length, _ = x.shape
         split = (batch, length, -1, self.head_dim)
@@ -154,7 +166,7 @@ class Attention(nnx.Module):
             seen = layer_cache
             if rows is not None:
                 seen = tuple(a.at[rows].get(mode="clip") for a in layer_cache)
-        mixed = attend(queries, *seen, positions)
+        mixed = attend(queries, *seen, positions, segments)
         return self.o_proj(mixed, deltas), (all_keys, all_values)
 
 
@@ -183,10 +195,11 @@ class Layer(nnx.Module):
             config, f"{name}.post_attention_layernorm", dtype
         )
 
-    def __call__(self, x, deltas, positions, turn, layer_cache, rows):
+    def __call__(self, x, deltas, positions, turn, layer_cache, rows, segments=None):
         """`[B, L, hidden]` to the same, and the layer's (keys, values)."""
+        normed = self.input_layernorm(x, deltas)
         mixed, layer_cache = self.self_attn(
-            self.input_layernorm(x, deltas), deltas, positions, turn, layer_cache, rows
+            normed, deltas, positions, turn, layer_cache, rows, segments
         )
         x = x + mixed
         x = x + self.mlp(self.post_attention_layernorm(x, deltas), deltas)
@@ -239,15 +252,18 @@ class Llama(nnx.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config, "lm_head", dtype)
 
-    def hidden(self, tokens, positions, deltas, view):
+    def hidden(self, tokens, positions, deltas, view, packed=None, recompute=False):
         """Final hidden states `[B, L, hidden]` and the cache after these tokens."""
-        turn = rope.rotation(positions, jnp.asarray(self.frequencies, jnp.float32))
+        turned = positions if packed is None else packed.positions
+        turn = rope.rotation(turned, jnp.asarray(self.frequencies, jnp.float32))
+        segments = None if packed is None else packed.segments
         x = self.model.embed_tokens(tokens, deltas)
         keys, values = [], []
         for i, layer in enumerate(self.model.layers):
             old = (view.cache.keys[i], view.cache.values[i]) if view else None
             rows = view.rows if view else None
-            x, (k, v) = layer(x, deltas, positions, turn, old, rows)
+            run = jax.checkpoint(layer) if recompute else layer
+            x, (k, v) = run(x, deltas, positions, turn, old, rows, segments)
             keys.append(k)
             values.append(v)
         x = self.model.norm(x, deltas)
@@ -324,12 +340,30 @@ class LlamaProgram:
         return self._bind(weights).logits(hidden, deltas or Deltas())
 
     def hidden(
-        self, weights: Weights, tokens: jax.Array, deltas: Deltas | None = None
+        self,
+        weights: Weights,
+        tokens: jax.Array,
+        deltas: Deltas | None = None,
+        *,
+        packed: Packed | None = None,
+        recompute: bool = False,
     ) -> jax.Array:
-        """As `full`, but the final hidden states `[B, L, hidden]`."""
+        """As `full`, but the final hidden states `[B, L, hidden]`.
+
+        Args:
+          weights: the flat weights.
+          tokens: int32 `[B, L]`.
+          deltas: additions per row, or None.
+          packed: where the rows hold several sequences each; these do not see each
+            other.
+          recompute: whether a backward pass computes each layer again instead of
+            keeping what it computed.
+        """
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        model = self._bind(weights)
-        return model.hidden(tokens, positions, deltas or Deltas(), None)[0]
+        hidden, _ = self._bind(weights).hidden(
+            tokens, positions, deltas or Deltas(), None, packed, recompute
+        )
+        return hidden
 
     def head(
         self, weights: Weights, hidden: jax.Array, deltas: Deltas | None = None
