@@ -26,7 +26,8 @@ from cycleqd_jax.qd.archives import Archives, Status, empty_archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.cells import Range
 from cycleqd_jax.qd.elites import archive_metrics
-from cycleqd_jax.qd.propose import Proposal, ProposeSettings, propose
+from cycleqd_jax.qd.propose import Proposal, propose
+from cycleqd_jax.qd.propose_settings import ProposeSettings
 from cycleqd_jax.qd.schedule import generation_batch
 from cycleqd_jax.tasks.base import Split
 

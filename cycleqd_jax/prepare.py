@@ -27,7 +27,7 @@ from cycleqd_jax.models.llama import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.observe import Observer
 from cycleqd_jax.qd.memory_plan import MemoryPlan, check_memory_plan, memory_plan
-from cycleqd_jax.qd.propose import ProposeSettings
+from cycleqd_jax.qd.propose_settings import ProposeSettings
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split, Task, TaskSettings

@@ -30,6 +30,7 @@ from cycleqd_jax.merging.task_vectors import (
 )
 
 Rank = int | Literal["full"]
+Factors = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,22 +52,6 @@ class MatrixSlot:
         return self.num_experts * self.rank
 
 
-class EnergyRow(NamedTuple):
-    """How much of one expert's task vector of one matrix the basis keeps.
-
-    Attributes:
-      name: the matrix.
-      expert: the expert's name.
-      energy: squared Frobenius norm of the task vector.
-      kept: share of it that the basis keeps, 0-1.
-    """
-
-    name: str
-    expert: str
-    energy: float
-    kept: float
-
-
 @flax.struct.dataclass
 class Basis:
     """Directions of K experts; a pytree whose layout is static.
@@ -79,6 +64,8 @@ class Basis:
       singular_values: `[G]` float32, in the order of `layout`.
       experts_of: `[G]` int32, the expert each coefficient belongs to.
       deltas: name -> `[K, ...]` float32: differences of parameters that are no matrix.
+      residuals: name -> `[K, out, in]` float32: what a rank cut off of a matrix, each
+        expert's part scaled like `deltas`; empty unless it was asked to be kept.
       energy: `[M, K]` float32, squared Frobenius norm of each matrix task vector.
       energy_kept: `[M, K]` float32, the share of it inside the basis, 0-1.
       layout: one slot per matrix, sorted by name; static.
@@ -90,6 +77,7 @@ class Basis:
     singular_values: jax.Array
     experts_of: jax.Array
     deltas: dict[str, jax.Array]
+    residuals: dict[str, jax.Array]
     energy: jax.Array
     energy_kept: jax.Array
     layout: tuple[MatrixSlot, ...] = flax.struct.field(pytree_node=False)
@@ -110,29 +98,25 @@ class Basis:
         """The largest rank r of any matrix; 0 without matrices."""
         return max((slot.rank for slot in self.layout), default=0)
 
-    def energy_report(self) -> list[EnergyRow]:
-        """The matrices and experts that the basis keeps only in part.
+    def expert_coefficients(self, expert: int) -> jax.Array:
+        """The coefficients of one expert, `[G]`: its singular values, else zero."""
+        return jnp.where(self.experts_of == expert, self.singular_values, 0.0)
 
-        Empty for a full-rank basis. An expert that loses much is a changed expert and
-        should be scored again as its genome.
+    def summed_coefficients(self) -> jax.Array:
+        """The coefficients of all experts' task vectors added up, `[G]`."""
+        return self.singular_values
+
+    def factors(
+        self, name: str, coefficients: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """`left [out, R]` and `right [in, R]`: one matrix changes by their product.
+
+        Args:
+          name: of the matrix.
+          coefficients: `[R]`, R = K * r, the matrix's part of a genome.
         """
-        energy, kept = np.asarray(self.energy), np.asarray(self.energy_kept)
-        return [
-            EnergyRow(slot.name, expert, float(energy[i, k]), float(kept[i, k]))
-            for i, slot in enumerate(self.layout)
-            for k, expert in enumerate(self.expert_names)
-            if kept[i, k] < 1.0
-        ]
-
-    def expert_energy_kept(self) -> dict[str, float]:
-        """Per expert, the share of its matrix task vectors' energy that is kept."""
-        energy = np.asarray(self.energy, np.float64)
-        kept = energy * np.asarray(self.energy_kept, np.float64)
-        total = energy.sum(axis=0)
-        shares = np.where(
-            total > 0, kept.sum(axis=0) / np.where(total > 0, total, 1), 1
-        )
-        return dict(zip(self.expert_names, shares.tolist(), strict=True))
+        u, v = self.u[name], self.v[name]
+        return u.reshape(u.shape[0], -1) * coefficients, v.reshape(v.shape[0], -1)
 
 
 def compute_basis(
@@ -140,6 +124,7 @@ def compute_basis(
     experts: Sequence[Any],
     rank: Rank = "full",
     *,
+    residual: str = "drop",
     expert_names: Sequence[str] | None = None,
 ) -> Basis:
     """The basis of a base model and its experts; slow, done once per set of experts.
@@ -149,6 +134,7 @@ def compute_basis(
       experts: LoRA or full experts in archive order, see `iterate_task_vectors`.
       rank: components kept per expert and matrix, or "full": each expert's own rank,
         which is exact.
+      residual: "drop" what a rank cuts off, or "keep" it as dense matrices.
       expert_names: K names; "0", "1", ... by default.
 
     Returns:
@@ -160,13 +146,16 @@ def compute_basis(
     """
     names = tuple(str(k) for k in range(len(experts)))
     names = names if expert_names is None else tuple(expert_names)
-    return build_basis(iterate_task_vectors(base_weights, experts, names), names, rank)
+    task_vectors = iterate_task_vectors(base_weights, experts, names)
+    return build_basis(task_vectors, names, rank, residual=residual)
 
 
 def build_basis(
     task_vectors: Iterable[ParameterDeltas],
     expert_names: Sequence[str],
     rank: Rank = "full",
+    *,
+    residual: str = "drop",
 ) -> Basis:
     """The basis of given task vectors; the second half of `compute_basis`.
 
@@ -175,6 +164,7 @@ def build_basis(
         step after it.
       expert_names: K names.
       rank: see `compute_basis`.
+      residual: see `compute_basis`.
 
     Raises:
       BadInputError: no expert differs from the base, or the rank is below 1.
@@ -183,13 +173,21 @@ def build_basis(
         raise BadInputError(f'rank: expected "full" or a whole number, got {rank!r}.')
     if rank != "full" and rank < 1:
         raise BadInputError(f"rank: expected at least 1, got {rank}.")
-    rows = sorted(task_vectors, key=lambda row: row.name)
-    if not rows:
+    if residual not in ("drop", "keep"):
+        raise BadInputError(f'residual: expected "drop" or "keep", got {residual!r}.')
+    # One parameter at a time: dense task vectors of a large model fill the memory.
+    blocks, deltas = [], {}
+    for row in task_vectors:
+        if row.is_matrix:
+            blocks.append(_matrix_block(row, rank, residual == "keep"))
+        else:
+            deltas[row.name] = _stack_deltas(row)
+    blocks.sort(key=lambda block: block.name)
+    if not blocks and not deltas:
         raise BadInputError(
             "experts: none of them differs from the base model, so there is nothing "
             "to merge; check the expert folders."
         )
-    blocks = [_matrix_block(row, rank) for row in rows if row.is_matrix]
     layout, offset = [], 0
     for block in blocks:
         num_experts, block_rank = block.s.shape
@@ -202,7 +200,10 @@ def build_basis(
         v={b.name: jnp.asarray(b.v, jnp.float32) for b in blocks},
         singular_values=_concatenate([b.s.ravel() for b in blocks], np.float32),
         experts_of=_concatenate(owners, np.int32),
-        deltas={r.name: _stack_deltas(r) for r in rows if not r.is_matrix},
+        deltas=dict(sorted(deltas.items())),
+        residuals={
+            b.name: jnp.asarray(b.residual) for b in blocks if b.residual is not None
+        },
         energy=_stack([b.energy for b in blocks], num_experts),
         energy_kept=_stack([b.kept for b in blocks], num_experts),
         layout=tuple(layout),
@@ -217,9 +218,10 @@ class _MatrixBlock(NamedTuple):
     s: np.ndarray  # [K, r] float64
     energy: np.ndarray  # [K] float64
     kept: np.ndarray  # [K] float64
+    residual: np.ndarray | None  # [K, out, in] float32; None where nothing is left
 
 
-def _matrix_block(row: ParameterDeltas, rank: Rank) -> _MatrixBlock:
+def _matrix_block(row: ParameterDeltas, rank: Rank, keep_rest: bool) -> _MatrixBlock:
     """Decomposes one matrix for all experts and pads to the largest rank."""
     num_experts = len(row.deltas)
     ranks = [0 if d is None else own_rank(d) for d in row.deltas]
@@ -229,6 +231,7 @@ def _matrix_block(row: ParameterDeltas, rank: Rank) -> _MatrixBlock:
     v = np.zeros((columns, num_experts, width), np.float32)
     s = np.zeros((num_experts, width))
     energy, kept = np.zeros(num_experts), np.ones(num_experts)
+    residual = None
     for k, delta in enumerate(row.deltas):
         if delta is None:
             continue
@@ -240,7 +243,11 @@ def _matrix_block(row: ParameterDeltas, rank: Rank) -> _MatrixBlock:
         energy[k] = np.sum(svd.s**2)
         if keep < svd.s.size and energy[k] > 0:
             kept[k] = np.sum(svd.s[:keep] ** 2) / energy[k]
-    return _MatrixBlock(row.name, u, v, s, energy, kept)
+            if keep_rest:
+                if residual is None:
+                    residual = np.zeros((num_experts, rows, columns), np.float32)
+                residual[k] = (svd.u[:, keep:] * svd.s[keep:]) @ svd.v[:, keep:].T
+    return _MatrixBlock(row.name, u, v, s, energy, kept, residual)
 
 
 def _stack_deltas(row: ParameterDeltas) -> jax.Array:

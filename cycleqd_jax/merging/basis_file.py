@@ -18,11 +18,21 @@ import safetensors.numpy
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.basis import Basis, MatrixSlot, Rank
+from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
 from cycleqd_jax.merging.fingerprint import hash_arrays
 from cycleqd_jax.merging.task_vectors import Weights, whole_weights
 
-_FORMAT = "cycleqd_jax/basis/1"
-_ARRAYS = ("singular_values", "experts_of", "energy", "energy_kept")
+_FORMAT = "cycleqd_jax/basis/2"
+_GROUPS = ("u", "v", "deltas", "residuals")
+# form -> (class, class of its slots, names of its arrays)
+_FORMS = {
+    "diagonal": (
+        Basis,
+        MatrixSlot,
+        ("singular_values", "experts_of", "energy", "energy_kept"),
+    ),
+    "core": (CoreBasis, CoreSlot, ("experts", "energy", "energy_kept")),
+}
 
 
 class StoredBasis(NamedTuple):
@@ -34,7 +44,7 @@ class StoredBasis(NamedTuple):
       settings: what `save_basis` was given.
     """
 
-    basis: Basis
+    basis: AnyBasis
     fingerprint: str
     settings: dict[str, Any]
 
@@ -45,7 +55,9 @@ def basis_fingerprint(
     expert_names: Sequence[str],
     *,
     rank: Rank,
+    residual: str = "drop",
     conditioning: str = "none",
+    form: str = "diagonal",
 ) -> str:
     """Fingerprint of everything a basis depends on: inputs and settings, not results.
 
@@ -54,7 +66,9 @@ def basis_fingerprint(
       experts: as for `compute_basis`.
       expert_names: K names.
       rank: see `compute_basis`.
+      residual: see `compute_basis`.
       conditioning: the step between task vectors and basis; "none".
+      form: "diagonal" for a `Basis`, "core" for a `CoreBasis`.
 
     Returns:
       64 hexadecimal digits.
@@ -71,14 +85,16 @@ def basis_fingerprint(
         "format": _FORMAT,
         "experts": list(expert_names),
         "rank": rank,
+        "residual": residual,
         "conditioning": conditioning,
+        "form": form,
     }
     return hash_arrays(arrays, settings)
 
 
 def save_basis(
     path: str | os.PathLike,
-    basis: Basis,
+    basis: AnyBasis,
     *,
     fingerprint: str,
     settings: dict[str, Any] | None = None,
@@ -91,12 +107,14 @@ def save_basis(
       fingerprint: from `basis_fingerprint`.
       settings: anything JSON can write, kept for readers (rank, conditioning).
     """
-    arrays = {name: getattr(basis, name) for name in _ARRAYS}
-    for group in ("u", "v", "deltas"):
+    form = "core" if isinstance(basis, CoreBasis) else "diagonal"
+    arrays = {name: getattr(basis, name) for name in _FORMS[form][2]}
+    for group in _GROUPS:
         for name, array in getattr(basis, group).items():
             arrays[f"{group}/{name}"] = array
     header = {
         "format": _FORMAT,
+        "form": form,
         "fingerprint": fingerprint,
         "settings": settings or {},
         "expert_names": list(basis.expert_names),
@@ -133,10 +151,11 @@ def load_basis(path: str | os.PathLike) -> StoredBasis:
                 f"basis: {path} has format {header['format']!r}, expected {_FORMAT!r}; "
                 "it was written by another version."
             )
-        basis = Basis(
-            **{name: arrays[name] for name in _ARRAYS},
-            **{group: _group(arrays, group) for group in ("u", "v", "deltas")},
-            layout=tuple(MatrixSlot(**slot) for slot in header["layout"]),
+        kind, slot_kind, names = _FORMS[header["form"]]
+        basis = kind(
+            **{name: arrays[name] for name in names},
+            **{group: _group(arrays, group) for group in _GROUPS},
+            layout=tuple(slot_kind(**slot) for slot in header["layout"]),
             expert_names=tuple(header["expert_names"]),
         )
     except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as err:

@@ -2,18 +2,19 @@
 
 import numpy as np
 
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import split_coefficients
 
 _EMBEDDING = "model.embed_tokens.weight"
 
 
-def is_low_rank(basis: Basis, genome: Genome, *, tied_embeddings: bool) -> bool:
+def is_low_rank(basis: AnyBasis, genome: Genome, *, tied_embeddings: bool) -> bool:
     """Whether the change against the base is exactly a sum of matrix products.
 
-    It is not if the individual changes a parameter that is no matrix, or an embedding
-    that is also the output head: an adapter would change only one of the two.
+    It is not if the individual changes a parameter that is no matrix, holds a share of
+    a residual or Gaussian noise, or changes an embedding that is also the output head:
+    an adapter would change only one of the two.
     """
     scales = np.asarray(genome.scales)
     moved = any(
@@ -22,13 +23,20 @@ def is_low_rank(basis: Basis, genome: Genome, *, tied_embeddings: bool) -> bool:
     )
     coefficients = split_coefficients(basis, genome)
     tied = tied_embeddings and np.any(np.asarray(coefficients.get(_EMBEDDING, 0.0)))
-    return not moved and not tied
+    rest = any(
+        np.any(np.tensordot(scales, np.asarray(residual), axes=1))
+        for residual in basis.residuals.values()
+    )
+    noise = genome.noise is not None and np.any(np.asarray(genome.noise))
+    return not (moved or tied or rest or noise)
 
 
 def low_rank_factors(
-    basis: Basis, genome: Genome
+    basis: AnyBasis, genome: Genome
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Factors `(b [out, R], a [R, in])` with `b @ a = U diag(c) V^T`, float32.
+    """Factors `(b [out, R], a [R, in])`, float32; `b @ a` is a matrix's change.
+
+    Without residuals and noise, which have no low rank.
 
     Args:
       basis: the basis.
@@ -39,9 +47,7 @@ def low_rank_factors(
     """
     coefficients = split_coefficients(basis, genome)
     factors = {}
-    for slot in basis.layout:
-        u = np.asarray(basis.u[slot.name]).reshape(-1, slot.size)
-        v = np.asarray(basis.v[slot.name]).reshape(-1, slot.size)
-        c = np.asarray(coefficients[slot.name])
-        factors[slot.name] = (u * c, np.ascontiguousarray(v.T))
+    for name, own in coefficients.items():
+        left, right = basis.factors(name, own)
+        factors[name] = (np.asarray(left), np.ascontiguousarray(np.asarray(right).T))
     return factors

@@ -1,20 +1,29 @@
 """From genome to plain weights, on the device.
 
-    W = W_base + U diag(c) V^T        matrices
-    p = p_base + sum_k a_k delta_k    all other parameters
+    W = W_base + left right^T + sum_k a_k residual_k      matrices
+    p = p_base + sum_k a_k delta_k                        all other parameters
 
-Sums are made in float32 and cast once to the dtype of the base weight.
+and to each of them the Gaussian noise that the genome names. `left` and `right` are the
+genome's coefficients put to the directions of its basis. Sums are made in float32 and
+cast once to the dtype of the base weight.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.noise import NoiseSource, summed_noise
+
+_HIGHEST = jax.lax.Precision.HIGHEST  # else a GPU multiplies in TF32, a TPU in bfloat16
 
 
 def materialise(
-    base_weights: dict[str, jax.Array], basis: Basis, genome: Genome
+    base_weights: dict[str, jax.Array],
+    basis: AnyBasis,
+    genome: Genome,
+    noise: NoiseSource | None = None,
 ) -> dict[str, jax.Array]:
     """The weights of one individual.
 
@@ -22,22 +31,36 @@ def materialise(
       base_weights: name -> array; best kept on the device between calls. Not changed.
       basis: made from these base weights.
       genome: one genome, `[G]` and `[K]`.
+      noise: where the genome's Gaussian noise comes from, if it has any.
 
     Returns:
-      name -> array like `base_weights`. Parameters no expert changes are the same
+      name -> array like `base_weights`. Parameters that nothing changes are the same
       objects as in `base_weights`, not copies.
 
     Raises:
-      ValueError: the genome has another size than the basis, or the base lacks a
-        parameter of the basis.
+      ValueError: the genome has another size than the basis, or noise of unknown
+        source, or the base lacks a parameter of the basis.
     """
-    return {**base_weights, **touched_weights(base_weights, basis, genome)}
+    weights = {**base_weights, **touched_weights(base_weights, basis, genome)}
+    if genome.noise is None or not np.any(np.asarray(genome.noise)):
+        return weights
+    if noise is None:
+        raise ValueError("noise: expected its source, as the genome has some.")
+    own, changed = split_coefficients(basis, genome), set(touched_names(basis))
+    for index, name in enumerate(sorted(base_weights)):
+        added = summed_noise(noise, genome, index, base_weights[name].shape)
+        # In float32 up to here, so that the sum is rounded once.
+        exact = jnp.asarray(base_weights[name]).astype(jnp.float32)
+        if name in changed:
+            exact = _touched(exact, basis, name, own.get(name), genome.scales)
+        weights[name] = _cast_sum(exact, added, base_weights[name].dtype)
+    return weights
 
 
 def touched_weights(
-    base_weights: dict[str, jax.Array], basis: Basis, genome: Genome
+    base_weights: dict[str, jax.Array], basis: AnyBasis, genome: Genome
 ) -> dict[str, jax.Array]:
-    """Only those weights of one individual that may differ from the base.
+    """Only those weights of one individual that its basis changes, without noise.
 
     Computed by jit-compiled programs, one per shape of matrix.
 
@@ -57,23 +80,22 @@ def touched_weights(
             f"genome: expected shapes [{basis.genome_size}] and [{basis.num_experts}] "
             f"as in the basis, got {list(sizes[0])} and {list(sizes[1])}."
         )
-    weights = {
-        name: _changed_matrix(base_weights[name], basis.u[name], basis.v[name], c)
-        for name, c in split_coefficients(basis, genome).items()
+    own = split_coefficients(basis, genome)
+    return {
+        name: _touched(base_weights[name], basis, name, own.get(name), genome.scales)
+        for name in names
     }
-    for name, deltas in basis.deltas.items():
-        weights[name] = _changed_vector(base_weights[name], deltas, genome.scales)
-    return weights
 
 
-def touched_names(basis: Basis) -> tuple[str, ...]:
+def touched_names(basis: AnyBasis) -> tuple[str, ...]:
     """Names of all parameters that some genome of this basis changes, sorted."""
     return tuple(sorted([*basis.u, *basis.deltas]))
 
 
-def split_coefficients(basis: Basis, genome: Genome) -> dict[str, jax.Array]:
-    """A genome's coefficients per matrix, for the factored form of a layer.
+def split_coefficients(basis: AnyBasis, genome: Genome) -> dict[str, jax.Array]:
+    """A genome's coefficients per matrix.
 
+    In diagonal form they serve the factored form of a layer,
     `y = x W_base^T + ((x V) * c) U^T`, with `U`, `V` reshaped to `[out or in, K * r]`.
 
     Args:
@@ -81,7 +103,7 @@ def split_coefficients(basis: Basis, genome: Genome) -> dict[str, jax.Array]:
       genome: one genome or a batch, `[..., G]`.
 
     Returns:
-      name -> `[..., K * r]`.
+      name -> `[..., size of the matrix's slot]`.
     """
     return {
         slot.name: genome.coefficients[..., slot.offset : slot.offset + slot.size]
@@ -89,23 +111,51 @@ def split_coefficients(basis: Basis, genome: Genome) -> dict[str, jax.Array]:
     }
 
 
+def _touched(
+    base: jax.Array,
+    basis: AnyBasis,
+    name: str,
+    coefficients: jax.Array | None,
+    scales: jax.Array,
+) -> jax.Array:
+    if coefficients is None:
+        return _changed_vector(base, basis.deltas[name], scales)
+    left, right = basis.factors(name, coefficients)
+    if name not in basis.residuals:
+        return _changed_matrix(base, left, right)
+    return _changed_with_rest(base, left, right, basis.residuals[name], scales)
+
+
 # One small program per shape, not one for the whole model: a Llama has hundreds of
 # matrices but only a handful of shapes to compile.
 @jax.jit
-def _changed_matrix(
-    base: jax.Array, u: jax.Array, v: jax.Array, coefficients: jax.Array
+def _changed_matrix(base: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
+    """`base + left right^T`: `[out, in]`, `[out, R]`, `[in, R]`."""
+    delta = jnp.matmul(left, right.T, precision=_HIGHEST)
+    return (base.astype(jnp.float32) + delta).astype(base.dtype)
+
+
+@jax.jit
+def _changed_with_rest(
+    base: jax.Array,
+    left: jax.Array,
+    right: jax.Array,
+    residuals: jax.Array,
+    scales: jax.Array,
 ) -> jax.Array:
-    """`base + u diag(c) v^T`: `[out, in]`, `[out, K, r]`, `[in, K, r]`, `[K * r]`."""
-    u = u.reshape(u.shape[0], -1)
-    v = v.reshape(v.shape[0], -1)
-    # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
-    delta = jnp.matmul(u * coefficients, v.T, precision=jax.lax.Precision.HIGHEST)
+    """The same with `sum_k scales_k residuals_k` added, `[K]` and `[K, out, in]`."""
+    delta = jnp.matmul(left, right.T, precision=_HIGHEST)
+    delta = delta + jnp.tensordot(scales, residuals, axes=1, precision=_HIGHEST)
     return (base.astype(jnp.float32) + delta).astype(base.dtype)
 
 
 @jax.jit
 def _changed_vector(base: jax.Array, deltas: jax.Array, scales: jax.Array) -> jax.Array:
     """`base + sum_k scales_k deltas_k` for `[...]`, `[K, ...]`, `[K]`."""
-    highest = jax.lax.Precision.HIGHEST
-    delta = jnp.tensordot(scales, deltas, axes=1, precision=highest)
+    delta = jnp.tensordot(scales, deltas, axes=1, precision=_HIGHEST)
     return (base.astype(jnp.float32) + delta).astype(base.dtype)
+
+
+@jax.jit(static_argnames="dtype")
+def _cast_sum(weight: jax.Array, noise: jax.Array, dtype) -> jax.Array:
+    return (weight + noise).astype(dtype)

@@ -11,9 +11,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from cycleqd_jax.merging.genome import Genome, stack_genomes
+from cycleqd_jax.merging.genome import Genome, resize_noise, stack_genomes
+from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.qd.cells import check_scores
 
 NO_PARENT = -1
@@ -40,8 +42,8 @@ class Bank:
     """All individuals of a run; N of them, K tasks, G coefficients.
 
     Attributes:
-      genomes: id -> genome of `[G]` and `[K]` float32 NumPy arrays; some ids may have
-        been dropped.
+      genomes: id -> genome of `[G]` and `[K]` float32 NumPy arrays, all with noise or
+        none; some ids may have been dropped.
       scores: float64 `[N, K]`, in [0, 1].
       parents: int32 `[N, 2]`, -1 for experts.
       weights: float32 `[N, 2]`, raw crossover weights, 0 for experts.
@@ -123,10 +125,7 @@ class Bank:
         return self._add(genome, scores, parents, weights, active)
 
     def _add(self, genome, scores, parents, weights, active) -> "Bank":
-        kept = Genome(
-            coefficients=np.array(genome.coefficients, np.float32),
-            scales=np.array(genome.scales, np.float32),
-        )
+        kept = jax.tree.map(lambda leaf: np.array(leaf, np.float32), genome)
         row = check_scores(scores, self.num_tasks)
         return Bank(
             genomes={**self.genomes, self.next_id: kept},
@@ -149,9 +148,19 @@ class Bank:
             )
         return self.genomes[individual]
 
-    def gather(self, individuals: Sequence[int]) -> Genome:
-        """The genomes of several ids as one batch, `[P, G]` and `[P, K]`."""
-        return stack_genomes([self.genome(int(i)) for i in individuals])
+    def gather(
+        self, individuals: Sequence[int], *, noise_length: int | None = None
+    ) -> Genome:
+        """The genomes of several ids as one batch, `[P, G]` and `[P, K]`.
+
+        Args:
+          individuals: P ids.
+          noise_length: fill noise up to it, `[P, N]`, also where genomes have none.
+        """
+        genomes = [self.genome(int(i)) for i in individuals]
+        if noise_length is not None:
+            genomes = [_with_noise(genome, noise_length) for genome in genomes]
+        return stack_genomes(genomes)
 
     def prune(self, keep_ids: Iterable[int]) -> "Bank":
         """Without the genomes of all children but `keep_ids`; experts always stay."""
@@ -185,9 +194,13 @@ class Bank:
     def to_numpy(self) -> dict[str, np.ndarray]:
         """Everything as named arrays; genomes are rows in order of `genome_ids`."""
         ids = sorted(self.genomes)
-        batch = self.gather(ids) if ids else None
+        noisy = any(genome.noise is not None for genome in self.genomes.values())
+        # The same length however the bank came about: grown, or read and gone on with.
+        length = noise_length(self.next_id - self.num_tasks) if noisy else None
+        batch = self.gather(ids, noise_length=length) if ids else None
         no_genomes = np.zeros((0, 0), np.float32)
-        return {
+        noise = {} if batch is None or batch.noise is None else {"noise": batch.noise}
+        return noise | {
             "genome_ids": np.asarray(ids, np.int32),
             "coefficients": no_genomes if batch is None else batch.coefficients,
             "scales": no_genomes if batch is None else batch.scales,
@@ -202,9 +215,14 @@ class Bank:
         """The bank that `to_numpy` wrote."""
         coefficients = np.asarray(arrays["coefficients"], np.float32)
         scales = np.asarray(arrays["scales"], np.float32)
+        noise = arrays.get("noise")
         return cls(
             genomes={
-                int(individual): Genome(coefficients[row], scales[row])
+                int(individual): Genome(
+                    coefficients[row],
+                    scales[row],
+                    None if noise is None else np.asarray(noise[row], np.float32),
+                )
                 for row, individual in enumerate(np.asarray(arrays["genome_ids"]))
             },
             scores=np.asarray(arrays["scores"], np.float64),
@@ -212,3 +230,9 @@ class Bank:
             weights=np.asarray(arrays["weights"], np.float32),
             active=np.asarray(arrays["active"], np.int32),
         )
+
+
+def _with_noise(genome: Genome, length: int) -> Genome:
+    """The genome with noise of that length, zero where it has none."""
+    noise = np.zeros(0, np.float32) if genome.noise is None else genome.noise
+    return genome.replace(noise=resize_noise(noise, length))

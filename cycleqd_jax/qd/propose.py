@@ -6,9 +6,8 @@ over the batch; between them the parents' genomes are looked up in the bank, on 
 host, so that no program's shape depends on how full the bank is.
 """
 
-import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,71 +16,26 @@ import numpy as np
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from qdax.custom_types import RNGKey
 
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.qd.archives import Archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.crossover import crossover_step, draw_weights
-from cycleqd_jax.qd.mutation import draw_steps, mutation_step
+from cycleqd_jax.qd.operators import load_operator
+from cycleqd_jax.qd.propose_settings import ProposeSettings
 from cycleqd_jax.qd.schedule import active_archive, generation_keys
-from cycleqd_jax.qd.selection import EliteSelector
-
-
-@dataclasses.dataclass(frozen=True)
-class ProposeSettings:
-    """Settings of selection, crossover and mutation; defaults are the paper's.
-
-    Attributes:
-      flip_interval: generations an archive stays active, >= 1.
-      selection: "elite".
-      alpha_low: see `EliteSelector`; > 0.
-      alpha_high: see `EliteSelector`; >= alpha_low.
-      crossover_mean: mean of a raw crossover weight, > 0.
-      crossover_std: its standard deviation, 0 to 0.2 of the mean.
-      mutation: "svd" or "none".
-      w_max: largest mutation step, as a share of a singular value, >= 0.
-
-    Raises:
-      ValueError: a value is not allowed.
-    """
-
-    flip_interval: int = 1
-    selection: str = "elite"
-    alpha_low: float = 0.5
-    alpha_high: float = 0.8
-    crossover_mean: float = 1.0
-    crossover_std: float = 0.03
-    mutation: str = "svd"
-    w_max: float = 0.3
-
-    def __post_init__(self) -> None:
-        checks = {
-            "flip_interval": (self.flip_interval >= 1, "at least 1"),
-            "selection": (self.selection == "elite", '"elite"'),
-            "alpha_low": (self.alpha_low > 0, "above 0"),
-            "alpha_high": (self.alpha_high >= self.alpha_low, "at least alpha_low"),
-            "crossover_mean": (self.crossover_mean > 0, "above 0"),
-            "crossover_std": (
-                0 <= self.crossover_std <= 0.2 * self.crossover_mean,
-                "0 to 0.2 times crossover_mean",
-            ),
-            "mutation": (self.mutation in ("svd", "none"), '"svd" or "none"'),
-            "w_max": (self.w_max >= 0, "at least 0"),
-        }
-        for name, (allowed, expected) in checks.items():
-            if not allowed:
-                raise ValueError(
-                    f"{name}: expected {expected}, got {getattr(self, name)!r}."
-                )
+from cycleqd_jax.qd.selection import make_selector
+from cycleqd_jax.qd.variation import add, mutate
 
 
 class Proposal(NamedTuple):
     """P children, not yet evaluated.
 
     Attributes:
-      genomes: `[P, G]` and `[P, K]` float32.
+      genomes: `[P, G]` and `[P, K]` float32; with Gaussian mutation also `[P, N]`.
       parents: ids, int32 `[P, 2]`.
-      weights: raw crossover weights, float32 `[P, 2]`.
+      weights: raw crossover weights, float32 `[P, 2]`; NaN of a crossover without.
       active: the archive each was bred from, int32 `[P]`.
     """
 
@@ -94,7 +48,7 @@ class Proposal(NamedTuple):
 def propose(
     archives: Archives,
     bank: Bank,
-    basis: Basis,
+    basis: AnyBasis,
     run_key: RNGKey,
     ts: Sequence[int],
     *,
@@ -125,14 +79,11 @@ def propose(
     parents = np.asarray(
         _select_parents(archives.repertoires, run_key, ts, active, settings=settings)
     )
-    x1, x2 = bank.gather(parents[:, 0]), bank.gather(parents[:, 1])
-    weights, steps = _draw(run_key, ts, size=basis.genome_size, settings=settings)
-    children = _add(
-        x1,
-        *_variation_steps(
-            x1, x2, weights, steps, active, basis.singular_values, basis.experts_of
-        ),
-    )
+    length = noise_length(int(ts.max())) if settings.has_noise else None
+    x1 = bank.gather(parents[:, 0], noise_length=length)
+    x2 = bank.gather(parents[:, 1], noise_length=length)
+    children, weights = _cross(x1, x2, run_key, ts, settings)
+    children = mutate(children, run_key, ts, active, basis=basis, settings=settings)
     return Proposal(children, parents, np.asarray(weights), active.astype(np.int32))
 
 
@@ -146,7 +97,11 @@ def _select_parents(
     settings: ProposeSettings,
 ) -> jax.Array:
     """Ids of the parents, int32 `[P, 2]`."""
-    selector = EliteSelector(settings.alpha_low, settings.alpha_high)
+    selector = make_selector(
+        settings.selection,
+        alpha_low=settings.alpha_low,
+        alpha_high=settings.alpha_high,
+    )
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *repertoires)
 
     def select(t: jax.Array, task: jax.Array) -> jax.Array:
@@ -157,46 +112,37 @@ def _select_parents(
     return jax.vmap(select)(ts, active)
 
 
-@functools.partial(jax.jit, static_argnames=("size", "settings"))
-def _draw(
-    run_key: RNGKey, ts: jax.Array, *, size: int, settings: ProposeSettings
-) -> tuple[jax.Array, jax.Array]:
-    """Raw crossover weights `[P, 2]` and mutation steps `[P, G]`."""
-    w_max = settings.w_max if settings.mutation == "svd" else 0.0
+def _cross(
+    x1: Genome, x2: Genome, run_key: RNGKey, ts: np.ndarray, settings: ProposeSettings
+) -> tuple[Genome, np.ndarray]:
+    """Crossed genomes, and raw weights `[P, 2]`: NaN of a crossover without them."""
+    if settings.own_crossover is not None:
+        cross = load_operator("qd.crossover", settings.own_crossover)
+        children = _own_crossover(x1, x2, run_key, ts, cross=cross)
+        return children, np.full((len(ts), 2), np.nan, np.float32)
+    weights = _draw_weights(run_key, ts, settings=settings)
+    return add(x1, _crossover_steps(x1, x2, weights)), weights
 
-    def draw(t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        keys = generation_keys(run_key, t)
-        mean, std = settings.crossover_mean, settings.crossover_std
-        weights = draw_weights(keys.crossover, mean=mean, std=std)
-        return weights, draw_steps(keys.mutation, size, w_max=w_max)
+
+@functools.partial(jax.jit, static_argnames="cross")
+def _own_crossover(
+    x1: Genome, x2: Genome, run_key: RNGKey, ts: jax.Array, *, cross: Callable
+) -> Genome:
+    keys = jax.vmap(lambda t: generation_keys(run_key, t).crossover)(ts)
+    return jax.vmap(cross)(x1, x2, keys)
+
+
+@functools.partial(jax.jit, static_argnames="settings")
+def _draw_weights(
+    run_key: RNGKey, ts: jax.Array, *, settings: ProposeSettings
+) -> jax.Array:
+    """Raw crossover weights `[P, 2]`."""
+    mean, std = settings.crossover_mean, settings.crossover_std
+
+    def draw(t: jax.Array) -> jax.Array:
+        return draw_weights(generation_keys(run_key, t).crossover, mean=mean, std=std)
 
     return jax.vmap(draw)(ts)
 
 
-@jax.jit
-def _variation_steps(
-    x1: Genome,
-    x2: Genome,
-    weights: jax.Array,
-    steps: jax.Array,
-    active: jax.Array,
-    singular_values: jax.Array,
-    experts_of: jax.Array,
-) -> tuple[Genome, jax.Array]:
-    """What crossover and mutation add to the first parents."""
-
-    def step(a: Genome, b: Genome, w: jax.Array, by: jax.Array, task: jax.Array):
-        mutation = mutation_step(
-            by, active=task, singular_values=singular_values, experts_of=experts_of
-        )
-        return crossover_step(a, b, w), mutation
-
-    return jax.vmap(step)(x1, x2, weights, steps, active)
-
-
-# A program of its own: inside one, a compiler may fuse a product into a sum, which
-# rounds once instead of twice, and does so for some batch sizes and not for others.
-@jax.jit
-def _add(x1: Genome, crossover: Genome, mutation: jax.Array) -> Genome:
-    children = jax.tree.map(jnp.add, x1, crossover)
-    return children.replace(coefficients=children.coefficients + mutation)
+_crossover_steps = jax.jit(crossover_step)

@@ -1,15 +1,21 @@
-"""Elite selection: parents in proportion to how good they are at everything.
+"""Parent selection: which two elites of an archive are crossed.
 
-An elite's weight is the product over all its K scores f (quality and behaviours) of
+`elite`, the paper's rule: an elite's weight is the product over all its K scores f
+(quality and behaviours) of
 
     alpha_low + (f - f_min) / (f_max - f_min) * (alpha_high - alpha_low)
 
 with f_min and f_max over the archive's elites; a score that is equal for all of them
-contributes 1. Two different parents are drawn without replacement, the second in
-proportion to the remaining weights; a single elite is both parents.
+contributes 1. `elite_ref`, the published code's: the factor is
 
-Source: CycleQD (arXiv 2410.14735), elite sampling. The published code instead computes
-`alpha_low + (f - f_min) * alpha_high / (f_max - f_min)`, on bin indices.
+    alpha_low + (f - f_min) / (f_max - f_min) * alpha_high
+
+and for behaviours f is the bin index instead of the score. `random`: all alike.
+
+Two different parents are drawn without replacement, the second in proportion to the
+remaining weights; a single elite is both parents.
+
+Source: CycleQD (arXiv 2410.14735), elite sampling; SakanaAI/CycleQD for `elite_ref`.
 """
 
 import dataclasses
@@ -24,16 +30,12 @@ from cycleqd_jax.qd.archives import SCORES
 
 
 @dataclasses.dataclass(frozen=True)
-class EliteSelector(Selector):
-    """The rule above as a QDax selector whose rows 2i and 2i + 1 are a pair.
+class PairSelector(Selector):
+    """A QDax selector whose rows 2i and 2i + 1 are a pair of parents."""
 
-    Attributes:
-      alpha_low: factor of the lowest score, > 0.
-      alpha_high: factor of the highest score, >= alpha_low.
-    """
-
-    alpha_low: float = 0.5
-    alpha_high: float = 0.8
+    def weights(self, repertoire: MapElitesRepertoire) -> jax.Array:
+        """The weight of every cell: float32 `[C]`, 0 where it is empty."""
+        raise NotImplementedError
 
     def select(
         self, repertoire: MapElitesRepertoire, key: RNGKey, num_samples: int
@@ -57,28 +59,94 @@ class EliteSelector(Selector):
                 f"num_samples: expected an even number of rows, two for each pair, got "
                 f"{num_samples}."
             )
-        weights = elite_weights(
-            repertoire, alpha_low=self.alpha_low, alpha_high=self.alpha_high
-        )
+        weights = self.weights(repertoire)
         pairs = num_samples // 2
         keys = key[None] if pairs == 1 else jax.random.split(key, pairs)
         cells = jax.vmap(lambda one: draw_pair(weights, one))(keys).reshape(-1)
         return jax.tree.map(lambda leaf: leaf[cells], repertoire)
 
 
-def elite_weights(
-    repertoire: MapElitesRepertoire, *, alpha_low: float, alpha_high: float
+@dataclasses.dataclass(frozen=True)
+class EliteSelector(PairSelector):
+    """The paper's rule.
+
+    Attributes:
+      alpha_low: factor of the lowest score, > 0.
+      alpha_high: factor of the highest score, >= alpha_low.
+    """
+
+    alpha_low: float = 0.5
+    alpha_high: float = 0.8
+
+    def weights(self, repertoire: MapElitesRepertoire) -> jax.Array:
+        """See `PairSelector.weights`."""
+        scores = repertoire.extra_scores[SCORES]  # [C, K]
+        width = self.alpha_high - self.alpha_low
+        return _product(repertoire, scores, self.alpha_low, width)
+
+
+@dataclasses.dataclass(frozen=True)
+class EliteRefSelector(PairSelector):
+    """The published code's rule.
+
+    Attributes:
+      alpha_low: factor of the lowest value, > 0.
+      alpha_high: what the highest value has more than that, >= 0.
+    """
+
+    alpha_low: float = 0.5
+    alpha_high: float = 0.8
+
+    def weights(self, repertoire: MapElitesRepertoire) -> jax.Array:
+        """See `PairSelector.weights`."""
+        # Descriptors are the bin indices of all other tasks.
+        values = [repertoire.fitnesses, repertoire.descriptors]
+        values = jnp.concatenate(values, axis=1)  # [C, K]
+        return _product(repertoire, values, self.alpha_low, self.alpha_high)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSelector(PairSelector):
+    """All elites alike."""
+
+    def weights(self, repertoire: MapElitesRepertoire) -> jax.Array:
+        """See `PairSelector.weights`."""
+        return _present(repertoire).astype(jnp.float32)
+
+
+def make_selector(name: str, *, alpha_low: float, alpha_high: float) -> PairSelector:
+    """The selector of a setting.
+
+    Raises:
+      ValueError: the name is not "elite", "elite_ref" or "random".
+    """
+    if name == "random":
+        return RandomSelector()
+    kinds = {"elite": EliteSelector, "elite_ref": EliteRefSelector}
+    if name not in kinds:
+        raise ValueError(
+            f"selection: expected elite, elite_ref or random, got {name!r}."
+        )
+    return kinds[name](alpha_low, alpha_high)
+
+
+def _present(repertoire: MapElitesRepertoire) -> jax.Array:
+    return repertoire.fitnesses[:, 0] > -jnp.inf  # [C]
+
+
+def _product(
+    repertoire: MapElitesRepertoire, values: jax.Array, lowest: float, width: float
 ) -> jax.Array:
-    """The weight of every cell: float32 `[C]`, 0 where it is empty."""
-    present = repertoire.fitnesses[:, 0] > -jnp.inf  # [C]
-    scores = repertoire.extra_scores[SCORES]  # [C, K]
+    """Per cell the product of `lowest + width * (scaled value)` over its K values."""
+    present = _present(repertoire)
     weights = present.astype(jnp.float32)
-    for column in scores.T:
+    for column in values.T:
         low = jnp.min(jnp.where(present, column, jnp.inf))
         high = jnp.max(jnp.where(present, column, -jnp.inf))
-        width = jnp.where(high > low, high - low, 1.0)
-        factor = alpha_low + (column - low) / width * (alpha_high - alpha_low)
-        weights = weights * jnp.where(high > low, factor, 1.0)
+        span = jnp.where(high > low, high - low, 1.0)
+        # Empty cells have a fitness of -inf, and 0 * inf is no number.
+        scaled = jnp.where(present, column - low, 0.0) / span
+        weights = weights * jnp.where(high > low, lowest + scaled * width, 1.0)
     return weights
 
 

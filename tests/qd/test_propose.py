@@ -6,7 +6,8 @@ from cycleqd_jax.qd.archives import empty_archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.crossover import draw_weights
 from cycleqd_jax.qd.mutation import draw_steps
-from cycleqd_jax.qd.propose import ProposeSettings, propose
+from cycleqd_jax.qd.propose import propose
+from cycleqd_jax.qd.propose_settings import ProposeSettings
 from cycleqd_jax.qd.schedule import generation_keys
 
 SETTINGS = ProposeSettings()

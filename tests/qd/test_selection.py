@@ -8,7 +8,7 @@ import pytest
 from qdax.core.emitters.repertoire_selectors.selector import Selector
 
 from cycleqd_jax.qd.archives import empty_archives
-from cycleqd_jax.qd.selection import EliteSelector, draw_pair, elite_weights
+from cycleqd_jax.qd.selection import EliteSelector, draw_pair
 
 ROWS = [[0.9, 0.1, 0.5], [0.3, 0.9, 0.5], [0.6, 0.5, 0.5], [0.1, 0.4, 0.5]]
 
@@ -48,7 +48,7 @@ def pair_probabilities(weights):
 @pytest.mark.parametrize("low, high", [(0.5, 0.8), (0.2, 1.0)])
 def test_weights_follow_the_rule(low, high):
     repertoire = filled()
-    weights = np.asarray(elite_weights(repertoire, alpha_low=low, alpha_high=high))
+    weights = np.asarray(EliteSelector(low, high).weights(repertoire))
     cells = np.flatnonzero(np.asarray(repertoire.fitnesses)[:, 0] > -np.inf)
     by_id = dict(
         zip(np.asarray(repertoire.genotypes)[cells], weights[cells], strict=True)
@@ -61,7 +61,7 @@ def test_weights_follow_the_rule(low, high):
 def test_a_golden_weight_by_hand():
     """Elite 0: quality the highest (0.8), first behaviour the lowest (0.5), third 1."""
     repertoire = filled()
-    weights = np.asarray(elite_weights(repertoire, alpha_low=0.5, alpha_high=0.8))
+    weights = np.asarray(EliteSelector(0.5, 0.8).weights(repertoire))
     cell = int(np.asarray(repertoire.fitnesses)[:, 0].argmax())
     assert weights[cell] == pytest.approx(0.8 * 0.5 * 1.0)
 

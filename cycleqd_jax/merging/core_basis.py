@@ -1,0 +1,149 @@
+"""The basis in core form, for operators that mix the experts' directions.
+
+With all experts' directions side by side, `U = Q_u R_u` and `V = Q_v R_v`, every change
+of a matrix that a `Basis` can say is also
+
+    W = W_base + Q_u M Q_v^T        M = R_u diag(c) R_v^T,  [Ru, Rv]
+
+with orthonormal `Q_u`, `Q_v`. A genome holds the cores `M` instead of the diagonals: it
+is larger, but the singular vectors of a child's own task vector, which are no expert's,
+are those of its small core. Crossover stays the same mean of two vectors.
+
+Source: ours, for the mutation along the child's own directions.
+"""
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cycleqd_jax.merging.basis import Basis
+
+
+@dataclasses.dataclass(frozen=True)
+class CoreSlot:
+    """Where one matrix's core lies in a genome.
+
+    It is `coefficients[offset : offset + rows * columns]`, row after row.
+    """
+
+    name: str
+    offset: int
+    rows: int
+    columns: int
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients, `Ru * Rv`."""
+        return self.rows * self.columns
+
+
+@flax.struct.dataclass
+class CoreBasis:
+    """Orthonormal directions that hold K experts; a pytree whose layout is static.
+
+    Attributes:
+      u: name -> `[out, Ru]` float32, Ru = min(out, K * r), orthonormal columns.
+      v: name -> `[in, Rv]` float32, Rv = min(in, K * r), orthonormal columns.
+      experts: `[K, G]` float32, the experts' own coefficients.
+      deltas: as of `Basis`.
+      residuals: as of `Basis`.
+      energy: as of `Basis`.
+      energy_kept: as of `Basis`.
+      layout: one slot per matrix, sorted by name; static.
+      expert_names: K names; static.
+    """
+
+    u: dict[str, jax.Array]
+    v: dict[str, jax.Array]
+    experts: jax.Array
+    deltas: dict[str, jax.Array]
+    residuals: dict[str, jax.Array]
+    energy: jax.Array
+    energy_kept: jax.Array
+    layout: tuple[CoreSlot, ...] = flax.struct.field(pytree_node=False)
+    expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
+
+    @property
+    def num_experts(self) -> int:
+        """K."""
+        return len(self.expert_names)
+
+    @property
+    def genome_size(self) -> int:
+        """G, the number of coefficients of a genome."""
+        return sum(slot.size for slot in self.layout)
+
+    @property
+    def max_rank(self) -> int:
+        """The largest number of directions of any matrix; 0 without matrices."""
+        return max((min(s.rows, s.columns) for s in self.layout), default=0)
+
+    def expert_coefficients(self, expert: int) -> jax.Array:
+        """The coefficients of one expert, `[G]`."""
+        return self.experts[expert]
+
+    def summed_coefficients(self) -> jax.Array:
+        """The coefficients of all experts' task vectors added up, `[G]`."""
+        return jnp.sum(self.experts, axis=0)
+
+    def factors(
+        self, name: str, coefficients: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """`left [out, Rv]` and `right [in, Rv]`: a matrix changes by their product.
+
+        Args:
+          name: of the matrix.
+          coefficients: `[Ru * Rv]`, the matrix's part of a genome.
+        """
+        u, v = self.u[name], self.v[name]
+        core = coefficients.reshape(u.shape[1], v.shape[1])
+        # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
+        return jnp.matmul(u, core, precision=jax.lax.Precision.HIGHEST), v
+
+
+AnyBasis = Basis | CoreBasis
+
+
+def core_basis(basis: Basis) -> CoreBasis:
+    """The core form of a basis; computed in float64 on the host.
+
+    Args:
+      basis: in diagonal form; every expert keeps its weights.
+    """
+    values = np.asarray(basis.singular_values, np.float64)
+    u, v, cores, layout, offset = {}, {}, [], [], 0
+    for slot in basis.layout:
+        s = values[slot.offset : slot.offset + slot.size].reshape(-1, slot.rank)
+        q_u, r_u = _orthonormal(basis.u[slot.name])
+        q_v, r_v = _orthonormal(basis.v[slot.name])
+        u[slot.name] = jnp.asarray(q_u, jnp.float32)
+        v[slot.name] = jnp.asarray(q_v, jnp.float32)
+        cores.append(
+            np.stack(
+                [((r_u[:, k] * s[k]) @ r_v[:, k].T).ravel() for k in range(len(s))]
+            )
+        )
+        layout.append(CoreSlot(slot.name, offset, r_u.shape[0], r_v.shape[0]))
+        offset += layout[-1].size
+    no_cores = np.zeros((basis.num_experts, 0))
+    return CoreBasis(
+        u=u,
+        v=v,
+        experts=jnp.asarray(np.concatenate([no_cores, *cores], axis=1), jnp.float32),
+        deltas=basis.deltas,
+        residuals=basis.residuals,
+        energy=basis.energy,
+        energy_kept=basis.energy_kept,
+        layout=tuple(layout),
+        expert_names=basis.expert_names,
+    )
+
+
+def _orthonormal(columns: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """`[n, K, r]` as `Q [n, R]` and `R [R, K, r]`, float64."""
+    stacked = np.asarray(columns, np.float64).reshape(columns.shape[0], -1)
+    q, r = np.linalg.qr(stacked)
+    return q, r.reshape(-1, *columns.shape[1:])

@@ -1,0 +1,88 @@
+"""What a truncated basis keeps of the experts, and how alike experts are.
+
+Source: CycleQD (arXiv 2410.14735) for the similarity of models.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.core_basis import AnyBasis
+
+
+class EnergyRow(NamedTuple):
+    """How much of one expert's task vector of one matrix the basis keeps.
+
+    Attributes:
+      name: the matrix.
+      expert: the expert's name.
+      energy: squared Frobenius norm of the task vector.
+      kept: share of it that the basis keeps, 0-1.
+    """
+
+    name: str
+    expert: str
+    energy: float
+    kept: float
+
+
+def energy_report(basis: AnyBasis) -> list[EnergyRow]:
+    """The matrices and experts that the basis keeps only in part.
+
+    Empty for a full-rank basis. An expert that loses much is a changed expert and
+    should be scored again as its genome.
+    """
+    energy, kept = np.asarray(basis.energy), np.asarray(basis.energy_kept)
+    return [
+        EnergyRow(slot.name, expert, float(energy[i, k]), float(kept[i, k]))
+        for i, slot in enumerate(basis.layout)
+        for k, expert in enumerate(basis.expert_names)
+        if kept[i, k] < 1.0
+    ]
+
+
+def expert_energy_kept(basis: AnyBasis) -> dict[str, float]:
+    """Per expert, the share of its matrix task vectors' energy that is kept, 0-1."""
+    energy = np.asarray(basis.energy, np.float64)
+    kept = (energy * np.asarray(basis.energy_kept, np.float64)).sum(axis=0)
+    total = energy.sum(axis=0)
+    shares = np.where(total > 0, kept / np.where(total > 0, total, 1), 1)
+    return dict(zip(basis.expert_names, shares.tolist(), strict=True))
+
+
+class Similarity(NamedTuple):
+    """How alike two experts are.
+
+    Attributes:
+      first: an expert's name.
+      second: another's.
+      cosine: mean over matrices of the cosine between their singular values, 0-1.
+    """
+
+    first: str
+    second: str
+    cosine: float
+
+
+def similarities(basis: Basis) -> list[Similarity]:
+    """Model similarity of every pair of experts: a predictor of how well they merge.
+
+    The paper correlates it with the score of the merged model (0.83). A matrix that
+    one of the two leaves alone counts as 0, one that both leave alone not at all.
+    """
+    values = np.asarray(basis.singular_values, np.float64)
+    rows = []
+    for i, first in enumerate(basis.expert_names):
+        for j in range(i + 1, len(basis.expert_names)):
+            cosines = []
+            for slot in basis.layout:
+                part = values[slot.offset : slot.offset + slot.size]
+                part = part.reshape(slot.num_experts, slot.rank)
+                lengths = np.linalg.norm(part[i]), np.linalg.norm(part[j])
+                if any(lengths):
+                    product = lengths[0] * lengths[1]
+                    cosines.append(part[i] @ part[j] / product if product else 0.0)
+            mean = float(np.mean(cosines)) if cosines else 0.0
+            rows.append(Similarity(first, basis.expert_names[j], mean))
+    return rows

@@ -1,0 +1,136 @@
+"""Mutating a batch of children, by whichever operator the settings name.
+
+What is random of child t comes from the seed and t alone. Sums of products are made in
+two programs: inside one, a compiler may fuse a product into a sum, which rounds once
+instead of twice, and does so for some batch sizes and not for others.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from qdax.custom_types import RNGKey
+
+from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
+from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.qd.core_mutation import child_step, num_components
+from cycleqd_jax.qd.mutation import draw_steps, mutation_step
+from cycleqd_jax.qd.operators import load_operator
+from cycleqd_jax.qd.propose_settings import ProposeSettings
+from cycleqd_jax.qd.schedule import generation_keys
+
+
+def mutate(
+    children: Genome,
+    run_key: RNGKey,
+    ts: np.ndarray,
+    active: np.ndarray,
+    *,
+    basis: AnyBasis,
+    settings: ProposeSettings,
+) -> Genome:
+    """Mutates P children.
+
+    Args:
+      children: `[P, G]` and `[P, K]`; with Gaussian mutation also `[P, N]`.
+      run_key: one typed key; each child uses the one folded from it and its t.
+      ts: their generations, int32 `[P]`.
+      active: the active task of each, int32 `[P]`.
+      basis: of the genomes.
+      settings: name the operator.
+
+    Raises:
+      ValueError: the operator needs genomes in core form, and they are not.
+    """
+    if settings.mutation == "none":
+        return children
+    if settings.mutation == "gaussian":
+        # The noise is made from t when it is needed: it is named, not drawn.
+        return children.replace(noise=add(children.noise, _one_hot(children.noise, ts)))
+    if settings.own_mutation is not None:
+        own = load_operator("qd.mutation", settings.own_mutation)
+        return _own_mutation(children, run_key, ts, active, basis, own=own)
+    coefficients = children.coefficients
+    if settings.needs_cores:
+        if not isinstance(basis, CoreBasis):
+            raise ValueError(
+                f"basis: mutation {settings.mutation} expects one in core form; make "
+                "it with core_basis."
+            )
+        size = num_components(basis.layout)
+        steps = _draw_steps(run_key, ts, size=size, w_max=settings.w_max)
+        moved = _child_steps(coefficients, steps, layout=basis.layout)
+        if settings.mutation == "svd_scale":
+            return children.replace(coefficients=moved)
+        return children.replace(coefficients=add(coefficients, moved))
+    steps = _draw_steps(run_key, ts, size=basis.genome_size, w_max=settings.w_max)
+    moved = _svd_steps(steps, active, basis.singular_values, basis.experts_of)
+    return children.replace(coefficients=add(coefficients, moved))
+
+
+@jax.jit
+def add(x: Genome, step: Genome) -> Genome:
+    """`x + step`, leaf by leaf, as a program of its own."""
+    return jax.tree.map(jnp.add, x, step)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "w_max"))
+def _draw_steps(
+    run_key: RNGKey, ts: jax.Array, *, size: int, w_max: float
+) -> jax.Array:
+    """Mutation steps `[P, size]`."""
+
+    def draw(t: jax.Array) -> jax.Array:
+        return draw_steps(generation_keys(run_key, t).mutation, size, w_max=w_max)
+
+    return jax.vmap(draw)(ts)
+
+
+@jax.jit
+def _svd_steps(
+    steps: jax.Array,
+    active: jax.Array,
+    singular_values: jax.Array,
+    experts_of: jax.Array,
+) -> jax.Array:
+    """What SVD mutation adds, `[P, G]`."""
+
+    def step(by: jax.Array, task: jax.Array) -> jax.Array:
+        return mutation_step(
+            by, active=task, singular_values=singular_values, experts_of=experts_of
+        )
+
+    return jax.vmap(step)(steps, active)
+
+
+@functools.partial(jax.jit, static_argnames="layout")
+def _child_steps(
+    coefficients: jax.Array, steps: jax.Array, *, layout: tuple[CoreSlot, ...]
+) -> jax.Array:
+    """What mutation along the children's own directions makes, `[P, G]`."""
+    return jax.vmap(lambda c, by: child_step(c, by, layout))(coefficients, steps)
+
+
+@jax.jit
+def _one_hot(noise: jax.Array, ts: jax.Array) -> jax.Array:
+    """1 at entry t - 1 of each row, like `noise`."""
+    return jax.nn.one_hot(ts - 1, noise.shape[1], dtype=noise.dtype)
+
+
+@functools.partial(jax.jit, static_argnames="own")
+def _own_mutation(
+    children: Genome,
+    run_key: RNGKey,
+    ts: jax.Array,
+    active: jax.Array,
+    basis: AnyBasis,
+    *,
+    own: Callable,
+) -> Genome:
+    def call(child: Genome, t: jax.Array, task: jax.Array) -> Genome:
+        key = generation_keys(run_key, t).mutation
+        return own(child, key, active=task, basis=basis)
+
+    return jax.vmap(call)(children, ts, active)
