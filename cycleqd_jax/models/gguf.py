@@ -74,6 +74,22 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFModel:
     return GGUFModel(config, weights, metadata)
 
 
+def read_config(path: str | os.PathLike[str]) -> LlamaConfig:
+    """Reads only a model's sizes and constants.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The config of `read_gguf`.
+
+    Raises:
+      BadInputError: as `read_gguf`.
+    """
+    metadata, tensors = open_gguf(path)
+    return _config(metadata, tensors, path)
+
+
 def _hf_name(name: str, path: str | os.PathLike[str]) -> str | None:
     if name == _ROPE_FREQUENCIES:
         return None

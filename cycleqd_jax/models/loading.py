@@ -20,7 +20,7 @@ from cycleqd_jax.models import cache, gguf, gguf_tokenizer, hf, hf_tokenizer
 from cycleqd_jax.models.chat import ChatTokenizer
 from cycleqd_jax.models.config import LlamaConfig
 from cycleqd_jax.models.experts import Expert, read_expert, weights_fingerprint
-from cycleqd_jax.models.locate import locate
+from cycleqd_jax.models.locate import is_hub_name, locate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,8 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
     """Loads an expert of a base model.
 
     Args:
-      path: a PEFT LoRA folder, or the Hugging Face folder of a full fine-tune.
+      path: a PEFT LoRA folder, the Hugging Face folder of a full fine-tune, or the
+        hub name `org/name@revision` of one of them.
       base: the model it was fine-tuned from.
 
     Returns:
@@ -95,6 +96,8 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
       BadInputError: if it is damaged, of another kind (DoRA, ...), or does not fit the
         base; names what differs, with both values.
     """
+    if is_hub_name(os.fspath(path)):
+        path = locate(os.fspath(path))
     return read_expert(path, base.config, base.weights, base.tokenizer.vocabulary)
 
 

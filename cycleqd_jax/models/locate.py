@@ -30,12 +30,52 @@ def locate(source: str) -> pathlib.Path:
     path = pathlib.Path(source).expanduser()
     if path.exists():
         return path
-    if path.suffix.lower() != ".gguf" and _HUB_NAME.fullmatch(source):
+    if is_hub_name(source):
         return _download(source)
     raise BadInputError(
         f"base model {source!r}: no such file or folder; expected package:NAME/FILE, "
         "a .gguf file, a Hugging Face folder or a hub name org/name@revision"
     )
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether this is `org/name@revision` and no path that exists."""
+    path = pathlib.Path(source).expanduser()
+    named = _HUB_NAME.fullmatch(source) and path.suffix.lower() != ".gguf"
+    return bool(named) and not path.exists()
+
+
+def find_here(source: str, what: str = "base model") -> pathlib.Path | None:
+    """As `locate`, but without asking the network.
+
+    Args:
+      source: as for `locate`.
+      what: it is, for messages.
+
+    Returns:
+      An existing path, or None for a hub name that was not downloaded before.
+
+    Raises:
+      BadInputError: it is neither a hub name nor here.
+    """
+    path = pathlib.Path(source).expanduser()
+    if path.exists():
+        return path
+    if source.startswith("package:"):
+        return _package_file(source)
+    if not is_hub_name(source):
+        raise BadInputError(f"{what} {source!r}: no such file or folder")
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    name, _, revision = source.partition("@")
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, revision=revision or None, local_files_only=True
+        )
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        return None
+    return pathlib.Path(folder)
 
 
 def _package_file(source: str) -> pathlib.Path:

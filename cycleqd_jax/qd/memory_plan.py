@@ -14,7 +14,7 @@ class MemoryPlan(NamedTuple):
       grid_bytes: the repertoires.
       genome_bytes: one genome.
       num_genomes: at most so many lie in the bank at once.
-      bank_bytes: those genomes.
+      bank_bytes: those genomes, and the scores and ancestry of all individuals.
       num_individuals: experts and children of the whole run.
     """
 
@@ -30,6 +30,11 @@ class MemoryPlan(NamedTuple):
     def total_bytes(self) -> int:
         """Grids and bank."""
         return self.grid_bytes + self.bank_bytes
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """One checkpoint, on disk; while it is written, as much memory again."""
+        return self.total_bytes
 
     @property
     def advice(self) -> str | None:
@@ -50,8 +55,13 @@ def memory_plan(
     genome_size: int,
     num_generations: int,
     children_per_batch: int,
+    noise_size: int = 0,
 ) -> MemoryPlan:
     """Plans the memory of archives and bank.
+
+    A genome is one float32 per coefficient, expert and entry of its noise. How many
+    coefficients depends on its kind: `genome_size` of the basis in diagonal or core
+    form.
 
     Args:
       num_tasks: K.
@@ -59,6 +69,7 @@ def memory_plan(
       genome_size: G, coefficients of a genome.
       num_generations: children of the whole run.
       children_per_batch: P; their genomes lie beside those of the elites.
+      noise_size: N, entries for the noise of generations; 0 without Gaussian mutation.
     """
     cells = bins ** (num_tasks - 1)
     num_cells = num_tasks * cells
@@ -66,14 +77,16 @@ def memory_plan(
     grid_bytes = num_cells * 4 * (1 + 1 + 2 * (num_tasks - 1) + num_tasks)
     individuals = num_tasks + num_generations
     num_genomes = min(num_cells + num_tasks + children_per_batch, individuals)
-    genome_bytes = 4 * (genome_size + num_tasks)
+    genome_bytes = 4 * (genome_size + num_tasks + noise_size)
+    # K float64 scores, two parents, their weights and the active task.
+    record_bytes = 8 * num_tasks + 4 * (2 + 2 + 1)
     return MemoryPlan(
         cells_per_archive=cells,
         num_cells=num_cells,
         grid_bytes=grid_bytes,
         genome_bytes=genome_bytes,
         num_genomes=num_genomes,
-        bank_bytes=num_genomes * genome_bytes,
+        bank_bytes=num_genomes * genome_bytes + individuals * record_bytes,
         num_individuals=individuals,
     )
 
@@ -98,12 +111,18 @@ def check_memory_plan(
         )
     if plan.total_bytes > available_bytes:
         raise BadInputError(
-            f"bins: the archives need {_mb(plan.grid_bytes)} for {plan.num_cells} "
-            f"cells and the bank {_mb(plan.bank_bytes)} for {plan.num_genomes} genomes "
-            f"of {_mb(plan.genome_bytes)}, but only {_mb(available_bytes)} are there; "
-            "choose fewer bins or a lower basis rank."
+            f"bins: the archives need {size_text(plan.grid_bytes)} for "
+            f"{plan.num_cells} cells and the bank {size_text(plan.bank_bytes)} for "
+            f"{plan.num_genomes} genomes of {size_text(plan.genome_bytes)}, but only "
+            f"{size_text(available_bytes)} are there; choose fewer bins or a lower "
+            "basis rank."
         )
 
 
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.2f} MB"
+def size_text(size: float) -> str:
+    """A number of bytes for readers, like "8.75 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB" if size < 999.5 else f"{size:,.0f} TB"

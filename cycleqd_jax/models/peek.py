@@ -1,0 +1,89 @@
+"""What can be said of models without loading their weights, or having them at all.
+
+Only small files are read, and the network is never asked.
+"""
+
+import os
+import pathlib
+from typing import NamedTuple
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models import gguf, hf, peft
+from cycleqd_jax.models.config import LlamaConfig
+from cycleqd_jax.models.known import known_model
+from cycleqd_jax.models.locate import find_here
+
+
+class ModelPeek(NamedTuple):
+    """A base model from outside.
+
+    Attributes:
+      config: its sizes and constants.
+      sizes_of: None where the weights are here, else whose sizes these are.
+    """
+
+    config: LlamaConfig
+    sizes_of: str | None
+
+
+class ExpertPeek(NamedTuple):
+    """An expert from outside.
+
+    Attributes:
+      adapter: its content, if it is one; None for a full fine-tune.
+      stored_bytes: of its weights on disk.
+    """
+
+    adapter: peft.Adapter | None
+    stored_bytes: int
+
+
+def peek_model(source: str) -> ModelPeek:
+    """Reads a base model's sizes.
+
+    Args:
+      source: as for `loading.load_model`.
+
+    Raises:
+      BadInputError: it is damaged, or neither here nor well known.
+    """
+    path = find_here(source)
+    if path is not None and path.is_file():
+        return ModelPeek(gguf.read_config(path), None)
+    if path is not None and (path / "config.json").is_file():
+        config_file = path / "config.json"
+        config = LlamaConfig.from_hf(hf.read_json(config_file), str(config_file))
+        return ModelPeek(config, None if _weight_files(path) else str(config_file))
+    known = known_model(source)
+    if path is not None or known is None:
+        raise BadInputError(
+            f"base model {source!r}: is not here, and its sizes are not known; "
+            "download it, or pass a folder with its config.json"
+        )
+    return ModelPeek(known.config, known.name)
+
+
+def peek_expert(source: str, config: LlamaConfig) -> ExpertPeek | None:
+    """Reads what kind of expert this is, and how large.
+
+    Args:
+      source: a folder or a hub name.
+      config: the base model's.
+
+    Returns:
+      The kind and size; None for a hub name whose weights are not here.
+
+    Raises:
+      BadInputError: it is damaged, does not fit the base, or there is no such folder.
+    """
+    path = find_here(source, what="expert")
+    if path is None:
+        return None
+    size = sum(file.stat().st_size for file in _weight_files(path))
+    if (path / peft.CONFIG).is_file():
+        return ExpertPeek(peft.read_adapter(path, config), size)
+    return ExpertPeek(None, size) if size else None
+
+
+def _weight_files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+    return sorted(pathlib.Path(folder).glob("*.safetensors"))
