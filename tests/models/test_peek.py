@@ -55,7 +55,7 @@ def test_a_folder_without_weights_still_tells_its_sizes(toy_settings, tmp_path):
 
 
 def test_what_nobody_knows_is_refused(tmp_path):
-    with pytest.raises(BadInputError, match="nobody/nothing.*sizes are not known"):
+    with pytest.raises(BadInputError, match=r"nobody/nothing.*sizes are not known"):
         peek_model("nobody/nothing")
     for missing in ("no/such/folder", str(tmp_path / "x"), "x.gguf"):
         with pytest.raises(BadInputError, match="no such file or folder"):
