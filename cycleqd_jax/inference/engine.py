@@ -180,12 +180,15 @@ class Engine:
         shape = self.shape
         tokens = np.full((shape.prefill_rows, shape.prefill_chunk), 0, np.int32)
         rows = np.full(shape.prefill_rows, shape.slots, np.int32)
-        offsets, last, individuals = np.zeros((3, shape.prefill_rows), np.int32)
+        offsets, last, lengths, individuals = np.zeros(
+            (4, shape.prefill_rows), np.int32
+        )
         for i, request in enumerate(requests):
             chunk = request.prompt[request.done : request.done + shape.prefill_chunk]
             tokens[i, : len(chunk)] = chunk
             rows[i] = self._slots.index(request)
             offsets[i], last[i] = request.done, len(chunk) - 1
+            lengths[i] = len(request.prompt)
             individuals[i] = request.individual
         produced, self._cache = programs.prefill(
             self._weights,
@@ -195,6 +198,7 @@ class Engine:
             rows,
             offsets,
             last,
+            lengths,
             individuals,
             program=self._program,
         )

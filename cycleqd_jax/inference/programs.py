@@ -78,6 +78,7 @@ def prefill(
     rows: jax.Array,
     offsets: jax.Array,
     last: jax.Array,
+    lengths: jax.Array,
     individuals: jax.Array,
     *,
     program: LlamaProgram,
@@ -92,6 +93,7 @@ def prefill(
       rows: int32 `[P]`, the slot of each row; S where the row is unused.
       offsets: int32 `[P]`, tokens each slot holds already.
       last: int32 `[P]`, index of the last real token.
+      lengths: int32 `[P]`, tokens of each row's whole prompt.
       individuals: int32 `[P]`.
       program: the model; static.
 
@@ -100,7 +102,9 @@ def prefill(
     """
     deltas = population.deltas(individuals)
     view = CacheView(cache, rows)
-    logits, cache = program.extend(weights, tokens, offsets, view, deltas, last=last)
+    logits, cache = program.extend(
+        weights, tokens, offsets, view, deltas, last=last, lengths=lengths
+    )
     return greedy(logits), cache
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.rope_settings import rope_from_hf, rope_to_hf
+from cycleqd_jax.models.rope_settings import check_rope, rope_from_hf, rope_to_hf
 
 # Settings of a config.json that would change the model's arithmetic, with the only
 # value this model computes.
@@ -100,6 +100,8 @@ class LlamaConfig:
                 f"config: head_dim must be even for rotary embeddings, but is "
                 f"{self.head_dim}"
             )
+        if self.rope_scaling is not None:
+            check_rope(self.rope_scaling, self.head_dim, self.rope_theta)
 
     @classmethod
     def from_hf(

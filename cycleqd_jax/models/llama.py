@@ -17,218 +17,36 @@ Source: Llama (arXiv 2302.13971, 2407.21783); checked against `transformers`.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cycleqd_jax.models import rope
-from cycleqd_jax.models.attention import attend
 from cycleqd_jax.models.config import LlamaConfig
+from cycleqd_jax.models.layers import (
+    Cache,
+    CacheView,
+    Deltas,
+    Embedding,
+    Layer,
+    Linear,
+    LowRank,
+    Packed,
+    RMSNorm,
+)
+
+__all__ = [
+    "Cache",
+    "CacheView",
+    "Deltas",
+    "Llama",
+    "LlamaProgram",
+    "LowRank",
+    "Packed",
+]
 
 Weights = Mapping[str, jax.Array]
-
-
-@flax.struct.dataclass
-class LowRank:
-    """What one matrix gains per row of the batch: `U diag(c_b) V^T`.
-
-    Attributes:
-      u: `[out, R]`.
-      v: `[in, R]`.
-      c: `[B, R]`, or `[1, R]` for all rows alike.
-    """
-
-    u: jax.Array
-    v: jax.Array
-    c: jax.Array
-
-
-@flax.struct.dataclass
-class Deltas:
-    """What the rows of a batch add to the shared weights, by parameter name.
-
-    Attributes:
-      matrices: low-rank additions to matrices; a name that is absent adds nothing.
-      vectors: `[B, n]` additions to norm scales and biases.
-    """
-
-    matrices: dict[str, LowRank] = flax.struct.field(default_factory=dict)
-    vectors: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-
-
-class Cache(NamedTuple):
-    """Keys and values of every layer, `[rows, kv_heads, S, head_dim]` each."""
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
-
-
-class Packed(NamedTuple):
-    """Rows that hold several sequences each, one after another.
-
-    Attributes:
-      segments: int32 `[B, L]`, which sequence of its row each token belongs to.
-      positions: int32 `[B, L]`, each token's position in its own sequence.
-    """
-
-    segments: jax.Array
-    positions: jax.Array
-
-
-class CacheView(NamedTuple):
-    """Where the rows of a batch lie in a cache.
-
-    Attributes:
-      cache: the whole cache.
-      rows: int32 `[B]`, the cache row of each batch row, or None where batch row b is
-        cache row b. A row past the end is written nowhere.
-    """
-
-    cache: Cache
-    rows: jax.Array | None = None
-
-
-class Linear(nnx.Module):
-    """`y = x W^T (+ bias)`, with the low-rank additions of each row."""
-
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
-        shapes = config.weight_shapes()
-        self.name = name
-        self.weight = nnx.Param(jnp.zeros(shapes[f"{name}.weight"], dtype))
-        if f"{name}.bias" in shapes:
-            self.bias = nnx.Param(jnp.zeros(shapes[f"{name}.bias"], dtype))
-
-    def __call__(self, x: jax.Array, deltas: Deltas) -> jax.Array:
-        """`[B, L, in]` to `[B, L, out]`."""
-        y = _times(x, self.weight[...])
-        if (low_rank := deltas.matrices.get(f"{self.name}.weight")) is not None:
-            inner = _times(x, low_rank.v.T) * low_rank.c[:, None, :]
-            y = y + _times(inner, low_rank.u).astype(y.dtype)
-        if hasattr(self, "bias"):
-            y = y + self.bias[...]
-            if (change := deltas.vectors.get(f"{self.name}.bias")) is not None:
-                y = y + change[:, None, :].astype(y.dtype)
-        return y
-
-
-class RMSNorm(nnx.Module):
-    """Root-mean-square norm, computed in float32."""
-
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
-        self.name = name
-        self.epsilon = config.rms_norm_eps
-        self.weight = nnx.Param(jnp.ones((config.hidden_size,), dtype))
-
-    def __call__(self, x: jax.Array, deltas: Deltas) -> jax.Array:
-        """`[B, L, hidden]` to the same."""
-        wide = x.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = (wide * jax.lax.rsqrt(mean_square + self.epsilon)).astype(x.dtype)
-        scale = self.weight[...]
-        if (change := deltas.vectors.get(f"{self.name}.weight")) is not None:
-            scale = (scale + change[:, None, :]).astype(x.dtype)
-        return normed * scale
-
-
-class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions."""
-
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
-        self.heads = config.num_attention_heads
-        self.kv_heads = config.num_key_value_heads
-        self.head_dim = config.head_dim
-        self.q_proj = Linear(config, f"{name}.q_proj", dtype)
-        self.k_proj = Linear(config, f"{name}.k_proj", dtype)
-        self.v_proj = Linear(config, f"{name}.v_proj", dtype)
-        self.o_proj = Linear(config, f"{name}.o_proj", dtype)
-
-    def __call__(self, x, deltas, positions, turn, layer_cache, rows, segments=None):
-        """`[B, L, hidden]` to the same, and the layer's (keys, values)."""
-        batch, length, _ = x.shape
-        split = (batch, length, -1, self.head_dim)
-        queries = rope.rotate(self.q_proj(x, deltas).reshape(split), *turn)
-        keys = rope.rotate(self.k_proj(x, deltas).reshape(split), *turn)
-        values = self.v_proj(x, deltas).reshape(split)
-        if layer_cache is None:
-            all_keys, all_values = (a.swapaxes(1, 2) for a in (keys, values))
-            seen = (all_keys, all_values)
-        else:
-            at = jnp.arange(batch) if rows is None else rows
-            index = (at[:, None], slice(None), positions)
-            layer_cache = tuple(
-                old.at[index].set(new.astype(old.dtype), mode="drop")
-                for old, new in zip(layer_cache, (keys, values), strict=True)
-            )
-            all_keys, all_values = layer_cache
-            seen = layer_cache
-            if rows is not None:
-                seen = tuple(a.at[rows].get(mode="clip") for a in layer_cache)
-        mixed = attend(queries, *seen, positions, segments)
-        return self.o_proj(mixed, deltas), (all_keys, all_values)
-
-
-class MLP(nnx.Module):
-    """SwiGLU feed-forward layer."""
-
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
-        self.gate_proj = Linear(config, f"{name}.gate_proj", dtype)
-        self.up_proj = Linear(config, f"{name}.up_proj", dtype)
-        self.down_proj = Linear(config, f"{name}.down_proj", dtype)
-
-    def __call__(self, x: jax.Array, deltas: Deltas) -> jax.Array:
-        """`[B, L, hidden]` to the same."""
-        gate = jax.nn.silu(self.gate_proj(x, deltas))
-        return self.down_proj(gate * self.up_proj(x, deltas), deltas)
-
-
-class Layer(nnx.Module):
-    """One transformer layer."""
-
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
-        self.self_attn = Attention(config, f"{name}.self_attn", dtype)
-        self.mlp = MLP(config, f"{name}.mlp", dtype)
-        self.input_layernorm = RMSNorm(config, f"{name}.input_layernorm", dtype)
-        self.post_attention_layernorm = RMSNorm(
-            config, f"{name}.post_attention_layernorm", dtype
-        )
-
-    def __call__(self, x, deltas, positions, turn, layer_cache, rows, segments=None):
-        """`[B, L, hidden]` to the same, and the layer's (keys, values)."""
-        normed = self.input_layernorm(x, deltas)
-        mixed, layer_cache = self.self_attn(
-            normed, deltas, positions, turn, layer_cache, rows, segments
-        )
-        x = x + mixed
-        x = x + self.mlp(self.post_attention_layernorm(x, deltas), deltas)
-        return x, layer_cache
-
-
-class Embedding(nnx.Module):
-    """Token embedding, also the output head of a model with tied embeddings."""
-
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
-        self.name = name
-        shape = (config.vocab_size, config.hidden_size)
-        self.weight = nnx.Param(jnp.zeros(shape, dtype))
-
-    def __call__(self, tokens: jax.Array, deltas: Deltas) -> jax.Array:
-        """Int32 `[B, L]` to `[B, L, hidden]`."""
-        x = self.weight[...][tokens]
-        if (low_rank := deltas.matrices.get(f"{self.name}.weight")) is not None:
-            inner = low_rank.u[tokens] * low_rank.c[:, None, :]
-            x = x + _times(inner, low_rank.v).astype(x.dtype)
-        return x
-
-    def attend(self, x: jax.Array, deltas: Deltas) -> jax.Array:
-        """`[B, L, hidden]` to logits `[B, L, vocabulary]`."""
-        y = _times(x, self.weight[...])
-        if (low_rank := deltas.matrices.get(f"{self.name}.weight")) is not None:
-            inner = _times(x, low_rank.v.T) * low_rank.c[:, None, :]
-            y = y + _times(inner, low_rank.u).astype(y.dtype)
-        return y
 
 
 class Decoder(nnx.Module):
@@ -247,15 +65,19 @@ class Llama(nnx.Module):
     """The whole model; see `LlamaProgram` for how it is called from outside."""
 
     def __init__(self, config: LlamaConfig, dtype: jnp.dtype):
-        self.frequencies = tuple(rope.inverse_frequencies(config).tolist())
+        self.rotary = rope.make_rotary(config)
         self.model = Decoder(config, "model", dtype)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config, "lm_head", dtype)
 
-    def hidden(self, tokens, positions, deltas, view, packed=None, recompute=False):
+    def hidden(
+        self, tokens, positions, lengths, deltas, view, packed=None, recompute=False
+    ):
         """Final hidden states `[B, L, hidden]` and the cache after these tokens."""
         turned = positions if packed is None else packed.positions
-        turn = rope.rotation(turned, jnp.asarray(self.frequencies, jnp.float32))
+        if packed is not None and self.rotary.context is not None:
+            lengths = _segment_lengths(packed)
+        turn = self.rotary.rotation(turned, lengths)
         segments = None if packed is None else packed.segments
         x = self.model.embed_tokens(tokens, deltas)
         keys, values = [], []
@@ -324,7 +146,12 @@ class LlamaProgram:
         )
 
     def full(
-        self, weights: Weights, tokens: jax.Array, deltas: Deltas | None = None
+        self,
+        weights: Weights,
+        tokens: jax.Array,
+        deltas: Deltas | None = None,
+        *,
+        lengths: jax.Array | None = None,
     ) -> jax.Array:
         """Logits of whole sequences, without a cache; for training and scoring.
 
@@ -332,11 +159,13 @@ class LlamaProgram:
           weights: the flat weights.
           tokens: int32 `[B, L]`; pad on the right, causality hides the padding.
           deltas: additions per row, or None.
+          lengths: int32 `[B]`, tokens of each row without its padding; by default L.
+            Only the rotary embeddings of dynamic and longrope models look at them.
 
         Returns:
           Float32 `[B, L, vocabulary]`.
         """
-        hidden = self.hidden(weights, tokens, deltas)
+        hidden = self.hidden(weights, tokens, deltas, lengths=lengths)
         return self._bind(weights).logits(hidden, deltas or Deltas())
 
     def hidden(
@@ -345,6 +174,7 @@ class LlamaProgram:
         tokens: jax.Array,
         deltas: Deltas | None = None,
         *,
+        lengths: jax.Array | None = None,
         packed: Packed | None = None,
         recompute: bool = False,
     ) -> jax.Array:
@@ -354,14 +184,18 @@ class LlamaProgram:
           weights: the flat weights.
           tokens: int32 `[B, L]`.
           deltas: additions per row, or None.
+          lengths: as for `full`; not looked at where rows are packed.
           packed: where the rows hold several sequences each; these do not see each
             other.
           recompute: whether a backward pass computes each layer again instead of
             keeping what it computed.
         """
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        rows, length = tokens.shape
+        positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+        if lengths is None:
+            lengths = jnp.full(rows, length, jnp.int32)
         hidden, _ = self._bind(weights).hidden(
-            tokens, positions, deltas or Deltas(), None, packed, recompute
+            tokens, positions, lengths, deltas or Deltas(), None, packed, recompute
         )
         return hidden
 
@@ -380,8 +214,12 @@ class LlamaProgram:
         deltas: Deltas | None = None,
         *,
         last: jax.Array | None = None,
+        lengths: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache]:
         """Appends L tokens to each row's sequence in the cache.
+
+        With dynamic or longrope rotary embeddings, entries that are in the cache keep
+        the frequencies they were made with, as in transformers' `generate` (`rope`).
 
         Args:
           weights: the flat weights.
@@ -392,6 +230,9 @@ class LlamaProgram:
           last: int32 `[B]`, which of the L tokens to give logits for; default the
             last. Padding behind it writes cache entries that the sequence's next
             tokens overwrite before they are seen.
+          lengths: int32 `[B]`, the length of each sequence by which its frequencies
+            are chosen: that of the whole prompt where this is a part of one. By
+            default the tokens up to and with `last`.
 
         Returns:
           Logits, float32 `[B, vocabulary]`, and the cache with the new entries.
@@ -399,12 +240,14 @@ class LlamaProgram:
         deltas = deltas or Deltas()
         positions = offsets[:, None] + jnp.arange(tokens.shape[1])
         model = self._bind(weights)
-        hidden, cache = model.hidden(tokens, positions, deltas, view)
         last = jnp.full_like(offsets, tokens.shape[1] - 1) if last is None else last
+        lengths = offsets + last + 1 if lengths is None else lengths
+        hidden, cache = model.hidden(tokens, positions, lengths, deltas, view)
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
         return model.logits(hidden, deltas)[:, 0], cache
 
 
-def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """`x M^T` for `x` `[..., in]` and `M` `[out, in]`."""
-    return jnp.einsum("...i,oi->...o", x, matrix)
+def _segment_lengths(packed: Packed) -> jax.Array:
+    """Tokens of the sequence that each token belongs to, int32 `[B, L]`."""
+    same = packed.segments[:, :, None] == packed.segments[:, None, :]
+    return jnp.max(jnp.where(same, packed.positions[:, None, :], 0), axis=-1) + 1

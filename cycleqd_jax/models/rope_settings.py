@@ -10,11 +10,12 @@ from typing import Any
 
 from cycleqd_jax.errors import BadInputError
 
-# Needed keys per kind, as in transformers' `modeling_rope_utils`.
+# Needed keys per kind, as in transformers' `modeling_rope_utils`. yarn and longrope
+# take the ratio of the two context lengths for a missing factor.
 SCALED_ROPE_TYPES: dict[str, tuple[str, ...]] = {
     "linear": ("factor",),
     "dynamic": ("factor",),
-    "yarn": ("factor", "original_max_position_embeddings"),
+    "yarn": ("original_max_position_embeddings",),
     "longrope": (
         "short_factor",
         "long_factor",
@@ -26,7 +27,17 @@ SCALED_ROPE_TYPES: dict[str, tuple[str, ...]] = {
         "high_freq_factor",
         "original_max_position_embeddings",
     ),
+    "proportional": (),
 }
+# Keys that may be absent or null, whatever the kind.
+_OPTIONAL = (
+    "factor",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+)
 
 
 def rope_from_hf(
@@ -45,10 +56,11 @@ def rope_from_hf(
       `rope_theta`.
 
     Raises:
-      BadInputError: on an unknown kind, a missing or malformed parameter, or partial
-        rotary embeddings.
+      BadInputError: on an unknown kind, a malformed base period, or partial rotary
+        embeddings; `check_rope` sees to the rest.
     """
-    given = data.get("rope_parameters") or data.get("rope_scaling") or {}
+    # transformers: rope_scaling wins where a file has both
+    given = data.get("rope_scaling") or data.get("rope_parameters") or {}
     if not isinstance(given, Mapping):
         raise BadInputError(
             f"{source}: rope parameters must be an object, but are {given!r}"
@@ -61,10 +73,12 @@ def rope_from_hf(
     old_kind = parameters.pop("type", "default")
     kind = parameters.pop("rope_type", None) or old_kind
     kind = "default" if kind is None else kind
-    partial = parameters.pop(
-        "partial_rotary_factor", data.get("partial_rotary_factor", 1.0)
-    )
-    if partial not in (None, 1, 1.0):
+    partial = parameters.pop("partial_rotary_factor", None)
+    partial = data.get("partial_rotary_factor") if partial is None else partial
+    partial = 1.0 if partial is None else partial
+    if kind == "proportional":
+        parameters["partial_rotary_factor"] = partial
+    elif partial != 1:
         raise BadInputError(
             f"{source}: partial_rotary_factor = {partial!r} is not supported; the "
             "whole head is rotated"
@@ -85,13 +99,52 @@ def rope_from_hf(
         parameters.setdefault(
             "original_max_position_embeddings", max_position_embeddings
         )
-    for key in SCALED_ROPE_TYPES[kind]:
-        if not _is_positive(parameters.get(key)):
-            raise BadInputError(
-                f"{source}: rope_type {kind!r} needs a positive {key}, got "
-                f"{parameters.get(key)!r}"
-            )
     return float(theta), {"rope_type": kind, **parameters}
+
+
+def check_rope(scaling: Mapping[str, Any], head_dim: int, rope_theta: float) -> None:
+    """Refuses scaling parameters that give no frequencies.
+
+    Args:
+      scaling: parameters with a known `rope_type`.
+      head_dim: of the model.
+      rope_theta: base period.
+
+    Raises:
+      BadInputError: names the kind, the key and its value.
+    """
+    kind = scaling["rope_type"]
+
+    def refuse(key: str, needs: str) -> None:
+        raise BadInputError(
+            f"rope_type {kind!r} needs {needs} {key}, got {scaling.get(key)!r}"
+        )
+
+    needed = SCALED_ROPE_TYPES[kind]
+    for key in needed:
+        if key not in ("short_factor", "long_factor"):
+            if not _is_positive(scaling.get(key)):
+                refuse(key, "a positive")
+        else:
+            values = scaling.get(key)
+            listed = isinstance(values, list | tuple) and len(values) == head_dim // 2
+            if not listed or not all(map(_is_positive, values)):
+                refuse(key, f"{head_dim // 2} positive numbers (half a head) as")
+    for key in _OPTIONAL:
+        if scaling.get(key) is not None and not _is_positive(scaling[key]):
+            refuse(key, "a positive")
+    if not isinstance(scaling.get("truncate", True), bool):
+        refuse("truncate", "true or false as")
+    if kind == "proportional" and not _is_positive(scaling["partial_rotary_factor"]):
+        refuse("partial_rotary_factor", "a positive")
+    if kind == "dynamic" and head_dim < 4:
+        raise BadInputError(
+            f"rope_type 'dynamic' needs a head_dim of 4 or more, got {head_dim}"
+        )
+    if kind == "longrope" and scaling["original_max_position_embeddings"] < 2:
+        refuse("original_max_position_embeddings", "2 or more as")
+    if kind == "yarn" and not rope_theta > 1:
+        raise BadInputError(f"rope_type 'yarn' needs rope_theta > 1, got {rope_theta}")
 
 
 def rope_to_hf(
@@ -118,7 +171,5 @@ def rope_to_hf(
 
 
 def _is_positive(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return bool(value) and all(_is_positive(item) for item in value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value) and value > 0
