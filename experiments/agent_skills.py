@@ -3,7 +3,7 @@
     python -m experiments.agent_skills \
         --config experiments/configs/quickstart.yaml [key=value ...] [--resume]
 
-Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted, 143 terminated.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.io.finished import is_complete
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.run import evolve
 from experiments import console, plan, report
@@ -59,7 +60,8 @@ def _run(config: RunConfig, *, resume: bool, dry_run: bool) -> int:
             plan.print_plan(config, observer)
         return console.DONE
     with RunFolder(config.run_dir, resume=resume) as folder:
-        if not (folder.is_finished and plan.is_complete(config, folder)):
+        done = folder.is_finished and is_complete(folder, config.qd.num_generations)
+        if not done:
             with console.ConsoleObserver() as observer:
                 evolve(config, folder, observer)
                 observer.phase("writing the report")

@@ -1,10 +1,14 @@
 """What the commands share: exit codes, progress on the terminal, the compile cache."""
 
+import contextlib
+import logging
 import os
 import pathlib
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import rich.console
@@ -21,12 +25,26 @@ from cycleqd_jax.errors import BadInputError, CycleQDError
 from cycleqd_jax.observe import BatchSummary, Observer
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_ENDED_BY = {signal.SIGTERM: "Terminated", signal.SIGHUP: "The terminal was closed"}
+
+
+class Terminal(rich.console.Console):
+    """Standard output; one that was closed is an error like any other."""
+
+    def on_broken_pipe(self) -> None:
+        """Raises the `BrokenPipeError`; Rich would end the process without a word."""
+        raise
 
 
 def set_up_process() -> None:
     """Keeps compiled programs between runs, outside the repository; quiets advice."""
     # Without PyTorch, which is not needed, transformers says so at every start.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    # Orbax logs tracebacks of what it raises, and a warning with every checkpoint.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = pathlib.Path(cache) / "cycleqd_jax" / "xla"
@@ -36,30 +54,87 @@ def set_up_process() -> None:
 def guarded(command: Callable[[], int], *, interrupted: str) -> int:
     """Runs a command; says in one sentence what went wrong, and returns the exit code.
 
+    SIGTERM and SIGHUP end a command as Ctrl-C does; the exit code is 128 and the
+    number of the signal.
+
     Args:
       command: returns an exit code.
-      interrupted: what to say after Ctrl-C.
+      interrupted: what to say after Ctrl-C and failures that are nobody's fault.
     """
-    errors = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+    with _ending_signals() as received:
+        try:
+            return command()
+        except KeyboardInterrupt:
+            number = received[0] if received else signal.SIGINT
+            _say(f"\n{_ENDED_BY.get(number, 'Interrupted')}. {interrupted}")
+            return 128 + number
+        except BadInputError as err:
+            _say(f"Bad input: {err}")
+            return BAD_INPUT
+        except BrokenPipeError as err:
+            _mute_output()
+            _say(f"Failed: {err.filename or 'what read the output'} was closed.")
+            _say(interrupted)
+            return FAILED
+        except (CycleQDError, OSError, MemoryError, jax.errors.JaxRuntimeError) as err:
+            _say(f"Failed: {_sentence(err)}")
+            _say(interrupted)
+            return FAILED
+
+
+@contextlib.contextmanager
+def _ending_signals() -> Iterator[list[int]]:
+    """Makes SIGTERM and SIGHUP do what Ctrl-C does; yields those that came."""
+    received: list[int] = []
+
+    def end(number: int, frame) -> None:
+        received.append(number)
+        # Whoever handles Ctrl-C just now, like asyncio, knows how to end what runs.
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
+
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDED_BY:
+            # nohup has SIGHUP ignored, and means it.
+            if signal.getsignal(number) == signal.SIG_DFL:
+                former[number] = signal.signal(number, end)
     try:
-        return command()
-    except KeyboardInterrupt:
-        errors.print(f"\nInterrupted. {interrupted}", markup=False)
-        return INTERRUPTED
-    except BadInputError as err:
-        errors.print(f"Bad input: {err}", markup=False)
-        return BAD_INPUT
-    except (CycleQDError, OSError) as err:
-        errors.print(f"Failed: {err}", markup=False)
-        errors.print(interrupted, markup=False)
-        return FAILED
+        yield received
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # standard error may be closed too
+        print(text, file=sys.stderr, flush=True)
+
+
+def _sentence(err: BaseException) -> str:
+    if isinstance(err, MemoryError):
+        return "this machine's memory is used up."
+    if isinstance(err, OSError) and err.errno:
+        name = f"{err.filename}: " if err.filename is not None else ""
+        return f"{name}{os.strerror(err.errno)}."
+    return " ".join(str(err).split()) or type(err).__name__
+
+
+def _mute_output() -> None:
+    """Python flushes standard output once more at its end; nobody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 class ConsoleObserver(Observer):
     """Progress bars on a terminal, plain lines elsewhere."""
 
     def __init__(self, stream=None):
-        self._console = rich.console.Console(
+        self._console = Terminal(
             file=stream or sys.stdout, highlight=False, soft_wrap=True
         )
         self._bars: Progress | None = None

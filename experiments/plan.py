@@ -9,8 +9,6 @@ import rich.console
 import rich.table
 
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.io import files
-from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.observe import Observer
 from cycleqd_jax.prepare import (
     Prepared,
@@ -24,14 +22,6 @@ from cycleqd_jax.tasks.base import Split
 # Of the rate of a large matrix product, what a run was seen to reach all in all on two
 # CPU cores; only the estimate of time rests on it.
 _EFFICIENCY = 0.35
-
-
-def is_complete(config: RunConfig, folder: RunFolder) -> bool:
-    """Whether the run in a folder has all the children that the config asks for."""
-    state = folder.path / "state.json"
-    if not state.is_file():
-        return False
-    return files.read_json(state)["evaluated_children"] >= config.qd.num_generations
 
 
 def print_plan(config: RunConfig, observer: Observer) -> None:

@@ -12,25 +12,26 @@ from rich.console import Console
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.reports import build, terminal
+from experiments import console
 
 
-def show(run_dir: str | pathlib.Path, console: Console) -> dict:
+def show(run_dir: str | pathlib.Path, out: Console) -> dict:
     """Writes the report of one run and prints its tables; returns the numbers."""
     report = build.write_report(run_dir)
-    split, plain = build.main_split(report), not console.is_terminal
-    console.print(terminal.score_table(report, split, plain=plain))
-    console.print()
-    console.print(terminal.paired_table(report, split, plain=plain))
-    console.print()
+    split, plain = build.main_split(report), not out.is_terminal
+    out.print(terminal.score_table(report, split, plain=plain))
+    out.print()
+    out.print(terminal.paired_table(report, split, plain=plain))
+    out.print()
     page = pathlib.Path(run_dir) / "report" / "report.html"
-    console.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
+    out.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
     return report
 
 
 def make_console() -> Console:
     """A console as wide as the terminal; without one, wide enough for every table."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    found = console.Terminal(highlight=False)
+    return found if found.is_terminal else console.Terminal(highlight=False, width=200)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,26 +41,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", nargs="+", help="run folder, like runs/quickstart")
     runs = parser.parse_args(arguments).run
-    console = make_console()
-    try:
-        if len(runs) == 1:
-            show(runs[0], console)
-            return 0
-        reports = [build.write_report(run) for run in runs]
-        splits = {build.main_split(report) for report in reports}
-        if len(splits) > 1 or len({tuple(r["tasks"]) for r in reports}) > 1:
-            raise BadInputError(
-                "The runs have different tasks or splits; expected runs that differ "
-                "by seed."
-            )
-        table = terminal.seeds_table(
-            reports, splits.pop(), plain=not console.is_terminal
+    return console.guarded(
+        lambda: _report(runs),
+        interrupted="The runs are as they were; run the command again.",
+    )
+
+
+def _report(runs: Sequence[str]) -> int:
+    out = make_console()
+    if len(runs) == 1:
+        show(runs[0], out)
+        return console.DONE
+    reports = [build.write_report(run) for run in runs]
+    splits = {build.main_split(report) for report in reports}
+    if len(splits) > 1 or len({tuple(r["tasks"]) for r in reports}) > 1:
+        raise BadInputError(
+            "The runs have different tasks or splits; expected runs that differ by "
+            "seed."
         )
-        console.print(table)
-    except BadInputError as err:
-        print(err, file=sys.stderr)
-        return 2
-    return 0
+    out.print(terminal.seeds_table(reports, splits.pop(), plain=not out.is_terminal))
+    return console.DONE
 
 
 if __name__ == "__main__":

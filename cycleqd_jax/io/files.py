@@ -1,5 +1,7 @@
-"""Files that are either there in full or not at all."""
+"""Files that are either there in full or not at all, and errors that name them."""
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -9,20 +11,38 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cycleqd_jax.errors import BadInputError, RunError
+
+PARTIAL = ".partial"  # how the names of files end that are being written
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Lets `write` fill a temporary sibling, then renames it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """Lets `write` fill a temporary sibling, then renames it into place.
+
+    Raises:
+      RunError: the disk is full or not writable; what was at `path` is as it was.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        sync(partial)
+        os.replace(partial, path)
+    except OSError as err:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)  # on a full disk every byte counts
+        raise cannot_write(path, err) from err
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes bytes atomically."""
+    write_atomically(path, lambda p: p.write_bytes(content))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes UTF-8 text atomically."""
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: pathlib.Path, data: Any) -> None:
@@ -31,15 +51,95 @@ def write_json(path: pathlib.Path, data: Any) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Reads JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Reads JSON.
+
+    Raises:
+      BadInputError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise BadInputError(f"{path} cannot be read ({reason(err)}).") from err
+    except (ValueError, RecursionError) as err:
+        raise BadInputError(f"{path} is damaged: it is not JSON ({err}).") from err
 
 
 def write_table(path: pathlib.Path, table: pa.Table) -> None:
-    """Writes a parquet file atomically; equal tables give equal bytes."""
-    write_atomically(path, lambda p: pq.write_table(table, p, compression="zstd"))
+    """Writes a parquet file atomically; equal tables give equal bytes.
+
+    Its pages carry checksums: without them a flipped bit can read as another score.
+    """
+    write_atomically(
+        path,
+        lambda p: pq.write_table(
+            table, p, compression="zstd", write_page_checksum=True
+        ),
+    )
 
 
 def read_table(path: pathlib.Path) -> pa.Table:
-    """Reads a parquet file."""
-    return pq.read_table(path)
+    """Reads a parquet file.
+
+    Raises:
+      BadInputError: it is missing or damaged.
+    """
+    try:
+        # No partitioning: a folder called seed=1 must not become a column.
+        return pq.read_table(path, partitioning=None, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as err:
+        raise BadInputError(f"{path} is missing or damaged ({reason(err)}).") from err
+
+
+def append_line(path: pathlib.Path, line: str) -> None:
+    """Appends one line of text.
+
+    Raises:
+      RunError: the disk is full or not writable.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as err:
+        raise cannot_write(path, err) from err
+
+
+def sync(path: pathlib.Path) -> None:
+    """Returns when a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_room(folder: pathlib.Path, size: int) -> None:
+    """Looks whether `size` bytes can be written to a folder.
+
+    For writers that cannot be stopped half-way with one clear error.
+
+    Raises:
+      OSError: they cannot.
+    """
+    trial = folder / f".room{PARTIAL}"
+    try:
+        with open(trial, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def cannot_write(path: pathlib.Path, err: Exception) -> RunError:
+    """The error for a file that a run cannot write, with what to do about it."""
+    remedy = "see to that disk"
+    if getattr(err, "errno", None) in NO_ROOM or "No space left" in str(err):
+        remedy = "make room on that disk"
+    elif getattr(err, "errno", None) in (errno.EROFS, errno.EACCES, errno.EPERM):
+        remedy = "make it writable"
+    return RunError(f"{path} cannot be written ({reason(err)}); {remedy}.")
+
+
+def reason(err: Exception) -> str:
+    """What went wrong, on one line of at most 200 characters."""
+    number = getattr(err, "errno", None)
+    text = os.strerror(number) if number else " ".join(str(err).split())
+    return (text or type(err).__name__)[:200]

@@ -4,6 +4,7 @@ Everything but `run.json`, `timing.jsonl` and `times/` is the same, byte for byt
 however often the run was killed and resumed.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -12,6 +13,7 @@ import pathlib
 from typing import Self
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.io import files
 
 REPORT = "report/report.json"
 
@@ -37,13 +39,18 @@ class RunFolder:
         Raises:
           BadInputError: it is in use, holds something and `resume` is False, or cannot
             be written.
+          RunError: there is no room on the disk.
         """
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / "lock", "a+", encoding="utf-8")
+            self._lock = open(
+                self.path / "lock", "a+", encoding="utf-8", errors="replace"
+            )
         except OSError as err:
+            if err.errno in files.NO_ROOM:
+                raise files.cannot_write(self.path, err) from err
             raise BadInputError(
                 f"run_dir: {self.path} cannot be written ({err.strerror}); choose "
                 "another with run_dir=FOLDER."
@@ -55,7 +62,8 @@ class RunFolder:
                     f"run_dir: {self.path} is not empty; add --resume to go on with "
                     "the run in it, or choose another with run_dir=FOLDER."
                 )
-        except BadInputError:
+            self._remove_partials()
+        except (BadInputError, OSError):
             self._lock.close()
             raise
 
@@ -85,21 +93,29 @@ class RunFolder:
 
     def batches(self) -> list[str]:
         """Names of the batches' parts of the results, in order."""
-        paths = (self.path / "results").glob("batch-*.parquet")
-        return sorted(path.stem for path in paths)
+        return sorted(path.stem for path in self._batch_parts("results"))
 
     def drop_batches_from(self, generation: int) -> None:
         """Removes parts of batches that no checkpoint counts."""
         for kind in ("results", "metrics", "times"):
-            for path in sorted((self.path / kind).glob("batch-*.parquet")):
+            for path in self._batch_parts(kind):
                 if int(path.stem.removeprefix("batch-")) >= generation:
                     path.unlink()
 
     def log_time(self, phase: str, seconds: float, **details: float) -> None:
         """Appends one line to `timing.jsonl`."""
         row = {"phase": phase, "seconds": round(seconds, 3)} | details
-        with open(self.path / "timing.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        files.append_line(self.path / "timing.jsonl", json.dumps(row))
+
+    def _batch_parts(self, kind: str) -> list[pathlib.Path]:
+        paths = (self.path / kind).glob("batch-*.parquet")
+        return [p for p in paths if p.stem.removeprefix("batch-").isdecimal()]
+
+    def _remove_partials(self) -> None:
+        """Clears away what a process that was killed had half written."""
+        for folder in ("", "results", "metrics", "times", "report"):
+            for path in (self.path / folder).glob(f"*{files.PARTIAL}"):
+                path.unlink(missing_ok=True)
 
     def _take_lock(self) -> None:
         try:
@@ -111,12 +127,12 @@ class RunFolder:
                     "folder on a local disk with run_dir=FOLDER."
                 ) from err
             self._lock.seek(0)
-            owner = self._lock.read().strip() or "unknown"
+            owner = self._lock.read(20).strip() or "unknown"
             raise BadInputError(
                 f"run_dir: {self.path} is in use by process {owner}; wait for it to "
                 "end, or choose another with run_dir=FOLDER."
             ) from err
-        self._lock.seek(0)
-        self._lock.truncate()
-        self._lock.write(f"{os.getpid()}\n")
-        self._lock.flush()
+        # Only for the message above, so a full disk does not matter here.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock.fileno(), 0)
+            os.write(self._lock.fileno(), f"{os.getpid()}\n".encode())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluate import Episode
 from cycleqd_jax.io import files
 from cycleqd_jax.io.run_folder import RunFolder
@@ -44,12 +45,46 @@ def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) ->
 
 
 def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
-    """Reads one part back, with times 0; None where it was not written."""
-    path = folder.part("results", name)
-    if not path.is_file():
+    """Reads one part back, with times 0; None where it was not written.
+
+    Raises:
+      BadInputError: it is damaged.
+    """
+    if not folder.part("results", name).is_file():
         return None
-    rows = files.read_table(path).to_pylist()
+    rows = _read_results(folder, name).to_pylist()
     return [
         Episode(**row | {"tokens": tuple(row["tokens"]), "seconds": 0.0})
         for row in rows
     ]
+
+
+def whole_batches(folder: RunFolder) -> tuple[int, str]:
+    """How far the parts of the batches are all there and undamaged.
+
+    Returns:
+      The last child up to which they are, 0 if there are none; and what is wrong with
+      those after it.
+    """
+    last = 0
+    for name in folder.batches():
+        try:
+            individuals = _read_results(folder, name).column("individual").unique()
+            metrics = files.read_table(folder.part("metrics", name))
+            generations = metrics.column("generation").to_pylist()
+        except (BadInputError, KeyError) as err:
+            return last, f"the parts {name} are damaged ({err})"
+        if generations != list(range(last + 1, last + 1 + len(generations))):
+            return last, f"the results of child {last + 1} are missing"
+        if set(individuals.to_pylist()) != {f"child/{t}" for t in generations}:
+            return last, f"results/{name}.parquet lacks some of its children"
+        last += len(generations)
+    return last, "the results after it are missing"
+
+
+def _read_results(folder: RunFolder, name: str) -> pa.Table:
+    path = folder.part("results", name)
+    table = files.read_table(path)
+    if not table.schema.equals(_RESULTS):
+        raise BadInputError(f"{path} is damaged: its columns are not those of results.")
+    return table

@@ -1,11 +1,11 @@
 """Makes the report of a finished run: `report/` with JSON, HTML page and PNGs."""
 
 import json
-import os
 import pathlib
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.io.files import NO_ROOM, cannot_write, write_bytes
 from cycleqd_jax.reports import archive_maps, figures, page, run_data, tables
 
 
@@ -23,6 +23,7 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
 
     Raises:
       BadInputError: if this is no finished run folder, or `report/` cannot be written.
+      RunError: if there is no room for it.
     """
     data = run_data.read_run(run_dir)
     report = tables.make_report(data)
@@ -40,8 +41,10 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
     try:
         folder.mkdir(exist_ok=True)
         for name, content in files.items():
-            _replace(folder / name, content)
+            write_bytes(folder / name, content)
     except OSError as err:
+        if err.errno in NO_ROOM:
+            raise cannot_write(folder, err) from err
         raise BadInputError(f"{folder}: cannot be written ({err.strerror}).") from err
     return report
 
@@ -49,10 +52,3 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
 def main_split(report: dict[str, Any]) -> str:
     """The split to look at: `test`, or `optimise` where nothing was tested."""
     return "test" if "test" in report["models"][tables.RESULT] else "optimise"
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -96,7 +96,12 @@ def read_rows(
             if lacking:
                 raise BadInputError(f"{path}: expected a column {lacking[0]}.")
             # No partitioning: a folder called seed=1 must not become a column.
-            table = pq.read_table(path, columns=list(columns), partitioning=None)
+            table = pq.read_table(
+                path,
+                columns=list(columns),
+                partitioning=None,
+                page_checksum_verification=True,
+            )
             for column, values in where.items():
                 wanted = pa.array(sorted(values), pa.string())
                 table = table.filter(pc.is_in(table[column], value_set=wanted))

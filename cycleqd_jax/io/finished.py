@@ -1,0 +1,29 @@
+"""Whether a run folder holds a whole finished run."""
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.io import files
+from cycleqd_jax.io.checkpoints import Checkpoints
+from cycleqd_jax.io.run_folder import RunFolder
+
+
+def is_complete(folder: RunFolder, num_generations: int) -> bool:
+    """Whether all children are there, compared, and nothing of it is damaged.
+
+    Where it is not, going on with the run makes what is missing.
+
+    Args:
+      folder: open.
+      num_generations: children that the config asks for.
+    """
+    try:
+        done = files.read_json(folder.path / "state.json")["evaluated_children"]
+        if not isinstance(done, int) or done < num_generations:
+            return False
+        files.read_table(folder.path / "archives.parquet")
+        for kind in ("results", "metrics"):
+            for path in (folder.path / kind).glob("*.parquet"):
+                files.read_table(path)
+    except (BadInputError, KeyError, TypeError):
+        return False
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        return checkpoints.steps()[-1:] == [done] and checkpoints.is_whole(done)
