@@ -1,5 +1,7 @@
 """The settings of the training of experts."""
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
 import pydantic
@@ -7,6 +9,7 @@ from pydantic import Field
 
 from cycleqd_jax import settings
 from cycleqd_jax.config_sections import (
+    IMPORT_PATH,
     Count,
     EngineConfig,
     Fraction,
@@ -24,6 +27,9 @@ Target = Literal[
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
 ]
 TARGETS: tuple[Target, ...] = get_args(Target)
+Share = Annotated[float, Field(gt=0, le=10**6)]
+JSONL = ".jsonl"  # what the name of a source that is a file ends with
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of an expert, which is also its folder's
 
 
 class LoraConfig(Section):
@@ -55,20 +61,25 @@ class OptimiserConfig(Section):
       warmup_steps: from 0 to the highest; below `steps`.
       steps: updates in all.
       batch_size: dialogues per update.
+      accumulate_steps: parts that an update's dialogues are computed in, one after
+        another; more of them need less memory and give the same update.
       final_fraction: of the highest rate, reached at the last step.
       weight_decay: decoupled.
       max_grad_norm: gradients are clipped to this global norm.
       max_length: tokens a training dialogue may have.
+      checkpoint_every: updates between checkpoints; the last update has one too.
     """
 
     learning_rate: Positive = 1e-3
     warmup_steps: Count = 10
     steps: Whole = 60
     batch_size: Whole = 8
+    accumulate_steps: Whole = 1
     final_fraction: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
     max_length: Annotated[int, Field(ge=8, le=10**6)] = 192
+    checkpoint_every: Whole = 100
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -77,25 +88,48 @@ class OptimiserConfig(Section):
                 f"optimiser.warmup_steps is {self.warmup_steps}; expected below "
                 f"optimiser.steps, which is {self.steps}."
             )
+        if self.batch_size % self.accumulate_steps:
+            raise ValueError(
+                f"optimiser.accumulate_steps is {self.accumulate_steps}; expected a "
+                f"divisor of optimiser.batch_size, which is {self.batch_size}."
+            )
         return self
 
 
 class TrainConfig(Section):
-    """The training of one LoRA expert per task.
+    """The training of experts: one per task, or each on a mixture of sources.
 
     Attributes:
       seed: of initial values and the order of problems.
       base_model: as in `RunConfig`.
-      dtype: of the base's weights and the computation; adapters train in float32.
-      tasks: as in `RunConfig`, one is enough.
-      output: a folder; each expert goes into a sub-folder with its task's name.
+      method: "lora" trains an adapter, "full" all weights.
+      dtype: of the base's weights and the computation; what is trained, and the state
+        of its optimiser, are float32.
+      save_dtype: of the expert's files; what is validated is the expert as stored.
+      tasks: as in `RunConfig`, one is enough; each makes the expert of its name.
+      experts: in place of `tasks`: by the expert's name, how much of what it learns
+        comes from which source. A source is a task or a file of dialogues (.jsonl).
+      validate_on: tasks that every expert is scored on; nothing takes all tasks that
+        any expert learns from.
+      output: a folder; each expert goes into a sub-folder with its name.
+      packing: whether several dialogues share a row of a batch, where they fit.
+      too_long: what becomes of dialogues above `optimiser.max_length`.
+      gradient_checkpointing: whether layers are computed again in the backward pass,
+        which takes less memory and a third more time.
     """
 
     seed: Seed = 0
     base_model: Text
+    method: Literal["lora", "full"] = "lora"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tasks: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
+    save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    tasks: Annotated[tuple[Text, ...], Field(strict=False)] = ()
+    experts: Mapping[str, Mapping[str, Share]] = {}
+    validate_on: Annotated[tuple[Text, ...], Field(strict=False)] | None = None
     output: Text
+    packing: bool = False
+    too_long: Literal["error", "drop"] = "error"
+    gradient_checkpointing: bool = False
     problems: ProblemsConfig = ProblemsConfig()
     lora: LoraConfig = LoraConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -104,10 +138,56 @@ class TrainConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
+        if bool(self.tasks) == bool(self.experts):
+            wrong = "and experts are both given" if self.tasks else "is missing"
+            raise ValueError(
+                f"tasks {wrong}; expected either tasks, a list of names, or experts, a "
+                "mapping of names to sources and their weights."
+            )
         check_tasks(self.tasks)
-        if self.problems.train < self.optimiser.batch_size:
+        for name, sources in self.experts.items():
+            _check_expert(name, sources)
+        if self.validate_on is not None:
+            check_tasks(self.validate_on)
+        if self.task_sources and self.problems.train < self.optimiser.batch_size:
             raise ValueError(
                 f"problems.train is {self.problems.train}; expected at least "
                 f"optimiser.batch_size, which is {self.optimiser.batch_size}."
             )
         return self
+
+    @property
+    def task_sources(self) -> tuple[str, ...]:
+        """All sources that are tasks, each once, in the order of the config."""
+        named = [s for sources in self.experts.values() for s in sources]
+        found = [s for s in (*self.tasks, *named) if not s.endswith(JSONL)]
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def validation_tasks(self) -> tuple[str, ...]:
+        """The tasks that experts are scored on."""
+        return self.task_sources if self.validate_on is None else self.validate_on
+
+
+def _check_expert(name: str, sources: Mapping[str, float]) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"experts names {name!r}; expected a name that can be a folder's, like "
+            "coding or db-and-os."
+        )
+    if not sources:
+        raise ValueError(
+            f"experts.{name} has no source; expected a task or a {JSONL} file with its "
+            "weight, like {pocket_coding: 1.0}."
+        )
+    for source in sources:
+        if not (
+            source.endswith(JSONL)
+            or source.isidentifier()
+            or IMPORT_PATH.fullmatch(source)
+        ):
+            raise ValueError(
+                f"experts.{name} has the source {source!r}; expected a task's name, an "
+                f"import path like package.module:Class, or a file whose name ends in "
+                f"{JSONL}."
+            )

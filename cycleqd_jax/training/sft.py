@@ -1,94 +1,122 @@
-"""The training loop of one expert: examples in, LoRA factors out."""
+"""The training loop of one expert: batches in, trained parameters out."""
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import optax
 
 from cycleqd_jax.config_training import OptimiserConfig
 from cycleqd_jax.errors import RunError
 from cycleqd_jax.models.llama import LlamaProgram, Weights
-from cycleqd_jax.training import lora
-from cycleqd_jax.training.examples import Example, batches
+from cycleqd_jax.training import step as steps
+from cycleqd_jax.training.batches import Batches
+from cycleqd_jax.training.checkpoints import Progress, TrainCheckpoints
+from cycleqd_jax.training.step import Method, Params, StepMetrics
 
 
-class StepMetrics(NamedTuple):
-    """Attributes: step (from 1), loss in nats per token, token_accuracy 0-1."""
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What is trained, on what.
 
-    step: int
-    loss: float
-    token_accuracy: float
+    Attributes:
+      program: the model.
+      weights: those that stay, on the device; empty where all are trained.
+      method: how parameters become a model.
+      init: makes the parameters to begin with, as arrays of their own.
+      batches: of every update.
+      optimiser: steps and rates.
+      recompute: whether layers are computed again in the backward pass.
+    """
+
+    program: LlamaProgram
+    weights: Weights
+    method: Method
+    init: Callable[[], Params]
+    batches: Batches
+    optimiser: OptimiserConfig
+    recompute: bool = False
 
 
 class TrainedExpert(NamedTuple):
-    """Attributes: the factors and the metrics of every step."""
+    """Attributes: the trained parameters and the metrics of every step."""
 
-    factors: lora.Factors
+    params: Params
     history: tuple[StepMetrics, ...]
 
 
-def train_lora(
-    program: LlamaProgram,
-    weights: Weights,
-    examples: Sequence[Example],
-    key: jax.Array,
+def train(
+    training: Training,
     *,
-    settings: lora.LoraSettings,
-    optimiser: OptimiserConfig,
+    checkpoints: TrainCheckpoints | None = None,
     on_step: Callable[[StepMetrics], None] | None = None,
 ) -> TrainedExpert:
     """Trains one expert on assistant replies; the base weights are not changed.
 
     Args:
-      program: the model.
-      weights: its flat weights, on the device.
-      examples: what to learn.
-      key: one typed key, for initial values and the order of examples; consumed.
-      settings: shape of the adapter.
-      optimiser: steps, rates and sizes.
+      training: what and on what.
+      checkpoints: if there is one among them, training goes on from it and ends as if
+        it had never stopped; new ones are made as the settings say.
       on_step: called after each step.
 
     Raises:
-      BadInputError: no examples, one that is too long, or a target that is no matrix.
-      RunError: if the loss is no longer finite.
+      RunError: if the loss is no longer finite or a checkpoint cannot be written.
     """
-    init_key, order_key = jax.random.split(key)
-    factors = lora.init_factors(program, settings, init_key)
-    transform = lora.make_optimiser(
-        learning_rate=optimiser.learning_rate,
-        warmup_steps=optimiser.warmup_steps,
-        steps=optimiser.steps,
-        final_fraction=optimiser.final_fraction,
-        weight_decay=optimiser.weight_decay,
-        max_grad_norm=optimiser.max_grad_norm,
+    settings = training.optimiser
+    transform = steps.make_optimiser(
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        steps=settings.steps,
+        final_fraction=settings.final_fraction,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
     )
-    state = lora.TrainState(factors, transform.init(factors), jnp.int32(0))
-    stream: Iterator = batches(
-        examples,
-        batch_size=optimiser.batch_size,
-        max_length=optimiser.max_length,
-        seed=int(jax.random.bits(order_key)),
-    )
-    history = []
-    for step in range(1, optimiser.steps + 1):
-        state, metrics = lora.train_step(
+    state, history = _begin(training, transform, checkpoints)
+    for number in range(len(history) + 1, settings.steps + 1):
+        state, metrics = steps.train_step(
             state,
-            weights,
-            next(stream),
-            program=program,
+            training.weights,
+            training.batches.at(number),
+            program=training.program,
+            method=training.method,
             optimiser=transform,
-            scale=settings.scale,
+            accumulate=settings.accumulate_steps,
+            recompute=training.recompute,
         )
         row = StepMetrics(
-            step, float(metrics["loss"]), float(metrics["token_accuracy"])
+            number, float(metrics["loss"]), float(metrics["token_accuracy"])
         )
-        if not jnp.isfinite(row.loss):
+        if not math.isfinite(row.loss):
             raise RunError(
-                f"The loss at step {step} is {row.loss}; lower "
-                f"optimiser.learning_rate, which is {optimiser.learning_rate}."
+                f"The loss at step {number} is {row.loss}; lower "
+                f"optimiser.learning_rate, which is {settings.learning_rate}."
             )
         history.append(row)
+        is_last = number == settings.steps
+        if checkpoints is not None and (
+            is_last or number % settings.checkpoint_every == 0
+        ):
+            checkpoints.save(Progress(state, tuple(history)))
         if on_step is not None:
             on_step(row)
-    return TrainedExpert(state.factors, tuple(history))
+    return TrainedExpert(state.params, tuple(history))
+
+
+def _begin(
+    training: Training,
+    transform: optax.GradientTransformation,
+    checkpoints: TrainCheckpoints | None,
+) -> tuple[steps.TrainState, list[StepMetrics]]:
+    """The state to go on from and the metrics up to it."""
+
+    def fresh() -> steps.TrainState:
+        return steps.init_state(training.init(), transform)
+
+    if checkpoints is not None:
+        # Shapes are enough here: no memory is taken for a state that is then replaced.
+        found = checkpoints.restore(jax.eval_shape(fresh))
+        if found is not None:
+            return found.state, list(found.history)
+    return fresh(), []

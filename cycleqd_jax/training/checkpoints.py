@@ -1,0 +1,143 @@
+"""Checkpoints of one expert's training, by Orbax.
+
+A checkpoint holds what is trained, the state of the optimiser and the metrics of every
+update so far. The order of the data is a function of the seed, so nothing else is
+needed to go on as if nothing had happened.
+"""
+
+import logging
+import os
+import pathlib
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cycleqd_jax.errors import RunError
+from cycleqd_jax.models.experts import weights_fingerprint
+from cycleqd_jax.training.step import StepMetrics, TrainState
+
+_LOG = logging.getLogger(__name__)
+
+
+class Progress(NamedTuple):
+    """Attributes: the state after some updates, and their metrics."""
+
+    state: TrainState
+    history: tuple[StepMetrics, ...]
+
+
+class TrainCheckpoints:
+    """The checkpoints in one folder; use it as a context manager.
+
+    A checkpoint is named by the last update in it. It is written beside its place and
+    renamed, so one that was cut short is never seen.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int):
+        """Opens a folder.
+
+        Args:
+          folder: made if it is not there.
+          keep: how many checkpoints stay; more than one guards against damage.
+        """
+        self._folder = pathlib.Path(folder).absolute()
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """The last update of the newest checkpoint, damaged or not."""
+        return self._manager.latest_step()
+
+    def save(self, progress: Progress) -> None:
+        """Writes one; returns when it is on disk.
+
+        Raises:
+          RunError: it could not be written.
+        """
+        step = progress.history[-1].step
+        tree = _arrays(progress.state) | {
+            "loss": np.asarray([row.loss for row in progress.history]),
+            "token_accuracy": np.asarray(
+                [row.token_accuracy for row in progress.history]
+            ),
+        }
+        tree["digest"] = _digest(tree)
+        # A damaged checkpoint of this very step would be in the way.
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
+        try:
+            written = self._manager.save(step, args=ocp.args.StandardSave(tree))
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as err:  # TensorStore's errors are ValueErrors
+            raise RunError(
+                f"Checkpoint {step} was not written to {self._folder} ({err}); make "
+                "room there and run the command again."
+            ) from err
+        if not written:
+            raise RunError(f"Checkpoint {step} was not written to {self._folder}.")
+
+    def restore(self, like: TrainState) -> Progress | None:
+        """The newest whole checkpoint, or None where there is none.
+
+        Args:
+          like: a state of the same structure; shapes and dtypes are enough.
+
+        Raises:
+          RunError: there are checkpoints, but all are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            found = self._load(step, like)
+            if found is not None:
+                return found
+            _LOG.warning("Checkpoint %s in %s is damaged.", step, self._folder)
+        if steps:
+            raise RunError(
+                f"The checkpoints {steps} in {self._folder} are damaged; bring them "
+                "back from a copy, or remove the folder to begin again."
+            )
+        return None
+
+    def _load(self, step: int, like: TrainState) -> Progress | None:
+        names = _arrays(like)
+        empty = {name: np.zeros(x.shape, x.dtype) for name, x in names.items()}
+        empty |= {name: np.zeros(step) for name in ("loss", "token_accuracy")}
+        empty["digest"] = np.zeros(32, np.uint8)
+        try:
+            tree = self._manager.restore(step, args=ocp.args.StandardRestore(empty))
+        except (ValueError, KeyError, TypeError, OSError):
+            return None
+        digest = tree.pop("digest")
+        if not np.array_equal(digest, _digest(tree)):
+            return None
+        rows = zip(tree["loss"].tolist(), tree["token_accuracy"].tolist(), strict=True)
+        leaves = [jax.numpy.array(tree[name]) for name in names]
+        return Progress(
+            jax.tree.unflatten(jax.tree.structure(like), leaves),
+            tuple(StepMetrics(i, *row) for i, row in enumerate(rows, start=1)),
+        )
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+    """The leaves under plain names: Orbax makes paths of a tree's own names."""
+    return {f"leaf_{i:06d}": x for i, x in enumerate(jax.tree.leaves(state))}
+
+
+def _digest(tree: dict[str, Any]) -> np.ndarray:
+    """Sha256 of all arrays: Orbax loads some flipped bits without a word."""
+    text = weights_fingerprint({name: np.asarray(x) for name, x in tree.items()})
+    return np.frombuffer(bytes.fromhex(text), np.uint8)

@@ -1,0 +1,43 @@
+"""Full fine-tuning: every weight is trained, as a float32 master.
+
+The model runs with the masters cast to the dtype of the computation, anew in each
+step, so that updates too small for that dtype still add up.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cycleqd_jax.models.llama import Deltas, Weights
+
+Masters = dict[str, jax.Array]  # float32, by Hugging Face's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Full:
+    """Training of all weights; see `step.Method`.
+
+    Attributes:
+      dtype: the name of the computation's.
+    """
+
+    dtype: str
+
+    def model(self, params: Masters, weights: Weights) -> tuple[Weights, Deltas]:
+        """The masters in the computation's dtype; `weights` is not used."""
+        del weights
+        return {n: p.astype(self.dtype) for n, p in params.items()}, Deltas()
+
+
+def init_masters(weights: Mapping[str, Any]) -> Masters:
+    """Float32 copies on the device: training donates them, the base stays."""
+    return {name: jnp.array(w, jnp.float32) for name, w in weights.items()}
+
+
+def to_numpy(masters: Masters, dtype: Any) -> dict[str, np.ndarray]:
+    """The weights on the host, rounded to `dtype`."""
+    return {name: np.asarray(p).astype(dtype) for name, p in masters.items()}

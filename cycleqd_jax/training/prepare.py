@@ -1,0 +1,115 @@
+"""All that the training of experts needs, loaded and checked before any of it."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from cycleqd_jax.config_training import JSONL, TrainConfig
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluate import check_prompts
+from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.loading import LoadedModel, load_model
+from cycleqd_jax.observe import Observer
+from cycleqd_jax.prepare import make_tasks, open_sandbox
+from cycleqd_jax.tasks.base import Split, Task
+from cycleqd_jax.training import lora
+from cycleqd_jax.training.examples import fingerprint
+from cycleqd_jax.training.jsonl import read_dialogues
+from cycleqd_jax.training.plan import ExpertPlan, Status, plan_experts, status_of
+from cycleqd_jax.training.sources import Source, make_source, task_dialogues
+
+
+class Prepared(NamedTuple):
+    """What the training of all experts works with.
+
+    Attributes:
+      model: the base on the host, with its tokeniser.
+      program: the base as functions.
+      tasks: those that experts are scored on.
+      sources: examples, by the source's entry in the config.
+    """
+
+    model: LoadedModel
+    program: LlamaProgram
+    tasks: tuple[Task, ...]
+    sources: Mapping[str, Source]
+
+
+class Job(NamedTuple):
+    """Attributes: an expert to make, the state of its folder, hashes of its inputs."""
+
+    plan: ExpertPlan
+    status: Status
+    fingerprints: Mapping[str, str]
+
+
+def prepare(
+    config: TrainConfig, observer: Observer
+) -> tuple[Prepared, tuple[Job, ...]]:
+    """Loads and checks all that the training of any expert needs.
+
+    Raises:
+      BadInputError: the first thing that is wrong.
+    """
+    entries = tuple(dict.fromkeys((*config.task_sources, *config.validation_tasks)))
+    tasks = dict(zip(entries, make_tasks(entries, config.problems), strict=True))
+    scored = tuple(tasks[entry] for entry in config.validation_tasks)
+    for task in scored:
+        if not task.problems(Split.VALIDATE):
+            raise BadInputError(
+                f"problems.validate is 0, so {task.name} cannot be validated; set it "
+                "to 1 or more."
+            )
+    plans = plan_experts(config, {entry: task.name for entry, task in tasks.items()})
+    named = dict.fromkeys(source for plan in plans for source in plan.sources)
+    dialogues = {
+        source: read_dialogues(source)
+        if source.endswith(JSONL)
+        else task_dialogues(tasks[source])
+        for source in named
+    }
+    observer.phase("loading the base model")
+    # Masters begin as the exact base, whatever the computation's dtype.
+    dtype = config.dtype if config.method == "lora" else "float32"
+    model = load_model(config.base_model, dtype=dtype)
+    program = LlamaProgram(model.config, config.dtype)
+    if config.method == "lora":
+        lora.target_names(program, lora_settings(config))
+    if scored:
+        check_prompts(
+            scored,
+            [Split.VALIDATE],
+            model.tokenizer,
+            length=config.engine.length,
+            multiple_of=config.engine.prefill_chunk,
+        )
+        asyncio.run(open_sandbox(config.sandbox).close())  # it may be missing here
+    sources = {
+        name: make_source(
+            name,
+            found,
+            model.tokenizer,
+            max_length=config.optimiser.max_length,
+            drop=config.too_long == "drop",
+        )
+        for name, found in dialogues.items()
+    }
+    for source in sources.values():
+        if source.dropped:
+            observer.note(
+                f"{source.name}: {source.dropped} of {source.dialogues} dialogues are "
+                f"longer than {config.optimiser.max_length} tokens and left out"
+            )
+    jobs = []
+    for plan in plans:
+        weighted = [(w, sources[name].examples) for name, w in plan.sources.items()]
+        prints = {"base model": model.fingerprint, "data": fingerprint(weighted)}
+        jobs.append(Job(plan, status_of(plan, config, prints), prints))
+    return Prepared(model, program, scored, sources), tuple(jobs)
+
+
+def lora_settings(config: TrainConfig) -> lora.LoraSettings:
+    """The shape of the adapters of a config."""
+    return lora.LoraSettings(
+        config.lora.rank, config.lora.alpha, config.lora.targets, config.lora.init_std
+    )

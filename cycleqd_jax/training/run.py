@@ -1,0 +1,207 @@
+"""The training of all experts of a config: checks first, then one after another.
+
+An expert is put together beside its place and renamed into it, so it is whole or
+absent; a training that was killed goes on from its last checkpoint.
+"""
+
+import json
+import time
+
+import jax
+
+from cycleqd_jax.config_training import TrainConfig
+from cycleqd_jax.io import files
+from cycleqd_jax.io.export import export_model
+from cycleqd_jax.models.experts import FullExpert
+from cycleqd_jax.models.llama import Weights
+from cycleqd_jax.models.loading import load_expert
+from cycleqd_jax.models.peft import LoraFactor, save_lora
+from cycleqd_jax.observe import Observer
+from cycleqd_jax.prepare import put_on_device
+from cycleqd_jax.training import full, lora
+from cycleqd_jax.training.batches import Batches
+from cycleqd_jax.training.card import card
+from cycleqd_jax.training.checkpoints import TrainCheckpoints
+from cycleqd_jax.training.plan import ExpertPlan, Status, write_facts
+from cycleqd_jax.training.prepare import Job, Prepared, lora_settings, prepare
+from cycleqd_jax.training.sft import TrainedExpert, Training, train
+from cycleqd_jax.training.sources import Source
+from cycleqd_jax.training.step import StepMetrics
+from cycleqd_jax.training.validate import Scores, validate_full, validate_lora
+from cycleqd_jax.training.work_folder import WorkFolder
+
+_NOTE_EVERY = 10  # steps
+
+
+def train_experts(config: TrainConfig, observer: Observer) -> None:
+    """Trains, validates and writes every expert that is not complete.
+
+    Args:
+      config: the settings.
+      observer: hears of phases, steps and scores.
+
+    Raises:
+      BadInputError: a setting, source or folder is wrong; for any expert this is said
+        before the first is trained.
+      RunError: a training cannot go on; its checkpoints stay.
+    """
+    prepared, jobs = prepare(config, observer)
+    weights: Weights = {}
+    for job in jobs:
+        name = job.plan.name
+        if job.status is Status.COMPLETE:
+            observer.note(f"{name} is complete in {job.plan.folder}, kept as it is")
+            if job.plan.work.is_dir():  # killed between its last two steps
+                with WorkFolder(job.plan.work) as work:
+                    work.remove()
+            continue
+        if not weights and config.method == "lora":
+            weights = put_on_device(prepared.model.weights)
+        start = time.perf_counter()
+        with WorkFolder(job.plan.work) as work:
+            scores = _make_expert(config, prepared, job, weights, work, observer)
+        shown = ""
+        if scores is not None:
+            pairs = (f"{task} {s:.3f}" for task, s in scores["expert"].items())
+            shown = f"validation {'  '.join(pairs)}  "
+        observer.note(
+            f"{name}: {shown}({time.perf_counter() - start:.0f} s) -> {job.plan.folder}"
+        )
+
+
+def _make_expert(
+    config: TrainConfig,
+    prepared: Prepared,
+    job: Job,
+    weights: Weights,
+    work: WorkFolder,
+    observer: Observer,
+) -> Scores | None:
+    """Trains one expert, or goes on with it; then scores it and gives it its place."""
+    name = job.plan.name
+    sources = [prepared.sources[source] for source in job.plan.sources]
+    if job.status is Status.NEW:
+        write_facts(work.path, config, job.fingerprints)
+    observer.phase(f"training {name}")
+
+    def report(row: StepMetrics) -> None:
+        observer.episodes(row.step, config.optimiser.steps)
+        if row.step % _NOTE_EVERY == 0 or row.step == config.optimiser.steps:
+            observer.note(
+                f"{name} step {row.step}/{config.optimiser.steps}  "
+                f"loss {row.loss:.4f}  tokens right {row.token_accuracy:.3f}"
+            )
+
+    keep = 2 if config.method == "lora" else 1  # a full one is 12 bytes a parameter
+    with TrainCheckpoints(work.checkpoints, keep=keep) as checkpoints:
+        found = checkpoints.latest_step()
+        if found is not None:
+            observer.note(f"{name} goes on from its checkpoint of step {found}")
+        trained = train(
+            _training(config, prepared, job.plan, sources, weights),
+            checkpoints=checkpoints,
+            on_step=report,
+        )
+    history, last = trained.history, trained.history[-1]
+    observer.phase(f"writing and validating {name}")
+    if config.method == "lora":
+        scores = _write_lora(config, prepared, job, sources, weights, work, trained)
+    else:
+        stored = full.to_numpy(trained.params, config.save_dtype)
+        del trained  # its memory is needed for the validation
+        scores = None
+        if prepared.tasks:
+            scores = validate_full(
+                config,
+                FullExpert(stored),
+                prepared.model,
+                prepared.program,
+                prepared.tasks,
+            )
+        export_model(
+            work.empty_expert(),
+            prepared.model.config,
+            stored,
+            prepared.model.tokenizer,
+            card(config, job.plan, sources, last, scores),
+        )
+    files.write_text(
+        work.expert / "history.jsonl",
+        "".join(json.dumps(row._asdict()) + "\n" for row in history),
+    )
+    write_facts(work.expert, config, job.fingerprints)
+    work.finish(job.plan.folder)
+    return scores
+
+
+def _write_lora(
+    config: TrainConfig,
+    prepared: Prepared,
+    job: Job,
+    sources: list[Source],
+    weights: Weights,
+    work: WorkFolder,
+    trained: TrainedExpert,
+) -> Scores | None:
+    factors = {
+        name: LoraFactor(b, a, lora_settings(config).scale)
+        for name, (b, a) in lora.to_numpy(trained.params).items()
+    }
+
+    def save(text: str) -> None:
+        save_lora(
+            work.expert,
+            factors,
+            base_name=config.base_model,
+            card=text,
+            dtype=config.save_dtype,
+        )
+
+    work.empty_expert()
+    save("Being validated.")
+    scores = None
+    if prepared.tasks:
+        scores = validate_lora(
+            config,
+            load_expert(work.expert, prepared.model),
+            prepared.model,
+            prepared.program,
+            weights,
+            prepared.tasks,
+        )
+    save(card(config, job.plan, sources, trained.history[-1], scores))
+    return scores
+
+
+def _training(
+    config: TrainConfig,
+    prepared: Prepared,
+    plan: ExpertPlan,
+    sources: list[Source],
+    weights: Weights,
+) -> Training:
+    key = jax.random.fold_in(jax.random.key(config.seed), plan.number)
+    init_key, order_key = jax.random.split(key)
+    settings = lora_settings(config)
+    is_lora = config.method == "lora"
+    return Training(
+        program=prepared.program,
+        weights=weights,
+        method=lora.Lora(settings.scale) if is_lora else full.Full(config.dtype),
+        init=lambda: (
+            lora.init_factors(prepared.program, settings, init_key)
+            if is_lora
+            else full.init_masters(prepared.model.weights)
+        ),
+        batches=Batches(
+            [source.examples for source in sources],
+            list(plan.sources.values()),
+            batch_size=config.optimiser.batch_size,
+            steps=config.optimiser.steps,
+            seed=int(jax.random.bits(order_key)),
+            packing=config.packing,
+            multiple_of=config.optimiser.accumulate_steps,
+        ),
+        optimiser=config.optimiser,
+        recompute=config.gradient_checkpointing,
+    )

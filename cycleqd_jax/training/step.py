@@ -1,0 +1,161 @@
+"""The loss of a batch and one update by it, with Optax; for any way of training."""
+
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cycleqd_jax.models.llama import Deltas, LlamaProgram, Packed, Weights
+from cycleqd_jax.training.batches import Batch
+
+Params = Any  # a pytree of float32 arrays: what is trained
+
+
+class Method(Protocol):
+    """How parameters become a model; hashable, as it is static under `jax.jit`."""
+
+    def model(self, params: Params, weights: Weights) -> tuple[Weights, Deltas]:
+        """Weights and additions to run, from what is trained and what stays."""
+        ...
+
+
+class TrainState(NamedTuple):
+    """Attributes: trained parameters, optimiser state, int32 count of updates."""
+
+    params: Params
+    optimiser: optax.OptState
+    step: jax.Array
+
+
+class StepMetrics(NamedTuple):
+    """Attributes: step (from 1), loss in nats per token, token_accuracy 0-1."""
+
+    step: int
+    loss: float
+    token_accuracy: float
+
+
+def loss(
+    params: Params,
+    weights: Weights,
+    batch: Batch,
+    total: jax.Array,
+    *,
+    program: LlamaProgram,
+    method: Method,
+    recompute: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of the answer tokens in nats, and how many are predicted.
+
+    Both are sums over the batch, divided by `total`; with the batch's own number of
+    answer tokens they are means. Hidden states are picked at the answer positions
+    before the output head, which with a large vocabulary is the most costly layer.
+    """
+    weights, deltas = method.model(params, weights)
+    packed = None
+    if batch.segments is not None:
+        packed = Packed(batch.segments, batch.places)
+    hidden = program.hidden(
+        weights, batch.tokens, deltas, packed=packed, recompute=recompute
+    )
+    hidden = jnp.take_along_axis(hidden, batch.positions[..., None], axis=1)
+    logits = program.head(weights, hidden, deltas)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+    hits = jnp.argmax(logits, axis=-1) == batch.targets
+    return jnp.sum(losses * batch.mask) / total, jnp.sum(hits * batch.mask) / total
+
+
+def make_optimiser(
+    *,
+    learning_rate: float,
+    warmup_steps: int,
+    steps: int,
+    final_fraction: float,
+    weight_decay: float,
+    max_grad_norm: float,
+) -> optax.GradientTransformation:
+    """AdamW with linear warm-up, cosine decay and gradient clipping by global norm.
+
+    Weight decay is for matrices; norm scales and biases have none, as in the trainer
+    of `transformers`.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=learning_rate,
+        warmup_steps=warmup_steps,
+        decay_steps=steps,
+        end_value=learning_rate * final_fraction,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(max_grad_norm),
+        optax.adamw(schedule, weight_decay=weight_decay, mask=_are_matrices),
+    )
+
+
+def init_state(params: Params, optimiser: optax.GradientTransformation) -> TrainState:
+    """The state before the first update."""
+    return TrainState(params, optimiser.init(params), jnp.int32(0))
+
+
+@partial(
+    jax.jit,
+    static_argnames=("program", "method", "optimiser", "accumulate", "recompute"),
+    donate_argnames="state",
+)
+def train_step(
+    state: TrainState,
+    weights: Weights,
+    batch: Batch,
+    *,
+    program: LlamaProgram,
+    method: Method,
+    optimiser: optax.GradientTransformation,
+    accumulate: int = 1,
+    recompute: bool = False,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update; the memory of `state` is given up for the new one.
+
+    Args:
+      state: before the update.
+      weights: what stays; not changed.
+      batch: what is learnt; its rows are a multiple of `accumulate`.
+      program: the model.
+      method: what `state.params` are.
+      optimiser: made by `make_optimiser`.
+      accumulate: parts the rows are computed in, one after another.
+      recompute: whether layers are computed again in the backward pass.
+
+    Returns:
+      The new state, and `loss`, `token_accuracy` and `grad_norm` before clipping.
+    """
+    value_and_grad = jax.value_and_grad(
+        partial(loss, program=program, method=method, recompute=recompute),
+        has_aux=True,
+    )
+    total = jnp.sum(batch.mask)
+    if accumulate == 1:
+        (value, hits), grads = value_and_grad(state.params, weights, batch, total)
+    else:
+
+        def add(sums: Any, part: Batch) -> tuple[Any, None]:
+            found = value_and_grad(state.params, weights, part, total)
+            return jax.tree.map(jnp.add, sums, found), None
+
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        zero = jnp.float32(0)
+        sums = ((zero, zero), jax.tree.map(jnp.zeros_like, state.params))
+        ((value, hits), grads), _ = jax.lax.scan(add, sums, parts)
+    updates, moments = optimiser.update(grads, state.optimiser, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        "loss": value,
+        "token_accuracy": hits,
+        "grad_norm": optax.tree.norm(grads),
+    }
+    return TrainState(params, moments, state.step + 1), metrics
+
+
+def _are_matrices(params: Params) -> Any:
+    return jax.tree.map(lambda p: p.ndim > 1, params)

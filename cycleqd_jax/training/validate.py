@@ -1,0 +1,89 @@
+"""Scores of base and expert on the `validate` problems, as the expert is stored."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from cycleqd_jax.config_training import TrainConfig
+from cycleqd_jax.evaluate import Evaluator, mean_scores
+from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.merging.basis import compute_basis
+from cycleqd_jax.merging.genome import base_genome, expert_genome
+from cycleqd_jax.models.experts import FullExpert, LoraExpert
+from cycleqd_jax.models.llama import LlamaProgram, Weights
+from cycleqd_jax.models.loading import LoadedModel
+from cycleqd_jax.prepare import engine_shape, open_sandbox
+from cycleqd_jax.tasks.base import Split, Task
+
+Scores = Mapping[str, Mapping[str, float]]  # "base" and "expert" -> task -> accuracy
+
+
+def validate_lora(
+    config: TrainConfig,
+    expert: LoraExpert,
+    model: LoadedModel,
+    program: LlamaProgram,
+    weights: Weights,
+    tasks: Sequence[Task],
+) -> Scores:
+    """Accuracy of base and adapter, which share one pass.
+
+    Args:
+      config: engine and sandbox.
+      expert: as it was stored.
+      model: the base on the host.
+      program: the base as functions.
+      weights: the base's on the device.
+      tasks: at least one.
+    """
+    basis = compute_basis(model.weights, [expert])
+    models = {"base": base_genome(basis), "expert": expert_genome(basis, 0)}
+    with Evaluator(
+        engine=Engine(program, model.tokenizer, engine_shape(config.engine)),
+        weights=weights,
+        basis=basis,
+        tasks=tasks,
+        sandbox=open_sandbox(config.sandbox),
+        mode="factored",
+        individuals_per_pass=len(models),
+    ) as evaluator:
+        return mean_scores(evaluator.evaluate(models, Split.VALIDATE))
+
+
+def validate_full(
+    config: TrainConfig,
+    expert: FullExpert,
+    model: LoadedModel,
+    program: LlamaProgram,
+    tasks: Sequence[Task],
+) -> Scores:
+    """Accuracy of base and full fine-tune, one after the other, each as plain weights.
+
+    Arguments as for `validate_lora`; one of both models is on the device at a time.
+    """
+    # A basis of all weights would be hundreds of decompositions that nobody needs; the
+    # evaluator wants some basis of this base, and the smallest is one scale's.
+    name = "model.norm.weight"
+    norm = {name: model.weights[name]}
+    basis = compute_basis(norm, [FullExpert({name: norm[name] + np.float32(1)})])
+    scores: dict[str, Mapping[str, float]] = {}
+    engine = Engine(program, model.tokenizer, engine_shape(config.engine))
+    for who, weights in (("base", model.weights), ("expert", expert.weights)):
+        with Evaluator(
+            engine=engine,
+            weights=_on_device(weights, program),
+            basis=basis,
+            tasks=tasks,
+            sandbox=open_sandbox(config.sandbox),
+            mode="materialised",
+            individuals_per_pass=1,
+        ) as evaluator:
+            models = {who: base_genome(basis)}
+            scores |= mean_scores(evaluator.evaluate(models, Split.VALIDATE))
+    return scores
+
+
+def _on_device(weights: Mapping[str, Any], program: LlamaProgram) -> Weights:
+    return {name: jnp.asarray(w, program.dtype) for name, w in weights.items()}
