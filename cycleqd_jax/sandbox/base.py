@@ -18,11 +18,13 @@ class Limits:
       cpu_s: seconds of CPU time, all its processes together where the system counts
         them so, each process at least; verdicts depend on this limit, not on load.
       wall_s: seconds on the clock; generous, a guard against programs that wait.
-      memory_bytes: address space of one process.
+      memory_bytes: address space of one process, and where the system counts it the
+        memory that all its processes hold together.
       processes: how many processes and threads may exist at once.
       open_files: file descriptors of one process.
       file_bytes: size of any one file written.
       scratch_bytes: size of the whole scratch folder.
+      scratch_entries: files and folders in it; a program that makes more is stopped.
       output_bytes: what is kept of standard output and of standard error, each; a
         program that writes more is stopped.
     """
@@ -34,6 +36,7 @@ class Limits:
     open_files: int = 64
     file_bytes: int = 8 * 2**20
     scratch_bytes: int = 32 * 2**20
+    scratch_entries: int = 2**14
     output_bytes: int = 64 * 2**10
 
 
@@ -67,6 +70,8 @@ class Ending(enum.StrEnum):
     CPU_LIMIT = "cpu_limit"
     WALL_LIMIT = "wall_limit"
     OUTPUT_LIMIT = "output_limit"
+    MEMORY_LIMIT = "memory_limit"  # of all processes; one alone gets an error instead
+    ENTRIES_LIMIT = "entries_limit"  # too many files and folders
 
 
 @dataclasses.dataclass(frozen=True)

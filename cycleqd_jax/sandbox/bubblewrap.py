@@ -39,6 +39,8 @@ _ENDINGS = {
     "signalled": Ending.SIGNALLED,
     "cpu": Ending.CPU_LIMIT,
     "wall": Ending.WALL_LIMIT,
+    "memory": Ending.MEMORY_LIMIT,
+    "files": Ending.ENTRIES_LIMIT,
     "stopped": Ending.WALL_LIMIT,  # by us, when the supervisor itself was late
 }
 _log = logging.getLogger(__name__)
@@ -242,6 +244,8 @@ def _request(program: Program, host: Host) -> bytes:
             "rlimits": _rlimits(limits, host),
             "cpu_s": float(limits.cpu_s),
             "wall_s": float(limits.wall_s),
+            "memory_bytes": limits.memory_bytes,
+            "scratch_entries": limits.scratch_entries,
             "collect": program.collect,
             "collect_bytes": limits.scratch_bytes,
         },
@@ -259,7 +263,7 @@ def _rlimits(limits: Limits, host: Host) -> list[tuple[int, int, int]]:
         resource.RLIMIT_NPROC: limits.processes + host.own_processes,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.file_bytes,
-        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CORE: 1,  # 0 would not stop a core_pattern that is a pipe
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
     }

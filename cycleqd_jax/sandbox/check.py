@@ -3,25 +3,34 @@
 import os
 import pathlib
 
-from cycleqd_jax.sandbox._supervisor import MAX_PATH_BYTES, whole_pages
+from cycleqd_jax.sandbox._collect import MAX_PATH_BYTES, whole_pages
 from cycleqd_jax.sandbox.base import Program
 
 _MAX_NAME_BYTES = 255
+_MAX_WORD_BYTES = 2**17 - 1  # MAX_ARG_STRLEN of the kernel, without the final NUL
+_MAX_ARGV_BYTES = 2**20  # the kernel takes a quarter of the stack's limit, 2 MiB
 
 
 def check_program(program: Program) -> None:
     """Refuses a program that no sandbox could run as it is meant.
 
     Raises:
-      ValueError: no command, a NUL byte, a path that leaves the scratch folder, is too
-        long or is both file and folder, or more content than the scratch folder holds
-        (in whole memory pages).
+      ValueError: no command, a NUL byte, words that are longer than the kernel takes,
+        a path that leaves the scratch folder, is too long or is both file and folder,
+        or more files or content than the scratch folder holds (in whole memory pages).
     """
     if not program.argv or not program.argv[0]:
         raise ValueError("argv: expected a command, got none")
     for word in program.argv:
         if "\0" in word:
             raise ValueError(f"argv: {word!r} holds a NUL byte")
+    sizes = [len(os.fsencode(word)) + 1 for word in program.argv]
+    if max(sizes) > _MAX_WORD_BYTES + 1 or sum(sizes) > _MAX_ARGV_BYTES:
+        raise ValueError(
+            f"argv: expected at most {_MAX_WORD_BYTES} bytes in a word and "
+            f"{_MAX_ARGV_BYTES} in all, got {max(sizes) - 1} and {sum(sizes)}; give "
+            "long text as stdin or in files"
+        )
     folders: set[str] = set()
     names: set[str] = set()
     for path, content in program.files:
@@ -33,6 +42,12 @@ def check_program(program: Program) -> None:
         (folders if path.endswith("/") else names).add(str(pure))
     if both := sorted(folders & names):
         raise ValueError(f"files: {both[0]!r} is both a file and a folder")
+    most = program.limits.scratch_entries
+    if len(folders) + len(names) > most:
+        raise ValueError(
+            f"files: {len(folders) + len(names)} files and folders are more than "
+            f"scratch_entries = {most}"
+        )
     size = sum(whole_pages(len(content)) for _, content in program.files)
     if size > program.limits.scratch_bytes:
         raise ValueError(

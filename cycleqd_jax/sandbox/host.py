@@ -1,6 +1,7 @@
 """What this machine offers for bubblewrap: paths, user ids, what is permitted."""
 
 import dataclasses
+import marshal
 import os
 import platform
 import re
@@ -37,9 +38,21 @@ _SWITCHES = {
         "run sudo sysctl -w user.max_user_namespaces=10000",
     ),
 }
+# The supervisor's parts, the last of them the main one. Compiled into one file, where
+# each part finds the earlier ones as modules of the same name.
+_PARTS = ("_collect", "_watch", "_supervisor")
 _COMPILE = """
 import importlib.util, marshal, sys
-code = compile(sys.stdin.buffer.read(), "supervisor", "exec")
+*parts, (_, main) = [
+    (name, marshal.dumps(compile(source, name, "exec")))
+    for name, source in marshal.loads(sys.stdin.buffer.read())
+]
+lines = ["import marshal, sys"]
+for name, code in parts:
+    lines.append(f"module = sys.modules[{name!r}] = type(sys)({name!r})")
+    lines.append(f"exec(marshal.loads({code!r}), module.__dict__)")
+lines.append(f"exec(marshal.loads({main!r}))")
+code = compile("\\n".join(lines), "supervisor", "exec")
 data = importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
 sys.stdout.buffer.write(data)
 """
@@ -111,6 +124,8 @@ class Host:
         command += ["--proc", "/proc", "--dev", "/dev"]
         # It would list the key rings of whoever started us.
         command += ["--ro-bind-try", "/dev/null", "/proc/keys"]
+        # The supervisor's folder, where its user may change its OOM score and more.
+        command += ["--perms", "0555", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"]
         command += ["--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm"]
         command += ["--size", str(scratch_bytes), "--tmpfs", "/box"]
         command += ["--dir", WORK_FOLDER, "--dir", "/box/tmp"]
@@ -243,10 +258,14 @@ def _system(root: Path) -> tuple[str, str, tuple[str, ...]]:
 
 def _compile_supervisor(host: Host) -> bytes:
     """Compiles the supervisor with the sandbox's Python, inside a sandbox."""
-    source = Path(__file__).with_name("_supervisor.py").read_bytes()
+    parts = [
+        (f"{__package__}.{name}", Path(__file__).with_name(f"{name}.py").read_bytes())
+        for name in _PARTS
+    ]
     command = host.command(uid=host.uid(0), scratch_bytes=2**20, files={})
     # The way that programs are started, too, so that all of it is tried.
     command += [*host.drop_capability, host.python, "-I", "-S", "-c", _COMPILE]
+    source = marshal.dumps(parts, 2)
     done = subprocess.run(command, input=source, capture_output=True, env={}, cwd="/")
     if done.returncode == 0 and done.stdout:
         return done.stdout

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox._supervisor import FOLDER_FLAGS, Collector, write_files
+from cycleqd_jax.sandbox._collect import FOLDER_FLAGS, Collector, write_files
 from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
 from cycleqd_jax.sandbox.capture import Capture
 from cycleqd_jax.sandbox.check import check_program

@@ -4,7 +4,7 @@ import dataclasses
 import os
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox._supervisor import MAX_ENTRIES, MAX_PATH_BYTES
+from cycleqd_jax.sandbox._collect import MAX_ENTRIES, MAX_PATH_BYTES
 
 _MAX_HEADER_BYTES = 128
 _END = b"end 0 0\n"
@@ -16,7 +16,7 @@ class Report:
     """What the supervisor saw.
 
     Attributes:
-      reason: exited, signalled, cpu, wall or stopped.
+      reason: exited, signalled, cpu, wall, memory, files or stopped.
       code: exit status or signal number where `reason` has one.
       files: as `Execution.files`.
     """

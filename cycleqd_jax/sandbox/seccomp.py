@@ -2,11 +2,14 @@
 
 Namespaces keep a program away from the host's files, processes and network, but not
 from the kernel's key rings (which hold secrets of the user who started us), from memory
-that no limit counts (System V shared memory and queues), and not from the parts of the
-kernel where most escapes were found. The filter is a classic BPF program, see
+that no limit counts (System V objects, memory files), from sockets that belong to no
+namespace (of virtual machines), from the limits and priority of the supervisor (which
+has the same user id), and not from the parts of the kernel where most escapes were
+found. The filter is a classic BPF program, see
 https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html.
 """
 
+import dataclasses
 import errno
 import platform
 import struct
@@ -19,6 +22,7 @@ _DENIED = {
     "add_key": (248, 217),
     "bpf": (321, 280),
     "delete_module": (176, 106),
+    "fanotify_init": (300, 262),
     "finit_module": (313, 273),
     "fsconfig": (431, 431),
     "fsmount": (432, 432),
@@ -33,25 +37,36 @@ _DENIED = {
     "kexec_load": (246, 104),
     "keyctl": (250, 219),
     "lookup_dcookie": (212, 18),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
     "migrate_pages": (256, 238),
     "mount": (165, 40),
     "mount_setattr": (442, 442),
     "move_mount": (429, 429),
     "move_pages": (279, 239),
+    "mq_open": (240, 180),
     "msgget": (68, 186),
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
     "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
     "perf_event_open": (298, 241),
     "personality": (135, 92),
     "pidfd_getfd": (438, 438),
     "pivot_root": (155, 41),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "ptrace": (101, 117),
     "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
     "reboot": (169, 142),
     "request_key": (249, 218),
+    "semctl": (66, 191),
+    "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
     "setns": (308, 268),
     "shmat": (30, 196),
     "shmctl": (31, 195),
@@ -63,15 +78,78 @@ _DENIED = {
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
 }
+# The scratch folder is in memory: nothing is to be written back, but the host's disks
+# would be, and the caller could not be killed meanwhile. These succeed and do nothing.
+_IDLE = {"sync": (162, 81), "syncfs": (306, 267)}
+# Its flags are behind a pointer; the C library then uses `clone`.
+_ABSENT = {"clone3": (435, 435)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """A call that is denied for some values of one argument.
+
+    Attributes:
+      numbers: as in the table above.
+      argument: which one, from 0; its lower 32 bits count, as they do for the kernel.
+      values: those that it may not have, or if `allowed` those that it may.
+      bits: True to deny any value that has one of the bits in `values[0]`.
+      allowed: see `values`.
+      error: what the caller gets.
+    """
+
+    numbers: tuple[int, int]
+    argument: int
+    values: tuple[int, ...]
+    bits: bool = False
+    allowed: bool = False
+    error: int = errno.EPERM
+
+
+_SUPERVISOR = 1  # its process id
+_NAMESPACES = 0x7E020000  # all CLONE_NEW*
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # typing into a terminal
+_FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
+_NO_FAMILY = {"values": _FAMILIES, "allowed": True, "error": errno.EAFNOSUPPORT}
+_RULES = {
+    "clone": _Rule((56, 220), 0, (_NAMESPACES,), bits=True),
+    "ioctl": _Rule((16, 29), 1, (_TIOCSTI, _TIOCLINUX)),
+    "ioprio_set": _Rule((251, 30), 1, (_SUPERVISOR,)),
+    "prlimit64": _Rule((302, 261), 0, (_SUPERVISOR,)),
+    "sched_setaffinity": _Rule((203, 122), 0, (_SUPERVISOR,)),
+    "sched_setattr": _Rule((314, 274), 0, (_SUPERVISOR,)),
+    "sched_setparam": _Rule((142, 118), 0, (_SUPERVISOR,)),
+    "sched_setscheduler": _Rule((144, 119), 0, (_SUPERVISOR,)),
+    "setpriority": _Rule((141, 140), 0, (0,), allowed=True),  # not of a whole user
+    "socket": _Rule((41, 198), 0, **_NO_FAMILY),
+    "socketpair": _Rule((53, 199), 0, **_NO_FAMILY),
+}
 # machine -> (column above, AUDIT_ARCH_*, first number of a second call table)
 _MACHINES = {
     "x86_64": (_X86_64, 0xC000003E, 0x40000000),
     "aarch64": (_ARM64, 0xC00000B7, None),
 }
 _LOAD_WORD, _RETURN = 0x20, 0x06
-_SKIP_UNLESS_EQUAL, _SKIP_UNLESS_AT_LEAST = 0x15, 0x35
-_OFFSET_NUMBER, _OFFSET_ARCH = 0, 4
+_IF_EQUAL, _IF_AT_LEAST, _IF_ANY_BIT = 0x15, 0x35, 0x45
+_OFFSET_NUMBER, _OFFSET_ARCH, _OFFSET_ARGUMENTS = 0, 4, 16
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+
+
+def call_numbers(machine: str | None = None) -> dict[str, int]:
+    """The number of each call that is denied or restricted, by name.
+
+    Args:
+      machine: as `platform.machine()` says, this machine's by default.
+
+    Returns:
+      A dictionary, empty for a machine whose call numbers we do not know.
+    """
+    known = _MACHINES.get(machine or platform.machine())
+    if known is None:
+        return {}
+    ruled = {name: rule.numbers for name, rule in _RULES.items()}
+    tables = {**_DENIED, **_IDLE, **_ABSENT, **ruled}
+    return {name: numbers[known[0]] for name, numbers in tables.items()}
 
 
 def deny_filter(machine: str | None = None) -> bytes:
@@ -90,19 +168,45 @@ def deny_filter(machine: str | None = None) -> bytes:
     if known is None:
         return b""
     column, arch, second_table = known
-    deny = struct.pack("<HBBI", _RETURN, 0, 0, _ERRNO | errno.EPERM)
-    absent = struct.pack("<HBBI", _RETURN, 0, 0, _ERRNO | errno.ENOSYS)
+    absent = _fail(errno.ENOSYS)
     parts = [
-        struct.pack("<HBBI", _LOAD_WORD, 0, 0, _OFFSET_ARCH),
-        struct.pack("<HBBI", _SKIP_UNLESS_EQUAL, 1, 0, arch),
+        _step(_LOAD_WORD, _OFFSET_ARCH),
+        _step(_IF_EQUAL, arch, then=1),
         absent,
-        struct.pack("<HBBI", _LOAD_WORD, 0, 0, _OFFSET_NUMBER),
+        _step(_LOAD_WORD, _OFFSET_NUMBER),
     ]
     if second_table is not None:
-        test = struct.pack("<HBBI", _SKIP_UNLESS_AT_LEAST, 0, 1, second_table)
-        parts += [test, absent]
-    for numbers in _DENIED.values():
-        test = struct.pack("<HBBI", _SKIP_UNLESS_EQUAL, 0, 1, numbers[column])
-        parts += [test, deny]
-    parts.append(struct.pack("<HBBI", _RETURN, 0, 0, _ALLOW))
+        parts += [_step(_IF_AT_LEAST, second_table, otherwise=1), absent]
+    for table, result in (
+        (_DENIED, _fail(errno.EPERM)),
+        (_IDLE, _fail(0)),
+        (_ABSENT, absent),
+    ):
+        for numbers in table.values():
+            parts += [_step(_IF_EQUAL, numbers[column], otherwise=1), result]
+    for rule in _RULES.values():
+        body = _rule(rule)
+        test = _step(_IF_EQUAL, rule.numbers[column], otherwise=len(body))
+        parts += [test, *body]
+    parts.append(_step(_RETURN, _ALLOW))
     return b"".join(parts)
+
+
+def _rule(rule: _Rule) -> list[bytes]:
+    """The steps that decide about a call once its number is known."""
+    allow, deny = _step(_RETURN, _ALLOW), _fail(rule.error)
+    hit, other = (allow, deny) if rule.allowed else (deny, allow)
+    steps = [_step(_LOAD_WORD, _OFFSET_ARGUMENTS + 8 * rule.argument)]
+    for value in rule.values:
+        kind = _IF_ANY_BIT if rule.bits else _IF_EQUAL
+        steps += [_step(kind, value, otherwise=1), hit]
+    return [*steps, other]
+
+
+def _step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
+    """One instruction; `then` and `otherwise` are how many a test skips."""
+    return struct.pack("<HBBI", code, then, otherwise, value)
+
+
+def _fail(error: int) -> bytes:
+    return _step(_RETURN, _ERRNO | error)

@@ -223,6 +223,8 @@ def why_stopped(execution: Execution) -> str:
         Ending.CPU_LIMIT: "It used up its CPU time.",
         Ending.WALL_LIMIT: "It used up its time.",
         Ending.OUTPUT_LIMIT: "It wrote too much output.",
+        Ending.MEMORY_LIMIT: "It used too much memory.",
+        Ending.ENTRIES_LIMIT: "It made too many files.",
     }
     return reasons[execution.ending]
 
