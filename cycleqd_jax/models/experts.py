@@ -12,6 +12,7 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models import hf, peft
+from cycleqd_jax.models.adapter_base import check_named_base
 from cycleqd_jax.models.config import LlamaConfig
 from cycleqd_jax.models.peft import LoraFactor
 
@@ -68,6 +69,7 @@ def read_expert(
     config: LlamaConfig,
     base_weights: Mapping[str, np.ndarray] | None = None,
     vocabulary: Mapping[str, int] | None = None,
+    base_source: str | None = None,
 ) -> Expert:
     """Reads a PEFT LoRA folder or a full Hugging Face folder.
 
@@ -75,7 +77,9 @@ def read_expert(
       path: the folder; one with `adapter_config.json` is an adapter.
       config: the base model's.
       base_weights: the base's, to recognise copies of them inside an adapter.
-      vocabulary: the base's tokens and ids; a full folder's must be the same.
+      vocabulary: the base's tokens and ids; those of a tokeniser in the folder must
+        be the same.
+      base_source: the base's path or hub name; an adapter must not name another.
 
     Returns:
       The expert.
@@ -91,15 +95,18 @@ def read_expert(
             "full model"
         )
     if (folder / peft.CONFIG).exists():
-        return LoraExpert(*peft.read_adapter(folder, config, base_weights))
+        expert = LoraExpert(*peft.read_adapter(folder, config, base_weights))
+        if base_weights is not None and base_source is not None:
+            check_named_base(folder / peft.CONFIG, base_source, base_weights)
+        _check_same_vocabulary(folder, vocabulary)
+        return expert
     if not (folder / "config.json").exists():
         raise BadInputError(
             f"expert {folder}: has neither {peft.CONFIG} nor config.json"
         )
     own, weights = hf.read_folder(folder)
     _check_same_model(own, config, folder)
-    if vocabulary is not None and (folder / "tokenizer.json").exists():
-        _check_same_vocabulary(folder, vocabulary)
+    _check_same_vocabulary(folder, vocabulary)
     return FullExpert(weights)
 
 
@@ -123,10 +130,9 @@ def weights_fingerprint(weights: Mapping[str, np.ndarray]) -> str:
 def _check_same_model(own: LlamaConfig, base: LlamaConfig, folder: Any) -> None:
     for field in dataclasses.fields(LlamaConfig):
         mine, theirs = getattr(own, field.name), getattr(base, field.name)
-        if field.name in _FREE or mine == theirs:
+        if field.name in _FREE and not _matters(base):
             continue
-        # GGUF stores these in float32, config.json in decimal.
-        if isinstance(mine, float) and np.float32(mine) == np.float32(theirs):
+        if _same(mine, theirs):
             continue
         raise BadInputError(
             f"expert {folder}: its {field.name} is {mine!r}, but the base model's is "
@@ -134,7 +140,29 @@ def _check_same_model(own: LlamaConfig, base: LlamaConfig, folder: Any) -> None:
         )
 
 
-def _check_same_vocabulary(folder: pathlib.Path, base: Mapping[str, int]) -> None:
+def _matters(config: LlamaConfig) -> bool:
+    """Whether the longest context decides the rotary frequencies."""
+    scaling = config.rope_scaling or {}
+    return scaling.get("rope_type") == "dynamic"
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    """Equality, in float32 for numbers: GGUF stores them so, config.json in decimal."""
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+        keys = mine.keys() | theirs.keys()
+        return all(_same(mine.get(key), theirs.get(key)) for key in keys)
+    if isinstance(mine, list | tuple) and isinstance(theirs, list | tuple):
+        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
+    if isinstance(mine, float) and isinstance(theirs, int | float):
+        return bool(np.float32(mine) == np.float32(theirs))
+    return mine == theirs
+
+
+def _check_same_vocabulary(
+    folder: pathlib.Path, base: Mapping[str, int] | None
+) -> None:
+    if base is None or not (folder / "tokenizer.json").exists():
+        return
     from cycleqd_jax.models.hf_tokenizer import read_vocabulary
 
     own = read_vocabulary(folder)

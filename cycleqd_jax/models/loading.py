@@ -98,7 +98,9 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
     """
     if is_hub_name(os.fspath(path)):
         path = locate(os.fspath(path))
-    return read_expert(path, base.config, base.weights, base.tokenizer.vocabulary)
+    return read_expert(
+        path, base.config, base.weights, base.tokenizer.vocabulary, base.source
+    )
 
 
 def _load_gguf(

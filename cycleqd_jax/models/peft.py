@@ -19,11 +19,12 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models import hf
 from cycleqd_jax.models.config import LlamaConfig
 from cycleqd_jax.models.peft_config import AdapterConfig
+from cycleqd_jax.models.peft_tied import EMBEDDING as _EMBEDDING
+from cycleqd_jax.models.peft_tied import drop_tied_head
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_EMBEDDING = "model.embed_tokens"
 # Suffix in an adapter file -> (factor, whether it is stored transposed). PEFT's
 # embedding adds (B A)^T, so there A^T is the left factor.
 _SUFFIXES = {
@@ -95,6 +96,8 @@ def read_adapter(
             rest[module] = array
         else:
             halves.setdefault(module, {})[factor] = array
+    if config.tie_word_embeddings:
+        drop_tied_head(halves, rest, settings, path)
     factors = {
         f"{module}.weight": _factor(module, pair, settings, config, path)
         for module, pair in sorted(halves.items())
@@ -207,11 +210,6 @@ def _factor(
             f"({config.num_hidden_layers} layers"
             f"{', tied head' if config.tie_word_embeddings else ''})"
         )
-    if module == _EMBEDDING and config.tie_word_embeddings:
-        raise BadInputError(
-            f"{path}: adapts {module!r} alone, but the base ties it to the head; such "
-            "an adapter has no merged model with tied embeddings"
-        )
     if pair.keys() != {"a", "b"}:
         raise BadInputError(f"{path}: has only one of the two factors of {module!r}")
     b, a = pair["b"], pair["a"]
@@ -277,10 +275,6 @@ def _replacements(
                 f"but has {value.shape}"
             )
         if settings.saves(name.rpartition(".")[0]):
-            if name == f"{_EMBEDDING}.weight" and config.tie_word_embeddings:
-                raise BadInputError(
-                    f"{path}: replaces {name!r} alone, but the base ties it to the head"
-                )
             kept[name] = value
         elif base_weights is None or not np.array_equal(
             value, np.asarray(base_weights[name], np.float32)

@@ -77,17 +77,6 @@ def test_adapters_made_by_peft(hf, base, tmp_path, settings):
     assert_sums_to(load_expert(tmp_path / "adapter", base), base, merged)
 
 
-def test_tied_base(hf, tmp_path):
-    base = load_model(hf.save(tmp_path / "base", hf.model(tie_word_embeddings=True)))
-    model = hf.model(tie_word_embeddings=True)
-    merged = make_adapter(tmp_path / "a", model)
-    assert_sums_to(load_expert(tmp_path / "a", base), base, merged)
-    model = hf.model(tie_word_embeddings=True)
-    make_adapter(tmp_path / "b", model, target_modules=["q_proj", "embed_tokens"])
-    with pytest.raises(BadInputError, match="ties it to the head"):
-        load_expert(tmp_path / "b", base)
-
-
 @pytest.fixture
 def adapter(hf, tmp_path):
     make_adapter(tmp_path / "adapter", hf.model())

@@ -1,0 +1,221 @@
+"""Adapters made by PEFT: its own forward pass gives our logits, or they are refused."""
+
+import json
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import peft
+import pytest
+import torch
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.loading import load_expert, load_model
+
+TOKENS = np.arange(30).reshape(2, 15) * 7 % 64
+
+
+@pytest.fixture(scope="module")
+def bases(hf, tmp_path_factory):
+    """Base models by whether they are tied, saved by transformers and loaded by us."""
+    folder = tmp_path_factory.mktemp("bases")
+    return {
+        tied: load_model(
+            hf.save(folder / str(tied), hf.model(tie_word_embeddings=tied))
+        )
+        for tied in (True, False)
+    }
+
+
+def adapt(hf, folder, *, tied=False, **settings):
+    """Writes an adapter with random factors; returns the logits of PEFT's forward."""
+    settings = {"r": 4, "target_modules": ["q_proj"]} | settings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = peft.get_peft_model(
+            hf.model(tie_word_embeddings=tied),
+            peft.LoraConfig(task_type="CAUSAL_LM", **settings),
+        ).eval()
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_" in name or "modules_to_save" in name:
+                    parameter.copy_(torch.randn_like(parameter) * 0.2)
+        adapted.save_pretrained(folder)
+        reloaded = peft.PeftModel.from_pretrained(
+            hf.model(tie_word_embeddings=tied), folder
+        ).eval()
+    with torch.no_grad():
+        return reloaded(torch.tensor(TOKENS)).logits.numpy()
+
+
+def our_logits(base, expert):
+    weights = dict(base.weights) | dict(expert.replacements)
+    for name, (b, a, scale) in expert.factors.items():
+        weights[name] = weights[name] + scale * (b @ a)
+    weights = {name: jnp.asarray(w) for name, w in weights.items()}
+    return np.asarray(LlamaProgram(base.config).full(weights, jnp.asarray(TOKENS)))
+
+
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+BOTH = ["q_proj", "embed_tokens", "lm_head"]
+LOADED = {
+    "plain": {"target_modules": ALL},
+    "rslora": {"use_rslora": True, "lora_alpha": 3},
+    "rank_pattern": {
+        "target_modules": ALL,
+        "rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 7},
+        "alpha_pattern": {"q_proj": 5, "^model.layers.0.mlp.down_proj": 0.5},
+    },
+    "regex": {"target_modules": r".*\.1\.(self_attn|mlp)\.(q|v|down)_proj"},
+    "all_linear": {"target_modules": "all-linear"},
+    "one_layer": {"layers_to_transform": 1},
+    "first_layer": {"layers_to_transform": [0]},
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
+    "embedding_rslora": {"target_modules": ["embed_tokens"], "use_rslora": True},
+    "modules_to_save": {"modules_to_save": ["norm", "input_layernorm", "lm_head"]},
+    "saved_embedding": {"modules_to_save": ["embed_tokens"]},
+    "tied plain": {"target_modules": "all-linear"},
+    "tied norm": {"modules_to_save": ["norm"]},
+    "tied embedding": {
+        "target_modules": ["q_proj", "embed_tokens"],
+        "ensure_weight_tying": True,
+    },
+    "tied embedding and head": {"target_modules": BOTH, "ensure_weight_tying": True},
+    "tied saved embedding": {
+        "modules_to_save": ["embed_tokens"],
+        "ensure_weight_tying": True,
+    },
+}
+
+
+@pytest.mark.parametrize("case", LOADED)
+def test_logits_are_those_of_peft(hf, bases, tmp_path, case):
+    base = bases["tied" in case]
+    want = adapt(hf, tmp_path, tied="tied" in case, **LOADED[case])
+    got = our_logits(base, load_expert(tmp_path, base))
+    assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
+    plain = our_logits(base, type(load_expert(tmp_path, base))({}))
+    assert np.abs(got - plain).max() > 0.01  # the adapter is felt
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target_modules": ["embed_tokens"]}, "adapts 'model.embed_tokens' alone"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "adapts 'lm_head' alone"),
+        ({"target_modules": BOTH}, "'model.embed_tokens' and 'lm_head' differently"),
+        ({"modules_to_save": ["embed_tokens"]}, "replaces 'model.embed_tokens' alone"),
+        ({"modules_to_save": ["lm_head"]}, "replaces 'lm_head' alone"),
+    ],
+)
+def test_changes_that_untie_a_tied_base_are_refused(
+    hf, bases, tmp_path, settings, words
+):
+    adapt(hf, tmp_path, tied=True, **settings)
+    with pytest.raises(BadInputError, match=words):
+        load_expert(tmp_path, bases[True])
+
+
+def test_tied_factors_of_different_scale_are_refused(hf, bases, tmp_path):
+    adapt(hf, tmp_path, tied=True, **LOADED["tied embedding"])
+    path = tmp_path / "adapter_config.json"
+    data = json.loads(path.read_text()) | {"alpha_pattern": {"lm_head": 3}}
+    path.write_text(json.dumps(data))
+    with pytest.raises(BadInputError, match=r"by 2 and lm_head by 0\.75"):
+        load_expert(tmp_path, bases[True])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"use_dora": True}, "use_dora is not supported"),
+        ({"bias": "all"}, "bias = 'all'"),
+        ({"bias": "lora_only"}, "bias = 'lora_only'"),
+        ({"lora_bias": True}, "lora_bias = True"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices"),
+        ({"layer_replication": [(0, 2), (0, 2)]}, "layer_replication"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_variants_of_lora_are_refused_by_name(hf, tmp_path, settings, words):
+    biased = hf.model(attention_bias=True)
+    base = load_model(hf.save(tmp_path / "base", biased))
+    model = peft.get_peft_model(
+        hf.model(attention_bias=True),
+        peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", **settings),
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(BadInputError, match=words):
+        load_expert(tmp_path / "adapter", base)
+
+
+KINDS = {
+    "IA3": {"target_modules": ["k_proj", "down_proj"],
+            "feedforward_modules": ["down_proj"]},
+    "ADALORA": {"target_modules": ["q_proj"], "total_step": 10},
+    "PREFIX_TUNING": {"num_virtual_tokens": 3},
+    "PROMPT_TUNING": {"num_virtual_tokens": 3},
+    "P_TUNING": {"num_virtual_tokens": 3},
+    "ADAPTION_PROMPT": {"adapter_layers": 1, "adapter_len": 2},
+    "LN_TUNING": {"target_modules": ["norm"]},
+} | {
+    kind: {"target_modules": ["q_proj"]}
+    for kind in ("LOHA", "LOKR", "OFT", "BOFT", "VERA", "FOURIERFT", "HRA", "POLY",
+                 "RANDLORA", "TRAINABLE_TOKENS")
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore")
+def test_other_kinds_are_refused_by_name(hf, bases, tmp_path, kind):
+    config = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)]
+    settings = config(task_type="CAUSAL_LM", **KINDS[kind])
+    peft.get_peft_model(hf.model(), settings).save_pretrained(tmp_path)
+    with pytest.raises(BadInputError, match=f"peft_type '{kind}' is not supported"):
+        load_expert(tmp_path, bases[False])
+
+
+def name_base(folder, name):
+    path = folder / "adapter_config.json"
+    data = json.loads(path.read_text()) | {"base_model_name_or_path": name}
+    path.write_text(json.dumps(data))
+
+
+def test_an_adapter_that_names_another_base_is_refused(hf, bases, tmp_path):
+    adapt(hf, tmp_path / "adapter")
+    other = hf.save(tmp_path / "other", hf.model(seed=5))
+    copy = hf.save(tmp_path / "copy", hf.model().to(torch.bfloat16))
+    base = bases[False]
+    for name in (str(copy), base.source, "org/moved", "gone/with/wind", "", None):
+        name_base(tmp_path / "adapter", name)
+        load_expert(tmp_path / "adapter", base)
+    name_base(tmp_path / "adapter", str(other))
+    with pytest.raises(BadInputError, match="trained on the base model") as caught:
+        load_expert(tmp_path / "adapter", base)
+    assert str(other) in str(caught.value) and base.source in str(caught.value)
+
+
+def test_hub_names_of_bases_must_agree(hf, bases, tmp_path):
+    import dataclasses
+
+    adapt(hf, tmp_path)
+    base = dataclasses.replace(bases[False], source="org/Name@main")
+    name_base(tmp_path, "Org/name")
+    load_expert(tmp_path, base)
+    name_base(tmp_path, "org/name-instruct")
+    with pytest.raises(BadInputError, match=r"'org/name-instruct'.*'org/Name@main'"):
+        load_expert(tmp_path, base)
+
+
+def test_an_adapter_with_another_vocabulary_is_refused(hf, bases, tmp_path):
+    adapt(hf, tmp_path)
+    tokenizer = hf.tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    load_expert(tmp_path, bases[False])
+    tokenizer.add_tokens(["zzz"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(BadInputError, match=r"'zzz' as 63.*as None \(64 and 63"):
+        load_expert(tmp_path, bases[False])
