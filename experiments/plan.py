@@ -1,102 +1,96 @@
-"""What a run will need, said before it starts."""
+"""Prints what a run will need, before it starts."""
 
-import time
+import math
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import rich.console
 import rich.table
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.observe import Observer
-from cycleqd_jax.prepare import (
-    Prepared,
-    open_evaluator,
-    open_sandbox,
-    plan_memory,
-    prepare,
-)
-from cycleqd_jax.tasks.base import Split
+from cycleqd_jax.plan import Plan, make_plan
+from cycleqd_jax.qd.memory_plan import size_text
+from cycleqd_jax.run_memory import RunMemory
 
-# Of the rate of a large matrix product, what a run was seen to reach all in all on two
-# CPU cores; only the estimate of time rests on it.
-_EFFICIENCY = 0.35
+_KEPT_CHECKPOINTS = 3  # two, and the one that is being written
 
 
 def print_plan(config: RunConfig, observer: Observer) -> None:
-    """Checks all inputs and prints memory, children, problems and estimated time.
+    """Checks all inputs that are here, and prints memory, episodes and time.
 
     Raises:
-      BadInputError: an input is wrong.
+      BadInputError: an input is wrong, or the run does not fit this machine.
     """
-    sandbox = open_sandbox(config.sandbox)
-    prepared = prepare(config, None, observer)
-    state = plan_memory(config, prepared.basis)
-    with open_evaluator(config, prepared, sandbox):
-        pass
-    engine, model = config.engine, prepared.model.config
-    item = prepared.program.dtype.itemsize
-    weights = sum(w.nbytes for w in prepared.weights.values())
-    basis = sum(leaf.nbytes for leaf in jax.tree.leaves(prepared.basis))
-    cache = 2 * model.num_hidden_layers * engine.slots * engine.length
-    cache *= model.num_key_value_heads * model.head_dim * item
-    problems = {
-        split: sum(len(task.problems(split)) for task in prepared.tasks)
-        for split in (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
-    }
-    tasks = len(prepared.tasks)
-    merges = 1 + len(config.baselines.scaled_merge_factors)
-    models = tasks + 5  # base, experts, two merges, two results
-    candidates = min(config.aggregation.candidates * tasks, state.num_individuals)
-    episodes = {
-        "children": config.qd.num_generations * problems[Split.OPTIMISE],
-        "experts and merges": (1 + tasks + merges + 2) * problems[Split.OPTIMISE],
-        "champions": candidates * problems[Split.VALIDATE],
-        "comparison": models * problems[Split.TEST],
-    }
-    seconds = _seconds_per_episode(prepared) * sum(episodes.values())
+    plan = make_plan(config, observer)
     table = rich.table.Table(title="Plan", show_header=False)
-    table.add_row("mode", prepared.mode.reason)
-    table.add_row("memory: weights", _size(weights))
-    table.add_row("memory: basis", _size(basis))
-    table.add_row("memory: KV cache", _size(cache))
-    table.add_row("memory: archives and bank, at most", _size(state.total_bytes))
-    table.add_row("children", f"{config.qd.num_generations}, "
-                  f"{config.qd.children_per_batch} at a time")  # fmt: skip
-    counts = ", ".join(f"{count} {split}" for split, count in problems.items())
-    table.add_row("problems, all tasks together", counts)
-    for name, count in episodes.items():
-        table.add_row(f"episodes: {name}", str(count))
-    table.add_row("estimated time", f"about {max(1, round(seconds / 60))} min")
-    table.add_row("run folder", str(config.run_dir))
+    for name, text in {**_sizes(config, plan), **_work(config, plan)}.items():
+        table.add_row(name, text)
     console = rich.console.Console(highlight=False)
     console.print(table)
-    if state.advice:
-        console.print(state.advice)
+    for sentence in plan.not_looked_at:
+        console.print(sentence, markup=False)
+    if plan.misfit:
+        console.print(f"Does not fit here: {plan.misfit}", markup=False)
+    elif plan.not_looked_at:
+        console.print("It would fit this machine.")
+    if plan.memory.state.advice:
+        console.print(plan.memory.state.advice)
 
 
-def _seconds_per_episode(prepared: Prepared) -> float:
-    """From the work of an episode and the machine's rate for a matrix product."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
-    x = jnp.ones((size, size), prepared.program.dtype)
-    product = jax.jit(jnp.matmul)
-    product(x, x).block_until_ready()
-    start = time.perf_counter()
-    product(x, x).block_until_ready()
-    rate = 2 * size**3 / (time.perf_counter() - start)
-    tokens = []
-    for task in prepared.tasks:
-        opening = list(task.dialogue(task.problems(Split.OPTIMISE)[0]))[:-1]
-        prompt = len(prepared.model.tokenizer.encode_chat(opening))
-        tokens.append(prompt + task.max_new_tokens / 2)
-    parameters = sum(w.size for w in prepared.weights.values())
-    return 2 * parameters * float(np.mean(tokens)) / (rate * _EFFICIENCY)
+def _sizes(config: RunConfig, plan: Plan) -> dict[str, str]:
+    memory, state = plan.memory, plan.memory.state
+    checkpoints = _KEPT_CHECKPOINTS * state.checkpoint_bytes
+    disk = memory.basis_size + checkpoints
+    making = memory.experts + memory.making
+    return {
+        "mode": memory.mode.reason,
+        "parameters": f"{memory.parameters:,}",
+        "basis": _basis_text(config, memory),
+        "genome": f"{size_text(state.genome_bytes)}: {memory.basis.genome_size:,} "
+        "coefficients",
+        "memory: weights": size_text(memory.weights),
+        "memory: basis": size_text(memory.basis_size),
+        "memory: KV cache": size_text(memory.cache),
+        f"memory: {memory.mode.mode} mode": size_text(memory.workspace),
+        "memory: archives and bank, at most": f"{size_text(state.total_bytes)}: "
+        f"{state.num_cells} cells {size_text(state.grid_bytes)}, {state.num_genomes} "
+        f"genomes {size_text(state.bank_bytes)}",
+        "memory: experts and basis, before": size_text(making),
+        "disk: basis and checkpoints, at most": size_text(disk),
+        "this machine": _machine_text(plan),
+    }
 
 
-def _size(count: int) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.3g} {unit}"
+def _basis_text(config: RunConfig, memory: RunMemory) -> str:
+    layout, rank = memory.basis.layout, config.basis.rank
+    counts = [math.prod(memory.basis.v[slot.name].shape[1:]) for slot in layout]
+    directions = max(counts, default=0)
+    shown = "full rank" if rank == "full" else f"rank {rank}"
+    return (
+        f"{shown} of {len(config.tasks)} experts: up to {directions} directions in "
+        f"each of {len(layout)} matrices"
+    )
+
+
+def _machine_text(plan: Plan) -> str:
+    text = f"{size_text(plan.machine.host_bytes)} of memory"
+    if plan.machine.device_bytes is not None:
+        device = jax.local_devices()[0].device_kind
+        text += f", {size_text(plan.machine.device_bytes)} on its {device}"
+    return text
+
+
+def _work(config: RunConfig, plan: Plan) -> dict[str, str]:
+    rows = {
+        "children": f"{config.qd.num_generations}, {config.qd.children_per_batch} at "
+        "a time"
+    }
+    if plan.problems is not None:
+        counts = ", ".join(f"{count} {name}" for name, count in plan.problems.items())
+        rows["problems, all tasks together"] = counts
+        for name, count in plan.episodes.items():
+            rows[f"episodes: {name}"] = str(count)
+    if plan.seconds is not None:
+        minutes = max(1, round(plan.seconds / 60))
+        rows["estimated time"] = f"about {minutes} min"
+    return rows | {"run folder": str(config.run_dir)}

@@ -31,11 +31,11 @@ class ExpertPeek(NamedTuple):
 
     Attributes:
       adapter: its content, if it is one; None for a full fine-tune.
-      stored_bytes: of its weights on disk.
+      loaded_bytes: of its weights in memory.
     """
 
     adapter: peft.Adapter | None
-    stored_bytes: int
+    loaded_bytes: int
 
 
 def peek_model(source: str) -> ModelPeek:
@@ -79,9 +79,13 @@ def peek_expert(source: str, config: LlamaConfig) -> ExpertPeek | None:
     path = find_here(source, what="expert")
     if path is None:
         return None
-    size = sum(file.stat().st_size for file in _weight_files(path))
     if (path / peft.CONFIG).is_file():
-        return ExpertPeek(peft.read_adapter(path, config), size)
+        adapter = peft.read_adapter(path, config)
+        arrays = [*adapter.replacements.values()]
+        arrays += [half for f in adapter.factors.values() for half in (f.b, f.a)]
+        return ExpertPeek(adapter, sum(array.nbytes for array in arrays))
+    # Full weights stay in their stored dtypes.
+    size = sum(file.stat().st_size for file in _weight_files(path))
     return ExpertPeek(None, size) if size else None
 
 

@@ -26,10 +26,10 @@ def test_what_is_here_has_the_sizes_it_loads_with(toy_settings):
     expert = next(iter(toy_settings["experts"].values()))
     peek = peek_expert(expert, model.config)
     assert peek.adapter.factors.keys() == load_expert(expert, model).factors.keys()
-    assert peek.stored_bytes > 0
+    assert peek.loaded_bytes > 0
     full = peek_expert(base, model.config)
     assert full.adapter is None
-    assert full.stored_bytes > sum(w.nbytes for w in model.weights.values())
+    assert full.loaded_bytes > sum(w.nbytes for w in model.weights.values())
 
 
 def test_a_gguf_file_is_not_dequantised(monkeypatch):
