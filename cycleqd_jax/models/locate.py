@@ -117,8 +117,12 @@ def _download(source: str) -> pathlib.Path:
         raise BadInputError(f"{source!r}: the hub has no such revision") from err
     except Exception as err:  # the client and its transports share no narrower class
         raise BadInputError(
-            f"{source!r}: no such folder here, and the hub cannot be reached "
-            f"({type(err).__name__}); download the model where there is a network "
+            f"{source!r}: no such folder here, and the hub cannot be reached or its "
+            f"files not kept ({type(err).__name__}: {_first_line(err)}); download the model where there is a network "
             "and pass its folder"
         ) from err
     return pathlib.Path(folder)
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err).splitlines() or [""])[0]

@@ -67,20 +67,36 @@ class TinyHF:
         return {n: p.detach().float().numpy() for n, p in model.named_parameters()}
 
     @staticmethod
-    def write_gguf(path, weights, *, kind="Q8_0", pre="smollm", fields=(), extra=()):
-        """Writes two-layer weights as llama.cpp's converter does."""
+    def write_gguf(
+        path,
+        weights,
+        *,
+        kind="Q8_0",
+        pre="smollm",
+        fields=(),
+        extra=(),
+        width=32,
+        ffn=64,
+        quantise=None,
+    ):
+        """Writes weights of two layers, four heads and two of keys, as llama.cpp does.
+
+        `quantise` makes bytes of a matrix where the gguf package only reads a kind.
+        """
         import gguf
         from gguf.quants import quantize
 
+        quantise = quantise or quantize
+        head_dim = width // 4
         kind = gguf.GGMLQuantizationType[kind]
         writer = gguf.GGUFWriter(path, dict(fields).get("architecture", "llama"))
         writer.add_block_count(2)
         writer.add_context_length(128)
-        writer.add_embedding_length(32)
-        writer.add_feed_forward_length(64)
+        writer.add_embedding_length(width)
+        writer.add_feed_forward_length(ffn)
         writer.add_head_count(4)
         writer.add_head_count_kv(2)
-        writer.add_rope_dimension_count(8)
+        writer.add_rope_dimension_count(head_dim)
         writer.add_rope_freq_base(dict(fields).get("rope_base", 10000.0))
         writer.add_layer_norm_rms_eps(1e-5)
         alphabet = [chr(c) for c in range(33, 93)]
@@ -117,11 +133,11 @@ class TinyHF:
         }
         for name, weight in [*stored.items(), *extra]:
             if ".attn_q." in name or ".attn_k." in name:
-                heads = weight.reshape(-1, 2, 4, *weight.shape[1:])
+                heads = weight.reshape(-1, 2, head_dim // 2, *weight.shape[1:])
                 weight = heads.swapaxes(1, 2).reshape(weight.shape)
             weight = np.ascontiguousarray(weight)
             if weight.ndim == 2 and kind.name != "F32":
-                writer.add_tensor(name, quantize(weight, kind), raw_dtype=kind)
+                writer.add_tensor(name, quantise(weight, kind), raw_dtype=kind)
             else:
                 writer.add_tensor(name, weight)
         writer.write_header_to_file()

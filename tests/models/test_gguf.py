@@ -53,6 +53,64 @@ def test_types_and_row_order(hf, tiny, tmp_path, kind):
         np.testing.assert_allclose(weights[name], value, atol=tolerance)
 
 
+BLOCKWISE = {"width": 256, "ffn": 256}  # rows as long as the largest blocks
+
+
+@pytest.fixture(scope="module")
+def wide(hf):
+    changes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    return hf.weights(hf.model(**changes))
+
+
+def known_kinds():
+    from gguf.quants import _type_traits
+
+    kinds = [kind.name for kind in _type_traits]
+    assert {"Q4_0", "Q5_1", "Q8_0", "Q2_K", "Q6_K", "IQ1_S", "IQ4_XS"} <= set(kinds)
+    return ["F32", "F16", *kinds]
+
+
+def random_blocks(weight, kind):
+    """Bytes that dequantise to something, for kinds that cannot be quantised to."""
+    size, stored = gguf_library.GGML_QUANT_SIZES[kind]
+    shape = (len(weight), weight.shape[1] // size * stored)
+    return np.random.default_rng(weight.size).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("kind", known_kinds())
+@pytest.mark.filterwarnings("ignore:invalid value|overflow")
+def test_every_type_of_the_gguf_package_is_read(hf, wide, tmp_path, kind):
+    from gguf.quants import dequantize
+
+    path = tmp_path / "m.gguf"
+    try:
+        hf.write_gguf(path, wide, kind=kind, **BLOCKWISE)
+        random = False
+    except NotImplementedError:
+        hf.write_gguf(path, wide, kind=kind, quantise=random_blocks, **BLOCKWISE)
+        random = True
+    config, weights, _ = read_gguf(path)
+    assert {n: w.shape for n, w in weights.items()} == config.weight_shapes()
+    number = gguf_library.GGMLQuantizationType[kind]
+    for name, original in wide.items():
+        got = weights[name]
+        assert got.dtype == np.float32
+        if original.ndim == 1:
+            np.testing.assert_array_equal(got, original)
+            continue
+        if kind == "F32" or "proj" not in name or "q_proj" in name or "k_proj" in name:
+            continue  # their order of rows is checked with transformers
+        stored = (random_blocks if random else gguf_library.quants.quantize)(
+            original, number
+        )
+        np.testing.assert_array_equal(got, dequantize(stored, number))
+    if not random:
+        spread = np.std(weights["model.layers.1.self_attn.q_proj.weight"]
+                        - wide["model.layers.1.self_attn.q_proj.weight"])  # fmt: skip
+        coarse = kind.startswith("TQ") or kind == "MXFP4"
+        assert spread < (0.3 if coarse else 0.05)
+
+
 def test_second_load_uses_the_converted_copy(
     hf, tiny, tmp_path, monkeypatch, same_weights
 ):
