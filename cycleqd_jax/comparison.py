@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from cycleqd_jax.baselines.merges import SCALED, UNIFORM, best_factor, merges
-from cycleqd_jax.evaluate import Episode, Evaluator, mean_scores
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluate import Episode, Evaluator, Individual, mean_scores
 from cycleqd_jax.io import files
 from cycleqd_jax.io.checkpoints import CycleState
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.io.tables import read_episodes, write_episodes
 from cycleqd_jax.loop import individual_name
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import (
     Genome,
     base_genome,
@@ -55,7 +56,7 @@ class Measured:
     def __call__(
         self,
         part: str,
-        individuals: Mapping[str, Genome],
+        individuals: Mapping[str, Individual],
         split: Split,
     ) -> list[Episode]:
         """The episodes of a part: read where it was written, else made and written.
@@ -64,12 +65,12 @@ class Measured:
 
         Args:
           part: its name in the results.
-          individuals: name -> genome.
+          individuals: name -> genome, or what makes whole weights.
           split: whose problems.
         """
         if not any(task.problems(split) for task in self._evaluator.tasks):
             return []
-        episodes = read_episodes(self._folder, part)
+        episodes = self._read(part, individuals)
         if episodes is None:
             self._observer.phase(f"{', '.join(individuals)} on {split}")
             episodes = self._evaluator.evaluate(
@@ -78,6 +79,19 @@ class Measured:
                 progress=self._observer.episodes,
             )
             write_episodes(self._folder, part, episodes)
+        return episodes
+
+    def _read(
+        self, part: str, individuals: Mapping[str, Individual]
+    ) -> list[Episode] | None:
+        try:
+            episodes = read_episodes(self._folder, part)
+        except BadInputError as err:
+            self._observer.note(f"{str(err).rstrip('.')}; it is made again.")
+            return None
+        if episodes and {e.individual for e in episodes} != set(individuals):
+            self._observer.note(f"{part} holds other individuals; it is made again.")
+            return None
         return episodes
 
     def copy(self, part: str, individual: str, name: str) -> None:
@@ -106,7 +120,7 @@ class Finalists(NamedTuple):
 
 
 def measure_experts(
-    measured: Measured, basis: Basis, tasks: Sequence[str]
+    measured: Measured, basis: AnyBasis, tasks: Sequence[str]
 ) -> list[Episode]:
     """Base and experts on `optimise`."""
     models = {BASE: base_genome(basis)} | _experts(basis, tasks)
@@ -157,7 +171,7 @@ def compare(
     measured: Measured,
     folder: RunFolder,
     state: CycleState,
-    basis: Basis,
+    basis: AnyBasis,
     tasks: Sequence[str],
     *,
     candidates: int,
@@ -227,12 +241,14 @@ def compare(
 
 def forget_final_parts(folder: RunFolder) -> None:
     """Removes what depends on the final archives, before the search goes on."""
+    # First what says that the run is finished.
+    (folder.path / "state.json").unlink(missing_ok=True)
     for kind in ("results", "times"):
         for part in FINAL_PARTS:
             folder.part(kind, part).unlink(missing_ok=True)
 
 
-def _experts(basis: Basis, tasks: Sequence[str]) -> dict[str, Genome]:
+def _experts(basis: AnyBasis, tasks: Sequence[str]) -> dict[str, Genome]:
     return {
         individual_name(k, tasks): expert_genome(basis, k) for k in range(len(tasks))
     }
@@ -266,7 +282,7 @@ def known_individuals(facts: Mapping[str, Any], state: CycleState) -> list[str]:
 
 
 def individual_genome(
-    name: str, facts: Mapping[str, Any], state: CycleState, basis: Basis
+    name: str, facts: Mapping[str, Any], state: CycleState, basis: AnyBasis
 ) -> Genome | None:
     """The genome of an individual of a finished run.
 

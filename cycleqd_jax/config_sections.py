@@ -74,11 +74,14 @@ class BasisConfig(Section):
       residual: what becomes of what a smaller rank cuts off: dropped, or kept as a
         dense matrix that every individual holds its share of.
       conditioning: what is done to task vectors before the SVD.
+      keep: whether the basis is kept in the user's cache folder, for other runs of the
+        same experts.
     """
 
     rank: Literal["full"] | Whole = "full"
     residual: Literal["drop", "keep"] = "drop"
     conditioning: Literal["none"] = "none"
+    keep: bool = True
 
 
 class QDConfig(Section):

@@ -7,27 +7,22 @@ engine batches what they ask, the sandbox runs their programs beside it.
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.programs import Population
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome, stack_genomes
 from cycleqd_jax.merging.materialise import materialise, split_coefficients
+from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models.chat import ChatTokenizer
 from cycleqd_jax.models.llama import Weights
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Message, Problem, Reply, Split, Task
-
-# A factored pass costs R (m + n) / (m n) extra work; above this share of the whole it
-# is no longer paid back by reading the base weights once for all individuals.
-MAX_FACTORED_OVERHEAD = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,32 +63,8 @@ class Episode:
 
 
 Progress = Callable[[int, int], None]  # (episodes done, episodes in all)
-
-
-class ModeChoice(NamedTuple):
-    """Attributes: `mode`, "factored" or "materialised", and why in one sentence."""
-
-    mode: str
-    reason: str
-
-
-def choose_mode(mode: str, weights: Weights, basis: Basis) -> ModeChoice:
-    """Resolves `auto` by the work that the factored form would add to a pass."""
-    work = sum(float(np.prod(weights[slot.name].shape)) for slot in basis.layout)
-    extra = sum(slot.size * sum(weights[slot.name].shape) for slot in basis.layout)
-    share = extra / max(work, 1.0)
-    if mode != "auto":
-        return ModeChoice(mode, f"{mode} mode was asked for.")
-    if share <= MAX_FACTORED_OVERHEAD:
-        return ModeChoice(
-            "factored",
-            f"factored mode: the basis adds {share:.0%} of a pass's work, and several "
-            "individuals share it.",
-        )
-    return ModeChoice(
-        "materialised",
-        f"materialised mode: the basis would add {share:.0%} of a pass's work.",
-    )
+# What can be evaluated: a genome, or what makes whole weights when their turn comes.
+Individual = Genome | Callable[[], Weights]
 
 
 class Evaluator:
@@ -104,11 +75,12 @@ class Evaluator:
         *,
         engine: Engine,
         weights: Weights,
-        basis: Basis,
+        basis: AnyBasis,
         tasks: Sequence[Task],
         sandbox: Sandbox,
         mode: str,
         individuals_per_pass: int,
+        noise: NoiseSource | None = None,
     ):
         self.tasks = tuple(tasks)
         self._engine = engine
@@ -116,6 +88,7 @@ class Evaluator:
         self._basis = basis
         self._sandbox = sandbox
         self._mode = mode
+        self._noise = noise
         self._per_pass = individuals_per_pass if mode == "factored" else 1
         self._runner = asyncio.Runner()
         self._population = jax.jit(_population)
@@ -137,7 +110,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        individuals: Mapping[str, Genome],
+        individuals: Mapping[str, Individual],
         split: Split,
         *,
         tasks: Sequence[str] | None = None,
@@ -146,7 +119,8 @@ class Evaluator:
         """Lets every individual try every problem of a split.
 
         Args:
-          individuals: name -> genome.
+          individuals: name -> genome, or what makes whole weights; they are evaluated
+            one by one.
           split: whose problems.
           tasks: names of the tasks to run, default all.
           progress: called after each episode.
@@ -168,9 +142,7 @@ class Evaluator:
             if progress is not None:
                 progress(done, total)
 
-        names = list(individuals)
-        for start in range(0, len(names), self._per_pass):
-            group = names[start : start + self._per_pass]
+        for group in _groups(individuals, self._per_pass):
             self._load([individuals[name] for name in group])
             episodes.extend(
                 self._runner.run(self._run_group(group, split, problems, one_done))
@@ -184,9 +156,14 @@ class Evaluator:
             jnp.zeros(basis.num_experts, jnp.float32),
         )
 
-    def _load(self, genomes: list[Genome]) -> None:
+    def _load(self, genomes: Sequence[Individual]) -> None:
+        first = genomes[0]
+        self._engine.load({})  # two individuals' weights need not fit at once
+        if not isinstance(first, Genome):
+            self._engine.load(first())
+            return
         if self._mode == "materialised":
-            weights = materialise(self._weights, self._basis, genomes[0])
+            weights = materialise(self._weights, self._basis, first, self._noise)
             self._engine.load(weights)
             return
         # The table always has the same size, so that the programs do.
@@ -256,6 +233,22 @@ class Evaluator:
         )
 
 
+def _groups(individuals: Mapping[str, Individual], size: int) -> Iterator[list[str]]:
+    """Names in order, up to `size` genomes or one with whole weights at a time."""
+    group: list[str] = []
+    for name, individual in individuals.items():
+        alone = not isinstance(individual, Genome)
+        if group and (alone or len(group) == size):
+            yield group
+            group = []
+        if alone:
+            yield [name]
+        else:
+            group.append(name)
+    if group:
+        yield group
+
+
 def check_prompts(
     tasks: Sequence[Task],
     splits: Iterable[Split],
@@ -303,7 +296,7 @@ def mean_scores(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
     }
 
 
-def _population(basis: Basis, genomes: Genome) -> Population:
+def _population(basis: AnyBasis, genomes: Genome) -> Population:
     """The factored form of I genomes, `[I, G]` and `[I, K]`."""
     sizes = {slot.name: slot.size for slot in basis.layout}
     return Population(

@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,20 +12,38 @@ import jax
 import jax.numpy as jnp
 
 from cycleqd_jax.config import RunConfig, to_yaml
-from cycleqd_jax.config_sections import EngineConfig, ProblemsConfig, SandboxConfig
+from cycleqd_jax.config_sections import (
+    ProblemsConfig,
+    SandboxConfig,
+)
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluate import Evaluator, ModeChoice, check_prompts, choose_mode
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.evaluate import Evaluator, check_prompts
+from cycleqd_jax.fingerprints import (
+    check_same_inputs,
+    operator_fingerprints,
+    search_fingerprint,
+)
+from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.io import files
 from cycleqd_jax.io.run_folder import RunFolder
-from cycleqd_jax.loop import CycleSettings
-from cycleqd_jax.merging.basis import Basis, compute_basis
-from cycleqd_jax.merging.basis_file import basis_fingerprint, load_basis, save_basis
+from cycleqd_jax.merging.basis import compute_basis
+from cycleqd_jax.merging.basis_cache import find_basis, keep_basis, link_basis
+from cycleqd_jax.merging.basis_file import (
+    basis_fingerprint,
+    load_basis,
+    save_basis,
+    stored_fingerprint,
+)
+from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
+from cycleqd_jax.merging.modes import ModeChoice, choose_mode
+from cycleqd_jax.merging.noise import NoiseSource, noise_length
 from cycleqd_jax.models.llama import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.observe import Observer
-from cycleqd_jax.qd.memory_plan import MemoryPlan, check_memory_plan, memory_plan
-from cycleqd_jax.qd.propose_settings import ProposeSettings
+from cycleqd_jax.qd.memory_plan import MemoryPlan, check_memory_plan
+from cycleqd_jax.qd.operators import check_operators
+from cycleqd_jax.run_memory import check_run_memory, state_memory, this_machine
+from cycleqd_jax.run_settings import engine_shape, noise_source, propose_settings
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split, Task, TaskSettings
@@ -35,8 +51,6 @@ from cycleqd_jax.tasks.registry import make_task
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
               "qdax")  # fmt: skip
-# What a resumed run may change: how long, how fast and where, never what is searched.
-_FREE_TO_CHANGE = ("num_generations",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +64,7 @@ class Prepared:
       tasks: in the order of the archives.
       basis: of the experts.
       mode: how individuals are evaluated, and why.
+      noise: where Gaussian noise of genomes comes from, if they have any.
       fingerprints: hashes of all inputs and settings that decide the result.
     """
 
@@ -57,8 +72,9 @@ class Prepared:
     program: LlamaProgram
     weights: Weights
     tasks: tuple[Task, ...]
-    basis: Basis
+    basis: AnyBasis
     mode: ModeChoice
+    noise: NoiseSource | None
     fingerprints: Mapping[str, Any]
 
     @property
@@ -106,7 +122,9 @@ def prepare(
         that of the run in the folder.
     """
     observer.phase("loading the base model")
+    propose = propose_settings(config.qd)
     tasks = make_tasks(config.tasks, config.problems)
+    check_run_memory(config)
     model = load_model(config.base_model, dtype=config.dtype)
     program = LlamaProgram(model.config, config.dtype)
     check_prompts(
@@ -124,7 +142,9 @@ def prepare(
         experts,
         names,
         rank=config.basis.rank,
+        residual=config.basis.residual,
         conditioning=config.basis.conditioning,
+        form=_form(config),
     )
     fingerprints = {
         "base model": model.fingerprint,
@@ -134,7 +154,8 @@ def prepare(
         },
         "basis": basis_print,
         "tasks": {task.name: task.fingerprint for task in tasks},
-        "search settings": _search_fingerprint(config),
+        "search settings": search_fingerprint(config),
+        "operators": operator_fingerprints(config),
     }
     if folder is not None:
         check_same_inputs(folder, fingerprints)
@@ -142,48 +163,26 @@ def prepare(
     basis = _basis(config, folder, model, experts, names, basis_print)
     plan_memory(config, basis)
     weights = put_on_device(model.weights)
-    mode = choose_mode(config.engine.mode, weights, basis)
-    return Prepared(model, program, weights, tasks, basis, mode, fingerprints)
+    noise = noise_source(config)
+    check_operators(
+        propose.own_crossover,
+        propose.own_mutation,
+        basis,
+        noise_length(1) if noise else None,
+    )
+    mode = choose_mode(config.engine.mode, weights, basis, noise=noise is not None)
+    return Prepared(model, program, weights, tasks, basis, mode, noise, fingerprints)
 
 
-def plan_memory(config: RunConfig, basis: Basis) -> MemoryPlan:
+def plan_memory(config: RunConfig, basis: AnyBasis) -> MemoryPlan:
     """Memory of archives and bank.
 
     Raises:
       BadInputError: it cannot fit in half of this machine's memory.
     """
-    plan = memory_plan(
-        num_tasks=len(config.tasks),
-        bins=config.qd.bins,
-        genome_size=basis.genome_size,
-        num_generations=config.qd.num_generations,
-        children_per_batch=config.qd.children_per_batch,
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    check_memory_plan(plan, memory // 2)
+    plan = state_memory(config, basis.genome_size)
+    check_memory_plan(plan, this_machine().host_bytes // 2)
     return plan
-
-
-def check_same_inputs(folder: RunFolder, fingerprints: Mapping[str, Any]) -> None:
-    """Refuses to go on with a run that was begun with other inputs.
-
-    Raises:
-      BadInputError: names the first input that differs.
-    """
-    path = folder.path / "run.json"
-    if not path.is_file():
-        return
-    for name, old in files.read_json(path)["fingerprints"].items():
-        new = fingerprints[name]
-        if old != new:
-            which = name
-            if isinstance(old, dict):
-                odd = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-                which = f"{name} ({', '.join(odd)})"
-            raise BadInputError(
-                f"run_dir: the run in {folder.path} was begun with other {which}; "
-                "resume it with the same, or start anew with run_dir=FOLDER."
-            )
 
 
 def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) -> None:
@@ -191,9 +190,12 @@ def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) ->
     files.write_text(folder.path / "config.yaml", to_yaml(config))
     basis = folder.path / "basis.safetensors"
     fingerprint = prepared.fingerprints["basis"]
-    if not basis.is_file() or load_basis(basis).fingerprint != fingerprint:
-        settings = config.basis.model_dump(mode="json")
-        save_basis(basis, prepared.basis, fingerprint=fingerprint, settings=settings)
+    if not basis.is_file() or stored_fingerprint(basis) != fingerprint:
+        if not (config.basis.keep and link_basis(fingerprint, basis)):
+            settings = _basis_settings(config)
+            save_basis(
+                basis, prepared.basis, fingerprint=fingerprint, settings=settings
+            )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     files.write_json(
         folder.path / "run.json",
@@ -207,17 +209,6 @@ def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) ->
             "mode": prepared.mode._asdict(),
             "fingerprints": prepared.fingerprints,
         },
-    )
-
-
-def engine_shape(engine: EngineConfig) -> EngineShape:
-    """The engine's static sizes from its settings."""
-    return EngineShape(
-        slots=engine.slots,
-        length=engine.length,
-        prefill_rows=engine.prefill_rows,
-        prefill_chunk=engine.prefill_chunk,
-        decode_steps=engine.decode_steps,
     )
 
 
@@ -246,43 +237,37 @@ def open_evaluator(
         sandbox=sandbox,
         mode=prepared.mode.mode,
         individuals_per_pass=config.qd.children_per_batch,
+        noise=prepared.noise,
     ) as evaluator:
         yield evaluator
 
 
-def cycle_settings(config: RunConfig) -> CycleSettings:
-    """The search settings in the form the loop takes."""
-    qd = config.qd
-    return CycleSettings(
-        seed=config.seed,
-        num_generations=qd.num_generations,
-        children_per_batch=qd.children_per_batch,
-        propose=ProposeSettings(
-            flip_interval=qd.flip_interval,
-            selection=qd.selection,
-            alpha_low=qd.alpha_low,
-            alpha_high=qd.alpha_high,
-            crossover_mean=qd.crossover_mean,
-            crossover_std=qd.crossover_std,
-            mutation=qd.mutation,
-            w_max=qd.w_max,
-        ),
-    )
+def _form(config: RunConfig) -> str:
+    return "core" if propose_settings(config.qd).needs_cores else "diagonal"
 
 
-def _search_fingerprint(config: RunConfig) -> str:
-    settings = config.qd.model_dump(mode="json", exclude=set(_FREE_TO_CHANGE))
-    text = json.dumps({"seed": config.seed, "dtype": config.dtype, "qd": settings},
-                      sort_keys=True)  # fmt: skip
-    return hashlib.sha256(text.encode()).hexdigest()
+def _basis_settings(config: RunConfig) -> dict[str, Any]:
+    return config.basis.model_dump(mode="json", exclude={"keep"})
 
 
-def _basis(config, folder, model, experts, names, fingerprint) -> Basis:
+def _basis(config, folder, model, experts, names, fingerprint) -> AnyBasis:
+    """From the run folder, else from the user's cache, else computed."""
     path = folder.path / "basis.safetensors" if folder is not None else None
     if path is not None and path.is_file():
         stored = load_basis(path)
         if stored.fingerprint == fingerprint:
             return stored.basis
-    return compute_basis(
-        model.weights, experts, rank=config.basis.rank, expert_names=names
+    found = find_basis(fingerprint) if config.basis.keep else None
+    if found is not None:
+        return found
+    basis = compute_basis(
+        model.weights,
+        experts,
+        rank=config.basis.rank,
+        residual=config.basis.residual,
+        expert_names=names,
     )
+    basis = core_basis(basis) if _form(config) == "core" else basis
+    if config.basis.keep:
+        keep_basis(basis, fingerprint, _basis_settings(config))
+    return basis

@@ -2,22 +2,24 @@
 
 import time
 
-from cycleqd_jax import comparison
+from cycleqd_jax import comparison, originals
 from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluate import mean_scores
 from cycleqd_jax.io.checkpoints import Checkpoints, CycleState
 from cycleqd_jax.io.run_folder import RunFolder
+from cycleqd_jax.io.tables import whole_batches
 from cycleqd_jax.loop import first_state, individual_name, run_cycle
 from cycleqd_jax.observe import Observer
 from cycleqd_jax.prepare import (
     Prepared,
-    cycle_settings,
     open_evaluator,
     open_sandbox,
     prepare,
     write_run_facts,
 )
 from cycleqd_jax.qd.cells import fixed_ranges, relative_ranges
+from cycleqd_jax.run_settings import cycle_settings
 
 
 def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
@@ -40,6 +42,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
     prepared = prepare(config, folder, observer)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
+    originals.describe_experts(prepared, folder, observer)
     with (
         Checkpoints(folder.checkpoints) as checkpoints,
         open_evaluator(config, prepared, sandbox) as evaluator,
@@ -48,7 +51,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
         evaluator.compile()
         folder.log_time("set-up", time.perf_counter() - start)
         measured = comparison.Measured(evaluator, folder, observer)
-        state = _state(config, prepared, folder, checkpoints, measured)
+        state = _state(config, prepared, folder, checkpoints, measured, observer)
         if state.next_generation <= config.qd.num_generations:
             comparison.forget_final_parts(folder)
             observer.phase("evolving")
@@ -81,15 +84,24 @@ def _state(
     folder: RunFolder,
     checkpoints: Checkpoints,
     measured: comparison.Measured,
+    observer: Observer,
 ) -> CycleState:
-    """The newest checkpoint, or the state that the experts make."""
-    state = checkpoints.restore()
-    folder.drop_batches_from(state.next_generation if state else 1)
+    """The newest checkpoint that can be used, or the state that the experts make."""
+    last, beyond = whole_batches(folder)
+    state = checkpoints.restore(last=last, beyond=beyond, note=observer.note)
     if state is not None:
+        folder.drop_batches_from(state.next_generation)
         return state
+    if folder.batches():
+        raise BadInputError(
+            f"run_dir: {folder.path} holds results of children, but no checkpoint; "
+            "bring checkpoints/ back from a copy, or start anew with run_dir=FOLDER."
+        )
     start = time.perf_counter()
     tasks = prepared.task_names
     scores = mean_scores(comparison.measure_experts(measured, prepared.basis, tasks))
+    as_trained = originals.measure_originals(config, prepared, measured)
+    originals.note_losses(as_trained, scores, observer)
     folder.log_time("experts", time.perf_counter() - start)
     if config.qd.cell_range == "relative":
         experts = [individual_name(k, tasks) for k in range(len(tasks))]

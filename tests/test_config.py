@@ -3,7 +3,7 @@ import pathlib
 import pytest
 import yaml
 
-from cycleqd_jax import config
+from cycleqd_jax import config_training
 from cycleqd_jax.config import RunConfig, TrainConfig, load_config, to_yaml
 from cycleqd_jax.errors import BadInputError
 
@@ -229,4 +229,4 @@ def test_exponents_without_a_point_are_numbers(write):
 
 
 def test_adapters_cover_all_linear_layers_by_default():
-    assert len(set(config.LoraConfig().targets)) == 7
+    assert len(set(config_training.LoraConfig().targets)) == 7

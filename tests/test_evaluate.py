@@ -5,8 +5,9 @@ import pytest
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.evaluate import choose_mode, mean_scores
+from cycleqd_jax.evaluate import mean_scores
 from cycleqd_jax.merging.genome import base_genome, expert_genome, uniform
+from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.observe import Observer
 from cycleqd_jax.prepare import open_evaluator, open_sandbox, prepare
 from cycleqd_jax.tasks.base import Split

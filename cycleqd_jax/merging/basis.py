@@ -68,6 +68,8 @@ class Basis:
         expert's part scaled like `deltas`; empty unless it was asked to be kept.
       energy: `[M, K]` float32, squared Frobenius norm of each matrix task vector.
       energy_kept: `[M, K]` float32, the share of it inside the basis, 0-1.
+      similarity: `[K, K]` float32, mean over matrices of the cosine between two
+        experts' singular values, all of them, also those that a rank cuts off.
       layout: one slot per matrix, sorted by name; static.
       expert_names: K names; static.
     """
@@ -80,6 +82,7 @@ class Basis:
     residuals: dict[str, jax.Array]
     energy: jax.Array
     energy_kept: jax.Array
+    similarity: jax.Array
     layout: tuple[MatrixSlot, ...] = flax.struct.field(pytree_node=False)
     expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
@@ -206,6 +209,7 @@ def build_basis(
         },
         energy=_stack([b.energy for b in blocks], num_experts),
         energy_kept=_stack([b.kept for b in blocks], num_experts),
+        similarity=_mean_cosines([b.values for b in blocks], num_experts),
         layout=tuple(layout),
         expert_names=tuple(expert_names),
     )
@@ -218,6 +222,7 @@ class _MatrixBlock(NamedTuple):
     s: np.ndarray  # [K, r] float64
     energy: np.ndarray  # [K] float64
     kept: np.ndarray  # [K] float64
+    values: np.ndarray  # [K, own rank] float64, all singular values
     residual: np.ndarray | None  # [K, out, in] float32; None where nothing is left
 
 
@@ -231,6 +236,7 @@ def _matrix_block(row: ParameterDeltas, rank: Rank, keep_rest: bool) -> _MatrixB
     v = np.zeros((columns, num_experts, width), np.float32)
     s = np.zeros((num_experts, width))
     energy, kept = np.zeros(num_experts), np.ones(num_experts)
+    values = np.zeros((num_experts, max(ranks)))
     residual = None
     for k, delta in enumerate(row.deltas):
         if delta is None:
@@ -240,6 +246,7 @@ def _matrix_block(row: ParameterDeltas, rank: Rank, keep_rest: bool) -> _MatrixB
         u[:, k, :keep] = svd.u[:, :keep]
         v[:, k, :keep] = svd.v[:, :keep]
         s[k, :keep] = svd.s[:keep]
+        values[k, : svd.s.size] = svd.s
         energy[k] = np.sum(svd.s**2)
         if keep < svd.s.size and energy[k] > 0:
             kept[k] = np.sum(svd.s[:keep] ** 2) / energy[k]
@@ -247,7 +254,7 @@ def _matrix_block(row: ParameterDeltas, rank: Rank, keep_rest: bool) -> _MatrixB
                 if residual is None:
                     residual = np.zeros((num_experts, rows, columns), np.float32)
                 residual[k] = (svd.u[:, keep:] * svd.s[keep:]) @ svd.v[:, keep:].T
-    return _MatrixBlock(row.name, u, v, s, energy, kept, residual)
+    return _MatrixBlock(row.name, u, v, s, energy, kept, values, residual)
 
 
 def _stack_deltas(row: ParameterDeltas) -> jax.Array:
@@ -262,3 +269,18 @@ def _concatenate(parts: list[np.ndarray], dtype: Any) -> jax.Array:
 
 def _stack(parts: list[np.ndarray], num_experts: int) -> jax.Array:
     return jnp.asarray(np.asarray(parts).reshape(len(parts), num_experts), jnp.float32)
+
+
+def _mean_cosines(values: list[np.ndarray], num_experts: int) -> jax.Array:
+    """Mean over matrices of the cosines between rows of `[K, r]` each.
+
+    A matrix that one of two experts leaves alone counts as 0, one that both leave alone
+    not at all.
+    """
+    total, count = np.zeros((2, num_experts, num_experts))
+    for s in values:
+        lengths = np.linalg.norm(s, axis=1)
+        unit = s / np.where(lengths > 0, lengths, 1)[:, None]
+        total += unit @ unit.T
+        count += (lengths[:, None] > 0) | (lengths > 0)
+    return jnp.asarray(total / np.maximum(count, 1), jnp.float32)

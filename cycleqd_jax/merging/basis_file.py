@@ -4,6 +4,7 @@ A stored basis is never computed again on another machine (LAPACK differs); its
 fingerprint says what it was made from.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,22 +17,32 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, RunError
 from cycleqd_jax.merging.basis import Basis, MatrixSlot, Rank
 from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
 from cycleqd_jax.merging.fingerprint import hash_arrays
 from cycleqd_jax.merging.task_vectors import Weights, whole_weights
 
 _FORMAT = "cycleqd_jax/basis/2"
+# What reading a damaged file was seen to raise.
+_DAMAGE = (
+    safetensors.SafetensorError,
+    AttributeError,
+    KeyError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _GROUPS = ("u", "v", "deltas", "residuals")
 # form -> (class, class of its slots, names of its arrays)
 _FORMS = {
     "diagonal": (
         Basis,
         MatrixSlot,
-        ("singular_values", "experts_of", "energy", "energy_kept"),
+        ("singular_values", "experts_of", "energy", "energy_kept", "similarity"),
     ),
-    "core": (CoreBasis, CoreSlot, ("experts", "energy", "energy_kept")),
+    "core": (CoreBasis, CoreSlot, ("experts", "energy", "energy_kept", "similarity")),
 }
 
 
@@ -106,6 +117,9 @@ def save_basis(
       basis: the basis.
       fingerprint: from `basis_fingerprint`.
       settings: anything JSON can write, kept for readers (rank, conditioning).
+
+    Raises:
+      RunError: the disk is full or not writable.
     """
     form = "core" if isinstance(basis, CoreBasis) else "diagonal"
     arrays = {name: getattr(basis, name) for name in _FORMS[form][2]}
@@ -120,17 +134,40 @@ def save_basis(
         "expert_names": list(basis.expert_names),
         "layout": [dataclasses.asdict(slot) for slot in basis.layout],
     }
+    # safetensors has no checksum, and a flipped bit would read as another basis.
+    header["sha256"] = hash_arrays(arrays, header)
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    safetensors.numpy.save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        partial,
-        # One metadata entry only: safetensors writes several in random order.
-        metadata={"cycleqd_jax": json.dumps(header, sort_keys=True)},
-    )
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        safetensors.numpy.save_file(
+            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+            partial,
+            # One metadata entry only: safetensors writes several in random order.
+            metadata={"cycleqd_jax": json.dumps(header, sort_keys=True)},
+        )
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (safetensors.SafetensorError, OSError) as err:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise RunError(
+            f"{path} cannot be written ({err}); make room on that disk, or make it "
+            "writable."
+        ) from err
+
+
+def stored_fingerprint(path: str | os.PathLike) -> str:
+    """The fingerprint in a basis file, read without its arrays.
+
+    Raises:
+      BadInputError: the file is damaged or of another kind.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})["cycleqd_jax"])["fingerprint"]
+    except _DAMAGE as err:
+        raise _damaged(Path(path), err) from err
 
 
 def load_basis(path: str | os.PathLike) -> StoredBasis:
@@ -158,11 +195,12 @@ def load_basis(path: str | os.PathLike) -> StoredBasis:
             layout=tuple(slot_kind(**slot) for slot in header["layout"]),
             expert_names=tuple(header["expert_names"]),
         )
-    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as err:
-        raise BadInputError(
-            f"basis: {path} is not a basis file of this library or is damaged ({err}); "
-            "delete it to have it made again."
-        ) from err
+        if header.pop("sha256") != hash_arrays(arrays, header):
+            raise ValueError("its content does not have the checksum in it")
+    except BadInputError:
+        raise
+    except _DAMAGE as err:
+        raise _damaged(path, err) from err
     return StoredBasis(basis, header["fingerprint"], header["settings"])
 
 
@@ -171,3 +209,10 @@ def _group(arrays: dict[str, Any], group: str) -> dict[str, Any]:
     return {
         n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)
     }
+
+
+def _damaged(path: Path, err: Exception) -> BadInputError:
+    return BadInputError(
+        f"basis: {path} is not a basis file of this library or is damaged ({err}); "
+        "delete it to have it made again."
+    )

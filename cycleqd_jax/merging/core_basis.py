@@ -52,6 +52,7 @@ class CoreBasis:
       residuals: as of `Basis`.
       energy: as of `Basis`.
       energy_kept: as of `Basis`.
+      similarity: as of `Basis`.
       layout: one slot per matrix, sorted by name; static.
       expert_names: K names; static.
     """
@@ -63,6 +64,7 @@ class CoreBasis:
     residuals: dict[str, jax.Array]
     energy: jax.Array
     energy_kept: jax.Array
+    similarity: jax.Array
     layout: tuple[CoreSlot, ...] = flax.struct.field(pytree_node=False)
     expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
@@ -137,6 +139,7 @@ def core_basis(basis: Basis) -> CoreBasis:
         residuals=basis.residuals,
         energy=basis.energy,
         energy_kept=basis.energy_kept,
+        similarity=basis.similarity,
         layout=tuple(layout),
         expert_names=basis.expert_names,
     )

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cycleqd_jax.merging.basis import Basis
 from cycleqd_jax.merging.core_basis import AnyBasis
 
 
@@ -65,24 +64,15 @@ class Similarity(NamedTuple):
     cosine: float
 
 
-def similarities(basis: Basis) -> list[Similarity]:
+def similarities(basis: AnyBasis) -> list[Similarity]:
     """Model similarity of every pair of experts: a predictor of how well they merge.
 
     The paper correlates it with the score of the merged model (0.83). A matrix that
     one of the two leaves alone counts as 0, one that both leave alone not at all.
     """
-    values = np.asarray(basis.singular_values, np.float64)
-    rows = []
-    for i, first in enumerate(basis.expert_names):
-        for j in range(i + 1, len(basis.expert_names)):
-            cosines = []
-            for slot in basis.layout:
-                part = values[slot.offset : slot.offset + slot.size]
-                part = part.reshape(slot.num_experts, slot.rank)
-                lengths = np.linalg.norm(part[i]), np.linalg.norm(part[j])
-                if any(lengths):
-                    product = lengths[0] * lengths[1]
-                    cosines.append(part[i] @ part[j] / product if product else 0.0)
-            mean = float(np.mean(cosines)) if cosines else 0.0
-            rows.append(Similarity(first, basis.expert_names[j], mean))
-    return rows
+    names, cosines = basis.expert_names, np.asarray(basis.similarity, np.float64)
+    return [
+        Similarity(names[i], names[j], float(cosines[i, j]))
+        for i in range(len(names))
+        for j in range(i + 1, len(names))
+    ]

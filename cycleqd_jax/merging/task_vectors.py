@@ -141,6 +141,28 @@ def task_vector(
     return DenseDelta(delta) if np.any(delta) else None
 
 
+def expert_weights(base_weights: Weights, expert: Any) -> dict[str, np.ndarray]:
+    """An expert's own weights, as it was trained.
+
+    Args:
+      base_weights: name -> array.
+      expert: see `iterate_task_vectors`.
+
+    Returns:
+      name -> array in the base's dtype, on the host; what the expert leaves alone is
+      the base's own.
+    """
+    own = {name: np.asarray(array) for name, array in base_weights.items()}
+    for name, array in whole_weights(expert).items():
+        own[name] = np.asarray(array).astype(own[name].dtype)
+    for name in getattr(expert, "factors", None) or {}:
+        delta = task_vector(base_weights, expert, name)
+        if delta is not None:
+            changed = own[name].astype(np.float64) + delta.dense()
+            own[name] = changed.astype(own[name].dtype)
+    return own
+
+
 def whole_weights(expert: Any) -> Weights:
     """What an expert replaces whole: a full expert's weights, a LoRA's replacements."""
     full = getattr(expert, "weights", None)

@@ -8,7 +8,14 @@ import pytest
 from qdax.core.emitters.repertoire_selectors.selector import Selector
 
 from cycleqd_jax.qd.archives import empty_archives
-from cycleqd_jax.qd.selection import EliteSelector, draw_pair
+from cycleqd_jax.qd.cells import bin_index
+from cycleqd_jax.qd.selection import (
+    EliteRefSelector,
+    EliteSelector,
+    RandomSelector,
+    draw_pair,
+    make_selector,
+)
 
 ROWS = [[0.9, 0.1, 0.5], [0.3, 0.9, 0.5], [0.6, 0.5, 0.5], [0.1, 0.4, 0.5]]
 
@@ -109,3 +116,50 @@ def test_cells_without_weight_are_never_drawn():
     keys = jax.random.split(jax.random.key(0), 500)
     pairs = np.asarray(jax.jit(jax.vmap(lambda k: draw_pair(weights, k)))(keys))
     assert set(map(tuple, pairs.tolist())) == {(1, 3)}
+
+
+def test_reference_weights_are_those_of_the_published_code():
+    """0.5 + (f - f_min) * 0.8 / (f_max - f_min), on quality and bin indices."""
+    repertoire = filled()
+    weights = np.asarray(EliteRefSelector(0.5, 0.8).weights(repertoire))
+    cells = np.flatnonzero(np.asarray(repertoire.fitnesses)[:, 0] > -np.inf)
+    by_id = dict(
+        zip(np.asarray(repertoire.genotypes)[cells], weights[cells], strict=True)
+    )
+    values = np.asarray(ROWS)
+    for task in (1, 2):
+        values[:, task] = [bin_index(score, (0.0, 1.0), 5) for score in values[:, task]]
+    want = np.ones(4)
+    for column in values.T:
+        if column.max() > column.min():
+            span = column.max() - column.min()
+            want *= 0.5 + (column - column.min()) * 0.8 / span
+    np.testing.assert_allclose([by_id[i] for i in range(4)], want, rtol=1e-6)
+    assert want.max() > 0.8**2  # beyond what the paper's rule gives with two that vary
+    assert np.isfinite(weights).all() and weights.sum() == pytest.approx(want.sum())
+
+
+def test_random_selection_is_uniform():
+    """Chi-square over the 12 ordered pairs of 4 elites, 60 000 draws."""
+    draws = 60_000
+    selected = select(RandomSelector(), filled(), jax.random.key(0), 2 * draws)
+    pairs = np.asarray(selected.genotypes).reshape(draws, 2)
+    counts = [
+        ((pairs[:, 0] == i) & (pairs[:, 1] == j)).sum()
+        for i, j in itertools.permutations(range(4), 2)
+    ]
+    expected = draws / 12
+    assert sum((c - expected) ** 2 / expected for c in counts) < 31.3
+    assert sum(counts) == draws
+
+
+@pytest.mark.parametrize("name", ["elite", "elite_ref", "random"])
+def test_every_selector_copes_with_one_elite_and_with_equal_ones(name):
+    selector = make_selector(name, alpha_low=0.5, alpha_high=0.8)
+    selected = select(selector, filled(ROWS[:1]), jax.random.key(0), 4)
+    assert selected.genotypes.tolist() == [0] * 4
+    selected = select(selector, filled(ROWS[:2]), jax.random.key(0), 20)
+    pairs = np.asarray(selected.genotypes).reshape(-1, 2)
+    assert set(map(tuple, pairs.tolist())) == {(0, 1), (1, 0)}
+    with pytest.raises(ValueError, match="selection: expected elite"):
+        make_selector("best", alpha_low=0.5, alpha_high=0.8)

@@ -1,0 +1,67 @@
+"""What decides the result of a run, as hashes: a run is only resumed with the same."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.io import files
+from cycleqd_jax.io.run_folder import RunFolder
+from cycleqd_jax.qd.operators import operator_fingerprint
+from cycleqd_jax.run_settings import propose_settings
+
+# What a resumed run may change: how long, how fast and where, never what is searched.
+_FREE_TO_CHANGE = ("num_generations",)
+
+
+def check_same_inputs(folder: RunFolder, fingerprints: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run that was begun with other inputs.
+
+    Raises:
+      BadInputError: names the first input that differs.
+    """
+    path = folder.path / "run.json"
+    if not path.is_file():
+        return
+    try:
+        known = dict(files.read_json(path)["fingerprints"])
+    except (BadInputError, KeyError, TypeError, ValueError) as err:
+        raise BadInputError(
+            f"run_dir: {path} is damaged, so it is not known what the run was begun "
+            "with; bring it back from a copy, or delete it if model, experts, tasks "
+            "and settings are surely the same."
+        ) from err
+    for name, new in fingerprints.items():
+        old = known.get(name)
+        if old != new:
+            which = name
+            if isinstance(old, dict) and isinstance(new, dict):
+                odd = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+                which = f"{name} ({', '.join(odd)})"
+            raise BadInputError(
+                f"run_dir: the run in {folder.path} was begun with other {which}; "
+                "resume it with the same, or start anew with run_dir=FOLDER."
+            )
+
+
+def search_fingerprint(config: RunConfig) -> str:
+    """Of the seed, the dtype and the settings of the search."""
+    settings = config.qd.model_dump(mode="json", exclude=set(_FREE_TO_CHANGE))
+    text = json.dumps({"seed": config.seed, "dtype": config.dtype, "qd": settings},
+                      sort_keys=True)  # fmt: skip
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def operator_fingerprints(config: RunConfig) -> dict[str, str]:
+    """Of operators of one's own, by setting."""
+    own = {
+        "qd.crossover": propose_settings(config.qd).own_crossover,
+        "qd.mutation": propose_settings(config.qd).own_mutation,
+    }
+    return {
+        setting: operator_fingerprint(setting, path)
+        for setting, path in own.items()
+        if path is not None
+    }

@@ -1,0 +1,86 @@
+import pathlib
+
+import pytest
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.qd.operators import (
+    check_operators,
+    load_operator,
+    operator_fingerprint,
+)
+
+SOURCE = """
+import numpy as np
+
+def fine(genome, key, *, active, basis):
+    return genome
+
+def cross(x1, x2, key):
+    return x1
+
+def few(genome):
+    return genome
+
+def smaller(genome, key, *, active, basis):
+    return genome.replace(scales=genome.scales[:1])
+
+def nothing(genome, key, *, active, basis):
+    return None
+
+def on_the_host(genome, key, *, active, basis):
+    return genome.replace(scales=np.asarray(genome.scales))
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> str:
+    """Name of a module with operators."""
+    name = f"own_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+@pytest.mark.parametrize(
+    "setting, path, words",
+    [
+        ("qd.mutation", "nowhere:f", ["could not be imported", "nowhere"]),
+        ("qd.mutation", "{}:missing", ["nothing called missing"]),
+        ("qd.mutation", "{}:number", ["must be a function", "int called number"]),
+        ("qd.mutation", "{}:few", ["must take (genome, key, *, active, basis)"]),
+        ("qd.crossover", "{}:fine", ["must take (x1, x2, key)"]),
+    ],
+)
+def test_wrong_operators_are_refused(own, setting, path, words):
+    with pytest.raises(BadInputError) as caught:
+        load_operator(setting, path.format(own))
+    for word in [setting, *words]:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("smaller", ["must return a genome of shapes", "float32[1]"]),
+        ("nothing", ["must return a genome", "NoneType"]),
+        ("on_the_host", ["cannot be compiled", "TracerArrayConversionError"]),
+    ],
+)
+def test_operators_are_tried_before_work_starts(own, make, name, words):
+    basis = make.problem("lora").basis
+    check_operators(f"{own}:cross", f"{own}:fine", basis)
+    with pytest.raises(BadInputError) as caught:
+        check_operators(None, f"{own}:{name}", basis)
+    for word in ["qd.mutation", *words]:
+        assert word in str(caught.value)
+
+
+def test_the_fingerprint_follows_name_and_source(own, tmp_path, monkeypatch):
+    first = operator_fingerprint("qd.mutation", f"{own}:fine")
+    assert first == operator_fingerprint("qd.mutation", f"{own}:fine")
+    assert first != operator_fingerprint("qd.mutation", f"{own}:nothing")
+    other = pathlib.Path(tmp_path / "own_other.py")
+    other.write_text(SOURCE.replace("return genome\n", "return genome  # same\n"))
+    assert first != operator_fingerprint("qd.mutation", "own_other:fine")
