@@ -1,42 +1,18 @@
 """LoRA training against PyTorch and PEFT, step by step."""
 
+import copy
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import peft
 import pytest
 import torch
-import transformers
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.config import LlamaConfig
-from cycleqd_jax.models.llama import LlamaProgram
-from cycleqd_jax.training import lora
-from cycleqd_jax.training.examples import Batch
+from cycleqd_jax.training import lora, step
+from cycleqd_jax.training.batches import Batch
 
 SETTINGS = lora.LoraSettings(rank=3, alpha=6.0, targets=("q_proj", "down_proj"))
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
-
-
-@pytest.fixture(scope="module")
-def ours(model):
-    program = LlamaProgram(LlamaConfig.from_hf(model.config.to_dict()))
-    named = model.named_parameters()
-    return program, {n: jnp.asarray(p.detach().numpy().copy()) for n, p in named}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +27,12 @@ def batch():
 @pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing`:FutureWarning"
 )  # PEFT's
-def test_one_step_equals_torch_adamw_on_a_peft_model(model, ours, batch):
-    program, weights = ours
+def test_one_step_equals_torch_adamw_on_a_peft_model(torch_model, twin, batch):
+    program, weights = twin
     factors = lora.init_factors(program, SETTINGS, jax.random.key(1))
     # B starts at zero, where A has no gradient: begin a little later instead.
     factors = jax.tree.map(lambda x: x + 0.05, factors)
-    optimiser = lora.make_optimiser(
+    optimiser = step.make_optimiser(
         learning_rate=0.01,
         warmup_steps=0,
         steps=1000,
@@ -64,22 +40,26 @@ def test_one_step_equals_torch_adamw_on_a_peft_model(model, ours, batch):
         weight_decay=0.1,
         max_grad_norm=0.5,
     )
-    state = lora.TrainState(factors, optimiser.init(factors), jnp.int32(0))
     start = lora.to_numpy(factors)
-    got, metrics = lora.train_step(
-        state, weights, batch, program=program, optimiser=optimiser, scale=2.0
+    got, metrics = step.train_step(
+        step.init_state(factors, optimiser),
+        weights,
+        batch,
+        program=program,
+        method=lora.Lora(scale=2.0),
+        optimiser=optimiser,
     )
 
     config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "down_proj"])
-    twin = peft.get_peft_model(model, config)
-    modules = dict(twin.named_modules())
+    adapted = peft.get_peft_model(copy.deepcopy(torch_model), config)
+    modules = dict(adapted.named_modules())
     halves = []
     for name, (b, a) in start.items():
         module = modules["base_model.model." + name.removesuffix(".weight")]
         for half, value in ((module.lora_A, a), (module.lora_B, b)):
             half["default"].weight.data = torch.tensor(value)
             halves.append(half["default"].weight)
-    logits = twin(torch.tensor(batch.tokens, dtype=torch.long)).logits
+    logits = adapted(torch.tensor(batch.tokens, dtype=torch.long)).logits
     index = torch.tensor(batch.positions, dtype=torch.long)
     picked = torch.take_along_dim(logits, index[..., None], dim=1)
     losses = torch.nn.functional.cross_entropy(
@@ -96,15 +76,15 @@ def test_one_step_equals_torch_adamw_on_a_peft_model(model, ours, batch):
 
     assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-5)
     assert float(metrics["grad_norm"]) == pytest.approx(norm.item(), rel=1e-4)
-    for name, (b, a) in lora.to_numpy(got.factors).items():
+    for name, (b, a) in lora.to_numpy(got.params).items():
         module = modules["base_model.model." + name.removesuffix(".weight")]
         for value, half in ((a, module.lora_A), (b, module.lora_B)):
             want = half["default"].weight.detach().numpy()
             np.testing.assert_allclose(value, want, rtol=1e-4, atol=1e-5)
 
 
-def test_a_fresh_adapter_changes_nothing(ours, batch):
-    program, weights = ours
+def test_a_fresh_adapter_changes_nothing(twin, batch):
+    program, weights = twin
     factors = lora.init_factors(program, SETTINGS, jax.random.key(0))
     deltas = lora.as_deltas(factors, SETTINGS.scale)
     np.testing.assert_array_equal(
@@ -115,7 +95,15 @@ def test_a_fresh_adapter_changes_nothing(ours, batch):
     assert 0.2 < np.abs(a).max() <= 0.25  # 1 / sqrt(16)
 
 
-def test_unknown_targets_are_refused(ours):
+def test_unknown_targets_are_refused(twin):
     settings = lora.LoraSettings(2, 4.0, ("q_proj", "input_layernorm"))
     with pytest.raises(BadInputError, match="input_layernorm"):
-        lora.init_factors(ours[0], settings, jax.random.key(0))
+        lora.init_factors(twin[0], settings, jax.random.key(0))
+
+
+def test_initial_values_may_be_normal(twin):
+    settings = lora.LoraSettings(8, 4.0, ("q_proj", "down_proj"), init_std=0.5)
+    factors = lora.init_factors(twin[0], settings, jax.random.key(0))
+    a = np.concatenate([f["a"].ravel() for f in factors.values()])
+    assert np.std(a) == pytest.approx(0.5, rel=0.1) and np.abs(a).max() > 1.0
+    assert not any(np.any(f["b"]) for f in factors.values())
