@@ -1,24 +1,32 @@
-"""Runs all hostile programs, as root or as somebody else. No test module.
+"""Runs hostile programs, as root or as somebody else. No test module.
 
-Usage: `driver.py UID` (`-` for who we are). Prints one JSON object: for each threat
-what was wrong, and what was left behind. It is a process of its own, since a user id
-that was given up cannot be taken back.
+Usage: `driver.py UID WEAKENING [THREAT ...]`: UID is `-` for who we are, WEAKENING `-`
+for the sandbox as it is (see `weakened.py`), without a THREAT all are run. Prints one
+JSON object: for each threat what was wrong, and what was left behind. It is a process
+of its own, since a user id that was given up cannot be taken back.
 """
 
 import asyncio
+import concurrent.futures
+import contextlib
+import ctypes
 import json
 import os
 import random
+import signal
 import socket
 import sys
 import time
 from pathlib import Path
 
+from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Program
 from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from threats import PATIENT, THREATS
+from threats import THREATS
+from threats.base import PATIENT
+from weakened import WEAKENINGS
 
 HARMLESS = Program(
     (
@@ -28,44 +36,66 @@ HARMLESS = Program(
     ),
     limits=PATIENT,
 )
+PR_SET_CHILD_SUBREAPER = 36
+AT_ONCE = 4
+PAUSE_S = 0.1  # between two harmless programs beside a hostile one
+LONGEST_S = 60.0  # for one hostile program, 0.1 to 2 s on a free machine
+LONGEST_HARMLESS_S = 15.0  # 0.03 s on a free machine
 
 
 def become(uid: str) -> None:
     """Gives up root for the user `uid`."""
     if uid != "-":
+        # Loaded on first use, and the other user may not be able to read it.
+        concurrent.futures.ThreadPoolExecutor  # noqa: B018
         os.setgroups([])
         os.setresgid(int(uid), int(uid), int(uid))
         os.setresuid(int(uid), int(uid), int(uid))
 
 
-async def judge(sandbox, threat, words) -> list[str]:
+async def timed(sandbox, program) -> tuple:
+    """(execution, seconds)."""
+    start = time.monotonic()
+    return await sandbox.run(program), time.monotonic() - start
+
+
+async def judge(threat, words, sandbox, beside, gate) -> list[str]:
     """What is wrong with the sandbox, as this threat shows it."""
-    hostile = asyncio.ensure_future(sandbox.run(threat.program(words)))
-    beside = await sandbox.run(HARMLESS)
-    execution = await hostile
     wrong = []
-    if beside.stdout.split() != [b"4851"] * 2:
-        wrong.append(f"the harmless program was disturbed: {beside}")
+    async with gate:
+        hostile = asyncio.ensure_future(timed(sandbox, threat.program(words)))
+        while True:
+            execution, seconds = await timed(beside, HARMLESS)
+            if execution.stdout.split() != [b"4851"] * 2 or not execution.ok:
+                wrong.append(f"the harmless program was disturbed: {execution}")
+            if seconds > LONGEST_HARMLESS_S:
+                wrong.append(f"the harmless program took {seconds:.1f} s")
+            if (await asyncio.wait({hostile}, timeout=PAUSE_S))[0]:
+                break
+    try:
+        execution, seconds = await hostile
+    except SandboxError as error:
+        return [*wrong, f"the sandbox failed: {error}"]
     if b"escaped" in execution.stdout or not threat.expect(execution):
         wrong.append(f"reported as {str(execution)[:1500]}")
+    if seconds > LONGEST_S:
+        wrong.append(f"took {seconds:.1f} s")
     return wrong
 
 
 def processes(token: str) -> list[str]:
-    """The command lines of living processes that have `token` in them."""
+    """Living processes with `token` in their command line: PID, a colon, the line."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with contextlib.suppress(OSError):
             line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if token in line:
-            found.append(line)
+            if token in line:
+                found.append(f"{file.parent.name}: {line[-200:]}")
     return found
 
 
 def children() -> list[str]:
-    """Our children, zombies too."""
+    """Our children, zombies and those that lost their parent too."""
     found = []
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -77,48 +107,91 @@ def children() -> list[str]:
     return found
 
 
+def received(datagrams: socket.socket) -> list[str]:
+    """What has arrived."""
+    found = []
+    datagrams.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(repr(datagrams.recv(100)))
+    return found
+
+
 def state() -> dict[str, list[str]]:
     """What a run may not change: descriptors, mounts, shared memory."""
+    ipc = [Path(f"/proc/sysvipc/{name}").read_text() for name in ("shm", "sem", "msg")]
+    # Others use this machine too; what is here belongs to us or to a program of ours.
+    shm = [entry.name for entry in os.scandir("/dev/shm") if ours(entry)]
     return {
         "descriptors": sorted(os.listdir("/proc/self/fd")),
         "mounts": Path("/proc/self/mountinfo").read_text().splitlines(),
-        "ipc": Path("/proc/sysvipc/shm").read_text().splitlines(),
+        "ipc": ipc,
+        "shared memory": sorted(shm),
     }
 
 
-async def main() -> None:
-    """All threats, eight at a time, each with a harmless program beside it."""
-    become(sys.argv[1])
-    sandbox = BubblewrapSandbox(workers=4)
+def ours(entry: os.DirEntry) -> bool:
+    """Whether a user of ours owns this."""
+    uid = entry.stat(follow_symlinks=False).st_uid
+    return uid == os.getuid() != 0 or 61184 <= uid <= 65519
+
+
+@contextlib.contextmanager
+def bait():
+    """What programs try to get at: yields the words for them, and a UDP socket."""
     token = str(random.SystemRandom().randrange(10**7, 10**8))
-    secret = Path("secret")
+    secret, door = Path("secret").absolute(), Path("socket").absolute()
     secret.write_text("a secret of the host")
+    os.environ["HOSTILE_SECRET"] = "a secret of the host"
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
         socket.socket(socket.AF_UNIX) as abstract,
+        socket.socket(socket.AF_UNIX) as file,
     ):
+        datagrams.bind(("127.0.0.1", 0))
         abstract.bind(f"\0hostile-{token}")
-        abstract.listen()
+        abstract.listen(1000)
+        file.bind(str(door))
+        file.listen(1000)
         words = {
             "TOKEN": token,
-            "SECRET": str(secret.absolute()),
+            "SECRET": str(secret),
+            "SOCKET": str(door),
             "PORT": str(listener.getsockname()[1]),
+            "UDP": str(datagrams.getsockname()[1]),
             "PID": str(os.getpid()),
         }
-        os.environ["HOSTILE_SECRET"] = "a secret of the host"
-        await sandbox.run(HARMLESS)
+        yield words, datagrams
+    secret.unlink()
+    door.unlink()
+
+
+async def main() -> None:
+    """All threats, some at a time, each with harmless programs beside it."""
+    become(sys.argv[1])
+    # Whatever loses its parent becomes our child and is seen.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    beside = BubblewrapSandbox(workers=AT_ONCE)
+    weakening = WEAKENINGS.get(sys.argv[2])
+    sandbox = weakening.sandbox(AT_ONCE) if weakening else BubblewrapSandbox(AT_ONCE)
+    names = sys.argv[3:] or list(THREATS)
+    with bait() as (words, datagrams):
+        await asyncio.gather(sandbox.run(HARMLESS), beside.run(HARMLESS))
         before = state()
         start = time.monotonic()
-        names = sys.argv[2:] or list(THREATS)
+        gate = asyncio.Semaphore(AT_ONCE)
         results = await asyncio.gather(
-            *(judge(sandbox, THREATS[name], words) for name in names)
+            *(judge(THREATS[name], words, sandbox, beside, gate) for name in names)
         )
         seconds = time.monotonic() - start
-        await sandbox.close()
+        await asyncio.gather(sandbox.close(), beside.close())
         left = {name: value for name, value in state().items() if value != before[name]}
-        left["processes"] = processes(token)
+        left["processes"] = processes(words["TOKEN"])
         left["children"] = children()
-    secret.unlink()
+        left["datagrams"] = received(datagrams)
+    for line in left["processes"]:
+        os.kill(int(line.partition(":")[0]), signal.SIGKILL)
     left["files"] = os.listdir(".") + os.listdir(os.environ["TMPDIR"])
     json.dump(
         {

@@ -1,0 +1,204 @@
+"""Sandboxes with one protection missing, and the threats that must show it.
+
+No test module. A threat whose check cannot fail proves nothing; here each of them must.
+What is taken away harms no host: nothing here lets a program write to it.
+"""
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from unittest import mock
+
+from cycleqd_jax.sandbox import bubblewrap
+from cycleqd_jax.sandbox.base import Limits
+from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+from cycleqd_jax.sandbox.none import UnsafeSandbox
+
+
+@dataclasses.dataclass(frozen=True)
+class Weakening:
+    """A sandbox that lacks something.
+
+    Attributes:
+      sandbox: makes it, for so many workers.
+      flagged: threats that must be found to succeed or to be misreported.
+      left: what must be found to be left behind.
+      stays: those of the threats that only show in what they leave behind.
+    """
+
+    sandbox: Callable[[int], object]
+    flagged: tuple[str, ...]
+    left: tuple[str, ...] = ()
+    stays: tuple[str, ...] = ()
+
+
+def with_host(edit: Callable[[list[str]], list[str]] = list, **changes):
+    """A maker of sandboxes with another command line, or other fields of `Host`."""
+
+    def make(workers: int) -> BubblewrapSandbox:
+        sandbox = BubblewrapSandbox(workers)
+        host = sandbox._host
+        names = ("python", "seccomp", "supervisor", "search_path", "own_processes")
+        fields = {name: getattr(host, name) for name in (*names, "drop_capability")}
+        sandbox._host = mock.Mock(
+            wraps=host,
+            command=lambda **words: edit(host.command(**words)),
+            **{**fields, **changes},
+        )
+        return sandbox
+
+    return make
+
+
+def with_limits(change: Callable[[Limits], Limits]):
+    """A maker of sandboxes that grant programs more than they were given."""
+
+    def make(workers: int) -> BubblewrapSandbox:
+        class Generous(BubblewrapSandbox):
+            async def _once(self, program, slot):
+                limits = change(program.limits)
+                program = dataclasses.replace(program, limits=limits)
+                return await super()._once(program, slot)
+
+        return Generous(workers)
+
+    return make
+
+
+def without_total_limits(workers: int) -> BubblewrapSandbox:
+    """A sandbox whose supervisor lets all processes together use what they want."""
+    request = bubblewrap._request
+
+    def generous(program, host):
+        more = dataclasses.replace(
+            program.limits,
+            memory_bytes=2**40,
+            scratch_entries=2**40,
+            cpu_s=60.0,
+            wall_s=min(program.limits.wall_s, 2.0),
+        )
+        rlimits = bubblewrap._rlimits
+        with mock.patch.object(
+            bubblewrap, "_rlimits", lambda _, host: rlimits(program.limits, host)
+        ):
+            return request(dataclasses.replace(program, limits=more), host)
+
+    bubblewrap._request = generous
+    return BubblewrapSandbox(workers)
+
+
+def unprotected(workers: int) -> UnsafeSandbox:
+    """No sandbox, with a Python that every user can start."""
+    if not os.access(sys.executable, os.X_OK):
+        sys.executable = shutil.which("python3")
+    return UnsafeSandbox(workers)
+
+
+def more(**factors: float) -> Callable[[Limits], Limits]:
+    """Limits that are so many times those given."""
+
+    def change(limits: Limits) -> Limits:
+        changes = {
+            n: type(getattr(limits, n))(getattr(limits, n) * f)
+            for n, f in factors.items()
+        }
+        return dataclasses.replace(limits, **changes)
+
+    return change
+
+
+def after(option: str, *extra: str) -> Callable[[list[str]], list[str]]:
+    """Puts `extra` behind the first `option` of a command line."""
+
+    def edit(command: list[str]) -> list[str]:
+        place = command.index(option) + 1
+        return [*command[:place], *extra, *command[place:]]
+
+    return edit
+
+
+def uncovered(command: list[str]) -> list[str]:
+    """A command line that leaves the supervisor's folder open."""
+    place = command.index("/proc/1")
+    return command[: place - 3] + command[place + 3 :]
+
+
+WEAKENINGS = {
+    "no filter of system calls": Weakening(
+        with_host(seccomp=b""),
+        (
+            "System V shared memory",
+            "System V semaphores and queues",
+            "memory files",
+            "key rings",
+            "changing the supervisor's limits",
+            "every denied system call",
+            "userfaultfd",
+            "sockets that belong to no namespace",
+        ),
+    ),
+    "the host's network": Weakening(
+        with_host(after("--unshare-all", "--share-net")),
+        (
+            "the host's network",
+            "the host's datagrams and socket files",
+            "routes and interfaces of the host",
+        ),
+        left=("datagrams",),
+    ),
+    "the host's secrets": Weakening(
+        with_host(after("--as-pid-1", "--ro-bind", "/var", "/var")),
+        ("the host's files",),
+    ),
+    "a capability": Weakening(
+        with_host(drop_capability=("/usr/bin/env", "--")),
+        ("privileges",),
+    ),
+    "an open folder of the supervisor": Weakening(
+        with_host(uncovered), ("the supervisor's folder",)
+    ),
+    "no total limits": Weakening(
+        without_total_limits,
+        (
+            "CPU time spread over children",
+            "CPU time in children that nobody waits for",
+            "memory of many children, together too much",
+            "a few more files than allowed, and a quick end",
+        ),
+    ),
+    "larger limits": Weakening(
+        with_limits(more(processes=1.5, open_files=2, file_bytes=2, scratch_bytes=2)),
+        (
+            "fork bomb, counted",
+            "thread bomb",
+            "opening files without end",
+            "one large file",
+            "disk filler",
+            "disk filler with deleted files",
+            "its standard input as a store",
+            "pipes as a store",
+        ),
+    ),
+    "more output": Weakening(
+        with_limits(more(output_bytes=2)),
+        ("output flood", "error flood", "one byte too much, and a quick end"),
+    ),
+    "more time": Weakening(
+        with_limits(more(wall_s=8)), ("a sleep that ends too late",)
+    ),
+    "no sandbox": Weakening(
+        unprotected,
+        (
+            "the host's files",
+            "the host's processes",
+            "the host's network",
+            "the host's datagrams and socket files",
+            "System V shared memory",
+            "daemon by double fork",
+        ),
+        left=("processes", "datagrams"),
+        stays=("daemon by double fork",),
+    ),
+}
