@@ -195,10 +195,9 @@ WEAKENINGS = {
             "the host's processes",
             "the host's network",
             "the host's datagrams and socket files",
-            "System V shared memory",
             "daemon by double fork",
         ),
-        left=("processes", "datagrams"),
+        left=("processes", "children", "datagrams"),
         stays=("daemon by double fork",),
     ),
 }
