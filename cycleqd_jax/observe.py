@@ -38,3 +38,6 @@ class Observer:
 
     def batch(self, summary: BatchSummary) -> None:
         """A batch was told to the archives and checkpointed."""
+
+    def compared(self, generation: int) -> None:
+        """All models were compared, after so many children; the scores are kept."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.logs import check_logging
 from cycleqd_jax.merging.abstract import basis_bytes
 from cycleqd_jax.observe import Observer
 from cycleqd_jax.prepare import (
@@ -76,6 +77,7 @@ def make_plan(config: RunConfig, observer: Observer) -> Plan:
       BadInputError: an input is wrong, or the weights are here and the run does not
         fit this machine.
     """
+    check_logging(config.logging.to)
     absent = [name for name in config.tasks if name in BENCHMARKS]
     absent = [name for name in absent if name not in BUILT_IN]
     present = [name for name in config.tasks if name not in absent]

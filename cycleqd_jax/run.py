@@ -9,6 +9,7 @@ from cycleqd_jax.evaluate import mean_scores
 from cycleqd_jax.io.checkpoints import Checkpoints, CycleState
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.io.tables import whole_batches
+from cycleqd_jax.logs import check_logging
 from cycleqd_jax.loop import first_state, individual_name, run_cycle
 from cycleqd_jax.observe import Observer
 from cycleqd_jax.prepare import (
@@ -19,6 +20,7 @@ from cycleqd_jax.prepare import (
     write_run_facts,
 )
 from cycleqd_jax.qd.cells import fixed_ranges, relative_ranges
+from cycleqd_jax.run_log import log_run
 from cycleqd_jax.run_settings import cycle_settings
 
 
@@ -38,12 +40,14 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
       RunError: the run cannot go on; it can be resumed.
     """
     start = time.perf_counter()
+    check_logging(config.logging.to)
     sandbox = open_sandbox(config.sandbox)  # first: it may not be permitted here
     prepared = prepare(config, folder, observer)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
     originals.describe_experts(prepared, folder, observer)
     with (
+        log_run(config, folder, observer) as observer,
         Checkpoints(folder.checkpoints) as checkpoints,
         open_evaluator(config, prepared, sandbox) as evaluator,
     ):
@@ -76,6 +80,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
             factors=config.baselines.scaled_merge_factors,
         )
         folder.log_time("comparison", time.perf_counter() - start)
+        observer.compared(state.next_generation - 1)
 
 
 def _state(
@@ -89,18 +94,19 @@ def _state(
     """The newest checkpoint that can be used, or the state that the experts make."""
     last, beyond = whole_batches(folder)
     state = checkpoints.restore(last=last, beyond=beyond, note=observer.note)
-    if state is not None:
-        folder.drop_batches_from(state.next_generation)
-        return state
-    if folder.batches():
+    if state is None and folder.batches():
         raise BadInputError(
             f"run_dir: {folder.path} holds results of children, but no checkpoint; "
             "bring checkpoints/ back from a copy, or start anew with run_dir=FOLDER."
         )
     start = time.perf_counter()
     tasks = prepared.task_names
+    # Only read where they are there; the comparison needs them whole.
     scores = mean_scores(comparison.measure_experts(measured, prepared.basis, tasks))
     as_trained = originals.measure_originals(config, prepared, measured)
+    if state is not None:
+        folder.drop_batches_from(state.next_generation)
+        return state
     originals.note_losses(as_trained, scores, observer)
     folder.log_time("experts", time.perf_counter() - start)
     if config.qd.cell_range == "relative":
