@@ -9,7 +9,6 @@ of its own, since a user id that was given up cannot be taken back.
 import asyncio
 import concurrent.futures
 import contextlib
-import ctypes
 import json
 import os
 import random
@@ -24,6 +23,7 @@ from cycleqd_jax.sandbox.base import Program
 from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from footprint import become, children, processes, state
 from threats import THREATS
 from threats.base import PATIENT
 from weakened import WEAKENINGS
@@ -36,21 +36,10 @@ HARMLESS = Program(
     ),
     limits=PATIENT,
 )
-PR_SET_CHILD_SUBREAPER = 36
 AT_ONCE = 4
 PAUSE_S = 0.1  # between two harmless programs beside a hostile one
 LONGEST_S = 60.0  # for one hostile program, 0.1 to 2 s on a free machine
 LONGEST_HARMLESS_S = 15.0  # 0.03 s on a free machine
-
-
-def become(uid: str) -> None:
-    """Gives up root for the user `uid`."""
-    if uid != "-":
-        # Loaded on first use, and the other user may not be able to read it.
-        concurrent.futures.ThreadPoolExecutor  # noqa: B018
-        os.setgroups([])
-        os.setresgid(int(uid), int(uid), int(uid))
-        os.setresuid(int(uid), int(uid), int(uid))
 
 
 async def timed(sandbox, program) -> tuple:
@@ -83,30 +72,6 @@ async def judge(threat, words, sandbox, beside, gate) -> list[str]:
     return wrong
 
 
-def processes(token: str) -> list[str]:
-    """Living processes with `token` in their command line: PID, a colon, the line."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if token in line:
-                found.append(f"{file.parent.name}: {line[-200:]}")
-    return found
-
-
-def children() -> list[str]:
-    """Our children, zombies and those that lost their parent too."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = file.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid():
-            found.append(f"{file} {fields[0]}")
-    return found
-
-
 def received(datagrams: socket.socket) -> list[str]:
     """What has arrived."""
     found = []
@@ -115,25 +80,6 @@ def received(datagrams: socket.socket) -> list[str]:
         while True:
             found.append(repr(datagrams.recv(100)))
     return found
-
-
-def state() -> dict[str, list[str]]:
-    """What a run may not change: descriptors, mounts, shared memory."""
-    ipc = [Path(f"/proc/sysvipc/{name}").read_text() for name in ("shm", "sem", "msg")]
-    # Others use this machine too; what is here belongs to us or to a program of ours.
-    shm = [entry.name for entry in os.scandir("/dev/shm") if ours(entry)]
-    return {
-        "descriptors": sorted(os.listdir("/proc/self/fd")),
-        "mounts": Path("/proc/self/mountinfo").read_text().splitlines(),
-        "ipc": ipc,
-        "shared memory": sorted(shm),
-    }
-
-
-def ours(entry: os.DirEntry) -> bool:
-    """Whether a user of ours owns this."""
-    uid = entry.stat(follow_symlinks=False).st_uid
-    return uid == os.getuid() != 0 or 61184 <= uid <= 65519
 
 
 @contextlib.contextmanager
@@ -169,9 +115,9 @@ def bait():
 
 async def main() -> None:
     """All threats, some at a time, each with harmless programs beside it."""
+    # Loaded on first use, and the other user may not be able to read it.
+    concurrent.futures.ThreadPoolExecutor  # noqa: B018
     become(sys.argv[1])
-    # Whatever loses its parent becomes our child and is seen.
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     beside = BubblewrapSandbox(workers=AT_ONCE)
     weakening = WEAKENINGS.get(sys.argv[2])
     sandbox = weakening.sandbox(AT_ONCE) if weakening else BubblewrapSandbox(AT_ONCE)
@@ -192,7 +138,6 @@ async def main() -> None:
         left["datagrams"] = received(datagrams)
     for line in left["processes"]:
         os.kill(int(line.partition(":")[0]), signal.SIGKILL)
-    left["files"] = os.listdir(".") + os.listdir(os.environ["TMPDIR"])
     json.dump(
         {
             "wrong": dict(zip(names, results, strict=True)),
