@@ -3,8 +3,9 @@
     python -m experiments.export RUN [--individual ID] --to FOLDER
 
 FOLDER is the whole model. Where the individual is exactly a low-rank change of the
-base, FOLDER/adapter is a PEFT adapter; it belongs to the base weights as they were
-loaded: the base model's own folder, or FOLDER/base where they were dequantised.
+base, or with --approximate, FOLDER/adapter is a PEFT adapter; it belongs to the base
+weights as they were loaded: the base model's own folder or hub name, or FOLDER/base
+where they were dequantised.
 """
 
 import argparse
@@ -12,24 +13,28 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.comparison import individual_genome, known_individuals
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.io import files
+from cycleqd_jax.io.adapter_plan import AdapterPlan, plan_adapter
 from cycleqd_jax.io.checkpoints import Checkpoints
 from cycleqd_jax.io.export import export_adapter, export_model
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.merging.basis_file import load_basis
-from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.merging.low_rank import is_low_rank, low_rank_factors
+from cycleqd_jax.merging.low_rank import low_rank_factors
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.models.loading import LoadedModel, load_model
-from cycleqd_jax.models.peft import LoraFactor
+from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.observe import Observer
 from cycleqd_jax.prepare import put_on_device
+from cycleqd_jax.run_settings import noise_source
 from experiments import console
+
+_CHAMPION = "champion/"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,20 +50,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="aggregated",
         metavar="ID",
         help="aggregated (default), best_of_archive, base, uniform_merge, "
-        "scaled_merge, expert/TASK, or child/N that an archive still holds",
+        "scaled_merge, expert/TASK, champion/TASK (the elite that stands for an "
+        "archive in the aggregated model), or child/N that an archive still holds",
     )
     parser.add_argument("--to", required=True, metavar="FOLDER", help="a new folder")
     parser.add_argument(
         "--no-adapter", action="store_true", help="write the whole model only"
     )
+    parser.add_argument(
+        "--approximate",
+        action="store_true",
+        help="write the adapter even where it cannot hold the whole change",
+    )
     args = parser.parse_args(argv)
     return console.guarded(
-        lambda: _export(args.run, args.individual, args.to, not args.no_adapter),
+        lambda: _export(args),
         interrupted="Nothing is left half written; run the command again.",
     )
 
 
-def _export(run: str, individual: str, to: str, adapter: bool) -> int:
+def _export(args: argparse.Namespace) -> int:
+    run, to = args.run, args.to
     console.set_up_process()
     target = pathlib.Path(to)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -76,52 +88,84 @@ def _export(run: str, individual: str, to: str, adapter: bool) -> int:
         with Checkpoints(folder.checkpoints) as checkpoints:
             state = checkpoints.restore()
         facts = files.read_json(folder.path / "state.json")
+        individual = _named(args.individual, facts)
         genome = individual_genome(individual, facts, state, basis)
         if genome is None:
-            known = ", ".join(known_individuals(facts, state))
+            champions = [f"{_CHAMPION}{task}" for task in facts["tasks"]]
+            known = ", ".join([*known_individuals(facts, state), *champions])
             raise BadInputError(
-                f"--individual: {individual!r} is not in {run}; there are {known}."
+                f"--individual: {args.individual!r} is not in {run}; there are {known}."
             )
         observer.phase("loading the base model")
         model = load_model(config.base_model, dtype=config.dtype)
         _check_base(folder, model)
         observer.phase(f"writing {individual} to {to}")
-        weights = materialise(put_on_device(model.weights), basis, genome)
+        base, noise = put_on_device(model.weights), noise_source(config)
+        weights = materialise(base, basis, genome, noise)
         host = {name: np.asarray(array) for name, array in weights.items()}
-        card = _card(individual, run, config, facts)
+        card = _card(args.individual, individual, run, config, facts)
         export_model(target, model.config, host, model.tokenizer, card)
-        if adapter:
-            _write_adapter(target, config, model, basis, genome, card, observer)
+        if not args.no_adapter:
+            if config.dtype != "float32":  # what rounds to nothing there counts too
+                base = {name: w.astype(jnp.float32) for name, w in base.items()}
+                weights = materialise(base, basis, genome, noise)
+            plan = plan_adapter(
+                base,
+                weights,
+                low_rank_factors(basis, genome),
+                tied_embeddings=model.config.tie_word_embeddings,
+            )
+            _write_adapter(
+                plan, args.approximate, target, config, model, card, observer
+            )
     return console.DONE
 
 
+def _named(individual: str, facts: dict) -> str:
+    """A champion's own name; other names as they are."""
+    task = individual.removeprefix(_CHAMPION)
+    if individual.startswith(_CHAMPION) and task in facts["aggregation"]:
+        return facts["aggregation"][task]["individual"]
+    return individual
+
+
 def _write_adapter(
+    plan: AdapterPlan,
+    approximate: bool,
     target: pathlib.Path,
     config: RunConfig,
     model: LoadedModel,
-    basis,
-    genome: Genome,
     card: str,
     observer: Observer,
 ) -> None:
-    tied = model.config.tie_word_embeddings
-    if not is_low_rank(basis, genome, tied_embeddings=tied):
-        observer.note(
-            "no adapter: this individual changes weights that an adapter cannot say"
-        )
+    if not plan.factors:
+        observer.note("no adapter: the experts change no matrix that it could hold")
         return
-    base = pathlib.Path(config.base_model).expanduser()
-    if not (base / "config.json").is_file():
+    if not plan.is_exact:
+        loss = plan.describe_loss()
+        if not approximate:
+            observer.note(
+                f"no adapter: it would lose {loss}; --approximate writes it all the "
+                "same"
+            )
+            return
+        observer.note(f"the adapter is approximate: it loses {loss}")
+        card += (
+            f"\n**Approximate**: this adapter loses {loss}, in squared Frobenius norm. "
+            "The whole model is in the folder above it.\n"
+        )
+    base, base_name = pathlib.Path(config.base_model).expanduser(), None
+    if is_hub_name(config.base_model):
+        base, base_name = locate(config.base_model), config.base_model
+    elif not (base / "config.json").is_file():
         base = target / "base"
         observer.phase(f"writing the base weights to {base}")
         base_card = f"# Base weights\n\n`{config.base_model}` as it was loaded.\n"
         export_model(base, model.config, model.weights, model.tokenizer, base_card)
-    factors = {
-        name: LoraFactor(b, a, 1.0)
-        for name, (b, a) in low_rank_factors(basis, genome).items()
-    }
     observer.phase(f"writing the adapter to {target / 'adapter'}")
-    export_adapter(target / "adapter", factors, base, card=card)
+    export_adapter(
+        target / "adapter", plan.factors, base, card=card, base_name=base_name
+    )
 
 
 def _check_base(folder: RunFolder, model: LoadedModel) -> None:
@@ -134,9 +178,10 @@ def _check_base(folder: RunFolder, model: LoadedModel) -> None:
         )
 
 
-def _card(individual: str, run: str, config: RunConfig, facts: dict) -> str:
+def _card(asked: str, individual: str, run: str, config: RunConfig, facts: dict) -> str:
+    title = asked if asked == individual else f"{asked} ({individual})"
     lines = [
-        f"# {individual} of {pathlib.Path(run).name}",
+        f"# {title} of {pathlib.Path(run).name}",
         "",
         f"Made by CycleQD (arXiv 2410.14735) with cycleqd_jax from "
         f"`{config.base_model}` and the experts {', '.join(facts['tasks'])}, after "

@@ -83,18 +83,20 @@ def export_adapter(
     *,
     card: str = "",
     dtype: Any = "float32",
+    base_name: str | None = None,
 ) -> None:
-    """Writes a PEFT adapter of an exported base model.
+    """Writes a PEFT adapter of a base model.
 
-    The base is named by its absolute path: the adapter belongs to exactly those
-    weights, which for a quantised source are not the ones on the hub.
+    By default the base is named by its absolute path: the adapter belongs to exactly
+    those weights, which for a quantised source are not the ones on the hub.
 
     Args:
       folder: must not exist or be empty.
       factors: `scale * b @ a` by weight name.
-      base_folder: an exported folder, of `export_model`.
+      base_folder: the base's Hugging Face folder, such as one of `export_model`.
       card: body of `README.md`.
       dtype: what the factors are stored as.
+      base_name: what to call the base instead: its hub name `org/name@revision`.
 
     Raises:
       BadInputError: if the folder is not empty, the base is not a model folder, or a
@@ -118,9 +120,8 @@ def export_adapter(
                 "adapter cannot say; export the whole model"
             )
     with _new_folder(folder) as scratch:
-        peft.save_lora(
-            scratch, factors, base_name=os.fspath(base), card=card, dtype=dtype
-        )
+        name = os.fspath(base) if base_name is None else base_name
+        peft.save_lora(scratch, factors, base_name=name, card=card, dtype=dtype)
 
 
 @contextlib.contextmanager

@@ -118,8 +118,8 @@ def _download(source: str) -> pathlib.Path:
     except Exception as err:  # the client and its transports share no narrower class
         raise BadInputError(
             f"{source!r}: no such folder here, and the hub cannot be reached or its "
-            f"files not kept ({type(err).__name__}: {_first_line(err)}); download the model where there is a network "
-            "and pass its folder"
+            f"files not kept ({type(err).__name__}: {_first_line(err)}); "
+            "download the model where there is a network and pass its folder"
         ) from err
     return pathlib.Path(folder)
 

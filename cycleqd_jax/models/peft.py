@@ -122,7 +122,8 @@ def save_lora(
     Args:
       folder: created if needed; its adapter files are replaced.
       factors: by weight name, as in `Adapter`; at least one.
-      base_name: the base model's name or path, for PEFT to find it.
+      base_name: the base model's path or hub name `org/name@revision`, for PEFT to
+        find it.
       card: the body of `README.md`, Markdown; its header is written here.
       dtype: what A and B are stored as; scales are exact.
 
@@ -157,10 +158,12 @@ def save_lora(
     )
     folder.mkdir(parents=True, exist_ok=True)
     hf.write_safetensors(folder / WEIGHTS, tensors)
-    text = json.dumps(settings.to_json(base_name), indent=2, sort_keys=True)
+    data = settings.to_json(base_name)
+    text = json.dumps(data, indent=2, sort_keys=True)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    named = json.dumps(data["base_model_name_or_path"])
     header = (
-        f"---\nbase_model: {json.dumps(base_name)}\nlibrary_name: peft\n"
+        f"---\nbase_model: {named}\nlibrary_name: peft\n"
         "pipeline_tag: text-generation\ntags:\n- lora\n- cycleqd\n---\n\n"
     )
     (folder / "README.md").write_text(header + card.strip() + "\n", encoding="utf-8")

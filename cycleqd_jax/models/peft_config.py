@@ -10,6 +10,7 @@ from typing import Any
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models import hf
+from cycleqd_jax.models.locate import is_hub_name
 
 # Settings that have no bearing on what a trained adapter adds.
 _HARMLESS = {
@@ -137,16 +138,19 @@ class AdapterConfig:
         """The content of an `adapter_config.json` that PEFT reads.
 
         Args:
-          base_name: the base model's name or path.
+          base_name: the base model's path or hub name `org/name@revision`.
 
         Returns:
           A JSON-ready dict.
         """
         alpha = self.lora_alpha
+        hub = is_hub_name(base_name)
+        name, _, revision = base_name.partition("@") if hub else (base_name, "", "")
         return {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_name,
+            "base_model_name_or_path": name,
+            "revision": revision or None,
             "inference_mode": True,
             "r": self.r,
             "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,

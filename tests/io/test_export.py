@@ -84,6 +84,21 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "mscale": 0.7,
+    "mscale_all_dim": 0.3,
+    "truncate": False,
+    "original_max_position_embeddings": 8,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.3, 1.7],
+    "long_factor": [1.0, 2.0, 5.0, 9.0],
+    "original_max_position_embeddings": 8,
+}
+
 
 @pytest.mark.parametrize(
     "changes",
@@ -93,8 +108,15 @@ LLAMA3 = {
         {"attention_bias": True, "mlp_bias": True, "head_dim": 16},
         {"rope_scaling": LLAMA3, "rope_theta": 500000.0},
         {"rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+        # contexts shorter than the sequences
+        {"rope_scaling": YARN},
+        {"rope_scaling": LONGROPE},
+        {
+            "rope_scaling": {"rope_type": "dynamic", "factor": 3.0},
+            "max_position_embeddings": 8,
+        },
     ],
-    ids=lambda changes: ",".join(changes) or "plain",
+    ids=str,
 )
 def test_transformers_gives_the_same_logits(tmp_path, tokenizer, changes):
     from transformers import AutoModelForCausalLM, AutoTokenizer

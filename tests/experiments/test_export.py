@@ -1,0 +1,166 @@
+"""Exports of a run; its first expert is a full fine-tune that moves everything."""
+
+import json
+import pathlib
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import toy_world
+
+from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.io import files
+from cycleqd_jax.io.adapter_plan import percent
+from cycleqd_jax.merging.genome import base_genome
+from cycleqd_jax.models import hf
+from cycleqd_jax.observe import Observer
+from cycleqd_jax.prepare import open_evaluator, open_sandbox, prepare
+from cycleqd_jax.tasks.base import Split
+from experiments import agent_skills, export
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run; experts toy_b and toy_c are plain LoRA."""
+    folder = tmp_path_factory.mktemp("export")
+    settings = toy_world.make_world(folder)
+    shutil.rmtree(folder / "toy_a")
+    shutil.copytree(folder / "base", folder / "toy_a")
+    rng = np.random.default_rng(7)
+    weights = hf.read_weights(folder / "base")
+    moved = {
+        name: w + 0.1 * rng.standard_normal(w.shape, np.float32)
+        for name, w in weights.items()
+    }
+    hf.write_safetensors(folder / "toy_a" / hf.WEIGHTS, moved)
+    settings |= {"run_dir": str(folder / "run"), "basis": {"rank": 3}}
+    settings["qd"]["num_generations"] = 3
+    settings["engine"]["mode"] = "materialised"
+    config = toy_world.write_config(folder / "toy.yaml", settings)
+    assert agent_skills.main(["--config", str(config)]) == 0
+    return folder / "run"
+
+
+def exported(run, target, *arguments):
+    assert export.main([str(run), "--to", str(target), *arguments]) == 0
+    return target
+
+
+def episodes_of(folder, run, split):
+    """Episodes of an exported folder, loaded back as a base model."""
+    config = load_config(run / "config.yaml", [f"base_model={folder}"], RunConfig)
+    prepared = prepare(config, None, Observer())
+    sandbox = open_sandbox(config.sandbox)
+    with open_evaluator(config, prepared, sandbox) as evaluator:
+        return evaluator.evaluate({"x": base_genome(prepared.basis)}, split)
+
+
+def logged(run, individual, split):
+    rows = [
+        row
+        for path in sorted((run / "results").glob("*.parquet"))
+        for row in files.read_table(path).to_pylist()
+    ]
+    return [r for r in rows if (r["individual"], r["split"]) == (individual, split)]
+
+
+def test_export_import_evaluate_gives_the_same_episodes(run, tmp_path):
+    facts = files.read_json(run / "state.json")
+    champion = facts["aggregation"]["toy_b"]["individual"]
+    for name, asked, split in [
+        ("aggregated", "aggregated", Split.TEST),
+        (champion, "champion/toy_b", Split.OPTIMISE),
+    ]:
+        arguments = ["--individual", asked, "--no-adapter"]
+        folder = exported(run, tmp_path / asked.replace("/", "-"), *arguments)
+        want = logged(run, name, str(split))
+        got = episodes_of(folder, run, split)
+        assert len(got) == len(want) > 0
+        for row, episode in zip(want, got, strict=True):
+            for field in ("task", "problem", "outcome", "score", "answer", "finish"):
+                assert row[field] == getattr(episode, field)
+            assert tuple(row["tokens"]) == episode.tokens
+
+
+def test_the_card_of_a_champion_names_it(run, tmp_path):
+    folder = exported(run, tmp_path / "m", "--individual", "champion/toy_c")
+    facts = files.read_json(run / "state.json")
+    name = facts["aggregation"]["toy_c"]["individual"]
+    assert f"# champion/toy_c ({name}) of run" in (folder / "README.md").read_text()
+
+
+def loss_by_hand(folder, base, adapter):
+    """Lost share of the change, from the files alone."""
+    import safetensors.numpy
+
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    tensors = safetensors.numpy.load_file(adapter / "adapter_model.safetensors")
+    new, old = hf.read_weights(folder), hf.read_weights(base)
+    change = lost = 0.0
+    for name in old:
+        delta = new[name].astype(np.float64) - old[name]
+        change += np.sum(delta**2)
+        key = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{key}.lora_A.weight" in tensors:
+            a, b = (tensors[f"{key}.lora_{x}.weight"].astype(float) for x in "AB")
+            module = key.removeprefix("base_model.model.")
+            alpha = settings["alpha_pattern"].get(module, settings["lora_alpha"])
+            assert alpha == len(a)  # a scale of one
+            delta -= b @ a
+        lost += np.sum(delta**2)
+    return lost / change
+
+
+def test_an_inexact_adapter_needs_approximate(run, tmp_path, capsys):
+    folder = exported(run, tmp_path / "m", "--individual", "uniform_merge")
+    output = capsys.readouterr().out
+    assert "no adapter: it would lose" in output and "--approximate" in output
+    assert not (folder / "adapter").exists()
+    arguments = ["--individual", "uniform_merge", "--approximate"]
+    again = exported(run, tmp_path / "n", *arguments)
+    assert (again / hf.WEIGHTS).read_bytes() == (folder / hf.WEIGHTS).read_bytes()
+    note = capsys.readouterr().out
+    card = (again / "adapter" / "README.md").read_text()
+    share = loss_by_hand(again, run.parent / "base", again / "adapter")
+    assert 0.01 < share < 1
+    for text in (output, note, card):
+        assert f"{percent(share)} of the change" in text
+        assert "in norms and biases" in text and "also the head" in text
+    assert "**Approximate**" in card
+    load_in_peft(again / "adapter")
+
+
+def test_an_exact_individual_needs_no_permission(run, tmp_path, capsys):
+    folder = exported(run, tmp_path / "m", "--individual", "expert/toy_b")
+    assert "lose" not in capsys.readouterr().out
+    share = loss_by_hand(folder, run.parent / "base", folder / "adapter")
+    assert share < 1e-10
+    settings = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert settings["r"] == 2  # that of the expert, not of the basis
+    adapted, tokens = load_in_peft(folder / "adapter")
+    import torch
+    import transformers
+
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        want, got = whole(tokens).logits, adapted(tokens).logits
+    assert torch.abs(got - want).max() <= 1e-4 * torch.abs(want).max()
+
+
+def load_in_peft(adapter: pathlib.Path):
+    import peft
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = peft.AutoPeftModelForCausalLM.from_pretrained(adapter)
+    return adapted, torch.arange(20)[None]
+
+
+def test_the_known_individuals_name_the_champions(run, tmp_path, capsys):
+    arguments = ["--individual", "champion/toy_x", "--to", str(tmp_path / "m")]
+    assert export.main([str(run), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "'champion/toy_x'" in error and "champion/toy_c" in error
+    assert not (tmp_path / "m").exists()
