@@ -144,10 +144,8 @@ class Checkpoints:
         self._checkpointer.save(partial, args=ocp.args.StandardSave(tree))
         for name in _WALL_TIMES:
             (partial / name).unlink(missing_ok=True)
-        paths = _files(partial)
-        sums = "".join(f"{_digest(p)}  {name}\n" for name, p in paths.items())
-        (partial / SUMS).write_text(sums, encoding="utf-8")
-        for path in [*paths.values(), partial / SUMS]:
+        (partial / SUMS).write_text("".join(_lines(partial)), encoding="utf-8")
+        for path in [*_files(partial).values(), partial / SUMS]:
             files.sync(path)
 
     def _load(self, step: int) -> CycleState | str:
@@ -199,21 +197,25 @@ def _digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _lines(folder: pathlib.Path) -> list[str]:
+    """What `SHA256SUMS` must hold."""
+    return [f"{_digest(path)}  {name}\n" for name, path in _files(folder).items()]
+
+
 def _damage(folder: pathlib.Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing is."""
     try:
-        lines = (folder / SUMS).read_bytes().decode("utf-8", "replace").splitlines()
-        sums = {name: digest for digest, _, name in (x.partition("  ") for x in lines)}
-        paths = _files(folder)
-        odd = sorted(sums.keys() ^ paths.keys())
-        odd = odd or [
-            name for name, path in paths.items() if _digest(path) != sums[name]
-        ]
+        written = (folder / SUMS).read_bytes().decode("utf-8", "replace")
+        lines = _lines(folder)
     except FileNotFoundError as err:
         return f"{pathlib.Path(err.filename).name} is missing"
     except OSError as err:
         return f"it cannot be read ({files.reason(err)})"
-    return f"{odd[0] or SUMS} is damaged or missing" if odd else None
+    if written == "".join(lines):
+        return None
+    odd = sorted(set(written.splitlines(keepends=True)) ^ set(lines))
+    names = sorted({line.partition("  ")[2].strip() for line in odd})
+    return f"{names[0] if len(names) == 1 and names[0] else SUMS} does not match"
 
 
 def _escaped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
