@@ -10,7 +10,6 @@ when this process dies.
 """
 
 import asyncio
-import contextlib
 import logging
 import marshal
 import math
@@ -21,8 +20,9 @@ from collections.abc import Callable
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
-from cycleqd_jax.sandbox.capture import Capture, wait_for_exit
+from cycleqd_jax.sandbox.capture import Capture, until_end
 from cycleqd_jax.sandbox.check import check_program
+from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.host import Host, inspect_host
 from cycleqd_jax.sandbox.report import read_report
@@ -30,8 +30,6 @@ from cycleqd_jax.sandbox.report import read_report
 _SUPERVISOR = "/etc/sandbox/supervisor"
 _ATTEMPTS = 3
 _PAUSE_S = 0.2  # before the second attempt; doubled for the third
-_GRACE_S = 60.0  # beyond the wall limit, for start and clean-up on a busy machine
-_STOP_GRACE_S = 10.0
 _PASSWD = b"user:x:1000:1000::/box/work:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
 _GROUP = b"user:x:1000:\nnogroup:x:65534:\n"
 _ENDINGS = {
@@ -113,7 +111,7 @@ class BubblewrapSandbox:
         raise AssertionError("unreachable")
 
     async def _once(self, program: Program, slot: int) -> Execution:
-        with _Descriptors() as fds:
+        with Descriptors() as fds:
             request = fds.memory(_request(program, self._host))
             report = fds.memory(b"")
             stdin = fds.memory(program.stdin)
@@ -156,7 +154,7 @@ class BubblewrapSandbox:
 
             self._stops.add(stop)
             try:
-                stdout, stderr = await _until_end(
+                stdout, stderr = await until_end(
                     process, (out_read, err_read), program.limits, stop
                 )
             finally:
@@ -193,43 +191,6 @@ class BubblewrapSandbox:
             stderr=stderr.data,
             files=report.files,
         )
-
-
-async def _until_end(
-    process: subprocess.Popen,
-    pipes: tuple[int, int],
-    limits: Limits,
-    stop: Callable[[], None],
-) -> tuple[Capture, Capture]:
-    """Waits for the end of the sandbox; stops it on too much output or cancellation."""
-    over = asyncio.Event()
-    try:
-        with (
-            Capture(pipes[0], limits.output_bytes, over) as stdout,
-            Capture(pipes[1], limits.output_bytes, over) as stderr,
-        ):
-            ended = asyncio.ensure_future(wait_for_exit(process))
-            flooded = asyncio.ensure_future(over.wait())
-            try:
-                await asyncio.wait(
-                    (ended, flooded),
-                    timeout=limits.wall_s + _GRACE_S,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:  # also when cancelled: nothing may be left behind
-                stop()
-                try:
-                    await asyncio.wait((ended,), timeout=_STOP_GRACE_S)
-                finally:
-                    ended.cancel()
-                    flooded.cancel()
-            stdout.drain()
-            stderr.drain()
-    finally:
-        if process.poll() is None:  # it does not stop, or we are cancelled twice
-            process.kill()
-            process.wait()
-    return stdout, stderr
 
 
 def _request(program: Program, host: Host) -> bytes:
@@ -271,35 +232,3 @@ def _rlimits(limits: Limits, host: Host) -> list[tuple[int, int, int]]:
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),
         *((number, value, value) for number, value in same.items()),
     ]
-
-
-class _Descriptors(contextlib.ExitStack):
-    """File descriptors that are closed at the latest on leaving."""
-
-    def __init__(self):
-        super().__init__()
-        self._open: set[int] = set()
-        self.callback(lambda: self.close(*self._open))
-
-    def memory(self, content: bytes) -> int:
-        """A memory file with `content`, to be read from its start."""
-        fd = os.memfd_create("sandbox")
-        self._open.add(fd)
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
-
-    def pipe(self) -> tuple[int, int]:
-        """A pipe: (end to read, end to write)."""
-        ends = os.pipe()
-        self._open.update(ends)
-        return ends
-
-    def close(self, *fds: int) -> None:
-        """Closes those of `fds` that are still open."""
-        for fd in fds:
-            if fd in self._open:
-                self._open.remove(fd)
-                os.close(fd)

@@ -6,38 +6,21 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.sandbox import permission
 from cycleqd_jax.sandbox.seccomp import deny_filter
 
 SEARCH_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
 WORK_FOLDER = "/box/work"
 _SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SYSTEM_FILES = ("/etc/alternatives", "/etc/ld.so.cache")
-_NEEDED_OPTIONS = ("--disable-userns", "--size", "--perms", "--as-pid-1")
 _FIRST_UID = 62_000  # of systemd's range for short-lived users, 61184 to 65519
 _LAST_UID = 65_519
 _SHM_BYTES = 2**20
-# Kernel settings that forbid user namespaces: name -> (value that does, remedy).
-_SWITCHES = {
-    "kernel/apparmor_restrict_unprivileged_userns": (
-        "1",
-        "give bwrap an AppArmor profile that allows userns, or run sudo sysctl -w "
-        "kernel.apparmor_restrict_unprivileged_userns=0",
-    ),
-    "kernel/unprivileged_userns_clone": (
-        "0",
-        "run sudo sysctl -w kernel.unprivileged_userns_clone=1",
-    ),
-    "user/max_user_namespaces": (
-        "0",
-        "run sudo sysctl -w user.max_user_namespaces=10000",
-    ),
-}
 # The supervisor's parts, the last of them the main one. Compiled into one file, where
 # each part finds the earlier ones as modules of the same name.
 _PARTS = ("_collect", "_watch", "_supervisor")
@@ -171,7 +154,7 @@ def inspect_host(workers: int) -> Host:
             "sandbox: the command bwrap (bubblewrap) was not found on PATH; install it "
             "(Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
         )
-    _check_version(bwrap)
+    permission.check_version(bwrap)
     setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
     if setpriv is None:
         raise BadInputError(
@@ -205,16 +188,6 @@ def _is_root() -> bool:
     """
     first = Path("/proc/self/uid_map").read_text().split()
     return os.geteuid() == 0 and first[:2] == ["0", "0"]
-
-
-def _check_version(bwrap: str) -> None:
-    shown = subprocess.run([bwrap, "--help"], capture_output=True, text=True)
-    missing = [o for o in _NEEDED_OPTIONS if o not in shown.stdout + shown.stderr]
-    if missing:
-        raise BadInputError(
-            f"sandbox: {bwrap} does not know {', '.join(missing)}; install bubblewrap "
-            "0.8.0 or later"
-        )
 
 
 def _own_processes(as_root: bool) -> int:
@@ -266,32 +239,12 @@ def _compile_supervisor(host: Host) -> bytes:
     # The way that programs are started, too, so that all of it is tried.
     command += [*host.drop_capability, host.python, "-I", "-S", "-c", _COMPILE]
     source = marshal.dumps(parts, 2)
-    done = subprocess.run(command, input=source, capture_output=True, env={}, cwd="/")
+    done = permission.start(command, input=source, env={}, cwd="/")
     if done.returncode == 0 and done.stdout:
         return done.stdout
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     said = lines[-1] if lines else f"exit status {done.returncode}"
     raise BadInputError(
         f"sandbox: {host.bwrap} is installed but could not build a sandbox "
-        f"({said}); {_remedy(said)}"
-    )
-
-
-def _remedy(said: str) -> str:
-    """What to do where bubblewrap is not permitted and somebody `said` so."""
-    if said.startswith("setpriv:"):
-        return (
-            f"started as root, it must change to the user ids from {_FIRST_UID} and "
-            "may not: start as an ordinary user, or give the container these user ids "
-            "and the capabilities SETUID and SETGID"
-        )
-    for name, (forbids, remedy) in _SWITCHES.items():
-        file = Path("/proc/sys") / name
-        if file.exists() and file.read_text().strip() == forbids:
-            return f"{name} is {forbids}, which forbids user namespaces: {remedy}"
-    return (
-        "the kernel, AppArmor or the container's seccomp profile forbids it: in a "
-        "container, start it with --security-opt seccomp=unconfined --security-opt "
-        "apparmor=unconfined --security-opt systempaths=unconfined, elsewhere allow "
-        "unprivileged user namespaces"
+        f"({said}); {permission.remedy(said, _FIRST_UID)}"
     )

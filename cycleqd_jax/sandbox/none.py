@@ -55,7 +55,8 @@ class UnsafeSandbox:
 
     Of the limits, CPU time (of each process; the total decides afterwards), address
     space of a process, open files, file size, output and wall-clock time hold; the
-    number of processes and the size of the scratch folder do not. The environment is
+    number of processes, their memory together, and the size of the scratch folder and
+    its number of files do not. The environment is
     cleared but for PATH, and the scratch folder is a temporary one.
 
     Args:

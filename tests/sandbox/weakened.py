@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from unittest import mock
 
 from cycleqd_jax.sandbox import bubblewrap
@@ -89,6 +90,29 @@ def without_total_limits(workers: int) -> BubblewrapSandbox:
     return BubblewrapSandbox(workers)
 
 
+def with_supervisor(old: str, new: str):
+    """A maker of sandboxes with an edited supervisor, and little patience."""
+    read = Path.read_bytes
+
+    def edited(path: Path) -> bytes:
+        content = read(path)
+        if path.name == "_watch.py":
+            assert content.count(old.encode()) == 1
+            content = content.replace(old.encode(), new.encode())
+        return content
+
+    def make(workers: int) -> BubblewrapSandbox:
+        with mock.patch.object(Path, "read_bytes", edited):
+            return with_limits(hurried)(workers)
+
+    return make
+
+
+def hurried(limits: Limits) -> Limits:
+    """Limits with a short time on the clock."""
+    return dataclasses.replace(limits, wall_s=min(limits.wall_s, 2.0))
+
+
 def unprotected(workers: int) -> UnsafeSandbox:
     """No sandbox, with a Python that every user can start."""
     if not os.access(sys.executable, os.X_OK):
@@ -167,6 +191,18 @@ WEAKENINGS = {
             "memory of many children, together too much",
             "a few more files than allowed, and a quick end",
         ),
+    ),
+    "forgotten children": Weakening(
+        with_supervisor("self._gone_s += own_s", "pass"),
+        ("CPU time in children that nobody waits for",),
+    ),
+    "shared memory not looked at": Weakening(
+        with_supervisor('b"Pss_Shmem:"', 'b"nothing"'),
+        ("shared mappings of many children",),
+    ),
+    "every shared page counted for each": Weakening(
+        with_supervisor("self._processes.shared_bytes() > most", "True"),
+        ("memory shared by many children, together not too much",),
     ),
     "larger limits": Weakening(
         with_limits(more(processes=1.5, open_files=2, file_bytes=2, scratch_bytes=2)),

@@ -1,0 +1,104 @@
+"""Why bubblewrap is not permitted, and what to do about it."""
+
+import subprocess
+from pathlib import Path
+
+from cycleqd_jax.errors import BadInputError
+
+NEEDED_OPTIONS = ("--disable-userns", "--size", "--perms", "--as-pid-1")
+START_S = 60.0  # for one start; it takes milliseconds
+# Kernel settings that forbid user namespaces: name -> (value that does, remedy).
+SWITCHES = {
+    "kernel/apparmor_restrict_unprivileged_userns": (
+        "1",
+        "give bwrap an AppArmor profile that allows userns, or run sudo sysctl -w "
+        "kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+    "kernel/unprivileged_userns_clone": (
+        "0",
+        "run sudo sysctl -w kernel.unprivileged_userns_clone=1",
+    ),
+    "user/max_user_namespaces": (
+        "0",
+        "run sudo sysctl -w user.max_user_namespaces=10000",
+    ),
+}
+# Files that engines put into their containers.
+_CONTAINER_SIGNS = ("/.dockerenv", "/run/.containerenv")
+
+
+def start(command: list[str], **fields) -> subprocess.CompletedProcess:
+    """Runs a command of this machine to its end, with all that it prints.
+
+    Raises:
+      BadInputError: it cannot be started, or does not end.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, timeout=START_S, **fields)
+    except subprocess.TimeoutExpired:
+        raise BadInputError(
+            f"sandbox: {command[0]} did not end within {START_S:g} s; try the command "
+            "by hand, and install it again if it hangs there too"
+        ) from None
+    except OSError as error:
+        raise BadInputError(
+            f"sandbox: {command[0]} is installed but cannot be started "
+            f"({error.strerror}); install it again for this machine"
+        ) from error
+
+
+def check_version(bwrap: str) -> None:
+    """Refuses a bubblewrap that lacks what is needed.
+
+    Raises:
+      BadInputError: it is too old, or not a program of this machine.
+    """
+    shown = start([bwrap, "--help"])
+    text = (shown.stdout + shown.stderr).decode(errors="replace")
+    missing = [option for option in NEEDED_OPTIONS if option not in text]
+    if missing:
+        raise BadInputError(
+            f"sandbox: {bwrap} does not know {', '.join(missing)}; install bubblewrap "
+            "0.8.0 or later"
+        )
+
+
+def remedy(said: str, first_uid: int) -> str:
+    """What to do where bubblewrap is present but not permitted.
+
+    Args:
+      said: the last line of what was printed.
+      first_uid: the first of the user ids that a start as root changes to.
+    """
+    if said.startswith("setpriv:"):
+        return (
+            f"started as root, it must change to the user ids from {first_uid} and "
+            "may not: start as an ordinary user, or give the container these user ids "
+            "and the capabilities SETUID and SETGID"
+        )
+    if "mount proc" in said:
+        return (
+            "a container covers parts of /proc, so no other /proc may be mounted: "
+            "start it with --security-opt systempaths=unconfined (Docker) or "
+            "--security-opt unmask=ALL (Podman)"
+        )
+    for name, (forbids, what) in SWITCHES.items():
+        file = Path("/proc/sys") / name
+        if file.exists() and file.read_text().strip() == forbids:
+            return f"{name} is {forbids}, which forbids user namespaces: {what}"
+    if _in_container():
+        return (
+            "the container's seccomp or AppArmor profile forbids it: start it with "
+            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+            "--security-opt systempaths=unconfined"
+        )
+    return (
+        "the kernel, AppArmor or a seccomp filter forbids it: allow unprivileged user "
+        "namespaces, or in a container start it with --security-opt seccomp=unconfined "
+        "--security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+    )
+
+
+def _in_container() -> bool:
+    """Whether we run in a container of Docker or Podman, as far as can be seen."""
+    return any(Path(sign).exists() for sign in _CONTAINER_SIGNS)
