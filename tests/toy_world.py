@@ -70,6 +70,7 @@ def make_world(folder: pathlib.Path, num_tasks: int = 3, full: tuple = ()) -> di
             for entry, task in zip(entries, tasks, strict=True)
         },
         "problems": {"optimise": 5, "validate": 4, "test": 4, "train": 8},
+        "basis": {"keep": False},  # nothing goes into the user's cache
         "qd": {"num_generations": 6, "children_per_batch": 2, "bins": 5},
         "aggregation": {"candidates": 2},
         "baselines": {"scaled_merge_factors": [0.5, 1.0]},

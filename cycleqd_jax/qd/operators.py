@@ -1,6 +1,6 @@
 """Operators of one's own, named in the config by their import path.
 
-    def my_crossover(x1: Genome, x2: Genome, key) -> Genome
+    def my_crossover(x1: Genome, x2: Genome, key, *, basis) -> Genome
     def my_mutation(genome: Genome, key, *, active, basis) -> Genome
 
 Both see single genomes and are vmapped and jit-compiled over a batch of children, so
@@ -21,7 +21,7 @@ from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
 
 _ARGUMENTS = {
-    "qd.crossover": ("x1, x2, key", 3, ()),
+    "qd.crossover": ("x1, x2, key, *, basis", 3, ("basis",)),
     "qd.mutation": ("genome, key, *, active, basis", 2, ("active", "basis")),
 }
 
@@ -94,7 +94,11 @@ def check_operators(
     key = jax.eval_shape(lambda: jax.random.key(0))
     if crossover is not None:
         cross = load_operator("qd.crossover", crossover)
-        _check("qd.crossover", crossover, genome, cross, genome, genome, key)
+
+        def call_cross(x1, x2, key):
+            return cross(x1, x2, key, basis=basis)
+
+        _check("qd.crossover", crossover, genome, call_cross, genome, genome, key)
     if mutation is not None:
         mutate = load_operator("qd.mutation", mutation)
 

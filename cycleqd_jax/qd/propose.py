@@ -82,7 +82,7 @@ def propose(
     length = noise_length(int(ts.max())) if settings.has_noise else None
     x1 = bank.gather(parents[:, 0], noise_length=length)
     x2 = bank.gather(parents[:, 1], noise_length=length)
-    children, weights = _cross(x1, x2, run_key, ts, settings)
+    children, weights = _cross(x1, x2, run_key, ts, basis, settings)
     children = mutate(children, run_key, ts, active, basis=basis, settings=settings)
     return Proposal(children, parents, np.asarray(weights), active.astype(np.int32))
 
@@ -113,12 +113,17 @@ def _select_parents(
 
 
 def _cross(
-    x1: Genome, x2: Genome, run_key: RNGKey, ts: np.ndarray, settings: ProposeSettings
+    x1: Genome,
+    x2: Genome,
+    run_key: RNGKey,
+    ts: np.ndarray,
+    basis: AnyBasis,
+    settings: ProposeSettings,
 ) -> tuple[Genome, np.ndarray]:
     """Crossed genomes, and raw weights `[P, 2]`: NaN of a crossover without them."""
     if settings.own_crossover is not None:
         cross = load_operator("qd.crossover", settings.own_crossover)
-        children = _own_crossover(x1, x2, run_key, ts, cross=cross)
+        children = _own_crossover(x1, x2, run_key, ts, basis, cross=cross)
         return children, np.full((len(ts), 2), np.nan, np.float32)
     weights = _draw_weights(run_key, ts, settings=settings)
     return add(x1, _crossover_steps(x1, x2, weights)), weights
@@ -126,10 +131,18 @@ def _cross(
 
 @functools.partial(jax.jit, static_argnames="cross")
 def _own_crossover(
-    x1: Genome, x2: Genome, run_key: RNGKey, ts: jax.Array, *, cross: Callable
+    x1: Genome,
+    x2: Genome,
+    run_key: RNGKey,
+    ts: jax.Array,
+    basis: AnyBasis,
+    *,
+    cross: Callable,
 ) -> Genome:
-    keys = jax.vmap(lambda t: generation_keys(run_key, t).crossover)(ts)
-    return jax.vmap(cross)(x1, x2, keys)
+    def call(a: Genome, b: Genome, t: jax.Array) -> Genome:
+        return cross(a, b, generation_keys(run_key, t).crossover, basis=basis)
+
+    return jax.vmap(call)(x1, x2, ts)
 
 
 @functools.partial(jax.jit, static_argnames="settings")

@@ -1,6 +1,7 @@
 """Where the result comes from: its ancestors back to the experts."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from cycleqd_jax.errors import BadInputError
@@ -66,16 +67,17 @@ def make_lineage(data: RunData, *, limit: int = 60) -> Lineage:
     return Lineage(tuple(columns), tuple(edges), len(children) - len(shown))
 
 
-def expert_shares(data: RunData, individual: str) -> dict[str, float]:
+def expert_shares(data: RunData, individual: str) -> dict[str, float | None]:
     """How much of each expert an individual got by crossover; by task, sums to 1.
 
     These are the genome's scales: they do not mutate. A child has the mean of its
-    parents' shares, weighted as it was crossed.
+    parents' shares, weighted as it was crossed; None where a crossover of one's own
+    says no weights.
 
     Raises:
       BadInputError: if an ancestor is neither an expert nor a recorded child.
     """
-    shares: dict[str, dict[str, float]] = {
+    shares: dict[str, dict[str, float | None]] = {
         f"expert/{task}": {other: float(other == task) for other in data.tasks}
         for task in data.tasks
     }
@@ -89,9 +91,16 @@ def expert_shares(data: RunData, individual: str) -> dict[str, float]:
     return shares[individual]
 
 
-def _mix(child: Child, shares: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _mix(
+    child: Child, shares: Mapping[str, Mapping[str, float | None]]
+) -> dict[str, float | None]:
     (first, second), (w1, w2) = child.parents, child.weights
+
+    def mixed(one: float | None, two: float | None) -> float | None:
+        if one is None or two is None or math.isnan(w1 + w2):
+            return None
+        return (w1 * one + w2 * two) / (w1 + w2)
+
     return {
-        task: (w1 * shares[first][task] + w2 * shares[second][task]) / (w1 + w2)
-        for task in shares[first]
+        task: mixed(shares[first][task], shares[second][task]) for task in shares[first]
     }

@@ -175,7 +175,10 @@ def _champion_table(report: Mapping[str, Any]) -> str:
     rows = []
     for task, champion in report["aggregation"].items():
         validated = champion.get("validated")
-        shares = [f"{share:.2f}" for share in champion["expert_shares"].values()]
+        shares = [
+            "-" if share is None else f"{share:.2f}"
+            for share in champion["expert_shares"].values()
+        ]
         rows.append(
             [
                 html.escape(task),

@@ -15,7 +15,7 @@ import numpy as np
 def fine(genome, key, *, active, basis):
     return genome
 
-def cross(x1, x2, key):
+def cross(x1, x2, key, *, basis):
     return x1
 
 def few(genome):
@@ -50,7 +50,7 @@ def own(tmp_path, monkeypatch) -> str:
         ("qd.mutation", "{}:missing", ["nothing called missing"]),
         ("qd.mutation", "{}:number", ["must be a function", "int called number"]),
         ("qd.mutation", "{}:few", ["must take (genome, key, *, active, basis)"]),
-        ("qd.crossover", "{}:fine", ["must take (x1, x2, key)"]),
+        ("qd.crossover", "{}:fine", ["must take (x1, x2, key, *, basis)"]),
     ],
 )
 def test_wrong_operators_are_refused(own, setting, path, words):

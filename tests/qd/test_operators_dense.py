@@ -213,7 +213,7 @@ def test_a_bank_with_noise_is_the_same_however_it_came_about(make):
     assert [noise_length(t) for t in (1, 256, 257)] == [256, 256, 512]
 
 
-def tilted(x1, x2, key):
+def tilted(x1, x2, key, *, basis):
     """A crossover of one's own: a random share of each coefficient."""
     share = jax.random.uniform(key, x1.coefficients.shape)
     mixed = x1.coefficients + share * (x2.coefficients - x1.coefficients)
@@ -245,7 +245,7 @@ def test_own_operators_breed_children(make, monkeypatch):
     assert np.isnan(got.weights).all()
     for i, t in enumerate((1, 2, 3)):
         x1, x2 = (bank.genome(int(p)) for p in got.parents[i])
-        crossed = tilted(x1, x2, generation_keys(key, t).crossover)
+        crossed = tilted(x1, x2, generation_keys(key, t).crossover, basis=basis)
         want = doubled(crossed, None, active=int(got.active[i]), basis=basis)
         np.testing.assert_allclose(
             got.genomes.coefficients[i], want.coefficients, rtol=1e-5, atol=1e-6

@@ -1,0 +1,117 @@
+"""The main command with every operator, basis and number of tasks."""
+
+import numpy as np
+import pytest
+import toy_world
+
+from cycleqd_jax import originals, prepare
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.io import files
+from cycleqd_jax.merging.basis_file import load_basis
+from cycleqd_jax.models.loading import load_expert
+from cycleqd_jax.observe import Observer
+from experiments import agent_skills
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """Settings by number of tasks; from three on the second expert is a full one."""
+
+    def make(num_tasks):
+        folder = tmp_path_factory.mktemp(f"world-{num_tasks}")
+        full = ("toy_b",) if num_tasks > 2 else ()
+        settings = toy_world.make_world(folder, num_tasks, full)
+        settings["engine"]["mode"] = "auto"
+        settings["problems"] |= {"optimise": 3, "validate": 2, "test": 2}
+        settings["qd"] |= {"num_generations": 4, "bins": 3}
+        return settings
+
+    return make
+
+
+def run(settings, folder, *overrides):
+    config = toy_world.write_config(folder / "config.yaml", settings)
+    place = f"run_dir={folder / 'run'}"
+    code = agent_skills.main(["--config", str(config), place, *overrides])
+    return code, folder / "run"
+
+
+@pytest.mark.parametrize(
+    "num_tasks, overrides, said",
+    [
+        (2, ["qd.mutation=svd_child"], "core form"),
+        (3, ["qd.mutation=gaussian", "qd.gaussian_std=0.05", "qd.selection=random"],
+         "Gaussian noise"),
+        (3, ["basis.rank=2", "qd.selection=elite_ref"], "the rest is dropped"),
+        (4, ["basis.rank=2", "basis.residual=keep", "qd.mutation=svd_scale"],
+         "the rest is kept"),
+        (5, ["qd.mutation=none", "qd.flip_interval=2"], "similarity"),
+    ],
+)  # fmt: skip
+def test_runs_to_its_end(worlds, tmp_path, capsys, num_tasks, overrides, said):
+    code, folder = run(worlds(num_tasks), tmp_path, *overrides)
+    out = " ".join(capsys.readouterr().out.split())
+    assert code == 0 and said in out
+    state = files.read_json(folder / "state.json")
+    assert len(state["tasks"]) == num_tasks
+    assert state["evaluated_children"] == 4
+    basis = load_basis(folder / "basis.safetensors").basis
+    assert bool(basis.residuals) == ("basis.residual=keep" in overrides)
+    originals = folder / "results" / "originals-optimise.parquet"
+    if "basis.rank=2" in overrides and not basis.residuals:
+        rows = files.read_table(folder / "energy.parquet").to_pylist()
+        assert {row["expert"] for row in rows} == {"toy_b"}  # LoRAs are of rank 2
+        tried = files.read_table(originals).to_pylist()
+        assert {row["individual"] for row in tried} == {"original/toy_b"}
+        assert "toy_b as trained and as its genome" in out
+    else:
+        assert not originals.exists()
+
+
+def prepared_from(settings, **changes):
+    config = RunConfig.model_validate(settings | changes)
+    return config, prepare.prepare(config, None, Observer())
+
+
+def test_the_expert_as_trained_is_scored_by_its_own_weights(worlds):
+    """Only the expert that a rank changes, and with the weights in its folder."""
+    config, prepared = prepared_from(worlds(3), basis={"rank": 2, "keep": False})
+    seen = {}
+
+    def measured(part, individuals, split):
+        seen.update({name: make() for name, make in individuals.items()})
+        return []
+
+    originals.measure_originals(config, prepared, measured)
+    assert list(seen) == ["original/toy_b"]
+    expert = load_expert(config.experts["toy_task:ToyB"], prepared.model)
+    for name, weight in expert.weights.items():
+        np.testing.assert_array_equal(seen["original/toy_b"][name], weight)
+
+
+def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = worlds(2)
+    computed = []
+    original = prepare.compute_basis
+
+    def counted(*args, **kwargs):
+        computed.append(kwargs["rank"])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(prepare, "compute_basis", counted)
+    one, two, three, four = (
+        prepared_from(settings, seed=seed, basis={"rank": rank, "keep": keep})[1]
+        for seed, rank, keep in [
+            (1, "full", True),
+            (2, "full", True),  # another search, the same experts: the same basis
+            (1, 1, True),
+            (1, "full", False),
+        ]
+    )
+    assert computed == ["full", 1, "full"]
+    prints = [p.fingerprints["basis"] for p in (one, two, three, four)]
+    assert prints[0] == prints[1] == prints[3] != prints[2]
+    for other in (two, four):
+        for name, u in one.basis.u.items():
+            np.testing.assert_array_equal(u, other.basis.u[name])

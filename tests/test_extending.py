@@ -1,0 +1,73 @@
+"""docs/extending.md, word for word: its code is run as it stands there."""
+
+import pathlib
+import re
+import sys
+
+import pytest
+import toy_world
+import yaml
+
+from cycleqd_jax.io import files
+from cycleqd_jax.tasks.base import Split, TaskSettings
+from experiments import agent_skills
+
+DOC = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
+
+
+def blocks(language):
+    """First comment line (a file name) -> the code under it."""
+    found = re.findall(
+        rf"```{language}\n# ([\w.]+)[^\n]*\n(.*?)```", DOC.read_text(), re.S
+    )
+    return dict(found)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    for name, code in blocks("python").items():
+        (tmp_path / name).write_text(code)
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_each_example_is_short():
+    code = blocks("python")
+    assert list(code) == ["my_task.py", "my_merge.py", "my_mutation.py"]
+    assert max(len(text.splitlines()) for text in code.values()) < 60
+
+
+def test_the_examples_run(folder, toy_settings, capsys):
+    settings = yaml.safe_load(blocks("yaml")["my_run.yaml"])
+    (own_task, _), other = settings["tasks"], toy_world.ENTRIES[1]
+    experts = toy_settings["experts"]
+    config = toy_settings | {
+        "tasks": [own_task, other],
+        "experts": {own_task: experts[toy_world.ENTRIES[0]], other: experts[other]},
+        "qd": toy_settings["qd"] | settings["qd"] | {"num_generations": 4},
+        "run_dir": str(folder / "run"),
+    }
+    path = toy_world.write_config(folder / "my_run.yaml", config)
+    assert agent_skills.main(["--config", str(path)]) == 0
+    assert "aggregated" in capsys.readouterr().out
+    state = files.read_json(folder / "run" / "state.json")
+    assert state["tasks"] == ["roman", "toy_b"]
+    assert state["evaluated_children"] == 4
+    # Resumed only with the operators it was begun with.
+    merge = folder / "my_merge.py"
+    merge.write_text(merge.read_text().replace("0.2", "0.3"))
+    del sys.modules["my_merge"]
+    more = ["--config", str(path), "qd.num_generations=6", "--resume"]
+    assert agent_skills.main(more) == 2
+    assert "other operators (qd.crossover)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_task_is_right(folder):
+    import my_task
+
+    sizes = {Split.OPTIMISE: 20, Split.TEST: 20}
+    task = my_task.Roman(TaskSettings(seed=1, sizes=sizes))
+    ids = [p.id for split in sizes for p in task.problems(split)]
+    assert len(set(ids)) == 40
+    assert [my_task.roman(n) for n in (4, 1994, 2026)] == ["IV", "MCMXCIV", "MMXXVI"]
