@@ -13,6 +13,7 @@ from cycleqd_jax.config_sections import (
     Count,
     EngineConfig,
     Fraction,
+    LoggingConfig,
     Positive,
     ProblemsConfig,
     SandboxConfig,
@@ -116,6 +117,7 @@ class TrainConfig(Section):
       too_long: what becomes of dialogues above `optimiser.max_length`.
       gradient_checkpointing: whether layers are computed again in the backward pass,
         which takes less memory and a third more time.
+      logging: of losses, in the sub-folder logs of `output`.
     """
 
     seed: Seed = 0
@@ -135,6 +137,7 @@ class TrainConfig(Section):
     optimiser: OptimiserConfig = OptimiserConfig()
     engine: EngineConfig = EngineConfig()
     sandbox: SandboxConfig = SandboxConfig()
+    logging: LoggingConfig = LoggingConfig()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

@@ -75,7 +75,7 @@ class Evaluator:
         *,
         engine: Engine,
         weights: Weights,
-        basis: AnyBasis,
+        basis: AnyBasis | None,  # None where all individuals are whole weights
         tasks: Sequence[Task],
         sandbox: Sandbox,
         mode: str,

@@ -58,10 +58,6 @@ class TrainCheckpoints:
     def __exit__(self, *error) -> None:
         self._manager.close()
 
-    def latest_step(self) -> int | None:
-        """The last update of the newest checkpoint, damaged or not."""
-        return self._manager.latest_step()
-
     def save(self, progress: Progress) -> None:
         """Writes one; returns when it is on disk.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cycleqd_jax.config_training import JSONL, TrainConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluate import check_prompts
+from cycleqd_jax.logs import check_logging
 from cycleqd_jax.models.llama import LlamaProgram
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.observe import Observer
@@ -51,6 +52,7 @@ def prepare(
     Raises:
       BadInputError: the first thing that is wrong.
     """
+    check_logging(config.logging.to)
     entries = tuple(dict.fromkeys((*config.task_sources, *config.validation_tasks)))
     tasks = dict(zip(entries, make_tasks(entries, config.problems), strict=True))
     scored = tuple(tasks[entry] for entry in config.validation_tasks)

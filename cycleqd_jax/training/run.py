@@ -6,12 +6,14 @@ absent; a training that was killed goes on from its last checkpoint.
 
 import json
 import time
+from typing import NamedTuple
 
 import jax
 
 from cycleqd_jax.config_training import TrainConfig
 from cycleqd_jax.io import files
 from cycleqd_jax.io.export import export_model
+from cycleqd_jax.logs import MetricsLogger, open_loggers
 from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.llama import Weights
 from cycleqd_jax.models.loading import load_expert
@@ -58,8 +60,18 @@ def train_experts(config: TrainConfig, observer: Observer) -> None:
         if not weights and config.method == "lora":
             weights = put_on_device(prepared.model.weights)
         start = time.perf_counter()
-        with WorkFolder(job.plan.work) as work:
-            scores = _make_expert(config, prepared, job, weights, work, observer)
+        with (
+            WorkFolder(job.plan.work) as work,
+            open_loggers(
+                config.logging.to,
+                job.plan.folder.parent / "logs" / name,
+                project=config.logging.project,
+                settings=config.model_dump(mode="json"),
+                note=observer.note,
+            ) as logger,
+        ):
+            watch = _Watch(name, config.optimiser.steps, observer, logger)
+            scores = _make_expert(config, prepared, job, weights, work, watch)
         shown = ""
         if scores is not None:
             pairs = (f"{task} {s:.3f}" for task, s in scores["expert"].items())
@@ -69,41 +81,61 @@ def train_experts(config: TrainConfig, observer: Observer) -> None:
         )
 
 
+class _Watch(NamedTuple):
+    """Tells people how the training of one expert goes on."""
+
+    name: str
+    steps: int
+    observer: Observer
+    logger: MetricsLogger
+
+    def restored(self, history: tuple[StepMetrics, ...]) -> None:
+        """Steps that an earlier process made; loggers begin anew, so they hear them."""
+        self.observer.note(
+            f"{self.name} goes on from its checkpoint of step {history[-1].step}"
+        )
+        for row in history:
+            self._log(row)
+
+    def step(self, row: StepMetrics) -> None:
+        """One step."""
+        self._log(row)
+        self.observer.episodes(row.step, self.steps)
+        if row.step % _NOTE_EVERY == 0 or row.step == self.steps:
+            self.observer.note(
+                f"{self.name} step {row.step}/{self.steps}  "
+                f"loss {row.loss:.4f}  tokens right {row.token_accuracy:.3f}"
+            )
+
+    def _log(self, row: StepMetrics) -> None:
+        metrics = {"loss": row.loss, "token_accuracy": row.token_accuracy}
+        self.logger.log(metrics, row.step)
+
+
 def _make_expert(
     config: TrainConfig,
     prepared: Prepared,
     job: Job,
     weights: Weights,
     work: WorkFolder,
-    observer: Observer,
+    watch: "_Watch",
 ) -> Scores | None:
     """Trains one expert, or goes on with it; then scores it and gives it its place."""
     name = job.plan.name
     sources = [prepared.sources[source] for source in job.plan.sources]
     if job.status is Status.NEW:
         write_facts(work.path, config, job.fingerprints)
-    observer.phase(f"training {name}")
-
-    def report(row: StepMetrics) -> None:
-        observer.episodes(row.step, config.optimiser.steps)
-        if row.step % _NOTE_EVERY == 0 or row.step == config.optimiser.steps:
-            observer.note(
-                f"{name} step {row.step}/{config.optimiser.steps}  "
-                f"loss {row.loss:.4f}  tokens right {row.token_accuracy:.3f}"
-            )
-
+    watch.observer.phase(f"training {name}")
     keep = 2 if config.method == "lora" else 1  # a full one is 12 bytes a parameter
     with TrainCheckpoints(work.checkpoints, keep=keep) as checkpoints:
-        found = checkpoints.latest_step()
-        if found is not None:
-            observer.note(f"{name} goes on from its checkpoint of step {found}")
         trained = train(
             _training(config, prepared, job.plan, sources, weights),
             checkpoints=checkpoints,
-            on_step=report,
+            on_restored=watch.restored,
+            on_step=watch.step,
         )
     history, last = trained.history, trained.history[-1]
-    observer.phase(f"writing and validating {name}")
+    watch.observer.phase(f"writing and validating {name}")
     if config.method == "lora":
         scores = _write_lora(config, prepared, job, sources, weights, work, trained)
     else:
@@ -129,6 +161,9 @@ def _make_expert(
         work.expert / "history.jsonl",
         "".join(json.dumps(row._asdict()) + "\n" for row in history),
     )
+    if scores is not None:
+        found = {f"validate/{task}": s for task, s in scores["expert"].items()}
+        watch.logger.result(found, last.step)
     write_facts(work.expert, config, job.fingerprints)
     work.finish(job.plan.folder)
     return scores

@@ -51,6 +51,7 @@ def train(
     training: Training,
     *,
     checkpoints: TrainCheckpoints | None = None,
+    on_restored: Callable[[tuple[StepMetrics, ...]], None] | None = None,
     on_step: Callable[[StepMetrics], None] | None = None,
 ) -> TrainedExpert:
     """Trains one expert on assistant replies; the base weights are not changed.
@@ -59,6 +60,7 @@ def train(
       training: what and on what.
       checkpoints: if there is one among them, training goes on from it and ends as if
         it had never stopped; new ones are made as the settings say.
+      on_restored: called with the steps of the checkpoint that is gone on from.
       on_step: called after each step.
 
     Raises:
@@ -74,6 +76,8 @@ def train(
         max_grad_norm=settings.max_grad_norm,
     )
     state, history = _begin(training, transform, checkpoints)
+    if history and on_restored is not None:
+        on_restored(tuple(history))
     for number in range(len(history) + 1, settings.steps + 1):
         state, metrics = steps.train_step(
             state,

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from cycleqd_jax.config_training import TrainConfig
 from cycleqd_jax.evaluate import Evaluator, mean_scores
@@ -63,26 +62,21 @@ def validate_full(
 
     Arguments as for `validate_lora`; one of both models is on the device at a time.
     """
-    # A basis of all weights would be hundreds of decompositions that nobody needs; the
-    # evaluator wants some basis of this base, and the smallest is one scale's.
-    name = "model.norm.weight"
-    norm = {name: model.weights[name]}
-    basis = compute_basis(norm, [FullExpert({name: norm[name] + np.float32(1)})])
-    scores: dict[str, Mapping[str, float]] = {}
-    engine = Engine(program, model.tokenizer, engine_shape(config.engine))
-    for who, weights in (("base", model.weights), ("expert", expert.weights)):
-        with Evaluator(
-            engine=engine,
-            weights=_on_device(weights, program),
-            basis=basis,
-            tasks=tasks,
-            sandbox=open_sandbox(config.sandbox),
-            mode="materialised",
-            individuals_per_pass=1,
-        ) as evaluator:
-            models = {who: base_genome(basis)}
-            scores |= mean_scores(evaluator.evaluate(models, Split.VALIDATE))
-    return scores
+    # Whole weights: a basis would be hundreds of decompositions that nobody needs.
+    models = {
+        "base": lambda: _on_device(model.weights, program),
+        "expert": lambda: _on_device(expert.weights, program),
+    }
+    with Evaluator(
+        engine=Engine(program, model.tokenizer, engine_shape(config.engine)),
+        weights={},
+        basis=None,
+        tasks=tasks,
+        sandbox=open_sandbox(config.sandbox),
+        mode="materialised",
+        individuals_per_pass=1,
+    ) as evaluator:
+        return mean_scores(evaluator.evaluate(models, Split.VALIDATE))
 
 
 def _on_device(weights: Mapping[str, Any], program: LlamaProgram) -> Weights:
