@@ -212,12 +212,47 @@ def test_unreadable_files(tmp_path):
         ("optimiser.learning_rate=0", ["learning_rate is 0", "above 0"]),
         ("optimizer.steps=3", ["optimizer is not a known key", "optimiser"]),
         ("output=", ["output is empty"]),
+        ("tasks=[]", ["tasks is missing", "either tasks", "or experts"]),
+        ("experts.x={pocket_db: 1}", ["tasks and experts are both given"]),
+        ("method=qlora", ["method is 'qlora'", "'lora' or 'full'"]),
+        ("packing=1", ["packing is 1", "true or false"]),
+        ("too_long=cut", ["too_long is 'cut'", "'drop'"]),
+        ("optimiser.accumulate_steps=3", ["accumulate_steps is 3", "divisor", "8"]),
+        ("optimiser.checkpoint_every=0", ["checkpoint_every is 0", "from 1"]),
+        ("validate_on=[a b]", ["'a b'", "package.module:Class"]),
     ],
 )
 def test_wrong_training_settings(override, words, write):
     text = message(CONFIGS / "quickstart_experts.yaml", [override], TrainConfig)
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("experts", "words"),
+    [
+        ("{x: {}}", ["experts.x has no source"]),
+        ("{x: 3}", ["experts.x is 3", "mapping"]),
+        ("{x: {pocket_db: 0}}", ["experts.x.pocket_db is 0", "above 0"]),
+        ("{x: {pocket_db: .inf}}", ["experts.x.pocket_db is inf"]),
+        ("{x: {chat.json: 1}}", ["'chat.json'", ".jsonl"]),
+        ("{a/b: {pocket_db: 1}}", ["'a/b'", "folder"]),
+        ("{.x: {pocket_db: 1}}", ["'.x'", "folder"]),
+    ],
+)
+def test_wrong_mixtures(experts, words, write):
+    text = f"base_model: m\noutput: o\nexperts: {experts}\n"
+    got = message(write(text), cls=TrainConfig)
+    for word in words:
+        assert word in got
+
+
+def test_mixtures_survive_the_round_trip(write):
+    text = "base_model: m\noutput: o\nexperts: {x: {a: 1, 'b.c:D': .5, d/e.jsonl: 2}}"
+    first = load_config(write(text), [], TrainConfig)
+    assert first.experts["x"] == {"a": 1.0, "b.c:D": 0.5, "d/e.jsonl": 2.0}
+    assert first.task_sources == ("a", "b.c:D")
+    assert load_config(write(to_yaml(first)), [], TrainConfig) == first
 
 
 def test_exponents_without_a_point_are_numbers(write):
