@@ -38,26 +38,34 @@ def original_name(task: str) -> str:
 def describe_experts(prepared: Prepared, folder: RunFolder, observer: Observer) -> None:
     """Says how alike the experts are and what the basis keeps of them.
 
-    Writes `energy.parquet`, a row per matrix and expert that is kept only in part.
+    Writes `basis.json`, and `energy.parquet` with a row per matrix and expert that is
+    kept only in part.
     """
     basis = prepared.basis
-    alike = ", ".join(
-        f"{row.first} and {row.second} {row.cosine:.3f}" for row in similarities(basis)
-    )
-    observer.note(f"model similarity (1: merge best): {alike}")
-    rows = energy_report(basis)
+    alike, rows = similarities(basis), energy_report(basis)
+    worst = {}
+    for row in sorted(rows, key=lambda row: row.kept, reverse=True):
+        worst[row.expert] = {"matrix": row.name, "kept": row.kept}
+    kept = {name: v for name, v in expert_energy_kept(basis).items() if name in worst}
+    facts = {
+        "similarity": [row._asdict() for row in alike],
+        "energy_kept": kept,
+        "least_kept": worst,
+        "residuals": bool(basis.residuals),
+    }
+    files.write_json(folder.path / "basis.json", facts)
+    shown = ", ".join(f"{one} and {two} {value:.3f}" for one, two, value in alike)
+    observer.note(f"model similarity (1: merge best): {shown}")
     if not rows:
         return
     table = pa.Table.from_pylist([row._asdict() for row in rows])
     files.write_table(folder.path / "energy.parquet", table)
-    worst = min(rows, key=lambda row: row.kept)
-    changed = {row.expert for row in rows}
-    shares = expert_energy_kept(basis).items()
-    kept = ", ".join(f"{name} {v:.1%}" for name, v in shares if name in changed)
+    least = min(rows, key=lambda row: row.kept)
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in kept.items())
     rest = "the rest is kept beside it" if basis.residuals else "the rest is dropped"
     observer.note(
-        f"the basis keeps of the experts' energy: {kept}; least of {worst.name} of "
-        f"{worst.expert}, {worst.kept:.1%}; {rest}"
+        f"the basis keeps of the experts' energy: {shares}; least of {least.name} of "
+        f"{least.expert}, {least.kept:.1%}; {rest}"
     )
 
 

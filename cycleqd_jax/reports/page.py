@@ -40,6 +40,7 @@ def make_page(
         paired=_paired_table(report, split),
         archives=_archive_table(report),
         champions=_champion_table(report),
+        experts=_experts(report),
         samples=_samples(data),
         facts=_facts(data, report),
         fingerprint=html.escape(report["archives_fingerprint"]),
@@ -192,6 +193,31 @@ def _champion_table(report: Mapping[str, Any]) -> str:
     of_expert = [f"share of {task}" for task in report["tasks"]]
     header = ["archive", "champion", "optimise", "validate", "weight", *of_expert]
     return _table(header, rows)
+
+
+def _experts(report: Mapping[str, Any]) -> str:
+    """How alike they are, and a table of those that the basis changed."""
+    pairs = ", ".join(
+        f"{html.escape(row['first'])} and {html.escape(row['second'])} "
+        f"<strong>{row['cosine']:.3f}</strong>"
+        for row in report["basis"]["similarity"]
+    )
+    parts = [f"<p>Model similarity: {pairs}.</p>"] if pairs else []
+    changed = report["basis"]["changed"]
+    if not changed:
+        return "".join([*parts, "<p>The basis holds every expert exactly.</p>"])
+    rows = []
+    for task, row in changed.items():
+        least = row["least_kept"]
+        scores = ["&ndash;"] * 4
+        if "as_trained" in row:
+            both = (row["as_trained"], row["as_genome"])
+            scores = [f"{one[key]:.3f}" for key in (task, "mean") for one in both]
+        matrix = f"{least['kept']:.1%}<small>{html.escape(least['matrix'])}</small>"
+        share = f"{row['energy_kept']:.1%}"
+        rows.append([html.escape(task), share, f"<td>{matrix}</td>", *scores])
+    header = ["expert", "energy kept", "least of", "own skill as trained", "as genome"]
+    return "".join([*parts, _table([*header, "mean as trained", "as genome"], rows)])
 
 
 def _samples(data: RunData) -> str:

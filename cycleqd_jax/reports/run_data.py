@@ -73,6 +73,9 @@ class RunData:
         first split of `SPLITS` it has.
       children: in order of generation.
       elites: of all archives.
+      basis: `basis.json`: how alike the experts are, and what their basis keeps.
+      originals: scores of the experts as they were trained, where their genomes are
+        others, like `scores`.
       seconds: wall time by phase; the only thing that differs between equal runs.
     """
 
@@ -84,6 +87,8 @@ class RunData:
     samples: Sequence[Mapping[str, Any]]
     children: tuple[Child, ...]
     elites: tuple[Elite, ...]
+    basis: Mapping[str, Any]
+    originals: Scores
     seconds: Mapping[str, float]
 
 
@@ -104,7 +109,9 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
     merges = ("uniform_merge", "scaled_merge", "best_of_archive", "aggregated")
     models = ("base", *experts, *merges)
     aliases = _aliases(state)
-    found = run_files.read_scores(run, {*models, *sum(aliases.values(), ())})
+    trained = [f"original/{task}" for task in tasks]
+    wanted = {*models, *trained, *sum(aliases.values(), ())}
+    found = run_files.read_scores(run, wanted)
     scores = {model: _resolve(model, aliases, found) for model in models}
     _check_complete(run, tasks, scores)
     return RunData(
@@ -116,6 +123,8 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         samples=_samples(run, scores["aggregated"]),
         children=_children(run, tasks),
         elites=_elites(run),
+        basis=run_files.read_basis_facts(run),
+        originals={name: found[name] for name in trained if name in found},
         seconds=run_files.read_seconds(run),
     )
 

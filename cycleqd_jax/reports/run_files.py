@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pydantic
 
 from cycleqd_jax.errors import BadInputError
 
@@ -25,6 +26,26 @@ _STATE_KEYS = {
     "best_of_archive": str,
     "aggregation": dict,
 }
+
+
+class _Pair(pydantic.BaseModel):
+    first: str
+    second: str
+    cosine: float
+
+
+class _LeastKept(pydantic.BaseModel):
+    matrix: str
+    kept: float
+
+
+class _BasisFacts(pydantic.BaseModel):
+    """What `basis.json` holds."""
+
+    similarity: list[_Pair]
+    energy_kept: dict[str, float]
+    least_kept: dict[str, _LeastKept]
+    residuals: bool
 
 
 def unfinished(run: pathlib.Path, what: str) -> BadInputError:
@@ -59,6 +80,22 @@ def read_state(run: pathlib.Path) -> dict[str, Any]:
     if not isinstance(factor, int | float):
         raise BadInputError(f"{path}: scaled_merge.factor is {factor!r}, not a number.")
     return state
+
+
+def read_basis_facts(run: pathlib.Path) -> dict[str, Any]:
+    """`basis.json`; empty where the run has none.
+
+    Raises:
+      BadInputError: if it is unreadable or not what a run writes.
+    """
+    path = run / "basis.json"
+    if not path.exists():
+        return {}
+    try:
+        return _BasisFacts.model_validate_json(path.read_bytes()).model_dump()
+    except (OSError, pydantic.ValidationError) as err:
+        reason = " ".join(str(err).split())
+        raise BadInputError(f"{path}: not the facts on a basis ({reason}).") from err
 
 
 def parts(run: pathlib.Path, folder: str) -> list[pathlib.Path]:

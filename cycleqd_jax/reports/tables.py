@@ -31,6 +31,7 @@ def make_report(data: RunData) -> dict[str, Any]:
         "selected_on": SELECTED,
         "evaluated_children": data.state["evaluated_children"],
         "archives_fingerprint": data.state["archives_fingerprint"],
+        "basis": _basis(data),
         "archives": _archives(data),
         "aggregation": _champions(data),
         "best_of_archive": data.state["best_of_archive"],
@@ -96,6 +97,21 @@ def _paired(data: RunData) -> list[dict[str, Any]]:
 
 def _difference(difference: statistics.Difference) -> dict[str, Any]:
     return difference._asdict() | {"interval": list(difference.interval)}
+
+
+def _basis(data: RunData) -> dict[str, Any]:
+    """How alike the experts are, and what became of those that the basis changed."""
+    changed = {}
+    for task, share in data.basis.get("energy_kept", {}).items():
+        row = {"energy_kept": share, "least_kept": data.basis["least_kept"].get(task)}
+        trained = data.originals.get(f"original/{task}", {}).get("optimise")
+        if trained:
+            genome = data.scores[f"expert/{task}"]["optimise"]
+            for key, scores in (("as_trained", trained), ("as_genome", genome)):
+                means = {t: statistics.mean(list(scores[t].values())) for t in scores}
+                row[key] = means | {"mean": statistics.mean(list(means.values()))}
+        changed[task] = row
+    return {"similarity": data.basis.get("similarity", []), "changed": changed}
 
 
 def _archives(data: RunData) -> dict[str, Any]:
