@@ -15,9 +15,14 @@ from cycleqd_jax.sandbox._collect import PAGE_BYTES, read_all
 
 POLL_S = 0.02  # pause between two looks
 POLL_COST = 20  # or so many times what the last look took, if that is longer
+MAX_POLL_S = 0.2  # but never more
+# So many looks in a row must find too much memory: between `vfork` and `exec` a child
+# has all the memory of its parent, which then seems to be there twice.
+MEMORY_LOOKS = 3
 TICK_S = 1 / posix.sysconf("SC_CLK_TCK")
 # Fields of /proc/PID/stat after the name in parentheses, which may hold anything.
-UTIME, STIME, CUTIME, CSTIME, STARTED, RESIDENT = 11, 12, 13, 14, 19, 21
+STATE, PARENT, UTIME, STIME, CUTIME, CSTIME = 0, 1, 11, 12, 13, 14
+THREADS, STARTED, SIZE, RESIDENT = 17, 19, 20, 21
 
 
 class Processes:
@@ -37,14 +42,17 @@ class Processes:
     def __init__(self):
         self.cpu_s = 0.0
         self.resident_bytes = 0
-        self._own: dict[tuple[str, bytes], float] = {}  # (pid, start) -> seconds
+        self._own: dict[tuple[bytes, bytes], float] = {}  # (pid, start) -> seconds
         self._gone_s = 0.0
+        self._stats: dict[bytes, list[bytes]] = {}  # pid -> fields
+        self._memory: dict[bytes, tuple[str, int]] = {}  # pid -> where, pages
 
     def look(self):
         """Brings the attributes up to date."""
         own = {}
         passed_on_s = 0.0
-        pages = 0
+        self._stats.clear()
+        self._memory.clear()
         for pid in _pids():
             text = _read(f"/proc/{pid}/stat")
             if text is None:
@@ -55,28 +63,44 @@ class Processes:
                 own_s = _short_time(pid)
             own[pid, fields[STARTED]] = own_s
             passed_on_s += (int(fields[CUTIME]) + int(fields[CSTIME])) * TICK_S
-            pages += int(fields[RESIDENT])
+            place, pages = f"/proc/{pid}", int(fields[RESIDENT])
+            if fields[STATE] == b"Z" and int(fields[THREADS]) > 1:
+                place, pages = _of_other_threads(pid)
+            self._stats[pid.encode()] = fields
+            self._memory[pid.encode()] = place, pages
         for key, own_s in self._own.items():
             if key not in own:
                 self._gone_s += own_s
         self._own = own
         passed_on_s += cpu_of_reaped()
         self.cpu_s = sum(own.values()) + max(passed_on_s, self._gone_s)
+        pages = sum(pages for _, pages in self._memory.values())
         self.resident_bytes = pages * PAGE_BYTES
 
     def shared_bytes(self):
         """Memory, with each process's share of what it has in common with others."""
-        total = 0
-        for pid in _pids():
-            text = _read(f"/proc/{pid}/smaps_rollup")
-            if text is None:  # it forbids to be looked at: all that it has counts
-                text = _read(f"/proc/{pid}/statm") or b"0 0"
-                total += int(text.split()[1]) * PAGE_BYTES
-                continue
-            for line in text.splitlines():
-                if line.startswith((b"Pss_Anon:", b"Pss_Shmem:")):
-                    total += int(line.split()[1]) * 1024
-        return total
+        total = twice = 0
+        for pid, (place, pages) in self._memory.items():
+            size = _share(place)
+            if size is None:  # it forbids to be looked at: all that it has counts
+                size = pages * PAGE_BYTES
+            total += size
+            if self._is_twin(pid):
+                twice = max(twice, size)
+        return total - twice
+
+    def _is_twin(self, pid):
+        """Whether this seems to be a child after `vfork`, with its parent's memory.
+
+        A program can make it seem so, hence only one such child is not counted.
+        """
+        child = self._stats[pid]
+        parent = self._stats.get(child[PARENT])
+        return (
+            parent is not None
+            and parent[STATE] == b"D"
+            and (parent[SIZE], parent[RESIDENT]) == (child[SIZE], child[RESIDENT])
+        )
 
 
 def _pids():
@@ -96,6 +120,32 @@ def _read(path):
         return None
     finally:
         posix.close(fd)
+
+
+def _of_other_threads(pid):
+    """(Where, how many pages) the memory is of a process whose first thread ended."""
+    try:
+        threads = posix.listdir(f"/proc/{pid}/task")
+    except OSError:
+        threads = []
+    for thread in threads:
+        place = f"/proc/{pid}/task/{thread}"
+        text = _read(f"{place}/statm")
+        if text and (pages := int(text.split()[1])):
+            return place, pages
+    return f"/proc/{pid}", 0
+
+
+def _share(place):
+    """Proportional memory of a process in bytes, or None if that cannot be seen."""
+    text = _read(f"{place}/smaps_rollup")
+    if text is None:
+        return None
+    return 1024 * sum(
+        int(line.split()[1])
+        for line in text.splitlines()
+        if line.startswith((b"Pss_Anon:", b"Pss_Shmem:"))
+    )
 
 
 def _short_time(pid):
@@ -158,6 +208,7 @@ class Watch:
         self._request = request
         self._folders = folders
         self._processes = Processes()
+        self._looks_over = 0  # with too much memory, in a row
 
     def over(self):
         """The limit that all processes together have reached, or None."""
@@ -169,11 +220,12 @@ class Watch:
             return "files"
         # The exact number costs a walk through all pages, so it comes second.
         most = request["memory_bytes"]
-        if self._processes.resident_bytes > most and (
-            self._processes.shared_bytes() > most
-        ):
-            return "memory"
-        return None
+        over = (
+            self._processes.resident_bytes > most
+            and self._processes.shared_bytes() > most
+        )
+        self._looks_over = self._looks_over + 1 if over else 0
+        return "memory" if self._looks_over == MEMORY_LOOKS else None
 
     def wait(self, main_pid, wake_fd, stop_fd):
         """Waits until the program ends or a limit stops it: (reason, raw status).
@@ -200,7 +252,8 @@ class Watch:
                 if reason := self.over():
                     return reason, 0
                 looked = time.monotonic()
-                next_look = looked + max(POLL_S, POLL_COST * (looked - now))
+                pause_s = max(POLL_S, POLL_COST * (looked - now))
+                next_look = looked + min(pause_s, MAX_POLL_S)
             for fd, _ in poller.poll((min(next_look, end) - now) * 1000 + 1):
                 if fd == stop_fd:
                     return "stopped", 0

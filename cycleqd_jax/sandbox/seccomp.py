@@ -80,7 +80,13 @@ _DENIED = {
 }
 # The scratch folder is in memory: nothing is to be written back, but the host's disks
 # would be, and the caller could not be killed meanwhile. These succeed and do nothing.
-_IDLE = {"sync": (162, 81), "syncfs": (306, 267)}
+_IDLE = {
+    "fdatasync": (75, 83),
+    "fsync": (74, 82),
+    "sync": (162, 81),
+    "sync_file_range": (277, 84),
+    "syncfs": (306, 267),
+}
 # Its flags are behind a pointer; the C library then uses `clone`.
 _ABSENT = {"clone3": (435, 435)}
 

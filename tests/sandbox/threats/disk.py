@@ -188,6 +188,18 @@ os.symlink("/etc", "/box/work")
         LITTER,
     ),
     Threat(
+        "attributes of a file without end",
+        """
+open("x", "w")
+try:
+    for n in range(10**6): os.setxattr("x", "user.%d" % n, b"x" * 60000)
+except OSError: pass  # before Linux 6.6 there are none
+else: print("escaped")
+time.sleep(0.2)
+""",
+        lambda execution: execution.ok or LITTER(execution),
+    ),
+    Threat(
         "space set aside",
         """
 try: os.posix_fallocate(os.open("x", os.O_CREAT | os.O_WRONLY), 0, 2 * 2**20)

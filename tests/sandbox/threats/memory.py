@@ -81,6 +81,33 @@ print([os.wait()[1] for _ in range(8)])
         says(str([0] * 8)),
     ),
     Threat(
+        "memory of children whose first thread has ended",
+        """
+def hold():
+    time.sleep(0.3)
+    data = bytearray(os.urandom(2**20) * 50)
+    time.sleep({TOKEN})
+number = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+for _ in range(5):
+    if os.fork() == 0:
+        threading.Thread(target=hold).start()
+        libc.syscall(number, 0)
+time.sleep({TOKEN})
+""",
+        HOG,
+    ),
+    Threat(
+        "more than half of the memory, and many short children",
+        """
+import subprocess
+data = bytearray(150 * 2**20)
+for place in range(0, len(data), 4096): data[place] = 1
+for _ in range(60): subprocess.run(["/bin/true"])
+print("done")
+""",
+        says("done"),
+    ),
+    Threat(
         "shared mappings of many children",
         """
 import mmap

@@ -65,11 +65,11 @@ signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 while True:
     try:
         if os.fork() == 0:
-            end = time.process_time() + 0.05
+            end = time.process_time() + 0.02
             while time.process_time() < end: pass
             os._exit(0)
     except BlockingIOError: pass
-    time.sleep(0.05)
+    time.sleep(0.02)
 """,
         CPU,
         LIMITS,
@@ -132,14 +132,16 @@ for _ in range(4): threading.Thread(target=burn).start()
         IMPATIENT,
     ),
     Threat(
-        "pausing the disks of the host",
+        "flushing the disks of the host",
         """
-end = time.monotonic() + 0.2
-while time.monotonic() < end:
+start = time.monotonic()
+python = os.open("/usr/bin/python3", os.O_RDONLY)
+for _ in range(3000):
     os.sync()
-    if libc.syncfs(os.open("/usr", os.O_RDONLY | os.O_CLOEXEC)) != 0: break
-    os.closerange(3, 50)
-print("in time", time.monotonic() - end < 5)
+    os.fsync(python)
+    os.fdatasync(python)
+    if libc.syncfs(python) != 0: print("escaped")
+print("in time", time.monotonic() - start < 2)
 """,
         says("in time True"),
     ),
