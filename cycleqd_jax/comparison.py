@@ -5,13 +5,14 @@ Champions are chosen on `validate`; `test` is only ever reported.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from cycleqd_jax.baselines.merges import SCALED, UNIFORM, best_factor, merges
+from cycleqd_jax.baselines.merges import SCALED, UNIFORM, best_factors, merges
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluate import Episode, Evaluator, Individual, mean_scores
+from cycleqd_jax.individuals import AGGREGATED, BASE, BEST
 from cycleqd_jax.io import files
 from cycleqd_jax.io.checkpoints import CycleState
 from cycleqd_jax.io.run_folder import RunFolder
@@ -23,7 +24,6 @@ from cycleqd_jax.merging.genome import (
     base_genome,
     expert_genome,
     scaled_sum,
-    stack_genomes,
     uniform,
 )
 from cycleqd_jax.observe import Observer
@@ -37,9 +37,6 @@ from cycleqd_jax.qd.archives import state_fingerprint
 from cycleqd_jax.qd.elites import best_by_mean, elites
 from cycleqd_jax.tasks.base import Split
 
-AGGREGATED = "aggregated"
-BEST = "best_of_archive"
-BASE = "base"
 # Parts of the results that depend on the final archives; a run that goes on to more
 # generations makes them anew.
 FINAL_PARTS = ("candidates-validate", "best-optimise", "final-optimise", "final-test")
@@ -199,7 +196,7 @@ def compare(
     tried = mean_scores(
         measured("merges-optimise", merges(basis, factors), Split.OPTIMISE)
     )
-    factor = best_factor(tried, factors)
+    factor = _break_tie(measured, basis, best_factors(tried, factors))
     fixed = (
         {BASE: base_genome(basis)}
         | _experts(basis, tasks)
@@ -239,6 +236,20 @@ def compare(
     )
 
 
+def _break_tie(measured: Measured, basis: AnyBasis, tied: Sequence[float]) -> float:
+    """Of factors that are equal on `optimise` the best on `validate`, else the lowest.
+
+    Few discrete problems make ties common, and the baseline should not be the weaker
+    for one.
+    """
+    if len(tied) == 1:
+        return tied[0]
+    genomes = merges(basis, tied)
+    del genomes[UNIFORM]
+    scores = mean_scores(measured("merges-validate", genomes, Split.VALIDATE))
+    return best_factors(scores, tied)[0] if scores else tied[0]
+
+
 def forget_final_parts(folder: RunFolder) -> None:
     """Removes what depends on the final archives, before the search goes on."""
     # First what says that the run is finished.
@@ -272,42 +283,3 @@ def _write_archives(folder: RunFolder, state: CycleState, tasks: Sequence[str]) 
             scores = zip(tasks, elite.scores, strict=True)
             rows.append(row | {f"score/{name}": score for name, score in scores})
     files.write_table(folder.path / "archives.parquet", pa.Table.from_pylist(rows))
-
-
-def known_individuals(facts: Mapping[str, Any], state: CycleState) -> list[str]:
-    """Names of all individuals of a finished run whose genomes are at hand."""
-    tasks = facts["tasks"]
-    kept = [individual_name(i, tasks) for i in sorted(state.bank.genomes)]
-    return [AGGREGATED, BEST, BASE, UNIFORM, SCALED, *kept]
-
-
-def individual_genome(
-    name: str, facts: Mapping[str, Any], state: CycleState, basis: AnyBasis
-) -> Genome | None:
-    """The genome of an individual of a finished run.
-
-    Args:
-      name: as in the results, like "aggregated" or "child/17".
-      facts: the content of `state.json`.
-      state: of the finished search.
-      basis: of the genomes.
-
-    Returns:
-      One genome; None for a name that is unknown or whose genome was dropped.
-    """
-    tasks = facts["tasks"]
-    kept = {individual_name(i, tasks): g for i, g in state.bank.genomes.items()}
-    if name in kept:
-        return kept[name]
-    if name == BEST:
-        return kept[facts["best_of_archive"]]
-    if name == AGGREGATED:
-        rows = [facts["aggregation"][task] for task in tasks]
-        genomes = stack_genomes([kept[row["individual"]] for row in rows])
-        return aggregate(genomes, [row["quality"] for row in rows]).genome
-    makers = {
-        BASE: lambda: base_genome(basis),
-        UNIFORM: lambda: uniform(basis),
-        SCALED: lambda: scaled_sum(basis, facts["scaled_merge"]["factor"]),
-    }
-    return makers[name]() if name in makers else None

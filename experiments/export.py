@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.comparison import individual_genome, known_individuals
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.individuals import individual_genome, known_individuals
 from cycleqd_jax.io import files
 from cycleqd_jax.io.adapter_plan import AdapterPlan, plan_adapter
 from cycleqd_jax.io.checkpoints import Checkpoints

@@ -5,28 +5,27 @@
 times the best of several factors.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome, scaled_sum, uniform
 
 UNIFORM = "uniform_merge"
 SCALED = "scaled_merge"
 
 
-def merges(basis: Basis, factors: Sequence[float]) -> dict[str, Genome]:
+def merges(basis: AnyBasis, factors: Sequence[float]) -> dict[str, Genome]:
     """The uniform merge and one scaled merge per factor, by name."""
     tried = {f"{SCALED}/{factor:g}": scaled_sum(basis, factor) for factor in factors}
     return {UNIFORM: uniform(basis)} | tried
 
 
-def best_factor(
+def best_factors(
     scores: Mapping[str, Mapping[str, float]], factors: Sequence[float]
-) -> float:
-    """The factor with the highest mean score; the smallest of equals."""
-
-    def mean(factor: float) -> float:
-        by_task = scores[f"{SCALED}/{factor:g}"]
-        return sum(by_task.values()) / len(by_task)
-
-    return max(sorted(factors), key=mean)
+) -> tuple[float, ...]:
+    """The factors whose merges have the highest mean score; ascending."""
+    means = {
+        factor: math.fsum(scores[f"{SCALED}/{factor:g}"].values()) for factor in factors
+    }
+    return tuple(sorted(f for f in factors if means[f] == max(means.values())))
