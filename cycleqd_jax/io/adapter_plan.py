@@ -56,7 +56,8 @@ class AdapterPlan:
             f"{percent(energy / (self.change or 1.0))} {kind}"
             for kind, energy in kinds.items()
         ]
-        return f"{percent(self.lost_share)} of the change ({'; '.join(parts)})"
+        reasons = "; ".join(parts) if len(parts) > 1 else ", ".join(kinds)
+        return f"{percent(self.lost_share)} of the change ({reasons})"
 
     def _kind(self, name: str) -> str:
         if name == _EMBEDDING and self.tied_embeddings:
