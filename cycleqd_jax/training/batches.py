@@ -83,11 +83,12 @@ class Batches:
         self.rows = batch_size
         self.answers = max(len(e.learnt) for e in examples)
         if packing:
-            plans = [self._planned(step) for step in range(1, steps + 1)]
-            self.rows = max(len(plan) for plan in plans)
-            self.answers = max(
-                sum(len(e.learnt) for e in row) for plan in plans for row in plan
-            )
+            self.rows = self.answers = 0
+            for step in range(1, steps + 1):
+                plan = self._planned(step)
+                answers = max(sum(len(e.learnt) for e in row) for row in plan)
+                self.rows = max(self.rows, len(plan))
+                self.answers = max(self.answers, answers)
         self.rows = -(-self.rows // multiple_of) * multiple_of
 
     def at(self, step: int) -> Batch:

@@ -23,7 +23,9 @@ class Example:
     learnt: tuple[int, ...]
 
 
-def examples_of(dialogue: Sequence[Message], tokenizer: ChatTokenizer) -> list[Example]:
+def examples_of(
+    dialogue: Sequence[Message], tokenizer: ChatTokenizer, end: int
+) -> list[Example]:
     """The assistant messages of a dialogue, each after the conversation before it.
 
     What comes before a reply is made exactly as the engine makes a prompt, so that
@@ -34,6 +36,7 @@ def examples_of(dialogue: Sequence[Message], tokenizer: ChatTokenizer) -> list[E
     Args:
       dialogue: messages.
       tokenizer: of the model.
+      end: the token that ends a reply, see `turn_end`.
 
     Raises:
       BadInputError: the chat template refuses these messages.
@@ -43,7 +46,7 @@ def examples_of(dialogue: Sequence[Message], tokenizer: ChatTokenizer) -> list[E
         if message["role"] != "assistant":
             continue
         prompt = tuple(tokenizer.encode_chat(dialogue[:i]))
-        answer = (*tokenizer.encode(message["content"]), _turn_end(tokenizer))
+        answer = (*tokenizer.encode(message["content"]), end)
         tokens = (*prompt, *answer)
         learnt = tuple(range(len(prompt), len(tokens)))
         if found and prompt[: len(found[-1].tokens)] == found[-1].tokens:
@@ -64,7 +67,7 @@ def fingerprint(sources: Iterable[tuple[float, Sequence[Example]]]) -> str:
     return digest.hexdigest()
 
 
-def _turn_end(tokenizer: ChatTokenizer) -> int:
+def turn_end(tokenizer: ChatTokenizer) -> int:
     """The stop token that the chat template writes after a reply."""
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     ids = tokenizer.encode_chat(turns, add_generation_prompt=False)

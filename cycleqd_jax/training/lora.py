@@ -64,14 +64,18 @@ def target_names(program: LlamaProgram, settings: LoraSettings) -> list[str]:
     shapes = program.weight_shapes()
     names = []
     for target in settings.targets:
-        found = [n for n in shapes if n.split(".")[-2] == target]
-        if not found or len(shapes[found[0]].shape) != 2:
+        # A linear layer may have a bias too, which is not adapted.
+        found = [
+            name
+            for name, shape in shapes.items()
+            if name.split(".")[-2] == target and len(shape.shape) == 2
+        ]
+        if not found:
             raise BadInputError(
                 f"lora.targets has {target!r}, which names no linear layer of the "
                 "model; use names like q_proj or down_proj."
             )
-        # A linear layer may have a bias too, which is not adapted.
-        names.extend(name for name in found if len(shapes[name].shape) == 2)
+        names.extend(found)
     return sorted(names)
 
 

@@ -30,23 +30,34 @@ class Order:
         """
         self._sizes = tuple(sizes)
         self._shares = [weight / sum(weights) for weight in weights]
-        single = len(self._sizes) == 1
-        self._shuffles = [
-            np.random.default_rng(seed if single else (seed, source))
-            for source in range(len(self._sizes))
-        ]
-        self._credits = [0.0] * len(self._sizes)
-        self._epochs: list[list[int]] = [[] for _ in self._sizes]  # reversed
-        # What was asked for so far and all before it: shuffles cannot be skipped.
-        self._known: list[Pick] = []
+        self._seed = seed
+        self._restart()
 
     def picks(self, start: int, count: int) -> list[Pick]:
-        """The `count` picks from the `start`-th on, from 0."""
-        while len(self._known) < start + count:
-            self._known.append(self._next())
-        return self._known[start : start + count]
+        """The `count` picks from the `start`-th on, from 0.
+
+        Cheap where parts are asked for one after another; a jump goes through all
+        that lies between, as shuffles cannot be skipped.
+        """
+        if start < self._place:
+            self._restart()
+        while self._place < start:
+            self._next()
+        return [self._next() for _ in range(count)]
+
+    def _restart(self) -> None:
+        sources = range(len(self._sizes))
+        single = len(self._sizes) == 1
+        self._place = 0
+        self._shuffles = [
+            np.random.default_rng(self._seed if single else (self._seed, source))
+            for source in sources
+        ]
+        self._credits = [0.0 for _ in sources]
+        self._epochs: list[list[int]] = [[] for _ in sources]  # reversed
 
     def _next(self) -> Pick:
+        self._place += 1
         credits = self._credits
         for source, share in enumerate(self._shares):
             credits[source] += share

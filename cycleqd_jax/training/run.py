@@ -124,6 +124,7 @@ def _make_expert(
     name = job.plan.name
     sources = [prepared.sources[source] for source in job.plan.sources]
     if job.status is Status.NEW:
+        work.begin()
         write_facts(work.path, config, job.fingerprints)
     watch.observer.phase(f"training {name}")
     keep = 2 if config.method == "lora" else 1  # a full one is 12 bytes a parameter

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.chat import ChatTokenizer
 from cycleqd_jax.tasks.base import Split, Task
-from cycleqd_jax.training.examples import Example, examples_of
+from cycleqd_jax.training.examples import Example, examples_of, turn_end
 from cycleqd_jax.training.jsonl import Dialogue
 
 
@@ -57,10 +57,11 @@ def make_source(
         left.
     """
     examples: list[Example] = []
+    end = turn_end(tokenizer)
     too_long: list[tuple[int, str]] = []
     for dialogue in dialogues:
         try:
-            found = examples_of(dialogue.messages, tokenizer)
+            found = examples_of(dialogue.messages, tokenizer, end)
         except BadInputError as err:
             raise BadInputError(f"{dialogue.where}: {err}") from err
         longest = max((len(e.tokens) for e in found), default=0)

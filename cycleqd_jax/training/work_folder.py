@@ -53,6 +53,10 @@ class WorkFolder:
     def __exit__(self, *error) -> None:
         self._lock.close()
 
+    def begin(self) -> None:
+        """Removes checkpoints of a training that is not known."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
     def empty_expert(self) -> pathlib.Path:
         """The folder to put the expert together in, without what a kill left there."""
         shutil.rmtree(self.expert, ignore_errors=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import toy_world
 import yaml
+from event_file import events
 
 from cycleqd_jax.models.experts import FullExpert, LoraExpert
 from cycleqd_jax.models.loading import load_expert, load_model
@@ -68,14 +69,25 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
 def test_adapters_of_a_mixture_and_of_own_dialogues(settings, tmp_path, capsys):
     out = tmp_path / "experts"
     small = ["packing=true", "optimiser.accumulate_steps=2"]
+    small += ["logging.to=[tensorboard]"]
     assert command(tmp_path, settings, f"output={out}", *small) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["both", "mine"]
+    assert sorted(p.name for p in out.iterdir()) == ["both", "logs", "mine"]
     base = load_model(settings["base_model"])
     for name in ("both", "mine"):
         expert = load_expert(out / name, base)
         assert isinstance(expert, LoraExpert) and len(expert.factors) == 14
         history = (out / name / "history.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in history] == [1, 2, 3, 4, 5]
+        rows = [json.loads(line) for line in history]
+        assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+        logged = {
+            (event.step, value.tag): value.simple_value
+            for event in events(out / "logs" / name)
+            for value in event.summary.value
+        }
+        assert {logged[row["step"], "loss"] for row in rows} == {
+            row["loss"] for row in rows
+        }
+        assert (5, "validate/toy_a") in logged
         card = (out / name / "README.md").read_text()
         assert "| toy_a |" in card and "| toy_b |" in card
     assert "`toy_task:ToyA` (50.0%; 8 generated problems" in card_of(out / "both")

@@ -1,13 +1,15 @@
 """Dialogues as token ids: what is learnt, and after what."""
 
-from cycleqd_jax.training.examples import Example, examples_of, fingerprint
+from cycleqd_jax.training.examples import Example, examples_of, fingerprint, turn_end
 
 TURNS = [("user", "a b"), ("assistant", "c"), ("user", "d"), ("assistant", "e f")]
 DIALOGUE = [{"role": role, "content": text} for role, text in TURNS]
 
 
 def test_one_example_learns_all_replies_of_a_dialogue(word_tokenizer):
-    (found,) = examples_of(DIALOGUE, word_tokenizer)
+    end = turn_end(word_tokenizer)
+    assert end == 2  # what the template writes, not the end of the sequence, 5
+    (found,) = examples_of(DIALOGUE, word_tokenizer, end)
     assert found.tokens == (1, 10, 11, 2, 9, 1, 12, 2, 9, 1, 13, 2, 9, 1, 14, 15, 2)
     assert [found.tokens[i] for i in found.learnt] == [12, 2, 14, 15, 2]
 
@@ -23,7 +25,7 @@ def test_a_template_that_rewrites_the_past_makes_an_example_per_reply(word_token
             ]
             return super().encode_chat(quiet, add_generation_prompt)
 
-    first, second = examples_of(DIALOGUE, Forgetful())
+    first, second = examples_of(DIALOGUE, Forgetful(), 2)
     assert first == Example((1, 10, 11, 2, 9, 1, 12, 2), (6, 7))
     assert second.tokens[second.learnt[0] :] == (14, 15, 2)
     assert second.tokens[: second.learnt[0]] == tuple(
@@ -33,7 +35,7 @@ def test_a_template_that_rewrites_the_past_makes_an_example_per_reply(word_token
 
 
 def test_prompts_are_those_of_the_engine(word_tokenizer):
-    (found,) = examples_of(DIALOGUE[:2], word_tokenizer)
+    (found,) = examples_of(DIALOGUE[:2], word_tokenizer, 2)
     prompt = word_tokenizer.encode_chat(DIALOGUE[:1])
     assert list(found.tokens[: len(prompt)]) == prompt
     assert found.learnt[0] == len(prompt)

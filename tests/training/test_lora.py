@@ -1,14 +1,17 @@
 """LoRA training against PyTorch and PEFT, step by step."""
 
 import copy
+import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import peft
 import pytest
 import torch
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.llama import LlamaProgram
 from cycleqd_jax.training import lora, step
 from cycleqd_jax.training.batches import Batch
 
@@ -107,3 +110,36 @@ def test_initial_values_may_be_normal(twin):
     a = np.concatenate([f["a"].ravel() for f in factors.values()])
     assert np.std(a) == pytest.approx(0.5, rel=0.1) and np.abs(a).max() > 1.0
     assert not any(np.any(f["b"]) for f in factors.values())
+
+
+def test_biases_of_targeted_layers_are_not_adapted(twin):
+    config = dataclasses.replace(twin[0].config, attention_bias=True)
+    program = LlamaProgram(config)
+    assert "model.layers.0.self_attn.q_proj.bias" in program.weight_shapes()
+    names = lora.target_names(program, SETTINGS)
+    assert len(names) == 4 and all(name.endswith(".weight") for name in names)
+
+
+def test_in_bfloat16_the_factors_stay_float32(twin, batch):
+    program, weights = twin
+    half = LlamaProgram(program.config, jnp.bfloat16)
+    optimiser = step.make_optimiser(
+        learning_rate=0.01,
+        warmup_steps=0,
+        steps=10,
+        final_fraction=1.0,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+    )
+    factors = lora.init_factors(half, SETTINGS, jax.random.key(1))
+    state, metrics = step.train_step(
+        step.init_state(factors, optimiser),
+        {name: jnp.asarray(w, jnp.bfloat16) for name, w in weights.items()},
+        batch,
+        program=half,
+        method=lora.Lora(SETTINGS.scale),
+        optimiser=optimiser,
+    )
+    assert np.isfinite(float(metrics["loss"]))
+    assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(state))
+    assert all(np.any(f["b"]) for f in state.params.values())
