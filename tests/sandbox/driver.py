@@ -132,7 +132,10 @@ async def main() -> None:
         )
         seconds = time.monotonic() - start
         await asyncio.gather(sandbox.close(), beside.close())
-        left = {name: value for name, value in state().items() if value != before[name]}
+        left = {
+            name: [item for item in value if item not in before[name]]
+            for name, value in state().items()
+        }
         left["processes"] = processes(words["TOKEN"])
         left["children"] = children()
         left["datagrams"] = received(datagrams)
