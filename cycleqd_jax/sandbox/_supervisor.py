@@ -84,7 +84,7 @@ def become_program(request, failure_fd):
     posix.execv(drop[0], [*drop, *argv])
 
 
-def main(request_fd, report_fd, stop_fd):
+def main(request_fd, report_fd, *stop_fds):
     """One program, from request to report."""
     wake_fd, ring_fd = posix.pipe()
     posix.set_blocking(wake_fd, False)
@@ -108,7 +108,7 @@ def main(request_fd, report_fd, stop_fd):
             posix._exit(1)
     posix.close(failure_write)
     watch = Watch(request, FOLDERS)
-    reason, status = watch.wait(main_pid, wake_fd, stop_fd)
+    reason, status = watch.wait(main_pid, wake_fd, stop_fds)
     kill_all()
     if failure := read_all(failure_read):
         raise RuntimeError(f"the program was not started: {failure.decode()}")
@@ -129,5 +129,5 @@ def main(request_fd, report_fd, stop_fd):
 
 
 if __name__ == "__main__":
-    main(*(int(word) for word in sys.argv[1:4]))
+    main(*(int(word) for word in sys.argv[1:]))
     posix._exit(0)  # without the time that Python takes to clean up

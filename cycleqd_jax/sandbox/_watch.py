@@ -227,17 +227,18 @@ class Watch:
         self._looks_over = self._looks_over + 1 if over else 0
         return "memory" if self._looks_over == MEMORY_LOOKS else None
 
-    def wait(self, main_pid, wake_fd, stop_fd):
+    def wait(self, main_pid, wake_fd, stop_fds):
         """Waits until the program ends or a limit stops it: (reason, raw status).
 
         Args:
           main_pid: its first process.
           wake_fd: readable after a signal.
-          stop_fd: readable when the library closed its end, or is gone.
+          stop_fds: readable when the library wants an end, or has ended itself.
         """
         poller = select.poll()
         poller.register(wake_fd, select.POLLIN)
-        poller.register(stop_fd, select.POLLIN)
+        for fd in stop_fds:
+            poller.register(fd, select.POLLIN)
         now = time.monotonic()
         end = now + self._request["wall_s"]
         next_look = now + POLL_S
@@ -255,6 +256,6 @@ class Watch:
                 pause_s = max(POLL_S, POLL_COST * (looked - now))
                 next_look = looked + min(pause_s, MAX_POLL_S)
             for fd, _ in poller.poll((min(next_look, end) - now) * 1000 + 1):
-                if fd == stop_fd:
+                if fd in stop_fds:
                     return "stopped", 0
                 posix.read(wake_fd, 4096)

@@ -5,8 +5,8 @@ cgroup namespaces, can make no further user namespaces, sees a read-only system 
 small private file system, and is watched by a trusted process 1 (`_supervisor.py`)
 that it can neither trace nor signal. All communication goes through file descriptors
 made here: the request and the report are memory files, standard input another one,
-standard output and error pipes, and one pipe whose closing stops the program, also
-when this process dies.
+standard output and error pipes, one pipe whose closing stops the program, and one
+descriptor of this process, whose end stops it too.
 """
 
 import asyncio
@@ -20,11 +20,12 @@ from collections.abc import Callable
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
-from cycleqd_jax.sandbox.capture import Capture, until_end
+from cycleqd_jax.sandbox.capture import Capture
 from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.host import Host, inspect_host
+from cycleqd_jax.sandbox.process import until_end
 from cycleqd_jax.sandbox.report import read_report
 
 _SUPERVISOR = "/etc/sandbox/supervisor"
@@ -116,6 +117,7 @@ class BubblewrapSandbox:
             report = fds.memory(b"")
             stdin = fds.memory(program.stdin)
             stop_read, stop_write = fds.pipe()
+            ourselves = fds.process(os.getpid())
             out_read, out_write = fds.pipe()
             err_read, err_write = fds.pipe()
             uid = self._host.uid(slot)
@@ -134,7 +136,7 @@ class BubblewrapSandbox:
                 files=files,
                 seccomp=seccomp,
             )
-            handed = (request, report, stop_read)
+            handed = (request, report, stop_read, ourselves)
             command += [self._host.python, "-I", "-S", _SUPERVISOR, *map(str, handed)]
             seccomps = () if seccomp is None else (seccomp,)
             process = subprocess.Popen(
@@ -150,7 +152,7 @@ class BubblewrapSandbox:
             fds.close(out_write, err_write, stop_read)
 
             def stop() -> None:
-                fds.close(stop_write)
+                fds.say_and_close(stop_write)
 
             self._stops.add(stop)
             try:

@@ -1,14 +1,7 @@
-"""Reading what a program writes, up to a limit, and waiting for its end."""
+"""Reading what a program writes, up to a limit."""
 
 import asyncio
 import os
-import subprocess
-from collections.abc import Callable
-
-from cycleqd_jax.sandbox.base import Limits
-
-_GRACE_S = 60.0  # beyond the wall limit, for start and clean-up on a busy machine
-_STOP_GRACE_S = 10.0
 
 
 class Capture:
@@ -71,54 +64,3 @@ class Capture:
         if not self._done:
             self._done = True
             asyncio.get_running_loop().remove_reader(self._fd)
-
-
-async def wait_for_exit(process: subprocess.Popen) -> None:
-    """Waits until `process` has ended, without a thread, and reaps it."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    pidfd = os.pidfd_open(process.pid)
-    try:
-        loop.add_reader(pidfd, ended.set)
-        await ended.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
-    process.wait()
-
-
-async def until_end(
-    process: subprocess.Popen,
-    pipes: tuple[int, int],
-    limits: Limits,
-    stop: Callable[[], None],
-) -> tuple[Capture, Capture]:
-    """Waits for the end of the sandbox; stops it on too much output or cancellation."""
-    over = asyncio.Event()
-    try:
-        with (
-            Capture(pipes[0], limits.output_bytes, over) as stdout,
-            Capture(pipes[1], limits.output_bytes, over) as stderr,
-        ):
-            ended = asyncio.ensure_future(wait_for_exit(process))
-            flooded = asyncio.ensure_future(over.wait())
-            try:
-                await asyncio.wait(
-                    (ended, flooded),
-                    timeout=limits.wall_s + _GRACE_S,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            finally:  # also when cancelled: nothing may be left behind
-                stop()
-                try:
-                    await asyncio.wait((ended,), timeout=_STOP_GRACE_S)
-                finally:
-                    ended.cancel()
-                    flooded.cancel()
-            stdout.drain()
-            stderr.drain()
-    finally:
-        if process.poll() is None:  # it does not stop, or we are cancelled twice
-            process.kill()
-            process.wait()
-    return stdout, stderr

@@ -28,6 +28,19 @@ class Descriptors(contextlib.ExitStack):
         self._open.update(ends)
         return ends
 
+    def process(self, pid: int) -> int:
+        """A descriptor that can be read from once the process `pid` has ended."""
+        fd = os.pidfd_open(pid)
+        self._open.add(fd)
+        return fd
+
+    def say_and_close(self, fd: int) -> None:
+        """Makes the other end of a pipe readable; a fork of ours may keep it open."""
+        if fd in self._open:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(fd, b"x")
+            self.close(fd)
+
     def close(self, *fds: int) -> None:
         """Closes those of `fds` that are still open."""
         for fd in fds:

@@ -98,7 +98,9 @@ class Host:
         drop = [self.setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         command = [*drop, "--"] if uid is not None else []
         command += [self.bwrap, "--unshare-all", "--unshare-user", "--disable-userns"]
-        command += ["--die-with-parent", "--new-session", "--as-pid-1"]
+        # Without --die-with-parent: it would kill bubblewrap, but not what waits to be
+        # set up by it. The supervisor sees our end by itself.
+        command += ["--new-session", "--as-pid-1"]
         command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
         # One capability over the program's own user makes the supervisor untraceable,
         # this one also lets it read files that the program made unreadable.
@@ -239,11 +241,11 @@ def _compile_supervisor(host: Host) -> bytes:
     # The way that programs are started, too, so that all of it is tried.
     command += [*host.drop_capability, host.python, "-I", "-S", "-c", _COMPILE]
     source = marshal.dumps(parts, 2)
-    done = permission.start(command, input=source, env={}, cwd="/")
-    if done.returncode == 0 and done.stdout:
-        return done.stdout
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    said = lines[-1] if lines else f"exit status {done.returncode}"
+    status, output, errors = permission.start(command, source)
+    if status == 0 and output:
+        return output
+    lines = errors.decode(errors="replace").strip().splitlines()
+    said = lines[-1] if lines else f"exit status {status}"
     raise BadInputError(
         f"sandbox: {host.bwrap} is installed but could not build a sandbox "
         f"({said}); {permission.remedy(said, _FIRST_UID)}"

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.sandbox.process import end_at_once
 
 NEEDED_OPTIONS = ("--disable-userns", "--size", "--perms", "--as-pid-1")
 START_S = 60.0  # for one start; it takes milliseconds
@@ -27,24 +28,39 @@ SWITCHES = {
 _CONTAINER_SIGNS = ("/.dockerenv", "/run/.containerenv")
 
 
-def start(command: list[str], **fields) -> subprocess.CompletedProcess:
-    """Runs a command of this machine to its end, with all that it prints.
+def start(command: list[str], content: bytes = b"") -> tuple[int, bytes, bytes]:
+    """Runs a command of this machine to its end, in an empty environment.
+
+    Args:
+      command: what to run.
+      content: its standard input.
+
+    Returns:
+      Exit status, output, error output.
 
     Raises:
       BadInputError: it cannot be started, or does not end.
     """
+    pipe = subprocess.PIPE
     try:
-        return subprocess.run(command, capture_output=True, timeout=START_S, **fields)
-    except subprocess.TimeoutExpired:
-        raise BadInputError(
-            f"sandbox: {command[0]} did not end within {START_S:g} s; try the command "
-            "by hand, and install it again if it hangs there too"
-        ) from None
+        process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, env={}, cwd="/"
+        )
     except OSError as error:
         raise BadInputError(
             f"sandbox: {command[0]} is installed but cannot be started "
             f"({error.strerror}); install it again for this machine"
         ) from error
+    with process:
+        try:
+            output, errors = process.communicate(content, timeout=START_S)
+        except subprocess.TimeoutExpired:
+            end_at_once(process)
+            raise BadInputError(
+                f"sandbox: {command[0]} did not end within {START_S:g} s; try the "
+                "command by hand, and install it again if it hangs there too"
+            ) from None
+    return process.returncode, output, errors
 
 
 def check_version(bwrap: str) -> None:
@@ -53,8 +69,8 @@ def check_version(bwrap: str) -> None:
     Raises:
       BadInputError: it is too old, or not a program of this machine.
     """
-    shown = start([bwrap, "--help"])
-    text = (shown.stdout + shown.stderr).decode(errors="replace")
+    _, *shown = start([bwrap, "--help"])
+    text = b"".join(shown).decode(errors="replace")
     missing = [option for option in NEEDED_OPTIONS if option not in text]
     if missing:
         raise BadInputError(
