@@ -5,9 +5,20 @@
 Each message is one sentence: the name, what was expected, what came, what to do.
 """
 
+_LONGEST = 1000  # characters of a message
+
 
 class CycleQDError(Exception):
-    """Base of all errors that this library raises on purpose."""
+    """Base of all errors that this library raises on purpose.
+
+    Its text is one line without control characters, shortened in its middle, whatever
+    a damaged file put into it.
+    """
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().split())
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        return text if len(text) <= _LONGEST else f"{text[:700]} ... {text[-250:]}"
 
 
 class BadInputError(CycleQDError, ValueError):

@@ -7,6 +7,7 @@ expects it: keys given twice are errors, and `1e-3` is a number.
 import difflib
 import pathlib
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,24 @@ _TYPE_WORDS = {
 }
 
 
+class _Short(reprlib.Repr):
+    """Looks at a few elements only: aliases make small YAML mean huge values."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 20
+        self.maxstring = self.maxother = 100
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Python refuses to write integers of more than 4300 digits."""
+        many = value.bit_length() > 256
+        return f"an integer of {value.bit_length()} bits" if many else repr(value)
+
+
+_short = _Short()
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML; keys given twice are errors."""
 
@@ -42,7 +61,10 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                    None,
+                    None,
+                    f"the key {_show(key)} is given twice",
+                    key_node.start_mark,
                 )
             seen.append(key)
         return super().construct_mapping(node, deep=deep)
@@ -154,8 +176,14 @@ def _parse(text: str, where: str) -> Any:
         mark = err.problem_mark
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise BadInputError(f"{where}: not valid YAML ({err.problem}{place}).") from err
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as err:
-        # ValueError and TypeError: impossible dates, numbers too long, unhashable keys.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        TypeError,
+        AttributeError,
+    ) as err:
+        # Not YAML's own: impossible dates, numbers too long, unhashable keys.
         reason = " ".join(str(err).split()) or type(err).__name__
         raise BadInputError(f"{where}: not valid YAML ({reason}).") from err
 
@@ -255,7 +283,7 @@ def _show(value: Any) -> str:
         return "empty"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    text = _short.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
