@@ -7,22 +7,22 @@ engine batches what they ask, the sandbox runs their programs beside it.
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.requests import Limits
 from cycleqd_jax.merging.core_basis import AnyBasis
-from cycleqd_jax.merging.genome import Genome, stack_genomes
+from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise, split_coefficients
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models.chat import ChatTokenizer
 from cycleqd_jax.models.llama import Weights
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.base import Message, Problem, Reply, Split, Task
+from cycleqd_jax.tasks.base import Finish, Message, Problem, Reply, Split, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Evaluator:
         self._noise = noise
         self._per_pass = individuals_per_pass if mode == "factored" else 1
         self._runner = asyncio.Runner()
-        self._population = jax.jit(_population)
+        self._directions: Directions | None = None
 
     def __enter__(self) -> "Evaluator":
         self._runner.__enter__()
@@ -103,10 +103,17 @@ class Evaluator:
         finally:
             self._runner.__exit__(*error)
 
-    def compile(self) -> None:
-        """Compiles the engine's programs, so that the first episodes do not wait."""
-        self._load([self._zero()])
-        self._engine.compile()
+    def compile(self, progress: Callable[[str], None] | None = None) -> None:
+        """Compiles the engine's programs, so that the first episodes do not wait.
+
+        Args:
+          progress: is told of each program.
+        """
+        if self._mode == "factored":
+            self._engine.load(self._weights, self._empty_population())
+        else:
+            self._engine.load(self._weights)
+        self._engine.compile(progress)
 
     def evaluate(
         self,
@@ -142,77 +149,120 @@ class Evaluator:
             if progress is not None:
                 progress(done, total)
 
-        for group in _groups(individuals, self._per_pass):
-            self._load([individuals[name] for name in group])
+        for names in _streams(individuals, self._mode):
+            stream = {name: individuals[name] for name in names}
             episodes.extend(
-                self._runner.run(self._run_group(group, split, problems, one_done))
+                self._runner.run(self._run_stream(stream, split, problems, one_done))
             )
         return episodes
 
-    def _zero(self) -> Genome:
-        basis = self._basis
-        return Genome(
-            jnp.zeros(basis.genome_size, jnp.float32),
-            jnp.zeros(basis.num_experts, jnp.float32),
+    def _empty_population(self) -> Population:
+        """A population of base models; it always has one size, so programs do."""
+        if self._directions is None:
+            self._directions = _directions(self._basis)
+        u, v = self._directions
+        rows = self._per_pass
+        return Population(
+            u=u,
+            v=v,
+            coefficients={n: jnp.zeros((rows, m.shape[1])) for n, m in u.items()},
+            vectors={
+                name: jnp.zeros((rows, *delta.shape[1:]))
+                for name, delta in self._basis.deltas.items()
+            },
         )
 
-    def _load(self, genomes: Sequence[Individual]) -> None:
-        first = genomes[0]
+    def _load_alone(self, individual: Individual) -> None:
         self._engine.load({})  # two individuals' weights need not fit at once
-        if not isinstance(first, Genome):
-            self._engine.load(first())
-            return
-        if self._mode == "materialised":
-            weights = materialise(self._weights, self._basis, first, self._noise)
-            self._engine.load(weights)
-            return
-        # The table always has the same size, so that the programs do.
-        padding = [self._zero()] * (self._per_pass - len(genomes))
-        stacked = stack_genomes([*genomes, *padding])
-        self._engine.load(self._weights, self._population(self._basis, stacked))
+        if isinstance(individual, Genome):
+            weights = materialise(self._weights, self._basis, individual, self._noise)
+        else:
+            weights = individual()
+        self._engine.load(weights)
 
-    async def _run_group(self, names, split, problems, one_done) -> list[Episode]:
-        server = asyncio.ensure_future(self._engine.serve())
-        episodes = asyncio.gather(
-            *(
-                self._episode(index, name, split, task, problem, one_done)
-                # Task by task: replies of one task end together, and with the
-                # shortest task named last few slots idle at the end.
-                for task, problem in problems
-                for index, name in enumerate(names)
-            )
-        )
+    async def _run_stream(self, stream, split, problems, one_done) -> list[Episode]:
+        """Individuals one after another, as many at once as share a pass."""
+        free: asyncio.Queue[int] = asyncio.Queue()
+        first = next(iter(stream.values()))
+        if self._mode == "factored" and isinstance(first, Genome):
+            population = self._empty_population()
+            self._engine.load(self._weights, population)
+            for row in range(self._per_pass):
+                free.put_nowait(row)
+        else:
+            population = None
+            self._load_alone(first)
+            free.put_nowait(0)
+
+        tasks = _Tasks()
+
+        async def individual(name: str, row: int) -> list[Episode]:
+            # Task by task: replies of one task end together, and with the shortest
+            # task named last few slots idle at the end.
+            episodes = [
+                tasks.start(
+                    self._episode(row, name, split, task, problem, place, one_done)
+                )
+                for place, (task, problem) in enumerate(problems)
+            ]
+            done = [await episode for episode in episodes]
+            free.put_nowait(row)
+            return done
+
+        async def everybody() -> list[Episode]:
+            nonlocal population
+            running = []
+            for name, genome in stream.items():
+                row = await free.get()
+                if population is not None:
+                    population = self._with(population, genome, row)
+                    self._engine.replace(population)
+                running.append(tasks.start(individual(name, row)))
+            return [episode for one in running for episode in await one]
+
+        tasks.start(self._engine.serve())  # it only ends by failing
+        work = tasks.start(everybody())
         try:
-            await asyncio.wait({server, episodes}, return_when="FIRST_COMPLETED")
-            if server.done():  # it only ends by failing
-                server.result()
-            place = {name: i for i, name in enumerate(names)}
-            return sorted(await episodes, key=lambda e: place[e.individual])
+            await asyncio.wait({work, tasks.failed}, return_when="FIRST_COMPLETED")
+            if tasks.failed.done():
+                tasks.failed.result()
+            return work.result()
         finally:
-            episodes.cancel()
-            server.cancel()
-            await asyncio.gather(server, episodes, return_exceptions=True)
+            await tasks.stop()
+
+    def _with(self, population: Population, genome: Genome, row: int) -> Population:
+        """The population with one individual in another row."""
+        coefficients, vectors = _set_row(
+            population.coefficients,
+            population.vectors,
+            split_coefficients(self._basis, genome),
+            genome.scales,
+            self._basis.deltas,
+            row,
+        )
+        return population.replace(coefficients=coefficients, vectors=vectors)
 
     async def _episode(
         self,
-        index: int,
+        row: int,
         name: str,
         split: Split,
         task: Task,
         problem: Problem,
+        place: int,
         one_done,
     ) -> Episode:
         replies: list[Reply] = []
+        limit = task.max_new_tokens
 
         async def chat(messages: Sequence[Message]) -> Reply:
-            reply = await self._engine.chat(
-                messages, individual=index, max_new_tokens=task.max_new_tokens
-            )
+            reply = await self._reply(messages, conversation, limit)
             replies.append(reply)
             return reply
 
         start = time.perf_counter()
-        result = await task.run(problem, chat, self._sandbox)
+        with self._engine.conversation(row, priority=place) as conversation:
+            result = await task.run(problem, chat, self._sandbox)
         one_done()
         last = replies[-1] if replies else Reply("")
         return Episode(
@@ -232,57 +282,61 @@ class Evaluator:
             seconds=time.perf_counter() - start,
         )
 
-
-def _groups(individuals: Mapping[str, Individual], size: int) -> Iterator[list[str]]:
-    """Names in order, up to `size` genomes or one with whole weights at a time."""
-    group: list[str] = []
-    for name, individual in individuals.items():
-        alone = not isinstance(individual, Genome)
-        if group and (alone or len(group) == size):
-            yield group
-            group = []
-        if alone:
-            yield [name]
-        else:
-            group.append(name)
-    if group:
-        yield group
-
-
-def check_prompts(
-    tasks: Sequence[Task],
-    splits: Iterable[Split],
-    tokenizer: ChatTokenizer,
-    *,
-    length: int,
-    multiple_of: int,
-) -> None:
-    """Refuses problems that the engine has no room for, before anything runs.
-
-    Args:
-      tasks: their right dialogues are measured, with the longest last reply.
-      splits: whose problems.
-      tokenizer: of the model.
-      length: the engine's, in tokens.
-      multiple_of: what the length must be a multiple of.
-
-    Raises:
-      BadInputError: names the longest and the length that it needs.
-    """
-    needs = [
-        (len(tokenizer.encode_chat(list(task.dialogue(p))[:-1])) + task.max_new_tokens,
-         p.id)
-        for split in splits
-        for task in tasks
-        for p in task.problems(split)
-    ]  # fmt: skip
-    need, problem = max(needs, default=(0, ""))
-    if need > length:
-        enough = -(-need // multiple_of) * multiple_of
-        raise BadInputError(
-            f"engine.length is {length} tokens, but {problem} needs {need} with its "
-            f"reply; set it to {enough} or more."
+    async def _reply(
+        self, messages: Sequence[Message], conversation: Conversation, limit: int
+    ) -> Reply:
+        """One turn; a conversation that has outgrown the engine gets an empty reply."""
+        prompt = self._engine.encode(messages)
+        if len(prompt) >= self._engine.shape.length:
+            return Reply("", (), len(prompt), Finish.LENGTH)
+        got = await self._engine.generate(
+            prompt, Limits(limit), conversation=conversation
         )
+        return Reply(got.text, got.tokens, got.prompt_tokens, got.finish)
+
+
+class _Tasks:
+    """Coroutines under way: the first that fails is heard of, and all can be ended."""
+
+    def __init__(self):
+        self.failed = asyncio.get_running_loop().create_future()
+        self._running: set[asyncio.Task] = set()
+
+    def start(self, coroutine: Coroutine) -> asyncio.Task:
+        """Runs it beside the others."""
+        task = asyncio.ensure_future(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def stop(self) -> None:
+        """Ends what still runs."""
+        self.failed.cancel()
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task) -> None:
+        self._running.discard(task)
+        if task.cancelled() or task.exception() is None or self.failed.done():
+            return
+        self.failed.set_exception(task.exception())
+
+
+def _streams(individuals: Mapping[str, Individual], mode: str) -> Iterator[list[str]]:
+    """Names in order: genomes that can share passes together, all others alone."""
+    stream: list[str] = []
+    for name, individual in individuals.items():
+        if mode == "factored" and isinstance(individual, Genome):
+            stream.append(name)
+            continue
+        if stream:
+            yield stream
+            stream = []
+        yield [name]
+    if stream:
+        yield stream
 
 
 def mean_scores(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
@@ -296,18 +350,29 @@ def mean_scores(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
     }
 
 
-def _population(basis: AnyBasis, genomes: Genome) -> Population:
-    """The factored form of I genomes, `[I, G]` and `[I, K]`."""
-    sizes = {slot.name: slot.size for slot in basis.layout}
-    return Population(
-        u={name: basis.u[name].reshape(-1, size) for name, size in sizes.items()},
-        v={name: basis.v[name].reshape(-1, size) for name, size in sizes.items()},
-        coefficients=split_coefficients(basis, genomes),
-        vectors={
-            # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
-            name: jnp.tensordot(
-                genomes.scales, delta, axes=1, precision=jax.lax.Precision.HIGHEST
+Directions = tuple[dict[str, jax.Array], dict[str, jax.Array]]
+
+
+def _directions(basis: AnyBasis) -> Directions:
+    """All experts' directions of each matrix side by side, `[out or in, K * r]`."""
+
+    def flat(side: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        return {name: array.reshape(array.shape[0], -1) for name, array in side.items()}
+
+    return flat(basis.u), flat(basis.v)
+
+
+@jax.jit
+def _set_row(coefficients, vectors, own, scales, deltas, row):
+    """The tables of a population with another individual in one row."""
+    coefficients = {n: t.at[row].set(own[n]) for n, t in coefficients.items()}
+    vectors = {
+        # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
+        name: table.at[row].set(
+            jnp.tensordot(
+                scales, deltas[name], axes=1, precision=jax.lax.Precision.HIGHEST
             )
-            for name, delta in basis.deltas.items()
-        },
-    )
+        )
+        for name, table in vectors.items()
+    }
+    return coefficients, vectors

@@ -17,7 +17,7 @@ from cycleqd_jax.config_sections import (
     SandboxConfig,
 )
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluate import Evaluator, check_prompts
+from cycleqd_jax.evaluate import Evaluator
 from cycleqd_jax.fingerprints import (
     check_same_inputs,
     operator_fingerprints,
@@ -40,6 +40,7 @@ from cycleqd_jax.merging.noise import NoiseSource, noise_length
 from cycleqd_jax.models.llama import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.observe import Observer
+from cycleqd_jax.prompts import check_prompts
 from cycleqd_jax.qd.memory_plan import MemoryPlan, check_memory_plan
 from cycleqd_jax.qd.operators import check_operators
 from cycleqd_jax.run_memory import check_run_memory, state_memory, this_machine

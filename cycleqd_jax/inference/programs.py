@@ -13,8 +13,9 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 
-from cycleqd_jax.inference.sampling import greedy
+from cycleqd_jax.inference.sampling import Draws, greedy, logprob_of, sample
 from cycleqd_jax.models.llama import (
     Cache,
     CacheView,
@@ -43,6 +44,12 @@ class Population:
     coefficients: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     vectors: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
 
+    @property
+    def count(self) -> int:
+        """I; 0 without any."""
+        tables = [*self.coefficients.values(), *self.vectors.values()]
+        return tables[0].shape[0] if tables else 0
+
     def deltas(self, individuals: jax.Array) -> Deltas:
         """The additions of each row, from its individual's index, int32 `[B]`."""
         matrices = {
@@ -54,7 +61,7 @@ class Population:
 
 
 class Slots(NamedTuple):
-    """What the decode step needs to know of each slot, `[S]` each.
+    """What the decode step needs to know of each of B rows, `[B]` each.
 
     Attributes:
       tokens: int32, the newest token, not yet in the cache.
@@ -69,100 +76,213 @@ class Slots(NamedTuple):
     remaining: jax.Array
 
 
-@partial(jax.jit, static_argnames="program", donate_argnames="cache")
-def prefill(
-    weights: Weights,
-    population: Population,
-    cache: Cache,
-    tokens: jax.Array,
-    rows: jax.Array,
-    offsets: jax.Array,
-    last: jax.Array,
-    lengths: jax.Array,
-    individuals: jax.Array,
-    *,
-    program: LlamaProgram,
-) -> tuple[jax.Array, Cache]:
-    """Appends one chunk to P slots.
+class Chunk(NamedTuple):
+    """A part of P conversations that is put into the cache in one call.
 
-    Args:
-      weights: flat weights, shared by all rows.
-      population: the individuals.
-      cache: of all slots; donated.
+    Attributes:
       tokens: int32 `[P, C]`, padded behind `last`.
       rows: int32 `[P]`, the slot of each row; S where the row is unused.
       offsets: int32 `[P]`, tokens each slot holds already.
       last: int32 `[P]`, index of the last real token.
       lengths: int32 `[P]`, tokens of each row's whole prompt.
       individuals: int32 `[P]`.
-      program: the model; static.
+    """
+
+    tokens: jax.Array
+    rows: jax.Array
+    offsets: jax.Array
+    last: jax.Array
+    lengths: jax.Array
+    individuals: jax.Array
+
+
+class Form(NamedTuple):
+    """What a program is compiled for, beside shapes; static.
+
+    Attributes:
+      program: the model.
+      span: tokens of the cache that are looked at.
+      sampled: whether some row draws at random.
+      scored: whether log-probabilities are wanted.
+      placed: where the cache lies on a mesh, None on one device.
+    """
+
+    program: LlamaProgram
+    span: int
+    sampled: bool = False
+    scored: bool = False
+    placed: NamedSharding | None = None
+
+
+@partial(jax.jit, static_argnames="form", donate_argnames="cache")
+def prefill(
+    weights: Weights,
+    population: Population,
+    cache: Cache,
+    chunk: Chunk,
+    draws: Draws,
+    *,
+    form: Form,
+) -> tuple[jax.Array, jax.Array, Cache]:
+    """Appends one chunk to P slots.
+
+    Args:
+      weights: flat weights, shared by all rows.
+      population: the individuals.
+      cache: of all slots; donated.
+      chunk: the new tokens.
+      draws: how each row draws its first token.
+      form: static.
 
     Returns:
-      The greedy next token, int32 `[P]`, and the cache.
+      The next token, int32 `[P]`, its log-probability, float32 `[P]` (0 unless scored),
+      and the cache.
     """
-    deltas = population.deltas(individuals)
-    view = CacheView(cache, rows)
-    logits, cache = program.extend(
-        weights, tokens, offsets, view, deltas, last=last, lengths=lengths
+    deltas = population.deltas(chunk.individuals)
+    logits, cache = form.program.extend(
+        weights,
+        chunk.tokens,
+        chunk.offsets,
+        CacheView(cache, chunk.rows, form.span),
+        deltas,
+        last=chunk.last,
+        lengths=chunk.lengths,
     )
-    return greedy(logits), cache
+    token, logprob = _next(logits, draws, form)
+    return token, logprob, _placed(cache, form)
 
 
 @partial(
-    jax.jit, static_argnames=("program", "steps", "stop_ids"), donate_argnames="cache"
+    jax.jit, static_argnames=("form", "steps", "stop_ids"), donate_argnames="cache"
 )
 def decode(
     weights: Weights,
     population: Population,
     cache: Cache,
     slots: Slots,
+    draws: Draws,
+    rows: jax.Array | None,
     *,
-    program: LlamaProgram,
+    form: Form,
     steps: int,
     stop_ids: tuple[int, ...],
-) -> tuple[jax.Array, Cache]:
-    """Produces up to `steps` tokens in every busy slot, greedily.
+) -> tuple[jax.Array, jax.Array, Cache]:
+    """Produces up to `steps` tokens in every busy row.
 
-    Ends early when no slot is busy any more.
+    Ends early when no row is busy any more.
 
     Args:
       weights: flat weights, shared by all rows.
       population: the individuals.
       cache: of all slots; donated.
-      slots: their states.
-      program: the model; static.
+      slots: the states of B rows.
+      draws: how each row draws.
+      rows: int32 `[B]`, the slot of each row; None where B is all slots in order.
+      form: static.
       steps: N; static.
       stop_ids: token ids that end a reply; static.
 
     Returns:
-      Int32 `[S, N]`, `NO_TOKEN` where nothing was produced, and the cache.
+      Int32 `[B, N]`, `NO_TOKEN` where nothing was produced; their log-probabilities,
+      float32 `[B, N]` (0 unless scored); and the cache.
     """
     deltas = population.deltas(slots.individuals)
     stops = jnp.asarray(stop_ids, jnp.int32)
+    # Few rows work on a copy of their part of the cache, which is put back at the end.
+    own = cache if rows is None else _take_rows(cache, rows, form.span)
 
     def unfinished(carry):
-        step, _, state, _ = carry
+        step, _, state, _, _, _ = carry
         return (step < steps) & jnp.any(state.remaining > 0)
 
     def one(carry):
-        step, cache, state, produced = carry
-        view = CacheView(cache)
-        logits, cache = program.extend(
-            weights, state.tokens[:, None], state.lengths, view, deltas
+        step, own, state, counts, produced, logprobs = carry
+        logits, own = form.program.extend(
+            weights,
+            state.tokens[:, None],
+            state.lengths,
+            CacheView(own, None, form.span),
+            deltas,
         )
         busy = state.remaining > 0
-        token = jnp.where(busy, greedy(logits), NO_TOKEN)
+        token, logprob = _next(logits, draws._replace(counts=counts), form)
+        token = jnp.where(busy, token, NO_TOKEN)
         produced = produced.at[:, step].set(token)
+        logprobs = logprobs.at[:, step].set(jnp.where(busy, logprob, 0.0))
         ended = jnp.any(token[:, None] == stops, axis=1)
         state = state._replace(
             tokens=jnp.where(busy, token, state.tokens),
             lengths=state.lengths + busy,
             remaining=jnp.where(ended, 0, state.remaining - busy),
         )
-        return step + 1, cache, state, produced
+        return step + 1, own, state, counts + 1, produced, logprobs
 
-    produced = jnp.full((slots.tokens.shape[0], steps), NO_TOKEN, jnp.int32)
-    _, cache, _, produced = jax.lax.while_loop(
-        unfinished, one, (jnp.int32(0), cache, slots, produced)
+    shape = (slots.tokens.shape[0], steps)
+    produced = jnp.full(shape, NO_TOKEN, jnp.int32)
+    start = (jnp.int32(0), own, slots, draws.counts, produced, jnp.zeros(shape))
+    _, own, _, _, produced, logprobs = jax.lax.while_loop(unfinished, one, start)
+    if rows is not None:
+        own = _put_rows(cache, own, rows, form.span)
+    return produced, logprobs, _placed(own, form)
+
+
+@partial(jax.jit, static_argnames="form", donate_argnames="cache")
+def score(
+    weights: Weights,
+    population: Population,
+    cache: Cache,
+    chunk: Chunk,
+    targets: jax.Array,
+    *,
+    form: Form,
+) -> tuple[jax.Array, jax.Array, Cache]:
+    """Appends one chunk to P slots and scores the token after each of its tokens.
+
+    Args:
+      weights: flat weights, shared by all rows.
+      population: the individuals.
+      cache: of all slots; donated.
+      chunk: the new tokens.
+      targets: int32 `[P, C]`, what follows each of them.
+      form: static.
+
+    Returns:
+      Log-probabilities of the targets, float32 `[P, C]`, whether each is the most
+      likely token, bool `[P, C]`, and the cache.
+    """
+    deltas = population.deltas(chunk.individuals)
+    logits, cache = form.program.extend(
+        weights,
+        chunk.tokens,
+        chunk.offsets,
+        CacheView(cache, chunk.rows, form.span),
+        deltas,
+        lengths=chunk.lengths,
+        every=True,
     )
-    return produced, cache
+    best = jnp.argmax(logits, axis=-1) == targets
+    return logprob_of(logits, targets), best, _placed(cache, form)
+
+
+def _next(logits, draws: Draws, form: Form) -> tuple[jax.Array, jax.Array]:
+    token = sample(logits, draws) if form.sampled else greedy(logits)
+    if not form.scored:
+        return token, jnp.zeros(token.shape, jnp.float32)
+    return token, logprob_of(logits, token)
+
+
+def _placed(cache: Cache, form: Form) -> Cache:
+    if form.placed is None:
+        return cache
+    return jax.lax.with_sharding_constraint(cache, form.placed)
+
+
+def _take_rows(cache: Cache, rows: jax.Array, span: int) -> Cache:
+    return jax.tree.map(lambda a: a[:, :, :span].at[rows].get(mode="clip"), cache)
+
+
+def _put_rows(cache: Cache, own: Cache, rows: jax.Array, span: int) -> Cache:
+    def put(whole: jax.Array, part: jax.Array) -> jax.Array:
+        return whole.at[rows, :, :span].set(part, mode="drop")
+
+    return jax.tree.map(put, cache, own)

@@ -69,10 +69,12 @@ class CacheView(NamedTuple):
       cache: the whole cache.
       rows: int32 `[B]`, the cache row of each batch row, or None where batch row b is
         cache row b. A row past the end is written nowhere.
+      span: how many tokens of each row are looked at; None for all. Static.
     """
 
     cache: Cache
     rows: jax.Array | None = None
+    span: int | None = None
 
 
 class Linear(nnx.Module):
@@ -129,7 +131,7 @@ class Attention(nnx.Module):
         self.v_proj = Linear(config, f"{name}.v_proj", dtype)
         self.o_proj = Linear(config, f"{name}.o_proj", dtype)
 
-    def __call__(self, x, deltas, positions, turn, layer_cache, rows, segments=None):
+    def __call__(self, x, deltas, positions, turn, layer_cache, view, segments=None):
         """`[B, L, hidden]` to the same, and the layer's (keys, values)."""
         batch, length, _ = x.shape
         split = (batch, length, -1, self.head_dim)
@@ -140,6 +142,7 @@ class Attention(nnx.Module):
             all_keys, all_values = (a.swapaxes(1, 2) for a in (keys, values))
             seen = (all_keys, all_values)
         else:
+            rows, span = view.rows, view.span
             at = jnp.arange(batch) if rows is None else rows
             index = (at[:, None], slice(None), positions)
             layer_cache = tuple(
@@ -147,9 +150,9 @@ class Attention(nnx.Module):
                 for old, new in zip(layer_cache, (keys, values), strict=True)
             )
             all_keys, all_values = layer_cache
-            seen = layer_cache
+            seen = tuple(a[:, :, :span] for a in layer_cache)
             if rows is not None:
-                seen = tuple(a.at[rows].get(mode="clip") for a in layer_cache)
+                seen = tuple(a.at[rows].get(mode="clip") for a in seen)
         mixed = attend(queries, *seen, positions, segments)
         return self.o_proj(mixed, deltas), (all_keys, all_values)
 
@@ -179,11 +182,11 @@ class Layer(nnx.Module):
             config, f"{name}.post_attention_layernorm", dtype
         )
 
-    def __call__(self, x, deltas, positions, turn, layer_cache, rows, segments=None):
+    def __call__(self, x, deltas, positions, turn, layer_cache, view, segments=None):
         """`[B, L, hidden]` to the same, and the layer's (keys, values)."""
         normed = self.input_layernorm(x, deltas)
         mixed, layer_cache = self.self_attn(
-            normed, deltas, positions, turn, layer_cache, rows, segments
+            normed, deltas, positions, turn, layer_cache, view, segments
         )
         x = x + mixed
         x = x + self.mlp(self.post_attention_layernorm(x, deltas), deltas)

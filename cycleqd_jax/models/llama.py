@@ -83,9 +83,9 @@ class Llama(nnx.Module):
         keys, values = [], []
         for i, layer in enumerate(self.model.layers):
             old = (view.cache.keys[i], view.cache.values[i]) if view else None
-            rows = view.rows if view else None
+            where = view._replace(cache=None) if view else None
             run = jax.checkpoint(layer) if recompute else layer
-            x, (k, v) = run(x, deltas, positions, turn, old, rows, segments)
+            x, (k, v) = run(x, deltas, positions, turn, old, where, segments)
             keys.append(k)
             values.append(v)
         x = self.model.norm(x, deltas)
@@ -215,6 +215,7 @@ class LlamaProgram:
         *,
         last: jax.Array | None = None,
         lengths: jax.Array | None = None,
+        every: bool = False,
     ) -> tuple[jax.Array, Cache]:
         """Appends L tokens to each row's sequence in the cache.
 
@@ -233,9 +234,11 @@ class LlamaProgram:
           lengths: int32 `[B]`, the length of each sequence by which its frequencies
             are chosen: that of the whole prompt where this is a part of one. By
             default the tokens up to and with `last`.
+          every: whether to give the logits of all L tokens.
 
         Returns:
-          Logits, float32 `[B, vocabulary]`, and the cache with the new entries.
+          Logits, float32 `[B, vocabulary]` (of every token: `[B, L, vocabulary]`), and
+          the cache with the new entries.
         """
         deltas = deltas or Deltas()
         positions = offsets[:, None] + jnp.arange(tokens.shape[1])
@@ -243,6 +246,8 @@ class LlamaProgram:
         last = jnp.full_like(offsets, tokens.shape[1] - 1) if last is None else last
         lengths = offsets + last + 1 if lengths is None else lengths
         hidden, cache = model.hidden(tokens, positions, lengths, deltas, view)
+        if every:
+            return model.logits(hidden, deltas), cache
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
         return model.logits(hidden, deltas)[:, 0], cache
 

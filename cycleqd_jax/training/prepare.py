@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from cycleqd_jax.config_training import JSONL, TrainConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluate import check_prompts
 from cycleqd_jax.logs import check_logging
 from cycleqd_jax.models.llama import LlamaProgram
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.observe import Observer
 from cycleqd_jax.prepare import make_tasks, open_sandbox
+from cycleqd_jax.prompts import check_prompts
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
 from cycleqd_jax.training.examples import fingerprint

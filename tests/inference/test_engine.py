@@ -1,6 +1,7 @@
-"""The engine against a naive loop, whatever the order of arrival."""
+"""The engine against a naive loop, whatever arrives when."""
 
 import asyncio
+import dataclasses
 import random
 
 import jax
@@ -8,152 +9,266 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cycleqd_jax.inference.engine import Engine, EngineShape
-from cycleqd_jax.inference.programs import Population
-from cycleqd_jax.models.llama import Deltas, LlamaProgram, LowRank
+from cycleqd_jax.inference.requests import Limits, RequestError, Sampling
+from cycleqd_jax.models.llama import Deltas, LowRank
 from cycleqd_jax.tasks.base import Finish
 
-SHAPE = EngineShape(slots=4, length=48, prefill_rows=2, prefill_chunk=8, decode_steps=3)
+BOTH = pytest.mark.parametrize("deterministic", [True, False])
 
 
-class NumberTokenizer:
-    """Messages are numbers written out; id 0 ends a reply."""
-
-    stop_ids = (0, 7)
-
-    def encode_chat(self, messages):
-        return [int(token) for m in messages for token in m["content"].split()]
-
-    def decode(self, ids):
-        return " ".join(map(str, ids))
+def engine_with(make, program, weights, population=None, **changes):
+    engine = make.engine(program, dataclasses.replace(make.shape, **changes))
+    engine.load(weights, population)
+    return engine
 
 
-@pytest.fixture(scope="module")
-def program(tiny_config):
-    return LlamaProgram(tiny_config)
-
-
-@pytest.fixture(scope="module")
-def weights(program):
-    shapes = program.weight_shapes()
-    keys = jax.random.split(jax.random.key(0), len(shapes))
-    return {
-        name: 0.3 * jax.random.normal(key, shape.shape)
-        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
-
-
-@pytest.fixture(scope="module")
-def population(weights):
-    """Three individuals that differ in every matrix and every norm."""
-    rng = np.random.default_rng(1)
-    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
-    matrices = {n: w for n, w in weights.items() if w.ndim == 2}
-    vectors = {n: w for n, w in weights.items() if w.ndim == 1}
-    return Population(
-        u={n: 0.2 * draw(w.shape[0], 5) for n, w in matrices.items()},
-        v={n: 0.2 * draw(w.shape[1], 5) for n, w in matrices.items()},
-        coefficients={n: draw(3, 5) for n in matrices},
-        vectors={n: 0.2 * draw(3, *w.shape) for n, w in vectors.items()},
-    )
-
-
-def prompts_of(seed: int, count: int) -> list[list[dict[str, str]]]:
-    rng = random.Random(seed)
-    return [
-        [
-            {
-                "role": "user",
-                "content": " ".join(
-                    str(rng.randrange(1, 160)) for _ in range(rng.randrange(1, 30))
-                ),
-            }
-        ]
-        for _ in range(count)
-    ]
-
-
-def naive(program, weights, deltas, prompt, limit):
-    """One sequence at a time, the whole forward pass for every token."""
-    ids, new = list(prompt), []
-    forward = jax.jit(program.full)
-    while len(new) < limit:
-        padded = np.zeros((1, SHAPE.length), np.int32)
-        padded[0, : len(ids)] = ids
-        token = int(np.argmax(forward(weights, padded, deltas)[0, len(ids) - 1]))
-        ids.append(token)
-        new.append(token)
-        if token in NumberTokenizer.stop_ids:
-            break
-    return tuple(new)
-
-
-def ask(engine, questions, order, delays=None):
-    """Replies to (messages, individual, limit) questions that arrive in an order."""
-
-    async def one(i):
-        if delays is not None:
-            await asyncio.sleep(delays[i])
-        messages, individual, limit = questions[i]
-        return await engine.chat(messages, individual=individual, max_new_tokens=limit)
-
-    async def all_of_them():
-        server = asyncio.ensure_future(engine.serve())
-        tasks = {i: asyncio.ensure_future(one(i)) for i in order}
-        done = asyncio.gather(*tasks.values())
-        await asyncio.wait({server, done}, return_when="FIRST_COMPLETED")
-        if server.done():
-            server.result()
-        await done
-        server.cancel()
-        return [tasks[i].result() for i in range(len(questions))]
-
-    return asyncio.run(all_of_them())
-
-
+@BOTH
 @pytest.mark.parametrize("seed", range(2))
 def test_replies_equal_a_naive_loop_for_every_order_of_arrival(
-    program, weights, population, seed
+    make, program, weights, population, seed, deterministic
 ):
     rng = random.Random(seed)
     questions = [
         (messages, rng.randrange(3), rng.randrange(1, 14))
-        for messages in prompts_of(seed, 11)
+        for messages in make.prompts(seed, 11)
     ]
-    engine = Engine(program, NumberTokenizer(), SHAPE)
-    engine.load(weights, population)
+    engine = engine_with(
+        make, program, weights, population, deterministic=deterministic
+    )
     order = list(range(len(questions)))
-    got = ask(engine, questions, order)
+    got = make.ask(engine, questions, order)
     for (messages, individual, limit), reply in zip(questions, got, strict=True):
         deltas = population.deltas(jnp.array([individual]))
-        prompt = engine._tokenizer.encode_chat(messages)
-        want = naive(program, weights, deltas, prompt, limit)
+        prompt = engine.encode(messages)
+        want = make.naive(program, weights, deltas, prompt, limit)
         assert reply.tokens == want
         assert reply.prompt_tokens == len(prompt)
-        stopped = want[-1] in NumberTokenizer.stop_ids
+        stopped = want[-1] in make.tokenizer.stop_ids
         assert reply.finish is (Finish.STOP if stopped else Finish.LENGTH)
         assert reply.text == " ".join(map(str, want[:-1] if stopped else want))
     rng.shuffle(order)
     delays = [rng.random() * 0.05 for _ in order]
-    assert ask(engine, questions, order, delays) == got
+    assert make.ask(engine, questions, order, delays) == got
+    assert engine.stats.decode_tokens > 0 and 0 < engine.stats.occupancy <= 1
 
 
-def test_individuals_answer_differently(program, weights, population):
-    engine = Engine(program, NumberTokenizer(), SHAPE)
-    engine.load(weights, population)
-    messages = prompts_of(5, 1)[0]
-    replies = ask(engine, [(messages, i, 12) for i in range(3)], [0, 1, 2])
+def test_individuals_answer_differently(make, program, weights, population):
+    engine = engine_with(make, program, weights, population)
+    messages = make.prompts(5, 1)[0]
+    replies = make.ask(engine, [(messages, i, 12) for i in range(3)], [0, 1, 2])
     assert len({reply.tokens for reply in replies}) == 3
 
 
-def test_a_conversation_that_is_too_long_gets_an_empty_reply(program, weights):
-    engine = Engine(program, NumberTokenizer(), SHAPE)
-    engine.load(weights)
-    full = [{"role": "user", "content": " ".join(["5"] * SHAPE.length)}]
-    nearly = [{"role": "user", "content": " ".join(["5"] * (SHAPE.length - 2))}]
-    none, two = ask(engine, [(full, 0, 9), (nearly, 0, 9)], [0, 1])
-    assert (none.text, none.finish) == ("", Finish.LENGTH)
-    assert len(two.tokens) <= 2
+async def talk(engine, first, turns, individual=0, pause=0.0):
+    """A dialogue in token ids: each turn adds the reply and three more tokens."""
+    prompt, replies = list(first), []
+    with engine.conversation(individual) as conversation:
+        for turn in range(turns):
+            reply = await engine.generate(
+                prompt, Limits(4), conversation=conversation, logprobs=True
+            )
+            replies.append(reply)
+            prompt = [*prompt, *reply.tokens, 11 + turn, 12, 13]
+            await asyncio.sleep(pause)
+    return replies
+
+
+@BOTH
+def test_a_new_turn_computes_only_what_is_new(make, program, weights, deterministic):
+    engine = engine_with(make, program, weights, deterministic=deterministic)
+    first = [5, 9, 23, 44, 17, 8, 31, 60, 71, 3]
+
+    async def run():
+        async with make.serving(engine):
+            return await talk(engine, first, 4)
+
+    replies = asyncio.run(run())
+    prompt = list(first)
+    for turn, reply in enumerate(replies):
+        assert reply.tokens == make.naive(program, weights, None, prompt, 4)
+        if turn:  # the last token of a reply was not computed before
+            held = len(prompt) - 4
+            assert reply.reused_tokens == held
+        prompt = [*prompt, *reply.tokens, 11 + turn, 12, 13]
+    total = sum(reply.prompt_tokens for reply in replies)
+    reused = sum(reply.reused_tokens for reply in replies)
+    assert engine.stats.prefill_tokens == total - reused
+    assert engine.stats.reused_tokens == reused
+
+
+def test_a_conversation_that_lost_its_slot_goes_on_the_same(make, program, weights):
+    """Seven dialogues in two slots: the waiting ones are computed again."""
+    engine = engine_with(make, program, weights, slots=2, deterministic=False)
+    alone = engine_with(make, program, weights)
+    starts = [[5 + i, 9, 23 + i, 44, 17] for i in range(7)]
+
+    async def run(engine, pause):
+        async with make.serving(engine):
+            return await asyncio.gather(
+                *(talk(engine, first, 3, pause=pause) for first in starts)
+            )
+
+    got, want = asyncio.run(run(engine, 0.05)), asyncio.run(run(alone, 0.0))
+    assert engine.stats.evictions > 0 and alone.stats.evictions == 0
+    for one, other in zip(got, want, strict=True):
+        assert [r.tokens for r in one] == [r.tokens for r in other]
+
+
+def test_a_rewritten_history_is_computed_again_from_where_it_differs(
+    make, program, weights
+):
+    engine = engine_with(make, program, weights)
+
+    async def run():
+        async with make.serving(engine):
+            with engine.conversation() as conversation:
+                await engine.generate(
+                    [5, 6, 8, 9, 10], Limits(3), conversation=conversation
+                )
+                return await engine.generate(
+                    [5, 6, 8, 99, 10, 12], Limits(3), conversation=conversation
+                )
+
+    reply = asyncio.run(run())
+    assert reply.reused_tokens == 3
+    want = make.naive(program, weights, None, [5, 6, 8, 99, 10, 12], 3)
+    assert reply.tokens == want
+
+
+@BOTH
+def test_scores_are_those_of_a_full_pass(make, program, weights, deterministic):
+    engine = engine_with(make, program, weights, deterministic=deterministic)
+    rng = random.Random(0)
+    texts = [[rng.randrange(160) for _ in range(n)] for n in (2, 9, 17, 30, 49)]
+    starts = [1, 4, 16, 3, 20]
+
+    async def run():
+        async with make.serving(engine):
+            asked = zip(texts, starts, strict=True)
+            return await asyncio.gather(*(engine.score(t, s) for t, s in asked))
+
+    for text, start, got in zip(texts, starts, asyncio.run(run()), strict=True):
+        logits = np.asarray(program.full(weights, np.asarray([text])))[0]
+        shares = jax.nn.log_softmax(logits[start - 1 : -1].astype(np.float64))
+        want = [float(row[t]) for row, t in zip(shares, text[start:], strict=True)]
+        np.testing.assert_allclose(got.logprobs, want, atol=1e-4)
+        assert got.logprob == pytest.approx(sum(want), abs=1e-3)
+        assert list(got.greedy) == (np.argmax(np.asarray(shares), -1) == text[start:]).tolist()
+
+
+def test_log_probabilities_of_a_reply(make, program, weights):
+    engine = engine_with(make, program, weights)
+
+    async def run():
+        async with make.serving(engine):
+            return await engine.generate([5, 6, 8], Limits(9), logprobs=True)
+
+    reply = asyncio.run(run())
+    text = [5, 6, 8, *reply.tokens]
+    logits = np.asarray(program.full(weights, np.asarray([text])))[0][2:-1]
+    shares = np.asarray(jax.nn.log_softmax(logits))
+    np.testing.assert_allclose(reply.logprobs, shares.max(-1), atol=1e-4)
+
+
+def test_draws_depend_on_the_seed_alone(make, program, weights):
+    sampling = [Sampling(temperature=0.8, top_k=20, seed=seed) for seed in (1, 2, 1)]
+    prompt = [5, 6, 8]
+
+    async def run(engine, crowd):
+        async with make.serving(engine):
+            others = [engine.generate([7 + i, 9], Limits(9)) for i in range(crowd)]
+            asked = [engine.generate(prompt, Limits(9), sampling=s) for s in sampling]
+            return (await asyncio.gather(*others, *asked))[crowd:]
+
+    got = asyncio.run(run(engine_with(make, program, weights), 0))
+    assert got[0] == got[2] and got[0].tokens != got[1].tokens
+    assert asyncio.run(run(engine_with(make, program, weights), 6)) == got
+
+
+def test_stop_strings_end_a_reply_across_tokens(make, program, weights):
+    prompt = [5, 6, 8]
+    whole = make.naive(program, weights, None, prompt, 12)
+    text = " ".join(map(str, whole))
+    cut = text.index(" ", len(text) // 2)
+    stop = text[
+        cut - 1 : cut + 2
+    ]  # the end of one token, a blank, the next one's start
+    engine = engine_with(make, program, weights)
+
+    async def run():
+        async with make.serving(engine):
+            return await engine.generate(prompt, Limits(12, (stop, "nowhere")))
+
+    reply = asyncio.run(run())
+    assert reply.finish is Finish.STOP
+    assert reply.text == text[: text.index(stop)]
+    shown = " ".join(map(str, reply.tokens))
+    assert stop in shown and stop not in " ".join(map(str, reply.tokens[:-1]))
+
+
+def test_bad_requests_fail_alone(make, program, weights, population):
+    engine = engine_with(make, program, weights, population)
+    fine = [5, 6, 8]
+
+    async def run():
+        async with make.serving(engine):
+            return await asyncio.gather(
+                engine.generate(fine, Limits(4)),
+                engine.generate([], Limits(4)),
+                engine.generate([5] * 48, Limits(4)),
+                engine.generate(fine, Limits(4), individual=3),
+                engine.generate(fine, Limits(4), individual=-1),
+                engine.score([5, 6], 2),
+                engine.score([5] * 50, 3),
+                engine.generate(fine, Limits(4)),
+                return_exceptions=True,
+            )
+
+    first, *bad, last = asyncio.run(run())
+    assert first == last and len(first.tokens) > 0
+    words = ["one token", "no room", "expected 0 to 2", "expected 0 to 2", "start",
+             "more than"]  # fmt: skip
+    for error, word in zip(bad, words, strict=True):
+        assert isinstance(error, RequestError) and word in str(error)
+
+
+def test_a_cancelled_request_gives_its_slot_back(make, program, weights):
+    engine = engine_with(make, program, weights, slots=1, prefill_rows=1)
+
+    async def run():
+        async with make.serving(engine):
+            given_up = asyncio.ensure_future(engine.generate([5, 6], Limits(40)))
+            waiting = asyncio.ensure_future(engine.generate([7, 8], Limits(3)))
+            dropped = asyncio.ensure_future(engine.generate([9, 8], Limits(3)))
+            await asyncio.sleep(0.05)
+            given_up.cancel()
+            dropped.cancel()
+            return await asyncio.wait_for(waiting, 60)
+
+    reply = asyncio.run(run())
+    assert reply.tokens == make.naive(program, weights, None, [7, 8], 3)
+    assert not engine._slots.active
+
+
+def test_individuals_come_and_go_while_others_run(make, program, weights, population):
+    """Row 1 becomes another individual while row 0 is under way."""
+    engine = engine_with(make, program, weights, population)
+    other = jax.tree.map(lambda t: t.at[1].set(t[2]), population.coefficients)
+    vectors = jax.tree.map(lambda t: t.at[1].set(t[2]), population.vectors)
+    changed = population.replace(coefficients=other, vectors=vectors)
+
+    async def run():
+        async with make.serving(engine):
+            long = asyncio.ensure_future(engine.generate([5, 6], Limits(40)))
+            await asyncio.sleep(0.01)
+            engine.replace(changed)
+            return await engine.generate([5, 6], Limits(9), individual=1), await long
+
+    new, long = asyncio.run(run())
+    deltas = population.deltas(jnp.array([2]))
+    assert new.tokens == make.naive(program, weights, deltas, [5, 6], 9)
+    deltas = population.deltas(jnp.array([0]))
+    assert long.tokens == make.naive(program, weights, deltas, [5, 6], 40)
 
 
 def test_a_row_has_the_same_bits_in_every_place_beside_every_neighbour(
@@ -170,11 +285,10 @@ def test_a_row_has_the_same_bits_in_every_place_beside_every_neighbour(
         np.testing.assert_array_equal(np.asarray(got), want[at])
 
 
-def test_a_failing_device_call_reaches_the_caller(program, weights):
-    engine = Engine(program, NumberTokenizer(), SHAPE)
-    engine.load(weights | {"model.norm.weight": jnp.ones(3)})
+def test_a_failing_device_call_reaches_the_caller(make, program, weights):
+    engine = engine_with(make, program, weights | {"model.norm.weight": jnp.ones(3)})
     with pytest.raises(ValueError, match="shapes"):
-        ask(engine, [(prompts_of(0, 1)[0], 0, 4)], [0])
+        make.ask(engine, [(make.prompts(0, 1)[0], 0, 4)], [0])
 
 
 def test_low_rank_deltas_of_one_row_serve_all_rows(program, weights):

@@ -1,0 +1,329 @@
+"""Device calls of the engine: from conversations to arrays and back."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cycleqd_jax.inference import programs
+from cycleqd_jax.inference.conversations import Conversation, Request
+from cycleqd_jax.inference.sampling import Draws
+from cycleqd_jax.inference.stats import EngineStats
+from cycleqd_jax.models import sharding
+from cycleqd_jax.models.llama import LlamaProgram, Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineShape:
+    """The static sizes of the engine's programs.
+
+    Attributes:
+      slots: conversations in the cache at once (S).
+      length: tokens of the longest conversation, a multiple of `prefill_chunk`.
+      prefill_rows: conversations of one prefill call (P), at most `slots`.
+      prefill_chunk: tokens of each in one prefill call (C).
+      decode_steps: tokens of one decode call (N).
+      deterministic: whether every call has the same shape.
+    """
+
+    slots: int
+    length: int
+    prefill_rows: int
+    prefill_chunk: int
+    decode_steps: int
+    deterministic: bool = True
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Lengths of the cache that calls look at, ascending; the last is all."""
+        if self.deterministic:
+            return (self.length,)
+        parts = {max(self.length // 16, 64), max(self.length // 4, 64), self.length}
+        return tuple(sorted(part for part in parts if part <= self.length))
+
+    def rows(self, most: int) -> tuple[int, ...]:
+        """Numbers of rows that calls have, ascending; the last is `most`."""
+        if self.deterministic:
+            return (most,)
+        return tuple(sorted({max(most // 8, 1), max(most // 2, 1), most}))
+
+
+class Row(NamedTuple):
+    """A conversation as it was when a call began.
+
+    Attributes:
+      conversation: whose it is.
+      request: the turn under way.
+      slot: where it lies in the cache.
+    """
+
+    conversation: Conversation
+    request: Request
+    slot: int
+
+    @property
+    def is_current(self) -> bool:
+        """False if its caller gave it up while the call ran."""
+        return self.conversation.request is self.request
+
+
+# Device calls run in a thread and change nothing but the cache; what they return notes
+# their results, in the thread that serves.
+Finish = Callable[[], None]
+
+
+class DeviceCalls:
+    """Holds what lies on the device: weights, population, cache."""
+
+    def __init__(
+        self,
+        program: LlamaProgram,
+        stop_ids: tuple[int, ...],
+        shape: EngineShape,
+        stats: EngineStats,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
+        self.population = programs.Population()
+        self._program = program
+        self._stop_ids = stop_ids
+        self._shape = shape
+        self._stats = stats
+        self._mesh = mesh
+        self._placed = None if mesh is None else sharding.cache_sharding(mesh)
+        self._weights: Weights | None = None
+        self._cache = None
+        self._calls = 0
+
+    def load(self, weights: Weights, population: programs.Population) -> None:
+        """Sets what runs; on a mesh it is put there."""
+        if self._mesh is not None:
+            weights = sharding.place_weights(weights, self._mesh)
+        self._weights = weights
+        self.replace(population)
+
+    def replace(self, population: programs.Population) -> None:
+        """Sets another population."""
+        if self._mesh is not None:
+            population = sharding.replicate(population, self._mesh)
+        self.population = population
+
+    def compile(self, progress: Callable[[str], None]) -> None:
+        """Compiles the greedy programs by calling each with idle rows."""
+        shape = self._shape
+        for span in shape.spans:
+            for rows in shape.rows(shape.prefill_rows):
+                progress(f"prefill: {rows} rows, {span} tokens of cache")
+                self._prefill((), rows, span)
+        for span in shape.spans:
+            for rows in shape.rows(shape.slots):
+                progress(f"decode: {rows} rows, {span} tokens of cache")
+                self._decode((), rows, span)
+
+    def prefill(self, rows: Sequence[Row]) -> Finish:
+        """Puts the next chunk of each prompt into the cache.
+
+        Where a prompt ends with it, the first token of its reply comes of it.
+        """
+        start = time.perf_counter()
+        count = self._count(len(rows), self._shape.prefill_rows)
+        tokens, logprobs = self._prefill(rows, count, self._chunk_span(rows))
+        self._note_prefill(start)
+
+        def finish() -> None:
+            for row, token, logprob in zip(rows, tokens, logprobs, strict=False):
+                if not row.is_current:
+                    continue
+                self._advance(row)
+                if not row.request.in_prefill:
+                    row.request.produced.append(int(token))
+                    if row.request.logprobs:
+                        row.request.values.append(float(logprob))
+
+        return finish
+
+    def score(self, rows: Sequence[Row]) -> Finish:
+        """Puts the next chunk of each text into the cache and scores what follows."""
+        start = time.perf_counter()
+        shape = self._shape
+        count = self._count(len(rows), shape.prefill_rows)
+        targets = np.zeros((count, shape.prefill_chunk), np.int32)
+        for i, row in enumerate(rows):
+            request = row.request
+            after = request.prompt[request.done + 1 : _chunk_end(request, shape) + 1]
+            targets[i, : len(after)] = after
+        logprobs, hits, self._cache = programs.score(
+            self._weights,
+            self.population,
+            self._take_cache(),
+            self._chunk(rows, count),
+            targets,
+            form=self._form(self._chunk_span(rows)),
+        )
+        logprobs, hits = jax.device_get((logprobs, hits))
+        self._note_prefill(start)
+
+        def finish() -> None:
+            for i, row in enumerate(rows):
+                if not row.is_current:
+                    continue
+                request, first = row.request, row.request.done
+                new = self._advance(row)
+                # The token after place p is token p + 1 of the text.
+                skip = max(request.targets - 1 - first, 0)
+                request.values.extend(logprobs[i, skip:new].tolist())
+                request.hits.extend(hits[i, skip:new].tolist())
+                self._stats.scored_tokens += max(new - skip, 0)
+
+        return finish
+
+    def decode(self, rows: Sequence[Row]) -> Finish:
+        """Appends a few tokens to each reply."""
+        start = time.perf_counter()
+        shape, stats = self._shape, self._stats
+        longest = max(len(r.request.prompt) + len(r.request.produced) for r in rows)
+        span = self._span(min(longest + shape.decode_steps, shape.length))
+        count = self._count(len(rows), shape.slots)
+        tokens, logprobs = self._decode(rows, count, span)
+        stats.decode_seconds += time.perf_counter() - start
+        stats.decode_calls += 1
+        stats.busy_slots += len(rows)
+        stats.all_slots += shape.slots
+
+        def finish() -> None:
+            for row, ids, values in zip(rows, tokens, logprobs, strict=True):
+                if not row.is_current:
+                    continue
+                request = row.request
+                new = [token for token in ids.tolist() if token != programs.NO_TOKEN]
+                row.conversation.held.extend([request.produced[-1], *new[:-1]])
+                request.produced.extend(new)
+                if request.logprobs:
+                    request.values.extend(values[: len(new)].tolist())
+                stats.decode_tokens += len(new)
+
+        return finish
+
+    def _note_prefill(self, start: float) -> None:
+        self._stats.prefill_seconds += time.perf_counter() - start
+        self._stats.prefill_calls += 1
+
+    def _advance(self, row: Row) -> int:
+        """Notes that a chunk of the prompt is in the cache; how many tokens it had."""
+        request = row.request
+        end = _chunk_end(request, self._shape)
+        count = end - request.done
+        row.conversation.held.extend(request.prompt[request.done : end])
+        request.done = end
+        self._stats.prefill_tokens += count
+        return count
+
+    def _chunk_span(self, rows: Sequence[Row]) -> int:
+        return self._span(max(_chunk_end(row.request, self._shape) for row in rows))
+
+    def _count(self, count: int, most: int) -> int:
+        return next(rows for rows in self._shape.rows(most) if rows >= count)
+
+    def _span(self, end: int) -> int:
+        return next(span for span in self._shape.spans if span >= end)
+
+    def _form(self, span: int, rows: Sequence[Row] = ()) -> programs.Form:
+        return programs.Form(
+            program=self._program,
+            span=span,
+            sampled=any(row.request.sampling.temperature > 0 for row in rows),
+            scored=any(row.request.logprobs for row in rows),
+            placed=self._placed,
+        )
+
+    def _take_cache(self):
+        self._calls += 1
+        cache, self._cache = self._cache, None
+        if cache is None:
+            cache = self._program.empty_cache(self._shape.slots, self._shape.length)
+            if self._placed is not None:
+                cache = jax.device_put(cache, self._placed)
+        return cache
+
+    def _chunk(self, rows: Sequence[Row], count: int) -> programs.Chunk:
+        shape = self._shape
+        tokens = np.zeros((count, shape.prefill_chunk), np.int32)
+        slots = np.full(count, shape.slots, np.int32)
+        offsets, last, lengths, individuals = np.zeros((4, count), np.int32)
+        for i, row in enumerate(rows):
+            request = row.request
+            part = request.prompt[request.done : _chunk_end(request, shape)]
+            tokens[i, : len(part)] = part
+            slots[i] = row.slot
+            offsets[i], last[i] = request.done, len(part) - 1
+            lengths[i] = len(request.prompt)
+            individuals[i] = row.conversation.individual
+            row.conversation.used = self._calls
+        return programs.Chunk(tokens, slots, offsets, last, lengths, individuals)
+
+    def _prefill(self, rows: Sequence[Row], count: int, span: int):
+        tokens, logprobs, self._cache = programs.prefill(
+            self._weights,
+            self.population,
+            self._take_cache(),
+            self._chunk(rows, count),
+            _draws(rows, range(len(rows)), count),
+            form=self._form(span, rows),
+        )
+        return jax.device_get((tokens, logprobs))
+
+    def _decode(self, rows: Sequence[Row], count: int, span: int):
+        """Tokens and log-probabilities, `[len(rows), N]` each."""
+        shape = self._shape
+        whole = count == shape.slots
+        places = [row.slot for row in rows] if whole else list(range(len(rows)))
+        tokens, lengths, individuals, remaining = np.zeros((4, count), np.int32)
+        # An idle row writes where nothing is read: behind the end of the cache.
+        lengths[:] = shape.length
+        for place, row in zip(places, rows, strict=True):
+            request = row.request
+            tokens[place] = request.produced[-1]
+            lengths[place] = len(request.prompt) + len(request.produced) - 1
+            individuals[place] = row.conversation.individual
+            remaining[place] = request.limits.max_new_tokens - len(request.produced)
+            row.conversation.used = self._calls
+        slots = None
+        if not whole:
+            slots = np.full(count, shape.slots, np.int32)
+            slots[: len(rows)] = [row.slot for row in rows]
+        produced, logprobs, self._cache = programs.decode(
+            self._weights,
+            self.population,
+            self._take_cache(),
+            programs.Slots(tokens, lengths, individuals, remaining),
+            _draws(rows, places, count),
+            slots,
+            form=self._form(span, rows),
+            steps=shape.decode_steps,
+            stop_ids=self._stop_ids,
+        )
+        produced, logprobs = jax.device_get((produced, logprobs))
+        return produced[places], logprobs[places]
+
+
+def _chunk_end(request: Request, shape: EngineShape) -> int:
+    """Where the next chunk of a prompt ends: at a multiple of the chunk's size.
+
+    Chunks are cut at fixed offsets of the conversation, wherever its turn begins.
+    """
+    following = (request.done // shape.prefill_chunk + 1) * shape.prefill_chunk
+    return min(following, request.needed)
+
+
+def _draws(rows: Sequence[Row], places: Sequence[int], count: int) -> Draws:
+    temperature, top_p = np.zeros(count, np.float32), np.ones(count, np.float32)
+    top_k, counts = np.zeros((2, count), np.int32)
+    seeds = np.zeros(count, np.uint32)
+    for place, row in zip(places, rows, strict=True):
+        sampling = row.request.sampling
+        temperature[place], top_p[place] = sampling.temperature, sampling.top_p
+        top_k[place], seeds[place] = sampling.top_k, sampling.seed
+        counts[place] = len(row.request.produced)
+    return Draws(temperature, top_k, top_p, seeds, counts)

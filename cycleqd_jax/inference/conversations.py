@@ -1,0 +1,150 @@
+"""Conversations and the slots of the cache that hold them.
+
+A conversation keeps its slot between turns, so that a new turn computes only what is
+new. Where slots are short the least recently used waiting conversation gives its slot
+up and is computed again later; a deterministic engine never takes a slot away.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Sequence
+
+from cycleqd_jax.inference.requests import GREEDY, Limits, Sampling
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """One turn under way.
+
+    Attributes:
+      prompt: all tokens of the conversation up to the reply.
+      limits: when the reply ends; its `max_new_tokens` already fits the cache.
+      sampling: how it is drawn.
+      logprobs: whether log-probabilities are wanted.
+      targets: for scoring, where the continuation in `prompt` begins; else None.
+      reply: answered with a `Generation` or a `Scored`.
+      done: tokens of the prompt that are in the cache.
+      reused: how many of them were there before.
+      produced: tokens of the reply.
+      values: their log-probabilities, or those of scored tokens.
+      hits: of scored tokens whether each is the most likely.
+      waited: decode calls since it has been waiting for a prefill call.
+    """
+
+    prompt: Sequence[int]
+    limits: Limits
+    reply: asyncio.Future
+    sampling: Sampling = GREEDY
+    logprobs: bool = False
+    targets: int | None = None
+    done: int = 0
+    reused: int = 0
+    produced: list[int] = dataclasses.field(default_factory=list)
+    values: list[float] = dataclasses.field(default_factory=list)
+    hits: list[bool] = dataclasses.field(default_factory=list)
+    waited: int = 0
+
+    @property
+    def needed(self) -> int:
+        """How many tokens of the prompt have to be put into the cache."""
+        # The last token of a scored text is only a target.
+        return len(self.prompt) - (self.targets is not None)
+
+    @property
+    def in_prefill(self) -> bool:
+        """Whether part of the prompt is not in the cache yet."""
+        return self.done < self.needed
+
+
+@dataclasses.dataclass(eq=False)
+class Conversation:
+    """A dialogue of one individual.
+
+    Attributes:
+      individual: index into the population.
+      priority: of its requests while they wait for a slot; the lowest comes first.
+      slot: where it lies in the cache, or None.
+      held: the tokens that are there.
+      request: the turn under way, or None.
+      used: when it was last computed, in device calls.
+    """
+
+    individual: int
+    priority: int = 0
+    slot: int | None = None
+    held: list[int] = dataclasses.field(default_factory=list)
+    request: Request | None = None
+    used: int = 0
+
+    def reuse(self) -> None:
+        """Lets the request begin behind what the cache has of its prompt already.
+
+        At least one token is computed again, as a reply needs its logits. Where a
+        template rewrites earlier turns, or a reply was cut, only the equal beginning is
+        used.
+        """
+        request = self.request
+        same = 0
+        for old, new in zip(self.held, request.prompt, strict=False):
+            if old != new:
+                break
+            same += 1
+        same = min(same, request.needed - 1)
+        if request.targets is not None:  # logits of these are wanted
+            same = min(same, max(request.targets - 1, 0))
+        request.done = request.reused = max(same, 0)
+        del self.held[request.done :]
+
+
+class SlotTable:
+    """Who lies where in the cache."""
+
+    def __init__(self, count: int, *, evict: bool):
+        self._slots: list[Conversation | None] = [None] * count
+        self._evict = evict
+        self.evictions = 0
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def active(self) -> list[Conversation]:
+        """Conversations with a turn under way, in order of their slots."""
+        return [c for c in self._slots if c is not None and c.request is not None]
+
+    def place(self, conversation: Conversation) -> bool:
+        """Gives a conversation a slot if it has none; says whether it has one now."""
+        if conversation.slot is not None:
+            return True
+        slot = self._free()
+        if slot is None:
+            return False
+        self._slots[slot] = conversation
+        conversation.slot = slot
+        conversation.held = []
+        return True
+
+    def release(self, conversation: Conversation) -> None:
+        """Takes a conversation out of the cache."""
+        if conversation.slot is not None:
+            self._slots[conversation.slot] = None
+            conversation.slot = None
+            conversation.held = []
+
+    def clear(self) -> None:
+        """Takes all of them out."""
+        for conversation in list(self._slots):
+            if conversation is not None:
+                self.release(conversation)
+
+    def _free(self) -> int | None:
+        if None in self._slots:
+            return self._slots.index(None)
+        waiting = [c for c in self._slots if c is not None and c.request is None]
+        if not waiting or not self._evict:
+            return None
+        oldest = min(waiting, key=lambda conversation: conversation.used)
+        slot = oldest.slot
+        self.release(oldest)
+        self.evictions += 1
+        return slot
