@@ -3,6 +3,9 @@
 # make setup        only install (for both)
 # make test-slow    the tests that take minutes
 # make prove-seeds  the quickstart with seeds 0 to 4, one row each
+# make prove-resume a small run killed 50 times ends with the same bytes
+# make prove-fuzz   1000 damaged configs and 200 damaged inputs, a sentence each
+# make prove-sandbox  hostile programs, and 10 000 harmless ones that leave nothing
 # make clean        remove what installing and testing made; runs stay
 
 SHELL := /bin/bash
@@ -24,7 +27,8 @@ export PIP_NO_INPUT := 1
 # transformers says at every start that there is no torch, which the quickstart has not.
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help setup quickstart test test-slow prove-seeds system clean
+.PHONY: help setup quickstart test test-slow prove-seeds prove-resume prove-fuzz \
+  prove-sandbox system clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -48,6 +52,18 @@ prove-seeds: $(VENV)/.installed
 	    seed=$$seed run_dir=runs/quickstart-seed-$$seed; \
 	done
 	$(BIN)/python -m experiments.report $(SEEDS:%=runs/quickstart-seed-%)
+
+# Another seed: make prove-resume PROOF_SEED=7
+PROOF_SEED ?= 0
+
+prove-resume: $(VENV)/.test-installed
+	$(BIN)/python tests/proofs/prove_resume.py --kills 50 --seed $(PROOF_SEED)
+
+prove-fuzz: $(VENV)/.test-installed
+	$(BIN)/python tests/proofs/prove_fuzz.py --seed $(PROOF_SEED)
+
+prove-sandbox: $(VENV)/.test-installed
+	$(BIN)/python -m pytest -q -s tests/sandbox -m "slow or not slow"
 
 system:
 	@.ci/system $(PYTHON)

@@ -208,7 +208,7 @@ def compare(
     found = {BEST: state.bank.genome(final.best), AGGREGATED: final.aggregated}
     measured("baselines-test", fixed, Split.TEST)
     measured("final-test", found, Split.TEST)
-    files.write_json(
+    files.write_sealed(
         folder.path / "state.json",
         {
             "tasks": list(tasks),

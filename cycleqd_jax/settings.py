@@ -240,6 +240,9 @@ def _sentence(
     """What is wrong, in one sentence: key, value given, what is allowed."""
     if error["type"] == "value_error":  # written by one of our own validators
         return str(error["ctx"]["error"])
+    if error["loc"][-1] == "[key]":
+        where = ".".join(str(part) for part in error["loc"][:-1])
+        return f"{where} is not a name; expected keys that are text."
     # Walk from the whole config to the innermost value that has a name of its own.
     annotation, metadata, value, key = model, (), data, ""
     for part in error["loc"]:
@@ -257,9 +260,9 @@ def _sentence(
         else:
             break  # the branches of a union have no names a user knows
         missing = error["type"] == "missing" and part == error["loc"][-1]
-        value = None if missing else value[part]
-    if error["loc"][-1] == "[key]":
-        return f"{key[:-1]} is not a name; expected keys that are text."
+        # A key that is no text is given as one here.
+        odd_key = isinstance(value, dict) and part not in value
+        value = None if missing else error["input"] if odd_key else value[part]
     allowed = describe(annotation, metadata)
     if error["type"] == "missing":
         return f"{key[:-1]} is missing; expected {allowed}."

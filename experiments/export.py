@@ -21,7 +21,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.individuals import individual_genome, known_individuals
 from cycleqd_jax.io import files
 from cycleqd_jax.io.adapter_plan import AdapterPlan, plan_adapter
-from cycleqd_jax.io.checkpoints import Checkpoints
+from cycleqd_jax.io.checkpoints import Checkpoints, CycleState
 from cycleqd_jax.io.export import export_adapter, export_model
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.merging.basis_file import load_basis
@@ -31,6 +31,7 @@ from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.observe import Observer
 from cycleqd_jax.prepare import put_on_device
+from cycleqd_jax.qd.archives import state_fingerprint
 from cycleqd_jax.run_settings import noise_source
 from experiments import console
 
@@ -87,7 +88,8 @@ def _export(args: argparse.Namespace) -> int:
         basis = load_basis(folder.path / "basis.safetensors").basis
         with Checkpoints(folder.checkpoints) as checkpoints:
             state = checkpoints.restore()
-        facts = files.read_json(folder.path / "state.json")
+        facts = files.read_sealed(folder.path / "state.json")
+        _check_state(folder, state, facts)
         individual = _named(args.individual, facts)
         genome = individual_genome(individual, facts, state, basis)
         if genome is None:
@@ -119,6 +121,16 @@ def _export(args: argparse.Namespace) -> int:
                 plan, args.approximate, target, config, model, card, observer
             )
     return console.DONE
+
+
+def _check_state(folder: RunFolder, state: CycleState | None, facts: dict) -> None:
+    """Refuses another checkpoint than the one that was compared and reported."""
+    found = state and state_fingerprint(state.archives, state.bank)
+    if found != facts["archives_fingerprint"]:
+        raise BadInputError(
+            f"run: the checkpoint of {folder.path} is damaged or is not that of its "
+            "state.json; make it again with experiments.agent_skills --resume."
+        )
 
 
 def _named(individual: str, facts: dict) -> str:

@@ -30,7 +30,7 @@ MOMENTS = {
         "save",
         "after",
     ),
-    "state written": ("cycleqd_jax.comparison", "files", "write_json", "after"),
+    "state written": ("cycleqd_jax.comparison", "files", "write_sealed", "after"),
     "report half written": (
         "cycleqd_jax.reports.build",
         None,

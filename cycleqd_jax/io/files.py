@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from cycleqd_jax.errors import BadInputError, RunError
 
 PARTIAL = ".partial"  # how the names of files end that are being written
+_SEAL = "sha256"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,6 +64,28 @@ def read_json(path: pathlib.Path) -> Any:
         raise BadInputError(f"{path} cannot be read ({reason(err)}).") from err
     except (ValueError, RecursionError) as err:
         raise BadInputError(f"{path} is damaged: it is not JSON ({err}).") from err
+
+
+def write_sealed(path: pathlib.Path, data: dict[str, Any]) -> None:
+    """Writes a JSON object with the checksum of its content in it."""
+    write_json(path, data | {_SEAL: _checksum(data)})
+
+
+def read_sealed(path: pathlib.Path) -> dict[str, Any]:
+    """Reads what `write_sealed` wrote, without the checksum.
+
+    Raises:
+      BadInputError: it is missing or damaged, be it by one digit.
+    """
+    data = read_json(path)
+    seal = data.pop(_SEAL, None) if isinstance(data, dict) else None
+    if seal is None or seal != _checksum(data):
+        raise BadInputError(f"{path} is damaged: its checksum does not match.")
+    return data
+
+
+def _checksum(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def write_table(path: pathlib.Path, table: pa.Table) -> None:

@@ -16,7 +16,7 @@ def is_complete(folder: RunFolder, num_generations: int) -> bool:
       num_generations: children that the config asks for.
     """
     try:
-        done = files.read_json(folder.path / "state.json")["evaluated_children"]
+        done = files.read_sealed(folder.path / "state.json")["evaluated_children"]
         if not isinstance(done, int) or done < num_generations:
             return False
         files.read_table(folder.path / "archives.parquet")

@@ -1,8 +1,8 @@
 """The folder of one run: who may write it, and where everything in it lies.
 
 Everything but `run.json`, `timing.jsonl`, `times/` and what is logged for watching,
-`tensorboard/` and `wandb/`, is the same, byte for byte, however often the run was killed
-and resumed.
+`tensorboard/` and `wandb/`, is the same, byte for byte, however often the run was
+killed and resumed; the report, but for its wall times.
 """
 
 import contextlib

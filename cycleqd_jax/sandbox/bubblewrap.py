@@ -173,6 +173,9 @@ class BubblewrapSandbox:
     ) -> Execution:
         """What became of the program, from the supervisor's report and the output."""
         try:
+            # When bubblewrap was killed, the supervisor may be writing still.
+            if process.returncode != 0:
+                raise SandboxError("the sandbox ended without a whole report")
             report = read_report(report_fd, program.limits.scratch_bytes)
         except SandboxError as error:
             said = stderr.data.decode(errors="replace").strip()[-500:]

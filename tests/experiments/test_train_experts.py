@@ -106,7 +106,9 @@ def card_of(folder: pathlib.Path) -> str:
     return (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)]
+)
 def test_full_fine_tunes_are_hugging_face_folders(settings, tmp_path, dtype):
     import torch
     import transformers

@@ -37,6 +37,17 @@ def test_damaged_json_is_one_sentence(tmp_path, text):
         files.read_json(path)
 
 
+def test_a_sealed_file_does_not_hide_a_changed_digit(tmp_path):
+    path = tmp_path / "state.json"
+    files.write_sealed(path, {"quality": 0.75, "tasks": ["a"]})
+    assert files.read_sealed(path) == {"quality": 0.75, "tasks": ["a"]}
+    text = path.read_text()
+    for changed in (text.replace("0.75", "0.65"), "[1]", '{"quality": 1}'):
+        path.write_text(changed)
+        with pytest.raises(BadInputError, match="checksum"):
+            files.read_sealed(path)
+
+
 def test_no_flipped_bit_of_a_table_reads_as_another_table(tmp_path):
     """Page checksums guard the data; the footer has none, so a change there may pass.
 

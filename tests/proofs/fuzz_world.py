@@ -82,10 +82,23 @@ def make_gguf(path: pathlib.Path, config: LlamaConfig, weights: dict) -> None:
 
 
 def make_fuzz_world(folder: pathlib.Path) -> dict:
-    """Writes base/, sharded/, base.gguf, the experts and a finished run in run/.
+    """What `make_inputs` writes, and a finished run of it in run/.
 
     Returns:
       The settings of that run.
+    """
+    settings = make_inputs(folder)
+    toy_world.write_config(folder / "toy.yaml", settings)
+    if agent_skills.main(["--config", str(folder / "toy.yaml"), "--resume"]) != 0:
+        raise SystemExit("the undamaged run did not end well")
+    return settings
+
+
+def make_inputs(folder: pathlib.Path) -> dict:
+    """Writes base/, sharded/, base.gguf and the experts.
+
+    Returns:
+      The settings of a run of them.
     """
     tokenizer = make_tokenizer()
     config = LlamaConfig(
@@ -126,7 +139,7 @@ def make_fuzz_world(folder: pathlib.Path) -> dict:
             if "proj" in name
         }
         save_lora(folder / task, factors, base_name="base", card="Random.\n")
-    settings = {
+    return {
         "seed": 3,
         "run_dir": str(folder / "run"),
         "base_model": str(folder / "base"),
@@ -149,7 +162,3 @@ def make_fuzz_world(folder: pathlib.Path) -> dict:
             "mode": "factored",
         },
     }
-    toy_world.write_config(folder / "toy.yaml", settings)
-    if agent_skills.main(["--config", str(folder / "toy.yaml"), "--resume"]) != 0:
-        raise SystemExit("the undamaged run did not end well")
-    return settings

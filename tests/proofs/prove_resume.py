@@ -141,8 +141,8 @@ def wait_for_write(run: Run, folder: pathlib.Path) -> None:
         time.sleep(0.0002)
 
 
-def strike(kill: Kill, times: Times, folder: pathlib.Path) -> tuple[bool, str]:
-    """Starts or resumes the run and kills it; whether it was hit, and where."""
+def strike(kill: Kill, times: Times, folder: pathlib.Path) -> tuple[bool, float, str]:
+    """Starts or resumes the run and kills it; whether it was hit, when, and where."""
     run = Run(folder)
     if kill.kind == "start":
         run.wait_for("(?!)", kill.u * times.start)
@@ -157,9 +157,9 @@ def strike(kill: Kill, times: Times, folder: pathlib.Path) -> tuple[bool, str]:
             time.sleep(kill.u * 0.02)
         else:
             run.wait_for("(?!)", kill.u * times.batch)
-    hit = run.kill()
+    hit, seconds = run.kill(), time.monotonic() - run.begun
     said = run.heard[-1][1][:60] if run.heard else "nothing said yet"
-    return hit, f"{kill.kind:6s} {time.monotonic() - run.begun:5.1f} s  {said}"
+    return hit, seconds, f"{kill.kind:6s} {seconds:5.1f} s  {said}"
 
 
 def uninterrupted(folder: pathlib.Path) -> Times:
@@ -199,11 +199,12 @@ def prove(kills: int, seed: int, folder: pathlib.Path) -> bool:
     )
     for number, kill in enumerate(plan_kills(kills, children, rng), start=1):
         for _ in range(TRIES):
-            hit, where = strike(kill, times, killed)
+            hit, seconds, where = strike(kill, times, killed)
             if hit:
                 break
-            # The run had ended before; an earlier moment of its end, then.
+            # The run had ended before, so what is left of it is short.
             kill = kill._replace(kind="start", u=rng.random())
+            times = times._replace(start=min(times.start, 0.9 * seconds))
         else:
             print(f"kill {number}/{kills} came too late {TRIES} times")
             return False

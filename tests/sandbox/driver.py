@@ -132,6 +132,7 @@ async def main() -> None:
         )
         seconds = time.monotonic() - start
         await asyncio.gather(sandbox.close(), beside.close())
+        await asyncio.sleep(0.2)  # threads that were joined are still seen for a moment
         left = {
             name: [item for item in value if item not in before[name]]
             for name, value in state().items()

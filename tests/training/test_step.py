@@ -1,5 +1,7 @@
 """One update: parts of a batch, packed rows and recomputed layers change nothing."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +76,9 @@ def test_packed_dialogues_do_not_see_each_other(tiny, uneven):
     program, weights = tiny
     batch = batch_of(uneven, packing=True)
     row = next(r for r, s in enumerate(batch.segments) if s.max() > 1)
-    args = {"program": program, "method": full.Full("float32")}
+    loss = jax.jit(
+        partial(step.loss, program=program, method=full.Full("float32")),
+    )
     second = batch.segments[row] == 2
 
     def loss_of_second(tokens):
@@ -82,7 +86,7 @@ def test_packed_dialogues_do_not_see_each_other(tiny, uneven):
         mask = np.zeros_like(batch.mask)
         mask[row] = batch.mask[row] * second[at]
         changed = batch._replace(tokens=tokens, mask=mask)
-        return float(step.loss(weights, {}, changed, jnp.float32(1), **args)[0])
+        return float(loss(weights, {}, changed, jnp.float32(1))[0])
 
     other = batch.tokens.copy()
     other[row, batch.segments[row] == 1] += 1
@@ -104,9 +108,13 @@ def test_recomputed_layers_keep_less(tiny, uneven):
 
     def kept(recompute):
         """Bytes that the forward pass leaves for the backward pass."""
-        _, backward = jax.vjp(
-            lambda w: program.hidden(w, batch.tokens, recompute=recompute), weights
-        )
-        return sum(x.nbytes for x in jax.tree.leaves(backward))
+
+        def backward(w):
+            tokens = jnp.asarray(batch.tokens)
+            run = partial(program.hidden, tokens=tokens, recompute=recompute)
+            return jax.vjp(run, w)[1]
+
+        left = jax.tree.leaves(jax.eval_shape(backward, weights))
+        return sum(x.size * x.dtype.itemsize for x in left)
 
     assert kept(True) < 0.7 * kept(False)
