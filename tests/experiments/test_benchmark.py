@@ -1,0 +1,116 @@
+"""The frame of the benchmarks, with a suite of toys."""
+
+import json
+import time
+import types
+
+import pytest
+
+from experiments import benchmark
+from experiments.benchmarks import frame
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A suite whose rows are known; it stands in for `loop`."""
+
+    def run(options, say):
+        say("toys")
+        assert options.repeats >= 5
+        return [
+            frame.compare("seconds", 2.0, 5.0, "s", target=2.0),
+            frame.compare("rate", 90.0, 100.0, "1/s", target=1.0, more_is_better=True),
+            frame.limit("bytes", 40.0, 50.0, "MB", note="an | absolute limit"),
+            frame.figure("bandwidth", 12345.0, "GB/s"),
+            frame.not_measured("on a GPU", "tokens/s", 0.7),
+        ]
+
+    suite = types.SimpleNamespace(run=run)
+    monkeypatch.setitem(__import__("sys").modules, "experiments.benchmarks.loop", suite)
+
+
+def test_ratios_above_one_are_better_for_us():
+    assert frame.compare("a", 2.0, 5.0, "s").ratio == 2.5
+    assert frame.compare("a", 2.0, 5.0, "1/s", more_is_better=True).ratio == 0.4
+    assert frame.limit("a", 40.0, 50.0, "MB").ratio == 1.25
+    assert frame.limit("a", 60.0, 50.0, "MB").is_reached is False
+    assert frame.limit("a", 50.0, 50.0, "MB").is_reached is True
+    assert frame.compare("a", 2.0, 5.0, "s").is_reached is None
+    assert frame.not_measured("a", "s", 2.0).is_reached is None
+
+
+def test_sides_take_turns_and_warm_up_does_not_count():
+    calls = []
+    sides = {
+        "ours": lambda: calls.append("ours") or time.sleep(0.001),
+        "other": lambda: calls.append("other") or time.sleep(0.01),
+    }
+    seconds = frame.measure(sides, 5, warm_up=1)
+    assert {name: len(values) for name, values in seconds.items()} == {
+        "ours": 5,
+        "other": 5,
+    }
+    assert len(calls) == 12
+    # Whoever is measured first has another's leftovers in the caches: not always us.
+    assert calls[2:6] == ["ours", "other", "other", "ours"]
+    middle = frame.medians(seconds)
+    assert 0.001 <= middle["ours"] < middle["other"]
+
+
+def test_writes_json_a_table_and_its_section(toy, tmp_path, capsys):
+    out, docs = tmp_path / "rows.json", tmp_path / "benchmarks.md"
+    arguments = ["--suite", "loop", "--json", str(out), "--write-docs", str(docs)]
+    assert benchmark.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "... toys" in shown and "missed" in shown and "not run yet" in shown
+    data = json.loads(out.read_text())
+    assert data["suite"] == "loop" and data["model"] == frame.DEFAULT_MODEL
+    assert data["machine"].keys() >= {"cpu", "cores", "ram_gib"}
+    assert data["versions"]["jax"] != "absent"
+    assert [row["ratio"] for row in data["rows"]] == [2.5, 0.9, 1.25, None, None]
+    for row in data["rows"]:
+        assert row.keys() == {
+            "name", "ours", "other", "unit", "ratio", "target", "note"
+        }  # fmt: skip
+    text = docs.read_text()
+    assert f"--json {out}" in text and "an \\| absolute limit" in text
+    assert "| 2.5x | 2x | reached |" in text and "| 0.9x | 1x | missed |" in text
+
+
+def test_a_section_is_replaced_alone(tmp_path):
+    docs, options = tmp_path / "benchmarks.md", frame.Options()
+    for suite in ("loop", "generation", "operators"):
+        rows = [frame.figure(f"{suite} first", 1.0, "s")]
+        frame.write_section(docs, suite, options, rows, "command one")
+    before = docs.read_text()
+    places = [before.index(f"## {s}") for s in ("operators", "generation", "loop")]
+    assert places == sorted(places) and before.startswith("# Benchmarks")
+    rows = [frame.figure("generation again", 2.0, "s")]
+    frame.write_section(docs, "generation", options, rows, "command two")
+    after = docs.read_text()
+    assert "generation first" not in after and after.count("command two") == 1
+    assert after.count("## generation") == 1
+    for kept in ("loop first", "operators first"):
+        line = next(line for line in before.splitlines() if kept in line)
+        assert line in after.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--repeats", "4"], "at least 5"),
+        (["--json", "nowhere/at/all.json"], "folder that is there"),
+    ],
+)
+def test_bad_input_is_one_sentence(toy, capsys, arguments, words):
+    assert benchmark.main(["--suite", "loop", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("Bad input: ")
+
+
+def test_random_weights_need_sizes_only():
+    model = frame.base_model(
+        frame.Options("HuggingFaceTB/SmolLM2-135M", random_weights=True)
+    )
+    assert model.weights.keys() == model.config.weight_shapes().keys()
+    assert model.config.hidden_size == 576
