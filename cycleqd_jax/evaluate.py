@@ -7,18 +7,18 @@ engine batches what they ask, the sandbox runs their programs beside it.
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
-
+from cycleqd_jax.inference.background import Tasks
 from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import empty_population, with_individual
 from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.inference.requests import Limits
+from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.merging.materialise import materialise, split_coefficients
+from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models.llama import Weights
 from cycleqd_jax.sandbox.base import Sandbox
@@ -91,7 +91,7 @@ class Evaluator:
         self._noise = noise
         self._per_pass = individuals_per_pass if mode == "factored" else 1
         self._runner = asyncio.Runner()
-        self._directions: Directions | None = None
+        self._population: Population | None = None
 
     def __enter__(self) -> "Evaluator":
         self._runner.__enter__()
@@ -102,6 +102,11 @@ class Evaluator:
             self._runner.run(self._sandbox.close())
         finally:
             self._runner.__exit__(*error)
+
+    @property
+    def stats(self) -> EngineStats:
+        """What the engine did so far."""
+        return self._engine.stats
 
     def compile(self, progress: Callable[[str], None] | None = None) -> None:
         """Compiles the engine's programs, so that the first episodes do not wait.
@@ -158,19 +163,9 @@ class Evaluator:
 
     def _empty_population(self) -> Population:
         """A population of base models; it always has one size, so programs do."""
-        if self._directions is None:
-            self._directions = _directions(self._basis)
-        u, v = self._directions
-        rows = self._per_pass
-        return Population(
-            u=u,
-            v=v,
-            coefficients={n: jnp.zeros((rows, m.shape[1])) for n, m in u.items()},
-            vectors={
-                name: jnp.zeros((rows, *delta.shape[1:]))
-                for name, delta in self._basis.deltas.items()
-            },
-        )
+        if self._population is None:
+            self._population = empty_population(self._basis, self._per_pass)
+        return self._population
 
     def _load_alone(self, individual: Individual) -> None:
         self._engine.load({})  # two individuals' weights need not fit at once
@@ -194,7 +189,7 @@ class Evaluator:
             self._load_alone(first)
             free.put_nowait(0)
 
-        tasks = _Tasks()
+        tasks = Tasks()
 
         async def individual(name: str, row: int) -> list[Episode]:
             # Task by task: replies of one task end together, and with the shortest
@@ -215,7 +210,7 @@ class Evaluator:
             for name, genome in stream.items():
                 row = await free.get()
                 if population is not None:
-                    population = self._with(population, genome, row)
+                    population = with_individual(population, self._basis, genome, row)
                     self._engine.replace(population)
                 running.append(tasks.start(individual(name, row)))
             return [episode for one in running for episode in await one]
@@ -229,18 +224,6 @@ class Evaluator:
             return work.result()
         finally:
             await tasks.stop()
-
-    def _with(self, population: Population, genome: Genome, row: int) -> Population:
-        """The population with one individual in another row."""
-        coefficients, vectors = _set_row(
-            population.coefficients,
-            population.vectors,
-            split_coefficients(self._basis, genome),
-            genome.scales,
-            self._basis.deltas,
-            row,
-        )
-        return population.replace(coefficients=coefficients, vectors=vectors)
 
     async def _episode(
         self,
@@ -295,35 +278,6 @@ class Evaluator:
         return Reply(got.text, got.tokens, got.prompt_tokens, got.finish)
 
 
-class _Tasks:
-    """Coroutines under way: the first that fails is heard of, and all can be ended."""
-
-    def __init__(self):
-        self.failed = asyncio.get_running_loop().create_future()
-        self._running: set[asyncio.Task] = set()
-
-    def start(self, coroutine: Coroutine) -> asyncio.Task:
-        """Runs it beside the others."""
-        task = asyncio.ensure_future(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    async def stop(self) -> None:
-        """Ends what still runs."""
-        self.failed.cancel()
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-    def _ended(self, task: asyncio.Task) -> None:
-        self._running.discard(task)
-        if task.cancelled() or task.exception() is None or self.failed.done():
-            return
-        self.failed.set_exception(task.exception())
-
-
 def _streams(individuals: Mapping[str, Individual], mode: str) -> Iterator[list[str]]:
     """Names in order: genomes that can share passes together, all others alone."""
     stream: list[str] = []
@@ -348,31 +302,3 @@ def mean_scores(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
         name: {task: sum(values) / len(values) for task, values in by_task.items()}
         for name, by_task in scores.items()
     }
-
-
-Directions = tuple[dict[str, jax.Array], dict[str, jax.Array]]
-
-
-def _directions(basis: AnyBasis) -> Directions:
-    """All experts' directions of each matrix side by side, `[out or in, K * r]`."""
-
-    def flat(side: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        return {name: array.reshape(array.shape[0], -1) for name, array in side.items()}
-
-    return flat(basis.u), flat(basis.v)
-
-
-@jax.jit
-def _set_row(coefficients, vectors, own, scales, deltas, row):
-    """The tables of a population with another individual in one row."""
-    coefficients = {n: t.at[row].set(own[n]) for n, t in coefficients.items()}
-    vectors = {
-        # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
-        name: table.at[row].set(
-            jnp.tensordot(
-                scales, deltas[name], axes=1, precision=jax.lax.Precision.HIGHEST
-            )
-        )
-        for name, table in vectors.items()
-    }
-    return coefficients, vectors

@@ -15,13 +15,14 @@ import jax
 import pyarrow as pa
 
 from cycleqd_jax.evaluate import Evaluator, mean_scores
+from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.io import files
 from cycleqd_jax.io.checkpoints import Checkpoints, CycleState
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.io.tables import write_episodes
 from cycleqd_jax.merging.basis import Basis
 from cycleqd_jax.merging.genome import expert_genome
-from cycleqd_jax.observe import BatchSummary, Observer
+from cycleqd_jax.observe import BatchSummary, Observer, Usage
 from cycleqd_jax.qd.archives import Archives, Status, empty_archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.cells import Range
@@ -101,7 +102,7 @@ def run_cycle(
     """
     run_key = jax.random.key(settings.seed)
     while state.next_generation <= settings.num_generations:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), evaluator.stats.copy()
         ts = generation_batch(
             state.next_generation, settings.num_generations, settings.children_per_batch
         )
@@ -122,7 +123,8 @@ def run_cycle(
         files.write_table(folder.part("metrics", name), pa.Table.from_pylist(rows))
         checkpoints.save(state)
         seconds = time.perf_counter() - start
-        folder.log_time("batch", seconds, generation=ts[-1])
+        usage = usage_of(evaluator.stats.since(before), seconds)
+        folder.log_time("batch", seconds, generation=ts[-1], **_rounded(usage))
         observer.batch(
             BatchSummary(
                 generation=ts[-1],
@@ -131,9 +133,28 @@ def run_cycle(
                 coverage={task: rows[-1][f"coverage/{task}"] for task in tasks},
                 seconds=seconds,
                 children=len(ts),
+                usage=usage,
             )
         )
     return state
+
+
+def usage_of(stats: EngineStats, seconds: float) -> Usage:
+    """Where `seconds` of wall time went, from what the engine counted in them."""
+    device = min(stats.device_seconds / seconds, 1.0)
+    sandbox = min(stats.idle_seconds / seconds, 1.0 - device)
+    return Usage(
+        prefill_rate=stats.prefill_rate,
+        decode_rate=stats.decode_rate,
+        occupancy=stats.occupancy,
+        device=device,
+        sandbox=sandbox,
+        python=1.0 - device - sandbox,
+    )
+
+
+def _rounded(usage: Usage) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in usage._asdict().items()}
 
 
 def tell(

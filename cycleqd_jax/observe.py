@@ -4,6 +4,26 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
+class Usage(NamedTuple):
+    """Where the time of a batch went, and what the engine made of it.
+
+    Attributes:
+      prefill_rate: prompt tokens computed per second of prefill.
+      decode_rate: tokens produced per second of decoding.
+      occupancy: share of slots that were busy in decode calls, 0-1.
+      device: share of the wall time in device calls, 0-1.
+      sandbox: share in which there was nothing to compute while programs ran, 0-1.
+      python: the rest, 0-1.
+    """
+
+    prefill_rate: float
+    decode_rate: float
+    occupancy: float
+    device: float
+    sandbox: float
+    python: float
+
+
 class BatchSummary(NamedTuple):
     """One batch of children.
 
@@ -14,6 +34,7 @@ class BatchSummary(NamedTuple):
       coverage: share of its cells that hold an elite, by task.
       seconds: wall time of the batch.
       children: how many there were in it.
+      usage: of its wall time, or None.
     """
 
     generation: int
@@ -22,6 +43,7 @@ class BatchSummary(NamedTuple):
     coverage: Mapping[str, float]
     seconds: float
     children: int
+    usage: Usage | None = None
 
 
 class Observer:

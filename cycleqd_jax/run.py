@@ -52,7 +52,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
         open_evaluator(config, prepared, sandbox) as evaluator,
     ):
         observer.phase("compiling the engine")
-        evaluator.compile()
+        evaluator.compile(observer.note)
         folder.log_time("set-up", time.perf_counter() - start)
         measured = comparison.Measured(evaluator, folder, observer)
         state = _state(config, prepared, folder, checkpoints, measured, observer)

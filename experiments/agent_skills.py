@@ -16,6 +16,7 @@ from cycleqd_jax.io.finished import is_complete
 from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.run import evolve
 from experiments import console, plan, report
+from experiments.profiling import profiling
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="check everything and print the plan: memory, children, problems, time",
     )
+    parser.add_argument(
+        "--profile",
+        metavar="FOLDER",
+        help="write a profiler trace of the first batch of children, for TensorBoard "
+        "or Perfetto",
+    )
     args = parser.parse_args(argv)
     again = [sys.executable, "-m", "experiments.agent_skills", "--config", args.config]
     again = shlex.join([*again, *args.settings, "--resume"])
@@ -48,12 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             load_config(args.config, args.settings, RunConfig),
             resume=args.resume,
             dry_run=args.dry_run,
+            profile=args.profile,
         ),
         interrupted=f"What is done is kept; go on with: {again}",
     )
 
 
-def _run(config: RunConfig, *, resume: bool, dry_run: bool) -> int:
+def _run(config: RunConfig, *, resume: bool, dry_run: bool, profile: str | None) -> int:
     console.set_up_process()
     if dry_run:
         with console.ConsoleObserver() as observer:
@@ -63,7 +71,8 @@ def _run(config: RunConfig, *, resume: bool, dry_run: bool) -> int:
         done = folder.is_finished and is_complete(folder, config.qd.num_generations)
         if not done:
             with console.ConsoleObserver() as observer:
-                evolve(config, folder, observer)
+                with profiling(observer, profile) as traced:
+                    evolve(config, folder, traced)
                 observer.phase("writing the report")
         report.show(folder.path, report.make_console())
     return console.DONE

@@ -194,6 +194,13 @@ class ConsoleObserver(Observer):
             f"child {summary.generation}/{summary.num_generations}  best: {best}  "
             f"{per_minute:.1f} children/min  {left:.1f} min left"
         )
+        if summary.usage is not None:
+            u = summary.usage
+            self._line(
+                f"  {u.prefill_rate:.0f} prompt and {u.decode_rate:.0f} new tokens/s, "
+                f"{u.occupancy:.0%} of slots busy; time: {u.device:.0%} model, "
+                f"{u.sandbox:.0%} sandbox, {u.python:.0%} else"
+            )
         if self._bars is not None:
             self._bars.update(
                 self._children,

@@ -1,0 +1,81 @@
+"""Populations from genomes: the tables in which the engine looks up coefficients.
+
+One row of a table is one individual; a genome is put into a row in one small program,
+so that a child is ready to run about a millisecond after it was bred.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.genome import Genome
+
+
+def empty_population(basis: Basis, rows: int) -> Population:
+    """A population of base models, I = `rows`.
+
+    Args:
+      basis: in diagonal form. All experts' directions of a matrix are put side by
+        side, `[out or in, K * r]`.
+      rows: how many individuals there is room for; part of every program's shape.
+    """
+
+    def flat(side: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {name: array.reshape(array.shape[0], -1) for name, array in side.items()}
+
+    return Population(
+        u=flat(basis.u),
+        v=flat(basis.v),
+        coefficients={
+            slot.name: jnp.zeros((rows, slot.size), jnp.float32)
+            for slot in basis.layout
+        },
+        vectors={
+            name: jnp.zeros((rows, *delta.shape[1:]), jnp.float32)
+            for name, delta in basis.deltas.items()
+        },
+    )
+
+
+def with_individual(
+    population: Population, basis: Basis, genome: Genome, row: int
+) -> Population:
+    """The population with one individual in another row; the others stay as they are.
+
+    Args:
+      population: made by `empty_population` from the same basis.
+      basis: of the genome.
+      genome: one genome, `[G]` and `[K]`.
+      row: 0 to I - 1.
+    """
+    layout = tuple((slot.name, slot.offset, slot.size) for slot in basis.layout)
+    coefficients, vectors = _set_row(
+        population.coefficients,
+        population.vectors,
+        genome.coefficients,
+        genome.scales,
+        basis.deltas,
+        row,
+        layout=layout,
+    )
+    return population.replace(coefficients=coefficients, vectors=vectors)
+
+
+@jax.jit(static_argnames="layout")
+def _set_row(coefficients, vectors, own, scales, deltas, row, *, layout):
+    """The tables of a population with another individual in one row."""
+    coefficients = {
+        name: coefficients[name].at[row].set(own[offset : offset + size])
+        for name, offset, size in layout
+    }
+    vectors = {
+        # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
+        name: table.at[row].set(
+            jnp.tensordot(
+                scales, deltas[name], axes=1, precision=jax.lax.Precision.HIGHEST
+            )
+        )
+        for name, table in vectors.items()
+    }
+    return coefficients, vectors
