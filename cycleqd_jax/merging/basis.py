@@ -118,7 +118,11 @@ class Basis:
           name: of the matrix.
           coefficients: `[R]`, R = K * r, the matrix's part of a genome.
         """
-        u, v = self.u[name], self.v[name]
+        return self.factors_of(self.u[name], self.v[name], coefficients)
+
+    @staticmethod
+    def factors_of(u: jax.Array, v: jax.Array, coefficients: jax.Array) -> Factors:
+        """`factors` from one matrix's `u` and `v`, for compiled programs."""
         return u.reshape(u.shape[0], -1) * coefficients, v.reshape(v.shape[0], -1)
 
 

@@ -100,7 +100,13 @@ class CoreBasis:
           name: of the matrix.
           coefficients: `[Ru * Rv]`, the matrix's part of a genome.
         """
-        u, v = self.u[name], self.v[name]
+        return self.factors_of(self.u[name], self.v[name], coefficients)
+
+    @staticmethod
+    def factors_of(
+        u: jax.Array, v: jax.Array, coefficients: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """`factors` from one matrix's `u` and `v`, for compiled programs."""
         core = coefficients.reshape(u.shape[1], v.shape[1])
         # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
         return jnp.matmul(u, core, precision=jax.lax.Precision.HIGHEST), v

@@ -8,6 +8,8 @@ genome's coefficients put to the directions of its basis. Sums are made in float
 cast once to the dtype of the base weight.
 """
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,8 @@ def materialise(
     basis: AnyBasis,
     genome: Genome,
     noise: NoiseSource | None = None,
+    *,
+    into: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
     """The weights of one individual.
 
@@ -32,6 +36,8 @@ def materialise(
       basis: made from these base weights.
       genome: one genome, `[G]` and `[K]`.
       noise: where the genome's Gaussian noise comes from, if it has any.
+      into: weights of another individual that this function gave and nobody needs any
+        more; their memory is used again, which spares the system clearing new pages.
 
     Returns:
       name -> array like `base_weights`. Parameters that nothing changes are the same
@@ -41,7 +47,8 @@ def materialise(
       ValueError: the genome has another size than the basis, or noise of unknown
         source, or the base lacks a parameter of the basis.
     """
-    weights = {**base_weights, **touched_weights(base_weights, basis, genome)}
+    touched = touched_weights(base_weights, basis, genome, into=into)
+    weights = {**base_weights, **touched}
     if genome.noise is None or not np.any(np.asarray(genome.noise)):
         return weights
     if noise is None:
@@ -58,7 +65,11 @@ def materialise(
 
 
 def touched_weights(
-    base_weights: dict[str, jax.Array], basis: AnyBasis, genome: Genome
+    base_weights: dict[str, jax.Array],
+    basis: AnyBasis,
+    genome: Genome,
+    *,
+    into: Mapping[str, jax.Array] | None = None,
 ) -> dict[str, jax.Array]:
     """Only those weights of one individual that its basis changes, without noise.
 
@@ -82,7 +93,14 @@ def touched_weights(
         )
     own = split_coefficients(basis, genome)
     return {
-        name: _touched(base_weights[name], basis, name, own.get(name), genome.scales)
+        name: _touched(
+            base_weights[name],
+            basis,
+            name,
+            own.get(name),
+            genome.scales,
+            None if into is None else into[name],
+        )
         for name in names
     }
 
@@ -117,33 +135,40 @@ def _touched(
     name: str,
     coefficients: jax.Array | None,
     scales: jax.Array,
+    old: jax.Array | None = None,
 ) -> jax.Array:
     if coefficients is None:
         return _changed_vector(base, basis.deltas[name], scales)
-    left, right = basis.factors(name, coefficients)
+    change = (basis.u[name], basis.v[name], coefficients)
+    factors = basis.factors_of
     if name not in basis.residuals:
-        return _changed_matrix(base, left, right)
-    return _changed_with_rest(base, left, right, basis.residuals[name], scales)
+        return _changed_matrix(base, change, old, factors=factors)
+    residuals = basis.residuals[name]
+    return _changed_with_rest(base, change, residuals, scales, old, factors=factors)
 
 
 # One small program per shape, not one for the whole model: a Llama has hundreds of
 # matrices but only a handful of shapes to compile.
-@jax.jit
-def _changed_matrix(base: jax.Array, left: jax.Array, right: jax.Array) -> jax.Array:
-    """`base + left right^T`: `[out, in]`, `[out, R]`, `[in, R]`."""
+@jax.jit(static_argnames="factors", donate_argnames="old", keep_unused=True)
+def _changed_matrix(base: jax.Array, change, old, *, factors: Callable) -> jax.Array:
+    """`base + left right^T`: `[out, in]`, `[out, R]`, `[in, R]`; `old` is written."""
+    left, right = factors(*change)
     delta = jnp.matmul(left, right.T, precision=_HIGHEST)
     return (base.astype(jnp.float32) + delta).astype(base.dtype)
 
 
-@jax.jit
+@jax.jit(static_argnames="factors", donate_argnames="old", keep_unused=True)
 def _changed_with_rest(
     base: jax.Array,
-    left: jax.Array,
-    right: jax.Array,
+    change,
     residuals: jax.Array,
     scales: jax.Array,
+    old,
+    *,
+    factors: Callable,
 ) -> jax.Array:
     """The same with `sum_k scales_k residuals_k` added, `[K]` and `[K, out, in]`."""
+    left, right = factors(*change)
     delta = jnp.matmul(left, right.T, precision=_HIGHEST)
     delta = delta + jnp.tensordot(scales, residuals, axes=1, precision=_HIGHEST)
     return (base.astype(jnp.float32) + delta).astype(base.dtype)

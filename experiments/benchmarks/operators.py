@@ -81,8 +81,8 @@ def _children(
 
     def materialised() -> object:
         nonlocal child
-        child = None  # as the evaluator does: two children need not fit at once
-        child = materialise(prepared.weights, prepared.basis, breed())
+        # As the evaluator does: into the memory of the child before.
+        child = materialise(prepared.weights, prepared.basis, breed(), into=child)
         return child
 
     say("children by turns")

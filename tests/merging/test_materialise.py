@@ -138,3 +138,17 @@ def test_wrong_genome_or_base_is_refused(make):
         materialise(base, basis, Genome(np.zeros(20), np.zeros(3)))
     with pytest.raises(ValueError, match="another base model"):
         materialise({}, basis, genomes.uniform(basis))
+
+
+@KINDS
+def test_memory_of_another_individual_is_used_again(make, kind):
+    base = {name: jax.numpy.asarray(w) for name, w in make.base().items()}
+    basis = compute_basis(base, make.experts(kind, make.base()))
+    first = materialise(base, basis, genomes.expert_genome(basis, 0))
+    fresh = materialise(base, basis, genomes.uniform(basis))
+    again = materialise(base, basis, genomes.uniform(basis), into=first)
+    for name, weight in fresh.items():
+        np.testing.assert_array_equal(again[name], weight)
+    matrices = [slot.name for slot in basis.layout]
+    assert all(first[name].is_deleted() for name in matrices)
+    assert not any(weight.is_deleted() for weight in base.values())
