@@ -1,0 +1,69 @@
+"""The suites on a toy model: which rows there are, not what was measured."""
+
+import math
+
+import pytest
+import toy_world
+
+from cycleqd_jax.errors import BadInputError
+from experiments.benchmarks import frame, loop, operators, population, quickstart
+
+
+@pytest.fixture(scope="module")
+def options(toy_settings, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "toy.yaml"
+    return frame.Options(str(toy_world.write_config(path, toy_settings)))
+
+
+def test_operators(options):
+    rows = operators.run(options, lambda text: None)
+    assert [(row.name, row.unit, row.target) for row in rows] == [
+        ("propose a child, factored", "s", 1000.0),
+        ("propose a child, factored", "s", None),
+        ("propose a child, materialised", "s", 50.0),
+        ("propose a child, materialised", "s", None),
+        ("archives: memory", "MB", 1.0),
+        ("archives: save", "s", 1.0),
+        ("archives: restore", "s", 1.0),
+    ]
+    assert all(row.ours > 0 and row.ratio > 0 for row in rows)
+    assert rows[4].note.startswith("75 elites")  # 3 archives of 5 x 5 cells
+    assert rows[4].is_reached
+
+
+def test_full_archives_hold_their_elites(options):
+    config = quickstart.run_config(options)
+    prepared = quickstart.prepared_run(config, lambda text: None)
+    state = quickstart.full_state(prepared, config.qd.bins)
+    archives, bank = state.archives, state.bank
+    assert len(archives.kept_ids()) == 75 and bank.next_id == 78
+    for individual in (3, 40, 77):  # all cells are theirs already
+        scores = bank.scores[individual].tolist()
+        offered, _ = archives.offer(individual, scores)
+        task = (individual - 3) // 25
+        assert offered.ids(task).tolist() == archives.ids(task).tolist()
+
+
+def test_population(options, monkeypatch):
+    monkeypatch.setattr(population, "_PROMPT", 16)
+    monkeypatch.setattr(population, "_NEW", 8)
+    rows = population.run(options, lambda text: None)
+    assert [row.target for row in rows] == [1.8, None, 0.95, 0.95, 0.95, 1.0]
+    assert "of all tokens equal" in rows[0].note
+    assert rows[-1].unit == "B" and rows[-1].is_reached
+    assert all(math.isfinite(row.ours) and row.ours > 0 for row in rows)
+
+
+def test_loop(options):
+    rows = loop.run(options, lambda text: None)
+    share, ours, model, sandbox, whole = rows
+    assert (share.other, share.target) == (0.05, 1.0)
+    assert share.ours + model.ours + sandbox.ours == pytest.approx(1, abs=0.2)
+    assert 0 < model.ours < 1 and 0 <= sandbox.ours < 1
+    assert 0 < ours.ours < whole.ours
+
+
+def test_a_model_without_experts_is_refused():
+    options = frame.Options("llama-3-8b", random_weights=True)
+    with pytest.raises(BadInputError, match="needs experts, and llama-3-8b has"):
+        quickstart.run_config(options)
