@@ -1,7 +1,67 @@
-"""Grouped-query attention over a key-value cache, one interface for all platforms."""
+"""Grouped-query attention over a key-value cache, one interface for all platforms.
+
+Kinds of implementation, all equal but for rounding:
+
+- `xla`: plain products, laid out for a CPU.
+- `dot_product`: `jax.nn.dot_product_attention` as XLA compiles it.
+- `cudnn`: the same by way of cuDNN; GPUs, 16-bit dtypes.
+- `pallas`: JAX's own kernels where one new token per row meets a cache, which is where
+  they read only what a row holds: `decode_attention` on GPUs, `paged_attention` on
+  TPUs (each cache row a sequence of pages, so nothing is moved). JAX ships no kernel
+  for a chunk that begins behind what is cached, so prefill is as `dot_product`.
+"""
+
+import math
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+
+from cycleqd_jax.errors import BadInputError
+
+Kind = Literal["xla", "dot_product", "cudnn", "pallas"]
+Setting = Literal["auto", "xla", "dot_product", "cudnn", "pallas"]
+# Tokens that a kernel looks at together.
+_BLOCKS = (128, 64, 32, 16)
+
+
+def choose_attention(
+    setting: Setting, *, head_dim: int, dtype: jnp.dtype, devices: int = 1
+) -> Kind:
+    """The implementation that a setting stands for on this platform.
+
+    `auto` takes what runs everywhere on its platform: `xla` on a CPU, `dot_product` on
+    a GPU or TPU. The kernels of cuDNN and Pallas have to be asked for.
+
+    Args:
+      setting: a kind, or `auto`.
+      head_dim: of the model.
+      dtype: of the computation.
+      devices: of the mesh.
+
+    Raises:
+      BadInputError: it cannot run here.
+    """
+    platform = jax.default_backend()
+    if setting == "auto":
+        return "xla" if platform == "cpu" else "dot_product"
+    wrong = None
+    if setting == "cudnn" and platform != "gpu":
+        wrong = f"a GPU, but this platform is {platform}"
+    elif setting == "cudnn" and jnp.dtype(dtype).itemsize != 2:
+        wrong = f"a 16-bit dtype, but dtype is {jnp.dtype(dtype).name}"
+    elif setting == "pallas" and platform not in ("gpu", "tpu"):
+        wrong = f"a GPU or TPU, but this platform is {platform}"
+    elif setting == "pallas" and devices > 1:
+        wrong = f"one device, but the mesh has {devices}"
+    elif setting == "pallas" and platform == "tpu" and head_dim % 128:
+        wrong = f"heads of a multiple of 128 on a TPU, but they have {head_dim}"
+    if wrong is not None:
+        raise BadInputError(
+            f"engine.attention is {setting}, which needs {wrong}; set it to auto."
+        )
+    assert setting in get_args(Kind)
+    return setting
 
 
 def attend(
@@ -10,11 +70,10 @@ def attend(
     values: jax.Array,
     positions: jax.Array,
     segments: jax.Array | None = None,
+    *,
+    kind: Kind = "xla",
 ) -> jax.Array:
     """Softmax attention in which a query sees every key at or before its position.
-
-    Plain XLA: the key-value heads lead both operands, so that on a CPU the products
-    are batched matrix products without a transposed copy of the cache.
 
     Args:
       queries: `[B, L, heads, head_dim]`, rotated.
@@ -22,9 +81,27 @@ def attend(
       values: `[B, kv_heads, S, head_dim]`.
       positions: int32 `[B, L]`, the position of each query.
       segments: int32 `[B, L]` where S is L: a query sees its own segment only.
+      kind: the implementation; static.
 
     Returns:
       `[B, L, heads * head_dim]`, in the dtype of `queries`; the softmax is float32.
+    """
+    if kind == "xla":
+        return _plain(queries, keys, values, positions, segments)
+    if kind == "pallas" and segments is None and queries.shape[1] == 1:
+        kernel = _paged if jax.default_backend() == "tpu" else _decode
+        if _block(keys.shape[2]) is not None:
+            lengths = jnp.minimum(positions[:, 0] + 1, keys.shape[2])
+            return kernel(queries[:, 0], keys, values, lengths)[:, None]
+    return _dot_product(
+        queries, keys, values, positions, segments, cudnn=kind == "cudnn"
+    )
+
+
+def _plain(queries, keys, values, positions, segments):
+    """Key-value heads lead both operands of both products.
+
+    So they are batched matrix products without a transposed copy of the cache.
     """
     batch, length, heads, head_dim = queries.shape
     kv_heads, span = keys.shape[1], keys.shape[2]
@@ -33,9 +110,7 @@ def attend(
     q = q.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, group * length, head_dim)
     scores = jnp.einsum("bhqd,bhsd->bhqs", q, keys, preferred_element_type=jnp.float32)
     scores = scores * (head_dim**-0.5)
-    visible = jnp.arange(span) <= positions[:, None, None, :, None]  # [B, 1, 1, L, S]
-    if segments is not None:
-        visible &= (segments[:, :, None] == segments[:, None, :])[:, None, None]
+    visible = _visible(positions, segments, span)[:, :, None]  # [B, 1, 1, L, S]
     scores = scores.reshape(batch, kv_heads, group, length, span)
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     shares = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
@@ -43,3 +118,80 @@ def attend(
     mixed = jnp.einsum("bhqs,bhsd->bhqd", shares, values)
     mixed = mixed.reshape(batch, kv_heads, group, length, head_dim)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads * head_dim)
+
+
+def _dot_product(queries, keys, values, positions, segments, *, cudnn: bool):
+    batch, length, heads, head_dim = queries.shape
+    mixed = jax.nn.dot_product_attention(
+        queries,
+        keys.swapaxes(1, 2),
+        values.swapaxes(1, 2),
+        mask=_visible(positions, segments, keys.shape[2]),
+        implementation="cudnn" if cudnn else "xla",
+    )
+    return mixed.reshape(batch, length, heads * head_dim)
+
+
+def _visible(positions, segments, span: int) -> jax.Array:
+    """Which keys each query sees, bool `[B, 1, L, S]`."""
+    visible = jnp.arange(span) <= positions[:, None, :, None]
+    if segments is not None:
+        visible &= (segments[:, :, None] == segments[:, None, :])[:, None]
+    return visible
+
+
+def _decode(queries, keys, values, lengths, *, interpret: bool = False) -> jax.Array:
+    """One query per row, `[B, heads, head_dim]`, by JAX's Triton kernel.
+
+    Each pair of a row and a key-value head is a sequence of its own, so that the cache
+    is taken as it lies.
+    """
+    from jax.experimental.pallas.ops.gpu.decode_attention import mqa
+
+    batch, _, span, _ = keys.shape
+    q, k, v, lengths = _by_head(queries, keys, values, lengths)
+    splits = next(n for n in (16, 8, 4, 2, 1) if span % (16 * n) == 0)
+    mixed = mqa(
+        q,
+        k,
+        v,
+        kv_seq_len=lengths,
+        k_splits=splits,
+        block_k=_block(span // splits),
+        interpret=interpret,
+    )
+    return mixed.reshape(batch, -1)
+
+
+def _paged(queries, keys, values, lengths) -> jax.Array:
+    """As `_decode`, by JAX's TPU kernel; it multiplies in bfloat16."""
+    from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention
+
+    batch, kv_heads, span, head_dim = keys.shape
+    q, k, v, lengths = _by_head(queries, keys, values, lengths)
+    page = _block(span)
+    pages = span // page
+    shape = (1, batch * kv_heads * pages, page, head_dim)
+    mixed = paged_attention(
+        q * (head_dim**-0.5),
+        k.reshape(shape),
+        v.reshape(shape),
+        lengths,
+        jnp.arange(shape[1], dtype=jnp.int32).reshape(-1, pages),
+        pages_per_compute_block=math.gcd(pages, 4),
+    )
+    return mixed.reshape(batch, -1)
+
+
+def _by_head(queries, keys, values, lengths):
+    """Rows and key-value heads as one dimension."""
+    batch, kv_heads, span, head_dim = keys.shape
+    whole = (batch * kv_heads, span, head_dim)
+    q = queries.reshape(batch * kv_heads, -1, head_dim)
+    lengths = jnp.repeat(lengths, kv_heads).astype(jnp.int32)
+    return q, keys.reshape(whole), values.reshape(whole), lengths
+
+
+def _block(span: int) -> int | None:
+    """The largest block that divides a span, None without any."""
+    return next((block for block in _BLOCKS if span % block == 0), None)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cycleqd_jax.models import rope
-from cycleqd_jax.models.attention import attend
+from cycleqd_jax.models.attention import Kind, attend
 from cycleqd_jax.models.config import LlamaConfig
 
 
@@ -122,7 +122,10 @@ class RMSNorm(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions."""
 
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
+    def __init__(
+        self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind = "xla"
+    ):
+        self.kind = kind
         self.heads = config.num_attention_heads
         self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
@@ -153,7 +156,7 @@ class Attention(nnx.Module):
             seen = tuple(a[:, :, :span] for a in layer_cache)
             if rows is not None:
                 seen = tuple(a.at[rows].get(mode="clip") for a in seen)
-        mixed = attend(queries, *seen, positions, segments)
+        mixed = attend(queries, *seen, positions, segments, kind=self.kind)
         return self.o_proj(mixed, deltas), (all_keys, all_values)
 
 
@@ -174,8 +177,10 @@ class MLP(nnx.Module):
 class Layer(nnx.Module):
     """One transformer layer."""
 
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
-        self.self_attn = Attention(config, f"{name}.self_attn", dtype)
+    def __init__(
+        self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind = "xla"
+    ):
+        self.self_attn = Attention(config, f"{name}.self_attn", dtype, kind)
         self.mlp = MLP(config, f"{name}.mlp", dtype)
         self.input_layernorm = RMSNorm(config, f"{name}.input_layernorm", dtype)
         self.post_attention_layernorm = RMSNorm(

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cycleqd_jax.models import rope
+from cycleqd_jax.models.attention import Kind
 from cycleqd_jax.models.config import LlamaConfig
 from cycleqd_jax.models.layers import (
     Cache,
@@ -52,10 +53,10 @@ Weights = Mapping[str, jax.Array]
 class Decoder(nnx.Module):
     """Embedding, layers and final norm."""
 
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
+    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind):
         self.embed_tokens = Embedding(config, f"{name}.embed_tokens", dtype)
         self.layers = nnx.List(
-            Layer(config, f"{name}.layers.{i}", dtype)
+            Layer(config, f"{name}.layers.{i}", dtype, kind)
             for i in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config, f"{name}.norm", dtype)
@@ -64,9 +65,9 @@ class Decoder(nnx.Module):
 class Llama(nnx.Module):
     """The whole model; see `LlamaProgram` for how it is called from outside."""
 
-    def __init__(self, config: LlamaConfig, dtype: jnp.dtype):
+    def __init__(self, config: LlamaConfig, dtype: jnp.dtype, kind: Kind = "xla"):
         self.rotary = rope.make_rotary(config)
-        self.model = Decoder(config, "model", dtype)
+        self.model = Decoder(config, "model", dtype, kind)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config, "lm_head", dtype)
 
@@ -101,10 +102,16 @@ class Llama(nnx.Module):
 class LlamaProgram:
     """The model as pure functions of flat weights; holds shapes, never arrays."""
 
-    def __init__(self, config: LlamaConfig, dtype: jnp.dtype = jnp.float32):
+    def __init__(
+        self,
+        config: LlamaConfig,
+        dtype: jnp.dtype = jnp.float32,
+        *,
+        attention: Kind = "xla",
+    ):
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        abstract = nnx.eval_shape(lambda: Llama(config, self.dtype))
+        abstract = nnx.eval_shape(lambda: Llama(config, self.dtype, attention))
         self._graph, state = nnx.split(abstract)
         self._slots = {
             ".".join(map(str, path)): (path, slot)
