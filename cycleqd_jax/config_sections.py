@@ -181,35 +181,54 @@ class BaselinesConfig(Section):
         return self
 
 
+class MeshConfig(Section):
+    """The devices that one engine runs on.
+
+    Attributes:
+      data: the slots are divided among so many.
+      tensor: heads, feed-forward layers and vocabulary are divided among so many.
+    """
+
+    data: Whole = 1
+    tensor: Whole = 1
+
+
 class EngineConfig(Section):
     """The inference engine's static sizes.
 
     Attributes:
-      slots: sequences in the batch.
-      length: tokens a sequence may have, prompt and replies together.
+      slots: sequences in the batch; "auto" takes what the memory has room for.
+      length: tokens a sequence may have, prompt and replies together; "auto" takes what
+        the longest problem of the tasks needs.
       prefill_rows: sequences in one prefill call; at most `slots`.
       prefill_chunk: tokens per row of one prefill call; divides `length`.
       decode_steps: tokens per sequence of one decode call.
       mode: population in one pass, one individual at a time, or decided from sizes.
-      deterministic: scores do not depend on the order in which replies arrive; the
-        engine knows no other way.
+      deterministic: scores do not depend on the order in which replies arrive; else
+        calls shrink with the work, and waiting conversations give up their slots.
+      attention: how it is computed; see `models.attention`.
+      mesh: the devices.
     """
 
-    slots: Whole = 64
-    length: Whole = 192
+    slots: Literal["auto"] | Whole = 64
+    length: Literal["auto"] | Whole = 192
     prefill_rows: Whole = 32
     prefill_chunk: Whole = 16
     decode_steps: Whole = 8
     mode: Literal["auto", "factored", "materialised"] = "auto"
-    deterministic: Literal[True] = True
+    deterministic: bool = True
+    attention: Literal["auto", "xla", "dot_product", "cudnn", "pallas"] = "auto"
+    mesh: MeshConfig = MeshConfig()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if self.prefill_rows > self.slots:
+        if self.slots != "auto" and self.prefill_rows > self.slots:
             raise ValueError(
                 f"engine.prefill_rows is {self.prefill_rows}; expected at most "
                 f"engine.slots, which is {self.slots}."
             )
+        if self.length == "auto":
+            return self
         if self.length % self.prefill_chunk:
             raise ValueError(
                 f"engine.prefill_chunk is {self.prefill_chunk}; expected a divisor of "

@@ -92,6 +92,7 @@ class Evaluator:
         self._per_pass = individuals_per_pass if mode == "factored" else 1
         self._runner = asyncio.Runner()
         self._population: Population | None = None
+        self._alone: Weights | None = None  # of the last genome that was materialised
 
     def __enter__(self) -> "Evaluator":
         self._runner.__enter__()
@@ -164,14 +165,21 @@ class Evaluator:
     def _empty_population(self) -> Population:
         """A population of base models; it always has one size, so programs do."""
         if self._population is None:
-            self._population = empty_population(self._basis, self._per_pass)
+            empty = empty_population(self._basis, self._per_pass)
+            self._population = self._engine.place(empty)
         return self._population
 
     def _load_alone(self, individual: Individual) -> None:
         self._engine.load({})  # two individuals' weights need not fit at once
+        old, self._alone = self._alone, None
         if isinstance(individual, Genome):
-            weights = materialise(self._weights, self._basis, individual, self._noise)
+            weights = materialise(
+                self._weights, self._basis, individual, self._noise, into=old
+            )
+            if self._noise is None:  # with noise all weights are new ones
+                self._alone = weights
         else:
+            del old
             weights = individual()
         self._engine.load(weights)
 
@@ -180,7 +188,7 @@ class Evaluator:
         free: asyncio.Queue[int] = asyncio.Queue()
         first = next(iter(stream.values()))
         if self._mode == "factored" and isinstance(first, Genome):
-            population = self._empty_population()
+            population, self._alone = self._empty_population(), None
             self._engine.load(self._weights, population)
             for row in range(self._per_pass):
                 free.put_nowait(row)

@@ -13,9 +13,12 @@ import jax.numpy as jnp
 
 from cycleqd_jax.config import RunConfig, to_yaml
 from cycleqd_jax.config_sections import (
+    EngineConfig,
+    MeshConfig,
     ProblemsConfig,
     SandboxConfig,
 )
+from cycleqd_jax.engine_size import cache_bytes, sized_engine
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluate import Evaluator
 from cycleqd_jax.fingerprints import (
@@ -37,10 +40,12 @@ from cycleqd_jax.merging.basis_file import (
 from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
 from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import NoiseSource, noise_length
+from cycleqd_jax.models import sharding
+from cycleqd_jax.models.attention import choose_attention
+from cycleqd_jax.models.config import LlamaConfig
 from cycleqd_jax.models.llama import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.observe import Observer
-from cycleqd_jax.prompts import check_prompts
 from cycleqd_jax.qd.memory_plan import MemoryPlan, check_memory_plan
 from cycleqd_jax.qd.operators import check_operators
 from cycleqd_jax.run_memory import check_run_memory, state_memory, this_machine
@@ -67,6 +72,8 @@ class Prepared:
       mode: how individuals are evaluated, and why.
       noise: where Gaussian noise of genomes comes from, if they have any.
       fingerprints: hashes of all inputs and settings that decide the result.
+      engine: its settings, with numbers where the config says "auto".
+      mesh: where weights and cache lie, None on one device.
     """
 
     model: LoadedModel
@@ -77,6 +84,8 @@ class Prepared:
     mode: ModeChoice
     noise: NoiseSource | None
     fingerprints: Mapping[str, Any]
+    engine: EngineConfig
+    mesh: jax.sharding.Mesh | None = None
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -102,8 +111,38 @@ def make_tasks(names: Sequence[str], problems: ProblemsConfig) -> tuple[Task, ..
     return tasks
 
 
-def put_on_device(weights: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Flat weights as JAX arrays."""
+def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
+    """The mesh of the settings, None for one device.
+
+    Raises:
+      BadInputError: there are fewer devices.
+    """
+    if settings.data * settings.tensor == 1:
+        return None
+    return sharding.make_mesh(settings.data, settings.tensor)
+
+
+def make_program(config: LlamaConfig, dtype: str, engine: EngineConfig) -> LlamaProgram:
+    """The model as functions, with the attention that the engine's settings ask for.
+
+    Raises:
+      BadInputError: it cannot run here.
+    """
+    attention = choose_attention(
+        engine.attention,
+        head_dim=config.head_dim,
+        dtype=jnp.dtype(dtype),
+        devices=engine.mesh.data * engine.mesh.tensor,
+    )
+    return LlamaProgram(config, dtype, attention=attention)
+
+
+def put_on_device(
+    weights: Mapping[str, Any], mesh: jax.sharding.Mesh | None = None
+) -> dict[str, jax.Array]:
+    """Flat weights as JAX arrays, divided among the devices of a mesh."""
+    if mesh is not None:
+        return sharding.place_weights(weights, mesh)
     return {name: jnp.asarray(array) for name, array in weights.items()}
 
 
@@ -125,16 +164,21 @@ def prepare(
     observer.phase("loading the base model")
     propose = propose_settings(config.qd)
     tasks = make_tasks(config.tasks, config.problems)
-    check_run_memory(config)
+    mesh = make_mesh(config.engine.mesh)
+    memory, machine = check_run_memory(config), this_machine()
     model = load_model(config.base_model, dtype=config.dtype)
-    program = LlamaProgram(model.config, config.dtype)
-    check_prompts(
-        tasks,
-        (Split.OPTIMISE, Split.VALIDATE, Split.TEST),
-        model.tokenizer,
-        length=config.engine.length,
-        multiple_of=config.engine.prefill_chunk,
+    program = make_program(model.config, config.dtype, config.engine)
+    engine = sized_engine(
+        config.engine,
+        tasks=tasks,
+        splits=(Split.OPTIMISE, Split.VALIDATE, Split.TEST),
+        tokenizer=model.tokenizer,
+        token_bytes=cache_bytes(model.config, config.dtype),
+        room=machine.host_bytes // 2 if memory is None else memory.room(machine),
     )
+    if mesh is not None:
+        kv_heads = model.config.num_key_value_heads
+        sharding.check_sizes(mesh, slots=engine.slots, kv_heads=kv_heads)
     observer.phase("loading the experts")
     experts = [load_expert(path, model) for path in config.expert_paths]
     names = [task.name for task in tasks]
@@ -163,7 +207,7 @@ def prepare(
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
     plan_memory(config, basis)
-    weights = put_on_device(model.weights)
+    weights = put_on_device(model.weights, mesh)
     noise = noise_source(config)
     check_operators(
         propose.own_crossover,
@@ -172,7 +216,9 @@ def prepare(
         noise_length(1) if noise else None,
     )
     mode = choose_mode(config.engine.mode, weights, basis, noise=noise is not None)
-    return Prepared(model, program, weights, tasks, basis, mode, noise, fingerprints)
+    return Prepared(
+        model, program, weights, tasks, basis, mode, noise, fingerprints, engine, mesh
+    )
 
 
 def plan_memory(config: RunConfig, basis: AnyBasis) -> MemoryPlan:
@@ -228,7 +274,10 @@ def open_evaluator(
 ) -> Iterator[Evaluator]:
     """The evaluator of a run; closes the sandbox at its end."""
     engine = Engine(
-        prepared.program, prepared.model.tokenizer, engine_shape(config.engine)
+        prepared.program,
+        prepared.model.tokenizer,
+        engine_shape(prepared.engine),
+        mesh=prepared.mesh,
     )
     with Evaluator(
         engine=engine,

@@ -27,6 +27,28 @@ def check_prompts(
     Raises:
       BadInputError: names the longest and the length that it needs.
     """
+    need, problem = longest_need(tasks, splits, tokenizer)
+    if need > length:
+        enough = -(-need // multiple_of) * multiple_of
+        raise BadInputError(
+            f"engine.length is {length} tokens, but {problem} needs {need} with its "
+            f"reply; set it to {enough} or more."
+        )
+
+
+def longest_need(
+    tasks: Sequence[Task], splits: Iterable[Split], tokenizer: ChatTokenizer
+) -> tuple[int, str]:
+    """The most tokens that a problem takes: its right dialogue, the longest last reply.
+
+    Args:
+      tasks: as for `check_prompts`.
+      splits: likewise.
+      tokenizer: likewise.
+
+    Returns:
+      Tokens, and the problem's id; (0, "") without problems.
+    """
     needs = [
         (len(tokenizer.encode_chat(list(task.dialogue(p))[:-1])) + task.max_new_tokens,
          p.id)
@@ -34,10 +56,4 @@ def check_prompts(
         for task in tasks
         for p in task.problems(split)
     ]  # fmt: skip
-    need, problem = max(needs, default=(0, ""))
-    if need > length:
-        enough = -(-need // multiple_of) * multiple_of
-        raise BadInputError(
-            f"engine.length is {length} tokens, but {problem} needs {need} with its "
-            f"reply; set it to {enough} or more."
-        )
+    return max(needs, default=(0, ""))

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cycleqd_jax.config import RunConfig
+from cycleqd_jax.engine_size import cache_bytes
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.abstract import (
     ExpertShape,
@@ -26,6 +27,7 @@ from cycleqd_jax.merging.abstract import (
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import noise_length
+from cycleqd_jax.models.config import LlamaConfig
 from cycleqd_jax.models.experts import LoraExpert
 from cycleqd_jax.models.peek import ExpertPeek, ModelPeek, peek_expert, peek_model
 from cycleqd_jax.qd.memory_plan import MemoryPlan, memory_plan, size_text
@@ -76,8 +78,11 @@ class RunMemory:
       cache: the engine's keys and values.
       workspace: one individual's weights and the largest product on the way to them,
         or the population's table.
+      call: what the largest of the engine's calls computes on its way.
       experts: as loaded, on the host until there is a basis.
       making: the experts' directions, on the host while the basis is computed or read.
+      data: devices that the slots are divided among.
+      tensor: devices that weights, basis and heads are divided among.
     """
 
     parameters: int
@@ -88,18 +93,36 @@ class RunMemory:
     basis_size: int
     cache: int
     workspace: int
+    call: int
     experts: int
     making: int
+    data: int = 1
+    tensor: int = 1
+
+    @property
+    def on_device(self) -> dict[str, int]:
+        """What one device of the mesh holds while individuals are evaluated."""
+        return {
+            "the base weights": self.weights // self.tensor,
+            "the basis": self.basis_size // self.tensor,
+            "the KV cache": self.cache // (self.data * self.tensor),
+            "a call of the engine": self.call // (self.data * self.tensor),
+            f"{self.mode.mode} mode": self.workspace // self.tensor,
+        }
+
+    def room(self, machine: Machine) -> int:
+        """Bytes for the cache, on all devices together; negative if there are none."""
+        used = sum(self.on_device.values())
+        used -= self.cache // (self.data * self.tensor)
+        if machine.device_bytes is not None:
+            return (machine.device_bytes - used) * self.data * self.tensor
+        state = self.state.total_bytes + self.state.checkpoint_bytes
+        return machine.host_bytes - used - self.weights - state
 
     def misfit(self, machine: Machine) -> str | None:
         """What a machine has too little of, in one sentence with numbers, or None."""
         shared = machine.device_bytes is None
-        on_device = {
-            "the base weights": self.weights,
-            "the basis": self.basis_size,
-            "the KV cache": self.cache,
-            f"{self.mode.mode} mode": self.workspace,
-        }
+        on_device = self.on_device
         running = {
             "the base weights as loaded": self.weights,
             "archives and bank": self.state.total_bytes,
@@ -134,7 +157,7 @@ class RunMemory:
 
     def _changes(self) -> str:
         sizes = {
-            "fewer engine.slots or a shorter engine.length": self.cache,
+            "fewer engine.slots or a shorter engine.length": self.cache + self.call,
             "a lower basis.rank or experts as LoRA adapters": self.basis_size
             + self.experts
             + self.making,
@@ -186,7 +209,10 @@ def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
         parameters * itemsize if expert is None else expert.loaded_bytes
         for expert in inputs.experts
     ]
-    cache = 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim
+    engine = config.engine
+    # What is left open has these sizes at least.
+    slots = engine.prefill_rows if engine.slots == "auto" else engine.slots
+    length = engine.prefill_chunk if engine.length == "auto" else engine.length
     return RunMemory(
         parameters=parameters,
         basis=basis,
@@ -194,10 +220,13 @@ def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
         state=state_memory(config, basis.genome_size),
         weights=parameters * itemsize,
         basis_size=basis_bytes(basis),
-        cache=cache * config.engine.slots * config.engine.length * itemsize,
+        cache=cache_bytes(model, config.dtype) * slots * length,
         workspace=_workspace(config, shapes, basis, mode.mode, itemsize),
+        call=_call(config, model, slots, length, itemsize),
         experts=sum(loaded),
         making=basis_bytes(diagonal),
+        data=engine.mesh.data,
+        tensor=engine.mesh.tensor,
     )
 
 
@@ -224,10 +253,13 @@ def this_machine() -> Machine:
     return Machine(host, stats.get("bytes_limit"))
 
 
-def check_run_memory(config: RunConfig) -> None:
+def check_run_memory(config: RunConfig) -> RunMemory | None:
     """Refuses a run that cannot fit, before anything large is loaded.
 
     Where weights are not here yet, nothing is refused.
+
+    Returns:
+      The plan; None where nothing could be planned.
 
     Raises:
       BadInputError: with the numbers, and what to change.
@@ -235,12 +267,14 @@ def check_run_memory(config: RunConfig) -> None:
     try:
         inputs = peek_inputs(config)
     except BadInputError:  # loading says it better
-        return
+        return None
     if not inputs.are_here:
-        return
-    misfit = run_memory(config, inputs).misfit(this_machine())
+        return None
+    memory = run_memory(config, inputs)
+    misfit = memory.misfit(this_machine())
     if misfit:
         raise BadInputError(misfit)
+    return memory
 
 
 def _expert_shape(
@@ -249,6 +283,20 @@ def _expert_shape(
     if expert is None or expert.adapter is None:
         return full_expert_shape(shapes)
     return expert_shape(LoraExpert(*expert.adapter), shapes)
+
+
+def _call(
+    config: RunConfig, model: LlamaConfig, slots: int, length: int, itemsize: int
+) -> int:
+    """Bytes of the largest intermediate arrays of a prefill or decode call."""
+    engine, heads = config.engine, model.num_attention_heads
+    tokens = engine.prefill_rows * engine.prefill_chunk
+    prefill = max(
+        2 * tokens * model.intermediate_size * itemsize,
+        tokens * heads * length * _FLOAT32,
+    )
+    decode = max(slots * model.vocab_size * _FLOAT32, slots * heads * length * _FLOAT32)
+    return max(prefill, decode)
 
 
 def _workspace(

@@ -9,13 +9,14 @@ from cycleqd_jax.qd.propose_settings import ProposeSettings
 
 
 def engine_shape(engine: EngineConfig) -> EngineShape:
-    """The engine's static sizes from its settings."""
+    """The engine's static sizes from its settings, in which none is "auto"."""
     return EngineShape(
         slots=engine.slots,
         length=engine.length,
         prefill_rows=engine.prefill_rows,
         prefill_chunk=engine.prefill_chunk,
         decode_steps=engine.decode_steps,
+        deterministic=engine.deterministic,
     )
 
 

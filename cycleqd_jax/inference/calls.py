@@ -1,6 +1,7 @@
 """Device calls of the engine: from conversations to arrays and back."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -67,7 +68,10 @@ class Row(NamedTuple):
     @property
     def is_current(self) -> bool:
         """False if its caller gave it up while the call ran."""
-        return self.conversation.request is self.request
+        # A cancelled caller has given up before it can say so.
+        return (
+            self.conversation.request is self.request and not self.request.reply.done()
+        )
 
 
 # Device calls run in a thread and change nothing but the cache; what they return notes
@@ -92,7 +96,12 @@ class DeviceCalls:
         self._shape = shape
         self._stats = stats
         self._mesh = mesh
-        self._placed = None if mesh is None else sharding.cache_sharding(mesh)
+        self._placed = None
+        if mesh is not None:
+            sharding.check_sizes(
+                mesh, slots=shape.slots, kv_heads=program.config.num_key_value_heads
+            )
+            self._placed = sharding.cache_sharding(mesh)
         self._weights: Weights | None = None
         self._cache = None
         self._calls = 0
@@ -106,9 +115,16 @@ class DeviceCalls:
 
     def replace(self, population: programs.Population) -> None:
         """Sets another population."""
-        if self._mesh is not None:
-            population = sharding.replicate(population, self._mesh)
-        self.population = population
+        self.population = self.place(population)
+
+    def place(self, population: programs.Population) -> programs.Population:
+        """A population where it belongs; the same one without a mesh."""
+        if self._mesh is None:
+            return population
+        u, v = sharding.place_directions(population.u, population.v, self._mesh)
+        tables = (population.coefficients, population.vectors)
+        coefficients, vectors = sharding.replicate(tables, self._mesh)
+        return programs.Population(u, v, coefficients, vectors)
 
     def compile(self, progress: Callable[[str], None]) -> None:
         """Compiles the greedy programs by calling each with idle rows."""
@@ -118,7 +134,9 @@ class DeviceCalls:
                 progress(f"prefill: {rows} rows, {span} tokens of cache")
                 self._prefill((), rows, span)
         for span in shape.spans:
-            for rows in shape.rows(shape.slots):
+            for rows in (
+                shape.rows(shape.slots) if self._mesh is None else [shape.slots]
+            ):
                 progress(f"decode: {rows} rows, {span} tokens of cache")
                 self._decode((), rows, span)
 
@@ -185,7 +203,10 @@ class DeviceCalls:
         shape, stats = self._shape, self._stats
         longest = max(len(r.request.prompt) + len(r.request.produced) for r in rows)
         span = self._span(min(longest + shape.decode_steps, shape.length))
-        count = self._count(len(rows), shape.slots)
+        # On a mesh every device has its own slots, so calls have all of them.
+        count = shape.slots
+        if self._mesh is None:
+            count = self._count(len(rows), shape.slots)
         tokens, logprobs = self._decode(rows, count, span)
         stats.decode_seconds += time.perf_counter() - start
         stats.decode_calls += 1
@@ -242,10 +263,15 @@ class DeviceCalls:
         self._calls += 1
         cache, self._cache = self._cache, None
         if cache is None:
-            cache = self._program.empty_cache(self._shape.slots, self._shape.length)
-            if self._placed is not None:
-                cache = jax.device_put(cache, self._placed)
+            cache = self._empty_cache()
         return cache
+
+    def _empty_cache(self):
+        shape = self._shape
+        empty = functools.partial(self._program.empty_cache, shape.slots, shape.length)
+        if self._placed is None:
+            return empty()
+        return jax.jit(empty, out_shardings=self._placed)()  # never whole on one device
 
     def _chunk(self, rows: Sequence[Row], count: int) -> programs.Chunk:
         shape = self._shape

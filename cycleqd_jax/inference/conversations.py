@@ -29,6 +29,8 @@ class Request:
       values: their log-probabilities, or those of scored tokens.
       hits: of scored tokens whether each is the most likely.
       waited: decode calls since it has been waiting for a prefill call.
+      arrival: its number among all requests.
+      served: when it last got a decode call, in the numbers of arrivals.
     """
 
     prompt: Sequence[int]
@@ -43,6 +45,13 @@ class Request:
     values: list[float] = dataclasses.field(default_factory=list)
     hits: list[bool] = dataclasses.field(default_factory=list)
     waited: int = 0
+    arrival: int = 0
+    served: int = 0
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """Whose call comes first: who had none for longest, then who came first."""
+        return self.served, self.arrival
 
     @property
     def needed(self) -> int:
@@ -67,6 +76,7 @@ class Conversation:
       held: the tokens that are there.
       request: the turn under way, or None.
       used: when it was last computed, in device calls.
+      closed: whether no more turns may come.
     """
 
     individual: int
@@ -75,6 +85,7 @@ class Conversation:
     held: list[int] = dataclasses.field(default_factory=list)
     request: Request | None = None
     used: int = 0
+    closed: bool = False
 
     def reuse(self) -> None:
         """Lets the request begin behind what the cache has of its prompt already.

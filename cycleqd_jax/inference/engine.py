@@ -62,10 +62,18 @@ class Engine:
         self.stats = EngineStats()
         self._tokenizer = tokenizer
         self._calls = DeviceCalls(program, tokenizer.stop_ids, shape, self.stats, mesh)
-        self._waiting: list[tuple[int, int, Conversation]] = []
+        self._vocabulary = program.config.vocab_size
+        self._waiting: list[tuple[int, int, Conversation, Request]] = []
         self._slots = SlotTable(shape.slots, evict=not shape.deterministic)
         self._arrivals = itertools.count()
         self._wake: asyncio.Event | None = None
+        self._serving = False
+        # Calls without a decode call between them; as many as fill all slots with the
+        # longest prompts may follow each other.
+        self._prefills = 0
+        self._most_prefills = -(-shape.slots // shape.prefill_rows) * (
+            -(-shape.length // shape.prefill_chunk)
+        )
 
     def load(
         self, weights: Weights, population: programs.Population | None = None
@@ -86,6 +94,14 @@ class Engine:
         Individuals that have conversations under way must be the same in both.
         """
         self._calls.replace(population)
+
+    def place(self, population: programs.Population) -> programs.Population:
+        """The population as it will lie on the devices, so that it is put there once.
+
+        Args:
+          population: as for `load` and `replace`, which accept the result, too.
+        """
+        return self._calls.place(population)
 
     def compile(self, progress: Callable[[str], None] | None = None) -> None:
         """Compiles the programs for what is loaded, before anything waits.
@@ -112,16 +128,18 @@ class Engine:
         Raises:
           RequestError: there is no such individual.
         """
-        count = self._calls.population.count
-        if not 0 <= individual < max(count, 1):
-            raise RequestError(
-                f"individual: expected 0 to {max(count, 1) - 1}, got {individual}."
-            )
+        self._check_individual(individual)
         conversation = Conversation(individual, priority)
         try:
             yield conversation
         finally:
+            conversation.closed = True
+            if conversation.request is not None:  # another task's turn
+                _fail(
+                    conversation.request, RequestError("conversation: it was closed.")
+                )
             self._slots.release(conversation)
+            self._notice()  # somebody may wait for its slot
 
     async def chat(
         self,
@@ -171,9 +189,11 @@ class Engine:
         conversation: Conversation | None = None,
     ) -> Generation:
         """The continuation of token ids; arguments and errors as for `chat`."""
+        prompt = tuple(prompt)
         room = self.shape.length - len(prompt)
         if not prompt:
             raise RequestError("prompt: expected at least one token, got none.")
+        self._check_tokens("prompt", prompt)
         if room < 1:
             raise RequestError(
                 f"prompt: {len(prompt)} tokens leave no room for a reply in the "
@@ -209,6 +229,8 @@ class Engine:
                 f"tokens: {len(tokens)} are more than the engine's length of "
                 f"{self.shape.length} holds; raise engine.length."
             )
+        tokens = tuple(tokens)
+        self._check_tokens("tokens", tokens)
         future = asyncio.get_running_loop().create_future()
         request = Request(tokens, Limits(1), future, targets=start)
         return await self._ask(request, individual, None)
@@ -217,65 +239,134 @@ class Engine:
         if conversation is None:
             with self.conversation(individual) as conversation:
                 return await self._ask(request, individual, conversation)
+        if conversation.closed:
+            raise RequestError("conversation: it is closed; open another one.")
         if conversation.request is not None:
             raise RequestError("conversation: its last turn has not ended yet.")
+        self._check_individual(conversation.individual)
         conversation.request = request
+        request.arrival = next(self._arrivals)
         if conversation.slot is not None:
             self._begin(conversation)
         else:
-            entry = (conversation.priority, next(self._arrivals), conversation)
+            entry = (conversation.priority, request.arrival, conversation, request)
             heapq.heappush(self._waiting, entry)
-        if self._wake is not None:
-            self._wake.set()
+        self._notice()
         try:
             return await request.reply
         finally:  # cancelled, maybe
-            conversation.request = None
+            if conversation.request is request:
+                conversation.request = None
 
     async def serve(self) -> None:
-        """Answers requests until it is cancelled or a device call fails."""
+        """Answers requests until it is cancelled or a device call fails.
+
+        Requests that are under way then fail; the next `serve` begins anew.
+
+        Raises:
+          RuntimeError: it is running already.
+        """
+        if self._serving:
+            raise RuntimeError("serve was called while it is running.")
+        self._serving = True
         wake = self._wake = asyncio.Event()
+        error: BaseException = RuntimeError("the engine stopped serving.")
         try:
             while True:
-                if not self._waiting and not self._slots.active:
-                    wake.clear()
+                wake.clear()  # before the step: what it does not see sets it again
+                if not await self._step():
                     start = time.perf_counter()
-                    await wake.wait()
-                    self.stats.idle_seconds += time.perf_counter() - start
-                await self._step()
+                    try:
+                        await wake.wait()
+                    finally:  # the last wait of a batch ends by being cancelled
+                        self.stats.idle_seconds += time.perf_counter() - start
+        except Exception as err:
+            error = err
+            raise
         finally:
-            self._waiting.clear()
-            self._slots.clear()
+            self._serving = False
+            self._give_up(error)
 
-    async def _step(self) -> None:
-        """One device call: prefill where it can be full or would not get fuller."""
+    def _give_up(self, error: BaseException) -> None:
+        """Lets all requests fail that wait or are under way."""
+        requests = [request for *_, request in self._waiting]
+        requests += [conversation.request for conversation in self._slots.active]
+        self._waiting.clear()
+        self._slots.clear()
+        for request in requests:
+            _fail(request, error)
+
+    async def _step(self) -> bool:
+        """One device call, if there is anything to compute; says whether there was.
+
+        It is a prefill call where that can be full or would not get fuller.
+        """
         # Let every coroutine that can go on ask first, so that calls are full.
         await asyncio.sleep(0)
         self._admit()
         active = self._slots.active
-        scored = [c for c in active if c.request.targets is not None]
-        new = [c for c in active if c.request.in_prefill and c not in scored]
+        new = [c for c in active if c.request.in_prefill]
         decoding = [c for c in active if not c.request.in_prefill]
-        rows = self.shape.prefill_rows
-        if scored:
-            await self._run(self._calls.score, scored[:rows])
-        elif new and (len(new) >= rows or not decoding or self._is_impatient(new)):
-            await self._run(self._calls.prefill, new[:rows])
+        if new and self._prefers_prefill(new, decoding):
+            self._prefills += 1
+            chosen = self._alike(new)[: self.shape.prefill_rows]
+            scores = chosen[0].request.targets is not None
+            await self._run(
+                self._calls.score if scores else self._calls.prefill, chosen
+            )
         elif decoding:
-            await self._run(self._calls.decode, decoding)
+            self._prefills = 0
+            chosen = self._alike(decoding)
+            await self._run(self._calls.decode, chosen)
+            for conversation in chosen:
+                if conversation.request is not None:
+                    conversation.request.served = next(self._arrivals)
             for conversation in new:
-                conversation.request.waited += 1
+                if conversation.request is not None:
+                    conversation.request.waited += 1
+        return bool(active)
 
-    def _is_impatient(self, new: Sequence[Conversation]) -> bool:
-        """Whether waiting longer would not fill a prefill call."""
-        if not self._waiting:
+    def _prefers_prefill(
+        self, new: Sequence[Conversation], decoding: Sequence[Conversation]
+    ) -> bool:
+        if not decoding:
             return True
+        if self._prefills >= self._most_prefills:  # replies must go on, too
+            return False
+        if len(new) >= self.shape.prefill_rows or not self._waiting:
+            return True  # waiting longer would not fill the call
         return max(c.request.waited for c in new) >= _PATIENCE
+
+    def _alike(self, conversations: Sequence[Conversation]) -> list[Conversation]:
+        """Those that can share a call with the one that has waited longest.
+
+        Whether a program draws or gives log-probabilities may show in its last bits, so
+        in a deterministic engine it never depends on what a row's neighbours want.
+        """
+
+        def kind(conversation: Conversation) -> tuple[bool, ...]:
+            request = conversation.request
+            scores = request.targets is not None
+            if not self.shape.deterministic:
+                return (scores,)
+            return scores, request.sampling.temperature > 0, request.logprobs
+
+        ordered = sorted(conversations, key=lambda c: c.request.turn)
+        return [c for c in ordered if kind(c) == kind(ordered[0])]
 
     async def _run(self, call, conversations: Sequence[Conversation]) -> None:
         """One device call in a thread, and what it brought."""
         rows = [Row(c, c.request, c.slot) for c in conversations]
-        finish = await asyncio.to_thread(call, rows)
+        running = asyncio.ensure_future(asyncio.to_thread(call, rows))
+        try:
+            finish = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            # A device call cannot be stopped, and nothing else may use the cache.
+            while not running.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({running})
+            running.exception()  # heard of
+            raise
         finish()
         for row in rows:
             if row.is_current:
@@ -284,8 +375,9 @@ class Engine:
     def _admit(self) -> None:
         """Places waiting conversations, by priority and then by arrival."""
         while self._waiting:
-            conversation = self._waiting[0][2]
-            if conversation.request is None:  # its caller gave up
+            *_, conversation, request = self._waiting[0]
+            if conversation.request is not request or request.reply.done():
+                # Its caller gave up.
                 heapq.heappop(self._waiting)
                 continue
             if not self._slots.place(conversation):
@@ -325,3 +417,28 @@ class Engine:
     def _end(self, conversation: Conversation, answer: Generation | Scored) -> None:
         request, conversation.request = conversation.request, None
         request.reply.set_result(answer)
+
+    def _notice(self) -> None:
+        """Lets `serve` look at what there is to do."""
+        if self._wake is not None:
+            self._wake.set()
+
+    def _check_individual(self, individual: int) -> None:
+        count = max(self._calls.population.count, 1)
+        if not 0 <= individual < count:
+            raise RequestError(
+                f"individual: expected 0 to {count - 1}, got {individual}."
+            )
+
+    def _check_tokens(self, name: str, tokens: Sequence[int]) -> None:
+        for token in (min(tokens), max(tokens)):
+            if not 0 <= token < self._vocabulary:
+                raise RequestError(
+                    f"{name}: expected tokens from 0 to {self._vocabulary - 1}, got "
+                    f"{token}."
+                )
+
+
+def _fail(request: Request, error: BaseException) -> None:
+    if not request.reply.done():
+        request.reply.set_exception(error)

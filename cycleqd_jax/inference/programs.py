@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from cycleqd_jax.inference.sampling import Draws, greedy, logprob_of, sample
+from cycleqd_jax.models import sharding
 from cycleqd_jax.models.llama import (
     Cache,
     CacheView,
@@ -186,6 +187,10 @@ def decode(
       Int32 `[B, N]`, `NO_TOKEN` where nothing was produced; their log-probabilities,
       float32 `[B, N]` (0 unless scored); and the cache.
     """
+    if form.placed is not None and rows is None:  # each device computes its own slots
+        own_slots = sharding.by_slot(form.placed.mesh)
+        slots = jax.lax.with_sharding_constraint(slots, own_slots)
+        draws = jax.lax.with_sharding_constraint(draws, own_slots)
     deltas = population.deltas(slots.individuals)
     stops = jnp.asarray(stop_ids, jnp.int32)
     # Few rows work on a copy of their part of the cache, which is put back at the end.

@@ -78,6 +78,8 @@ def allowed(logits: jax.Array, draws: Draws) -> jax.Array:
     shares = jax.nn.softmax(ranked, axis=-1)
     # A token stays while those before it have not reached p.
     inside = jnp.cumsum(shares, axis=-1) - shares < draws.top_p[:, None]
+    # The sum of many rounded shares may reach 1 before the last of them.
+    inside |= draws.top_p[:, None] >= 1
     inside = inside.at[:, 0].set(True) & jnp.isfinite(ranked)
     least = jnp.min(jnp.where(inside, ranked, jnp.inf), axis=-1, keepdims=True)
     return scaled >= least

@@ -53,8 +53,8 @@ def make_mesh(data: int = 1, tensor: int = 1) -> Mesh:
     devices = jax.devices()
     if data * tensor > len(devices):
         raise BadInputError(
-            f"mesh: data {data} times tensor {tensor} needs {data * tensor} devices, "
-            f"but there are {len(devices)}; make the mesh smaller."
+            f"engine.mesh: data {data} times tensor {tensor} needs {data * tensor} "
+            f"devices, but there are {len(devices)}; make the mesh smaller."
         )
     grid = np.asarray(devices[: data * tensor]).reshape(data, tensor)
     return Mesh(grid, AXES)
@@ -97,11 +97,53 @@ def place_weights(weights: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array
         for size, axis in zip(weight.shape, partition, strict=False):
             if axis is not None and size % mesh.shape[axis]:
                 raise BadInputError(
-                    f"mesh: {name} has {size} rows or columns for {mesh.shape[axis]} "
-                    f"devices on the axis {axis}; choose a divisor of {size}."
+                    f"engine.mesh: {axis} is {mesh.shape[axis]}, but {name} has a side "
+                    f"of {size}; choose a divisor of {size}."
                 )
         placed[name] = jax.device_put(weight, NamedSharding(mesh, partition))
     return placed
+
+
+def check_sizes(mesh: Mesh, *, slots: int, kv_heads: int) -> None:
+    """Refuses a cache that cannot be divided among the mesh's devices.
+
+    Raises:
+      BadInputError: names the size and its divisors that fit.
+    """
+    for axis, setting, size in (
+        ("data", "engine.slots", slots),
+        ("tensor", "the model's number of key-value heads", kv_heads),
+    ):
+        count = mesh.shape[axis]
+        if size % count:
+            fits = ", ".join(str(n) for n in range(1, count + 1) if size % n == 0)
+            raise BadInputError(
+                f"engine.mesh: {axis} is {count}, but {setting} is {size}; choose a "
+                f"divisor of {size} (up to {count}: {fits})."
+            )
+
+
+def place_directions(
+    u: Mapping[str, Any], v: Mapping[str, Any], mesh: Mesh
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Directions of matrices, `[out, R]` and `[in, R]`, divided as the matrices are.
+
+    Arrays that lie there already are not copied.
+    """
+
+    def place(name: str, side: Any, dimension: int) -> jax.Array:
+        partition = PartitionSpec(weight_spec(name)[dimension], None)
+        return jax.device_put(side, NamedSharding(mesh, partition))
+
+    return (
+        {name: place(name, side, 0) for name, side in u.items()},
+        {name: place(name, side, 1) for name, side in v.items()},
+    )
+
+
+def by_slot(mesh: Mesh) -> NamedSharding:
+    """Of what has one entry per slot in its first dimension."""
+    return NamedSharding(mesh, spec("slot"))
 
 
 def cache_sharding(mesh: Mesh) -> NamedSharding:

@@ -78,6 +78,10 @@ def prepare(
     if config.method == "lora":
         lora.target_names(program, lora_settings(config))
     if scored:
+        if "auto" in (config.engine.slots, config.engine.length):
+            raise BadInputError(
+                "engine: slots and length cannot be auto in training; give numbers."
+            )
         check_prompts(
             scored,
             [Split.VALIDATE],
