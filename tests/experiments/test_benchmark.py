@@ -5,9 +5,10 @@ import time
 import types
 
 import pytest
+import toy_world
 
 from experiments import benchmark
-from experiments.benchmarks import frame
+from experiments.benchmarks import frame, generation, limits
 
 
 @pytest.fixture
@@ -114,3 +115,27 @@ def test_random_weights_need_sizes_only():
     )
     assert model.weights.keys() == model.config.weight_shapes().keys()
     assert model.config.hidden_size == 576
+
+
+def test_generation_suite_on_a_toy_model(tmp_path, monkeypatch):
+    """Both sides agree on every token; a kept cache saves prompt tokens."""
+    settings = toy_world.make_world(tmp_path)
+    monkeypatch.setattr(generation, "DECODE_TARGETS", {1: 1.8, 2: 1.2})
+    monkeypatch.setattr(generation, "PREFILL_PROMPTS", (2,))
+    monkeypatch.setattr(generation, "NEW", 6)
+    monkeypatch.setattr(limits, "_BYTES", 1 << 20)
+    monkeypatch.setattr(limits, "_SIDE", 64)
+    said = []
+    rows = generation.run(frame.Options(settings["base_model"]), said.append)
+    named = {row.name: row for row in rows}
+    assert len(named) == len(rows) and len(said) == 5
+    agreeing = [row for name, row in named.items() if "same" in name]
+    assert len(agreeing) == 4 and all(row.ratio == 1.0 for row in agreeing)
+    decode = [row for row in rows if row.name.startswith("decode") and row.target > 1]
+    assert [row.target for row in decode] == [1.8, 1.2]
+    assert all(row.ours > 0 and row.other > 0 for row in decode)
+    computed = next(row for name, row in named.items() if "tokens computed" in name)
+    # Each turn but the first computes its 60 tokens and the last one of the reply.
+    assert computed.ours == 5 * 60 + 4
+    assert computed.other == sum(60 * turn + 16 * (turn - 1) for turn in range(1, 6))
+    assert computed.is_reached
