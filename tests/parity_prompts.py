@@ -5,7 +5,8 @@ import random
 _TOPICS = (
     "the tides", "a lighthouse keeper", "sorting algorithms", "bread", "the number 7",
     "old maps", "a violin", "compound interest", "bees", "the moon Europa", "chess",
-    "a broken bicycle", "SQL joins", "rain in October", "prime numbers", "a shell script",
+    "a broken bicycle", "SQL joins", "rain in October", "prime numbers",
+    "a shell script",
 )  # fmt: skip
 _ASKS = (
     "Write two sentences about {}.",
@@ -25,11 +26,16 @@ _CODE = (
 )
 _PROSE = (
     "The harbour was quiet when the last boat came in, and nobody on the pier spoke.",
-    "In 1923 the town had four mills, two schools and a railway that never ran on time.",
-    "Water boils at a lower temperature on a mountain because the air is thinner there.",
-    "She counted the coins twice: three of ten, eleven of two, and one that was foreign.",
-    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich, 混ざった文字 too.",
-    "Dear Sir, I write about the clock in the hall, which has struck thirteen since May.",
+    "In 1923 the town had four mills, two schools and a railway that never "
+    "ran on time.",
+    "Water boils at a lower temperature on a mountain because the air is "
+    "thinner there.",
+    "She counted the coins twice: three of ten, eleven of two, and one "
+    "that was foreign.",
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich, "
+    "混ざった文字 too.",
+    "Dear Sir, I write about the clock in the hall, which has struck "
+    "thirteen since May.",
 )
 
 

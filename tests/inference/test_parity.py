@@ -144,6 +144,7 @@ def test_200_replies_are_those_of_transformers(model, weights, twin, capsys):
     assert len(differ) <= 1
 
 
+@pytest.mark.slow
 def test_experts_in_one_pass_answer_as_their_own_weights(model, weights):
     """Factored and materialised, on the real model with the three shipped experts."""
     names = ("pocket_coding", "pocket_db", "pocket_os")

@@ -9,6 +9,8 @@ from transformers.generation import logits_process
 
 from cycleqd_jax.inference.sampling import Draws, allowed, greedy, logprob_of, sample
 
+allow, draw = jax.jit(allowed), jax.jit(sample)
+
 
 def draws(rows, *, temperature=1.0, top_k=0, top_p=1.0, seeds=None, count=0):
     return Draws(
@@ -43,7 +45,7 @@ def test_the_tokens_that_may_be_drawn_are_those_of_transformers(
         scores = warper(None, scores)
     want = torch.isfinite(scores).numpy()
     settings = draws(5, temperature=temperature, top_k=top_k, top_p=top_p)
-    got = np.asarray(allowed(jnp.asarray(logits), settings))
+    got = np.asarray(allow(jnp.asarray(logits), settings))
     for row in np.flatnonzero((got != want).any(axis=1)):
         # Only a token at the very edge of p, where the order of a sum decides.
         (odd,) = np.flatnonzero(got[row] != want[row])
@@ -63,10 +65,9 @@ def test_draws_follow_the_probabilities():
     logits = rng.standard_normal(12).astype(np.float32)
     count, temperature = 40_000, 0.7
     rows = jnp.broadcast_to(jnp.asarray(logits), (count, 12))
-    run = jax.jit(sample)
     for settings, limit in (({}, 31.26), ({"top_k": 5}, 18.47)):
         got = np.bincount(
-            run(rows, draws(count, temperature=temperature, **settings)), minlength=12
+            draw(rows, draws(count, temperature=temperature, **settings)), minlength=12
         )
         shares = np.exp(logits.astype(np.float64) / temperature)
         if settings:
@@ -81,15 +82,15 @@ def test_draws_follow_the_probabilities():
 def test_a_draw_is_a_function_of_seed_and_place(logits):
     rows = jnp.broadcast_to(jnp.asarray(logits[1]), (64, 700))
     seeds = jnp.asarray(np.arange(64) % 4, jnp.uint32)
-    got = np.asarray(sample(rows, draws(64, seeds=seeds)))
+    got = np.asarray(draw(rows, draws(64, seeds=seeds)))
     assert (got == np.tile(got[:4], 16)).all() and len(set(got[:4])) > 1
-    later = np.asarray(sample(rows, draws(64, seeds=seeds, count=1)))
+    later = np.asarray(draw(rows, draws(64, seeds=seeds, count=1)))
     assert (later != got).any()
 
 
 def test_temperature_zero_is_greedy_beside_rows_that_draw(logits):
     mixed = draws(5)._replace(temperature=jnp.asarray([0, 1, 0, 2, 0], jnp.float32))
-    got, best = sample(jnp.asarray(logits), mixed), greedy(jnp.asarray(logits))
+    got, best = draw(jnp.asarray(logits), mixed), greedy(jnp.asarray(logits))
     assert (np.asarray(got)[::2] == np.asarray(best)[::2]).all()
 
 

@@ -128,7 +128,9 @@ def naive(make, program, weights, population):
 
 
 @BOTH
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
+)
 def test_dialogues_equal_a_naive_loop(
     make, program, weights, population, naive, seed, deterministic
 ):
@@ -161,7 +163,9 @@ def test_dialogues_equal_a_naive_loop(
     assert deterministic is False or engine.stats.evictions == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))]
+)
 def test_deterministic_bits_do_not_depend_on_the_order_of_arrival(
     make, program, weights, population, seed
 ):
