@@ -16,6 +16,26 @@ from cycleqd_jax.run_settings import propose_settings
 _FREE_TO_CHANGE = ("num_generations",)
 
 
+def stored_fingerprints(folder: RunFolder) -> dict[str, Any]:
+    """What the run in a folder was begun with.
+
+    Raises:
+      BadInputError: its `run.json` is missing or damaged.
+    """
+    path = folder.path / "run.json"
+    try:
+        known = dict(files.read_json(path)["fingerprints"])
+        if not isinstance(known["base model"], str):
+            raise TypeError("base model")
+    except (BadInputError, KeyError, TypeError, ValueError) as err:
+        raise BadInputError(
+            f"run_dir: {path} is damaged, so it is not known what the run was begun "
+            "with; bring it back from a copy, or delete it if model, experts, tasks "
+            "and settings are surely the same."
+        ) from err
+    return known
+
+
 def check_same_inputs(folder: RunFolder, fingerprints: Mapping[str, Any]) -> None:
     """Refuses to go on with a run that was begun with other inputs.
 
@@ -25,14 +45,7 @@ def check_same_inputs(folder: RunFolder, fingerprints: Mapping[str, Any]) -> Non
     path = folder.path / "run.json"
     if not path.is_file():
         return
-    try:
-        known = dict(files.read_json(path)["fingerprints"])
-    except (BadInputError, KeyError, TypeError, ValueError) as err:
-        raise BadInputError(
-            f"run_dir: {path} is damaged, so it is not known what the run was begun "
-            "with; bring it back from a copy, or delete it if model, experts, tasks "
-            "and settings are surely the same."
-        ) from err
+    known = stored_fingerprints(folder)
     for name, new in fingerprints.items():
         old = known.get(name)
         if old != new:

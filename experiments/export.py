@@ -18,6 +18,7 @@ import numpy as np
 
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.fingerprints import stored_fingerprints
 from cycleqd_jax.individuals import individual_genome, known_individuals
 from cycleqd_jax.io import files
 from cycleqd_jax.io.adapter_plan import AdapterPlan, plan_adapter
@@ -181,7 +182,7 @@ def _write_adapter(
 
 
 def _check_base(folder: RunFolder, model: LoadedModel) -> None:
-    wanted = files.read_json(folder.path / "run.json")["fingerprints"]["base model"]
+    wanted = stored_fingerprints(folder)["base model"]
     if model.fingerprint != wanted:
         raise BadInputError(
             f"base_model: {model.source} has other weights now (sha256 "

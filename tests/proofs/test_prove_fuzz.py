@@ -47,7 +47,7 @@ BOMB = ", ".join(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (f"tasks: [{BOMB}]", "tasks is [["),
+        (f"tasks: [{BOMB}]", "tasks[0] is ['x', 'x']"),
         (f"qd: [{BOMB}]", "qd is [["),
         (f"seed: 0x{'f' * 5000}", "seed is an integer of 20000 bits"),
         ("seed: !!timestamp 1", "not valid YAML"),
