@@ -153,7 +153,8 @@ def test_scores_are_those_of_a_full_pass(make, program, weights, deterministic):
         want = [float(row[t]) for row, t in zip(shares, text[start:], strict=True)]
         np.testing.assert_allclose(got.logprobs, want, atol=1e-4)
         assert got.logprob == pytest.approx(sum(want), abs=1e-3)
-        assert list(got.greedy) == (np.argmax(np.asarray(shares), -1) == text[start:]).tolist()
+        best = np.argmax(np.asarray(shares), -1)
+        assert list(got.greedy) == (best == text[start:]).tolist()
 
 
 def test_log_probabilities_of_a_reply(make, program, weights):
