@@ -1,78 +1,17 @@
 """Device calls of the engine: from conversations to arrays and back."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from cycleqd_jax.inference import programs
-from cycleqd_jax.inference.conversations import Conversation, Request
-from cycleqd_jax.inference.sampling import Draws
+from cycleqd_jax.inference.rows import EngineShape, Row, chunk_end, draws_of
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.llama import LlamaProgram, Weights
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineShape:
-    """The static sizes of the engine's programs.
-
-    Attributes:
-      slots: conversations in the cache at once (S).
-      length: tokens of the longest conversation, a multiple of `prefill_chunk`.
-      prefill_rows: conversations of one prefill call (P), at most `slots`.
-      prefill_chunk: tokens of each in one prefill call (C).
-      decode_steps: tokens of one decode call (N).
-      deterministic: whether every call has the same shape.
-    """
-
-    slots: int
-    length: int
-    prefill_rows: int
-    prefill_chunk: int
-    decode_steps: int
-    deterministic: bool = True
-
-    @property
-    def spans(self) -> tuple[int, ...]:
-        """Lengths of the cache that calls look at, ascending; the last is all."""
-        if self.deterministic:
-            return (self.length,)
-        parts = {max(self.length // 16, 64), max(self.length // 4, 64), self.length}
-        return tuple(sorted(part for part in parts if part <= self.length))
-
-    def rows(self, most: int) -> tuple[int, ...]:
-        """Numbers of rows that calls have, ascending; the last is `most`."""
-        if self.deterministic:
-            return (most,)
-        return tuple(sorted({max(most // 8, 1), max(most // 2, 1), most}))
-
-
-class Row(NamedTuple):
-    """A conversation as it was when a call began.
-
-    Attributes:
-      conversation: whose it is.
-      request: the turn under way.
-      slot: where it lies in the cache.
-    """
-
-    conversation: Conversation
-    request: Request
-    slot: int
-
-    @property
-    def is_current(self) -> bool:
-        """False if its caller gave it up while the call ran."""
-        # A cancelled caller has given up before it can say so.
-        return (
-            self.conversation.request is self.request and not self.request.reply.done()
-        )
-
 
 # Device calls run in a thread and change nothing but the cache; what they return notes
 # their results, in the thread that serves.
@@ -170,7 +109,7 @@ class DeviceCalls:
         targets = np.zeros((count, shape.prefill_chunk), np.int32)
         for i, row in enumerate(rows):
             request = row.request
-            after = request.prompt[request.done + 1 : _chunk_end(request, shape) + 1]
+            after = request.prompt[request.done + 1 : chunk_end(request, shape) + 1]
             targets[i, : len(after)] = after
         logprobs, hits, self._cache = programs.score(
             self._weights,
@@ -234,7 +173,7 @@ class DeviceCalls:
     def _advance(self, row: Row) -> int:
         """Notes that a chunk of the prompt is in the cache; how many tokens it had."""
         request = row.request
-        end = _chunk_end(request, self._shape)
+        end = chunk_end(request, self._shape)
         count = end - request.done
         row.conversation.held.extend(request.prompt[request.done : end])
         request.done = end
@@ -242,7 +181,7 @@ class DeviceCalls:
         return count
 
     def _chunk_span(self, rows: Sequence[Row]) -> int:
-        return self._span(max(_chunk_end(row.request, self._shape) for row in rows))
+        return self._span(max(chunk_end(row.request, self._shape) for row in rows))
 
     def _count(self, count: int, most: int) -> int:
         return next(rows for rows in self._shape.rows(most) if rows >= count)
@@ -280,7 +219,7 @@ class DeviceCalls:
         offsets, last, lengths, individuals = np.zeros((4, count), np.int32)
         for i, row in enumerate(rows):
             request = row.request
-            part = request.prompt[request.done : _chunk_end(request, shape)]
+            part = request.prompt[request.done : chunk_end(request, shape)]
             tokens[i, : len(part)] = part
             slots[i] = row.slot
             offsets[i], last[i] = request.done, len(part) - 1
@@ -295,7 +234,7 @@ class DeviceCalls:
             self.population,
             self._take_cache(),
             self._chunk(rows, count),
-            _draws(rows, range(len(rows)), count),
+            draws_of(rows, range(len(rows)), count),
             form=self._form(span, rows),
         )
         return jax.device_get((tokens, logprobs))
@@ -324,7 +263,7 @@ class DeviceCalls:
             self.population,
             self._take_cache(),
             programs.Slots(tokens, lengths, individuals, remaining),
-            _draws(rows, places, count),
+            draws_of(rows, places, count),
             slots,
             form=self._form(span, rows),
             steps=shape.decode_steps,
@@ -332,24 +271,3 @@ class DeviceCalls:
         )
         produced, logprobs = jax.device_get((produced, logprobs))
         return produced[places], logprobs[places]
-
-
-def _chunk_end(request: Request, shape: EngineShape) -> int:
-    """Where the next chunk of a prompt ends: at a multiple of the chunk's size.
-
-    Chunks are cut at fixed offsets of the conversation, wherever its turn begins.
-    """
-    following = (request.done // shape.prefill_chunk + 1) * shape.prefill_chunk
-    return min(following, request.needed)
-
-
-def _draws(rows: Sequence[Row], places: Sequence[int], count: int) -> Draws:
-    temperature, top_p = np.zeros(count, np.float32), np.ones(count, np.float32)
-    top_k, counts = np.zeros((2, count), np.int32)
-    seeds = np.zeros(count, np.uint32)
-    for place, row in zip(places, rows, strict=True):
-        sampling = row.request.sampling
-        temperature[place], top_p[place] = sampling.temperature, sampling.top_p
-        top_k[place], seeds[place] = sampling.top_k, sampling.seed
-        counts[place] = len(row.request.produced)
-    return Draws(temperature, top_k, top_p, seeds, counts)

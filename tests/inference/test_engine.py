@@ -248,7 +248,7 @@ def test_a_cancelled_request_gives_its_slot_back(make, program, weights):
 
     reply = asyncio.run(run())
     assert reply.tokens == make.naive(program, weights, None, [7, 8], 3)
-    assert not engine._slots.active
+    assert not engine._scheduler.slots.active
 
 
 def test_individuals_come_and_go_while_others_run(make, program, weights, population):
