@@ -1,5 +1,6 @@
 """The proof of resuming with few kills, and that it can fail."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -8,27 +9,23 @@ import pytest
 import run_contents
 
 PROOF = pathlib.Path(__file__).with_name("prove_resume.py")
-# What every process of the proof does at its start: parts that no checkpoint counts
-# stay, so a batch that was killed leaves other metrics behind.
+# A search whose draws depend on how often this process has drawn, as they would from a
+# generator with a state: two uninterrupted runs are the same, a resumed one is not.
 DEFECT = """
 import sys
-if "experiments.agent_skills" in " ".join(sys.orig_argv):
-    from cycleqd_jax.io import files
-    atomically = files.write_atomically
-    def careless(path, write):
-        if not (path.is_file() and path.name.startswith("batch-")):
-            return atomically(path, lambda p: (write(p), p.open("ab").write(b"")))
-        with path.open("ab") as file:
-            file.write(b"again")
-    files.write_atomically = careless
-    from cycleqd_jax.io.run_folder import RunFolder
-    RunFolder.drop_batches_from = lambda self, generation: None
+if "experiments.agent_skills" in sys.orig_argv:
+    import jax
+    from cycleqd_jax import loop
+    right, calls = loop.propose, []
+    def wrong(archives, bank, basis, run_key, ts, **settings):
+        calls.append(ts)
+        key = jax.random.fold_in(run_key, len(calls))
+        return right(archives, bank, basis, key, ts, **settings)
+    loop.propose = wrong
 """
 
 
 def prove(*arguments: str, python_path: str = "") -> subprocess.CompletedProcess:
-    import os
-
     return subprocess.run(
         [sys.executable, str(PROOF), *arguments],
         capture_output=True,
