@@ -67,6 +67,13 @@ def search_fingerprint(config: RunConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def comparison_fingerprint(config: RunConfig) -> str:
+    """Of how champions are chosen and what the result is compared with."""
+    sections = (config.aggregation, config.baselines)
+    text = json.dumps([s.model_dump(mode="json") for s in sections], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def operator_fingerprints(config: RunConfig) -> dict[str, str]:
     """Of operators of one's own, by setting."""
     own = {

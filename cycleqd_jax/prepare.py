@@ -23,6 +23,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluate import Evaluator
 from cycleqd_jax.fingerprints import (
     check_same_inputs,
+    comparison_fingerprint,
     operator_fingerprints,
     search_fingerprint,
 )
@@ -200,6 +201,7 @@ def prepare(
         "basis": basis_print,
         "tasks": {task.name: task.fingerprint for task in tasks},
         "search settings": search_fingerprint(config),
+        "comparison settings": comparison_fingerprint(config),
         "operators": operator_fingerprints(config),
     }
     if folder is not None:
