@@ -23,7 +23,9 @@ from cycleqd_jax.config_sections import (
     SandboxConfig,
     Section,
     Seed,
+    TaskSections,
     Text,
+    check_task_settings,
     check_tasks,
 )
 from cycleqd_jax.config_training import TrainConfig
@@ -42,6 +44,8 @@ class RunConfig(Section):
       dtype: of weights and computation.
       tasks: names, or import paths "package.module:Class"; order of the archives.
       experts: a PEFT or model folder for every entry of `tasks`.
+      task_settings: entry of `tasks` -> what only that task knows, like where the data
+        of a benchmark are; the task says what it takes.
     """
 
     seed: Seed = 0
@@ -51,6 +55,7 @@ class RunConfig(Section):
     tasks: Annotated[tuple[Text, ...], Field(strict=False, min_length=2, max_length=5)]
     experts: Mapping[str, Text]
     problems: ProblemsConfig = ProblemsConfig()
+    task_settings: TaskSections = Field(default_factory=dict)
     basis: BasisConfig = BasisConfig()
     qd: QDConfig = QDConfig()
     aggregation: AggregationConfig = AggregationConfig()
@@ -62,6 +67,7 @@ class RunConfig(Section):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         check_tasks(self.tasks)
+        check_task_settings(self.task_settings, self.tasks)
         settings.check_keys("experts", self.experts, self.tasks)
         if self.qd.cell_range != "relative":
             settings.check_keys("qd.cell_range", self.qd.cell_range, self.tasks)

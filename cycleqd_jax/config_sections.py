@@ -5,7 +5,7 @@ Defaults are the paper's (arXiv 2410.14735) where it has the setting, else ours.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -20,6 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=10)]
 Range = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+TaskSections = Mapping[Text, Mapping[Text, Any]]
 CROSSOVERS = ("linear",)
 MUTATIONS = ("svd", "svd_child", "svd_scale", "gaussian", "none")
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -283,6 +284,18 @@ def check_tasks(tasks: Sequence[str]) -> None:
                 "import path like package.module:Class."
             )
     settings.check_unique("tasks", tasks)
+
+
+def check_task_settings(
+    given: Mapping[str, Mapping[str, object]], tasks: Sequence[str]
+) -> None:
+    """Every section is one of a task that there is."""
+    for name in given:
+        if name not in tasks:
+            raise ValueError(
+                f"task_settings has a section {name!r}, which is not one of the tasks "
+                f"{', '.join(tasks)}."
+            )
 
 
 def _check_operator(key: str, value: str, known: tuple[str, ...]) -> None:

@@ -19,8 +19,10 @@ from cycleqd_jax.config_sections import (
     SandboxConfig,
     Section,
     Seed,
+    TaskSections,
     Text,
     Whole,
+    check_task_settings,
     check_tasks,
 )
 
@@ -133,6 +135,7 @@ class TrainConfig(Section):
     too_long: Literal["error", "drop"] = "error"
     gradient_checkpointing: bool = False
     problems: ProblemsConfig = ProblemsConfig()
+    task_settings: TaskSections = Field(default_factory=dict)
     lora: LoraConfig = LoraConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     engine: EngineConfig = EngineConfig()
@@ -152,6 +155,8 @@ class TrainConfig(Section):
             _check_expert(name, sources)
         if self.validate_on is not None:
             check_tasks(self.validate_on)
+        named = (*self.task_sources, *self.validation_tasks)
+        check_task_settings(self.task_settings, list(dict.fromkeys(named)))
         if self.task_sources and self.problems.train < self.optimiser.batch_size:
             raise ValueError(
                 f"problems.train is {self.problems.train}; expected at least "

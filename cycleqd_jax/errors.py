@@ -25,6 +25,10 @@ class BadInputError(CycleQDError, ValueError):
     """A setting, file or argument is wrong; nothing was started or changed."""
 
 
+class MissingDataError(BadInputError):
+    """Data of a benchmark are not on this machine; the message says how to get them."""
+
+
 class RunError(CycleQDError, RuntimeError):
     """A run cannot go on; what was done so far is kept and can be resumed."""
 

@@ -14,7 +14,7 @@ from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import empty_population, with_individual
 from cycleqd_jax.inference.programs import Population
-from cycleqd_jax.inference.requests import Limits
+from cycleqd_jax.inference.requests import Limits, Sampling
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
@@ -22,7 +22,16 @@ from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models.llama import Weights
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.base import Finish, Message, Problem, Reply, Split, Task
+from cycleqd_jax.tasks.base import (
+    DEFAULT_CHAT,
+    ChatOptions,
+    Finish,
+    Message,
+    Problem,
+    Reply,
+    Split,
+    Task,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,8 +255,10 @@ class Evaluator:
         replies: list[Reply] = []
         limit = task.max_new_tokens
 
-        async def chat(messages: Sequence[Message]) -> Reply:
-            reply = await self._reply(messages, conversation, limit)
+        async def chat(
+            messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
+        ) -> Reply:
+            reply = await self._reply(messages, options, conversation, limit)
             replies.append(reply)
             return reply
 
@@ -274,14 +285,22 @@ class Evaluator:
         )
 
     async def _reply(
-        self, messages: Sequence[Message], conversation: Conversation, limit: int
+        self,
+        messages: Sequence[Message],
+        options: ChatOptions,
+        conversation: Conversation,
+        limit: int,
     ) -> Reply:
         """One turn; a conversation that has outgrown the engine gets an empty reply."""
-        prompt = self._engine.encode(messages)
+        prompt = self._engine.encode(messages, options.template)
         if len(prompt) >= self._engine.shape.length:
             return Reply("", (), len(prompt), Finish.LENGTH)
+        sampling = Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
         got = await self._engine.generate(
-            prompt, Limits(limit), conversation=conversation
+            prompt,
+            Limits(limit, options.stop_strings),
+            sampling=sampling,
+            conversation=conversation,
         )
         return Reply(got.text, got.tokens, got.prompt_tokens, got.finish)
 

@@ -6,6 +6,7 @@ known model, and says what was not looked at. The network is never asked.
 """
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.logs import check_logging
 from cycleqd_jax.merging.abstract import basis_bytes
 from cycleqd_jax.observe import Observer
@@ -37,11 +38,7 @@ from cycleqd_jax.run_memory import (
     this_machine,
 )
 from cycleqd_jax.tasks.base import Split, Task
-from cycleqd_jax.tasks.registry import BUILT_IN
 
-# Benchmarks that the presets name. A config of one that is not built in can be planned,
-# but not run.
-BENCHMARKS = ("mbpp", "dbbench", "os_interaction")
 # Of the rate of a large matrix product, what a run was seen to reach all in all on two
 # CPU cores; only the estimate of time rests on it.
 _EFFICIENCY = 0.35
@@ -78,10 +75,7 @@ def make_plan(config: RunConfig, observer: Observer) -> Plan:
         fit this machine.
     """
     check_logging(config.logging.to)
-    absent = [name for name in config.tasks if name in BENCHMARKS]
-    absent = [name for name in absent if name not in BUILT_IN]
-    present = [name for name in config.tasks if name not in absent]
-    tasks = make_tasks(present, config.problems)
+    tasks, absent = _tasks(config)
     inputs, machine = peek_inputs(config), this_machine()
     memory = run_memory(config, inputs)
     check_memory_plan(memory.state, sys.maxsize)  # how many cells there may be at all
@@ -125,6 +119,25 @@ def _measured(config: RunConfig, memory: RunMemory, prepared: Prepared) -> RunMe
         mode=prepared.mode,
         state=state_memory(config, prepared.basis.genome_size),
     )
+
+
+def _tasks(config: RunConfig) -> tuple[tuple[Task, ...], list[str]]:
+    """The tasks whose data are here, and why the others are not."""
+    make = functools.partial(
+        make_tasks,
+        problems=config.problems,
+        own=config.task_settings,
+        download=False,
+    )
+    present, absent = [], []
+    for name in config.tasks:
+        try:
+            make([name])
+        except MissingDataError as err:
+            absent.append(str(err))
+        else:
+            present.append(name)
+    return make(present), absent
 
 
 def _problems(tasks: Sequence[Task]) -> dict[str, int]:
@@ -173,9 +186,8 @@ def _not_looked_at(
             else f"Not here: {', '.join(experts)}; they are taken for full fine-tunes."
         )
     if absent:
-        verb = "tasks {} are" if len(absent) > 1 else "task {} is"
-        verb = verb.format(", ".join(absent))
-        said.append(f"The {verb} not in this version: no problems counted.")
+        said += absent
+        said.append("So their problems were not counted.")
     if said:
         said.append(
             "So prompts, files and the sandbox were not checked, and no time is "

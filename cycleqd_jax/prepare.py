@@ -94,15 +94,35 @@ class Prepared:
         return tuple(task.name for task in self.tasks)
 
 
-def make_tasks(names: Sequence[str], problems: ProblemsConfig) -> tuple[Task, ...]:
+def make_tasks(
+    names: Sequence[str],
+    problems: ProblemsConfig,
+    own: Mapping[str, Mapping[str, Any]],
+    *,
+    download: bool = True,
+) -> tuple[Task, ...]:
     """The tasks that a config names.
+
+    Args:
+      names: or import paths.
+      problems: the section.
+      own: `task_settings` of the config.
+      download: whether data of benchmarks may be fetched.
 
     Raises:
       BadInputError: one is unknown, or two share a name.
+      MissingDataError: the data of a benchmark are not on this machine.
     """
     sizes = {Split(split): count for split, count in problems.sizes.items()}
-    settings = TaskSettings(seed=problems.seed, sizes=sizes, turns=problems.turns)
-    tasks = tuple(make_task(name, settings) for name in names)
+    tasks = tuple(
+        make_task(
+            name,
+            TaskSettings(
+                problems.seed, sizes, problems.turns, own.get(name, {}), download
+            ),
+        )
+        for name in names
+    )
     found = [task.name for task in tasks]
     if len(set(found)) < len(found):
         raise BadInputError(
@@ -164,7 +184,7 @@ def prepare(
     """
     observer.phase("loading the base model")
     propose = propose_settings(config.qd)
-    tasks = make_tasks(config.tasks, config.problems)
+    tasks = make_tasks(config.tasks, config.problems, config.task_settings)
     mesh = make_mesh(config.engine.mesh)
     memory, machine = check_run_memory(config), this_machine()
     model = load_model(config.base_model, dtype=config.dtype)

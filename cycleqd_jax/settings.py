@@ -105,6 +105,31 @@ def load(
         raise BadInputError(f"{where}: {_sentence(model, data, errors[0])}") from err
 
 
+def parse_section(
+    key: str, data: Mapping[str, Any], model: type[Model], where: str = "config"
+) -> Model:
+    """Reads one section that another module's model describes.
+
+    Args:
+      key: of the section, like `task_settings.mbpp`.
+      data: its content.
+      model: a pydantic model.
+      where: what the message begins with.
+
+    Raises:
+      BadInputError: one sentence with the key, the value and what is allowed.
+    """
+    try:
+        return model.model_validate(data)
+    except pydantic.ValidationError as err:
+        errors = sorted(err.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        sentence = _sentence(model, data, errors[0])
+        own = errors[0]["type"] == "value_error"  # written by a validator, with its key
+        raise BadInputError(
+            f"{where}: {sentence}" if own else f"{where}: {key}.{sentence}"
+        ) from err
+
+
 def to_yaml(config: pydantic.BaseModel) -> str:
     """All settings as YAML text; `load` of it gives an equal object."""
     return yaml.dump(

@@ -27,7 +27,7 @@ def toy(toy_settings, tmp_path_factory):
 def known(toy):
     model = load_model(toy.base_model)
     return {
-        "tasks": make_tasks(toy.tasks, toy.problems),
+        "tasks": make_tasks(toy.tasks, toy.problems, {}),
         "splits": (Split.OPTIMISE,),
         "tokenizer": model.tokenizer,
         "token_bytes": cache_bytes(model.config, toy.dtype),

@@ -96,9 +96,16 @@ class Engine:
         """
         self._calls.compile(progress or (lambda name: None))
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens of a conversation, up to where its next reply begins."""
-        return self._tokenizer.encode_chat(messages)
+    def encode(
+        self, messages: Sequence[Message], template: str | None = None
+    ) -> list[int]:
+        """The tokens of a conversation, up to where its next reply begins.
+
+        Args:
+          messages: if the last is the assistant's, it is the reply's beginning.
+          template: Jinja text in place of the model's own chat template.
+        """
+        return self._tokenizer.encode_chat(messages, template=template)
 
     @contextlib.contextmanager
     def conversation(

@@ -80,13 +80,19 @@ class ChatTokenizer:
         return bool(self._hf.chat_template)
 
     def render(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, str]],
+        add_generation_prompt: bool = True,
+        template: str | None = None,
     ) -> str:
         """Writes a chat as the model's template does.
 
         Args:
-          messages: dicts with `role` and `content`.
+          messages: dicts with `role` and `content`. With `add_generation_prompt` the
+            last may be the assistant's: its text comes last, as the beginning of the
+            turn that is generated.
           add_generation_prompt: whether to end with the start of an assistant's turn.
+          template: Jinja text in place of the model's own.
 
         Returns:
           The text, special tokens written out.
@@ -96,18 +102,23 @@ class ChatTokenizer:
         """
         import jinja2
 
-        if not self.has_chat_template:
+        if template is None and not self.has_chat_template:
             raise BadInputError(
                 "tokeniser: this model has no chat template; use an instruct model or "
                 "add chat_template.jinja to its folder"
             )
+        beginning = ""
+        if add_generation_prompt and messages and messages[-1]["role"] == "assistant":
+            messages, beginning = messages[:-1], messages[-1]["content"]
         try:
-            return self._hf.apply_chat_template(
+            rendered = self._hf.apply_chat_template(
                 [dict(message) for message in messages],
+                chat_template=template,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 date_string=_DATE,
             )
+            return rendered + beginning
         except (jinja2.TemplateError, ValueError, TypeError, KeyError) as err:
             raise BadInputError(
                 f"chat template: cannot render {len(messages)} messages with roles "
@@ -115,7 +126,10 @@ class ChatTokenizer:
             ) from err
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, str]],
+        add_generation_prompt: bool = True,
+        template: str | None = None,
     ) -> list[int]:
         """Renders a chat and tokenises it without adding special tokens.
 
@@ -123,8 +137,9 @@ class ChatTokenizer:
         setting asks for one and the template did not write it.
 
         Args:
-          messages: dicts with `role` and `content`.
-          add_generation_prompt: whether to end with the start of an assistant's turn.
+          messages: as for `render`.
+          add_generation_prompt: likewise.
+          template: likewise.
 
         Returns:
           Token ids.
@@ -132,7 +147,7 @@ class ChatTokenizer:
         Raises:
           BadInputError: as `render`.
         """
-        ids = self.encode(self.render(messages, add_generation_prompt))
+        ids = self.encode(self.render(messages, add_generation_prompt, template))
         if self._adds_bos and ids[:1] != [self.bos_id]:
             return [self.bos_id, *ids]
         return ids

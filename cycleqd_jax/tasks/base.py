@@ -6,7 +6,7 @@ A task knows text and processes and nothing of JAX. An episode is a coroutine th
 
 import dataclasses
 import enum
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 
 from cycleqd_jax.sandbox.base import Sandbox
@@ -47,7 +47,43 @@ class Reply:
     finish: Finish = Finish.STOP
 
 
-Chat = Callable[[Sequence[Message]], Awaitable[Reply]]
+@dataclasses.dataclass(frozen=True)
+class ChatOptions:
+    """How one reply is asked for; the default is what an engine does by itself.
+
+    Attributes:
+      template: Jinja text of a chat template in place of the model's own.
+      stop_strings: texts that end the reply and are none of it.
+      temperature: 0 is greedy.
+      top_p: only the smallest set of tokens whose probabilities add up to p.
+      seed: of the draws of this reply.
+    """
+
+    template: str | None = None
+    stop_strings: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+DEFAULT_CHAT = ChatOptions()
+
+
+class Chat(Protocol):
+    """Asks the model for its next reply."""
+
+    def __call__(
+        self, messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
+    ) -> Awaitable[Reply]:
+        """One reply.
+
+        Args:
+          messages: the conversation so far. If the last is the assistant's, it is the
+            beginning of the reply: its text is put behind where the reply begins,
+            and is no part of what comes back.
+          options: leave them out where the default will do.
+        """
+        ...
 
 
 class Outcome(enum.StrEnum):
@@ -86,12 +122,19 @@ class Result:
       answer: what was taken from the replies and executed.
       explanation: one line for a reader of the results.
       turns: how many replies were asked for.
+      prediction: what was compared, as text; tasks whose answer is executed say here
+        what came of it.
+      feedback: what the environment said after each action, in order.
+      metrics: further verdicts by name, like `plus` of coding.
     """
 
     outcome: Outcome
     answer: str
     explanation: str
     turns: int
+    prediction: str = ""
+    feedback: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def score(self) -> float:
@@ -113,11 +156,15 @@ class TaskSettings:
       seed: of the problems; not the seed of a search.
       sizes: problems per split; a split that is not named has none.
       turns: 1, or 2 for the form in which the first reply may ask, run or inspect.
+      options: the task's own settings, `task_settings.NAME` of a config.
+      download: whether data that are not on this machine may be fetched.
     """
 
     seed: int = 0
     sizes: Mapping[Split, int] = dataclasses.field(default_factory=dict)
     turns: int = 1
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    download: bool = True
 
 
 class Task(Protocol):
@@ -127,6 +174,9 @@ class Task(Protocol):
       name: also the name of its archive.
       max_new_tokens: token limit of one reply.
       fingerprint: hex hash of everything that decides its problems and verdicts.
+
+    A task that holds something open (a server, connections) may have a coroutine
+    method `aclose()`, called once when no episode will follow.
     """
 
     name: str

@@ -9,7 +9,15 @@ from cycleqd_jax.tasks.pocket.coding import PocketCoding
 from cycleqd_jax.tasks.pocket.db import PocketDb
 from cycleqd_jax.tasks.pocket.shell import PocketOs
 
+# The public benchmarks are imported when they are asked for: each needs an extra.
+_BENCHMARKS = {
+    "mbpp": "cycleqd_jax.tasks.coding:Mbpp",
+    "humaneval": "cycleqd_jax.tasks.coding:HumanEval",
+    "dbbench": "cycleqd_jax.tasks.dbbench:DBBench",
+    "os_interaction": "cycleqd_jax.tasks.os_interaction:OSInteraction",
+}
 BUILT_IN = {task.name: task for task in (PocketCoding, PocketDb, PocketOs)}
+NAMES = (*BUILT_IN, *_BENCHMARKS)
 
 _VALUES = ("name", "max_new_tokens", "fingerprint")
 _METHODS = ("problems", "dialogue", "run")
@@ -25,8 +33,9 @@ def make_task(name: str, settings: TaskSettings) -> Task:
     Raises:
       BadInputError: if there is no such task, it cannot be imported, it is not made
         as `Class(settings)`, or it lacks a member of `cycleqd_jax.tasks.base.Task`.
+      MissingDataError: the data of a benchmark are not on this machine.
     """
-    kind = BUILT_IN.get(name) or _import(name)
+    kind = task_class(name)
     try:
         inspect.signature(kind).bind(settings)
     except TypeError as err:
@@ -63,11 +72,20 @@ def make_task(name: str, settings: TaskSettings) -> Task:
     return task
 
 
+def task_class(name: str) -> type:
+    """The class of a task, by name or import path.
+
+    Raises:
+      BadInputError: there is none, or it cannot be imported.
+    """
+    return BUILT_IN.get(name) or _import(_BENCHMARKS.get(name, name))
+
+
 def _import(path: str) -> type:
     module_name, colon, class_name = path.partition(":")
     if not colon or not module_name or not class_name:
         raise BadInputError(
-            f"Task {path!r} does not exist; give one of {', '.join(sorted(BUILT_IN))}, "
+            f"Task {path!r} does not exist; give one of {', '.join(sorted(NAMES))}, "
             "or the import path package.module:Class of a task of your own."
         )
     try:

@@ -54,7 +54,13 @@ def prepare(
     """
     check_logging(config.logging.to)
     entries = tuple(dict.fromkeys((*config.task_sources, *config.validation_tasks)))
-    tasks = dict(zip(entries, make_tasks(entries, config.problems), strict=True))
+    tasks = dict(
+        zip(
+            entries,
+            make_tasks(entries, config.problems, config.task_settings),
+            strict=True,
+        )
+    )
     scored = tuple(tasks[entry] for entry in config.validation_tasks)
     for task in scored:
         if not task.problems(Split.VALIDATE):
