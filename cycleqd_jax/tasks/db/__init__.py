@@ -1,0 +1,1 @@
+"""DBBench: questions about tables, answered through SQL."""
