@@ -1,0 +1,364 @@
+"""Language retention: the tasks of lm-evaluation-harness, on our engine.
+
+A model that learns agent skills must not forget language. Any task of the harness
+(EleutherAI/lm-evaluation-harness) can be run, with prompts, metrics and filters its
+own; only the model is ours. Several individuals are asked the same at once.
+
+The harness is the optional extra `language`, imported when it is needed.
+"""
+
+import contextlib
+import difflib
+import importlib.metadata
+import io
+import logging
+import random
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cycleqd_jax.errors import BadInputError, MissingDataError
+from cycleqd_jax.models.chat import ChatTokenizer
+from cycleqd_jax.tasks.language_engine import Panel
+
+EXTRA = "pip install 'cycleqd-jax[language]'"
+DEFAULT_TASKS = (
+    "mmlu",
+    "bbh",
+    "gsm8k",
+    "commonsense_qa",
+    "rte",
+    "sst2",
+    "coqa",
+)
+# Asked for by default too, by harnesses that have it.
+OPTIONAL_TASKS = ("bigcodebench",)
+_WORDS = ("name", "alias", "sample_len", "sample_count")  # of results, no metrics
+
+
+class Protocol(NamedTuple):
+    """How tasks are put to models.
+
+    Attributes:
+      limit: problems per task at most, None for all.
+      num_fewshot: examples in front of each problem, None for the task's own number.
+      apply_chat_template: whether prompts are chats.
+      system_instruction: the system's message, or the first line without a template.
+      fewshot_as_multiturn: whether examples are turns of the chat.
+      chat_template_args: for the chat template.
+      max_length: tokens of the longest context, None for the model's own.
+      seed: of the choice of examples, and of tasks that draw.
+      bootstrap_iters: of standard errors that have no formula; 0 for no errors at all.
+      unsafe_code: whether tasks may run what the model wrote, with this user's rights.
+    """
+
+    limit: int | None = None
+    num_fewshot: int | None = None
+    apply_chat_template: bool = False
+    system_instruction: str | None = None
+    fewshot_as_multiturn: bool = True
+    chat_template_args: Mapping[str, Any] = {}
+    max_length: int | None = None
+    seed: int = 1234
+    bootstrap_iters: int = 1000
+    unsafe_code: bool = False
+
+
+class Score(NamedTuple):
+    """One metric of one task.
+
+    Attributes:
+      task: the task's or group's name.
+      metric: its name, with the filter's where there is one: "exact_match[strict]".
+      value: of it.
+      stderr: its standard error, or None.
+      higher_is_better: False for perplexities and the like, None where unknown.
+      problems: how many it is of.
+      is_part: whether it is of a task inside the group that was asked for.
+    """
+
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    higher_is_better: bool | None
+    problems: int
+    is_part: bool
+
+
+class Speaker(NamedTuple):
+    """What the harness must know of a model.
+
+    Attributes:
+      tokenizer: the model's.
+      max_length: tokens of the longest context that it was made for.
+    """
+
+    tokenizer: ChatTokenizer
+    max_length: int
+
+
+def harness_version() -> str:
+    """The installed version.
+
+    Raises:
+      BadInputError: there is none.
+    """
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError as err:
+        raise BadInputError(
+            f"language: lm-evaluation-harness cannot be imported ({err}); install it "
+            f"with {EXTRA}"
+        ) from err
+    return importlib.metadata.version("lm_eval")
+
+
+class Harness:
+    """The installed lm-evaluation-harness.
+
+    Attributes:
+      version: of it.
+    """
+
+    def __init__(self, protocol: Protocol, include: Sequence[str] = ()):
+        """Finds all tasks.
+
+        Args:
+          protocol: how they are put.
+          include: folders with task files of one's own.
+
+        Raises:
+          BadInputError: the harness is not installed.
+        """
+        self.version = harness_version()
+        from lm_eval.tasks import TaskManager
+
+        self._protocol = protocol
+        with _quiet():
+            self._manager = TaskManager(include_path=list(include) or None)
+
+    def default_tasks(self) -> tuple[str, ...]:
+        """What is run where nothing is named."""
+        known = [name for name in OPTIONAL_TASKS if name in self._manager.task_index]
+        return (*DEFAULT_TASKS, *known)
+
+    def check(self, names: Sequence[str]) -> None:
+        """All of them are tasks, groups or tags.
+
+        Raises:
+          BadInputError: one is not.
+        """
+        for name in names:
+            if name in self._manager.task_index:
+                continue
+            near = difflib.get_close_matches(name, self._manager.all_tasks, n=3)
+            meant = f"did you mean {', '.join(near)}? " if near else ""
+            raise BadInputError(
+                f"tasks: lm-evaluation-harness {self.version} has no task, group or "
+                f"tag {name!r}; {meant}list them with: python -m lm_eval ls tasks"
+            )
+
+    def load(self, name: str) -> dict[str, Any]:
+        """A task, or the tasks of a group or tag, with their data.
+
+        Args:
+          name: was checked.
+
+        Returns:
+          What `run` takes.
+
+        Raises:
+          MissingDataError: data are not here and cannot be fetched.
+          BadInputError: the task cannot be used.
+        """
+        try:
+            with _quiet():
+                loaded = self._manager.load([name])
+        except Exception as err:  # the hub's, the harness's, a task's own: any kind
+            raise _load_error(name, err) from err
+        for task in loaded["tasks"].values():
+            self._check_loaded(task)
+        return loaded
+
+    def run(
+        self, name: str, loaded: dict[str, Any], speaker: Speaker, panel: Panel
+    ) -> list[list[Score]]:
+        """Every individual's scores.
+
+        Args:
+          name: as it was asked for.
+          loaded: from `load`.
+          speaker: what the individuals have in common.
+          panel: answers for them.
+
+        Raises:
+          BadInputError: a task asks for what the engine does not do.
+        """
+        from cycleqd_jax.tasks.language_lm import EngineLM, Shared, harness_tokenizer
+
+        protocol = self._protocol
+        tokenizer = harness_tokenizer(speaker.tokenizer)
+        if tokenizer.eos_token_id is None:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(
+                speaker.tokenizer.eos_id
+            )
+        shared = Shared(panel)
+        scores = []
+        for individual in range(len(panel.individuals)):
+            lm = EngineLM(
+                shared,
+                tokenizer,
+                max_length=protocol.max_length or speaker.max_length,
+                individual=individual,
+                chat_template_args=protocol.chat_template_args,
+                seed=protocol.seed,
+            )
+            scores.append(_scores(name, self._evaluate(lm, loaded)))
+        return scores
+
+    def _check_loaded(self, task: Any) -> None:
+        if getattr(task, "MULTIMODAL", False):
+            raise BadInputError(
+                f"tasks: {task.task_name} shows images or plays sounds; expected tasks "
+                "of text."
+            )
+        if getattr(task, "UNSAFE_CODE", False) and not self._protocol.unsafe_code:
+            raise BadInputError(
+                f"tasks: {task.task_name} runs what the model wrote, outside of any "
+                "sandbox; leave it out, or allow it with unsafe_code=true in a "
+                "container of its own."
+            )
+
+    def _evaluate(self, lm: Any, loaded: dict[str, Any]) -> dict[str, Any]:
+        """One pass of the harness, seeded as its own command seeds it."""
+        from lm_eval import evaluator
+
+        protocol = self._protocol
+        for task in loaded["tasks"].values():
+            own = task.get_config("num_fewshot")
+            if protocol.num_fewshot is not None and own != 0:
+                task.set_config(key="num_fewshot", value=protocol.num_fewshot)
+            elif own is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=protocol.seed)
+        with _quiet(), _seeded(protocol.seed):
+            return evaluator.evaluate(
+                lm,
+                loaded,
+                limit=protocol.limit,
+                bootstrap_iters=protocol.bootstrap_iters,
+                log_samples=False,
+                system_instruction=protocol.system_instruction,
+                apply_chat_template=protocol.apply_chat_template,
+                fewshot_as_multiturn=protocol.fewshot_as_multiturn,
+                confirm_run_unsafe_code=protocol.unsafe_code,
+            )
+
+
+def retention(value: float, base: float) -> float | None:
+    """A score relative to the base model's; None where the base's is 0."""
+    return value / base if base else None
+
+
+def _scores(name: str, results: Mapping[str, Any]) -> list[Score]:
+    """The metrics of what was asked for first, then those of its parts."""
+    found = results["results"]
+    # Where a group has no score of its own, those of its parts are what there is.
+    has_own = name in results.get("groups", {}) or name in results["configs"]
+    scores = []
+    for task, metrics in found.items():
+        is_part = has_own and task != name
+        for key, value in metrics.items():
+            metric, _, kind = key.partition(",")
+            if key in _WORDS or metric.endswith("_stderr") or not _is_number(value):
+                continue
+            stderr = metrics.get(f"{metric}_stderr,{kind}")
+            better = results["higher_is_better"].get(task, {}).get(metric)
+            scores.append(
+                Score(
+                    task,
+                    metric if kind in ("", "none") else f"{metric}[{kind}]",
+                    float(value),
+                    float(stderr) if _is_number(stderr) else None,
+                    better,
+                    int(metrics.get("sample_len", 0)),
+                    is_part,
+                )
+            )
+    return sorted(scores, key=lambda score: score.is_part)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _load_error(name: str, err: Exception) -> BadInputError:
+    """What to say of an exception while a task was loaded."""
+    reason = f"{type(err).__name__}: {' '.join(str(err).split())}"[:300]
+    task = _task_in(err)
+    path = getattr(task, "DATASET_PATH", None)
+    if path is None:
+        return BadInputError(f"tasks: {name} cannot be loaded ({reason}).")
+    part = getattr(task, "DATASET_NAME", None)
+    given = task.config.dataset_kwargs or {}
+    if given.get("data_files") or given.get("data_dir"):
+        which = given.get("data_files") or given.get("data_dir")
+        return MissingDataError(
+            f"tasks: the data of {task.config.task}, {which}, cannot be read "
+            f"({reason}); see to these files."
+        )
+    arguments = ", ".join(repr(text) for text in (path, part) if text)
+    return MissingDataError(
+        f"tasks: {name} needs the data set {path}"
+        f"{f' ({part})' if part else ''}, which is not on this machine and cannot be "
+        f"fetched ({reason}); where there is a network, type: python -c \"import "
+        f'datasets; datasets.load_dataset({arguments})", and bring the folder that '
+        "HF_HOME names (~/.cache/huggingface) here."
+    )
+
+
+def _task_in(err: Exception) -> Any:
+    """The innermost of the harness's tasks that was at work when this was raised."""
+    from lm_eval.api.task import Task
+
+    found = None
+    for frame, _ in traceback.walk_tb(err.__traceback__):
+        if isinstance(frame.f_locals.get("self"), Task):
+            found = frame.f_locals["self"]
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The harness draws bars and prints; progress is told elsewhere."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            # Of other libraries, about themselves: nothing that a user can mend.
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Tasks may draw from the global generators; afterwards these are as before."""
+    ours, theirs = random.getstate(), np.random.get_state()
+    random.seed(0)  # the harness's own default, whatever the seed of the examples
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(theirs)
