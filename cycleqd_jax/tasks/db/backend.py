@@ -4,6 +4,8 @@ import dataclasses
 from typing import Protocol
 
 Cell = str | int | float | None
+# What the reference's connector says to several statements at once.
+OUT_OF_SYNC = "Commands out of sync; you can't run this command now"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,12 +15,22 @@ class Table:
     Attributes:
       name: of the table, as the question gives it; may have any characters.
       columns: their names; every column is of type TEXT.
-      rows: as many cells as columns each, in the order in which they are inserted.
+      rows: as many cells as columns each, in the order in which they are inserted as
+        texts, `str()` of what is no text.
     """
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def can_exist(self) -> bool:
+        """False where MySQL refuses the table; the database is empty then.
+
+        So it is where two columns have one name, whatever their case, or one has none.
+        """
+        names = {column.lower() for column in self.columns}
+        return len(names) == len(self.columns) and "" not in names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +53,17 @@ class Database(Protocol):
     async def execute(self, sql: str) -> str:
         """Runs a model's statement in a session of its own, and commits.
 
+        Several statements, or a call of a procedure that returns rows, leave results
+        behind that the reference's connector does not read: its commit fails with the
+        text `OUT_OF_SYNC` and what was not committed implicitly is rolled back. An
+        error in the first of them is that error's text as usual.
+
         Args:
-          sql: one statement; of several only the first one's result is read.
+          sql: as the model wrote it, stripped; nothing at all gives `[]`.
 
         Returns:
-          `Feedback.text`, as `[('Tiree', '30')]`, `[]` or `1064 (42000): ...`.
+          `Feedback.text`, as `[('Tiree', '30')]`, `[]` or `1064 (42000): ...`; of a
+          very long one at least the first 65536 characters.
 
         Raises:
           SandboxError: the database itself failed, which says nothing of the statement.
