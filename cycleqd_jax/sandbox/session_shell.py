@@ -1,0 +1,216 @@
+"""The shell of a session: what is typed into it, what it prints, when it is done.
+
+Part of the session's supervisor. In the clean form the shell is a `bash --login` that
+reads commands from a pipe and writes to another: no echo, no prompt, no colours. A
+line typed behind each command prints a mark once the shell comes to it. In the
+`terminal` form it is the same interactive shell as the benchmark's, on a terminal of
+its own, and it is done when its prompt is back.
+
+The time of a turn is what an idle machine would need. Time in which nothing of the
+session wants to run counts as it is. While something does, only the processor time that
+it gets counts, but at least a tenth of the time on the clock. So a command that hangs
+or sleeps ends at its limit, and one that computes is not ended early on a busy machine.
+"""
+
+import codecs
+import os
+import re
+import select
+import time
+
+from cycleqd_jax.sandbox._watch import STATE, Processes
+
+LOOK_S = 0.05  # between two looks at what the session's processes do
+LEAST_SHARE = 0.1  # of the time on the clock counts in any case
+KEPT_BYTES = 2**16  # of one turn's output
+PROMPT = re.compile(rb"\x1b.+@.+[#|$] ")
+_MEMORY_LOOKS = 3
+
+
+class _Processes(Processes):
+    """Also knows whether something wants to run."""
+
+    def busy(self):
+        """Whether a process was running, or waiting for a processor, at the look."""
+        return any(fields[STATE] == b"R" for fields in self._stats.values())
+
+
+class Clock:
+    """Time as an idle machine would count it, and the session's other limits.
+
+    Args:
+      limits: `cpu_s` (seconds, since the session's start) and `memory_bytes`, of all
+        processes together.
+    """
+
+    def __init__(self, limits):
+        self._limits = limits
+        self._processes = _Processes()
+        self._over = 0
+        self._looked = time.monotonic()
+        self._cpu_s = 0.0
+        self.elapsed_s = 0.0
+
+    def restart(self):
+        """Begins at zero."""
+        self._looked = time.monotonic()
+        self._look()
+        self.elapsed_s = 0.0
+
+    def _look(self):
+        self._processes.look()
+        used, self._cpu_s = self._processes.cpu_s - self._cpu_s, self._processes.cpu_s
+        return max(used, 0.0)
+
+    def due(self):
+        """Whether it is time for a tick."""
+        return time.monotonic() - self._looked >= LOOK_S
+
+    def tick(self):
+        """Counts the time since the last tick; the limit that was reached, or None."""
+        now = time.monotonic()
+        passed, self._looked = now - self._looked, now
+        passed = min(passed, 4 * LOOK_S)  # more, and it was us who had to wait
+        used = self._look()
+        if self._processes.busy():
+            passed = min(passed, max(used, LEAST_SHARE * passed))
+        self.elapsed_s += passed
+        if self._cpu_s >= self._limits["cpu_s"]:
+            return "cpu"
+        most = self._limits["memory_bytes"]
+        over = self._processes.resident_bytes > most
+        over = over and self._processes.shared_bytes() > most
+        self._over = self._over + 1 if over else 0
+        return "memory" if self._over >= _MEMORY_LOOKS else None
+
+
+class Output:
+    """What one turn printed: its beginning, and whether all of it is UTF-8."""
+
+    def __init__(self):
+        self.kept = b""
+        self.valid = True
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def add(self, data, final=False):
+        """Takes more of it."""
+        if len(self.kept) < KEPT_BYTES:
+            self.kept += data[: KEPT_BYTES - len(self.kept)]
+        if self.valid:
+            try:
+                self._decoder.decode(data, final)
+            except UnicodeDecodeError:
+                self.valid = False
+
+
+class Shell:
+    """A shell that is running.
+
+    Args:
+      pid: its process.
+      write_fd: what is typed goes here.
+      read_fd: what is printed comes from here; the same where it is a terminal.
+      terminal: whether it is one.
+      clock: the session's.
+    """
+
+    def __init__(self, pid, write_fd, read_fd, terminal, clock):
+        self.pid = pid
+        self._write_fd = write_fd
+        self._read_fd = read_fd
+        self._terminal = terminal
+        self._clock = clock
+        self._ended_fd = os.pidfd_open(pid)
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+
+    def type(self, code, limit_s, library_fd):
+        """Types `code` and waits until the shell is ready again.
+
+        Args:
+          code: bytes, any number of lines.
+          limit_s: seconds by the clock.
+          library_fd: readable when the session shall end.
+
+        Returns:
+          (how it ended, `Output`): done, limit, exited, cpu, memory or stopped.
+        """
+        mark = os.urandom(12).hex().encode()
+        seen = b"\x1e" + mark + b"\x1e"
+        if self._terminal:
+            to_type = code + b"\n" if code is not None else b""
+        else:
+            # In a group whose errors go nowhere, so that `set -x` does not show it;
+            # `$?` is what it was before.
+            line = b"{ eval \"printf '\\036%s\\036' " + mark + b'; (exit $?)"; }'
+            to_type = (code or b"") + b"\n" + line + b" 2>/dev/null\n"
+        output = Output()
+        tail = b""  # not yet known whether it begins the mark
+        echo_left = self._terminal and code is not None
+        self._clock.restart()
+        next_look = time.monotonic() + LOOK_S
+        while True:
+            poller = select.poll()
+            poller.register(self._read_fd, select.POLLIN)
+            poller.register(library_fd, select.POLLIN)
+            poller.register(self._ended_fd, select.POLLIN)
+            if to_type:
+                poller.register(self._write_fd, select.POLLOUT)
+            wait_ms = max(0.0, next_look - time.monotonic()) * 1000
+            ended = False
+            for fd, event in poller.poll(wait_ms + 1):
+                ended = ended or fd == self._ended_fd
+                if fd == library_fd:
+                    return "stopped", output
+                if fd == self._write_fd and event & select.POLLOUT and to_type:
+                    try:
+                        to_type = to_type[os.write(fd, to_type[:4096]) :]
+                    except BlockingIOError:
+                        pass
+                    except OSError:
+                        to_type = b""
+                elif fd == self._write_fd and event & (select.POLLERR | select.POLLHUP):
+                    to_type = b""  # nobody reads; the end shows on the other side
+                if fd != self._read_fd or not event & (select.POLLIN | select.POLLHUP):
+                    continue
+                try:
+                    data = os.read(fd, 1 << 16)
+                except BlockingIOError:
+                    continue
+                except OSError:  # a terminal that nobody holds any more
+                    data = b""
+                if not data:
+                    output.add(tail, final=True)
+                    return "exited", output
+                tail += data
+                if self._terminal:
+                    if echo_left:
+                        line, newline, rest = tail.partition(b"\n")
+                        if not newline:
+                            continue
+                        tail, echo_left = rest, False
+                    if not to_type and PROMPT.search(tail):
+                        output.add(tail, final=True)
+                        return "done", output
+                    keep = 4096
+                else:
+                    before, mark_found, _ = tail.partition(seen)
+                    if mark_found:
+                        output.add(before, final=True)
+                        return "done", output
+                    keep = len(seen) - 1
+                output.add(tail[:-keep])
+                tail = tail[-keep:]
+            if ended and not any(
+                fd == self._read_fd for fd, _ in poller.poll(0)
+            ):  # others may hold its output open still
+                output.add(tail, final=True)
+                return "exited", output
+            if time.monotonic() >= next_look:
+                reason = self._clock.tick()
+                if reason is None and self._clock.elapsed_s >= limit_s:
+                    reason = "limit"
+                if reason is not None:
+                    output.add(tail, final=True)
+                    return reason, output
+                next_look = time.monotonic() + LOOK_S
