@@ -1,0 +1,422 @@
+"""Compiling a query to SQL for SQLite.
+
+Every compiled query names its columns k1, k2, ... and its tables s1, s2, ...
+"""
+
+import dataclasses
+
+from sqlglot import exp
+
+from cycleqd_jax.tasks.db.sqlite_catalog import Catalog
+from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
+from cycleqd_jax.tasks.db.sqlite_expressions import Expressions
+from cycleqd_jax.tasks.db.sqlite_grouping import check_grouping, constants
+from cycleqd_jax.tasks.db.sqlite_scope import Column, Scope
+from cycleqd_jax.tasks.db.sqlite_sources import Sources
+from cycleqd_jax.tasks.db.sqlite_types import (
+    Kind,
+    Value,
+    collated,
+    convert,
+    merge,
+)
+
+
+@dataclasses.dataclass
+class Query:
+    """A compiled query.
+
+    Attributes:
+      sql: for SQLite, without a semicolon.
+      columns: what it gives; each value reads the column from inside the query.
+      single: whether it cannot give more than one row.
+    """
+
+    sql: str
+    columns: list[Column]
+    single: bool = False
+
+
+class Queries:
+    """Compiles queries against a catalog.
+
+    Args:
+      catalog: what tables there are.
+      flavour: whose rules hold.
+      forbidden: a table that may not be read (1093), or "".
+    """
+
+    def __init__(self, catalog: Catalog, flavour: Flavour, forbidden: str = ""):
+        self.catalog = catalog
+        self.flavour = flavour
+        self.forbidden = forbidden
+        self._made = 0
+        self.views: list[str] = []  # being expanded
+        self.inside_derived = False
+
+    def new_name(self) -> str:
+        """An alias for SQLite."""
+        self._made += 1
+        return f"s{self._made}"
+
+    def scope(self, parent: Scope | None = None) -> Scope:
+        """An empty scope inside `parent`."""
+        return Scope(self.flavour, self.catalog.database, parent)
+
+    def expressions(self, scope: Scope, common: dict) -> Expressions:
+        """What compiles expressions in `scope`, where these WITH tables are known."""
+        return Expressions(scope, lambda node, outer: self.query(node, outer, common))
+
+    def query(self, node, parent: Scope | None = None, common: dict | None = None):
+        """Compiles a tree.
+
+        Args:
+          node: a SELECT, a UNION, or one of them in parentheses.
+          parent: scope of the query around it.
+          common: WITH tables, name -> (name in SQLite, columns).
+
+        Returns:
+          A `Query`.
+
+        Raises:
+          MySQLError: as a server would refuse it.
+        """
+        common = dict(common or {})
+        prefix = ""
+        if (tables := node.args.get("with_")) is not None:
+            prefix = self._common_tables(tables, parent, common)
+        if isinstance(node, exp.Subquery):
+            found = self._parenthesised(node, parent, common)
+        elif isinstance(node, exp.SetOperation):
+            found = self._set_operation(node, parent, common)
+        elif isinstance(node, exp.Select):
+            found = self._select(node, parent, common)
+        else:
+            raise MySQLError(1064, "You have an error in your SQL syntax")
+        if prefix:
+            found = Query(f"{prefix} {found.sql}", found.columns, found.single)
+        return found
+
+    def _parenthesised(self, node, parent, common) -> Query:
+        inner = self.query(node.this, parent, common)
+        if node.args.get("limit") is None and node.args.get("order") is None:
+            return inner
+        return self._outer_order(node, inner, parent, common)
+
+    # ---- SELECT
+
+    def _select(self, node: exp.Select, parent, common) -> Query:
+        scope = self.scope(parent)
+        expressions = self.expressions(scope, common)
+        expressions.windows = {
+            window.name.lower(): window for window in node.args.get("windows") or ()
+        }
+        sources = Sources(self, scope, expressions, common)
+        tables = sources.compile(node)
+        scope.constants = constants(node, scope)
+        where = self._where(node, scope, expressions)
+        scope.grouped = self._group_keys(node, scope, expressions)
+        outputs = self._projections(node, scope, expressions)
+        having, order = self._having_and_order(node, scope, expressions)
+        if scope.bare and (scope.grouped or scope.aggregated):
+            if self.flavour is Flavour.MYSQL8:
+                check_grouping(scope)
+            scope.first, scope.bare = True, []
+            scope.grouped = scope.grouped or frozenset({""})
+            outputs = self._projections(node, scope, expressions)
+            having, order = self._having_and_order(node, scope, expressions)
+        return self._assembled(node, scope, tables, where, outputs, having, order)
+
+    def _assembled(self, node, scope, tables, where, outputs, having, order) -> Query:
+        distinct = node.args.get("distinct") is not None
+        grouped = node.args.get("group") is not None
+        conditions = [where] if where else []
+        if having and not grouped and not scope.aggregated:
+            conditions.append(having)
+            having = ""
+        columns = []
+        listed = []
+        for number, (name, value) in enumerate(outputs, 1):
+            sql = convert(value, value.type)
+            if distinct:
+                sql = collated(Value(sql, value.type))
+            listed.append(f"{sql} AS k{number}")
+            columns.append(Column(name, Value(f"k{number}", value.type)))
+        parts = [f"SELECT {'DISTINCT ' if distinct else ''}{', '.join(listed)}"]
+        if tables:
+            parts.append(f"FROM {tables}")
+        if conditions:
+            parts.append(f"WHERE {' AND '.join(conditions)}")
+        keys = [key for key in scope.grouped or () if key]
+        if grouped:
+            parts.append("GROUP BY " + ", ".join(self._group_order))
+        if having:
+            parts.append(f"HAVING {having}")
+        if grouped and self.flavour is Flavour.MYSQL8 and not distinct:
+            rows = [source.row for source in scope.sources]
+            if rows and all(rows):
+                order = order + [f"MIN({row})" for row in rows]
+        del keys
+        if order:
+            parts.append("ORDER BY " + ", ".join(order))
+        limit = _limit(node)
+        if limit:
+            parts.append(limit)
+        single = (scope.aggregated and not grouped) or limit.startswith("LIMIT 1 ")
+        return Query(" ".join(parts), columns, single or limit == "LIMIT 1")
+
+    def _where(self, node, scope: Scope, expressions: Expressions) -> str:
+        where = node.args.get("where")
+        if where is None:
+            return ""
+        scope.clause, scope.allow_aggregates = "where clause", False
+        sql = expressions.condition(where.this)
+        scope.clause, scope.allow_aggregates = "field list", True
+        scope.bare.clear()
+        return sql
+
+    def _group_keys(self, node, scope, expressions) -> frozenset[str] | None:
+        group = node.args.get("group")
+        self._group_order: list[str] = []
+        if group is None:
+            return None
+        if group.args.get("rollup"):
+            raise MySQLError(1235, "This version of MySQL doesn't yet support 'ROLLUP'")
+        scope.clause, scope.allow_aggregates = "group statement", False
+        found, order = set(), []
+        for term in group.expressions:
+            target = self._target(term, node, scope)
+            value = expressions.value(target)
+            found.add(value.sql)
+            order.append(collated(value) if value.constant is None else "NULL")
+        scope.clause, scope.allow_aggregates = "field list", True
+        scope.bare.clear()
+        self._group_order = order
+        return frozenset(found)
+
+    def _target(self, term, node, scope):
+        """What a term of GROUP BY stands for: a position, an alias, or itself."""
+        if isinstance(term, exp.Literal) and not term.is_string:
+            return _at_position(node, term, "group statement")
+        if isinstance(term, exp.Column) and not term.table:
+            try:
+                scope.resolve(term.name)
+            except MySQLError as error:
+                if error.code != 1054:
+                    raise
+                for projection in node.expressions:
+                    if projection.alias.lower() == term.name.lower():
+                        if _has_aggregate(projection):
+                            raise MySQLError(
+                                1056, f"Can't group on '{term.name}'"
+                            ) from None
+                        return projection.this
+                raise
+        return term
+
+    def _projections(self, node, scope, expressions) -> list[tuple[str, Value]]:
+        outputs = []
+        scope.aliases = {}
+        for projection in node.expressions:
+            before = len(scope.bare)
+            star = _star(projection)
+            if star is not None:
+                outputs += _expanded(scope, star)
+            elif isinstance(projection, exp.Alias):
+                value = expressions.value(projection.this)
+                scope.aliases[projection.alias.lower()] = value
+                outputs.append((projection.alias, value))
+            else:
+                value = expressions.value(projection)
+                outputs.append((projection.name, value))
+            scope.bare[before:] = [
+                bare if isinstance(bare, tuple) else (len(outputs), bare)
+                for bare in scope.bare[before:]
+            ]
+        return outputs
+
+    def _having_and_order(self, node, scope, expressions) -> tuple[str, list[str]]:
+        scope.use_aliases = True
+        having = ""
+        if (clause := node.args.get("having")) is not None:
+            scope.clause = "having clause"
+            scope.prefer_aliases = not scope.grouped
+            having = expressions.condition(clause.this)
+        order = []
+        if (clause := node.args.get("order")) is not None:
+            scope.clause, scope.prefer_aliases = "order clause", True
+            for term in clause.expressions:
+                order.append(self._order_term(term, node, scope, expressions))
+        scope.use_aliases, scope.clause = False, "field list"
+        return having, order
+
+    def _order_term(self, term, node, scope, expressions) -> str:
+        key = term.this
+        down = " DESC" if term.args.get("desc") else ""
+        if isinstance(key, exp.Literal) and not key.is_string:
+            target = _at_position(node, key, "order clause")
+            key = target
+        value = expressions.value(key)
+        if value.constant is not None:
+            return "NULL"
+        return collated(value) + down
+
+    # ---- UNION
+
+    def _set_operation(self, node, parent, common) -> Query:
+        left = self.query(node.this, parent, common)
+        right = self.query(node.expression, parent, common)
+        if len(left.columns) != len(right.columns):
+            raise MySQLError(
+                1222, "The used SELECT statements have a different number of columns"
+            )
+        types = [
+            merge([a.value.type, b.value.type])
+            for a, b in zip(left.columns, right.columns, strict=True)
+        ]
+        sides = [_as_types(query, types) for query in (left, right)]
+        word = {exp.Union: "UNION", exp.Except: "EXCEPT", exp.Intersect: "INTERSECT"}
+        operator = word[type(node)]
+        if not node.args.get("distinct"):
+            if operator != "UNION":
+                raise MySQLError(1235, f"This version of MySQL doesn't yet support '{operator} ALL'")
+            operator += " ALL"
+        columns = [
+            Column(column.name, Value(column.value.sql, kind))
+            for column, kind in zip(left.columns, types, strict=True)
+        ]
+        found = Query(f" {operator} ".join(sides), columns)
+        if node.args.get("order") is None and node.args.get("limit") is None:
+            return found
+        return self._outer_order(node, found, parent, common)
+
+    def _outer_order(self, node, inner: Query, parent, common) -> Query:
+        """ORDER BY and LIMIT behind a union or a query in parentheses."""
+        scope = self.scope(parent)
+        name = self.new_name()
+        scope.clause, scope.use_aliases, scope.prefer_aliases = "order clause", True, True
+        for column in inner.columns:
+            value = Value(f"{name}.{column.value.sql}", column.value.type)
+            scope.aliases[column.name.lower()] = value
+        expressions = self.expressions(scope, common)
+        order = []
+        if (clause := node.args.get("order")) is not None:
+            for term in clause.expressions:
+                key, down = term.this, " DESC" if term.args.get("desc") else ""
+                if isinstance(key, exp.Literal) and not key.is_string:
+                    number = int(key.this)
+                    if not 1 <= number <= len(inner.columns):
+                        raise MySQLError(
+                            1054, f"Unknown column '{number}' in 'order clause'"
+                        )
+                    column = inner.columns[number - 1]
+                    value = Value(f"{name}.{column.value.sql}", column.value.type)
+                else:
+                    value = expressions.value(key)
+                order.append(collated(value) + down)
+        sql = f"SELECT * FROM ({inner.sql}) AS {name}"
+        if order:
+            sql += f" ORDER BY {', '.join(order)}"
+        return Query(f"{sql} {_limit(node)}".strip(), inner.columns)
+
+    # ---- WITH
+
+    def _common_tables(self, tables: exp.With, parent, common: dict) -> str:
+        recursive = bool(tables.args.get("recursive"))
+        parts = []
+        for table in tables.expressions:
+            names = [c.name for c in table.args["alias"].args.get("columns") or ()]
+            own = self.new_name()
+            body = table.this
+            if recursive and isinstance(body, exp.Union):
+                first = self.query(body.this, parent, common)
+                common[table.alias] = (own, _renamed(first.columns, names))
+            query = self.query(body, parent, common)
+            columns = _renamed(query.columns, names)
+            common[table.alias] = (own, columns)
+            listed = ", ".join(f"k{n}" for n in range(1, len(columns) + 1))
+            parts.append(f"{own}({listed}) AS ({query.sql})")
+        return f"WITH {'RECURSIVE ' if recursive else ''}{', '.join(parts)}"
+
+
+def _renamed(columns: list[Column], names: list[str]) -> list[Column]:
+    if not names:
+        return columns
+    if len(names) != len(columns):
+        raise MySQLError(
+            1353,
+            "In definition of view, derived table or common table expression, SELECT "
+            "list and column names list have different column counts",
+        )
+    return [Column(n, c.value) for n, c in zip(names, columns, strict=True)]
+
+
+def _as_types(query: Query, types: list) -> str:
+    listed = []
+    for number, (column, kind) in enumerate(zip(query.columns, types, strict=True), 1):
+        value = Value(f"q.k{number}", column.value.type)
+        sql = convert(value, kind)
+        if kind.kind is not Kind.TIME:
+            sql = collated(Value(sql, kind))
+        listed.append(f"{sql} AS k{number}")
+    return f"SELECT {', '.join(listed)} FROM ({query.sql}) AS q"
+
+
+def _limit(node) -> str:
+    limit, offset = node.args.get("limit"), node.args.get("offset")
+    if limit is None:
+        return ""
+    count = min(int(limit.expression.this), 2**62)
+    sql = f"LIMIT {count}"
+    if offset is not None:
+        sql += f" OFFSET {min(int(offset.expression.this), 2**62)}"
+    return sql
+
+
+def _at_position(node, literal: exp.Literal, clause: str):
+    """The expression of the select list at a position."""
+    if not literal.this.isdecimal():
+        return literal
+    number = int(literal.this)
+    projections = node.expressions
+    if any(_star(p) is not None for p in projections):
+        return exp.Placeholder(this=number)
+    if not 1 <= number <= len(projections):
+        raise MySQLError(1054, f"Unknown column '{number}' in '{clause}'")
+    projection = projections[number - 1]
+    if _has_aggregate(projection) and clause == "group statement":
+        raise MySQLError(1056, f"Can't group on '{projection.alias_or_name}'")
+    return projection.this if isinstance(projection, exp.Alias) else projection
+
+
+def _has_aggregate(node: exp.Expression) -> bool:
+    from cycleqd_jax.tasks.db.sqlite_aggregates import AGGREGATES
+
+    return any(
+        call.name.removeprefix("F_") in AGGREGATES
+        for call in node.find_all(exp.Anonymous)
+    )
+
+
+def _star(projection) -> str | None:
+    """The table before a `*` ("" for none), or None if this is no star."""
+    if isinstance(projection, exp.Star):
+        return ""
+    if isinstance(projection, exp.Column) and isinstance(projection.this, exp.Star):
+        return projection.table
+    return None
+
+
+def _expanded(scope: Scope, table: str) -> list[tuple[str, Value]]:
+    """The columns that a star stands for."""
+    sources = [s for s in scope.sources if not table or s.alias == table]
+    if not sources:
+        if table:
+            raise MySQLError(1051, f"Unknown table '{table}'")
+        raise MySQLError(1096, "No tables used")
+    found = []
+    for source in sources:
+        for column in source.columns:
+            if not (column.hidden and not table):
+                found.append((column.name, scope._used(source, column)))
+    return found

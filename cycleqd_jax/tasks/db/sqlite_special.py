@@ -1,0 +1,453 @@
+"""Calls whose type or form depends on their arguments."""
+
+from cycleqd_jax.tasks.db import sqlite_operators as operators
+from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError, unsupported
+from cycleqd_jax.tasks.db.sqlite_types import (
+    APPROXIMATE,
+    BINARY,
+    DATE,
+    DATETIME,
+    DOUBLE,
+    FLOAT,
+    INT,
+    JSON,
+    NULL_VALUE,
+    NUMERIC,
+    TEMPORAL,
+    TEXT,
+    TEXTUAL,
+    TIME,
+    Kind,
+    Type,
+    Value,
+    convert,
+    decimal,
+    merge,
+    to_bool,
+    to_datetime,
+    to_decimal,
+    to_double,
+    to_integer,
+    to_number,
+    to_text,
+)
+
+_DAYS = frozenset(("DAY", "WEEK", "MONTH", "QUARTER", "YEAR", "YEAR_MONTH"))
+_MANY = 10_000
+
+
+def _if(arguments, scope):
+    condition, yes, no = arguments
+    kind = merge([yes.type, no.type])
+    chosen = f"THEN {convert(yes, kind)} ELSE {convert(no, kind)}"
+    return Value(f"(CASE WHEN {to_bool(condition)} {chosen} END)", kind)
+
+
+def _coalesce(arguments, scope):
+    kind = merge([value.type for value in arguments])
+    parts = [convert(value, kind) for value in arguments]
+    return Value(f"COALESCE({', '.join([*parts, 'NULL'])})", kind)
+
+
+def _nullif(arguments, scope):
+    first, second = arguments
+    equal = operators.compare("=", first, second).sql
+    return Value(f"(CASE WHEN {equal} THEN NULL ELSE {first.sql} END)", first.type)
+
+
+def _isnull(arguments, scope):
+    return Value(f"({arguments[0].sql} IS NULL)", INT)
+
+
+def _extreme(name, operator):
+    def compiled(arguments, scope):
+        kind = merge([value.type for value in arguments])
+        if kind.kind is Kind.TEXT and any(v.type.kind in NUMERIC for v in arguments):
+            if any(v.type.kind in APPROXIMATE for v in arguments):
+                kind = DOUBLE
+        best = Value(convert(arguments[0], kind), kind)
+        for value in arguments[1:]:
+            other = Value(convert(value, kind), kind)
+            wins = operators.compare(operator, other, best).sql
+            sql = (
+                f"(CASE WHEN {other.sql} IS NULL OR {best.sql} IS NULL THEN NULL "
+                f"WHEN {wins} THEN {other.sql} ELSE {best.sql} END)"
+            )
+            best = Value(sql, kind)
+        return best
+
+    return compiled
+
+
+def _abs(arguments, scope):
+    value = to_number(arguments[0])
+    if value.type.kind is Kind.DECIMAL:
+        return Value(f"m_abs({value.sql})", value.type)
+    return Value(f"ABS({value.sql})", value.type)
+
+
+def _sign(arguments, scope):
+    return Value(f"m_sign({to_double(arguments[0])})", INT)
+
+
+def _whole(name):
+    def compiled(arguments, scope):
+        value = to_number(arguments[0])
+        if value.type.kind is Kind.INT:
+            return value
+        if value.type.kind is Kind.DECIMAL:
+            return Value(f"m_{name}_decimal({value.sql})", INT)
+        return Value(f"m_{name}({value.sql})", DOUBLE)
+
+    return compiled
+
+
+def _rounded(name):
+    def compiled(arguments, scope):
+        value = to_number(arguments[0])
+        digits = arguments[1] if len(arguments) > 1 else Value("0", INT, 0)
+        count = to_integer(to_number(digits))
+        if value.type.kind is Kind.INT:
+            return Value(f"m_{name}_integer({value.sql}, {count})", INT)
+        if value.type.kind is Kind.DECIMAL:
+            scale = value.type.scale
+            if isinstance(digits.constant, int):
+                # A ROUND with more digits than the value has shows them.
+                scale = max(digits.constant, 0)
+                if not value.sql.startswith("m_divide") and value.type.scale < scale:
+                    scale = value.type.scale
+            return Value(f"m_{name}({value.sql}, {count})", decimal(scale))
+        return Value(f"m_{name}_double({value.sql}, {count})", DOUBLE)
+
+    return compiled
+
+
+def _mod(arguments, scope):
+    return operators.arithmetic("%", *arguments)
+
+
+def _field(arguments, scope):
+    first, *rest = arguments
+    kinds = {value.type.kind for value in arguments}
+    if not (kinds <= TEXTUAL or kinds <= NUMERIC):
+        first, *rest = (Value(to_double(v), DOUBLE) for v in arguments)
+    whens = " ".join(
+        f"WHEN {operators.compare('=', first, value).sql} THEN {number}"
+        for number, value in enumerate(rest, 1)
+    )
+    return Value(f"(CASE {whens} ELSE 0 END)", INT)
+
+
+def _interval(arguments, scope):
+    first, *rest = (Value(to_double(v), DOUBLE) for v in arguments)
+    if not rest:
+        raise MySQLError(1064, "You have an error in your SQL syntax near 'INTERVAL'")
+    whens = " ".join(
+        f"WHEN {first.sql} < {value.sql} THEN {number}"
+        for number, value in enumerate(rest)
+    )
+    sql = f"(CASE WHEN {first.sql} IS NULL THEN -1 {whens} ELSE {len(rest)} END)"
+    return Value(sql, INT)
+
+
+def _strcmp(arguments, scope):
+    less = operators.compare("<", *(Value(to_text(v), TEXT) for v in arguments)).sql
+    equal = operators.compare("=", *(Value(to_text(v), TEXT) for v in arguments)).sql
+    return Value(f"(CASE WHEN {equal} THEN 0 WHEN {less} THEN -1 ELSE 1 END)", INT)
+
+
+def _format(arguments, scope):
+    digits = f"m_format({to_decimal(arguments[0])}, {to_integer(arguments[1])})"
+    return Value(digits, TEXT)
+
+
+# ---- casts
+
+
+def _cast(arguments, scope):
+    value, target, *sizes = arguments
+    numbers = [size.constant for size in sizes]
+    kind = value.type.kind
+    name = target.constant
+    if kind is Kind.NULL:
+        return Value("NULL", _cast_types(numbers)[name])
+    if name in ("SIGNED", "UNSIGNED"):
+        digits = to_integer(value if kind in TEXTUAL else to_number(value))
+        if kind in (Kind.BINARY, Kind.JSON):
+            digits = f"m_text_integer({to_text(value)})"
+        if name == "UNSIGNED":
+            digits = f"m_unsigned({digits})"
+        return Value(digits, INT)
+    if name == "CHAR":
+        text = to_text(value)
+        text = f"m_left({text}, {numbers[0]})" if numbers else text
+        return Value(text, TEXT)
+    if name == "DECIMAL":
+        precision, scale = [*numbers, *(10, 0)[len(numbers) :]][:2]
+        digits = f"m_text_decimal({to_text(value)})"
+        if kind in NUMERIC:
+            digits = to_decimal(value)
+        if precision > 65 or scale > 30 or scale > precision:
+            raise MySQLError(1426, f"Too-big precision {precision} specified for 'CAST'")
+        return Value(f"m_fit({digits}, {precision}, {scale})", decimal(scale))
+    if name in ("FLOAT", "DOUBLE"):
+        number = to_double(value)
+        if name == "FLOAT" and (not numbers or numbers[0] < 25):
+            return Value(f"m_float({number})", FLOAT)
+        return Value(number, DOUBLE)
+    if name == "BINARY":
+        return Value(f"m_encode({to_text(value)})", BINARY)
+    if name == "JSON":
+        return Value(f"m_json({to_text(value)})", JSON)
+    if name == "YEAR":
+        return Value(f"m_cast_year({to_integer(value)})", INT)
+    scale = numbers[0] if numbers else 0
+    if name == "DATE":
+        return Value(f"m_date({to_datetime(value)})", DATE)
+    if name == "DATETIME":
+        sql = f"m_seconds_scale({to_datetime(value)}, {scale})"
+        return Value(sql, Type(Kind.DATETIME, scale))
+    text = value.sql if kind in TEMPORAL else to_text(value)
+    return Value(f"m_seconds_scale(m_time({text}), {scale})", Type(Kind.TIME, scale))
+
+
+def _cast_types(numbers):
+    scale = numbers[1] if len(numbers) > 1 else 0
+    same = {"SIGNED": INT, "UNSIGNED": INT, "CHAR": TEXT, "DECIMAL": decimal(scale)}
+    same |= {"FLOAT": FLOAT, "DOUBLE": DOUBLE, "BINARY": BINARY, "JSON": JSON}
+    return same | {"YEAR": INT, "DATE": DATE, "DATETIME": DATETIME, "TIME": TIME}
+
+
+def _binary(arguments, scope):
+    value = arguments[0]
+    if value.type.kind is Kind.BINARY:
+        return value
+    return Value(f"m_encode({to_text(value)})", BINARY)
+
+
+# ---- dates
+
+
+def _shifted(sign):
+    def compiled(arguments, scope):
+        value, amount, unit = arguments
+        unit = unit.constant
+        kind = value.type.kind
+        if kind is Kind.DATE and unit not in _DAYS:
+            result = DATETIME
+        elif kind in (Kind.DATE, Kind.DATETIME):
+            result = value.type
+        elif kind is Kind.TIME:
+            result = DATETIME if unit in _DAYS else TIME
+        else:
+            result = TEXT
+        plain = value.sql if kind is Kind.TIME else to_text(value)
+        if kind is Kind.TIME and result is DATETIME:
+            plain = to_datetime(value)
+        number = to_text(amount)
+        sql = f"m_shift({plain}, {number}, '{unit}', {sign}1)"
+        if kind is Kind.DATE and result is DATE:
+            sql = f"m_date({sql})"
+        return Value(sql, result)
+
+    return compiled
+
+
+def _timestampadd(arguments, scope):
+    unit, amount, value = arguments
+    return _shifted("+")([value, amount, unit], scope)
+
+
+def _str_to_date(arguments, scope):
+    value, pattern = arguments
+    form = pattern.constant
+    sql = f"m_str_to_date({to_text(value)}, {to_text(pattern)}"
+    if not isinstance(form, str):
+        return Value(f"{sql}, 'datetime')", Type(Kind.DATETIME, 6))
+    letters = {form[i + 1] for i in range(len(form) - 1) if form[i] == "%"}
+    has_time = bool(letters & set("fHIhiklpprSsT"))
+    has_date = bool(letters & set("abcDdejMmUuVvWwXxYy"))
+    scale = 6 if "f" in letters else 0
+    if has_time and not has_date:
+        return Value(f"{sql}, 'time')", Type(Kind.TIME, scale))
+    if has_time:
+        return Value(f"{sql}, 'datetime')", Type(Kind.DATETIME, scale))
+    return Value(f"{sql}, 'date')", DATE)
+
+
+def _now(arguments, scope):
+    return Value("m_now()", DATETIME)
+
+
+def _timestamp(arguments, scope):
+    sql = to_datetime(arguments[0])
+    if len(arguments) == 2:
+        sql = f"m_add_time({sql}, {to_text(arguments[1])}, 1)"
+    return Value(sql, DATETIME)
+
+
+def _add_time(sign):
+    def compiled(arguments, scope):
+        first, second = arguments
+        kind = first.type if first.type.kind in TEMPORAL else TEXT
+        kind = DATETIME if kind is DATE else kind
+        sql = f"m_add_time({to_text(first)}, {to_text(second)}, {sign})"
+        return Value(sql, kind)
+
+    return compiled
+
+
+def _extract(arguments, scope):
+    unit, value = arguments
+    text = value.sql if value.type.kind in TEMPORAL else to_text(value)
+    return Value(f"m_extract('{unit.constant}', {text})", INT)
+
+
+def _literal(arguments, scope):
+    name, text = (value.constant for value in arguments)
+    value = arguments[1]
+    if name == "DATE":
+        return Value(f"m_date({to_datetime(value)})", DATE)
+    if name == "TIME":
+        return Value(f"m_time({value.sql})", TIME)
+    del text
+    return Value(to_datetime(value), DATETIME)
+
+
+def _unix_timestamp(arguments, scope):
+    if not arguments:
+        return Value("m_unix_timestamp(m_now())", INT)
+    value = arguments[0]
+    if value.type.kind in TEXTUAL:
+        return Value(f"m_unix_timestamp_text({to_datetime(value)})", decimal(6))
+    return Value(f"m_unix_timestamp({to_datetime(value)})", INT)
+
+
+def _from_unixtime(arguments, scope):
+    sql = f"m_from_unixtime({to_double(arguments[0])})"
+    if len(arguments) == 2:
+        return Value(f"m_date_format({sql}, {to_text(arguments[1])})", TEXT)
+    return Value(sql, DATETIME)
+
+
+# ---- the session
+
+
+def _constant(text):
+    return lambda arguments, scope: Value(f"'{text}'", TEXT)
+
+
+def _database(arguments, scope):
+    return Value("'" + scope.database.replace("'", "''") + "'", TEXT)
+
+
+def _version(arguments, scope):
+    old = scope.flavour is Flavour.MARIADB
+    return Value("'10.11.14-MariaDB'" if old else "'8.0.36'", TEXT)
+
+
+_VARIABLES = {
+    "version": None,
+    "sql_mode": None,
+    "autocommit": 0,
+    "max_allowed_packet": 67108864,
+    "group_concat_max_len": 1024,
+    "lower_case_table_names": 0,
+    "character_set_database": "utf8mb4",
+}
+
+
+def _system_variable(arguments, scope):
+    name = arguments[0].constant.rpartition(".")[2]
+    if name == "version":
+        return _version(arguments, scope)
+    if name == "sql_mode":
+        modes = "STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION"
+        if scope.flavour is Flavour.MYSQL8:
+            modes = f"ONLY_FULL_GROUP_BY,{modes}"
+        return Value(f"'{modes}'", TEXT)
+    if name not in _VARIABLES:
+        raise MySQLError(1193, f"Unknown system variable '{name}'")
+    value = _VARIABLES[name]
+    return Value(repr(value), INT if isinstance(value, int) else TEXT)
+
+
+def _variable(arguments, scope):
+    return Value(f"m_variable({arguments[0].sql})", TEXT)
+
+
+def _assign(arguments, scope):
+    raise unsupported("assigning to variables")
+
+
+def _json_pair(name):
+    def compiled(arguments, scope):
+        pairs = ", ".join(f"{v.sql}, {int(v.type.kind)}" for v in arguments)
+        return Value(f"m_{name}({pairs})", JSON)
+
+    return compiled
+
+
+SPECIAL = {
+    "IF": (3, 3, _if),
+    "IFNULL": (2, 2, _coalesce),
+    "NVL": (2, 2, _coalesce),
+    "COALESCE": (1, _MANY, _coalesce),
+    "NULLIF": (2, 2, _nullif),
+    "ISNULL": (1, 1, _isnull),
+    "GREATEST": (2, _MANY, _extreme("greatest", ">")),
+    "LEAST": (2, _MANY, _extreme("least", "<")),
+    "ABS": (1, 1, _abs),
+    "SIGN": (1, 1, _sign),
+    "CEIL": (1, 1, _whole("ceil")),
+    "CEILING": (1, 1, _whole("ceil")),
+    "FLOOR": (1, 1, _whole("floor")),
+    "ROUND": (1, 2, _rounded("round")),
+    "TRUNCATE": (2, 2, _rounded("truncate")),
+    "MOD": (2, 2, _mod),
+    "FIELD": (2, _MANY, _field),
+    "INTERVAL": (2, _MANY, _interval),
+    "STRCMP": (2, 2, _strcmp),
+    "FORMAT": (2, 3, _format),
+    "CAST": (2, 4, _cast),
+    "BINARY": (1, 1, _binary),
+    "DATE_ADD": (3, 3, _shifted("+")),
+    "ADDDATE": (3, 3, _shifted("+")),
+    "DATE_SUB": (3, 3, _shifted("-")),
+    "SUBDATE": (3, 3, _shifted("-")),
+    "TIMESTAMPADD": (3, 3, _timestampadd),
+    "STR_TO_DATE": (2, 2, _str_to_date),
+    "TIMESTAMP": (1, 2, _timestamp),
+    "ADDTIME": (2, 2, _add_time(1)),
+    "SUBTIME": (2, 2, _add_time(-1)),
+    "EXTRACT": (2, 2, _extract),
+    "LITERAL": (2, 2, _literal),
+    "UNIX_TIMESTAMP": (0, 1, _unix_timestamp),
+    "FROM_UNIXTIME": (1, 2, _from_unixtime),
+    "DATABASE": (0, 0, _database),
+    "SCHEMA": (0, 0, _database),
+    "VERSION": (0, 0, _version),
+    "SYSTEM_VARIABLE": (1, 1, _system_variable),
+    "VARIABLE": (1, 1, _variable),
+    "ASSIGN": (2, 2, _assign),
+    "JSON_OBJECT": (0, _MANY, _json_pair("json_object")),
+    "JSON_ARRAY": (0, _MANY, _json_pair("json_array")),
+    "CHARSET": (1, 1, _constant("utf8mb4")),
+    "BENCHMARK": (2, 2, lambda arguments, scope: Value("0", INT, 0)),
+    "CONNECTION_ID": (0, 0, lambda arguments, scope: Value("8", INT, 8)),
+    "LAST_INSERT_ID": (0, 1, lambda arguments, scope: Value("0", INT, 0)),
+    "ROW_COUNT": (0, 0, lambda arguments, scope: Value("-1", INT)),
+    "FOUND_ROWS": (0, 0, lambda arguments, scope: Value("0", INT, 0)),
+    "NAME_CONST": (2, 2, lambda arguments, scope: arguments[1]),
+    "DEFAULT_VALUE": (0, 0, lambda arguments, scope: NULL_VALUE),
+}
+for _name in ("NOW", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP", "SYSDATE"):
+    SPECIAL[_name] = (0, 1, _now)
+for _name in ("UTC_TIMESTAMP",):
+    SPECIAL[_name] = (0, 1, _now)
+for _name in ("CURDATE", "CURRENT_DATE", "UTC_DATE"):
+    SPECIAL[_name] = (0, 0, lambda arguments, scope: Value("m_date(m_now())", DATE))
+for _name in ("CURTIME", "CURRENT_TIME", "UTC_TIME"):
+    SPECIAL[_name] = (0, 1, lambda arguments, scope: Value("m_time(m_now())", TIME))
+for _name in ("USER", "CURRENT_USER", "SESSION_USER", "SYSTEM_USER"):
+    SPECIAL[_name] = (0, 0, _constant("dbbench@localhost"))
