@@ -28,8 +28,9 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.individuals import BASE
 from cycleqd_jax.io import files
 from cycleqd_jax.io.run_folder import RunFolder
-from cycleqd_jax.tasks.language import Harness, Score, retention
+from cycleqd_jax.tasks.language import Harness
 from cycleqd_jax.tasks.language_engine import Panel
+from cycleqd_jax.tasks.language_scores import Score, retention
 from cycleqd_jax.tasks.language_settings import LanguageConfig
 from experiments import console, report
 from experiments.language_models import Model, Stage, open_family
@@ -68,7 +69,10 @@ def _measure(config: LanguageConfig, stem: str) -> int:
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     # The harness's own notes about tokenisers and forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    output = config.output or (f"{config.run}/language" if config.run else f"runs/{stem}")
+    output = config.output or (
+        f"{config.run}/language" if config.run else f"runs/{stem}"
+    )
+    included = _included(config)
     with console.ConsoleObserver() as observer:
         observer.phase("looking for the tasks")
         harness = Harness(config.protocol, config.include)
@@ -76,13 +80,11 @@ def _measure(config: LanguageConfig, stem: str) -> int:
         harness.check(tasks)
         family = open_family(config, observer)
         with RunFolder(output, resume=True) as folder:
-            keeper = _Keeper(folder, config, harness.version, family.dtype)
+            keeper = _Keeper(folder, config, included, harness.version, family.dtype)
             stage = Stage(family, config.engine)
             results: Results = {}
             for group in stage.groups(config.individuals_per_pass):
-                results |= _ask_group(
-                    group, tasks, harness, stage, keeper, observer
-                )
+                results |= _ask_group(group, tasks, harness, stage, keeper, observer)
             names = [model.name for model in family.models]
             rows = _rows(results, names, tasks)
             _write(folder, config, harness.version, family.models, rows)
@@ -152,6 +154,7 @@ class _Keeper:
 
     folder: RunFolder
     config: LanguageConfig
+    included: list
     version: str
     dtype: str
 
@@ -172,7 +175,7 @@ class _Keeper:
 
     def _path(self, model: Model, task: str) -> pathlib.Path:
         config = self.config
-        own = [model.fingerprint, task, self.version, self.dtype, _included(config)]
+        own = [model.fingerprint, task, self.version, self.dtype, self.included]
         text = json.dumps([own, dict(config.protocol._asdict())], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         name = "--".join(_ODD.sub("-", part) for part in (task, model.name, key))
@@ -256,7 +259,9 @@ def _table(rows: Sequence[Mapping], names: Sequence[str], *, plain: bool):
         cells.setdefault(key, {})[row["model"]] = text
     for (_, task, metric), own in cells.items():
         # Brackets would be markup.
-        table.add_row(task, metric.replace("[", "\\["), *(own.get(name, "-") for name in names))
+        table.add_row(
+            task, metric.replace("[", "\\["), *(own.get(name, "-") for name in names)
+        )
     return table
 
 

@@ -107,8 +107,8 @@ def _open_run(
     path = pathlib.Path(config.run)
     if not (path / "state.json").is_file():
         raise BadInputError(
-            f"run: {path} holds no finished run (state.json is missing); finish it with "
-            "experiments.agent_skills --resume."
+            f"run: {path} holds no finished run (state.json is missing); finish it "
+            "with experiments.agent_skills --resume."
         )
     with RunFolder(path, resume=True) as folder:
         run = load_config(path / "config.yaml", [], RunConfig)
@@ -132,9 +132,7 @@ def _open_run(
             f"({wanted[:12]}); bring the old file back."
         )
     noise = noise_source(run)
-    mode = choose_mode(
-        config.engine.mode, base.weights, basis, noise=noise is not None
-    )
+    mode = choose_mode(config.engine.mode, base.weights, basis, noise=noise is not None)
     observer.note(mode.reason)
     models = []
     for name in _names(config, facts):
@@ -208,12 +206,13 @@ class Stage:
           many tokens.
         """
         model, weights, population = self._load(group)
-        if self._program is None or model is not self._speaking:
+        if self._speaking is None or _differ(self._speaking, model):
             self._engine = None
             self._program = make_program(
                 model.config, self._family.dtype, self._settings
             )
-        self._speaking, self._loaded = model, (weights, population)
+            self._speaking = model
+        self._loaded = weights, population
         if self._engine is not None:
             self._engine.load(weights, population)
         longest = model.config.max_position_embeddings
@@ -299,3 +298,9 @@ class Stage:
         loaded = load_model(model.source, dtype=family.dtype)
         weights = put_on_device(loaded.weights, self._mesh)
         return loaded, weights, None
+
+
+def _differ(one: LoadedModel, other: LoadedModel) -> bool:
+    """Whether an engine of one cannot speak for the other."""
+    prints = one.tokenizer.fingerprint, other.tokenizer.fingerprint
+    return one.config != other.config or prints[0] != prints[1]

@@ -7,22 +7,18 @@ own; only the model is ours. Several individuals are asked the same at once.
 The harness is the optional extra `language`, imported when it is needed.
 """
 
-import contextlib
 import difflib
+import functools
 import importlib.metadata
-import io
-import logging
-import random
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.models.chat import ChatTokenizer
 from cycleqd_jax.tasks.language_engine import Panel
+from cycleqd_jax.tasks.language_quiet import quiet, seeded
+from cycleqd_jax.tasks.language_scores import Score, task_scores
 
 EXTRA = "pip install 'cycleqd-jax[language]'"
 DEFAULT_TASKS = (
@@ -36,7 +32,6 @@ DEFAULT_TASKS = (
 )
 # Asked for by default too, by harnesses that have it.
 OPTIONAL_TASKS = ("bigcodebench",)
-_WORDS = ("name", "alias", "sample_len", "sample_count")  # of results, no metrics
 
 
 class Protocol(NamedTuple):
@@ -65,28 +60,6 @@ class Protocol(NamedTuple):
     seed: int = 1234
     bootstrap_iters: int = 1000
     unsafe_code: bool = False
-
-
-class Score(NamedTuple):
-    """One metric of one task.
-
-    Attributes:
-      task: the task's or group's name.
-      metric: its name, with the filter's where there is one: "exact_match[strict]".
-      value: of it.
-      stderr: its standard error, or None.
-      higher_is_better: False for perplexities and the like, None where unknown.
-      problems: how many it is of.
-      is_part: whether it is of a task inside the group that was asked for.
-    """
-
-    task: str
-    metric: str
-    value: float
-    stderr: float | None
-    higher_is_better: bool | None
-    problems: int
-    is_part: bool
 
 
 class Speaker(NamedTuple):
@@ -135,15 +108,12 @@ class Harness:
           BadInputError: the harness is not installed.
         """
         self.version = harness_version()
-        from lm_eval.tasks import TaskManager
-
         self._protocol = protocol
-        with _quiet():
-            self._manager = TaskManager(include_path=list(include) or None)
+        self._include = list(include)
 
     def default_tasks(self) -> tuple[str, ...]:
         """What is run where nothing is named."""
-        known = [name for name in OPTIONAL_TASKS if name in self._manager.task_index]
+        known = [name for name in OPTIONAL_TASKS if name in self._all.task_index]
         return (*DEFAULT_TASKS, *known)
 
     def check(self, names: Sequence[str]) -> None:
@@ -153,9 +123,9 @@ class Harness:
           BadInputError: one is not.
         """
         for name in names:
-            if name in self._manager.task_index:
+            if name in self._own.task_index or name in self._all.task_index:
                 continue
-            near = difflib.get_close_matches(name, self._manager.all_tasks, n=3)
+            near = difflib.get_close_matches(name, self._all.all_tasks, n=3)
             meant = f"did you mean {', '.join(near)}? " if near else ""
             raise BadInputError(
                 f"tasks: lm-evaluation-harness {self.version} has no task, group or "
@@ -175,9 +145,14 @@ class Harness:
           MissingDataError: data are not here and cannot be fetched.
           BadInputError: the task cannot be used.
         """
+        # Own tasks may build on others, so what is there alone need not be enough.
+        manager = self._all if name not in self._own.task_index else self._own
         try:
-            with _quiet():
-                loaded = self._manager.load([name])
+            with quiet():
+                try:
+                    loaded = manager.load([name])
+                except KeyError:
+                    loaded = self._all.load([name])
         except Exception as err:  # the hub's, the harness's, a task's own: any kind
             raise _load_error(name, err) from err
         for task in loaded["tasks"].values():
@@ -217,8 +192,25 @@ class Harness:
                 chat_template_args=protocol.chat_template_args,
                 seed=protocol.seed,
             )
-            scores.append(_scores(name, self._evaluate(lm, loaded)))
+            scores.append(task_scores(name, self._evaluate(lm, loaded)))
         return scores
+
+    @functools.cached_property
+    def _own(self) -> Any:
+        """The tasks of one's own alone: few are found at once, thousands are not."""
+        return self._manager(include_defaults=False)
+
+    @functools.cached_property
+    def _all(self) -> Any:
+        return self._manager(include_defaults=True)
+
+    def _manager(self, include_defaults: bool) -> Any:
+        from lm_eval.tasks import TaskManager
+
+        with quiet():
+            return TaskManager(
+                include_path=self._include or None, include_defaults=include_defaults
+            )
 
     def _check_loaded(self, task: Any) -> None:
         if getattr(task, "MULTIMODAL", False):
@@ -245,7 +237,7 @@ class Harness:
             elif own is None:
                 task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=protocol.seed)
-        with _quiet(), _seeded(protocol.seed):
+        with quiet(), seeded(protocol.seed):
             return evaluator.evaluate(
                 lm,
                 loaded,
@@ -257,43 +249,6 @@ class Harness:
                 fewshot_as_multiturn=protocol.fewshot_as_multiturn,
                 confirm_run_unsafe_code=protocol.unsafe_code,
             )
-
-
-def retention(value: float, base: float) -> float | None:
-    """A score relative to the base model's; None where the base's is 0."""
-    return value / base if base else None
-
-
-def _scores(name: str, results: Mapping[str, Any]) -> list[Score]:
-    """The metrics of what was asked for first, then those of its parts."""
-    found = results["results"]
-    # Where a group has no score of its own, those of its parts are what there is.
-    has_own = name in results.get("groups", {}) or name in results["configs"]
-    scores = []
-    for task, metrics in found.items():
-        is_part = has_own and task != name
-        for key, value in metrics.items():
-            metric, _, kind = key.partition(",")
-            if key in _WORDS or metric.endswith("_stderr") or not _is_number(value):
-                continue
-            stderr = metrics.get(f"{metric}_stderr,{kind}")
-            better = results["higher_is_better"].get(task, {}).get(metric)
-            scores.append(
-                Score(
-                    task,
-                    metric if kind in ("", "none") else f"{metric}[{kind}]",
-                    float(value),
-                    float(stderr) if _is_number(stderr) else None,
-                    better,
-                    int(metrics.get("sample_len", 0)),
-                    is_part,
-                )
-            )
-    return sorted(scores, key=lambda score: score.is_part)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _load_error(name: str, err: Exception) -> BadInputError:
@@ -315,7 +270,7 @@ def _load_error(name: str, err: Exception) -> BadInputError:
     return MissingDataError(
         f"tasks: {name} needs the data set {path}"
         f"{f' ({part})' if part else ''}, which is not on this machine and cannot be "
-        f"fetched ({reason}); where there is a network, type: python -c \"import "
+        f'fetched ({reason}); where there is a network, type: python -c "import '
         f'datasets; datasets.load_dataset({arguments})", and bring the folder that '
         "HF_HOME names (~/.cache/huggingface) here."
     )
@@ -330,35 +285,3 @@ def _task_in(err: Exception) -> Any:
         if isinstance(frame.f_locals.get("self"), Task):
             found = frame.f_locals["self"]
     return found
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The harness draws bars and prints; progress is told elsewhere."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            # Of other libraries, about themselves: nothing that a user can mend.
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Tasks may draw from the global generators; afterwards these are as before."""
-    ours, theirs = random.getstate(), np.random.get_state()
-    random.seed(0)  # the harness's own default, whatever the seed of the examples
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(ours)
-        np.random.set_state(theirs)

@@ -1,8 +1,8 @@
 """Our models as models of lm-evaluation-harness.
 
 Text becomes tokens exactly as in the harness's own `hf` model: where context and
-continuation part, when a beginning-of-sequence token is put in front, what is cut off on
-the left, which windows a long text is read in, and where a reply ends.
+continuation part, when a beginning-of-sequence token is put in front, what is cut off
+on the left, which windows a long text is read in, and where a reply ends.
 
 Needs the extra `language`; `language.py` imports this module when it is wanted.
 """

@@ -77,7 +77,9 @@ class LanguageConfig(Section):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if (self.run is None) == (self.base_model is None):
-            wrong = "is missing" if self.run is None else "and base_model are both given"
+            wrong = (
+                "is missing" if self.run is None else "and base_model are both given"
+            )
             raise ValueError(
                 f"run {wrong}; expected either run, the folder of a finished run, or "
                 "base_model."

@@ -4,7 +4,6 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.tasks.language import Harness, Protocol
 from cycleqd_jax.tasks.language_engine import Panel
 from cycleqd_jax.tasks.language_lm import EngineLM, Shared, harness_tokenizer
 
@@ -71,7 +70,9 @@ def reply_requests(hf) -> list[Instance]:
     """Stop strings are taken from what the model says without any."""
     prompts = ["The river", "Question: 2 + 2?\nAnswer:", "one two three " * 20, "Ω 🙂"]
     plain = {"until": [], "max_gen_toks": 24, "do_sample": False}
-    free = hf.generate_until(requests_of("generate_until", [(p, plain) for p in prompts]))
+    free = hf.generate_until(
+        requests_of("generate_until", [(p, plain) for p in prompts])
+    )
     arguments = [(p, plain) for p in prompts]
     for prompt, text in zip(prompts, free, strict=True):
         assert len(text) > 30
@@ -144,11 +145,13 @@ def test_draws_depend_on_the_seed(make_lm):
     assert first != make_lm(seed=2).generate_until(requests)
 
 
-@pytest.mark.parametrize("name", ["own_choice", "own_letters", "own_texts", "own_replies"])
+@pytest.mark.parametrize(
+    "name", ["own_choice", "own_letters", "own_texts", "own_replies"]
+)
 @pytest.mark.parametrize("chat", [False, True])
-def test_requests_of_whole_tasks(make_lm, hf, own_tasks, name, chat):
+def test_requests_of_whole_tasks(make_lm, hf, harness, name, chat):
     """Few-shot prompts, as the harness writes them, plain and as chats."""
-    loaded = Harness(Protocol(), [str(own_tasks)]).load(name)
+    loaded = harness.load(name)
     task = loaded["tasks"][name]
     if task.config.num_fewshot is None:
         task.set_config("num_fewshot", 0)
