@@ -14,7 +14,15 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cycleqd_jax.errors import BadInputError, MissingDataError
+import jax
+
+from cycleqd_jax.errors import (
+    BadInputError,
+    CycleQDError,
+    MissingDataError,
+    RunError,
+)
+from cycleqd_jax.inference.requests import RequestError
 from cycleqd_jax.models.chat import ChatTokenizer
 from cycleqd_jax.tasks.language_engine import Panel
 from cycleqd_jax.tasks.language_quiet import quiet, seeded
@@ -32,6 +40,8 @@ DEFAULT_TASKS = (
 )
 # Asked for by default too, by harnesses that have it.
 OPTIONAL_TASKS = ("bigcodebench",)
+# What commands have sentences for, or what is a fault of the engine's.
+_OURS = (CycleQDError, RequestError, jax.errors.JaxRuntimeError, MemoryError)
 
 
 class Protocol(NamedTuple):
@@ -110,6 +120,7 @@ class Harness:
         self.version = harness_version()
         self._protocol = protocol
         self._include = list(include)
+        self._loaded: dict[str, dict[str, Any]] = {}
 
     def default_tasks(self) -> tuple[str, ...]:
         """What is run where nothing is named."""
@@ -133,7 +144,7 @@ class Harness:
             )
 
     def load(self, name: str) -> dict[str, Any]:
-        """A task, or the tasks of a group or tag, with their data.
+        """A task, or the tasks of a group or tag, with their data; kept for next time.
 
         Args:
           name: was checked.
@@ -145,6 +156,8 @@ class Harness:
           MissingDataError: data are not here and cannot be fetched.
           BadInputError: the task cannot be used.
         """
+        if name in self._loaded:
+            return self._loaded[name]
         # Own tasks may build on others, so what is there alone need not be enough.
         manager = self._all if name not in self._own.task_index else self._own
         try:
@@ -157,6 +170,7 @@ class Harness:
             raise _load_error(name, err) from err
         for task in loaded["tasks"].values():
             self._check_loaded(task)
+        self._loaded[name] = loaded
         return loaded
 
     def run(
@@ -172,6 +186,7 @@ class Harness:
 
         Raises:
           BadInputError: a task asks for what the engine does not do.
+          RunError: a task, or a metric of its, fails.
         """
         from cycleqd_jax.tasks.language_lm import EngineLM, Shared, harness_tokenizer
 
@@ -192,7 +207,15 @@ class Harness:
                 chat_template_args=protocol.chat_template_args,
                 seed=protocol.seed,
             )
-            scores.append(task_scores(name, self._evaluate(lm, loaded)))
+            try:
+                scores.append(task_scores(name, self._evaluate(lm, loaded)))
+            except _OURS:
+                raise
+            except Exception as err:  # a task's own code may raise any kind
+                raise RunError(
+                    f"tasks: {name} fails in lm-evaluation-harness {self.version} "
+                    f"({_reason(err)})."
+                ) from err
         return scores
 
     @functools.cached_property
@@ -253,7 +276,7 @@ class Harness:
 
 def _load_error(name: str, err: Exception) -> BadInputError:
     """What to say of an exception while a task was loaded."""
-    reason = f"{type(err).__name__}: {' '.join(str(err).split())}"[:300]
+    reason = _reason(err)
     task = _task_in(err)
     path = getattr(task, "DATASET_PATH", None)
     if path is None:
@@ -274,6 +297,10 @@ def _load_error(name: str, err: Exception) -> BadInputError:
         f'datasets; datasets.load_dataset({arguments})", and bring the folder that '
         "HF_HOME names (~/.cache/huggingface) here."
     )
+
+
+def _reason(err: Exception) -> str:
+    return f"{type(err).__name__}: {' '.join(str(err).split())}"[:300]
 
 
 def _task_in(err: Exception) -> Any:
