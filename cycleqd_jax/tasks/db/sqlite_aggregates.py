@@ -115,9 +115,7 @@ def _average(value: Value, mark: str) -> Value:
     if number.type.kind in APPROXIMATE:
         return Value(f"m_avg_double({mark}{to_double(number)})", DOUBLE)
     scale = number.type.scale
-    return Value(
-        f"m_avg({mark}{_distinct(number)})", decimal(scale + _DIVISION_DIGITS)
-    )
+    return Value(f"m_avg({mark}{_distinct(number)})", decimal(scale + _DIVISION_DIGITS))
 
 
 def _distinct(number: Value) -> str:

@@ -100,10 +100,10 @@ def call(name: str, arguments: list[Value], scope: Scope) -> Value:
     signature = _signatures().get(name)
     if signature is None:
         if name in ("INTERVAL", "DEFAULT_VALUE", "VALUES"):
-            raise MySQLError(1064, f"You have an error in your SQL syntax near '{name}'")
-        raise MySQLError(
-            1305, f"FUNCTION {scope.database}.{name} does not exist"
-        )
+            raise MySQLError(
+                1064, f"You have an error in your SQL syntax near '{name}'"
+            )
+        raise MySQLError(1305, f"FUNCTION {scope.database}.{name} does not exist")
     letters, least, repeats, result, own = signature
     if len(arguments) < least or (len(arguments) > len(letters) and not repeats):
         raise _wrong_count(name)

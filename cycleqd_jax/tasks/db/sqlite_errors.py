@@ -105,6 +105,4 @@ def no_such_table(database: str, name: str) -> MySQLError:
 
 def unsupported(what: str) -> MySQLError:
     """What this database cannot do although a server can."""
-    return MySQLError(
-        1235, f"This version of MySQL doesn't yet support '{what}'"
-    )
+    return MySQLError(1235, f"This version of MySQL doesn't yet support '{what}'")

@@ -358,9 +358,7 @@ class Reader:
             self.step()
             self._parenthesis()
         elif word == "MATCH" and calls:
-            raise MySQLError(
-                1191, "Can't find FULLTEXT index matching the column list"
-            )
+            raise MySQLError(1191, "Can't find FULLTEXT index matching the column list")
         elif word in WITHOUT_PARENTHESES and not calls:
             self.out.append(f"F_{self.step().text.upper()}()")
         elif word == "DEFAULT" and not calls:

@@ -39,7 +39,9 @@ class Token(NamedTuple):
     end: int
 
 
-_SKIP = re.compile(r"(?:[\s\x00]+|#[^\n]*|--(?=[\s\x00]|$)[^\n]*|/\*(?!!).*?\*/)+", re.S)
+_SKIP = re.compile(
+    r"(?:[\s\x00]+|#[^\n]*|--(?=[\s\x00]|$)[^\n]*|/\*(?!!).*?\*/)+", re.S
+)
 _TOKEN = re.compile(
     r"""
     (?P<bits> [xX]'[0-9a-fA-F]*' | 0x[0-9a-fA-F]+(?![\w$]) | [bB]'[01]*'

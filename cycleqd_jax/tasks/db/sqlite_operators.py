@@ -156,7 +156,9 @@ def _joined(word: str, conditions: list[Value]) -> Value:
     parts = [to_bool(c) for c in conditions]
     while len(parts) > 1:
         parts = [
-            f"({f' {word} '.join(parts[i : i + 2])})" if i + 1 < len(parts) else parts[i]
+            f"({f' {word} '.join(parts[i : i + 2])})"
+            if i + 1 < len(parts)
+            else parts[i]
             for i in range(0, len(parts), 2)
         ]
     return Value(f"({parts[0]})", INT)

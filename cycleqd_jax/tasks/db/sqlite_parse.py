@@ -33,7 +33,9 @@ def parse_query(plain: str) -> exp.Expression:
         trees = _dialect().parse(plain)
     except (SqlglotError, RecursionError) as error:
         text = str(error).split("\n", maxsplit=1)[0][:200]
-        raise MySQLError(1064, f"You have an error in your SQL syntax; {text}") from None
+        raise MySQLError(
+            1064, f"You have an error in your SQL syntax; {text}"
+        ) from None
     if len(trees) != 1 or trees[0] is None:
         raise MySQLError(1064, "You have an error in your SQL syntax")
     return trees[0]

@@ -7,8 +7,9 @@ import dataclasses
 
 from sqlglot import exp
 
+from cycleqd_jax.tasks.db.sqlite_aggregates import AGGREGATES
 from cycleqd_jax.tasks.db.sqlite_catalog import Catalog
-from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
+from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError, unsupported
 from cycleqd_jax.tasks.db.sqlite_expressions import Expressions
 from cycleqd_jax.tasks.db.sqlite_grouping import check_grouping, constants
 from cycleqd_jax.tasks.db.sqlite_scope import Column, Scope
@@ -115,19 +116,22 @@ class Queries:
         tables = sources.compile(node)
         scope.constants = constants(node, scope)
         where = self._where(node, scope, expressions)
-        scope.grouped = self._group_keys(node, scope, expressions)
+        scope.grouped, keys = self._group_keys(node, scope, expressions)
         outputs = self._projections(node, scope, expressions)
-        having, order = self._having_and_order(node, scope, expressions)
+        having, order = self._having_and_order(node, scope, expressions, outputs)
         if scope.bare and (scope.grouped or scope.aggregated):
             if self.flavour is Flavour.MYSQL8:
                 check_grouping(scope)
             scope.first, scope.bare = True, []
             scope.grouped = scope.grouped or frozenset({""})
             outputs = self._projections(node, scope, expressions)
-            having, order = self._having_and_order(node, scope, expressions)
-        return self._assembled(node, scope, tables, where, outputs, having, order)
+            having, order = self._having_and_order(node, scope, expressions, outputs)
+        parts = tables, where, keys, having, order
+        return self._assembled(node, scope, outputs, *parts)
 
-    def _assembled(self, node, scope, tables, where, outputs, having, order) -> Query:
+    def _assembled(
+        self, node, scope, outputs, tables, where, keys, having, order
+    ) -> Query:
         distinct = node.args.get("distinct") is not None
         grouped = node.args.get("group") is not None
         conditions = [where] if where else []
@@ -147,16 +151,14 @@ class Queries:
             parts.append(f"FROM {tables}")
         if conditions:
             parts.append(f"WHERE {' AND '.join(conditions)}")
-        keys = [key for key in scope.grouped or () if key]
         if grouped:
-            parts.append("GROUP BY " + ", ".join(self._group_order))
+            parts.append("GROUP BY " + ", ".join(keys))
         if having:
             parts.append(f"HAVING {having}")
         if grouped and self.flavour is Flavour.MYSQL8 and not distinct:
             rows = [source.row for source in scope.sources]
             if rows and all(rows):
                 order = order + [f"MIN({row})" for row in rows]
-        del keys
         if order:
             parts.append("ORDER BY " + ", ".join(order))
         limit = _limit(node)
@@ -175,11 +177,11 @@ class Queries:
         scope.bare.clear()
         return sql
 
-    def _group_keys(self, node, scope, expressions) -> frozenset[str] | None:
+    def _group_keys(self, node, scope, expressions):
+        """(SQL of the expressions or None, the same as GROUP BY has them)."""
         group = node.args.get("group")
-        self._group_order: list[str] = []
         if group is None:
-            return None
+            return None, []
         if group.args.get("rollup"):
             raise MySQLError(1235, "This version of MySQL doesn't yet support 'ROLLUP'")
         scope.clause, scope.allow_aggregates = "group statement", False
@@ -191,8 +193,7 @@ class Queries:
             order.append(collated(value) if value.constant is None else "NULL")
         scope.clause, scope.allow_aggregates = "field list", True
         scope.bare.clear()
-        self._group_order = order
-        return frozenset(found)
+        return frozenset(found), order
 
     def _target(self, term, node, scope):
         """What a term of GROUP BY stands for: a position, an alias, or itself."""
@@ -235,7 +236,9 @@ class Queries:
             ]
         return outputs
 
-    def _having_and_order(self, node, scope, expressions) -> tuple[str, list[str]]:
+    def _having_and_order(
+        self, node, scope, expressions, outputs
+    ) -> tuple[str, list[str]]:
         scope.use_aliases = True
         having = ""
         if (clause := node.args.get("having")) is not None:
@@ -246,20 +249,9 @@ class Queries:
         if (clause := node.args.get("order")) is not None:
             scope.clause, scope.prefer_aliases = "order clause", True
             for term in clause.expressions:
-                order.append(self._order_term(term, node, scope, expressions))
+                order.append(_order_term(term, expressions, outputs))
         scope.use_aliases, scope.clause = False, "field list"
         return having, order
-
-    def _order_term(self, term, node, scope, expressions) -> str:
-        key = term.this
-        down = " DESC" if term.args.get("desc") else ""
-        if isinstance(key, exp.Literal) and not key.is_string:
-            target = _at_position(node, key, "order clause")
-            key = target
-        value = expressions.value(key)
-        if value.constant is not None:
-            return "NULL"
-        return collated(value) + down
 
     # ---- UNION
 
@@ -279,7 +271,9 @@ class Queries:
         operator = word[type(node)]
         if not node.args.get("distinct"):
             if operator != "UNION":
-                raise MySQLError(1235, f"This version of MySQL doesn't yet support '{operator} ALL'")
+                raise MySQLError(
+                    1235, f"This version of MySQL doesn't yet support '{operator} ALL'"
+                )
             operator += " ALL"
         columns = [
             Column(column.name, Value(column.value.sql, kind))
@@ -294,7 +288,11 @@ class Queries:
         """ORDER BY and LIMIT behind a union or a query in parentheses."""
         scope = self.scope(parent)
         name = self.new_name()
-        scope.clause, scope.use_aliases, scope.prefer_aliases = "order clause", True, True
+        scope.clause, scope.use_aliases, scope.prefer_aliases = (
+            "order clause",
+            True,
+            True,
+        )
         for column in inner.columns:
             value = Value(f"{name}.{column.value.sql}", column.value.type)
             scope.aliases[column.name.lower()] = value
@@ -362,6 +360,21 @@ def _as_types(query: Query, types: list) -> str:
     return f"SELECT {', '.join(listed)} FROM ({query.sql}) AS q"
 
 
+def _order_term(term, expressions, outputs) -> str:
+    key = term.this
+    down = " DESC" if term.args.get("desc") else ""
+    if isinstance(key, exp.Literal) and key.this.isdecimal() and not key.is_string:
+        number = int(key.this)
+        if not 1 <= number <= len(outputs):
+            raise MySQLError(1054, f"Unknown column '{number}' in 'order clause'")
+        value = outputs[number - 1][1]
+    else:
+        value = expressions.value(key)
+    if value.constant is not None:
+        return "NULL"
+    return collated(value) + down
+
+
 def _limit(node) -> str:
     limit, offset = node.args.get("limit"), node.args.get("offset")
     if limit is None:
@@ -380,7 +393,7 @@ def _at_position(node, literal: exp.Literal, clause: str):
     number = int(literal.this)
     projections = node.expressions
     if any(_star(p) is not None for p in projections):
-        return exp.Placeholder(this=number)
+        raise unsupported("positions behind *")
     if not 1 <= number <= len(projections):
         raise MySQLError(1054, f"Unknown column '{number}' in '{clause}'")
     projection = projections[number - 1]
@@ -390,8 +403,6 @@ def _at_position(node, literal: exp.Literal, clause: str):
 
 
 def _has_aggregate(node: exp.Expression) -> bool:
-    from cycleqd_jax.tasks.db.sqlite_aggregates import AGGREGATES
-
     return any(
         call.name.removeprefix("F_") in AGGREGATES
         for call in node.find_all(exp.Anonymous)

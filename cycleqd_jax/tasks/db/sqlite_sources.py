@@ -157,7 +157,10 @@ class Sources:
         columns = query.columns
         if names := [c.name for c in alias.args.get("columns") or ()]:
             if len(names) != len(columns):
-                raise MySQLError(1353, "View's SELECT and view's field list have different column counts")
+                raise MySQLError(
+                    1353,
+                    "View's SELECT and view's field list have different column counts",
+                )
             columns = [Column(n, c.value) for n, c in zip(names, columns, strict=True)]
         _check_names(columns)
         sql = self._add(f"({query.sql})", alias.name, columns, "")

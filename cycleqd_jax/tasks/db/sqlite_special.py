@@ -188,7 +188,9 @@ def _cast(arguments, scope):
         if kind in NUMERIC:
             digits = to_decimal(value)
         if precision > 65 or scale > 30 or scale > precision:
-            raise MySQLError(1426, f"Too-big precision {precision} specified for 'CAST'")
+            raise MySQLError(
+                1426, f"Too-big precision {precision} specified for 'CAST'"
+            )
         return Value(f"m_fit({digits}, {precision}, {scale})", decimal(scale))
     if name in ("FLOAT", "DOUBLE"):
         number = to_double(value)

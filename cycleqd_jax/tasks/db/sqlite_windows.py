@@ -37,9 +37,7 @@ def window(expressions, node: exp.Window) -> Value:
     """
     scope = expressions.scope
     if not scope.allow_aggregates or scope.inside_aggregate:
-        raise MySQLError(
-            3593, "You cannot use the window function in this context."
-        )
+        raise MySQLError(3593, "You cannot use the window function in this context.")
     function = node.this
     if not isinstance(function, exp.Anonymous):
         raise unsupported(type(function).__name__)
