@@ -14,7 +14,6 @@ import dataclasses
 import json
 import os
 import resource
-import shutil
 import socket
 import struct
 import subprocess
@@ -23,9 +22,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.sandbox.permission import SWITCHES
+from cycleqd_jax.sandbox import permission
+from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.seccomp import deny_filter
+from cycleqd_jax.sandbox.session_server import FIRST_UID
 from cycleqd_jax.sandbox.session_skeleton import PATH
+from cycleqd_jax.sandbox.session_supervisor import receive
 
 _START_S = 60.0  # for one start on a busy machine; it takes milliseconds
 _GRACE = 20.0  # a limit by the session's clock is at most so many times longer
@@ -120,9 +122,7 @@ class Sessions:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
         self._limits = limits
-        self._slots = slots
-        self._free: list[int] = list(reversed(range(slots)))
-        self._waiting = asyncio.Semaphore(slots)
+        self._gate = Gate(slots)
         self._as_root = is_root()
         self._server: subprocess.Popen | None = None
         self._control: socket.socket | None = None
@@ -142,16 +142,13 @@ class Sessions:
         Raises:
           SandboxError: it could not be started.
         """
-        async with self._waiting:
-            slot = self._free.pop()
+        async with self._gate.enter() as slot:
+            session = Session(self._request(slot, root))
             try:
-                session = await self._start(slot, root)
-                try:
-                    yield session
-                finally:
-                    await session.close()
+                await session.started()
+                yield session
             finally:
-                self._free.append(slot)
+                await session.close()
 
     async def close(self) -> None:
         """Ends all sessions; none can be started any more."""
@@ -187,7 +184,29 @@ class Sessions:
             self._control.close()
         self._control = ours
 
-    async def _start(self, slot: int, root: Root) -> "Session":
+    def check(self, root: Root = Root()) -> None:
+        """Starts a session, looks whether it comes up, and ends it.
+
+        Raises:
+          BadInputError: it does not; says why and what to do.
+        """
+        try:
+            with self._request(0, root) as sock:
+                sock.settimeout(_START_S)
+                reply = receive(sock)
+        except (SandboxError, OSError) as error:
+            reply = {"error": str(error)}
+        if reply is None:
+            reply = {"error": "it ended at once"}
+        if "error" in reply:
+            said = str(reply["error"])
+            raise BadInputError(
+                f"sandbox: a session could not be started here ({said}); "
+                f"{_remedy(said, root)}"
+            )
+
+    def _request(self, slot: int, root: Root) -> socket.socket:
+        """Asks for a session; our end of its socket."""
         self._ensure_server()
         request = {
             "slot": slot,
@@ -207,7 +226,6 @@ class Sessions:
             },
         }
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
         fds = [theirs.fileno()]
         image_fd = None
         try:
@@ -222,13 +240,7 @@ class Sessions:
             theirs.close()
             if image_fd is not None:
                 os.close(image_fd)
-        session = Session(ours)
-        try:
-            await session.started()
-        except BaseException:
-            await session.close()
-            raise
-        return session
+        return ours
 
 
 class Session:
@@ -239,6 +251,7 @@ class Session:
     """
 
     def __init__(self, sock: socket.socket):
+        sock.setblocking(False)
         self._sock = sock
 
     async def started(self) -> None:
@@ -249,7 +262,7 @@ class Session:
         self,
         language: str,
         code: str,
-        arguments: Sequence[str] = (),
+        arguments: Sequence[str | bytes] = (),
         *,
         limit_s: float,
         judging: bool = False,
@@ -276,7 +289,7 @@ class Session:
         reply = await self._ask(
             limit_s,
             do="run",
-            argv=[f"{folder}/{name}", name, *words, *arguments],
+            argv=[f"{folder}/{name}", name, *map(_bytes_as_text, (*words, *arguments))],
             env={**ENVIRONMENT, **(_TRUSTED if judging else {}), **extra},
             limit_s=limit_s,
             judging=judging,
@@ -296,7 +309,7 @@ class Session:
 
     async def type(self, code: str, *, limit_s: float) -> Typed:
         """Types into the shell, and waits until it is ready again or out of time."""
-        data = code.encode("utf-8", "replace").decode("latin-1")
+        data = _bytes_as_text(code)
         return _typed(await self._ask(limit_s, do="type", code=data, limit_s=limit_s))
 
     async def remember(self) -> None:
@@ -373,9 +386,26 @@ class Session:
         return b"".join(parts)
 
 
+def _bytes_as_text(word: str | bytes) -> str:
+    """Bytes as they travel; what cannot be encoded becomes question marks."""
+    data = word if isinstance(word, bytes) else word.encode("utf-8", "replace")
+    return data.decode("latin-1")
+
+
 def _typed(reply: dict) -> Typed:
     text = reply["text"].encode("latin-1")
     return Typed(str(reply["ended"]), text, bool(reply["valid"]))
+
+
+def _remedy(said: str, root: Root) -> str:
+    """What to do where a session does not come up."""
+    if root.overlay and ("overlay" in said or "cannot be mapped" in said):
+        return (
+            "choose the backend host, or start as root on Linux 5.19 or later with /usr "
+            "on a file system like ext4, xfs or btrfs, or give as image a folder whose "
+            "files belong to the user who starts it"
+        )
+    return permission.remedy(said, FIRST_UID)
 
 
 def is_root() -> bool:

@@ -120,9 +120,7 @@ def bind(source: str, target: str, *, read_only: bool = False) -> None:
         return
     for more in (0, MS_NOSUID | MS_NODEV, MS_NOSUID | MS_NODEV | MS_NOEXEC, MS_NODEV):
         try:
-            mount(
-                "none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | more
-            )
+            mount("none", target, None, MS_BIND | MS_REMOUNT | MS_RDONLY | more)
         except PermissionError:
             continue
         return

@@ -38,7 +38,13 @@ _UNWANTED = (
     "sudo.conf",
 )
 _FOLDERS = ("etc", "proc", "dev", "sys", "usr")
-_LOGIN_SCRIPTS = (".bash_login", ".bash_profile", ".profile", ".bashrc", ".pam_environment")
+_LOGIN_SCRIPTS = (
+    ".bash_login",
+    ".bash_profile",
+    ".profile",
+    ".bashrc",
+    ".pam_environment",
+)
 
 
 class Tampered(Exception):
@@ -62,7 +68,9 @@ def repair(*, root, links, image, usr, users):
     for name in _FOLDERS:
         _make_folder(f"{root}/{name}")
     if image:
-        _restore_tree(image, root, "/data/upper", ("usr", "bin", "sbin", "lib", "lib64"))
+        _restore_tree(
+            image, root, "/data/upper", ("usr", "bin", "sbin", "lib", "lib64")
+        )
         _restore_etc(root, image)
         _drop_shadows(root, f"{image}/usr", "")
     else:

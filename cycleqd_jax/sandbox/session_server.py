@@ -154,9 +154,12 @@ def _outer(request, sock, image_fd, there, first_uid):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     processes = request["limits"]["processes"]
     if first_uid is not None:
-        os.setgroups([])
-        os.setresgid(first_uid, first_uid, first_uid)
-        os.setresuid(first_uid, first_uid, first_uid)
+        try:
+            os.setgroups([])
+            os.setresgid(first_uid, first_uid, first_uid)
+            os.setresuid(first_uid, first_uid, first_uid)
+        except OSError as error:
+            raise OSError(f"setpriv: {error}") from error
         # What is set when the namespace is made bounds all of it together.
         resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
     kernel.unshare(kernel.CLONE_NEWUSER)

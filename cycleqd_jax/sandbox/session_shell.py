@@ -13,9 +13,13 @@ or sleeps ends at its limit, and one that computes is not ended early on a busy 
 """
 
 import codecs
+import fcntl
+import math
 import os
 import re
 import select
+import struct
+import termios
 import time
 
 from cycleqd_jax.sandbox._watch import STATE, Processes
@@ -31,8 +35,8 @@ class _Processes(Processes):
     """Also knows whether something wants to run."""
 
     def busy(self):
-        """Whether a process was running, or waiting for a processor, at the look."""
-        return any(fields[STATE] == b"R" for fields in self._stats.values())
+        """Whether a process was running, or waiting for processor or disk."""
+        return any(fields[STATE] in (b"R", b"D") for fields in self._stats.values())
 
 
 class Clock:
@@ -103,6 +107,54 @@ class Output:
                 self.valid = False
 
 
+class _Typing:
+    """Types lines, each when the one before was read, as a terminal hands them out.
+
+    A shell in the shell may read as much as there is, and what it reads beyond its end
+    would be lost to the outer one.
+    """
+
+    _EAGER = 50  # looks without a pause, for a shell that is about to read
+    _MAX_PAUSE_MS = 20.0
+
+    def __init__(self, fd, lines, at_once=False):
+        self._fd = fd
+        self._at_once = at_once
+        self._lines = list(reversed(lines))
+        self._looks = 0
+
+    @property
+    def done(self):
+        """Whether all was typed."""
+        return not self._lines
+
+    def go_on(self):
+        """Types what can be typed; milliseconds until it should be tried again."""
+        while self._lines and (self._at_once or not _unread(self._fd)):
+            line = self._lines.pop()
+            try:
+                rest = line[os.write(self._fd, line) :]
+            except BlockingIOError:
+                rest = line
+            except OSError:  # nobody reads; the end shows on the other side
+                self._lines.clear()
+                break
+            self._looks = 0
+            if rest:
+                self._lines.append(rest)
+                break
+        if not self._lines:
+            return math.inf
+        self._looks += 1
+        pause_ms = self._looks - self._EAGER
+        return min(max(0.0, pause_ms), self._MAX_PAUSE_MS)
+
+
+def _unread(fd):
+    """How many bytes were written into a pipe or terminal but not yet read."""
+    return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
+
+
 class Shell:
     """A shell that is running.
 
@@ -138,12 +190,14 @@ class Shell:
         mark = os.urandom(12).hex().encode()
         seen = b"\x1e" + mark + b"\x1e"
         if self._terminal:
-            to_type = code + b"\n" if code is not None else b""
+            lines = [] if code is None else [code + b"\n"]
+            typing = _Typing(self._write_fd, lines, at_once=True)
         else:
             # In a group whose errors go nowhere, so that `set -x` does not show it;
             # `$?` is what it was before.
             line = b"{ eval \"printf '\\036%s\\036' " + mark + b'; (exit $?)"; }'
-            to_type = (code or b"") + b"\n" + line + b" 2>/dev/null\n"
+            text = (code or b"") + b"\n" + line + b" 2>/dev/null\n"
+            typing = _Typing(self._write_fd, text.splitlines(keepends=True))
         output = Output()
         tail = b""  # not yet known whether it begins the mark
         echo_left = self._terminal and code is not None
@@ -154,23 +208,13 @@ class Shell:
             poller.register(self._read_fd, select.POLLIN)
             poller.register(library_fd, select.POLLIN)
             poller.register(self._ended_fd, select.POLLIN)
-            if to_type:
-                poller.register(self._write_fd, select.POLLOUT)
-            wait_ms = max(0.0, next_look - time.monotonic()) * 1000
+            wait_ms = max(0.0, next_look - time.monotonic()) * 1000 + 1
+            wait_ms = min(wait_ms, typing.go_on())
             ended = False
-            for fd, event in poller.poll(wait_ms + 1):
+            for fd, event in poller.poll(wait_ms):
                 ended = ended or fd == self._ended_fd
                 if fd == library_fd:
                     return "stopped", output
-                if fd == self._write_fd and event & select.POLLOUT and to_type:
-                    try:
-                        to_type = to_type[os.write(fd, to_type[:4096]) :]
-                    except BlockingIOError:
-                        pass
-                    except OSError:
-                        to_type = b""
-                elif fd == self._write_fd and event & (select.POLLERR | select.POLLHUP):
-                    to_type = b""  # nobody reads; the end shows on the other side
                 if fd != self._read_fd or not event & (select.POLLIN | select.POLLHUP):
                     continue
                 try:
@@ -189,7 +233,7 @@ class Shell:
                         if not newline:
                             continue
                         tail, echo_left = rest, False
-                    if not to_type and PROMPT.search(tail):
+                    if typing.done and PROMPT.search(tail):
                         output.add(tail, final=True)
                         return "done", output
                     keep = 4096

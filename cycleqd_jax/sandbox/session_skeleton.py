@@ -1,11 +1,10 @@
 """The system that a session starts with where no image gives one.
 
-Like a fresh container: empty home folders, the usual users and groups, a minimal
-`/etc`. Programs come from the host's `/usr`; see `session_stage`.
+Like a fresh container, but smaller: home folders are empty, there are the usual users
+and groups and a minimal `/etc`. Programs come from the host's `/usr`; see `session_stage`.
 """
 
 FOLDERS = (
-    "boot",
     "dev",
     "etc",
     "etc/default",
@@ -13,8 +12,6 @@ FOLDERS = (
     "etc/profile.d",
     "etc/skel",
     "home",
-    "media",
-    "mnt",
     "opt",
     "proc",
     "root",
@@ -91,14 +88,6 @@ alias ll='ls -alF'
 alias la='ls -A'
 alias l='ls -CF'
 """
-_ROOT_PROFILE = """# ~/.profile: executed by Bourne-compatible login shells.
-if [ "$BASH" ]; then
-  if [ -f ~/.bashrc ]; then
-    . ~/.bashrc
-  fi
-fi
-mesg n 2> /dev/null || true
-"""
 _USER_PROFILE = """# ~/.profile: executed by the command interpreter for login shells.
 if [ -n "$BASH_VERSION" ]; then
     if [ -f "$HOME/.bashrc" ]; then
@@ -160,14 +149,15 @@ def files() -> dict[str, tuple[str, int]]:
     made = {
         "etc/passwd": ("\n".join(passwd) + "\n", 0o644),
         "etc/group": ("".join(f"{n}:x:{i}:\n" for n, i in groups), 0o644),
-        "etc/shadow": ("".join(f"{u[0]}:*:19000:0:99999:7:::\n" for u in _USERS), 0o640),
+        "etc/shadow": (
+            "".join(f"{u[0]}:*:19000:0:99999:7:::\n" for u in _USERS),
+            0o640,
+        ),
         "etc/gshadow": ("".join(f"{name}:*::\n" for name, _ in groups), 0o640),
         "etc/subuid": ("", 0o644),
         "etc/subgid": ("", 0o644),
         "etc/hostname": ("box\n", 0o644),
         "etc/hosts": ("127.0.0.1\tlocalhost\n127.0.1.1\tbox\n", 0o644),
-        "root/.bashrc": (_BASHRC, 0o644),
-        "root/.profile": (_ROOT_PROFILE, 0o644),
         "var/log/alternatives.log": ("", 0o644),
         "var/log/apt/history.log": ("\nStart-Date: 2023-01-01\n", 0o644),
         "var/log/btmp": ("", 0o660),

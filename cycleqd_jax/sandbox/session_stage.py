@@ -30,7 +30,11 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
+_HIDDEN_FILES = ("keys", "key-users", "sysrq-trigger", "timer_list", "kallsyms")
+_HIDDEN_FOLDERS = ("tty/driver", "scsi")
+_SHOWN_OF_FIRST = ("cmdline", "comm", "stat", "statm", "status")
 _STAGE_BYTES, _STAGE_FILES = 2**20, 512
+_PRIVATE = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _SHM_BYTES = 2**20
 _CPU = "/sys/devices/system/cpu"
 
@@ -91,10 +95,8 @@ class Stage:
             "mode=755"
         )
         kernel.mount("tmpfs", f"{stage}/data", "tmpfs", kernel.MS_NODEV, limits)
-        kernel.mount("proc", f"{stage}/proc", "proc", 14)
-        for name in ("keys", "key-users", "sysrq-trigger", "timer_list"):
-            with contextlib.suppress(OSError):
-                kernel.bind(f"{stage}/host/dev/null", f"{stage}/proc/{name}")
+        kernel.mount("proc", f"{stage}/proc", "proc", _PRIVATE)
+        _cover_proc(f"{stage}/proc", f"{stage}/host/dev/null")
         os.chdir(stage)
         kernel.enter_root(stage)
         self._make_data()
@@ -172,12 +174,12 @@ class Stage:
         if not self.image:
             with contextlib.suppress(OSError):
                 folder = f"{view}/sys"
-                kernel.mount("tmpfs", folder, "tmpfs", 14, "size=64k,mode=755")
+                kernel.mount("tmpfs", folder, "tmpfs", _PRIVATE, "size=64k,mode=755")
                 os.makedirs(f"{folder}/devices/system/cpu")
                 kernel.bind("/host/cpu", f"{folder}/devices/system/cpu")
-                _remount(folder, kernel.MS_RDONLY | 14)
+                _remount(folder, kernel.MS_RDONLY | _PRIVATE)
         if judging:
-            _remount(f"{view}/proc", kernel.MS_RDONLY | 14)
+            _remount(f"{view}/proc", kernel.MS_RDONLY | _PRIVATE)
         if read_only:
             for name in ("tmp", "run"):
                 if os.path.isdir(f"{view}/{name}") and not os.path.islink(
@@ -242,6 +244,33 @@ class Stage:
         except OSError:  # a namespace with one group only
             options = options.removesuffix(",gid=5")
             kernel.mount("devpts", f"{folder}/pts", "devpts", flags, options)
+
+
+def _cover_proc(proc, null):
+    """Hides what says something of the machine or can be opened by nobody here.
+
+    Of process 1 only what `ps` shows is left: its folder belongs to root outside, and
+    every `find /` would complain about it.
+    """
+    for name in _HIDDEN_FILES:
+        with contextlib.suppress(OSError):
+            kernel.bind(null, f"{proc}/{name}")
+    shown = {}
+    for name in _SHOWN_OF_FIRST:
+        with open(f"{proc}/1/{name}", "rb") as file:
+            shown[name] = file.read()
+    for folder, files in (("1", shown), *((name, {}) for name in _HIDDEN_FOLDERS)):
+        place = f"{proc}/{folder}"
+        if not os.path.isdir(place):
+            continue
+        kernel.mount(
+            "tmpfs", place, "tmpfs", _PRIVATE, "size=32k,nr_inodes=16,mode=555"
+        )
+        for name, content in files.items():
+            _touch(f"{place}/{name}")
+            with open(f"{place}/{name}", "wb") as file:
+                file.write(content)
+        _remount(place, kernel.MS_RDONLY | _PRIVATE)
 
 
 def _remount(target, flags):

@@ -155,7 +155,8 @@ class Supervisor:
         os.umask(0o022)
         kernel.load_filter(self._filter)
         kernel.limit_capabilities(self._kept)
-        os.execve(argv[0], argv[1:], environment)
+        words = [word.encode("latin-1") for word in argv]
+        os.execve(words[0], words[1:], environment)
 
     def _fork(self, argv, environment, fds, prepare=None, **view):
         """Starts the program argv[0] with the arguments argv[1:]; its process id.

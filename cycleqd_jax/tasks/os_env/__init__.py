@@ -1,0 +1,1 @@
+"""AgentBench's OS interaction: its data, its protocol, its verdicts."""

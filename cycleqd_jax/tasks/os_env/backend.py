@@ -1,0 +1,93 @@
+"""Which machine a problem runs on, and which problems have none.
+
+`NEEDS` names what a problem of the published set needs beyond what `host` gives:
+programs of the system that can be changed, several users, or a package source.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.sandbox.session import Root, Session, Sessions
+from cycleqd_jax.tasks.os_env.options import Options
+
+# One changes the permissions of /usr/bin/find.
+NEEDS_OVERLAY = frozenset({50})
+# useradd, then su or runuser or files of several owners.
+NEEDS_USERS = frozenset({21, 47, 48, 49, 148, 163, 164, 165})
+# apt install with a network, or sudo, which is then in the image.
+NEEDS_PACKAGES = frozenset({52, 53, 55})
+
+
+class Machines:
+    """The sessions of one task.
+
+    Args:
+      options: the task's.
+
+    Raises:
+      BadInputError: the machine lacks what they need.
+    """
+
+    def __init__(self, options: Options):
+        self._options = options
+        self._sessions = Sessions(options.sessions)
+        self._overlay = options.backend == "overlay"
+        self._sessions.check(Root(self._overlay, options.image))
+        self._may_overlay = self._overlay
+        if options.backend == "auto":
+            try:
+                self._sessions.check(Root(overlay=True))
+                self._may_overlay = True
+            except BadInputError:
+                pass  # why_not says what is missing where it matters
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        """What of it decides verdicts."""
+        return {
+            "backend": self._options.backend,
+            "image": self._options.image,
+            "overlay": self._may_overlay,
+            "users": self._sessions.many_users,
+        }
+
+    def why_not(self, index: int) -> str | None:
+        """Why a problem cannot run here, in words, or None if it can."""
+        if index in NEEDS_PACKAGES and self._options.image is None:
+            return "it needs sudo and a package source, which only an image can have"
+        if index in NEEDS_OVERLAY and not self._may_overlay:
+            return (
+                "it changes programs of the system, which the backend host does not "
+                "allow and this machine allows no other; see docs/sandbox.md"
+            )
+        if index in NEEDS_USERS and not self._sessions.many_users:
+            return "it needs several users, which only a start as root can give it"
+        return None
+
+    def check_runs(self, indices: Iterable[int]) -> None:
+        """All of these can run, but for those that no model could solve anyway.
+
+        Raises:
+          BadInputError: names those that cannot.
+        """
+        cannot = [i for i in indices if i not in NEEDS_PACKAGES and self.why_not(i)]
+        if cannot:
+            raise BadInputError(
+                "task_settings.os_interaction.split is reference, but here the problems "
+                f"{', '.join(map(str, cannot))} cannot run: {self.why_not(cannot[0])}; "
+                "start as root, or take the split seeded."
+            )
+
+    @contextlib.asynccontextmanager
+    async def open(self, index: int) -> AsyncIterator[Session]:
+        """A fresh machine for this problem."""
+        overlay = self._overlay or (
+            self._options.backend == "auto" and index in NEEDS_OVERLAY
+        )
+        async with self._sessions.open(Root(overlay, self._options.image)) as session:
+            yield session
+
+    async def close(self) -> None:
+        """Ends them."""
+        await self._sessions.close()

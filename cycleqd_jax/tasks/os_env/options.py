@@ -1,0 +1,67 @@
+"""The settings of OS interaction, `task_settings.os_interaction` of a config."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from cycleqd_jax import settings
+from cycleqd_jax.config_sections import Section, Text, Whole
+
+
+class Options(Section):
+    """See the attributes; defaults are the reference's unless marked ours.
+
+    Attributes:
+      data: folder with problems.jsonl, prompt.json and cycleqd_task_ids.json.
+      split: "seeded" cuts the problems that this backend can run into splits;
+        "reference" makes the reference's 110 problems `optimise`, and nothing else.
+      rounds: replies of an episode at most; AgentBench has 8.
+      backend: "host": the machine's own programs, read-only; "overlay": they, or those
+        of `image`, can be changed for the episode; "container": Docker or Podman.
+        "auto", ours: overlay for the problems that need it and host for all others.
+      image: "overlay": a folder with a root file system; "container": an image's name.
+      terminal: "clean", ours: what commands print; "reference": all that a terminal
+        shows, with prompts and escape sequences.
+      turn_s: seconds that a turn's commands have.
+      repetitions: how often each problem is there; the reference's quality is the mean
+        over five repetitions of all problems.
+      sessions: episodes at once, ours; more wait for a free place.
+      max_new_tokens: of one reply.
+    """
+
+    data: Text | None = None
+    split: Literal["seeded", "reference"] = "seeded"
+    rounds: Annotated[int, Field(ge=1, le=100)] = 5
+    backend: Literal["auto", "host", "overlay", "container"] = "auto"
+    image: Text | None = None
+    terminal: Literal["clean", "reference"] = "clean"
+    turn_s: Annotated[float, Field(gt=0, le=600)] = 5.0
+    repetitions: Annotated[int, Field(ge=1, le=100)] = 1
+    sessions: Annotated[int, Field(ge=1, le=1000)] = 64
+    max_new_tokens: Whole = 512
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        key = "task_settings.os_interaction"
+        if self.image is not None and self.backend not in ("overlay", "container"):
+            raise ValueError(
+                f"{key}.image is {self.image!r}, but {key}.backend is {self.backend}; "
+                "expected overlay or container with an image."
+            )
+        if self.image is None and self.backend == "container":
+            raise ValueError(
+                f"{key}.backend is container; expected the name of an image as "
+                f"{key}.image."
+            )
+        return self
+
+
+def parse_options(given: Mapping[str, Any]) -> Options:
+    """Checks them.
+
+    Raises:
+      BadInputError: one sentence with the key, the value and what is allowed.
+    """
+    return settings.parse_section("task_settings.os_interaction", given, Options)
