@@ -83,15 +83,23 @@ class Engine:
     def open(self, name: str, columns: list[str], rows: list[list]) -> State:
         """A new database with one table of TEXT columns, named like it.
 
+        Args:
+          name: of the database and of the table.
+          columns: their names; none for a database without a table.
+          rows: cells in the order of the columns, stored as text.
+
         Raises:
           MySQLError: a server would not make such a table.
         """
         catalog = Catalog(name)
         infos = [ColumnInfo(column, catalog.new_id("c")) for column in columns]
+        connection = self._fresh()
+        if not infos:
+            connection.execute("CREATE TABLE t0 (c)")  # an empty image is none
+            return State(catalog.dumps(), connection.serialize())
         tables._check_columns(infos)
         table = TableInfo(catalog.new_id("t"), infos)
         catalog.tables[name] = table
-        connection = self._fresh()
         names = ", ".join(info.id for info in infos)
         marks = ", ".join("?" * len(infos))
         connection.execute(f"CREATE TABLE {table.id} ({names})")
@@ -176,6 +184,7 @@ class Engine:
         connection = sqlite3.connect(
             ":memory:", isolation_level=None, cached_statements=0
         )
+        connection.execute("PRAGMA page_size = 1024")  # images are copied a lot
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         register(connection, self.flavour, self._moment)
