@@ -99,10 +99,10 @@ class MariaDB:
             try:
                 self.connect().close()
                 return
-            except pymysql.err.OperationalError:
+            except pymysql.err.OperationalError as err:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     text = (self.folder / "log").read_text(errors="replace")
-                    raise RuntimeError(f"MariaDB did not start: {text[-2000:]}")
+                    raise RuntimeError(f"No MariaDB: {text[-2000:]}") from err
                 time.sleep(0.05)
 
     def connect(self) -> pymysql.connections.Connection:

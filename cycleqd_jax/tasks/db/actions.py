@@ -1,11 +1,11 @@
-"""What a reply asks for, by the grammar of the reference.
+r"""What a reply asks for, by the grammar of the reference.
 
 Searches are plain text searches that find what its regular expressions do, in time
 proportional to the text, whatever a model writes:
 
-    Action: (.*?)\\n         the first; only "Operation" means anything
-    ```sql\\n(...)\\n```      the first block
-    \\nFinal Answer:(.*)     the first; up to the end of its line
+    Action: (.*?)\n         the first; only "Operation" means anything
+    ```sql\n(...)\n```      the first block
+    \nFinal Answer:(.*)     the first; up to the end of its line
 
 Source: SakanaAI/CycleQD:evaluation/fishfarm/fishfarm/tasks/dbbench.py.
 """
@@ -18,7 +18,7 @@ _ACTION, _BLOCK, _ANSWER = "Action: ", "```sql\n", "\nFinal Answer:"
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """What a reply asks for.
+    r"""What a reply asks for.
 
     Attributes:
       operates: whether its first action is an operation.

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 _LONGEST_TEXT = 20_000  # characters
-_LONGEST_VALUE = 10_000  # elements, at all depths, of what `*` and `+` make of texts and lists
+_LONGEST_VALUE = (
+    10_000  # elements, at all depths, of what `*` and `+` make of texts and lists
+)
 _MOST_BITS = 20_000  # of an integer
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {

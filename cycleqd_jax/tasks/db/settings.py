@@ -1,11 +1,13 @@
 """What a config may say of DBBench, `task_settings.dbbench`."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
 
 from cycleqd_jax.config_sections import Positive, Section, Text, Whole
+from cycleqd_jax.settings import parse_section
 
 
 class Options(Section):
@@ -21,9 +23,9 @@ class Options(Section):
       backend: "sqlite", embedded, or "mysql", a MySQL or MariaDB server.
       url: of the server, `mysql://user:password@host:port`; left out, the environment
         variable CYCLEQD_MYSQL_URL says it, which keeps a password out of files.
-      connections: statements at a time that the server is asked to run.
-      statement_s: seconds one statement may take; longer ones fail with an error that
-        the model is shown.
+      connections: statements at a time that the server is asked to run; "mysql" only.
+      statement_s: seconds the server gives one statement; longer ones fail with an
+        error that the model is shown; "mysql" only.
       legacy_shared_database: problems with one table name share a database, as they do
         in the reference; for comparison with it only.
       chat_template: "model" uses the model's own, "reference" the one of
@@ -55,3 +57,12 @@ class Options(Section):
                 "task_settings.dbbench.backend is sqlite; expected backend: mysql."
             )
         return self
+
+
+def read_options(given: Mapping[str, Any]) -> Options:
+    """The options of a config.
+
+    Raises:
+      BadInputError: one sentence with the key, the value and what is allowed.
+    """
+    return parse_section("task_settings.dbbench", given, Options)

@@ -1,0 +1,86 @@
+"""Servers, tasks and episodes with scripted replies."""
+
+import asyncio
+from collections.abc import Sequence
+
+import benchmark_data
+import mariadb
+import pytest
+
+from cycleqd_jax.tasks.base import DEFAULT_CHAT, Message, Problem, Reply, TaskSettings
+from cycleqd_jax.tasks.dbbench import DBBench
+
+FILE = "dbbench/cycleqd_standard_dev.jsonl"
+
+
+class Script:
+    """A chat that says what it was told to say and remembers what it was asked."""
+
+    def __init__(self, *replies: str):
+        self.replies = replies
+        self.asked: list[tuple[Message, ...]] = []
+
+    async def __call__(self, messages: Sequence[Message], options=DEFAULT_CHAT):
+        self.asked.append(tuple(messages))
+        return Reply(self.replies[len(self.asked) - 1])
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """One MariaDB for all tests that leave it as it was."""
+    with mariadb.running(tmp_path_factory.mktemp("mariadb")) as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "mysql"])
+def backend_options(request):
+    """The options that choose each backend in turn."""
+    if request.param == "sqlite":
+        try:
+            import cycleqd_jax.tasks.db.sqlite  # noqa: F401
+        except ModuleNotFoundError:
+            pytest.skip("there is no sqlite backend")
+        return {"backend": "sqlite"}
+    url = request.getfixturevalue("server").url
+    return {"backend": "mysql", "url": url}
+
+
+@pytest.fixture(scope="session")
+def make_task():
+    """A task on the benchmark's data with further options, and sizes by split."""
+
+    def make(sizes=None, **options) -> DBBench:
+        data = str(benchmark_data.data_folder() / FILE)
+        options = {"data": data, **options}
+        return DBBench(TaskSettings(0, sizes or {}, options=options, download=False))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def play():
+    """Plays (problem, replies) pairs at once and closes the task."""
+
+    def play_all(
+        task: DBBench,
+        episodes: Sequence[tuple[Problem, Sequence[str]]],
+        return_exceptions: bool = False,
+    ):
+        async def main():
+            try:
+                return await asyncio.gather(
+                    *(task.run(p, Script(*replies), None) for p, replies in episodes),
+                    return_exceptions=return_exceptions,
+                )
+            finally:
+                await task.aclose()
+
+        return asyncio.run(main())
+
+    return play_all
+
+
+@pytest.fixture(scope="session")
+def script():
+    """The scripted chat's class."""
+    return Script

@@ -1,0 +1,77 @@
+"""Recorded verdicts of the reference, on every backend."""
+
+import json
+import os
+import pathlib
+
+import benchmark_data
+import pytest
+
+from cycleqd_jax.tasks.base import Outcome
+from cycleqd_jax.tasks.db import judge
+from cycleqd_jax.tasks.db.metrics import Verdict, aggregate
+
+pytestmark = benchmark_data.needs_data
+
+
+def _rows(name: str) -> list[dict]:
+    """Nothing where the data are not here: the tests are skipped then."""
+    folder = os.environ.get(benchmark_data.VARIABLE)
+    if not folder:
+        return []
+    text = pathlib.Path(folder, "golden", name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _params(name: str) -> list:
+    return [pytest.param(row, id=row["id"]) for row in _rows(name)]
+
+
+@pytest.fixture(scope="module")
+def results(request, make_task, play):
+    """Backend -> the results of all rows, played at once."""
+    played: dict[str, list] = {}
+
+    def get(options):
+        name = options["backend"]
+        if name not in played:
+            task = make_task(**options)
+            rows = _rows("dbbench.jsonl")
+            played[name] = play(task, [task.transcript(row) for row in rows])
+        return played[name]
+
+    return get
+
+
+@pytest.mark.parametrize("row", _params("dbbench.jsonl"))
+def test_an_episode_gives_the_recorded_verdict(row, backend_options, results):
+    index = [r["id"] for r in _rows("dbbench.jsonl")].index(row["id"])
+    result = results(backend_options)[index]
+    expected = row["expected"]
+    assert (result.outcome is Outcome.SOLVED) == expected["correct"]
+    assert result.turns == expected["turns_used"]
+    assert result.prediction == expected["prediction"]
+    assert len(result.feedback) == len(expected["feedback"])
+    for said, recorded in zip(result.feedback, expected["feedback"], strict=True):
+        if row["server_error_text"] and not recorded.startswith("["):
+            # The number and the state are the same everywhere, the words are not.
+            assert said[:13] == recorded[:13]
+        else:
+            assert said == recorded
+
+
+@pytest.mark.parametrize("row", _params("dbbench_metrics.jsonl"))
+def test_accuracies_are_the_recorded_ones(row):
+    verdicts = [
+        Verdict(
+            entry["type"],
+            judge.is_right(entry["type"], entry["answer"], target),
+            entry["history_length"],
+        )
+        for entry, target in zip(row["entries"], row["targets"], strict=True)
+        if entry is not None
+    ]
+    scores = aggregate(verdicts)
+    assert {name: scores[name] for name in row["expected"]} == row["expected"]
+    groups = [scores[f"{name}_accuracy"] for name in ("SELECT", "INSERT", "UPDATE")]
+    assert scores["macro_accuracy"] == sum(groups) / 3
