@@ -156,9 +156,7 @@ class Comparison:
                     return output == _digit_distance(*arguments)
         return False
 
-    def _close(
-        self, expected: Any, output: Any, exact_type: bool, atol: float
-    ) -> bool:
+    def _close(self, expected: Any, output: Any, exact_type: bool, atol: float) -> bool:
         if self.rules is Rules.EVALPLUS:
             if not exact_type or type(output) is not type(expected):
                 return False

@@ -1,0 +1,67 @@
+"""The settings of the coding benchmarks, `task_settings.mbpp` and `.humaneval`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import Field
+
+from cycleqd_jax.config_sections import Section, Seed, Text, Whole
+from cycleqd_jax.settings import parse_section
+
+
+class CodingOptions(Section):
+    """How a coding benchmark is run; the defaults are EvalPlus's where it has them.
+
+    Attributes:
+      data: EvalPlus's data file, or a folder that has it; None to take it from
+        EvalPlus's cache folder or its release.
+      version: of the data, like "v0.2.0"; None for EvalPlus 0.3.1's. A file that is
+        known to be another version is refused.
+      sha256: that the file must have; None for any.
+      split: "seeded" for disjoint splits; "reference" to optimise on all problems of
+        the file, as the published experiments did.
+      prompt: "chat" for the model's own template, "reference" for the published one.
+      sanitizer: "evalplus", or "reference" for the published one, which throws away
+        many right answers.
+      rules: of comparison and time, EvalPlus 0.3.1's or those of the commit that the
+        published experiments used.
+      samples: replies per problem. The first decides the outcome; all of them the
+        metrics.
+      temperature: of the replies; above 0 if there are several.
+      top_p: likewise, above 0.
+      seed: of their draws.
+      max_new_tokens: of one reply.
+    """
+
+    data: Text | None = None
+    version: Text | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    split: Literal["seeded", "reference"] = "seeded"
+    prompt: Literal["chat", "reference"] = "chat"
+    sanitizer: Literal["evalplus", "reference"] = "evalplus"
+    rules: Literal["evalplus", "reference"] = "evalplus"
+    samples: Annotated[int, Field(ge=1, le=1000)] = 1
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: Seed = 0
+    max_new_tokens: Whole = 512
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples is {self.samples} with temperature 0, which would give the "
+                "same reply as often; set temperature above 0."
+            )
+        return self
+
+
+def parse_options(task: str, options: Mapping[str, Any]) -> CodingOptions:
+    """Reads `task_settings.TASK`.
+
+    Raises:
+      BadInputError: one sentence with the key, the value and what is allowed.
+    """
+    key = f"task_settings.{task}"
+    return parse_section(key, options, CodingOptions, where=key)
