@@ -16,8 +16,8 @@ import os
 import resource
 import socket
 import struct
-import subprocess
 import sys
+import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
@@ -29,8 +29,10 @@ from cycleqd_jax.sandbox.session_server import FIRST_UID
 from cycleqd_jax.sandbox.session_skeleton import PATH
 from cycleqd_jax.sandbox.session_supervisor import receive
 
+_SYSTEM_PYTHON = "/usr/bin/python3"
 _START_S = 60.0  # for one start on a busy machine; it takes milliseconds
 _GRACE = 20.0  # a limit by the session's clock is at most so many times longer
+_MOST_UNREADABLE = 64
 _MAX_REPLY_BYTES = 2**22
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "HOSTNAME": "box"}
 _TRUSTED = {
@@ -124,11 +126,11 @@ class Sessions:
         self._limits = limits
         self._gate = Gate(slots)
         self._as_root = is_root()
-        self._server: subprocess.Popen | None = None
-        self._control: socket.socket | None = None
+        self._server: _Server | None = None
         self._python = _python_prefix()
         self._seccomp = deny_filter().decode("latin-1")
         self._closed = False
+        self._unreadable: list[str] | None = [] if self._as_root else None
 
     @property
     def many_users(self) -> bool:
@@ -153,36 +155,18 @@ class Sessions:
     async def close(self) -> None:
         """Ends all sessions; none can be started any more."""
         self._closed = True
-        if self._server is not None:
-            self._control.close()
-            server, self._server = self._server, None
-            await asyncio.get_running_loop().run_in_executor(None, server.wait)
+        server, self._server = self._server, None
+        if server is not None:
+            await asyncio.get_running_loop().run_in_executor(None, server.stop)
 
-    def _ensure_server(self) -> None:
+    def _running_server(self) -> "_Server":
         if self._closed:
             raise SandboxError("the sessions are closed; make new ones")
-        if self._server is not None and self._server.poll() is None:
-            return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        package = str(Path(__file__).parents[2])
-        code = (
-            f"import sys; sys.path.insert(0, {package!r}); "
-            "from cycleqd_jax.sandbox import session_server; session_server.main()"
-        )
-        try:
-            self._server = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", code],
-                stdin=theirs,
-                stdout=subprocess.DEVNULL,
-                env={},
-                cwd="/",
-                start_new_session=True,
-            )
-        finally:
-            theirs.close()
-        if self._control is not None:
-            self._control.close()
-        self._control = ours
+        if self._server is None or not self._server.alive():
+            if self._server is not None:
+                self._server.stop()
+            self._server = _Server()
+        return self._server
 
     def check(self, root: Root = Root()) -> None:
         """Starts a session, looks whether it comes up, and ends it.
@@ -190,6 +174,11 @@ class Sessions:
         Raises:
           BadInputError: it does not; says why and what to do.
         """
+        if root.overlay and root.image is None and not self._as_root:
+            raise BadInputError(
+                "sandbox: the machine's own programs can only be changed for a session "
+                f"where it is started as root; {_remedy('overlay', root)}"
+            )
         try:
             with self._request(0, root) as sock:
                 sock.settimeout(_START_S)
@@ -207,13 +196,16 @@ class Sessions:
 
     def _request(self, slot: int, root: Root) -> socket.socket:
         """Asks for a session; our end of its socket."""
-        self._ensure_server()
+        if self._unreadable is None:
+            self._unreadable = _unreadable_folders("/usr")
+        server = self._running_server()
         request = {
             "slot": slot,
             "as_root": self._as_root,
             "overlay": root.overlay or root.image is not None,
             "image": root.image is not None,
             "python": self._python,
+            "unreadable": self._unreadable,
             "host_name": "box",
             "seccomp": self._seccomp,
             "scratch_bytes": self._limits.scratch_bytes,
@@ -232,7 +224,7 @@ class Sessions:
             if root.image is not None:
                 image_fd = os.open(root.image, os.O_RDONLY | os.O_DIRECTORY)
                 fds.append(image_fd)
-            socket.send_fds(self._control, [json.dumps(request).encode()], fds)
+            server.send(json.dumps(request).encode(), fds)
         except OSError as error:
             ours.close()
             raise SandboxError(f"a session could not be started ({error})") from error
@@ -241,6 +233,55 @@ class Sessions:
             if image_fd is not None:
                 os.close(image_fd)
         return ours
+
+
+class _Server:
+    """The process that starts sessions; ends at the latest with this object."""
+
+    def __init__(self):
+        package = str(Path(__file__).parents[2])
+        code = (
+            f"import sys; sys.path.insert(0, {package!r}); "
+            "from cycleqd_jax.sandbox import session_server; session_server.main()"
+        )
+        python = _interpreter()
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            self._pid = os.posix_spawn(
+                python,
+                [python, "-I", "-S", "-c", code],
+                {},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                    (os.POSIX_SPAWN_DUP2, null, 1),
+                ],
+                setsid=True,  # Ctrl-C is for us alone
+            )
+        except BaseException:
+            control.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(null)
+        fd = control.detach()
+        self._control = fd
+        self.stop = weakref.finalize(self, _stop_server, fd, self._pid)
+
+    def alive(self) -> bool:
+        """Whether it runs still."""
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._pid, ended) is None
+
+    def send(self, request: bytes, fds: Sequence[int]) -> None:
+        """Hands it a request with descriptors."""
+        with socket.socket(fileno=os.dup(self._control)) as control:
+            socket.send_fds(control, [request], fds)
+
+
+def _stop_server(fd: int, pid: int) -> None:
+    os.close(fd)
+    os.waitpid(pid, 0)
 
 
 class Session:
@@ -414,9 +455,24 @@ def is_root() -> bool:
     return os.geteuid() == 0 and first[:2] == ["0", "0"]
 
 
+def _unreadable_folders(top: str) -> list[str]:
+    """Folders below `top` that we may not list; they would be noise in a session."""
+    found: list[str] = []
+    for _ in os.walk(top, onerror=lambda error: found.append(error.filename)):
+        pass
+    return found[:_MOST_UNREADABLE]
+
+
+def _interpreter() -> str:
+    """The Python that the server runs with: ours, if we may still start it."""
+    if os.access(sys.executable, os.X_OK) or not os.access(_SYSTEM_PYTHON, os.X_OK):
+        return sys.executable
+    return _SYSTEM_PYTHON
+
+
 def python_folder() -> str:
     """Where sessions find python3."""
-    return "/usr/bin" if os.path.exists("/usr/bin/python3") else "/usr/local/bin"
+    return "/usr/bin" if os.path.exists(_SYSTEM_PYTHON) else "/usr/local/bin"
 
 
 def _python_prefix() -> str | None:

@@ -83,6 +83,9 @@ class Stage:
                 os.mkdir(f"{stage}/host/{name}")
                 if os.path.isdir(f"/etc/{name}"):
                     kernel.bind(f"/etc/{name}", f"{stage}/host/{name}", read_only=True)
+            for folder in request["unreadable"]:
+                place = f"{stage}/host{folder}"
+                kernel.mount("tmpfs", place, "tmpfs", _PRIVATE, "size=4k,mode=755")
             if request["python"]:
                 self._attach(None, request["python"], f"{stage}/host/local")
         for name in _DEVICES:
@@ -211,7 +214,8 @@ class Stage:
         else:
             for name in self._usr_names:
                 if os.path.isdir(f"{usr}/{name}"):
-                    kernel.bind(f"/host/usr/{name}", f"{usr}/{name}")
+                    flags = kernel.MS_BIND | kernel.MS_REC
+                    kernel.mount(f"/host/usr/{name}", f"{usr}/{name}", None, flags)
         kernel.bind("/data/local", f"{usr}/local")
         if self.request["python"]:
             for name in ("bin", "lib"):

@@ -212,7 +212,7 @@ class EvalPlusTask:
         content = [
             [_PROTOCOL, self.name, self.data.version, self.data.sha256],
             [options, sanitize.sanitizer_version(self.options.sanitizer)],
-            hashlib.sha256(calls.runner()).hexdigest(),
+            hashlib.sha256(repr(calls.runner()).encode()).hexdigest(),
             [[p.id for p in self._splits[split]] for split in Split],
             [dataclasses.astuple(prompts.make_prompt("", self.options.prompt))],
         ]

@@ -174,11 +174,11 @@ def _runs(
     """The places of the questions, neighbours together, in the order to begin with.
 
     Questions with the same context stay together; of others so many as leave work for
-    every slot.
+    every row of a call. Only replies need all slots: they are decoded together.
     """
     order = sorted(range(len(questions)), key=lambda place: questions[place].tokens)
-    turns = isinstance(questions[0], Continuation) or _scores_turns(engine)
-    if not turns:
+    decodes = isinstance(questions[0], Continuation)
+    if not decodes and not _scores_turns(engine):
         runs = [[place] for place in order]
     else:
         groups: list[list[int]] = []
@@ -188,7 +188,8 @@ def _runs(
                 groups[-1].append(place)
             else:
                 groups.append([place])
-        size = len(groups) * individuals // (2 * engine.shape.slots)
+        rows = engine.shape.slots if decodes else engine.shape.prefill_rows
+        size = len(groups) * individuals // (2 * rows)
         size = min(max(size, 1), _LONGEST_RUN)
         runs = [
             [place for group in groups[first : first + size] for place in group]

@@ -1,6 +1,7 @@
 """The settings of a measurement of language retention."""
 
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
@@ -13,7 +14,9 @@ from cycleqd_jax.tasks.language import Protocol
 Names = Annotated[tuple[Text, ...], Field(strict=False)]
 EXPERTS = "experts"  # stands for all of them
 # Prompts of language tasks differ in length a hundredfold, so calls shrink with them.
-_ENGINE = EngineConfig(slots="auto", length="auto", deterministic=False)
+_ENGINE = EngineConfig(
+    slots="auto", length="auto", prefill_rows=16, deterministic=False
+)
 
 
 class LanguageConfig(Section):
@@ -109,3 +112,10 @@ class LanguageConfig(Section):
         """How tasks are put to models."""
         names = Protocol._fields
         return Protocol(**{name: getattr(self, name) for name in names})
+
+
+def load_language_config(
+    path: str | pathlib.Path, overrides: Sequence[str]
+) -> LanguageConfig:
+    """Reads and checks a YAML config; see `settings.load` for overrides and errors."""
+    return settings.load(path, overrides, LanguageConfig)

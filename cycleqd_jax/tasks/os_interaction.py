@@ -75,7 +75,7 @@ class OSInteraction:
         strata = {
             str(problem.index): problem.group
             for problem in self._data.values()
-            if self._machines.why_not(problem.index) is None
+            if self._machines.solvable(problem.index)
         }
         return seeded_splits(self.name, strata, task_settings.sizes, task_settings.seed)
 

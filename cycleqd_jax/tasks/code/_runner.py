@@ -3,17 +3,8 @@
 Runs inside the sandbox, as its main program, from a folder with `answer` (the code,
 UTF-8) and `request` (marshal, of ours): no expected value ever gets there. Each set of
 inputs is tried by a child of its own, forked before the answer's code has run, which
-sends one frame for each call through a pipe. We, the parent, see to the time limits and
-write all frames to standard output at the end.
-
-A frame is a kind, the CPU time of the call (microseconds, 8 bytes), the size of its
-content (4 bytes) and the content; numbers are little-endian.
-
-    L  the code was executed and has the function
-    P  a plain value           T  a tagged one, see `values`
-    D  SHA-256 of a plain value that is too long to be sent, B the same and the value
-    E  an exception, as text   X  the end of a set, why it ended as text
-    U  content: CPU microseconds of a fixed piece of work
+sends one frame for each call through a pipe (see `_outputs`, which lies beside us). We,
+the parent, see to the time limits and write all frames to standard output at the end.
 """
 
 import _signal
@@ -23,160 +14,15 @@ import select
 import sys
 import time
 
+from _outputs import FULL_BYTES, TOTAL_BYTES, Sender, frame, write
+
 GREETING = b"cycleqd_jax coding 1\n"
 POLL_S = 0.02
-FULL_BYTES = 2**20  # longer values are not sent
-DIGEST_BYTES = 2**18  # of longer values the hash is sent
-TOTAL_BYTES = 2**24  # of all values of a set; then only hashes
-MAX_DEPTH = 50
 STACK_BYTES = 2**32
-_INFIX = 4  # bytes of a size
-_HEADER = 1 + 8 + _INFIX
-
-
-def frame(kind, content, cpu_s=0.0):
-    """One frame."""
-    cpu = max(0, int(cpu_s * 1e6)).to_bytes(8, "little")
-    return kind + cpu + len(content).to_bytes(_INFIX, "little") + content
-
-
-def write(fd, data):
-    """Writes all of `data`."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+HEADER_BYTES = 13  # of a frame, the last four of them its size
 
 
 # The child.
-
-
-class Sender:
-    """Writes outputs as frames."""
-
-    def __init__(self, fd):
-        self.fd = fd
-        self.left = TOTAL_BYTES
-
-    def send(self, value, cpu_s, as_set):
-        """One output; as_set: any iterable stands for its elements."""
-        try:
-            data, kind = marshal.dumps(value, 2), b"P"
-        except ValueError:  # it is not plain
-            if as_set and not is_plain_kind(value):
-                value = list(value)
-            data, kind = marshal.dumps(tagged(value, 0), 2), b"T"
-        size = len(data)
-        if kind == b"P" and size > DIGEST_BYTES:
-            digest = sha256(data)
-            fits = size <= FULL_BYTES and size <= self.left
-            data, kind = (digest + data, b"B") if fits else (digest, b"D")
-        elif size > FULL_BYTES or size > self.left:
-            data, kind = marshal.dumps(("other", "long value"), 2), b"T"
-        self.left -= len(data)
-        write(self.fd, frame(kind, data, cpu_s))
-
-
-def sha256(data):
-    """The hash of some bytes."""
-    import hashlib
-
-    return hashlib.sha256(data).digest()
-
-
-def is_plain_kind(value):
-    """Whether it is of a built-in type or of a kind of one."""
-    kinds = (str, bytes, tuple, list, set, frozenset, dict)
-    return issubclass(type(value), kinds)
-
-
-def tagged(value, depth, top=True):
-    """A value as pairs of tag and content, with nothing but exact built-in types.
-
-    What a subclass overrides is not asked: its value is that of the built-in type.
-    """
-    kind = type(value)
-    if value is None or kind in (bool, int, float, complex, str, bytes):
-        return value
-    if depth > MAX_DEPTH:
-        return ("other", "deep value")
-
-    def inner(items):
-        return [tagged(item, depth + 1, False) for item in items]
-
-    def pairs(dictionary):
-        return [
-            (tagged(k, depth + 1, False), tagged(v, depth + 1, False))
-            for k, v in dict.items(dictionary)
-        ]
-
-    if kind is list:
-        return ("list", inner(value))
-    if kind is tuple:
-        return ("tuple", inner(value))
-    if kind is set:
-        return ("set", inner(value))
-    if kind is frozenset:
-        return ("frozenset", inner(value))
-    if kind is dict:
-        return ("dict", pairs(value))
-    if kind is range:
-        return ("range", value.start, value.stop, value.step)
-    result = of_subclass(value, kind, inner, pairs)
-    if result is None:
-        result = of_library(value, kind, inner)
-    if result is None:
-        return ("other", str(kind.__name__)[:100])
-    return ("inexact", result) if top else result
-
-
-def of_subclass(value, kind, inner, pairs):
-    """A value of a subclass of a built-in type, else None."""
-    if issubclass(kind, dict):
-        tag = "dict"
-        collections = sys.modules.get("collections")
-        if collections is not None:
-            if issubclass(kind, collections.Counter):
-                tag = "counter"
-            elif issubclass(kind, collections.OrderedDict):
-                return ("ordered", pairs(dict(collections.OrderedDict.items(value))))
-        return (tag, pairs(value))
-    if issubclass(kind, int):
-        return int.__add__(value, 0)
-    if issubclass(kind, float):
-        return float.__pos__(value)
-    if issubclass(kind, complex):
-        return complex.__pos__(value)
-    if issubclass(kind, str):
-        return "".join([value])
-    if issubclass(kind, bytes):
-        return b"".join([value])
-    if issubclass(kind, tuple):
-        return ("tuple", inner(tuple.__iter__(value)))
-    if issubclass(kind, list):
-        return ("list", inner(list.__iter__(value)))
-    if issubclass(kind, set):
-        return ("set", inner(set.__iter__(value)))
-    if issubclass(kind, frozenset):
-        return ("frozenset", inner(frozenset.__iter__(value)))
-    return None
-
-
-def of_library(value, kind, inner):
-    """A value of a library's type that may equal a built-in one, else None."""
-    if kind in (type({}.keys()), type({}.items())):
-        return ("set", inner(value))
-    modules = sys.modules
-    if "fractions" in modules and kind is modules["fractions"].Fraction:
-        return ("fraction", int(value.numerator), int(value.denominator))
-    if "decimal" in modules and kind is modules["decimal"].Decimal:
-        return ("decimal", str(value))
-    if "collections" in modules and kind is modules["collections"].deque:
-        return ("deque", inner(value))
-    if "numpy" in modules:
-        numpy = modules["numpy"]
-        if issubclass(kind, numpy.generic) and not issubclass(kind, numpy.void):
-            return tagged(value.item(), 0, False)
-    return None
 
 
 def call_all(sender, code, entry_point, calls, as_set):
@@ -276,10 +122,10 @@ class Frames:
     def feed(self, part):
         """Takes bytes; False if no frame can look like that."""
         self.data += part
-        while len(self.data) - self.at >= _HEADER:
+        while len(self.data) - self.at >= HEADER_BYTES:
             kind = self.data[self.at]
-            start = self.at + _HEADER
-            size = int.from_bytes(self.data[start - _INFIX : start], "little")
+            start = self.at + HEADER_BYTES
+            size = int.from_bytes(self.data[start - 4 : start], "little")
             if kind not in b"LPTDBE" or size > FULL_BYTES + 32:
                 return False
             if len(self.data) - start < size:

@@ -21,7 +21,7 @@ class _TooLongError(BaseException):
 
 
 def longest_parsable(code: str) -> str:
-    """The stretch of at least two lines that parses and has the most that say something.
+    """The stretch of at least two lines that parses and has the most text lines.
 
     The same as EvalPlus's `code_extract`, which tries all stretches, whose number grows
     with the square of the lines; here longer ones are tried first. Of several the first

@@ -52,7 +52,7 @@ class Output:
     """What one call gave.
 
     Attributes:
-      kind: P, T, B or D, see `_runner`.
+      kind: P, T, B or D, see `_outputs`.
       data: the content of the frame.
       cpu_s: CPU time as the called process says; only of trusted code worth something.
     """
@@ -99,9 +99,13 @@ class Report:
 
 
 @functools.cache
-def runner() -> bytes:
-    """The source of the program that runs in the sandbox."""
-    return pathlib.Path(__file__).with_name("_runner.py").read_bytes()
+def runner() -> tuple[tuple[str, bytes], ...]:
+    """Name and content of the program's files."""
+    folder = pathlib.Path(__file__).parent
+    return (
+        ("main.py", (folder / "_runner.py").read_bytes()),
+        ("_outputs.py", (folder / "_outputs.py").read_bytes()),
+    )
 
 
 async def call(
@@ -154,7 +158,7 @@ def _program(
             "total_s": limit.total_s,
         }
     files = (
-        ("main.py", runner()),
+        *runner(),
         ("answer", code.encode("utf-8", "replace")),
         ("request", marshal.dumps(request, 2)),
     )

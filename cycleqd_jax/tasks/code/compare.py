@@ -5,8 +5,8 @@
 output is right if it equals the expected one, or is close to it where a tolerance
 applies, and some problems have a rule of their own.
 
-One thing is mended: 0.3.1 can never pass `find_zero` (HumanEval/32), since it forgets to
-count its calls (evalplus/evalplus, pull request 201).
+One thing is mended: in 0.3.1 no answer passes `find_zero` (HumanEval/32), since it
+forgets to count its calls (evalplus/evalplus, pull request 201).
 """
 
 import dataclasses
@@ -89,7 +89,7 @@ class Comparison:
     def tolerances(self, expected: Sequence[Any]) -> list[tuple[float, float]]:
         """For each call of one set of tests, in order, its absolute tolerances.
 
-        The first of the two is for the rules of some problems, the second for closeness.
+        The first of the two is for rules of some problems, the second for closeness.
         Once floats are expected where there was none, it stays on for later calls.
         """
         atol, result = self.atol, []

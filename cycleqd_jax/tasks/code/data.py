@@ -202,7 +202,8 @@ def _problem(release: Release, where: str, row: Mapping[str, Any]) -> CodingProb
     number = task_id.removeprefix(prefix)
     if not task_id.startswith(prefix) or not (number.isascii() and number.isdigit()):
         raise BadInputError(
-            f"{where}: task_id is {task_id!r}; expected {prefix}NUMBER, as {release.title} has it."
+            f"{where}: task_id is {task_id!r}; expected {prefix}NUMBER, as "
+            f"{release.title} has it."
         )
     if not entry_point.isidentifier():
         raise BadInputError(

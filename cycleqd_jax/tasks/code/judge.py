@@ -1,4 +1,4 @@
-"""The verdict on an answer: its outputs beside the expected ones, by EvalPlus's rules."""
+"""The verdict on an answer: its outputs beside the expected ones."""
 
 import dataclasses
 from typing import Any

@@ -142,7 +142,7 @@ def truth_path(problem: CodingProblem) -> pathlib.Path:
     """Where the expected outputs of a problem belong; they need not be there."""
     content = [problem.entry_point, problem.prompt, problem.solution]
     decided_by = marshal.dumps([_VERSION, *content, dict(problem.inputs)], 2)
-    key = hashlib.sha256(decided_by + runner()).hexdigest()
+    key = hashlib.sha256(decided_by + repr(runner()).encode()).hexdigest()
     return cache_folder() / "cycleqd_jax" / "coding" / f"{key}.json"
 
 

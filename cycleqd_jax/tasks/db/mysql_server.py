@@ -8,12 +8,12 @@ whatever machine it was. A restart of the server ends the guard, and is noticed 
 
 import re
 import secrets
+import socket
 import ssl
 import threading
 import time
 from typing import Any
 
-import pymysql
 from pymysql import err
 from pymysql.connections import Connection
 from pymysql.constants import CLIENT
@@ -80,12 +80,11 @@ class Server:
         address = self.address
         for attempt in range(_ATTEMPTS):
             try:
-                return pymysql.connect(
+                connection = Connection(
                     user=user,
                     password=password.encode(),
                     host=address.host,
                     port=address.port,
-                    unix_socket=address.unix_socket or None,
                     database=database,
                     charset="utf8mb4",
                     # What the reference's connector asks for.
@@ -99,7 +98,10 @@ class Server:
                     write_timeout=read_timeout_s,
                     ssl=self._tls,
                     ssl_disabled=self._tls is None,
+                    defer_connect=True,
                 )
+                connection.connect(self._socket())
+                return connection
             except RuntimeError as error:  # MySQL's passwords need a further library
                 raise BadInputError(
                     f"The MySQL server at {address} asks for a password in a way that "
@@ -111,6 +113,19 @@ class Server:
                     raise
             time.sleep(0.1 * 3**attempt)  # a server that starts, or is full just now
         raise AssertionError("unreachable")
+
+    def _socket(self) -> socket.socket | None:
+        """The connected socket of a path, which PyMySQL would leave open on errors."""
+        if not self.address.unix_socket:
+            return None
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connected.settimeout(_CONNECT_S)
+        try:
+            connected.connect(self.address.unix_socket)
+        except OSError as error:
+            connected.close()
+            raise err.OperationalError(2002, f"Can't connect ({error})") from error
+        return connected
 
     def connect_admin(self) -> Connection:
         """A connection as the administrator, whose statements are committed.

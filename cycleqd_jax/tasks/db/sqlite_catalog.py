@@ -122,7 +122,7 @@ class Catalog:
 
     def dumps(self) -> str:
         """All of it as text."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        return json.dumps(self, default=vars, separators=(",", ":"))
 
 
 def foreign(database: str, table: str) -> MySQLError:

@@ -46,6 +46,7 @@ _MAX_BYTES = 1 << 24  # of a text or blob
 _CONCAT_BYTES = {Flavour.MYSQL8: 1024, Flavour.MARIADB: 1 << 20}
 # What MySQL's connector says when a further result waits, see `Engine.run`.
 OUT_OF_SYNC = "Commands out of sync; you can't run this command now"
+_CHANGING = (Insert, Update, Delete, CreateTable)  # strict about values
 _DEFINING = (Alter, CreateTable, CreateView, Drop)
 
 
@@ -78,7 +79,9 @@ class Engine:
         self.flavour = flavour
         self._guard = guard
         self._moment = Moment()
-        self._connection: sqlite3.Connection | None = None
+        self._connection = self._fresh()
+        self._connection.execute("CREATE TABLE t0 (c)")  # an empty image is none
+        self._empty = self._connection.serialize()
 
     def open(self, name: str, columns: list[str], rows: list[list]) -> State:
         """A new database with one table of TEXT columns, named like it.
@@ -93,10 +96,10 @@ class Engine:
         """
         catalog = Catalog(name)
         infos = [ColumnInfo(column, catalog.new_id("c")) for column in columns]
-        connection = self._fresh()
+        connection = self._restored(self._empty)
         if not infos:
-            connection.execute("CREATE TABLE t0 (c)")  # an empty image is none
-            return State(catalog.dumps(), connection.serialize())
+            connection.rollback()
+            return State(catalog.dumps(), self._empty)
         tables._check_columns(infos)
         table = TableInfo(catalog.new_id("t"), infos)
         catalog.tables[name] = table
@@ -143,6 +146,7 @@ class Engine:
         session = Session(connection, catalog, self.flavour)
         try:
             statement = read.statement()
+            self._moment.strict = isinstance(statement, _CHANGING)
             text = self._one(session, statement)
             if read.word == ";":
                 return OUT_OF_SYNC, self._rest(session, read, statement)
@@ -193,8 +197,6 @@ class Engine:
         return connection
 
     def _restored(self, image: bytes) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = self._fresh()
         self._connection.deserialize(image)
         self._connection.execute("BEGIN")
         return self._connection
@@ -222,6 +224,7 @@ class Engine:
                 return kept
             try:
                 statement = read.statement()
+                self._moment.strict = isinstance(statement, _CHANGING)
                 self._one(session, statement)
             except MySQLError:
                 return kept

@@ -78,13 +78,29 @@ def syntax_error(near: str, flavour: Flavour, line: int = 1) -> MySQLError:
       flavour: names the server.
       line: on which it stands, from 1.
     """
-    server = "MySQL" if flavour is Flavour.MYSQL8 else "MariaDB"
+    data = near.encode()
+    if flavour is Flavour.MYSQL8:
+        server, shown = "MySQL", data[:80]
+    else:
+        server = "MariaDB"
+        shown = data if len(data) <= 80 else data[:77] + b"..."
     return MySQLError(
         1064,
         "You have an error in your SQL syntax; check the manual that corresponds to "
         f"your {server} server version for the right syntax to use near "
-        f"'{near[:80]}' at line {line}",
+        f"'{shown.decode(errors='ignore')}' at line {line}",
     )
+
+
+_CLAUSES = {
+    "field list": "SELECT",
+    "where clause": "WHERE",
+    "group statement": "GROUP BY",
+    "having clause": "HAVING",
+    "order clause": "ORDER BY",
+    "on clause": "ON",
+    "from clause": "FROM",
+}
 
 
 def unknown_column(name: str, clause: str, flavour: Flavour) -> MySQLError:
@@ -92,9 +108,11 @@ def unknown_column(name: str, clause: str, flavour: Flavour) -> MySQLError:
 
     Args:
       name: as it was written, with its table if it was given.
-      clause: like "field list" or "where clause".
-      flavour: MariaDB writes capitals in newer versions only; kept for one place.
+      clause: in MySQL's words, like "field list" or "where clause".
+      flavour: MariaDB names clauses by their keywords.
     """
+    if flavour is Flavour.MARIADB:
+        clause = _CLAUSES.get(clause, clause)
     return MySQLError(1054, f"Unknown column '{name}' in '{clause}'")
 
 

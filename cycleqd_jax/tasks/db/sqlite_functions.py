@@ -15,21 +15,18 @@ from cycleqd_jax.tasks.db import sqlite_numbers as numbers
 from cycleqd_jax.tasks.db.sqlite_aggregators import WINDOWS, aggregates
 from cycleqd_jax.tasks.db.sqlite_catalog import ColumnInfo
 from cycleqd_jax.tasks.db.sqlite_collation import comparison, like, sort_key
-from cycleqd_jax.tasks.db.sqlite_errors import Flavour
+from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
 from cycleqd_jax.tasks.db.sqlite_numbers import leading_number
 from cycleqd_jax.tasks.db.sqlite_storing import stored
 from cycleqd_jax.tasks.db.sqlite_types import Kind, Type
 
 _NUMBERS = {
-    "number": numbers.number,
     "decimal": numbers.to_decimal,
-    "text_decimal": numbers.text_decimal,
     "round": None,
     "fit": numbers.fit,
     "add": numbers.add,
     "subtract": numbers.subtract,
     "multiply": numbers.multiply,
-    "divide": numbers.divide,
     "modulo": numbers.modulo,
     "integer_divide": numbers.integer_divide,
     "remainder": numbers.remainder,
@@ -37,7 +34,6 @@ _NUMBERS = {
     "int_subtract": numbers.integer_subtract,
     "int_multiply": numbers.integer_multiply,
     "integer": numbers.integer,
-    "text_integer": numbers.text_integer,
     "unsigned": numbers.unsigned,
     "bits": numbers.bits,
     "truncate": numbers.truncate_decimal,
@@ -61,18 +57,22 @@ class Moment:
 
     Attributes:
       now: `YYYY-MM-DD HH:MM:SS`.
+      strict: whether text that is no whole number is an error in arithmetic, as it is
+        where data are changed.
       error: the exception that a function of ours raised last, or None.
     """
 
     def __init__(self):
         self.now = "2024-01-01 00:00:00"
         self.random = random.Random(0)
+        self.strict = False
         self.error: Exception | None = None
 
     def start(self, now: str, seed: int) -> None:
         """Before each statement."""
         self.now = now
         self.random.seed(seed)
+        self.strict = False
         self.error = None
 
 
@@ -97,6 +97,11 @@ def register(connection: sqlite3.Connection, flavour: Flavour, moment: Moment) -
         "keys": lambda *keys: None if None in keys else repr(keys),
         "store": _store,
         "variable": lambda name: None,
+        "number": _strict(numbers.number, "DOUBLE", moment),
+        "text_integer": _strict(numbers.text_integer, "INTEGER", moment),
+        "text_decimal": _strict(numbers.text_decimal, "DECIMAL", moment),
+        "divide": _by_zero(numbers.divide, moment),
+        "divide_double": _by_zero(_divide, moment),
     }
     locate = found["locate"]
     found["instr"] = lambda text, part: locate(part, text)
@@ -117,6 +122,31 @@ def register(connection: sqlite3.Connection, flavour: Flavour, moment: Moment) -
         connection.create_window_function(name, count, _guarded_class(kind, moment))
     connection.create_collation("m_text", comparison(flavour))
     connection.create_collation("m_decimal", _compare_decimals)
+
+
+def _strict(function: Callable, name: str, moment: Moment) -> Callable:
+    """`function` of a number or text; what is no number is an error in strict mode."""
+
+    def compiled(value):
+        if moment.strict and isinstance(value, str) and not numbers.is_number(value):
+            raise MySQLError(1292, f"Truncated incorrect {name} value: '{value[:128]}'")
+        return function(value)
+
+    return compiled
+
+
+def _by_zero(function: Callable, moment: Moment) -> Callable:
+    def compiled(a, b):
+        found = function(a, b)
+        if found is None and moment.strict and None not in (a, b):
+            raise MySQLError(1365, "Division by 0")
+        return found
+
+    return compiled
+
+
+def _divide(a: float | None, b: float | None) -> float | None:
+    return None if a is None or not b else a / b
 
 
 def _guarded(function: Callable, moment: Moment) -> Callable:

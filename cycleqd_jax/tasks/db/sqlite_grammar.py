@@ -398,6 +398,8 @@ class Reader:
                 self._loose_call(name)
                 return
         if not self.at_name():
+            if self.word in CALLABLE or self.word in ("MATCH", "EXISTS"):
+                self.step()  # fits; what must follow does not
             raise self.fail()
         self.write_name()
         while self.word == ".":

@@ -15,6 +15,7 @@ _CONTEXT = decimal.Context(
     prec=120, rounding=decimal.ROUND_HALF_UP, Emin=-400, Emax=400, traps=[]
 )
 _LEADING = re.compile(r"[\s]*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
+_WHOLE = re.compile(r"\s*(?:[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)?\s*")
 _INTEGER = re.compile(r"\s*([-+]?\d+)")
 _DIVISION_DIGITS = 4
 _WORD = 9  # digits that MySQL keeps together
@@ -40,6 +41,11 @@ def number(value) -> float | None:
         value = value.decode("utf-8", "replace")
     match = _LEADING.match(value)
     return float(match.group(1)) if match else 0.0
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, or nothing, and spaces."""
+    return _WHOLE.fullmatch(text) is not None
 
 
 def plain(value: Decimal) -> str:

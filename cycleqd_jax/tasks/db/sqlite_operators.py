@@ -52,6 +52,8 @@ def _of_doubles(operator: str, left: Value, right: Value) -> Value:
     first, second = to_double(left), to_double(right)
     if operator == "%":
         return Value(f"m_remainder({first}, {second})", DOUBLE)
+    if operator == "/":
+        return Value(f"m_divide_double({first}, {second})", DOUBLE)
     return Value(f"({first} {operator} {second})", DOUBLE)
 
 

@@ -115,8 +115,14 @@ class Queries:
         sources = Sources(self, scope, expressions, common)
         tables = sources.compile(node)
         scope.constants = constants(node, scope)
-        where = self._where(node, scope, expressions)
-        scope.grouped, keys = self._group_keys(node, scope, expressions)
+        try:
+            where = self._where(node, scope, expressions)
+            scope.grouped, keys = self._group_keys(node, scope, expressions)
+        except MySQLError:
+            # A server looks at the select list first, and tells what is wrong there.
+            scope.clause, scope.allow_aggregates = "field list", True
+            self._projections(node, scope, expressions)
+            raise
         outputs = self._projections(node, scope, expressions)
         having, order = self._having_and_order(node, scope, expressions, outputs)
         if scope.bare and (scope.grouped or scope.aggregated):

@@ -52,10 +52,13 @@ class Machines:
             "users": self._sessions.many_users,
         }
 
+    def solvable(self, index: int) -> bool:
+        """Whether there is a right answer to a problem here."""
+        packages = index in NEEDS_PACKAGES and self._options.image is None
+        return not packages and self.why_not(index) is None
+
     def why_not(self, index: int) -> str | None:
         """Why a problem cannot run here, in words, or None if it can."""
-        if index in NEEDS_PACKAGES and self._options.image is None:
-            return "it needs sudo and a package source, which only an image can have"
         if index in NEEDS_OVERLAY and not self._may_overlay:
             return (
                 "it changes programs of the system, which the backend host does not "
@@ -66,12 +69,12 @@ class Machines:
         return None
 
     def check_runs(self, indices: Iterable[int]) -> None:
-        """All of these can run, but for those that no model could solve anyway.
+        """All of these can run.
 
         Raises:
           BadInputError: names those that cannot.
         """
-        cannot = [i for i in indices if i not in NEEDS_PACKAGES and self.why_not(i)]
+        cannot = [i for i in indices if self.why_not(i)]
         if cannot:
             raise BadInputError(
                 "task_settings.os_interaction.split is reference, but here the problems "

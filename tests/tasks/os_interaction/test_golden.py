@@ -1,0 +1,81 @@
+"""The recorded verdicts of the reference on OS interaction."""
+
+import asyncio
+import json
+import os
+
+import pytest
+
+from cycleqd_jax.sandbox.session import Root, Sessions
+from cycleqd_jax.tasks.base import Outcome
+from cycleqd_jax.tasks.os_env.actions import extract_action, feedback
+from tests.benchmark_data import VARIABLE, data_folder, needs_data
+
+pytestmark = needs_data
+
+
+def rows(name, kind=None):
+    """The golden rows as parameters, none where the data are not here."""
+    if not os.environ.get(VARIABLE):
+        return [pytest.param(None, id=name)]
+    lines = (data_folder() / "golden" / name).read_text("utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    return [pytest.param(r, id=r["id"]) for r in found if kind in (None, r.get("kind"))]
+
+
+@pytest.mark.parametrize("backend", ["auto", "host"])
+@pytest.mark.parametrize("row", rows("os_interaction.jsonl"))
+def test_episode(row, backend, tasks, play):
+    """Verdict and number of replies."""
+    task = tasks[backend]
+    problem, replies = task.transcript(row)
+    (result,) = play(task, [(problem, replies)])
+    assert (result.outcome is Outcome.SOLVED) == row["expected"]["correct"]
+    assert result.turns == row["expected"]["turns_used"]
+
+
+@pytest.fixture(scope="module")
+def tasks(make_task):
+    """By backend."""
+    return {name: make_task(backend=name) for name in ("auto", "host", "overlay")}
+
+
+@pytest.mark.parametrize("row", rows("os_protocol.jsonl", "extract_action"))
+def test_extract_action(row):
+    """What is read from a reply."""
+    action = extract_action(row["output"])
+    assert (action.kind, action.content) == (row["action"], row["content"])
+    assert action.thought == row["thought"]
+
+
+@pytest.mark.parametrize("row", rows("os_protocol.jsonl", "bash_feedback"))
+def test_feedback(row):
+    """What is told of an output."""
+    output = row["raw_output_latin1"].encode("latin-1")
+    assert not row["finished"]
+    assert feedback(output) == row["message"]
+    assert feedback(output, raw=True) == row["message"]
+
+
+@pytest.mark.parametrize("row", rows("os_protocol.jsonl", "check_script"))
+def test_check_script(row, task):
+    """The shared check scripts, where they run when an answer is judged."""
+    given = task.problem(row["problem_index"]).data["problem"]
+    script = next(s for s in given.check if s is not None)
+
+    async def main():
+        sessions = Sessions(1)
+        async with sessions.open(Root()) as session:
+            await session.judge()
+            run = await session.script(
+                script.language,
+                script.code,
+                row["argv"],
+                limit_s=30,
+                judging=True,
+                read_only=True,
+            )
+        await sessions.close()
+        return run
+
+    assert (asyncio.run(main()).status == 0) == row["passed"]
