@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import rich.table
 
-from cycleqd_jax import settings
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.individuals import BASE
 from cycleqd_jax.io import files
@@ -31,7 +30,7 @@ from cycleqd_jax.io.run_folder import RunFolder
 from cycleqd_jax.tasks.language import Harness
 from cycleqd_jax.tasks.language_engine import Panel
 from cycleqd_jax.tasks.language_scores import Score, retention
-from cycleqd_jax.tasks.language_settings import LanguageConfig
+from cycleqd_jax.tasks.language_settings import LanguageConfig, load_language_config
 from experiments import console, report
 from experiments.language_models import Model, Stage, open_family
 
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     again = shlex.join([*again, *args.settings])
     return console.guarded(
         lambda: _measure(
-            settings.load(args.config, args.settings, LanguageConfig),
+            load_language_config(args.config, args.settings),
             pathlib.Path(args.config).stem,
         ),
         interrupted=f"Tasks that were finished are kept; go on with: {again}",

@@ -96,14 +96,14 @@ def test_scores_are_those_of_the_harness(world, factored, tmp_path):
     assert len({value for key, value in ours.items() if key[0] == "base"}) > 4
 
 
-def test_one_by_one_gives_the_same(world, factored, tmp_path):
+@pytest.mark.parametrize("how", ["engine.mode=materialised", "individuals_per_pass=1"])
+def test_one_by_one_gives_the_same(world, factored, tmp_path, how):
     folder, settings = world
-    for number, override in enumerate(
-        ["engine.mode=materialised", "individuals_per_pass=1"]
-    ):
-        output = tmp_path / str(number)
-        assert measure(folder, settings, f"output={output}", override) == 0
-        assert scores_of(output) == pytest.approx(scores_of(factored), rel=1e-5)
+    few = ["individuals=[base,expert/toy_b]", "tasks=[own_group,own_replies]"]
+    assert measure(folder, settings, f"output={tmp_path}", how, *few) == 0
+    got, want = scores_of(tmp_path), scores_of(factored)
+    assert len({model for model, _, _ in got}) == 2
+    assert got == pytest.approx({key: want[key] for key in got}, rel=1e-5)
 
 
 def test_what_is_written(factored):

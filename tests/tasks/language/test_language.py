@@ -3,13 +3,13 @@
 import pytest
 from lm_eval import evaluator
 
+from cycleqd_jax.config import to_yaml
 from cycleqd_jax.errors import RunError
-from cycleqd_jax.settings import load, to_yaml
 from cycleqd_jax.tasks.language import DEFAULT_TASKS, Speaker
 from cycleqd_jax.tasks.language_engine import Panel
 from cycleqd_jax.tasks.language_lm import EngineLM, Shared
 from cycleqd_jax.tasks.language_scores import retention, task_scores
-from cycleqd_jax.tasks.language_settings import LanguageConfig
+from cycleqd_jax.tasks.language_settings import load_language_config
 
 
 def test_the_default_tasks_exist(harness):
@@ -74,8 +74,8 @@ def test_passes_must_ask_the_same(engine_for, hf):
 
 
 def test_the_shipped_config_survives_the_round_trip(tmp_path):
-    first = load("experiments/configs/language.yaml", [], LanguageConfig)
+    first = load_language_config("experiments/configs/language.yaml", [])
     assert first.engine.deterministic is False and first.tasks == DEFAULT_TASKS
     path = tmp_path / "copy.yaml"
     path.write_text(to_yaml(first))
-    assert load(path, [], LanguageConfig) == first
+    assert load_language_config(path, []) == first
