@@ -23,9 +23,7 @@ from cycleqd_jax.tasks.db.sqlite_errors import Flavour
 _MODULE = "cycleqd_jax.tasks.db.sqlite_worker"
 MAX_CPU_S = 5.0  # of a statement; on tables of this size all but endless ones end
 _TIMEOUT_S = 60.0  # on the clock; a statement's CPU time is limited by its worker
-_KILLED = (
-    "2013 (HY000): Lost connection to MySQL server during query"  # what a server's end is
-)
+_KILLED = "2013 (HY000): Lost connection to MySQL server during query"  # what a server's end is
 
 
 class SqliteBackend:
@@ -131,7 +129,9 @@ class SqliteDatabase:
       image: their content, for a worker.
     """
 
-    def __init__(self, backend: SqliteBackend, table: Table, catalog: str, image: bytes):
+    def __init__(
+        self, backend: SqliteBackend, table: Table, catalog: str, image: bytes
+    ):
         self._backend = backend
         self._table = table
         self._catalog = catalog

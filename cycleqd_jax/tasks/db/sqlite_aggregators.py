@@ -220,7 +220,7 @@ class _Single:
         return self.found
 
 
-def _concatenation(limit: int):
+def _concatenation(limit: int, by_key: bool):
     class Concatenation:
         """GROUP_CONCAT: separator, text, key if distinct, then (down, key) pairs."""
 
@@ -240,19 +240,21 @@ def _concatenation(limit: int):
                 self.seen.add(same)
             self.separator = separator
             self.down = order[::2]
-            self.rows.append((text, order[1::2]))
+            self.rows.append((text, order[1::2], same))
 
         def finalize(self):
             """All texts, cut to what the server allows."""
             if not self.rows:
                 return None
             rows = self.rows
+            if by_key and not self.down and self.seen:
+                rows.sort(key=lambda row: row[2])
             for number in reversed(range(len(self.down))):
                 rows.sort(
                     key=lambda row, n=number: _comparable(row[1][n]),
                     reverse=bool(self.down[number]),
                 )
-            joined = self.separator.join(text for text, _ in rows)
+            joined = self.separator.join(row[0] for row in rows)
             data = joined.encode()
             if len(data) <= limit:
                 return joined
@@ -308,6 +310,7 @@ WINDOWS = {
 
 def aggregates(flavour: Flavour) -> dict[str, tuple[int, type]]:
     """Name -> (number of arguments, -1 for any; class), without `WINDOWS`."""
+    by_key = flavour is Flavour.MARIADB  # it sorts what is DISTINCT
     return {
         "m_std": (1, _Deviation),
         "m_std_sample": (1, _DeviationSample),
@@ -320,7 +323,7 @@ def aggregates(flavour: Flavour) -> dict[str, tuple[int, type]]:
         "m_bit_or": (1, _bits(0, lambda a, b: a | b)),
         "m_bit_xor": (1, _bits(0, lambda a, b: a ^ b)),
         "m_single": (1, _Single),
-        "m_group_concat": (-1, _concatenation(_CONCAT_BYTES[flavour])),
+        "m_group_concat": (-1, _concatenation(_CONCAT_BYTES[flavour], by_key)),
         "m_json_arrayagg": (2, _JsonArray),
         "m_json_objectagg": (4, _JsonObject),
     }

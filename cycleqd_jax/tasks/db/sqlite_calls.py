@@ -47,7 +47,7 @@ BIT_LENGTH t>i; LOCATE tti?>i; INSTR tt>i; ASCII t>i; ORD t>i; FIND_IN_SET tt>i
 CRC32 t>i; BIT_COUNT i>i; REGEXP_LIKE ttt?>i; REGEXP_INSTR tti?i?i?t?>i
 UNHEX t>B; FROM_BASE64 t>B; CHAR i*>B; BYTES t>B; ENCODE t>B
 POW dd>d; POWER dd>d=POW; SQRT d>d; EXP d>d; LN d>d; LOG dd?>d; LOG2 d>d; LOG10 d>d; SIN d>d
-COS d>d; TAN d>d; COT d>d; ASIN d>d; ACOS d>d; ATAN dd?>d; ATAN2 dd>d=ATAN; PI >d; RAND i?>d
+COS d>d; TAN d>d; COT d>d; ASIN d>d; ACOS d>d; ATAN dd?>d; ATAN2 dd>d=ATAN; RAND i?>d
 DEGREES d>d; RADIANS d>d
 YEAR D>i; MONTH D>i; DAY D>i; DAYOFMONTH D>i=DAY; DAYOFWEEK D>i; WEEKDAY D>i; DAYOFYEAR D>i
 QUARTER D>i; WEEK Di?>i; WEEKOFYEAR D>i; YEARWEEK Di?>i; TO_DAYS D>i; TO_SECONDS D>i
@@ -99,11 +99,7 @@ def call(name: str, arguments: list[Value], scope: Scope) -> Value:
         return compiled(arguments, scope)
     signature = _signatures().get(name)
     if signature is None:
-        if name in ("INTERVAL", "DEFAULT_VALUE", "VALUES"):
-            raise MySQLError(
-                1064, f"You have an error in your SQL syntax near '{name}'"
-            )
-        raise MySQLError(1305, f"FUNCTION {scope.database}.{name} does not exist")
+        raise unknown_function(name, scope)
     letters, least, repeats, result, own = signature
     if len(arguments) < least or (len(arguments) > len(letters) and not repeats):
         raise _wrong_count(name)
@@ -117,6 +113,16 @@ def call(name: str, arguments: list[Value], scope: Scope) -> Value:
         exact = any(v.type.exact for v in arguments)
         kind = Type(Kind.TEXT, exact=exact)
     return Value(f"m_{own.lower()}({', '.join(compiled)})", kind)
+
+
+def is_known(name: str) -> bool:
+    """Whether there is a function of this name, in capitals."""
+    return name in SPECIAL or name in _signatures()
+
+
+def unknown_function(name: str, scope: Scope) -> MySQLError:
+    """Error 1305."""
+    return MySQLError(1305, f"FUNCTION {scope.database}.{name} does not exist")
 
 
 def interval_sum(value: Value, amount: Value, unit: str, sign: str) -> Value:

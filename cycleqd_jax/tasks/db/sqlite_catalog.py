@@ -23,6 +23,7 @@ class ColumnInfo:
       length: characters that fit, or 0 for no limit.
       nullable: whether NULL may stand in it.
       default: plain form of its default, or None.
+      shown_default: the default as DESCRIBE shows it, or None.
       auto_increment: whether it counts up by itself.
       key: "PRI", "UNI" or "".
     """
@@ -35,6 +36,7 @@ class ColumnInfo:
     length: int = 0
     nullable: bool = True
     default: str | None = None
+    shown_default: str | None = None
     auto_increment: bool = False
     key: str = ""
 

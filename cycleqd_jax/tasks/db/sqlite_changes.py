@@ -72,7 +72,7 @@ def _columns(session, table: TableInfo, names) -> list[ColumnInfo]:
     for name in names:
         column = table.find(name)
         if column is None:
-            raise unknown_in(name, session.flavour)
+            raise unknown_in(name, "INSERT INTO", session.flavour)
         if column in found:
             raise MySQLError(1110, f"Column '{name}' specified twice")
         found.append(column)
@@ -275,7 +275,7 @@ def _target(session, scope, name: tuple[str, ...]):
                     f"The target table {source.alias} of the UPDATE is not updatable",
                 )
             return source, column
-    raise unknown_in(written, session.flavour)
+    raise unknown_in(written, "SET", session.flavour)
 
 
 def _tail(tree, queries, scope, expressions, conditions: list[str]) -> str:

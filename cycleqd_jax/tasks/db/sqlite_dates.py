@@ -16,6 +16,8 @@ _DATE = re.compile(
 )
 _DIGITS = re.compile(r"\s*(\d+)(?:\.(\d*))?\s*")
 _TIME = re.compile(r"\s*(-?)(?:(\d+)\s+)?(\d+):(\d{1,2})(?::(\d{1,2})(?:\.(\d*))?)?")
+_CLOCK = re.compile(r"\s*-?\d+:")
+_DATE_TIME_CHARACTERS = 12  # a shorter text is not taken for a date where a time is due
 _TIME_DIGITS = re.compile(r"\s*(-?)(\d+)(?:\.(\d*))?")
 _DAY = datetime.timedelta(days=1)
 MONTHS = """January February March April May June July August September October November
@@ -80,7 +82,7 @@ def _time_microseconds(text) -> int | None:
         text = str(text if isinstance(text, int) else int(text))
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    if _DATE.match(text):
+    if is_date(text) and len(text.strip()) >= _DATE_TIME_CHARACTERS:
         moment = parse_datetime(text)
         return None if moment is None else _of_day(moment)
     match = _TIME.match(text)
@@ -102,6 +104,11 @@ def _time_microseconds(text) -> int | None:
     total = min(numbers[0] * 3600 + numbers[1] * 60 + numbers[2], _MOST_S)
     micro = total * 10**6 + _micro(fraction)
     return -micro if sign else micro
+
+
+def is_date(text: str) -> bool:
+    """Whether a text looks like a date rather than like a time."""
+    return _DATE.match(text) is not None and _CLOCK.match(text) is None
 
 
 def _of_day(moment: datetime.datetime) -> int:
@@ -205,7 +212,7 @@ def shift(value, amount, unit: str, sign: int) -> str | None:
         return None
     months, delta = _interval(str(amount), unit)
     text = str(value)
-    if ":" in text and not _DATE.match(text):
+    if ":" in text and not is_date(text):
         micro = _time_microseconds(text)
         if micro is None or months:
             return None
@@ -296,7 +303,7 @@ def add_time(value, amount, sign: int) -> str | None:
     micro = _time_microseconds(amount)
     if value is None or micro is None:
         return None
-    if _DATE.match(str(value)):
+    if is_date(str(value)):
         moment = parse_datetime(value)
         if moment is None:
             return None
@@ -309,7 +316,7 @@ def time_difference(first, second) -> str | None:
     """TIMEDIFF: both dates, or both times."""
     if first is None or second is None:
         return None
-    dates = bool(_DATE.match(str(first))), bool(_DATE.match(str(second)))
+    dates = is_date(str(first)), is_date(str(second))
     if dates == (True, True):
         a, b = parse_datetime(first), parse_datetime(second)
         if a is None or b is None:

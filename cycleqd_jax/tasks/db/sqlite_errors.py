@@ -111,9 +111,14 @@ def unknown_column(name: str, clause: str, flavour: Flavour) -> MySQLError:
       clause: in MySQL's words, like "field list" or "where clause".
       flavour: MariaDB names clauses by their keywords.
     """
-    if flavour is Flavour.MARIADB:
-        clause = _CLAUSES.get(clause, clause)
-    return MySQLError(1054, f"Unknown column '{name}' in '{clause}'")
+    return MySQLError(
+        1054, f"Unknown column '{name}' in '{clause_name(clause, flavour)}'"
+    )
+
+
+def clause_name(clause: str, flavour: Flavour) -> str:
+    """A clause in the flavour's words."""
+    return _CLAUSES.get(clause, clause) if flavour is Flavour.MARIADB else clause
 
 
 def no_such_table(database: str, name: str) -> MySQLError:

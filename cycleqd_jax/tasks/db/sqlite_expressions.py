@@ -7,7 +7,12 @@ from sqlglot import exp
 
 from cycleqd_jax.tasks.db import sqlite_operators as operators
 from cycleqd_jax.tasks.db.sqlite_aggregates import AGGREGATES, aggregate
-from cycleqd_jax.tasks.db.sqlite_calls import call, interval_sum
+from cycleqd_jax.tasks.db.sqlite_calls import (
+    call,
+    interval_sum,
+    is_known,
+    unknown_function,
+)
 from cycleqd_jax.tasks.db.sqlite_errors import MySQLError, unsupported
 from cycleqd_jax.tasks.db.sqlite_scope import Scope
 from cycleqd_jax.tasks.db.sqlite_types import (
@@ -334,6 +339,8 @@ class Expressions:
         name = node.name.removeprefix("F_").upper()
         if name in AGGREGATES:
             return aggregate(self, name, node.expressions)
+        if not is_known(name):
+            raise unknown_function(node.name.removeprefix("F_"), self.scope)
         arguments = [self.value(argument) for argument in node.expressions]
         return call(name, arguments, self.scope)
 

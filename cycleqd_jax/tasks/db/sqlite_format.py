@@ -48,7 +48,9 @@ def _float(value, kind: Type) -> float:
         raise MySQLError(1690, "DOUBLE value is out of range")
     if kind.kind is Kind.FLOAT:
         return float(float_text(value))
-    return value + 0.0 if value else 0.0
+    if kind.scale:
+        value = round(value, kind.scale)
+    return value if value else 0.0
 
 
 def _time(value: str) -> datetime.timedelta:

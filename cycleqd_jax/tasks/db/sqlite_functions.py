@@ -46,8 +46,8 @@ _NUMBERS = {
     "float": numbers.single,
     "format": numbers.grouped,
     "abs": lambda v: None if v is None else v.lstrip("-"),
-    "ceil_decimal": lambda v: None if v is None else -int(-numbers.Decimal(v) // 1),
-    "floor_decimal": lambda v: None if v is None else int(numbers.Decimal(v) // 1),
+    "ceil_decimal": numbers.ceiling,
+    "floor_decimal": numbers.floor,
     "cast_year": lambda v: v if v is None or 1900 < v < 2156 else None,
 }
 
@@ -97,12 +97,16 @@ def register(connection: sqlite3.Connection, flavour: Flavour, moment: Moment) -
         "keys": lambda *keys: None if None in keys else repr(keys),
         "store": _store,
         "variable": lambda name: None,
+        "number_compared": _strict(numbers.number, "DOUBLE", moment),
         "number": _strict(numbers.number, "DOUBLE", moment),
         "text_integer": _strict(numbers.text_integer, "INTEGER", moment),
         "text_decimal": _strict(numbers.text_decimal, "DECIMAL", moment),
         "divide": _by_zero(numbers.divide, moment),
         "divide_double": _by_zero(_divide, moment),
     }
+    if flavour is Flavour.MARIADB:
+        found["regexp_substr"] = _or_empty(found["regexp_substr"])
+        found["number_compared"] = _strict(numbers.number, "DECIMAL", moment)
     locate = found["locate"]
     found["instr"] = lambda text, part: locate(part, text)
     for name, function in found.items():
@@ -131,6 +135,16 @@ def _strict(function: Callable, name: str, moment: Moment) -> Callable:
         if moment.strict and isinstance(value, str) and not numbers.is_number(value):
             raise MySQLError(1292, f"Truncated incorrect {name} value: '{value[:128]}'")
         return function(value)
+
+    return compiled
+
+
+def _or_empty(function: Callable) -> Callable:
+    """An empty text instead of NULL, unless an argument is NULL."""
+
+    def compiled(*arguments):
+        found = function(*arguments)
+        return "" if found is None and None not in arguments else found
 
     return compiled
 

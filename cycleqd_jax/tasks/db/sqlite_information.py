@@ -46,7 +46,7 @@ def information_table(catalog: Catalog, name: str, flavour: Flavour) -> Table:
         for table_name, table in catalog.tables.items():
             for number, column in enumerate(table.columns, 1):
                 rows.append(
-                    ("def", schema, table_name, column.name, number, column.default,
+                    ("def", schema, table_name, column.name, number, column.shown_default,
                      "YES" if column.nullable else "NO", _base(column.declared),
                      65535 if column.declared == "text" else None, column.declared,
                      column.key, _extra(column), "")
@@ -116,7 +116,10 @@ def show(catalog: Catalog, what: str, table: tuple, like, flavour: Flavour) -> l
     if what == "INDEX":
         return _indexes(catalog, table)
     if what == "EXPLAIN":
-        return [(1, "SIMPLE", next(iter(catalog.tables), None), "ALL")]
+        first = next(iter(catalog.tables), None)
+        plan = (1, "SIMPLE", first, *([None] if flavour is Flavour.MYSQL8 else []))
+        rest = (100.0, None) if flavour is Flavour.MYSQL8 else ("",)
+        return [(*plan, "ALL", None, None, None, None, 1, *rest)]
     if what == "CREATE DATABASE":
         return [(catalog.database, f"CREATE DATABASE `{catalog.database}`")]
     return []
@@ -124,7 +127,7 @@ def show(catalog: Catalog, what: str, table: tuple, like, flavour: Flavour) -> l
 
 def _described(column: ColumnInfo, what: str) -> tuple:
     nullable = "YES" if column.nullable else "NO"
-    row = (column.name, column.declared, nullable, column.key, column.default)
+    row = (column.name, column.declared, nullable, column.key, column.shown_default)
     if what == "COLUMNS":
         return (*row, _extra(column))
     collation = "utf8mb4_0900_ai_ci" if _base(column.declared) == "text" else None
@@ -166,6 +169,7 @@ def _create(catalog: Catalog, table: tuple, flavour: Flavour) -> str:
     )
 
 
-def unknown_in(name: str, flavour: Flavour) -> MySQLError:
-    """The error of a column in a list of columns."""
-    return unknown_column(name, "field list", flavour)
+def unknown_in(name: str, statement: str, flavour: Flavour) -> MySQLError:
+    """The error of a column that INSERT INTO or SET (`statement`) names."""
+    clause = statement if flavour is Flavour.MARIADB else "field list"
+    return unknown_column(name, clause, flavour)

@@ -17,6 +17,7 @@ class Kind(enum.Enum):
     BYTES = enum.auto()  # x'41', 0x41, b'1'
     VARIABLE = enum.auto()  # @name, @@name
     OPERATOR = enum.auto()
+    WRONG = enum.auto()  # a quote that is not closed, to the end
     END = enum.auto()
 
 
@@ -70,7 +71,7 @@ def tokens(sql: str, flavour: Flavour) -> list[Token]:
     """The tokens of `sql`; the last is of kind END.
 
     Raises:
-      MySQLError: a quote or comment is not closed, or a character fits nowhere.
+      MySQLError: it is longer than any statement is allowed to be.
     """
     if len(sql) > MAX_CHARACTERS:
         raise syntax_error(sql[:80], flavour)
@@ -92,8 +93,10 @@ def tokens(sql: str, flavour: Flavour) -> list[Token]:
             kind, text = "operator", "."
         else:
             match = _TOKEN.match(sql, position)
-            if match is None:
-                raise syntax_error(sql[position:], flavour, line_of(sql, position))
+            if match is None:  # an error once a reader has come so far
+                rest = sql[position:]
+                found.append(Token(Kind.WRONG, rest, rest, position, len(sql)))
+                break
             kind, text = match.lastgroup, match.group()
         found.append(Token(_KINDS[kind], text, _value(kind, text), *match.span()))
         position = match.end()

@@ -330,6 +330,16 @@ def _written(text: str) -> str:
     return f"{mark}{shown[0]}{rest}e{point - 1}"
 
 
+def ceiling(value) -> int | None:
+    """CEIL of a decimal."""
+    return None if value is None else clamp(math.ceil(_exact(value)))
+
+
+def floor(value) -> int | None:
+    """FLOOR of a decimal."""
+    return None if value is None else clamp(math.floor(_exact(value)))
+
+
 def grouped(value, digits) -> str | None:
     """FORMAT: with commas between thousands."""
     if value is None or digits is None:

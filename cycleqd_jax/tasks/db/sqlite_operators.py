@@ -91,7 +91,14 @@ def comparable(left: Value, right: Value) -> tuple[str, str]:
     if a.kind in (Kind.INT, Kind.DECIMAL) and b.kind in (Kind.INT, Kind.DECIMAL):
         first, second = _same_scale(left), _same_scale(right)
         return f"({first} COLLATE m_decimal)", second
-    return to_double(left), to_double(right)
+    return _compared(left), _compared(right)
+
+
+def _compared(value: Value) -> str:
+    """As `to_double`, told apart for the words of an error."""
+    if value.type.kind is Kind.TEXT:
+        return f"m_number_compared({value.sql})"
+    return to_double(value)
 
 
 def _same_scale(value: Value) -> str:

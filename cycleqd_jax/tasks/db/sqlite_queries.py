@@ -34,7 +34,7 @@ class QueryReader(Reader):
 
     def call(self, name: str) -> None:
         """A call of a function, its own syntax turned into arguments."""
-        self.step()
+        written = self.step().text
         self.must_skip("(")
         special = getattr(self, f"_call_{name.lower()}", None)
         if special is not None:
@@ -44,7 +44,7 @@ class QueryReader(Reader):
         elif name in _ARITHMETIC:
             self._date_arithmetic(name)
         else:
-            self._arguments(name)
+            self._arguments(written)
         self._over()
 
     def _arguments(self, name: str) -> None:
@@ -165,6 +165,8 @@ class QueryReader(Reader):
     def _call_substring(self) -> None:
         self.out.append("F_SUBSTRING(")
         self.expression()
+        if self.word not in (",", "FROM"):
+            raise self.fail()
         if self.skip("FROM"):
             self.out.append(",")
             self.expression()

@@ -2,8 +2,13 @@
 
 import dataclasses
 
-from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError, unknown_column
-from cycleqd_jax.tasks.db.sqlite_types import Value
+from cycleqd_jax.tasks.db.sqlite_errors import (
+    Flavour,
+    MySQLError,
+    clause_name,
+    unknown_column,
+)
+from cycleqd_jax.tasks.db.sqlite_types import Kind, Value
 
 
 @dataclasses.dataclass
@@ -131,7 +136,8 @@ class Scope:
             if column is not None and not (column.hidden and not table):
                 found.append((source, column))
         if len(found) > 1:
-            raise MySQLError(1052, f"Column '{written}' in {self.clause} is ambiguous")
+            where = clause_name(self.clause, self.flavour)
+            raise MySQLError(1052, f"Column '{written}' in {where} is ambiguous")
         if not found:
             return alias
         source, column = found[0]
@@ -143,6 +149,9 @@ class Scope:
         if self.inside_aggregate or value.sql in self.constants:
             return value
         if self.grouped is not None and value.sql in self.grouped:
+            if value.type.kind is Kind.TEXT and not value.type.exact:
+                # Texts of a group are equal but may differ: the first row's is shown.
+                return Value(f"m_first({value.sql})", value.type)
             return value
         if self.first:
             return Value(f"m_first({value.sql})", value.type)

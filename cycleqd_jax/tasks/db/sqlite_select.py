@@ -265,9 +265,7 @@ class Queries:
         left = self.query(node.this, parent, common)
         right = self.query(node.expression, parent, common)
         if len(left.columns) != len(right.columns):
-            raise MySQLError(
-                1222, "The used SELECT statements have a different number of columns"
-            )
+            raise _different_widths()
         types = [
             merge([a.value.type, b.value.type])
             for a, b in zip(left.columns, right.columns, strict=True)
@@ -333,14 +331,34 @@ class Queries:
             own = self.new_name()
             body = table.this
             if recursive and isinstance(body, exp.Union):
-                first = self.query(body.this, parent, common)
-                common[table.alias] = (own, _renamed(first.columns, names))
-            query = self.query(body, parent, common)
+                query = self._recursive(body, parent, common, table.alias, own, names)
+            else:
+                query = self.query(body, parent, common)
             columns = _renamed(query.columns, names)
             common[table.alias] = (own, columns)
             listed = ", ".join(f"k{n}" for n in range(1, len(columns) + 1))
             parts.append(f"{own}({listed}) AS ({query.sql})")
         return f"WITH {'RECURSIVE ' if recursive else ''}{', '.join(parts)}"
+
+    def _recursive(self, body, parent, common, alias, own, names) -> Query:
+        """A union whose second part may read the table that it makes.
+
+        SQLite wants that part to read it directly, so nothing is put around the parts;
+        as with MySQL the first decides about the types.
+        """
+        first = self.query(body.this, parent, common)
+        common[alias] = (own, _renamed(first.columns, names))
+        second = self.query(body.expression, parent, common)
+        if len(first.columns) != len(second.columns):
+            raise _different_widths()
+        word = "UNION" if body.args.get("distinct") else "UNION ALL"
+        return Query(f"{first.sql} {word} {second.sql}", first.columns)
+
+
+def _different_widths() -> MySQLError:
+    return MySQLError(
+        1222, "The used SELECT statements have a different number of columns"
+    )
 
 
 def _renamed(columns: list[Column], names: list[str]) -> list[Column]:

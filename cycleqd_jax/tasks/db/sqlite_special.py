@@ -432,6 +432,7 @@ SPECIAL = {
     "SYSTEM_VARIABLE": (1, 1, _system_variable),
     "VARIABLE": (1, 1, _variable),
     "ASSIGN": (2, 2, _assign),
+    "PI": (0, 0, lambda arguments, scope: Value("m_pi()", Type(Kind.DOUBLE, 6))),
     "JSON_OBJECT": (0, _MANY, _json_pair("json_object")),
     "JSON_ARRAY": (0, _MANY, _json_pair("json_array")),
     "CHARSET": (1, 1, _constant("utf8mb4")),

@@ -22,7 +22,7 @@ from cycleqd_jax.tasks.db.sqlite_errors import (
     unknown_column,
 )
 from cycleqd_jax.tasks.db.sqlite_parse import parse_query
-from cycleqd_jax.tasks.db.sqlite_storing import stored
+from cycleqd_jax.tasks.db.sqlite_storing import as_text, stored
 from cycleqd_jax.tasks.db.sqlite_types import Kind, Type
 
 _INTEGERS = {"TINYINT": 4, "SMALLINT": 6, "MEDIUMINT": 9, "INT": 11, "BIGINT": 20}
@@ -96,9 +96,21 @@ def _info(session: Session, definition: ColumnDefinition) -> ColumnInfo:
         length=length,
         nullable=definition.nullable,
         default=definition.default,
+        shown_default=_shown_default(session, definition.default),
         auto_increment=definition.auto_increment,
         key={"PRIMARY": "PRI", "UNIQUE": "UNI"}.get(definition.key, ""),
     )
+
+
+def _shown_default(session: Session, default: str | None) -> str | None:
+    """A default as DESCRIBE shows it."""
+    if default is None:
+        return None
+    if "F_CURRENT_TIMESTAMP" in default or "F_NOW" in default:
+        return "CURRENT_TIMESTAMP"
+    query = session.queries().query(parse_query(f"SELECT {default} AS `c`"))
+    value = session.fetch(query.sql)[0][0]
+    return None if value is None else as_text(value, query.columns[0].value.type)
 
 
 def create_table(session: Session, statement: CreateTable) -> None:

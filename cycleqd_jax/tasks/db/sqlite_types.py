@@ -89,6 +89,8 @@ def merge(types: list[Type]) -> Type:
         return NULL
     kinds = {t.kind for t in known}
     scale = max(t.scale for t in known)
+    if kinds <= APPROXIMATE:
+        return DOUBLE if Kind.DOUBLE in kinds else FLOAT
     if len(kinds) == 1:
         exact = any(t.exact for t in known)
         return Type(known[0].kind, scale, exact)

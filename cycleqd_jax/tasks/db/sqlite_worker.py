@@ -85,7 +85,10 @@ class Service:
             return _changed("", state)
         state = State(request["catalog"], image)
         if request["op"] == "state":
-            return {"text": engine.hash(state, request["columns"]), "failed": False}, b""
+            return {
+                "text": engine.hash(state, request["columns"]),
+                "failed": False,
+            }, b""
         text, after = engine.run(state, request["sql"], request["now"], request["seed"])
         if after is None:
             return {"text": text, "failed": False}, b""
