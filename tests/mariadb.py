@@ -108,7 +108,9 @@ class MariaDB:
     def connect(self) -> pymysql.connections.Connection:
         """A connection as the administrator."""
         return pymysql.connect(
-            unix_socket=str(self.socket),
+            host="127.0.0.1",
+            port=self.port,
+            ssl_disabled=True,
             user="admin",
             password="secret",
             charset="utf8mb4",

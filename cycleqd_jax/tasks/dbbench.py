@@ -68,6 +68,7 @@ class DBBench:
         if options.chat_template == "reference":
             self._chat = ChatOptions(template=protocol.read_template(self._data))
         self._backend: Backend | None = None
+        self._shared: Any = None  # `db.legacy.SharedDatabases`
         if options.backend == "mysql":
             self._backend = self._open_backend()  # a wrong URL is told at once
 
@@ -161,17 +162,15 @@ class DBBench:
 
     async def aclose(self) -> None:
         """Drops what is left of databases and closes connections."""
-        backend, self._backend = self._backend, None
+        backend, self._backend, self._shared = self._backend, None, None
         if backend is not None:
             await backend.aclose()
 
     async def _episode(self, problem: Problem, chat: Chat) -> Result:
         case: Case = problem.data["case"]
-        if self._backend is None:
-            self._backend = self._open_backend()
         messages = list(protocol.fill(self._messages, problem.prompt))
         feedback: list[str] = []
-        database = await self._backend.open(case.table)
+        database = await self._open(case)
         try:
             for turn in range(self._options.rounds + 1):
                 reply = await chat(tuple(messages), self._chat)
@@ -184,6 +183,19 @@ class DBBench:
             return await self._judge(case, action, database, tuple(feedback))
         finally:
             await database.close()
+
+    async def _open(self, case: Case) -> Database:
+        """The problem's database."""
+        if self._backend is None:
+            self._backend = self._open_backend()
+        if not self._options.legacy_shared_database:
+            return await self._backend.open(case.table)
+        if self._shared is None:
+            legacy = _import("cycleqd_jax.tasks.db.legacy", "PyMySQL")
+            played = self._splits[Split.OPTIMISE] or self._all
+            cases = [problem.data["case"] for problem in played]
+            self._shared = legacy.SharedDatabases(self._backend, cases)
+        return await self._shared.open(case)
 
     async def _judge(
         self, case: Case, action: Action, database: Database, feedback: tuple[str, ...]

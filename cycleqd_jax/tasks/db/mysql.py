@@ -77,14 +77,18 @@ class MysqlBackend:
         self._slots = Slots(self.server)
         self._epoch = 0  # of the server's life; databases do not outlive theirs
 
-    async def open(self, table: Table) -> MysqlDatabase:
+    async def open(self, table: Table, *others: Table) -> MysqlDatabase:
         """A new database with the table in it.
+
+        Args:
+          table: of the problem.
+          others: of the same name; their rows are added where they fit.
 
         Raises:
           SandboxError: the server is gone or cannot make it.
           BadInputError: it refuses our account.
         """
-        return await self.call(functools.partial(self._open, table))
+        return await self.call(functools.partial(self._open, (table, *others)))
 
     async def aclose(self) -> None:
         """Drops all that was made and closes all connections."""
@@ -228,13 +232,13 @@ class MysqlBackend:
             self._forget_admin()
             raise self.server.failure(error) from error
 
-    def _open(self, table: Table) -> MysqlDatabase:
+    def _open(self, tables: tuple[Table, ...]) -> MysqlDatabase:
         for attempt in range(2):
             try:
                 epoch = self._begin()
                 slot = self._slots.take(self._admin())
-                mysql_session.make_table(self.server, self._admin(), slot, table)
-                return MysqlDatabase(self, table, slot, epoch)
+                mysql_session.make_tables(self.server, self._admin(), slot, tables)
+                return MysqlDatabase(self, tables[0], slot, epoch)
             except err.MySQLError as error:
                 self._forget_admin()
                 if error_code(error) not in LOST or attempt == 1:

@@ -44,7 +44,11 @@ class MysqlDatabase:
 
     async def state(self) -> str:
         """The hash of the table's content; see `backend.Database`."""
-        query = mysql_session.state_query(self._table)
+        return await self.state_of(self._table)
+
+    async def state_of(self, table: Table) -> str:
+        """The hash over another table's columns; its name is the same."""
+        query = mysql_session.state_query(table)
         return await self._statement(self._slot.judge, query)
 
     async def close(self) -> None:

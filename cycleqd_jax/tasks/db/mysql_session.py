@@ -7,7 +7,7 @@ result was read, and then only if there is no second.
 import itertools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pymysql import err
 from pymysql.connections import Connection
@@ -36,8 +36,9 @@ _ACCESS_DENIED = (1045, 1698, 1862, 4151, 3118)  # passwords wrong, expired, loc
 _UNKNOWN_DATABASE = (1044, 1049)  # dropped by the model
 _NO_ROOM = (3, 1021, 1026, 1030, 1114)
 _NO_SPACE = re.compile(r"\b28\b|No space left|is full|Disk full")
-# What a server has against the tables of some problems, and against their rows.
-_BAD_TABLE = (1059, 1060, 1074, 1103, 1117, 1118, 1166)
+# What a server has against the tables of some problems: names that are twice there, too
+# long, empty; and against rows for a table of other columns.
+_BAD_TABLE = (1054, 1059, 1060, 1074, 1103, 1117, 1118, 1166)
 
 
 class AccountChangedError(Exception):
@@ -116,19 +117,22 @@ def run_statement(
         close_quietly(connection)  # which rolls back what is not committed
 
 
-def make_table(server: Server, admin: Connection, slot: Slot, table: Table) -> None:
+def make_tables(
+    server: Server, admin: Connection, slot: Slot, tables: Sequence[Table]
+) -> None:
     """Makes the database, empty of what may be there, and the table in it.
 
     Args:
       server: the server.
       admin: a connection of its administrator.
       slot: whose database is made.
-      table: what it will hold.
+      tables: what it will hold; of several of one name the first makes the table and
+        the others add their rows, where the server takes them.
 
     Raises:
       MySQLError: the server refuses, or is gone.
     """
-    database, name = f"`{slot.database}`", _quoted(table.name)
+    database = f"`{slot.database}`"
     # MySQL 8's own; of MariaDB's the one that all versions know.
     collation = " COLLATE utf8mb4_general_ci" if server.mariadb else ""
     run(
@@ -136,22 +140,22 @@ def make_table(server: Server, admin: Connection, slot: Slot, table: Table) -> N
         f"DROP DATABASE IF EXISTS {database}; "
         f"CREATE DATABASE {database} CHARACTER SET utf8mb4{collation}",
     )
-    if not table.can_exist:
-        return
-    columns = [_quoted(column) for column in table.columns]
-    definition = ",".join(f"{column} TEXT" for column in columns)
-    sql = f"CREATE TABLE {database}.{name} ({definition})"
-    if table.rows:
-        rows = ",".join(
-            "(" + ",".join(admin.escape(str(cell)) for cell in row) + ")"
-            for row in table.rows
-        )
-        sql += f"; INSERT INTO {database}.{name} ({','.join(columns)}) VALUES {rows}"
-    try:
-        run(admin, sql)
-    except err.MySQLError as error:
-        if error_code(error) not in _BAD_TABLE:
-            raise  # else there is no table, as in the reference
+    for table in tables:
+        name = f"{database}.{_quoted(table.name)}"
+        columns = [_quoted(column) for column in table.columns]
+        definition = ",".join(f"{column} TEXT" for column in columns)
+        sql = f"CREATE TABLE IF NOT EXISTS {name} ({definition})"
+        if table.rows:
+            rows = ",".join(
+                "(" + ",".join(admin.escape(str(cell)) for cell in row) + ")"
+                for row in table.rows
+            )
+            sql += f"; INSERT INTO {name} ({','.join(columns)}) VALUES {rows}"
+        try:
+            run(admin, sql)
+        except err.MySQLError as error:
+            if error_code(error) not in _BAD_TABLE:
+                raise  # else there is no table, or no row of it, as in the reference
 
 
 def state_query(table: Table) -> str:
