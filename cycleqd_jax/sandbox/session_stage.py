@@ -35,6 +35,7 @@ _HIDDEN_FOLDERS = ("tty/driver", "scsi")
 _SHOWN_OF_FIRST = ("cmdline", "comm", "stat", "statm", "status")
 _STAGE_BYTES, _STAGE_FILES = 2**20, 512
 _PRIVATE = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+_ROOM_BYTES, _ROOM_ENTRIES = 2**25, 2**12
 _SHM_BYTES = 2**20
 _CPU = "/sys/devices/system/cpu"
 
@@ -195,6 +196,14 @@ class Stage:
             if self.overlay and not self.image:
                 _remount(f"{view}/usr", kernel.MS_RDONLY | kernel.MS_NODEV)
         kernel.enter_root(view)
+
+    def make_room(self):
+        """Before judging: an episode that has filled its files leaves room again."""
+        size = self.request["scratch_bytes"] + _ROOM_BYTES
+        entries = self.request["scratch_entries"] + _ROOM_ENTRIES
+        flags = kernel.MS_REMOUNT | kernel.MS_NODEV
+        data = f"size={size},nr_inodes={entries}"
+        kernel.mount("none", "/data", None, flags, data)
 
     def repair(self, users):
         """Before judging: see `session_repair`."""

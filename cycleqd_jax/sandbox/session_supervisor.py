@@ -11,6 +11,7 @@ see the methods `_run` and so on.
 When the library closes its end, everything in the session is killed.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -200,8 +201,8 @@ class Supervisor:
           `status` (exit status, or minus a signal), `ended` (done, limit, cpu,
           memory), `output` (both streams, the first `KEPT_BYTES`).
         """
-        if judging:
-            self._stage.repair(self._users)
+        if judging and self._repair():
+            return {"status": 1, "ended": "done", "output": ""}
         null = os.open("/host/dev/null", os.O_RDWR)
         read_fd, write_fd = os.pipe()
         try:
@@ -314,16 +315,27 @@ class Supervisor:
         Returns:
           {"tampered": what makes judging impossible, or None}.
         """
-        self._frozen = freeze
-        if freeze:
+        # A hundred processes would leave the scripts no room for theirs.
+        most = self._request["limits"]["processes"] // 2
+        self._frozen = freeze and self._clock.processes() <= most
+        if self._frozen:
             try:
                 os.kill(-1, signal.SIGSTOP)
             except ProcessLookupError:
                 pass
         else:
             kill_all()
+        self._clock.start_again()
+        self._stage.make_room()
+        return {"tampered": self._repair()}
+
+    def _repair(self):
+        """Why the system cannot be given back its programs, or None."""
         try:
             self._stage.repair(self._users)
-        except repair.Tampered as error:
-            return {"tampered": str(error)}
-        return {"tampered": None}
+        except (repair.Tampered, OSError, RecursionError) as error:
+            # There is room, and nothing else runs: what is in the way is the episode's.
+            if getattr(error, "errno", None) == errno.ENOMEM:
+                raise
+            return f"{type(error).__name__} {error}"
+        return None
