@@ -295,7 +295,7 @@ def _add(session, table: TableInfo, name: str, definition, place) -> None:
     if table.find(definition.name) is not None:
         raise MySQLError(1060, f"Duplicate column name '{definition.name}'")
     column = _info(session, definition)
-    session.connection.execute(f"ALTER TABLE {table.id} ADD COLUMN {column.id}")
+    _widen(session, table, column)
     _place(session, table, column, place)
     if column.key:
         table.unique.append([column.name])
@@ -312,6 +312,19 @@ def _add(session, table: TableInfo, name: str, definition, place) -> None:
         session.connection.execute(f"UPDATE {table.id} SET {column.id} = rowid")
     elif value is not None:
         session.connection.execute(f"UPDATE {table.id} SET {column.id} = ?", (value,))
+
+
+def _widen(session, table: TableInfo, column: ColumnInfo) -> None:
+    """Gives a table a further column, by a copy.
+
+    SQLite's own ALTER TABLE needs functions that a worker does not allow.
+    """
+    old, table.id = table.id, session.catalog.new_id("t")
+    names = ", ".join(info.id for info in table.columns)
+    run = session.connection.execute
+    run(f"CREATE TABLE {table.id} ({names}, {column.id})")
+    run(f"INSERT INTO {table.id} ({names}) SELECT {names} FROM {old} ORDER BY rowid")
+    run(f"DROP TABLE {old}")
 
 
 def _place(session, table: TableInfo, column: ColumnInfo, place) -> None:

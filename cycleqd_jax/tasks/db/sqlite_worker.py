@@ -36,7 +36,6 @@ _ALLOWED = frozenset(
         sqlite3.SQLITE_TRANSACTION,
         sqlite3.SQLITE_CREATE_TABLE,
         sqlite3.SQLITE_DROP_TABLE,
-        sqlite3.SQLITE_ALTER_TABLE,
         sqlite3.SQLITE_RECURSIVE,
     )
 )
@@ -114,7 +113,7 @@ def _authorised(action, first, second, database, trigger) -> int:
     if action in _ALLOWED:
         return sqlite3.SQLITE_OK
     if action == _FUNCTION:
-        if second.startswith(("m_", "sqlite_")) or second.lower() in _FUNCTIONS:
+        if second.startswith("m_") or second.lower() in _FUNCTIONS:
             return sqlite3.SQLITE_OK
     # Restoring an image is an ATTACH of this name to SQLite; no statement of ours is.
     # Writing one down asks for the number of its pages.
