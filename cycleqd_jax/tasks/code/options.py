@@ -51,8 +51,8 @@ class CodingOptions(Section):
     def _check(self) -> Self:
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
-                f"samples is {self.samples} with temperature 0, which would give the "
-                "same reply as often; set temperature above 0."
+                f"samples of a coding benchmark is {self.samples} with temperature 0, "
+                "which would give the same reply as often; set temperature above 0."
             )
         return self
 
@@ -63,5 +63,4 @@ def parse_options(task: str, options: Mapping[str, Any]) -> CodingOptions:
     Raises:
       BadInputError: one sentence with the key, the value and what is allowed.
     """
-    key = f"task_settings.{task}"
-    return parse_section(key, options, CodingOptions, where=key)
+    return parse_section(f"task_settings.{task}", options, CodingOptions)

@@ -189,10 +189,10 @@ def _untag(node: Any, top: bool = False) -> Any:
         case ("list" | "tuple" | "set" | "frozenset" | "deque" as kind, list(items)):
             return _SEQUENCES[kind]([_untag(item) for item in items])
         case ("range", int(start), int(stop), int(step)):
+            value = range(start, stop, step)
             # Nobody may be made to walk through a long one.
-            if abs(stop - start) > _MAX_RANGE * abs(step):
-                return Other("range")
-            return range(start, stop, step)
+            long = abs(stop - start) > _MAX_RANGE * abs(step)
+            return Other("range") if long else value
         case ("fraction", int(numerator), int(denominator)):
             return fractions.Fraction(numerator, denominator)
         case ("decimal", str(text)):

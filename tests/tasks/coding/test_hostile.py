@@ -1,0 +1,209 @@
+"""Answers that cheat, break or burn: none is right that would not be right honestly."""
+
+# ruff: noqa: E501 - one line per answer
+
+import asyncio
+import json
+import textwrap
+
+import pytest
+
+from cycleqd_jax.sandbox.base import Ending, Execution
+from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.tasks.base import Outcome
+from cycleqd_jax.tasks.code import calls
+from cycleqd_jax.tasks.code.calls import SetLimits, read_report
+from cycleqd_jax.tasks.code.judge import time_limits
+
+DOUBLE, PARTS, DIFF, CHECK = "Mbpp/9001", "Mbpp/9002", "Mbpp/9003", "Mbpp/9004"
+LETTERS, MANY, APPEND = "Mbpp/9005", "Mbpp/9006", "Mbpp/9007"
+ALWAYS = """
+class Always({base}):
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __hash__(self): return 0
+    __le__ = __lt__ = __ge__ = __gt__ = __eq__
+    def __abs__(self): return self
+    def __sub__(self, other): return self
+"""
+
+WRONG = {
+    "equal to everything": (DOUBLE, ALWAYS.format(base="object") + "def double(n): return Always()"),
+    "a number equal to everything": (DOUBLE, ALWAYS.format(base="int") + "def double(n): return Always(7)"),
+    "a list equal to everything": (PARTS, ALWAYS.format(base="list") + "def parts(xs): return Always([9])"),
+    "a text equal to everything": (LETTERS, ALWAYS.format(base="str") + "def letters(s): return Always('x')"),
+    "a dictionary equal to everything": (LETTERS, ALWAYS.format(base="dict") + "def letters(s): return Always()"),
+    "elements equal to everything": (DIFF, ALWAYS.format(base="int") + "def Diff(a, b): return [Always(5)] * 2"),
+    "a class with a changed type name": (DOUBLE, "class int:\n    pass\ndef double(n): return int()"),
+    "a generator where a list is asked for": (PARTS, "def parts(xs): return (x / 3 for x in xs)"),
+    "a map where a list is asked for": (PARTS, "def parts(xs): return map(lambda x: x / 3, xs)"),
+    "a filter": (PARTS, "def parts(xs): return filter(None, [x / 3 for x in xs])"),
+    "a range": (PARTS, "def parts(xs): return range(3)"),
+    "an endless iterator": (PARTS, "import itertools\ndef parts(xs): return itertools.count()"),
+    "an endless iterator as a set": (DIFF, "import itertools\ndef Diff(a, b): return itertools.repeat(1)"),
+    "endless memory": (DOUBLE, "def double(n):\n    return ['x' * 2**20 + str(i) for i in range(10**5)]"),
+    "a huge output": (PARTS, "def parts(xs): return [0.5] * 10**7"),
+    "a huge number": (DOUBLE, "def double(n): return 1 << 10**8"),
+    "a deep output": (PARTS, "def parts(xs):\n    x = []\n    for _ in range(10**5): x = [x]\n    return x"),
+    "a cyclic output": (PARTS, "def parts(xs):\n    x = []\n    x.append(x)\n    return x"),
+    "endless recursion": (DOUBLE, "def double(n): return double(n) + 1"),
+    "a raised limit and endless recursion": (DOUBLE, "import sys\nsys.setrecursionlimit(10**9)\ndef double(n): return double(n) + 1"),
+    "exit at once": (DOUBLE, "import os\nos._exit(0)"),
+    "sys.exit in the call": (DOUBLE, "import sys\ndef double(n): sys.exit(0)"),
+    "exit in the call": (DOUBLE, "import os\ndef double(n): os._exit(0)"),
+    "an abort": (DOUBLE, "import os\ndef double(n): os.abort()"),
+    "kill the parent": (DOUBLE, "import os\ndef double(n):\n    os.kill(os.getppid(), 9)\n    return n * 2"),
+    "kill everybody": (DOUBLE, "import os\ndef double(n):\n    os.kill(-1, 9)\n    return n * 2"),
+    "an endless loop": (DOUBLE, "def double(n):\n    while True: pass"),
+    "an endless loop that catches all": (DOUBLE, "def double(n):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass"),
+    "an endless loop while loading": (DOUBLE, "while True: pass\ndef double(n): return n * 2"),
+    "sleep": (DOUBLE, "import time\ndef double(n):\n    time.sleep(5)\n    return n * 2"),
+    "wait for a process that works": (DOUBLE, "import os\ndef double(n):\n    pid = os.fork()\n    while not pid: pass\n    os.waitpid(pid, 0)\n    return n * 2"),
+    "signals blocked": (DOUBLE, "import signal\nsignal.pthread_sigmask(0, range(1, 65))\ndef double(n):\n    while True: pass"),
+    "close everything": (DOUBLE, "import os\ndef double(n):\n    os.closerange(0, 200)\n    return n * 2"),
+    "a fork in the call": (DOUBLE, "import os\ndef double(n):\n    os.fork()\n    return n * 2"),
+    "write to all descriptors": (DOUBLE, "import os\ndef double(n):\n    for fd in range(3, 60):\n        try: os.write(fd, b'T' * 999)\n        except OSError: pass\n    return n * 2"),
+    "flood all descriptors": (DOUBLE, "import os\ndef double(n):\n    while True:\n        for fd in range(3, 60):\n            try: os.write(fd, b'P' + bytes(8) + b'\\1\\0\\0\\0N')\n            except OSError: pass"),
+    "other builtins": (DOUBLE, "import builtins\ndef double(n):\n    builtins.len = builtins.type = builtins.isinstance = builtins.issubclass = None\n    return n * 3"),
+    "another marshal": (DOUBLE, "import marshal, os\nmarshal.dumps = lambda *a: b'T'\nos.write = print\ndef double(n): return n * 2"),
+    "a wrong name": (DOUBLE, "def Double(n): return n * 2"),
+    "no function": (DOUBLE, "double = 3"),
+    "None": (CHECK, "def check_str(s): return None"),
+    "a null character": (DOUBLE, "def double(n): return n * 2 \0"),
+}  # fmt: skip
+
+RIGHT = {
+    "a kind of int that is right": (DOUBLE, ALWAYS.format(base="int") + "def double(n): return Always(n * 2)"),
+    "a generator where a set is asked for": (DIFF, "def Diff(a, b): return (x for x in a if x not in b)"),
+    "a map where a set is asked for": (DIFF, "def Diff(a, b): return map(lambda x: x, set(a) - set(b))"),
+    "a tuple where a set is asked for": (DIFF, "def Diff(a, b): return tuple(set(a) - set(b)) * 2"),
+    "changed inputs": (APPEND, "def append(xs, x):\n    out = xs + [x]\n    xs.clear()\n    return out"),
+    "the inputs changed and returned": (APPEND, "def append(xs, x):\n    xs += [x]\n    return xs"),
+    "prints a forged report": (DOUBLE, "def double(n):\n    print('end'); print('X' * 10**6)\n    return n * 2"),
+    "other standard streams": (DOUBLE, "import sys\nsys.stdout = sys.stderr = None\nsys.__stdout__ = open('/dev/null')\ndef double(n): return n * 2"),
+    "a thread left behind": (DOUBLE, "import threading, time\ndef double(n):\n    threading.Thread(target=time.sleep, args=(60,)).start()\n    return n * 2"),
+    "a child left behind": (DOUBLE, "import os, time\ndef double(n):\n    if os.fork() == 0:\n        time.sleep(60); os._exit(0)\n    return n * 2"),
+    "a defaultdict": (LETTERS, "import collections\ndef letters(s):\n    d = collections.defaultdict(list)\n    for c in s: d[c] = [s.count(c)]\n    return d"),
+    "a long output": (MANY, "def many(n): return [(i, 'x' * 9) for i in range(n)]"),
+    "a match": (CHECK, "import re\ndef check_str(s): return re.search('^a', s)"),
+    "a bool for a match": (CHECK, "def check_str(s): return s.startswith('a')"),
+    "a main block": (DOUBLE, "def double(n): return n * 2\nif __name__ == '__main__':\n    raise SystemExit"),
+    "a dataclass": (DOUBLE, "from dataclasses import dataclass\n@dataclass\nclass A:\n    n: 'int'\ndef double(n): return A(n * 2).n"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(answer, tmp_path_factory):
+    """All of them in one go: name -> result."""
+    from .conftest import MBPP_ROWS, Mbpp, TaskSettings
+
+    path = tmp_path_factory.mktemp("rows") / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in MBPP_ROWS))
+    task = Mbpp(TaskSettings(options={"data": str(path), "sanitizer": "reference"}))
+
+    class AsItIs:  # the code is judged as it was written
+        async def sanitize(self, code, entry_point):
+            return code.partition('"""\n\n')[2]
+
+        def close(self):
+            pass
+
+    task._sanitizer = AsItIs()
+    cases = {**WRONG, **RIGHT}
+    got = answer(task, [(key, code) for key, code in cases.values()])
+    return dict(zip(cases, got, strict=True))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_hostile_answer_is_wrong(results, name):
+    result = results[name]
+    assert result.outcome is Outcome.WRONG, result.explanation
+    assert result.metrics == {"base": 0.0, "plus": 0.0}
+    assert "\n" not in result.explanation and len(result.explanation) < 600
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_right_stays_right(results, name):
+    result = results[name]
+    assert result.metrics == {"base": 1.0, "plus": 1.0}, result.explanation
+
+
+FORGERIES = {
+    "a report with other outputs": """
+        import os
+        data = b"cycleqd_jax coding 1\\n"
+        for count in (2, 2):
+            data += b"L" + bytes(12)
+            for _ in range(count):
+                data += b"P" + bytes(8) + (1).to_bytes(4, "little") + b"T"
+            data += b"X" + bytes(8) + (4).to_bytes(4, "little") + b"done"
+        data += b"end\\n"
+        """,
+    "rubbish": "data = b'x' * 1000",
+    "a flood": "data = b'x' * 10**8",
+    "an early end": "data = b'end\\n'",
+    "a long frame": "data = b'P' + b'\\xff' * 12",
+}
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_a_forged_report_is_no_use(make_task, answer, kind):
+    """Written straight into the parent's standard output."""
+    code = textwrap.dedent(FORGERIES[kind]) + textwrap.dedent("""
+        import os
+        def double(n):
+            fd = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY)
+            os.write(fd, data)
+            return n * 2
+    """)
+    (result,) = answer(make_task(), [(DOUBLE, code)])
+    assert result.outcome is Outcome.WRONG, result.explanation
+
+
+def test_the_process_never_has_what_is_expected(make_task, script):
+    """Neither outputs nor the reference solution are among what is handed over."""
+    task = make_task()
+    seen = []
+
+    async def main():
+        real = make_sandbox("bubblewrap", 1, False)
+
+        class Watched:
+            async def run(self, program):
+                seen.append(program)
+                return await real.run(program)
+
+        chat = script("def letters(s):\n    return {'z': ['wrong', s]}")
+        try:
+            return await task.run(task.problem(LETTERS), chat, Watched())
+        finally:
+            await real.close()
+            await task.aclose()
+
+    result = asyncio.run(main())
+    assert result.outcome is Outcome.WRONG
+    *_, last = seen
+    handed = b"".join(content for _, content in last.files) + last.stdin
+    assert b"'z'" in handed and b"aab" in handed  # the answer and the inputs
+    assert b"s.count" not in handed  # the reference solution
+    names = [name for name, _ in last.files]
+    assert names == ["main.py", "_outputs.py", "answer", "request"]
+
+
+def test_slow_machines_get_more_time(make_task, answer):
+    task = make_task()
+    answer(task, [(DOUBLE, "def double(n):\n    return n * 2")])
+    truth = task._truths._once._known[DOUBLE]
+    once = time_limits(truth, task._comparison(task.data.problems[DOUBLE]).rules, 1.0)
+    thrice = time_limits(truth, task._comparison(task.data.problems[DOUBLE]).rules, 3.0)
+    assert once["base"] == SetLimits((1.0, 1.0), 3.0, 3.0)
+    assert thrice["base"] == SetLimits((3.0, 3.0), 9.0, 9.0)
+
+
+def test_a_report_that_was_never_begun_is_the_sandbox(make_task):
+    problem = make_task().data.problems[DOUBLE]
+    failed = Execution(Ending.EXITED, 127, b"", b"python3: command not found")
+    with pytest.raises(calls.SandboxError, match=r"Mbpp/9001.*command not found"):
+        read_report(problem, failed)
+    stopped = Execution(Ending.MEMORY_LIMIT, None, calls._GREETING, b"")
+    assert read_report(problem, stopped).sets["base"].failure
