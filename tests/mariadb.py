@@ -37,13 +37,13 @@ class MariaDB:
       socket_url: the same over its socket.
     """
 
-    def __init__(self, folder: pathlib.Path, options: tuple[str, ...] = ()):
+    def __init__(self, folder: pathlib.Path, spare: int | None = None):
         self.folder = folder
         self.port = _free_port()
         self.url = f"mysql://admin:secret@127.0.0.1:{self.port}"
         self.socket = folder / "socket"
         self.socket_url = f"mysql://admin:secret@localhost?unix_socket={self.socket}"
-        self._options = options
+        self._spare = spare
         self._process: subprocess.Popen | None = None
 
     def install(self) -> None:
@@ -77,17 +77,17 @@ class MariaDB:
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *self._small_disk(),
                     _program(),
                     "--no-defaults",
                     f"--user={_user()}",
-                    f"--datadir={self.folder / 'data'}",
+                    f"--datadir={self._data}",
                     f"--socket={self.socket}",
                     f"--pid-file={self.folder / 'pid'}",
                     f"--init-file={self.folder / 'init.sql'}",
                     "--bind-address=127.0.0.1",
                     f"--port={self.port}",
                     *_FAST,
-                    *self._options,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -139,13 +139,37 @@ class MariaDB:
             self._process.wait(_START_S)
             self._process = None
 
+    @property
+    def _data(self) -> pathlib.Path:
+        return self.folder / ("data" if self._spare is None else "disk/data")
+
+    def _small_disk(self) -> list[str]:
+        """What starts a program with the data on a disk that is nearly full."""
+        if self._spare is None:
+            return []
+        data, disk = self.folder / "data", self.folder / "disk"
+        used = sum(file.stat().st_size for file in data.rglob("*"))
+        return [
+            "bwrap",
+            "--die-with-parent",
+            *("--dev-bind", "/", "/"),
+            *("--size", str(used + self._spare), "--tmpfs", str(disk)),
+            *("sh", "-c", 'cp -r "$0" "$1" && shift && exec "$@"', str(data)),
+            str(self._data),
+        ]
+
 
 @contextlib.contextmanager
-def running(folder: pathlib.Path, *options: str) -> Iterator[MariaDB]:
-    """A fresh server with further options; the test is skipped where there is none."""
+def running(folder: pathlib.Path, spare: int | None = None) -> Iterator[MariaDB]:
+    """A fresh server; the test is skipped where none is installed.
+
+    Args:
+      folder: all it writes.
+      spare: bytes that its disk has room for; None is all of this machine's.
+    """
     if _program() is None or shutil.which("mariadb-install-db") is None:
         pytest.skip("mariadb-server is not installed")
-    server = MariaDB(folder, options)
+    server = MariaDB(folder, spare)
     try:
         server.install()
         server.start()

@@ -1,6 +1,7 @@
 """Servers, tasks and episodes with scripted replies."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 
 import benchmark_data
@@ -84,3 +85,39 @@ def play():
 def script():
     """The scripted chat's class."""
     return Script
+
+
+PROMPT = {
+    "messages": [
+        {"role": "user", "content": "Rules."},
+        {"role": "assistant", "content": "Ok."},
+        {"role": "user", "content": "{description}\n{add_description}"},
+    ]
+}
+PROBLEM = {
+    "description": "Who is 40?",
+    "add_description": "The table is People, its headers are Name, Age.",
+    "type": ["other"],
+    "label": ["Bob"],
+    "table": {
+        "table_name": "People",
+        "table_info": {
+            "columns": [{"name": "Name"}, {"name": "Age"}],
+            "rows": [["Ann", "30"], ["Bob", "40"]],
+        },
+    },
+}
+
+
+@pytest.fixture
+def small_data(tmp_path):
+    """Writes a problem file of given changes to one problem, and its prompt."""
+
+    def write(*changes: dict) -> str:
+        lines = [json.dumps({**PROBLEM, **change}) for change in changes or ({},)]
+        path = tmp_path / "cycleqd_standard_dev.jsonl"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (tmp_path / "prompt.json").write_text(json.dumps(PROMPT), encoding="utf-8")
+        return str(path)
+
+    return write
