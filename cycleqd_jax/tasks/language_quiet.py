@@ -9,13 +9,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
+_LOUD = ("lm_eval", "datasets", "huggingface_hub")
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """The harness draws bars and prints; progress is told elsewhere."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with (
             contextlib.redirect_stdout(io.StringIO()),
@@ -26,7 +29,8 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
