@@ -21,7 +21,7 @@ from cycleqd_jax.tasks.db.backend import Table
 from cycleqd_jax.tasks.db.sqlite_errors import Flavour
 
 _MODULE = "cycleqd_jax.tasks.db.sqlite_worker"
-MAX_CPU_S = 5.0  # of a statement; on tables of this size all but endless ones end
+MAX_CPU_S = 2.0  # of a statement; on tables of this size all but endless ones end
 _TIMEOUT_S = 60.0  # on the clock; a statement's CPU time is limited by its worker
 _KILLED = "2013 (HY000): Lost connection to MySQL server during query"  # what a server's end is
 
@@ -210,7 +210,7 @@ def open_backend(
       workers: processes at once; by default one for each core.
       flavour: "mysql8", or "mariadb" to imitate MariaDB 10.11 where they differ.
       now: the time that NOW() tells, by default the clock's.
-      statement_s: seconds that a statement may take, of CPU time and at most 5.
+      statement_s: seconds that a statement may take, of CPU time and at most 2.
 
     Raises:
       BadInputError: sqlglot is not installed, bubblewrap is missing or not permitted,

@@ -373,7 +373,19 @@ def _take_name(text: str, names: list[str], found: dict, key: str) -> int | None
     return len(word)
 
 
-FUNCTIONS = {
+def _in_range(function):
+    """`function`, or NULL where a date would be beyond the year 9999."""
+
+    def compiled(*arguments):
+        try:
+            return function(*arguments)
+        except (ValueError, OverflowError):
+            return None
+
+    return compiled
+
+
+_FUNCTIONS = {
     "year": _part(lambda m: m.year),
     "month": _part(lambda m: m.month),
     "day": _part(lambda m: m.day),
@@ -428,3 +440,4 @@ FUNCTIONS = {
     "time_seconds": dates.time_seconds,
     "time_datetime": dates.time_datetime,
 }
+FUNCTIONS = {name: _in_range(function) for name, function in _FUNCTIONS.items()}

@@ -17,6 +17,7 @@ from cycleqd_jax.tasks.db.sqlite_statements import Delete, Insert, Update
 from cycleqd_jax.tasks.db.sqlite_types import Kind, Value, convert
 from cycleqd_jax.tasks.db.sqlite_storing import stored
 
+MAX_ROWS = 20_000  # that one statement may change or make
 _DEFAULT = "F_DEFAULT_VALUE()"
 
 
@@ -41,8 +42,15 @@ class Session:
         return Queries(self.catalog, self.flavour, forbidden)
 
     def fetch(self, sql: str) -> list[tuple]:
-        """All rows of a query for SQLite."""
-        return self.connection.execute(sql).fetchall()
+        """All rows of a query for SQLite.
+
+        Raises:
+          MySQLError: they are more than a table here may have (1114).
+        """
+        rows = self.connection.execute(sql).fetchmany(MAX_ROWS + 1)
+        if len(rows) > MAX_ROWS:
+            raise MySQLError(1114, f"The table '{self.catalog.database}' is full")
+        return rows
 
 
 # ---- INSERT

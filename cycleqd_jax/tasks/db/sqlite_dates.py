@@ -4,6 +4,7 @@ Values are text: `YYYY-MM-DD`, `YYYY-MM-DD HH:MM:SS[.ffffff]`, `[-]HH:MM:SS[.fff
 What is no date is NULL.
 """
 
+import calendar
 import datetime
 import re
 from decimal import Decimal
@@ -277,8 +278,7 @@ def add_months(moment: datetime.datetime, months: int) -> datetime.datetime:
 
 def month_days(year: int, month: int) -> int:
     """How many days a month has."""
-    following = datetime.date(year + month // 12, month % 12 + 1, 1)
-    return (following - datetime.timedelta(days=1)).day
+    return calendar.monthrange(year, month)[1]
 
 
 def timestamp_difference(unit: str, first, second) -> int | None:

@@ -42,8 +42,13 @@ from cycleqd_jax.tasks.db.sqlite_storing import as_text
 
 MAX_CHARACTERS = 1 << 16  # of a result; more rows are left out
 MAX_ROWS_AT_ONCE = 64
+MAX_IMAGE_BYTES = 1 << 22
+_PAGE_BYTES = 1024
 _MAX_BYTES = 1 << 24  # of a text or blob
+_REMEMBERED = 2000  # compiled queries
 _CONCAT_BYTES = {Flavour.MYSQL8: 1024, Flavour.MARIADB: 1 << 20}
+# Exceptions of Python where a value is beyond what our functions reckon with.
+_BEYOND = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 # What MySQL's connector says when a further result waits, see `Engine.run`.
 OUT_OF_SYNC = "Commands out of sync; you can't run this command now"
 _CHANGING = (Insert, Update, Delete, CreateTable)  # strict about values
@@ -79,6 +84,8 @@ class Engine:
         self.flavour = flavour
         self._guard = guard
         self._moment = Moment()
+        self._selects: dict[tuple[str, str], tuple[str, list]] = {}
+        self._compiled: tuple[str, list] = "", []
         self._connection = self._fresh()
         self._connection.execute("CREATE TABLE t0 (c)")  # an empty image is none
         self._empty = self._connection.serialize()
@@ -137,6 +144,9 @@ class Engine:
         sql = re.sub(r"[;\s]+\Z", "", open_comments(sql))
         if not sql.strip():
             raise MySQLError(1065, "Query was empty")
+        cached = self._selects.get((state.catalog, sql))
+        if cached is not None:
+            return self._again(state, cached, now, seed), None
         catalog = loads(state.catalog)
         read = reader(sql, tokens(sql, self.flavour), self.flavour)
         if read.token.kind is TokenKind.END:
@@ -148,6 +158,8 @@ class Engine:
             statement = read.statement()
             self._moment.strict = isinstance(statement, _CHANGING)
             text = self._one(session, statement)
+            if read.word != ";" and isinstance(statement, Select):
+                self._remember((state.catalog, sql))
             if read.word == ";":
                 return OUT_OF_SYNC, self._rest(session, read, statement)
             changed = not isinstance(statement, (Select, Show, Idle))
@@ -188,7 +200,9 @@ class Engine:
         connection = sqlite3.connect(
             ":memory:", isolation_level=None, cached_statements=0
         )
-        connection.execute("PRAGMA page_size = 1024")  # images are copied a lot
+        # Images are copied a lot, and files cannot be written.
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.execute("PRAGMA temp_store = MEMORY")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         register(connection, self.flavour, self._moment)
@@ -204,6 +218,9 @@ class Engine:
     def _kept(self, session: Session) -> State:
         """The database as it is now, without what was temporary."""
         catalog = session.catalog
+        pages = session.fetch("PRAGMA page_count")[0][0]
+        if pages * _PAGE_BYTES > MAX_IMAGE_BYTES:
+            raise MySQLError(1114, f"The table '{catalog.database}' is full")
         for name in [n for n, t in catalog.tables.items() if t.temporary]:
             session.connection.execute(f"DROP TABLE {catalog.tables.pop(name).id}")
         session.connection.commit()
@@ -252,12 +269,16 @@ class Engine:
         inner = self._moment.error
         if isinstance(inner, MySQLError):
             return inner
+        if isinstance(inner, _BEYOND):
+            return MySQLError(1105, f"Unknown error ({type(inner).__name__})")
         if inner is not None:
             return inner
         text = str(error)
+        if "too many columns" in text:
+            return MySQLError(1117, "Too many columns")
         if "too big" in text:
             return MySQLError(1301, "Result was larger than max_allowed_packet")
-        if "interrupted" in text:
+        if "interrupted" in text or "user-defined" in text:
             return MySQLError(
                 3024,
                 "Query execution was interrupted, maximum statement execution time "
@@ -274,10 +295,32 @@ class Engine:
             return MySQLError(error.code, message)
         return error
 
+    def _remember(self, key: tuple[str, str]) -> None:
+        """Keeps the query that was compiled last under its catalog and text."""
+        if len(self._selects) >= _REMEMBERED:
+            del self._selects[next(iter(self._selects))]
+        self._selects[key] = self._compiled
+
+    def _again(self, state: State, compiled: tuple, now: str, seed: int) -> str:
+        """Runs a query that was compiled before."""
+        connection = self._restored(state.image)
+        self._moment.start(now, seed)
+        try:
+            return self._rows(connection, *compiled)
+        except sqlite3.Error as error:
+            raise self._translated(error) from None
+        finally:
+            connection.rollback()
+
     def _select(self, session: Session, statement: Select) -> str:
         query = session.queries().query(parse_query(statement.text))
         kinds = [column.value.type for column in query.columns]
-        cursor = session.connection.execute(query.sql)
+        self._compiled = query.sql, kinds
+        return self._rows(session.connection, query.sql, kinds)
+
+    def _rows(self, connection: sqlite3.Connection, sql: str, kinds: list) -> str:
+        """The rows of a query for SQLite as text."""
+        cursor = connection.execute(sql)
         rows, size = [], 0
         while size < MAX_CHARACTERS and (found := cursor.fetchmany(MAX_ROWS_AT_ONCE)):
             for row in found:
@@ -285,7 +328,7 @@ class Engine:
                 rows.append(cells)
                 size += len(str(cells))
         cursor.close()
-        return show(rows)
+        return show(rows)[: 2 * MAX_CHARACTERS]
 
     def _show(self, session: Session, statement: Show) -> str:
         fold = functools.partial(sort_key(self.flavour))

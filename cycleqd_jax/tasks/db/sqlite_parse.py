@@ -31,7 +31,9 @@ def parse_query(plain: str) -> exp.Expression:
     """
     try:
         trees = _dialect().parse(plain)
-    except (SqlglotError, RecursionError) as error:
+    except RecursionError:
+        raise MySQLError(1436, "Thread stack overrun") from None
+    except SqlglotError as error:
         text = str(error).split("\n", maxsplit=1)[0][:200]
         raise MySQLError(
             1064, f"You have an error in your SQL syntax; {text}"

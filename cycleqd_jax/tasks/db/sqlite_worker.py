@@ -43,6 +43,18 @@ _FUNCTION = sqlite3.SQLITE_FUNCTION
 _ATTACH, _PRAGMA = sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_PRAGMA
 
 
+# What is wrong with us rather than with the statement; the worker need not end of it.
+_OURS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    sqlite3.Error,
+)
+
+
 class _TooLong(Exception):
     """The statement has used up its CPU time."""
 
@@ -72,7 +84,7 @@ class Service:
             return self._answer(request, image)
         except MySQLError as error:
             return {"text": str(error), "failed": True}, b""
-        except (_TooLong, MemoryError, RecursionError) as error:
+        except (_TooLong, MemoryError, RecursionError, *_OURS) as error:
             return {"text": str(_in_mysql(error)), "failed": True}, b""
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -134,7 +146,9 @@ def _in_mysql(error: BaseException) -> MySQLError:
         )
     if isinstance(error, RecursionError):
         return MySQLError(1436, "Thread stack overrun")
-    return MySQLError(1041, "Out of memory")
+    if isinstance(error, MemoryError):
+        return MySQLError(1041, "Out of memory")
+    return MySQLError(1105, f"Unknown error ({type(error).__name__})")
 
 
 def _exactly(size: int) -> bytes:
