@@ -5,6 +5,7 @@ engine batches what they ask, the sandbox runs their programs beside it.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,6 +53,8 @@ class Episode:
       prompt_tokens: tokens of the last prompt.
       tokens: token ids of all replies, in order.
       finish: how the last reply ended.
+      replies: all of them in full, so that the episode can be played again.
+      metrics: further verdicts by name, see `tasks.base.Result`.
       seconds: wall time from the first question to the verdict, waiting included.
     """
 
@@ -68,6 +71,8 @@ class Episode:
     prompt_tokens: int
     tokens: tuple[int, ...]
     finish: str
+    replies: tuple[str, ...]
+    metrics: Mapping[str, float]
     seconds: float
 
 
@@ -109,9 +114,17 @@ class Evaluator:
 
     def __exit__(self, *error) -> None:
         try:
-            self._runner.run(self._sandbox.close())
+            self._runner.run(self._close())
         finally:
             self._runner.__exit__(*error)
+
+    async def _close(self) -> None:
+        """Closes the sandbox, and tasks that hold something open."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._sandbox.close)
+            for task in self.tasks:
+                if hasattr(task, "aclose"):
+                    stack.push_async_callback(task.aclose)
 
     @property
     def stats(self) -> EngineStats:
@@ -281,6 +294,8 @@ class Evaluator:
             prompt_tokens=last.prompt_tokens,
             tokens=tuple(token for reply in replies for token in reply.tokens),
             finish=str(last.finish),
+            replies=tuple(reply.text for reply in replies),
+            metrics=dict(result.metrics),
             seconds=time.perf_counter() - start,
         )
 

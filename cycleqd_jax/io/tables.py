@@ -25,6 +25,8 @@ _RESULTS = pa.schema(
         ("prompt_tokens", pa.int32()),
         ("tokens", pa.list_(pa.int32())),
         ("finish", pa.string()),
+        ("replies", pa.list_(pa.string())),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
     ]
 )
 _TIMES = ("individual", "split", "task", "problem", "seconds")
@@ -35,7 +37,10 @@ def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) ->
 
     The times come first: a part of the results that exists is complete.
     """
-    rows = [dataclasses.asdict(episode) for episode in episodes]
+    rows = [
+        dataclasses.asdict(episode) | {"metrics": sorted(episode.metrics.items())}
+        for episode in episodes
+    ]
     times = pa.Table.from_pylist([{key: row[key] for key in _TIMES} for row in rows])
     files.write_table(folder.part("times", name), times)
     for row in rows:
@@ -54,7 +59,15 @@ def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
         return None
     rows = _read_results(folder, name).to_pylist()
     return [
-        Episode(**row | {"tokens": tuple(row["tokens"]), "seconds": 0.0})
+        Episode(
+            **row
+            | {
+                "tokens": tuple(row["tokens"]),
+                "replies": tuple(row["replies"]),
+                "metrics": dict(row["metrics"]),
+                "seconds": 0.0,
+            }
+        )
         for row in rows
     ]
 

@@ -23,7 +23,9 @@ def test_all_factors_of_the_best_mean():
 
 
 def episode(name, score):
-    return Episode(name, "validate", "a", "a/0", "", score, "", "", "", 1, 1, (), "", 0)
+    return Episode(
+        name, "validate", "a", "a/0", "", score, "", "", "", 1, 1, (), "", (), {}, 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ class Fabricated:
                     "prompt_tokens": np.int32(40),
                     "tokens": np.array([5, 6, 2], np.int32),
                     "finish": "stop",
+                    "replies": [f"```\nanswer <{index}> & more\n```"],
+                    "metrics": [("plus", float(ok))],
                 }
                 for index, ok in enumerate(solved)
             ]
