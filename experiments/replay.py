@@ -1,6 +1,6 @@
-"""Plays given replies instead of a model's through the episodes of a task.
+r"""Plays given replies instead of a model's through the episodes of a task.
 
-    python -m experiments.replay --task dbbench --data FOLDER \\
+    python -m experiments.replay --task dbbench --data FOLDER \
         --transcripts FILE.jsonl --out FILE.jsonl
 
 It is how a finished run is scored again, and how a harness is compared with another:

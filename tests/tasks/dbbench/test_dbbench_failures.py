@@ -102,8 +102,8 @@ def test_a_server_that_hangs(own_server, make, monkeypatch):
 
 def test_a_server_without_room(tmp_path, make):
     fill = (
-        "Action: Operation\n```sql\nINSERT INTO People SELECT REPEAT('x', 60000), '' "
-        "FROM information_schema.COLUMNS\n```"
+        "Action: Operation\n```sql\nINSERT INTO People SELECT REPEAT('x', 2000), '' "
+        "FROM information_schema.COLUMNS a, information_schema.COLUMNS b\n```"
     )
     with mariadb.running(tmp_path, spare=24 * 2**20) as full:
         task = make(full.url)
