@@ -1,0 +1,370 @@
+"""Sessions: what a shell keeps, what ends a command, what is limited, what is left."""
+
+import asyncio
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cycleqd_jax.errors import BadInputError, SandboxError
+from cycleqd_jax.sandbox.session import Root, SessionLimits, Sessions
+
+DRIVER = pathlib.Path(__file__).with_name("session_driver.py")
+ROOT = os.geteuid() == 0
+
+
+def in_session(use, root=Root(), **limits):
+    """Awaits `use(session)` in a fresh session."""
+
+    async def main():
+        sessions = Sessions(2, SessionLimits(**limits))
+        try:
+            async with sessions.open(root) as session:
+                return await use(session)
+        finally:
+            await sessions.close()
+
+    return asyncio.run(main())
+
+
+def typed(*commands, limit_s=5.0, terminal=False, **limits):
+    """Types commands one after the other; what became of each."""
+
+    async def use(session):
+        await session.start_shell(terminal=terminal, limit_s=20)
+        return [await session.type(c, limit_s=limit_s) for c in commands]
+
+    return in_session(use, **limits)
+
+
+def outputs(*commands, **options):
+    """What each command printed."""
+    results = typed(*commands, **options)
+    assert [r.ended for r in results] == ["done"] * len(commands)
+    return [r.output.decode() for r in results]
+
+
+def test_state_is_kept():
+    """Working directory, variables, functions, the last status."""
+    assert outputs(
+        "cd /tmp; x=3; f() { echo f$1; }", "pwd; echo $x; f 4", "false", "echo $?"
+    ) == ["", "/tmp\n3\nf4\n", "", "1\n"]
+
+
+def test_lines_and_documents():
+    """Commands of several lines, long ones too."""
+    many = "\n".join(f"echo {i}" for i in range(300))
+    long = "echo " + "y" * 100_000 + " | wc -c"
+    assert outputs(
+        "cat <<END\na\nb\nEND\nfor i in 1 2\ndo echo $i\ndone", many, long
+    ) == [
+        "a\nb\n1\n2\n",
+        "".join(f"{i}\n" for i in range(300)),
+        "100001\n",
+    ]
+
+
+def test_tracing_shows_no_mark():
+    """`set -x` shows commands, and nothing of ours."""
+    assert outputs("set -x", "echo a", "set +x") == ["", "+ echo a\na\n", "+ set +x\n"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh", "bash --norc -i"])
+def test_shell_in_the_shell(shell):
+    """An inner shell takes what is typed until it ends."""
+    results = typed("x=1", shell, "x=2; echo $x", "exit", "echo $x")
+    assert [r.ended for r in results] == ["done"] * 5
+    assert b"2\n" in results[2].output
+    assert results[4].output == b"1\n"
+
+
+@pytest.mark.parametrize("code", ["sleep 100", "cat", 'echo "a', "yes > /dev/null"])
+def test_what_hangs_ends(code):
+    """By the time that a turn has."""
+    start = time.monotonic()
+    (result,) = typed(code, limit_s=0.5)
+    assert result.ended == "limit"
+    assert time.monotonic() - start < 30
+
+
+def test_the_shell_ends():
+    """With what it printed before; nothing can be typed any more."""
+    first, second = typed("sleep 1000 & echo a; exit 3", "echo b")
+    assert (first.ended, first.output) == ("exited", b"a\n")
+    assert (second.ended, second.output) == ("exited", b"")
+
+
+def test_output_is_bounded():
+    """Its beginning is kept; the rest is read and counts for being UTF-8."""
+    good, bad = typed(
+        "yes é | head -c 30000000", "yes | head -c 3000000; printf '\\377'"
+    )
+    assert good.ended == bad.ended == "done"
+    assert len(good.output) == len(bad.output) == 2**16
+    assert good.valid
+    assert not bad.valid
+
+
+def test_terminal():
+    """An interactive shell on a terminal, with prompt and escape sequences."""
+    tty, value = outputs("tty; x=5", "echo $x$x", terminal=True)
+    assert "/dev/pts/0" in tty
+    assert "55" in value
+    assert "\x1b" in value
+    assert "root@box:/# " in value
+
+
+FORKS = """
+import os, signal
+children = []
+try:
+    while True:
+        children.append(os.fork())
+        if children[-1] == 0:
+            signal.pause()
+except BlockingIOError:
+    print(len(children))
+for pid in children:
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+"""
+
+
+def test_limits():
+    """Memory, processes, size of files, of all files, number of files."""
+    memory, processes, size, disk, entries, after = outputs(
+        "python3 -c 'x = bytearray(2**29)' 2>&1 | tail -1",
+        f"python3 -c '{FORKS}'",
+        "dd if=/dev/zero of=/big bs=1M count=20 2> /dev/null; ls -s --block-size=1M /big; "
+        "rm /big",
+        "for i in {1..9}; do dd if=/dev/zero of=/f$i bs=1M count=4 2>&1; done | "
+        "grep -c -m1 'No space'; rm /f*",
+        "mkdir /m; touch /m/{1..3000} 2>&1 | grep -c -m1 'No space'; rm -r /m",
+        "echo fine",
+        memory_bytes=2**28,
+        processes=32,
+        file_bytes=2**23,
+        scratch_bytes=2**24,
+        scratch_entries=2000,
+        limit_s=30,
+    )
+    assert memory == "MemoryError\n"
+    assert 20 < int(processes) < 32
+    assert [disk, entries, after] == ["1\n", "1\n", "fine\n"]
+    assert size.endswith("8 /big\n")
+
+
+def test_processor_time():
+    """Of all processes together; what comes after it has none left."""
+    burn = "for i in 1 2 3; do (while :; do :; done) & done; wait"
+    first, second = typed(burn, "echo b", limit_s=60, cpu_s=1.0)
+    assert first.ended == "cpu"
+    assert second.ended == "cpu"
+
+
+@pytest.mark.parametrize("user", ["-", pytest.param("12345", id="other")])
+def test_kept_out(user, tmp_path):
+    """No host file, process, variable or network; as root and as an ordinary user."""
+    if user != "-" and not ROOT:
+        pytest.skip("only root can become another user")
+    secret = tmp_path / "secret"
+    secret.write_text("0b5e55ed")
+    lines = [
+        f"cat {secret} {DRIVER} /etc/machine-id 2>&1; ls /work /builds 2>&1",
+        "ps -A | wc -l; cat /proc/*/environ /proc/*/cmdline | tr '\\0' ' '",
+        "(exec 3<>/dev/tcp/127.0.0.1/22) 2>&1; ls /sys/class/net 2>&1; "
+        "cat /proc/net/dev | wc -l",
+        "mount -t tmpfs x /mnt 2>&1; unshare -U true 2>&1; chroot / true 2>&1; "
+        "echo x > /usr/bin/x 2>&1; mknod /x b 8 0 2>&1",
+        "cat /proc/1/environ /proc/1/maps 2>&1; ls /proc/1/root/ /proc/1/cwd/ 2>&1; "
+        "kill -9 1; echo x > /proc/1/mem",
+        "cat /proc/keys /proc/kallsyms | wc -c; dmesg 2>&1 | head -1",
+        "echo alive; id -u; touch /etc/x /root/x /x && echo writable",
+    ]
+    python = sys.executable if user == "-" else "/usr/bin/python3"
+    done = subprocess.run(
+        [python, str(DRIVER), user, "commands"],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"SECRET": "0b5e55ed", "PYTHONPATH": str(DRIVER.parents[2])},
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert [ended for ended, _ in said] == ["done"] * len(lines)
+    text = [output for _, output in said]
+    assert "0b5e55ed" not in done.stdout
+    assert "Uses sessions" not in done.stdout
+    assert str(DRIVER.parents[2]) not in "".join(text[1:])
+    assert int(text[1].split()[0]) < 8
+    assert "Network is unreachable" in text[2] or "refused" in text[2]
+    assert text[3].count("\n") >= 4
+    assert "permission denied" in text[3].lower() or "not permitted" in text[3].lower()
+    assert text[5].split()[0] == "0"
+    assert text[6] == "alive\n0\nwritable\n"
+
+
+def descendants():
+    """Processes on this machine whose name is that of a session or what runs there."""
+    found = []
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if line.startswith((b"init\0", b"sleep\x001000")):
+            found.append((folder.name, line))
+    return found
+
+
+def gone(what, patience_s=20.0):
+    """Whether `what()` is empty soon."""
+    end = time.monotonic() + patience_s
+    while what() and time.monotonic() < end:
+        time.sleep(0.05)
+    return not what()
+
+
+@pytest.mark.parametrize("user", ["-", pytest.param("12345", id="other")])
+def test_dies_with_its_user(user):
+    """A process that is killed leaves nothing of its sessions."""
+    if user != "-" and not ROOT:
+        pytest.skip("only root can become another user")
+    before = set(descendants())
+    python = sys.executable if user == "-" else "/usr/bin/python3"
+    process = subprocess.Popen(
+        [python, str(DRIVER), user, "hang"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env={"PYTHONPATH": str(DRIVER.parents[2])},
+    )
+    with process:
+        assert process.stdout.readline() == b"it runs\n"
+        assert len(set(descendants()) - before) >= 2
+        process.send_signal(signal.SIGKILL)
+    assert gone(lambda: set(descendants()) - before)
+
+
+def test_nothing_is_left():
+    """After many sessions: no process, mount, file, descriptor."""
+    mounts = pathlib.Path("/proc/self/mountinfo").read_text()
+    before, fds = set(descendants()), len(os.listdir("/proc/self/fd"))
+    temporary = set(os.listdir("/tmp"))
+
+    async def main():
+        sessions = Sessions(3)
+
+        async def one():
+            async with sessions.open() as session:
+                await session.start_shell(terminal=False, limit_s=20)
+                await session.type("sleep 1000 & echo > /tmp/x", limit_s=20)
+
+        await asyncio.gather(*(one() for _ in range(12)))
+        await sessions.close()
+
+    asyncio.run(main())
+    assert gone(lambda: set(descendants()) - before)
+    assert pathlib.Path("/proc/self/mountinfo").read_text() == mounts
+    assert len(os.listdir("/proc/self/fd")) == fds
+    assert "x" not in set(os.listdir("/tmp")) - temporary
+
+
+def test_cancelled():
+    """A session whose user is cancelled ends, and its place is free again."""
+    before = set(descendants())
+
+    async def main():
+        sessions = Sessions(1)
+
+        async def hang():
+            async with sessions.open() as session:
+                await session.start_shell(terminal=False, limit_s=20)
+                await session.type("sleep 1000", limit_s=1000)
+
+        task = asyncio.ensure_future(hang())
+        while not set(descendants()) - before:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with sessions.open() as session:
+            run = await session.script("bash", "echo a", limit_s=20)
+        await sessions.close()
+        return run.output
+
+    assert asyncio.run(main()) == b"a\n"
+    assert gone(lambda: set(descendants()) - before)
+
+
+def test_supervisor_killed():
+    """Our fault, hence an error, and the next session works."""
+    before = set(descendants())
+
+    async def main():
+        sessions = Sessions(1)
+        async with sessions.open() as session:
+            mine = [int(pid) for pid, _ in set(descendants()) - before]
+            os.kill(max(mine), signal.SIGKILL)
+            with pytest.raises(SandboxError, match="has ended"):
+                await session.script("bash", "echo a", limit_s=20)
+        async with sessions.open() as session:
+            assert (await session.script("bash", "echo a", limit_s=20)).status == 0
+        await sessions.close()
+        with pytest.raises(SandboxError, match="closed"):
+            async with sessions.open():
+                pass
+
+    asyncio.run(main())
+
+
+def test_check_text_is_never_seen():
+    """What an episode leaves running sees no script that judges it."""
+
+    async def use(session):
+        await session.start_shell(terminal=False, limit_s=20)
+        watch = "while :; do cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ; done"
+        code = f"(setsid bash -c '{watch}' > /root/seen 2>/dev/null &)"
+        await session.type(code, limit_s=20)
+        await session.type("while ! test -s /root/seen; do :; done", limit_s=20)
+        await session.judge()
+        await session.script("bash", ": 0b5e55ed; sleep 0.2", limit_s=20, judging=True)
+        find = "grep -c 0b5e55e[d] /root/seen; wc -c < /root/seen; ps -A | wc -l"
+        return await session.script("bash", find, limit_s=20, judging=True)
+
+    count, size, processes = in_session(use).output.split()
+    assert int(count) == 0
+    assert int(size) > 0
+    assert int(processes) < 7
+
+
+def test_overlay_is_for_the_session_only():
+    """Programs of the system can be changed, and are as before in the next one."""
+    if not ROOT:
+        pytest.skip("needs a start as root, or an image")
+
+    async def use(session):
+        code = "echo x > /usr/bin/new; chmod u+s /usr/bin/find; ls -l /usr/bin/find"
+        run = await session.script("bash", code, limit_s=20)
+        return run.output
+
+    first = in_session(use, Root(overlay=True))
+    assert first.startswith(b"-rwsr-xr-x")
+    assert not os.path.exists("/usr/bin/new")
+    assert not os.stat("/usr/bin/find").st_mode & 0o4000
+
+
+def test_not_permitted(monkeypatch):
+    """Says what is wrong and what to do."""
+    sessions = Sessions(1)
+    monkeypatch.setattr(
+        "cycleqd_jax.sandbox.session._interpreter", lambda: "/nowhere/x"
+    )
+    with pytest.raises(BadInputError, match="could not be started here"):
+        sessions.check()
