@@ -158,8 +158,9 @@ class MysqlBackend:
         guard = self._guard
         if guard is None:
             return False
-        # The server's own name for it: hyphens are written in hexadecimal.
-        name = slot.database.replace("-", "@002d")
+        # As files are named, hyphens are written in hexadecimal.
+        names = (slot.database, slot.database.replace("-", "@002d"))
+        where = " OR ".join(f"NAME LIKE '{name}/%'" for name in names)
         old = self.server.mariadb
         table = "INNODB_SYS_TABLESPACES" if old else "INNODB_TABLESPACES"
         try:
@@ -167,7 +168,7 @@ class MysqlBackend:
             if not late:
                 rows = guard.query(
                     f"SELECT SUM(FILE_SIZE) FROM information_schema.{table} "
-                    f"WHERE NAME LIKE '{name}/%'"
+                    f"WHERE {where}"
                 )
                 late = (rows[0][0] or 0) > _LARGEST
             if late:

@@ -30,6 +30,8 @@ _MODE = (  # of MySQL 8, which is what the reference runs; MariaDB's own is mild
     "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 )
 _GRACE_S = 5.0  # for the server to end a statement by itself
+# A model can have texts sent in a charset that they are not announced in.
+_UNREADABLE = (ValueError, ArithmeticError, TypeError, IndexError)
 _KEPT = 65_536  # characters of a feedback
 _MOST_ROWS = 100_000  # that are read when enough is kept already
 _ACCESS_DENIED = (1045, 1698, 1862, 4151, 3118)  # passwords wrong, expired, locked
@@ -113,6 +115,8 @@ def run_statement(
             text = "2013 (HY000): Lost connection to MySQL server during query"
             raise ConnectionLostError(connection.thread_id(), text) from error
         return Feedback(error_text(error), True)
+    except _UNREADABLE as error:
+        return Feedback(str(error), True)
     finally:
         close_quietly(connection)  # which rolls back what is not committed
 
@@ -233,6 +237,8 @@ def _has_more(cursor: SSCursor, deadline: float) -> bool:
         if error_code(error) in LOST:
             raise
         return True  # of a statement that is not the first
+    except _UNREADABLE:
+        return True
     return more
 
 

@@ -7,6 +7,7 @@ the reference's repository, which has both; of that only its constants are read.
 
 import ast
 import hashlib
+import http.client
 import json
 import os
 import pathlib
@@ -202,8 +203,12 @@ def _download(folder: pathlib.Path) -> str:
         target = folder / name
         if target.is_file() and _sha256(target.read_bytes()) == digest:
             continue
-        with urllib.request.urlopen(_REPOSITORY + path, timeout=_TIMEOUT_S) as reply:
-            content = reply.read()
+        try:
+            url = _REPOSITORY + path
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:
+                content = reply.read()
+        except http.client.HTTPException as err:  # which is no OSError
+            raise OSError(f"{path}: {type(err).__name__}") from err
         if _sha256(content) != digest:
             raise OSError(f"{_REPOSITORY}{path} is not the file it was, or was cut off")
         folder.mkdir(parents=True, exist_ok=True)

@@ -253,6 +253,25 @@ def test_a_session_that_lifts_its_limit_is_ended_too(server, monkeypatch):
     assert after == "[(1,)]"
 
 
+def test_texts_in_another_charset_are_an_error_and_no_crash(server):
+    async def function(mine, other):
+        return [
+            await mine.execute(sql)
+            for sql in (
+                "SET NAMES latin1; SELECT 'é'",
+                "CREATE PROCEDURE p() BEGIN SET NAMES latin1; "
+                "SELECT CONVERT('é' USING latin1) AS x; END",
+                "CALL p()",
+                "SELECT 1",
+            )
+        ]
+
+    answers = play(server.url, function)
+    assert answers[0].startswith("Commands out of sync")
+    assert "codec can't decode" in answers[2]
+    assert answers[3] == "[(1,)]"
+
+
 def test_tables_in_memory_that_are_full_are_no_failure_of_the_server(server):
     async def function(mine, other):
         return [
