@@ -68,7 +68,7 @@ class SqliteBackend:
             "op": "open",
             "name": table.name,
             "columns": list(table.columns) if table.can_exist else [],
-            "rows": [list(row) for row in table.rows],
+            "rows": [[str(cell) for cell in row] for row in table.rows],
         }
         header, image = await self.ask(request, b"")
         if header["failed"]:

@@ -85,6 +85,7 @@ class Service:
         except MySQLError as error:
             return {"text": str(error), "failed": True}, b""
         except (_TooLong, MemoryError, RecursionError, *_OURS) as error:
+            self._engines.clear()  # a connection may have been left in the middle
             return {"text": str(_in_mysql(error)), "failed": True}, b""
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
