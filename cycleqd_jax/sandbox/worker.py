@@ -38,6 +38,8 @@ import importlib.util, io, sys, zipfile
 if sys.version_info < (3, 11):
     sys.exit("Python %d.%d is older than 3.11" % sys.version_info[:2])
 import sqlite3
+if not hasattr(sqlite3.Connection, "deserialize"):
+    sys.exit("its SQLite %s cannot restore databases" % sqlite3.sqlite_version)
 source = zipfile.ZipFile(io.BytesIO(sys.stdin.buffer.read()))
 target = io.BytesIO()
 with zipfile.ZipFile(target, "w") as archive:
@@ -114,8 +116,8 @@ def build_program(
         lines = errors.decode(errors="replace").strip().splitlines()
         said = f"{python}: {lines[-1] if lines else f'exit status {status}'}"
     raise BadInputError(
-        "sandbox: a Python 3.11 or later with sqlite3 was expected that the sandbox's "
-        f"user may read, got {said}; install python3 with the system's packages, or "
+        "sandbox: a Python 3.11 or later with SQLite 3.36 or later was expected that the "
+        f"sandbox's user may read, got {said}; install python3 with the system's packages, or "
         "start as an ordinary user"
     )
 

@@ -23,7 +23,8 @@ from cycleqd_jax.tasks.db.sqlite_errors import Flavour
 _MODULE = "cycleqd_jax.tasks.db.sqlite_worker"
 MAX_CPU_S = 2.0  # of a statement; on tables of this size all but endless ones end
 _TIMEOUT_S = 60.0  # on the clock; a statement's CPU time is limited by its worker
-_KILLED = "2013 (HY000): Lost connection to MySQL server during query"  # what a server's end is
+# What a statement is told that its server dies of.
+_KILLED = "2013 (HY000): Lost connection to MySQL server during query"
 
 
 class SqliteBackend:

@@ -35,29 +35,30 @@ from cycleqd_jax.tasks.db.sqlite_types import (
 )
 
 _SIGNATURES = """
-UPPER t>t; UCASE t>t=UPPER; LOWER t>t; LCASE t>t=LOWER; REVERSE t>t; LTRIM t>t; RTRIM t>t
-TRIM ttt>t; LEFT ti>t; RIGHT ti>t; SUBSTRING tii?>t; SUBSTR tii?>t=SUBSTRING
-MID tii>t=SUBSTRING; REPLACE ttt>t; SUBSTRING_INDEX tti>t; LPAD tit>t; RPAD tit>t
-REPEAT ti>t; SPACE i>t; INSERT tiit>t; QUOTE t>t; SOUNDEX t>t; CONCAT t*>t
-CONCAT_WS t*>t; CHAR_USING i*>t; TO_BASE64 t>t; MD5 t>t; SHA1 t>t; SHA t>t=SHA1; SHA2 ti>t
-CONV tii>t; BIN i>t; OCT i>t; ELT it*>t; MAKE_SET it*>t; EXPORT_SET ittti?>t; HEX x>t
-REGEXP_REPLACE ttti?i?t?>t; REGEXP_SUBSTR tti?i?t?>t; FORMAT_NUMBER ni>t
-LENGTH t>i; OCTET_LENGTH t>i=LENGTH; CHAR_LENGTH t>i; CHARACTER_LENGTH t>i=CHAR_LENGTH
-BIT_LENGTH t>i; LOCATE tti?>i; INSTR tt>i; ASCII t>i; ORD t>i; FIND_IN_SET tt>i
-CRC32 t>i; BIT_COUNT i>i; REGEXP_LIKE ttt?>i; REGEXP_INSTR tti?i?i?t?>i
-UNHEX t>B; FROM_BASE64 t>B; CHAR i*>B; BYTES t>B; ENCODE t>B
-POW dd>d; POWER dd>d=POW; SQRT d>d; EXP d>d; LN d>d; LOG dd?>d; LOG2 d>d; LOG10 d>d; SIN d>d
-COS d>d; TAN d>d; COT d>d; ASIN d>d; ACOS d>d; ATAN dd?>d; ATAN2 dd>d=ATAN; RAND i?>d
-DEGREES d>d; RADIANS d>d
-YEAR D>i; MONTH D>i; DAY D>i; DAYOFMONTH D>i=DAY; DAYOFWEEK D>i; WEEKDAY D>i; DAYOFYEAR D>i
-QUARTER D>i; WEEK Di?>i; WEEKOFYEAR D>i; YEARWEEK Di?>i; TO_DAYS D>i; TO_SECONDS D>i
-DATEDIFF DD>i; TIMESTAMPDIFF tDD>i; PERIOD_DIFF ii>i; PERIOD_ADD ii>i; HOUR T>i; MINUTE T>i
+UPPER t>t; UCASE t>t=UPPER; LOWER t>t; LCASE t>t=LOWER; REVERSE t>t; LTRIM t>t
+RTRIM t>t; TRIM ttt>t; LEFT ti>t; RIGHT ti>t; SUBSTRING tii?>t
+SUBSTR tii?>t=SUBSTRING; MID tii>t=SUBSTRING; REPLACE ttt>t; SUBSTRING_INDEX tti>t
+LPAD tit>t; RPAD tit>t; REPEAT ti>t; SPACE i>t; INSERT tiit>t; QUOTE t>t; SOUNDEX t>t
+CONCAT t*>t; CONCAT_WS t*>t; CHAR_USING i*>t; TO_BASE64 t>t; MD5 t>t; SHA1 t>t
+SHA t>t=SHA1; SHA2 ti>t; CONV tii>t; BIN i>t; OCT i>t; ELT it*>t; MAKE_SET it*>t
+EXPORT_SET ittti?>t; HEX x>t; REGEXP_REPLACE ttti?i?t?>t; REGEXP_SUBSTR tti?i?t?>t
+FORMAT_NUMBER ni>t; LENGTH t>i; OCTET_LENGTH t>i=LENGTH; CHAR_LENGTH t>i
+CHARACTER_LENGTH t>i=CHAR_LENGTH; BIT_LENGTH t>i; LOCATE tti?>i; INSTR tt>i; ASCII t>i
+ORD t>i; FIND_IN_SET tt>i; CRC32 t>i; BIT_COUNT i>i; REGEXP_LIKE ttt?>i
+REGEXP_INSTR tti?i?i?t?>i; UNHEX t>B; FROM_BASE64 t>B; CHAR i*>B; BYTES t>B
+ENCODE t>B; POW dd>d; POWER dd>d=POW; SQRT d>d; EXP d>d; LN d>d; LOG dd?>d; LOG2 d>d
+LOG10 d>d; SIN d>d; COS d>d; TAN d>d; COT d>d; ASIN d>d; ACOS d>d; ATAN dd?>d
+ATAN2 dd>d=ATAN; RAND i?>d; DEGREES d>d; RADIANS d>d; YEAR D>i; MONTH D>i; DAY D>i
+DAYOFMONTH D>i=DAY; DAYOFWEEK D>i; WEEKDAY D>i; DAYOFYEAR D>i; QUARTER D>i; WEEK Di?>i
+WEEKOFYEAR D>i; YEARWEEK Di?>i; TO_DAYS D>i; TO_SECONDS D>i; DATEDIFF DD>i
+TIMESTAMPDIFF tDD>i; PERIOD_DIFF ii>i; PERIOD_ADD ii>i; HOUR T>i; MINUTE T>i
 SECOND T>i; MICROSECOND T>i; TIME_TO_SEC T>i; MONTHNAME D>t; DAYNAME D>t
-DATE_FORMAT Dtt?>t; TIME_FORMAT Tt>t; DATE D>D; LAST_DAY D>D; MAKEDATE ii>D; FROM_DAYS i>D
-TIME T>T; MAKETIME iid>T; SEC_TO_TIME d>T; TIMEDIFF xx>T; CONVERT_TZ Dtt>S
-JSON_EXTRACT tt*>J; JSON_UNQUOTE t>t; JSON_VALID t>i; JSON_LENGTH tt?>i; JSON_TYPE t>t
-JSON_KEYS t>J; JSON_ARROW tt>J=JSON_EXTRACT; JSON_ARROWS tt>t
-UUID >t; SLEEP d>i; GET_LOCK td>i; RELEASE_LOCK t>i; LOAD_FILE t>t; FORMAT_BYTES d>t
+DATE_FORMAT Dtt?>t; TIME_FORMAT Tt>t; DATE D>D; LAST_DAY D>D; MAKEDATE ii>D
+FROM_DAYS i>D; TIME T>T; MAKETIME iid>T; SEC_TO_TIME d>T; TIMEDIFF xx>T
+CONVERT_TZ Dtt>S; JSON_EXTRACT tt*>J; JSON_UNQUOTE t>t; JSON_VALID t>i
+JSON_LENGTH tt?>i; JSON_TYPE t>t; JSON_KEYS t>J; JSON_ARROW tt>J=JSON_EXTRACT
+JSON_ARROWS tt>t; UUID >t; SLEEP d>i; GET_LOCK td>i; RELEASE_LOCK t>i; LOAD_FILE t>t
+FORMAT_BYTES d>t
 """
 _RESULTS = {
     "t": TEXT,
@@ -165,8 +166,3 @@ def _signatures() -> dict[str, tuple[str, int, bool, str, str]]:
         least = len(letters) - taken.count("?")
         found[name] = (letters, least, taken.endswith("*"), result, own or name)
     return found
-
-
-def function_names() -> frozenset[str]:
-    """The names under which the functions of the signatures must be registered."""
-    return frozenset(f"m_{entry[4].lower()}" for entry in _signatures().values())

@@ -8,14 +8,12 @@ from sqlglot import exp
 from cycleqd_jax.tasks.db.sqlite_catalog import Catalog, ColumnInfo, TableInfo
 from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
 from cycleqd_jax.tasks.db.sqlite_information import unknown_in
-from cycleqd_jax.tasks.db.sqlite_operators import compare
 from cycleqd_jax.tasks.db.sqlite_parse import parse_query
-from cycleqd_jax.tasks.db.sqlite_scope import Column
 from cycleqd_jax.tasks.db.sqlite_select import Queries
 from cycleqd_jax.tasks.db.sqlite_sources import Sources
 from cycleqd_jax.tasks.db.sqlite_statements import Delete, Insert, Update
-from cycleqd_jax.tasks.db.sqlite_types import Kind, Value, convert
 from cycleqd_jax.tasks.db.sqlite_storing import stored
+from cycleqd_jax.tasks.db.sqlite_types import Kind, Value
 
 MAX_ROWS = 20_000  # that one statement may change or make
 _DEFAULT = "F_DEFAULT_VALUE()"
@@ -336,8 +334,3 @@ def delete(session: Session, statement: Delete) -> None:
         session.connection.executemany(
             f"DELETE FROM {table.id} WHERE rowid = ?", [(rowid,) for rowid in gone]
         )
-
-
-def same_column(column: Column, value: Value) -> str:
-    """SQL of whether a column has a value."""
-    return compare("=", column.value, Value(convert(value, value.type), value.type)).sql

@@ -16,18 +16,24 @@ from cycleqd_jax.tasks.db.sqlite_errors import Flavour
 # Characters in the order of their primary weights. What is not here and does not
 # decompose into what is here comes behind, in the order of code points.
 _ORDER = (
-    "\t\n\x0b\x0c\r\x85\u2028\u2029 _\u2017-\u2010\u2011\u2012\u2013\u2014\u2015,;:!¡?¿."
-    "·'\u2018\u2019\u201a\u201b\u2039\u203a\"\u201c\u201d\u201e\u201f«»()[]{}§¶@*/\\&#%"
-    "\u2030\u2020\u2021\u2022\u2027\u2032\u2033\u203b`´\u02dc^¯¨°©®\u2116\u2117\u2122"
-    "\u2190\u2192\u2191\u2193\u2194\u2195\u2196\u2197\u2198\u2199\u2200\u2202\u2203\u2205"
-    "\u2206\u2207\u2208\u220f+±÷×<=>¬|¦~\u2212\u2044\u221a\u221e\u2248\u2260\u2264\u2265"
-    "\u25a0\u25a1\u25aa\u25ab\u25b2\u25b3\u25ba\u25bc\u25c4\u25c6\u25ca\u25cb\u25cf\u2605"
-    "\u2606\u2713\u2714\u266d\u266f¤¢$£¥₣₤₦₧₩₪₫€₱₹₽0123456789abcdeəfghiıjklmnŋopqrstuvwxyz"
-    "þαβγδεζηθικλμνξοπρστυφχψωабвгдђежзѕийјклљмнњопрстћуфхцчџшщъыьэюя"
+    "\t\n\x0b\x0c\r\x85\u2028\u2029 _\u2017-\u2010\u2011\u2012\u2013\u2014\u2015,;:!"
+    "\xa1?\xbf.\xb7'\u2018\u2019\u201a\u201b\u2039\u203a\"\u201c\u201d\u201e\u201f"
+    "\xab\xbb()[]{}\xa7\xb6@*/\\&#%\u2030\u2020\u2021\u2022\u2027\u2032\u2033\u203b`"
+    "\xb4\u02dc^\xaf\xa8\xb0\xa9\xae\u2116\u2117\u2122\u2190\u2192\u2191\u2193\u2194"
+    "\u2195\u2196\u2197\u2198\u2199\u2200\u2202\u2203\u2205\u2206\u2207\u2208\u220f+"
+    "\xb1\xf7\xd7<=>\xac|\xa6~\u2212\u2044\u221a\u221e\u2248\u2260\u2264\u2265\u25a0"
+    "\u25a1\u25aa\u25ab\u25b2\u25b3\u25ba\u25bc\u25c4\u25c6\u25ca\u25cb\u25cf\u2605"
+    "\u2606\u2713\u2714\u266d\u266f\xa4\xa2$\xa3\xa5\u20a3\u20a4\u20a6\u20a7\u20a9"
+    "\u20aa\u20ab\u20ac\u20b1\u20b9\u20bd0123456789abcde\u0259fghi\u0131jklmn\u014bop"
+    "qrstuvwxyz\xfe\u03b1\u03b2\u03b3\u03b4\u03b5\u03b6\u03b7\u03b8\u03b9\u03ba\u03bb"
+    "\u03bc\u03bd\u03be\u03bf\u03c0\u03c1\u03c3\u03c4\u03c5\u03c6\u03c7\u03c8\u03c9"
+    "\u0430\u0431\u0432\u0433\u0434\u0452\u0435\u0436\u0437\u0455\u0438\u0439\u0458"
+    "\u043a\u043b\u0459\u043c\u043d\u045a\u043e\u043f\u0440\u0441\u0442\u045b\u0443"
+    "\u0444\u0445\u0446\u0447\u045f\u0448\u0449\u044a\u044b\u044c\u044d\u044e\u044f"
 )
 _RANKS = {character: chr(rank + 1) for rank, character in enumerate(_ORDER)}
 _LETTERS = {"æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "ł": "l", "ħ": "h"}
-_LETTERS |= {"µ": "μ", "ς": "σ", "й": "й", "ŀ": "l"}
+_LETTERS |= {"\xb5": "\u03bc", "\u03c2": "\u03c3", "\u0439": "\u0439", "ŀ": "l"}
 _ASCII = {
     code: _RANKS.get(chr(code).lower(), "")
     for code in range(128)  # control characters do not count

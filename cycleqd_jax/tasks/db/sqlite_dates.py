@@ -258,7 +258,7 @@ def _compound(amount: str, unit: str) -> tuple[int, datetime.timedelta]:
     numbers = [int(n[:9]) for n in re.findall(r"\d+", amount)]
     first, _, last = unit.partition("_")
     if unit == "YEAR_MONTH":
-        years, months = ([0] + numbers)[-2:] if numbers else (0, 0)
+        years, months = [0, *numbers][-2:] if numbers else (0, 0)
         return sign * (years * 12 + months), datetime.timedelta()
     names = _UNITS[_UNITS.index(first) : _UNITS.index(last) + 1]
     total = datetime.timedelta()

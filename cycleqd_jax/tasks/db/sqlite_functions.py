@@ -16,7 +16,6 @@ from cycleqd_jax.tasks.db.sqlite_aggregators import WINDOWS, aggregates
 from cycleqd_jax.tasks.db.sqlite_catalog import ColumnInfo
 from cycleqd_jax.tasks.db.sqlite_collation import comparison, like, sort_key
 from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
-from cycleqd_jax.tasks.db.sqlite_numbers import leading_number
 from cycleqd_jax.tasks.db.sqlite_storing import stored
 from cycleqd_jax.tasks.db.sqlite_types import Kind, Type
 
@@ -236,8 +235,3 @@ def _compare_decimals(left: str, right: str) -> int:
         return 0
     a, b = numbers.Decimal(left), numbers.Decimal(right)
     return (a > b) - (a < b)
-
-
-def number_of(text: str) -> float:
-    """The number that a text begins with, else 0."""
-    return float(leading_number(text)[0] or 0)

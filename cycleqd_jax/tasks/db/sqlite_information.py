@@ -46,7 +46,8 @@ def information_table(catalog: Catalog, name: str, flavour: Flavour) -> Table:
         for table_name, table in catalog.tables.items():
             for number, column in enumerate(table.columns, 1):
                 rows.append(
-                    ("def", schema, table_name, column.name, number, column.shown_default,
+                    ("def", schema, table_name, column.name, number,
+                     column.shown_default,
                      "YES" if column.nullable else "NO", _base(column.declared),
                      65535 if column.declared == "text" else None, column.declared,
                      column.key, _extra(column), "")

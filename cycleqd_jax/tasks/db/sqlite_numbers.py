@@ -120,7 +120,7 @@ def _words(digits: int) -> int:
 
 
 def divide(a, b) -> str | None:
-    """a / b with as many digits as MySQL keeps: cut, in words of nine."""
+    """A / b with as many digits as MySQL keeps: cut, in words of nine."""
     if a is None or b is None:
         return None
     x, y = _exact(a), _exact(b)
@@ -142,7 +142,7 @@ def modulo(a, b) -> str | None:
 
 
 def integer_divide(a, b) -> int | None:
-    """a DIV b."""
+    """A DIV b."""
     if a is None or b is None or _exact(b).is_zero():
         return None
     return clamp(int(_CONTEXT.divide_int(_exact(a), _exact(b))))

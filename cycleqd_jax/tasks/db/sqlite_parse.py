@@ -1,6 +1,7 @@
 """Parsing the plain form of a query (see `sqlite_grammar`) with sqlglot."""
 
 import functools
+from typing import ClassVar
 
 from sqlglot import exp
 from sqlglot.dialects.mysql import MySQL
@@ -13,9 +14,9 @@ class _Plain(MySQL):
     """MySQL without functions of its own: a call stays a name and its arguments."""
 
     class Parser(MySQL.Parser):
-        FUNCTIONS = {}
-        FUNCTION_PARSERS = {}
-        NO_PAREN_FUNCTIONS = {}
+        FUNCTIONS: ClassVar = {}
+        FUNCTION_PARSERS: ClassVar = {}
+        NO_PAREN_FUNCTIONS: ClassVar = {}
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from cycleqd_jax.tasks.db.sqlite_information import information_table
 from cycleqd_jax.tasks.db.sqlite_operators import all_of, compare
 from cycleqd_jax.tasks.db.sqlite_parse import parse_query
 from cycleqd_jax.tasks.db.sqlite_scope import Column, Scope, Source
-from cycleqd_jax.tasks.db.sqlite_types import Value, convert, merge
+from cycleqd_jax.tasks.db.sqlite_types import Value
 
 
 class Sources:
@@ -205,9 +205,3 @@ def _first(sources: list[Source], name: str) -> Column | None:
 def _one(sql: str) -> str:
     """`sql` so that it can stand on one side of a join."""
     return f"({sql})" if " JOIN " in sql else sql
-
-
-def same_type(left: Value, right: Value) -> str:
-    """SQL of the first of both that is not NULL."""
-    kind = merge([left.type, right.type])
-    return f"COALESCE({convert(left, kind)}, {convert(right, kind)})"

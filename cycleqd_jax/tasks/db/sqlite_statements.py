@@ -1,8 +1,8 @@
-"""The grammar of MySQL's statements; what they hold is `sqlite_grammar`'s plain form."""
+"""The grammar of MySQL's statements; see `sqlite_grammar` for what they hold."""
 
 import dataclasses
 
-from cycleqd_jax.tasks.db.sqlite_definitions import DefinitionReader
+from cycleqd_jax.tasks.db.sqlite_alterations import AlterationReader
 from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
 from cycleqd_jax.tasks.db.sqlite_lexer import Kind, Token
 
@@ -101,7 +101,7 @@ HELP
 )
 
 
-class StatementReader(DefinitionReader):
+class StatementReader(AlterationReader):
     """Reads one statement after another."""
 
     def statement(self):

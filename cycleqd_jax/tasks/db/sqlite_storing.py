@@ -1,6 +1,5 @@
 """Putting a value into a column, as MySQL's strict mode does it."""
 
-import datetime
 import decimal
 
 from cycleqd_jax.tasks.db.sqlite_catalog import ColumnInfo
@@ -124,8 +123,3 @@ def _temporal(column, value, kind, row):
             f"Incorrect {name} value: '{text}' for column '{column.name}' at row {row}",
         )
     return shown
-
-
-def today(now: str) -> datetime.date:
-    """The date of a text `YYYY-MM-DD ...`."""
-    return datetime.date.fromisoformat(now[:10])

@@ -18,7 +18,6 @@ from cycleqd_jax.tasks.db.sqlite_definitions import (
 from cycleqd_jax.tasks.db.sqlite_errors import (
     Flavour,
     MySQLError,
-    no_such_table,
     unknown_column,
 )
 from cycleqd_jax.tasks.db.sqlite_parse import parse_query
@@ -400,8 +399,3 @@ _ALTERATIONS = {
     "change": _change,
     "rename_column": _rename_column,
 }
-
-
-def missing_table(session: Session, name: str) -> MySQLError:
-    """Error 1146 of a table here."""
-    return no_such_table(session.catalog.database, name)

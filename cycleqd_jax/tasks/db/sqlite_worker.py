@@ -55,7 +55,7 @@ _OURS = (
 )
 
 
-class _TooLong(Exception):
+class _TooLongError(Exception):
     """The statement has used up its CPU time."""
 
 
@@ -71,7 +71,8 @@ class Service:
         """The answer to one request.
 
         Args:
-          request: `op` (open, run, state), `flavour`, `cpu_s` and what the operation needs.
+          request: `op` (open, run, state), `flavour`, `cpu_s` (seconds for it) and
+            what the operation needs.
           image: the database.
 
         Returns:
@@ -84,7 +85,7 @@ class Service:
             return self._answer(request, image)
         except MySQLError as error:
             return {"text": str(error), "failed": True}, b""
-        except (_TooLong, MemoryError, RecursionError, *_OURS) as error:
+        except (_TooLongError, MemoryError, RecursionError, *_OURS) as error:
             self._engines.clear()  # a connection may have been left in the middle
             return {"text": str(_in_mysql(error)), "failed": True}, b""
         finally:
@@ -118,7 +119,7 @@ class Service:
 
     def _stop(self, number, frame) -> None:
         self._late = True
-        raise _TooLong
+        raise _TooLongError
 
 
 def _authorised(action, first, second, database, trigger) -> int:
@@ -140,10 +141,11 @@ def _changed(text: str, state: State) -> tuple[dict, bytes]:
 
 
 def _in_mysql(error: BaseException) -> MySQLError:
-    if isinstance(error, _TooLong):
+    if isinstance(error, _TooLongError):
         return MySQLError(
             3024,
-            "Query execution was interrupted, maximum statement execution time exceeded",
+            "Query execution was interrupted, maximum statement execution time "
+            "exceeded",
         )
     if isinstance(error, RecursionError):
         return MySQLError(1436, "Thread stack overrun")

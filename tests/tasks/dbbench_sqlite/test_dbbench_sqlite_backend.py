@@ -16,9 +16,7 @@ from cycleqd_jax.sandbox.worker import WorkerDied
 from cycleqd_jax.tasks.db.backend import Table
 from cycleqd_jax.tasks.db.sqlite import open_backend
 
-TABLE = Table(
-    "numbers", ("a", "b"), tuple((str(i), "x" * 50) for i in range(100))
-)
+TABLE = Table("numbers", ("a", "b"), tuple((str(i), "x" * 50) for i in range(100)))
 LIMIT = "3024 (HY000): Query execution was interrupted"
 DEEP = "1436 (HY000): Thread stack overrun"
 HOSTILE = {
@@ -153,7 +151,9 @@ def test_a_statement_that_two_workers_die_of_is_an_error_of_its_own():
         worker = backend._workers[0]
         worker.ask, true_ask = ask, worker.ask
         text = await database.execute("SELECT 1")
-        with pytest.raises(SandboxError, match="a database worker died twice: it ended"):
+        with pytest.raises(
+            SandboxError, match="a database worker died twice: it ended"
+        ):
             await database.state()
         worker.ask = true_ask
         return text, await database.execute("SELECT 2")

@@ -8,7 +8,7 @@ import mariadb
 import pytest
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "proofs"))
-import compare_db_backends as compare  # noqa: E402
+import compare_db_backends as compare
 
 FILE = "dbbench/cycleqd_standard_dev.jsonl"
 # Labels that do not give their own hash on any server in strict mode: 225 was changed
