@@ -174,7 +174,7 @@ def _runs(
     """The places of the questions, neighbours together, in the order to begin with.
 
     Questions with the same context stay together; of others so many as leave work for
-    every row of a call. Only replies need all slots: they are decoded together.
+    half the rows of a prefill call, or for all slots where replies are decoded.
     """
     order = sorted(range(len(questions)), key=lambda place: questions[place].tokens)
     decodes = isinstance(questions[0], Continuation)
@@ -188,8 +188,9 @@ def _runs(
                 groups[-1].append(place)
             else:
                 groups.append([place])
-        rows = engine.shape.slots if decodes else engine.shape.prefill_rows
-        size = len(groups) * individuals // (2 * rows)
+        shape = engine.shape
+        busy = shape.slots if decodes else max(shape.prefill_rows // 2, 1)
+        size = len(groups) * individuals // busy
         size = min(max(size, 1), _LONGEST_RUN)
         runs = [
             [place for group in groups[first : first + size] for place in group]
