@@ -12,7 +12,7 @@ numbers are little-endian.
 """
 
 import marshal
-import os
+import posix
 import sys
 
 FULL_BYTES = 2**20  # longer values are not sent
@@ -31,7 +31,7 @@ def write(fd, data):
     """Writes all of `data`."""
     view = memoryview(data)
     while view:
-        view = view[os.write(fd, view) :]
+        view = view[posix.write(fd, view) :]
 
 
 class Sender:

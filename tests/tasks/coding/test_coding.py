@@ -173,9 +173,9 @@ def test_no_network_is_missing_data(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rule": "evalplus"}, "did you mean task_settings.mbpp.rules"),
+        ({"rule": "evalplus"}, "rule is not a known key; did you mean"),
         ({"rules": "mine"}, "mbpp.rules is 'mine'; expected 'evalplus' or 'reference'"),
-        ({"samples": 0}, "mbpp.samples is 0; expected a whole number from 1 to 1000"),
+        ({"samples": 0}, "mbpp.samples is 0; expected an integer from 1 to 1000"),
         ({"samples": 5}, "samples of a coding benchmark is 5 with temperature 0"),
         ({"top_p": 0.0}, "mbpp.top_p is 0.0"),
         ({"sha256": "x"}, "mbpp.sha256 is 'x'"),

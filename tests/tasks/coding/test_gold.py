@@ -127,7 +127,7 @@ def test_all_reference_solutions_are_right(version, rules):
 
 
 # What EvalPlus 0.3.1's own sanitiser makes wrong.
-LOST: dict[str, str] = {}
+LOST = {"Mbpp/630": "it drops `adjac`, which yields and has no return"}
 
 
 @pytest.mark.slow
