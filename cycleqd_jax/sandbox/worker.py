@@ -116,9 +116,9 @@ def build_program(
         lines = errors.decode(errors="replace").strip().splitlines()
         said = f"{python}: {lines[-1] if lines else f'exit status {status}'}"
     raise BadInputError(
-        "sandbox: a Python 3.11 or later with SQLite 3.36 or later was expected that the "
-        f"sandbox's user may read, got {said}; install python3 with the system's packages, or "
-        "start as an ordinary user"
+        "sandbox: a Python 3.11 or later with SQLite 3.36 or later was expected that "
+        f"the sandbox's user may read, got {said}; install python3 with the system's "
+        "packages, or start as an ordinary user"
     )
 
 
