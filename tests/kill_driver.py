@@ -6,11 +6,9 @@ At the COUNT-th time that MOMENT comes, the process sends itself SIGKILL.
 """
 
 import importlib
-import os
-import signal
 import sys
-import threading
-import time
+
+import killing
 
 # moment -> (module, object the function belongs to, function, kill before or after)
 MOMENTS = {
@@ -40,39 +38,10 @@ MOMENTS = {
 }
 
 
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_when_changed(folder) -> None:
-    """Kills as soon as a new checkpoint begins to appear."""
-    before = set(os.listdir(folder))
-    while not set(os.listdir(folder)) - before:
-        time.sleep(0.0001)
-    kill()
-
-
 def arm(moment: str, count: int) -> None:
     module, owner, name, when = MOMENTS[moment]
     target = importlib.import_module(module)
-    target = getattr(target, owner) if owner else target
-    original = getattr(target, name)
-    left = count
-
-    def wrapped(*args, **kwargs):
-        nonlocal left
-        left -= 1
-        if left == 0 and when == "before":
-            kill()
-        if left == 0 and when == "amid":
-            folder = args[0]._folder
-            threading.Thread(target=kill_when_changed, args=[folder]).start()
-        result = original(*args, **kwargs)
-        if left == 0 and when == "after":
-            kill()
-        return result
-
-    setattr(target, name, wrapped)
+    killing.arm(getattr(target, owner) if owner else target, name, when, count)
 
 
 if __name__ == "__main__":

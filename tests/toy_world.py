@@ -15,6 +15,29 @@ TASKS = ("toy_a", "toy_b", "toy_c", "toy_d", "toy_e")
 ENTRIES = tuple(f"toy_task:Toy{letter}" for letter in "ABCDE")
 
 
+def random_model(
+    vocab_size: int, rng: np.random.Generator
+) -> tuple[LlamaConfig, dict[str, np.ndarray]]:
+    """A two-layer Llama with float32 weights drawn from `rng`; norm scales are 1."""
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=True,
+    )
+    weights = {
+        name: np.ones(shape, np.float32)
+        if len(shape) == 1
+        else 0.5 * rng.standard_normal(shape, np.float32)
+        for name, shape in config.weight_shapes().items()
+    }
+    return config, weights
+
+
 def make_world(folder: pathlib.Path, num_tasks: int = 3, full: tuple = ()) -> dict:
     """Writes model and experts into `folder`; returns the settings of a run.
 
@@ -25,23 +48,8 @@ def make_world(folder: pathlib.Path, num_tasks: int = 3, full: tuple = ()) -> di
     """
     tasks, entries = TASKS[:num_tasks], ENTRIES[:num_tasks]
     tokenizer = load_model(BASE).tokenizer
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        tie_word_embeddings=True,
-    )
     rng = np.random.default_rng(0)
-    weights = {
-        name: np.ones(shape, np.float32)
-        if len(shape) == 1
-        else 0.5 * rng.standard_normal(shape, np.float32)
-        for name, shape in config.weight_shapes().items()
-    }
+    config, weights = random_model(tokenizer.vocab_size, rng)
     export_model(folder / "base", config, weights, tokenizer, "# A random model\n")
     for task in tasks:
         if task in full:

@@ -63,7 +63,7 @@ class DeviceCalls:
         u, v = sharding.place_directions(population.u, population.v, self._mesh)
         tables = (population.coefficients, population.vectors)
         coefficients, vectors = sharding.replicate(tables, self._mesh)
-        return programs.Population(u, v, coefficients, vectors)
+        return population.replace(u=u, v=v, coefficients=coefficients, vectors=vectors)
 
     def compile(self, progress: Callable[[str], None]) -> None:
         """Compiles the greedy programs by calling each with idle rows."""

@@ -36,26 +36,50 @@ class Population:
     Attributes:
       u: name -> `[out, R]`, shared.
       v: name -> `[in, R]`, shared.
-      coefficients: name -> `[I, R]`.
+      coefficients: `[I, G]`, those of all matrices side by side: one table, so that a
+        child is put into it, and rows are looked up in it, by one operation. None
+        without matrices.
       vectors: name -> `[I, n]`, what each individual adds to norm scales and biases.
+      layout: (name, first column, R) of each matrix in `coefficients`; static.
     """
 
     u: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
     v: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-    coefficients: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    coefficients: jax.Array | None = None
     vectors: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    layout: tuple[tuple[str, int, int], ...] = flax.struct.field(
+        default=(), pytree_node=False
+    )
+
+    @classmethod
+    def of_tables(
+        cls,
+        u: dict[str, jax.Array],
+        v: dict[str, jax.Array],
+        coefficients: dict[str, jax.Array],
+        vectors: dict[str, jax.Array],
+    ) -> "Population":
+        """From one table of coefficients per matrix, name -> `[I, R]`."""
+        layout, start = [], 0
+        for name, table in coefficients.items():
+            layout.append((name, start, table.shape[1]))
+            start += table.shape[1]
+        tables = list(coefficients.values())
+        whole = jnp.concatenate(tables, axis=1) if tables else None
+        return cls(u, v, whole, vectors, tuple(layout))
 
     @property
     def count(self) -> int:
         """I; 0 without any."""
-        tables = [*self.coefficients.values(), *self.vectors.values()]
+        tables = jax.tree.leaves((self.coefficients, self.vectors))
         return tables[0].shape[0] if tables else 0
 
     def deltas(self, individuals: jax.Array) -> Deltas:
         """The additions of each row, from its individual's index, int32 `[B]`."""
+        own = self.coefficients[individuals] if self.layout else None
         matrices = {
-            name: LowRank(self.u[name], self.v[name], table[individuals])
-            for name, table in self.coefficients.items()
+            name: LowRank(self.u[name], self.v[name], own[:, start : start + size])
+            for name, start, size in self.layout
         }
         vectors = {name: table[individuals] for name, table in self.vectors.items()}
         return Deltas(matrices, vectors)

@@ -35,7 +35,7 @@ class EngineShape:
         """Lengths of the cache that calls look at, ascending; the last is all."""
         if self.deterministic:
             return (self.length,)
-        parts = {max(self.length // 16, 64), max(self.length // 4, 64), self.length}
+        parts = {max(self.length // 8, 64), max(self.length // 2, 64), self.length}
         return tuple(sorted(part for part in parts if part <= self.length))
 
     def rows(self, most: int) -> tuple[int, ...]:

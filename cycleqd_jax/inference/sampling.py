@@ -8,6 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+_BLOCK = 128  # tokens of which the most likely is looked for together
+
 
 class Draws(NamedTuple):
     """How each row draws its next token, `[B]` each.
@@ -36,7 +38,15 @@ def greedy(logits: jax.Array) -> jax.Array:
     Returns:
       Int32 `[B]`.
     """
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    batch, size = logits.shape
+    if size % _BLOCK:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    # First the block, then the place in it: a CPU finds a maximum ten times as fast as
+    # where it is. In both steps the first of equals wins.
+    blocks = logits.reshape(batch, size // _BLOCK, _BLOCK)
+    block = jnp.argmax(jnp.max(blocks, axis=-1), axis=-1)
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    return (block * _BLOCK + jnp.argmax(inside, axis=-1)).astype(jnp.int32)
 
 
 def sample(logits: jax.Array, draws: Draws) -> jax.Array:

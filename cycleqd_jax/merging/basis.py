@@ -52,8 +52,23 @@ class MatrixSlot:
         return self.num_experts * self.rank
 
 
+class BasisSizes:
+    """Sizes that every form of a basis has, from `layout` and `expert_names`."""
+
+    @property
+    def num_experts(self) -> int:
+        """K."""
+        return len(self.expert_names)
+
+    @property
+    def genome_size(self) -> int:
+        """G, the number of coefficients of a genome."""
+        # Slots lie one behind the other.
+        return self.layout[-1].offset + self.layout[-1].size if self.layout else 0
+
+
 @flax.struct.dataclass
-class Basis:
+class Basis(BasisSizes):
     """Directions of K experts; a pytree whose layout is static.
 
     Letters: K experts, M matrices, G coefficients (the sum of K * r over matrices).
@@ -85,16 +100,6 @@ class Basis:
     similarity: jax.Array
     layout: tuple[MatrixSlot, ...] = flax.struct.field(pytree_node=False)
     expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
-
-    @property
-    def num_experts(self) -> int:
-        """K."""
-        return len(self.expert_names)
-
-    @property
-    def genome_size(self) -> int:
-        """G, the number of coefficients of a genome."""
-        return sum(slot.size for slot in self.layout)
 
     @property
     def max_rank(self) -> int:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.basis import Basis, BasisSizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CoreSlot:
 
 
 @flax.struct.dataclass
-class CoreBasis:
+class CoreBasis(BasisSizes):
     """Orthonormal directions that hold K experts; a pytree whose layout is static.
 
     Attributes:
@@ -67,16 +67,6 @@ class CoreBasis:
     similarity: jax.Array
     layout: tuple[CoreSlot, ...] = flax.struct.field(pytree_node=False)
     expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
-
-    @property
-    def num_experts(self) -> int:
-        """K."""
-        return len(self.expert_names)
-
-    @property
-    def genome_size(self) -> int:
-        """G, the number of coefficients of a genome."""
-        return sum(slot.size for slot in self.layout)
 
     @property
     def max_rank(self) -> int:

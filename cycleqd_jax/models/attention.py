@@ -23,6 +23,8 @@ Kind = Literal["xla", "dot_product", "cudnn", "pallas"]
 Setting = Literal["auto", "xla", "dot_product", "cudnn", "pallas"]
 # Tokens that a kernel looks at together.
 _BLOCKS = (128, 64, 32, 16)
+# Scores of more bytes than this are made row by row on a CPU.
+_CACHED_BYTES = 4 * 2**20
 
 
 def choose_attention(
@@ -99,6 +101,24 @@ def attend(
 
 
 def _plain(queries, keys, values, positions, segments):
+    """Plain products, whose scores stay in a core's cache where rows are many.
+
+    Scores of several rows together are written to memory and read again for every step
+    of the softmax; one row's are not, so rows that are long are taken one by one.
+    """
+    batch, length, heads, _ = queries.shape
+    scores = batch * heads * length * keys.shape[2] * 4
+    if batch == 1 or length == 1 or scores <= _CACHED_BYTES:
+        return _products(queries, keys, values, positions, segments)
+
+    def one(row):
+        row = jax.tree.map(lambda a: a[None], row)
+        return _products(*row)[0]
+
+    return jax.lax.map(one, (queries, keys, values, positions, segments))
+
+
+def _products(queries, keys, values, positions, segments):
     """Key-value heads lead both operands of both products.
 
     So they are batched matrix products without a transposed copy of the cache.

@@ -14,6 +14,9 @@ from cycleqd_jax.models import rope
 from cycleqd_jax.models.attention import Kind, attend
 from cycleqd_jax.models.config import LlamaConfig
 
+# Rows of one token each, for which a CPU multiplies faster from the other side.
+_FEW = (2, 24)
+
 
 @flax.struct.dataclass
 class LowRank:
@@ -224,5 +227,13 @@ class Embedding(nnx.Module):
 
 
 def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """`x M^T` for `x` `[..., in]` and `M` `[out, in]`."""
+    """`x M^T` for `x` `[B, L, in]` and `M` `[out, in]`."""
+    batch, length, _ = x.shape
+    rows, columns = matrix.shape
+    few = length == 1 and _FEW[0] <= batch <= _FEW[1] and rows <= 4 * columns
+    if few and jax.default_backend() == "cpu":
+        # With the matrix first, a CPU's product with a few vectors is a fifth faster.
+        # XLA would put it second again without the barrier.
+        y = jax.lax.optimization_barrier(jnp.einsum("oi,bi->ob", matrix, x[:, 0]))
+        return y.T[:, None]
     return jnp.einsum("...i,oi->...o", x, matrix)

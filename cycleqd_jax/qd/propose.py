@@ -76,27 +76,34 @@ def propose(
     for task in sorted(set(active.tolist())):
         if archives.ids(task).size == 0:
             raise ValueError(f"archive {task} is empty; offer the experts first.")
-    parents = np.asarray(
-        _select_parents(archives.repertoires, run_key, ts, active, settings=settings)
+    parents, weights = jax.device_get(
+        _draw_parents(archives.repertoires, run_key, ts, active, settings=settings)
     )
     length = noise_length(int(ts.max())) if settings.has_noise else None
     x1 = bank.gather(parents[:, 0], noise_length=length)
     x2 = bank.gather(parents[:, 1], noise_length=length)
-    children, weights = _cross(x1, x2, run_key, ts, basis, settings)
+    if settings.own_crossover is None:
+        children = add(x1, _crossover_steps(x1, x2, weights))
+    else:
+        cross = load_operator("qd.crossover", settings.own_crossover)
+        children = _own_crossover(x1, x2, run_key, ts, basis, cross=cross)
     children = mutate(children, run_key, ts, active, basis=basis, settings=settings)
-    return Proposal(children, parents, np.asarray(weights), active.astype(np.int32))
+    return Proposal(children, parents, weights, active.astype(np.int32))
 
 
 @functools.partial(jax.jit, static_argnames="settings")
-def _select_parents(
+def _draw_parents(
     repertoires: tuple[MapElitesRepertoire, ...],
     run_key: RNGKey,
     ts: jax.Array,
     active: jax.Array,
     *,
     settings: ProposeSettings,
-) -> jax.Array:
-    """Ids of the parents, int32 `[P, 2]`."""
+) -> tuple[jax.Array, jax.Array]:
+    """Ids of the parents, int32 `[P, 2]`, and their raw crossover weights, `[P, 2]`.
+
+    The weights are NaN where a crossover of one's own has its own draws.
+    """
     selector = make_selector(
         settings.selection,
         alpha_low=settings.alpha_low,
@@ -104,29 +111,17 @@ def _select_parents(
     )
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *repertoires)
 
-    def select(t: jax.Array, task: jax.Array) -> jax.Array:
+    mean, std = settings.crossover_mean, settings.crossover_std
+
+    def draw(t: jax.Array, task: jax.Array) -> tuple[jax.Array, jax.Array]:
+        keys = generation_keys(run_key, t)
         repertoire = jax.tree.map(lambda leaf: leaf[task], stacked)
-        key = generation_keys(run_key, t).parents
-        return selector.select(repertoire, key, 2).genotypes
+        parents = selector.select(repertoire, keys.parents, 2).genotypes
+        if settings.own_crossover is not None:
+            return parents, jnp.full(2, jnp.nan)
+        return parents, draw_weights(keys.crossover, mean=mean, std=std)
 
-    return jax.vmap(select)(ts, active)
-
-
-def _cross(
-    x1: Genome,
-    x2: Genome,
-    run_key: RNGKey,
-    ts: np.ndarray,
-    basis: AnyBasis,
-    settings: ProposeSettings,
-) -> tuple[Genome, np.ndarray]:
-    """Crossed genomes, and raw weights `[P, 2]`: NaN of a crossover without them."""
-    if settings.own_crossover is not None:
-        cross = load_operator("qd.crossover", settings.own_crossover)
-        children = _own_crossover(x1, x2, run_key, ts, basis, cross=cross)
-        return children, np.full((len(ts), 2), np.nan, np.float32)
-    weights = _draw_weights(run_key, ts, settings=settings)
-    return add(x1, _crossover_steps(x1, x2, weights)), weights
+    return jax.vmap(draw)(ts, active)
 
 
 @functools.partial(jax.jit, static_argnames="cross")
@@ -143,19 +138,6 @@ def _own_crossover(
         return cross(a, b, generation_keys(run_key, t).crossover, basis=basis)
 
     return jax.vmap(call)(x1, x2, ts)
-
-
-@functools.partial(jax.jit, static_argnames="settings")
-def _draw_weights(
-    run_key: RNGKey, ts: jax.Array, *, settings: ProposeSettings
-) -> jax.Array:
-    """Raw crossover weights `[P, 2]`."""
-    mean, std = settings.crossover_mean, settings.crossover_std
-
-    def draw(t: jax.Array) -> jax.Array:
-        return draw_weights(generation_keys(run_key, t).crossover, mean=mean, std=std)
-
-    return jax.vmap(draw)(ts)
 
 
 _crossover_steps = jax.jit(crossover_step)

@@ -65,8 +65,14 @@ def mutate(
         if settings.mutation == "svd_scale":
             return children.replace(coefficients=moved)
         return children.replace(coefficients=add(coefficients, moved))
-    steps = _draw_steps(run_key, ts, size=basis.genome_size, w_max=settings.w_max)
-    moved = _svd_steps(steps, active, basis.singular_values, basis.experts_of)
+    moved = _svd_steps(
+        run_key,
+        ts,
+        active,
+        basis.singular_values,
+        basis.experts_of,
+        w_max=settings.w_max,
+    )
     return children.replace(coefficients=add(coefficients, moved))
 
 
@@ -88,14 +94,18 @@ def _draw_steps(
     return jax.vmap(draw)(ts)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="w_max")
 def _svd_steps(
-    steps: jax.Array,
+    run_key: RNGKey,
+    ts: jax.Array,
     active: jax.Array,
     singular_values: jax.Array,
     experts_of: jax.Array,
+    *,
+    w_max: float,
 ) -> jax.Array:
     """What SVD mutation adds, `[P, G]`."""
+    steps = _draw_steps(run_key, ts, size=singular_values.shape[0], w_max=w_max)
 
     def step(by: jax.Array, task: jax.Array) -> jax.Array:
         return mutation_step(

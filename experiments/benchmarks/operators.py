@@ -9,6 +9,7 @@ import torch
 
 from cycleqd_jax.inference.population import empty_population, with_individual
 from cycleqd_jax.io.checkpoints import Checkpoints, CycleState
+from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.prepare import Prepared
 from cycleqd_jax.qd.propose import propose
@@ -16,8 +17,9 @@ from cycleqd_jax.qd.propose_settings import ProposeSettings
 from cycleqd_jax.run_settings import propose_settings
 from experiments.benchmarks import dense, frame, quickstart
 
-_CHILDREN = 16  # bred one after another per measurement in factored form
-_WAYS = ("factored", "materialised", "bfloat16", "same rank")
+_BATCH = 6  # children that a generation of the quickstart breeds at once
+_CHILDREN = 18  # bred per measurement in factored form
+_WAYS = ("factored", "factored, in batches", "materialised", "bfloat16", "same rank")
 
 
 def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
@@ -69,28 +71,39 @@ def _children(
         )
 
     breed = _breeder(prepared, settings, state)
+    breed_batch = _breeder(prepared, settings, state, _BATCH)
     population = empty_population(prepared.basis, _CHILDREN)
 
-    def factored() -> object:
+    def put(genome: Genome, row: int) -> None:
         nonlocal population
+        population = with_individual(population, prepared.basis, genome, row)
+        jax.block_until_ready((population.coefficients, population.vectors))
+
+    def factored() -> None:
         for row in range(_CHILDREN):
-            population = with_individual(population, prepared.basis, breed(), row)
-            jax.block_until_ready(population)
+            put(breed()[0], row)
+
+    def in_batches() -> None:
+        for start in range(0, _CHILDREN, _BATCH):
+            genomes = breed_batch()
+            for i in range(_BATCH):
+                put(genomes[i], start + i)
 
     child = None
 
     def materialised() -> object:
         nonlocal child
         # As the evaluator does: into the memory of the child before.
-        child = materialise(prepared.weights, prepared.basis, breed(), into=child)
+        child = materialise(prepared.weights, prepared.basis, breed()[0], into=child)
         return child
 
     say("children by turns")
-    ways = (factored, materialised, *map(dense_child, worlds))
+    ways = (factored, in_batches, materialised, *map(dense_child, worlds))
     took = frame.medians(
         frame.measure(dict(zip(_WAYS, ways, strict=True)), options.repeats)
     )
     took["factored"] /= _CHILDREN
+    took["factored, in batches"] /= _CHILDREN
     reference = (
         "PyTorch on the CPU: two parents from safetensors, merged, SVD of full rank "
         "added, copied into a model; bfloat16"
@@ -108,6 +121,7 @@ def _children(
         for ours, other, target, note in (
             ("factored", "bfloat16", 1000.0, reference),
             ("factored", "same rank", None, rank),
+            ("factored, in batches", "bfloat16", None, f"{_BATCH} children at once"),
             ("materialised", "bfloat16", 50.0, reference),
             ("materialised", "same rank", None, rank),
         )
@@ -115,18 +129,23 @@ def _children(
 
 
 def _breeder(
-    prepared: Prepared, settings: ProposeSettings, state: CycleState
-) -> Callable[[], object]:
-    """Breeds the next child of full archives with every call."""
+    prepared: Prepared, settings: ProposeSettings, state: CycleState, count: int = 1
+) -> Callable[[], Genome]:
+    """Breeds the next children of full archives with every call."""
     key, t = jax.random.key(0), state.next_generation
 
     def breed():
         nonlocal t
         proposal = propose(
-            state.archives, state.bank, prepared.basis, key, [t], settings=settings
+            state.archives,
+            state.bank,
+            prepared.basis,
+            key,
+            range(t, t + count),
+            settings=settings,
         )
-        t += 1
-        return jax.device_get(proposal.genomes)[0]
+        t += count
+        return jax.device_get(proposal.genomes)
 
     return breed
 

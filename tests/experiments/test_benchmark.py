@@ -86,11 +86,16 @@ def test_a_section_is_replaced_alone(tmp_path):
     before = docs.read_text()
     places = [before.index(f"## {s}") for s in ("operators", "generation", "loop")]
     assert places == sorted(places) and before.startswith("# Benchmarks")
+    with open(docs, "a") as file:
+        file.write("\n## Causes\n\nA paragraph of one's own.\n")
     rows = [frame.figure("generation again", 2.0, "s")]
     frame.write_section(docs, "generation", options, rows, "command two")
     after = docs.read_text()
     assert "generation first" not in after and after.count("command two") == 1
     assert after.count("## generation") == 1
+    assert after.endswith(
+        "<!-- end loop -->\n\n## Causes\n\nA paragraph of one's own.\n"
+    )
     for kept in ("loop first", "operators first"):
         line = next(line for line in before.splitlines() if kept in line)
         assert line in after.splitlines()

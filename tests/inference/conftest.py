@@ -51,7 +51,7 @@ def population(weights):
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
     matrices = {n: w for n, w in weights.items() if w.ndim == 2}
     vectors = {n: w for n, w in weights.items() if w.ndim == 1}
-    return Population(
+    return Population.of_tables(
         u={n: 0.2 * draw(w.shape[0], 5) for n, w in matrices.items()},
         v={n: 0.2 * draw(w.shape[1], 5) for n, w in matrices.items()},
         coefficients={n: draw(3, 5) for n in matrices},

@@ -52,7 +52,7 @@ def draw(shape, scale, seed):
 
 def make_population(weights):
     matrices = {n: w for n, w in weights.items() if w.ndim == 2}
-    return programs.Population(
+    return programs.Population.of_tables(
         u={n: draw((w.shape[0], 6), 0.2, i) for i, (n, w) in
            enumerate(matrices.items())},
         v={n: draw((w.shape[1], 6), 0.2, -i - 1 + 99) for i, (n, w) in

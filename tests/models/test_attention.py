@@ -47,6 +47,18 @@ def test_every_query_sees_what_came_before(kind, length, kv_heads):
     np.testing.assert_allclose(got, reference(*given), atol=2e-6)
 
 
+def test_long_rows_taken_one_by_one(monkeypatch):
+    """As they are where the scores of all rows together are large."""
+    given = inputs(3, 5, 6, 2, 24, 8)
+    segments = np.repeat([[0, 0, 0, 1, 1]], 3, axis=0)
+    own = inputs(3, 5, 6, 2, 5, 8)
+    monkeypatch.setattr(attention, "_CACHED_BYTES", 100)
+    got = attention.attend(*given)
+    mine = attention.attend(*own, segments)
+    np.testing.assert_allclose(got, reference(*given), atol=2e-6)
+    np.testing.assert_allclose(mine, reference(*own, segments), atol=2e-6)
+
+
 @pytest.mark.parametrize("kind", ["xla", "dot_product", "pallas"])
 def test_segments_do_not_see_each_other(kind):
     q, k, v, _ = inputs(2, 12, 4, 2, 12, 8)

@@ -101,23 +101,8 @@ def make_inputs(folder: pathlib.Path) -> dict:
       The settings of a run of them.
     """
     tokenizer = make_tokenizer()
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        tie_word_embeddings=True,
-    )
     rng = np.random.default_rng(0)
-    weights = {
-        name: np.ones(shape, np.float32)
-        if len(shape) == 1
-        else 0.5 * rng.standard_normal(shape, np.float32)
-        for name, shape in config.weight_shapes().items()
-    }
+    config, weights = toy_world.random_model(tokenizer.vocab_size, rng)
     export_model(folder / "base", config, weights, tokenizer, "# Random\n")
     shutil.copytree(folder / "base", folder / "sharded")
     (folder / "sharded" / hf.WEIGHTS).unlink()

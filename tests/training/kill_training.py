@@ -5,12 +5,12 @@
 At the COUNT-th time that MOMENT comes, the process sends itself SIGKILL.
 """
 
-import os
 import pathlib
-import signal
 import sys
-import threading
-import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import killing
 
 from cycleqd_jax.training import run, step
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
@@ -28,41 +28,8 @@ MOMENTS = {
 }
 
 
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def kill_when_changed(folder: pathlib.Path) -> None:
-    """Kills as soon as a new checkpoint begins to appear."""
-    before = set(os.listdir(folder))
-    while not set(os.listdir(folder)) - before:
-        time.sleep(0.0001)
-    kill()
-
-
-def arm(moment: str, count: int) -> None:
-    owner, name, when = MOMENTS[moment]
-    original = getattr(owner, name)
-    left = count
-
-    def wrapped(*args, **kwargs):
-        nonlocal left
-        left -= 1
-        if left == 0 and when == "before":
-            kill()
-        if left == 0 and when == "amid":
-            folder = args[0]._folder
-            threading.Thread(target=kill_when_changed, args=[folder]).start()
-        result = original(*args, **kwargs)
-        if left == 0 and when == "after":
-            kill()
-        return result
-
-    setattr(owner, name, wrapped)
-
-
 if __name__ == "__main__":
-    arm(sys.argv[1], int(sys.argv[2]))
+    killing.arm(*MOMENTS[sys.argv[1]], int(sys.argv[2]))
     from experiments import train_experts
 
     sys.exit(train_experts.main(sys.argv[3:]))
