@@ -4,8 +4,10 @@ from cycleqd_jax.tasks.db.sqlite_errors import Flavour
 from cycleqd_jax.tasks.db.sqlite_grammar import ExpressionReader
 from cycleqd_jax.tasks.db.sqlite_lexer import Kind
 from cycleqd_jax.tasks.db.sqlite_reader import string
+from cycleqd_jax.tasks.db.sqlite_words import WINDOW_ONLY
 
 _DISTINCT = frozenset(("COUNT", "SUM", "AVG", "MIN", "MAX", "GROUP_CONCAT"))
+_NEEDING = _DISTINCT | {"NTILE", "LAG", "LEAD"}  # at least one argument
 _ARITHMETIC = {"DATE_ADD", "ADDDATE", "DATE_SUB", "SUBDATE"}
 _CAST_WORDS = frozenset(
     """
@@ -32,11 +34,12 @@ class CallReader(ExpressionReader):
             self._date_arithmetic(name)
         else:
             self._arguments(written)
-        self._over()
+        if not self._over() and name in WINDOW_ONLY:
+            raise self.fail()
 
     def _arguments(self, name: str) -> None:
         self.out.append(f"F_{name}(")
-        if self.word != ")":
+        if self.word != ")" or name.partition("_DISTINCT")[0].upper() in _NEEDING:
             self.comma_list(self.expression)
         self.need(")")
 
@@ -216,13 +219,14 @@ class CallReader(ExpressionReader):
             self.out.append(", 'DAY'")
         self.need(")")
 
-    def _over(self) -> None:
+    def _over(self) -> bool:
         if not self.take("OVER"):
-            return
+            return False
         if self.at_name():
             self.write_name()
         else:
             self._window()
+        return True
 
     def _window(self) -> None:
         self.need("(")

@@ -195,6 +195,9 @@ class Expressions:
         second = [self.value(part) for part in right.expressions]
         return list(zip(first, second, strict=True))
 
+    def _tuple(self, node: exp.Tuple) -> Value:
+        raise MySQLError(1241, "Operand should contain 1 column(s)")
+
     def _quantified(self, operator: str, left, right) -> Value:
         value = self.value(left)
         query = self._of_one_column(right.this)

@@ -49,7 +49,13 @@ class Unions:
             Column(column.name, Value(column.value.sql, kind))
             for column, kind in zip(left.columns, types, strict=True)
         ]
-        found = Query(f" {operator} ".join(sides), columns)
+        sql = f" {operator} ".join(sides)
+        if operator == "UNION":
+            # SQLite's own would come sorted; MySQL keeps the order of what came first.
+            outputs = [Column(c.name, c.value) for c in columns]
+            both = Query(" UNION ALL ".join(sides), outputs)
+            sql = _as_types(both, types).replace("SELECT ", "SELECT DISTINCT ", 1)
+        found = Query(sql, columns)
         if node.args.get("order") is None and node.args.get("limit") is None:
             return found
         return self._outer_order(node, found, parent, common)

@@ -84,6 +84,7 @@ PEOPLE = {
 MYSQL8 = [
     # Trailing spaces count, accents and kinds of spaces do not.
     ("SELECT COUNT(*) FROM people WHERE name = 'ana'", "[(2,)]"),
+    ("SELECT 2 UNION SELECT 1 UNION SELECT 2", "[(2,), (1,)]"),
     ("SELECT name FROM people WHERE name = 'bo lee'", "[('Bo\\xa0Lee',)]"),
     ("SELECT name FROM people WHERE name = 'ostby'", "[('Østby',)]"),
     # Signs come before digits, those before letters.
