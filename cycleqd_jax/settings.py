@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import annotated_types
 import pydantic
+import pydantic.fields
 import yaml
 
 from cycleqd_jax.errors import BadInputError
@@ -228,13 +229,21 @@ def _override(data: dict[str, Any], text: str) -> str:
     if not dot:
         data[section] = parsed
         return key
-    inner = data.get(section)
-    if inner is not None and not isinstance(inner, dict):
-        raise BadInputError(
-            f"command line: {key} cannot be set because {section} is {_show(inner)} "
-            "and not a section."
-        )
-    data[section] = {**(inner or {}), name: parsed}
+    path = [section, name]
+    first, dot, last = name.rpartition(".")
+    # The sections of `task_settings` are one level deeper; a task may be an import path.
+    if section == "task_settings" and dot and ":" not in last:
+        path = [section, first, last]
+    for place, part in enumerate(path[:-1], 1):
+        inner = data.get(part)
+        if inner is not None and not isinstance(inner, dict):
+            raise BadInputError(
+                f"command line: {key} cannot be set because {'.'.join(path[:place])} is "
+                f"{_show(inner)} and not a section."
+            )
+        data[part] = dict(inner or {})
+        data = data[part]
+    data[path[-1]] = parsed
     return key
 
 

@@ -84,6 +84,7 @@ class DBBench:
             {split: [p.id for p in ids] for split, ids in self._splits.items()},
             [options.rounds, options.max_new_tokens, options.backend],
             options.legacy_shared_database,
+            options.flavour if options.backend == "sqlite" else "",
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -259,7 +260,7 @@ class DBBench:
                 statement_s=options.statement_s,
             )
         sqlite = _import("cycleqd_jax.tasks.db.sqlite", "sqlglot")
-        return sqlite.open_backend()
+        return sqlite.open_backend(flavour=options.flavour)
 
 
 def _import(module: str, library: str) -> Any:

@@ -49,7 +49,8 @@ def test_presets_are_planned_without_weights(empty_machine, capsys, name, words)
         assert word in out
     assert f"Instruct are not here: sizes are those of {LLAMA}" in out
     assert "SakanaAI/Llama-3-8B-Instruct-DB-Expert" in out
-    assert "are not in this version: no problems counted" in out
+    assert "Task dbbench needs" in out and "get it with: curl" in out
+    assert "So their problems were not counted." in out
     assert "estimated time" not in out
 
 

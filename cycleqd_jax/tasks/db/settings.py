@@ -21,6 +21,8 @@ class Options(Section):
         share what is left.
       rounds: statements an episode may run; one reply more may answer.
       backend: "sqlite", embedded, or "mysql", a MySQL or MariaDB server.
+      flavour: whose dialect "sqlite" speaks where they differ, "mariadb" 10.11's, with
+        which the recorded verdicts were made, or "mysql8"; "sqlite" only.
       url: of the server, `mysql://user:password@host:port`; left out, the environment
         variable CYCLEQD_MYSQL_URL says it, which keeps a password out of files.
       connections: statements at a time that the server is asked to run; "mysql" only.
@@ -37,6 +39,7 @@ class Options(Section):
     split: Literal["seeded", "reference"] = "seeded"
     rounds: Whole = 5
     backend: Literal["sqlite", "mysql"] = "sqlite"
+    flavour: Literal["mariadb", "mysql8"] = "mariadb"
     url: Text | None = None
     connections: Annotated[int, Field(ge=1, le=64)] = 4
     statement_s: Positive = 30.0
