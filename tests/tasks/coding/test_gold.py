@@ -48,9 +48,9 @@ def test_inputs_are_those_of_evalplus(version, ask_evalplus):
 def with_types(value):
     """Text of a value in which True is not 1 and the order of a set does not matter."""
     if isinstance(value, (list, tuple)):
-        return f"{type(value).__name__}({[with_types(item) for item in value]})"
+        return f"{type(value).__name__}({', '.join(map(with_types, value))})"
     if isinstance(value, (set, frozenset)):
-        return f"{type(value).__name__}({sorted(map(with_types, value))})"
+        return f"{type(value).__name__}({', '.join(sorted(map(with_types, value)))})"
     if isinstance(value, dict):
         return with_types([tuple(item) for item in value.items()])
     return repr(value)
