@@ -41,7 +41,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -q -m slow
@@ -79,7 +79,7 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt setup.cfg pyproject.toml |
 	touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed
-	$(BIN)/python -m pip install -e ".[test]"
+	$(BIN)/python -m pip install -e ".[coding,dbbench,language,test]"
 	touch $@
 
 clean:

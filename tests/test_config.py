@@ -265,3 +265,25 @@ def test_exponents_without_a_point_are_numbers(write):
 
 def test_adapters_cover_all_linear_layers_by_default():
     assert len(set(config_training.LoraConfig().targets)) == 7
+
+
+def test_settings_of_one_task_on_the_command_line(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "base_model: m\ntasks: [a, 'b.c:D']\nexperts: {a: x, 'b.c:D': y}\n"
+        "task_settings: {a: {data: one, rounds: 3}}\n"
+    )
+    given = [
+        "task_settings.a.data=two",
+        "task_settings.b.c:D={data: three}",
+        "task_settings.b.c:D.rounds=4",
+    ]
+    config = load_config(path, given, RunConfig)
+    assert config.task_settings == {
+        "a": {"data": "two", "rounds": 3},
+        "b.c:D": {"data": "three", "rounds": 4},
+    }
+    with pytest.raises(BadInputError, match="section 'c', which is not one of"):
+        load_config(path, ["task_settings.c.data=x"], RunConfig)
+    with pytest.raises(BadInputError, match="task_settings.a is 'x' and not a section"):
+        load_config(path, ["task_settings.a=x", "task_settings.a.data=y"], RunConfig)

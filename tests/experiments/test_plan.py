@@ -94,6 +94,7 @@ def test_wrong_input_is_still_refused(empty_machine, capsys, settings, words):
 
 def test_a_misspelt_task_is_not_taken_for_one_to_come(empty_machine, capsys):
     settings = ["tasks=[mbp, dbbench]", "experts={mbp: a/b, dbbench: c/d}"]
+    settings.append("task_settings={}")
     code, _, error = dry_run(capsys, "paper", *settings, "base_model=" + LLAMA)
     assert code == 2 and "'mbp' does not exist" in error
 
@@ -102,7 +103,7 @@ def test_a_real_run_of_a_preset_says_what_is_missing(capsys, tmp_path, monkeypat
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", None)
     arguments = ["--config", f"{CONFIGS}paper.yaml", f"run_dir={tmp_path / 'run'}"]
     assert agent_skills.main([*arguments, "sandbox.kind=none"]) == 2
-    assert "'mbpp' does not exist" in capsys.readouterr().err
+    assert "Task mbpp needs mbpp_plus_v0.1.0.jsonl" in capsys.readouterr().err
 
 
 def test_weights_that_are_here_must_fit(toy_settings, tmp_path, capsys, monkeypatch):
