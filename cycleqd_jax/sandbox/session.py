@@ -308,6 +308,7 @@ class Session:
         limit_s: float,
         judging: bool = False,
         read_only: bool = False,
+        alone: bool = False,
         extra: Mapping[str, str] = {},
     ) -> ScriptRun:
         """Runs a script on its own, in `/`.
@@ -320,6 +321,7 @@ class Session:
           judging: after `judge`: with programs and configuration that the episode
             cannot have changed.
           read_only: nothing but /tmp and /run can be changed.
+          alone: what `judge` has stopped is killed first.
           extra: variables of its environment.
         """
         words = {"bash": ["-c", code, "--"], "python": ["-I", "-c", code]}[language]
@@ -335,6 +337,7 @@ class Session:
             limit_s=limit_s,
             judging=judging,
             read_only=read_only,
+            alone=alone,
         )
         output = reply["output"].encode("latin-1")
         return ScriptRun(int(reply["status"]), str(reply["ended"]), output)

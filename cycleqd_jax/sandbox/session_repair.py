@@ -124,7 +124,7 @@ def _mend_users(root, users):
                     os.unlink(f"{home}/{name}")
     if changed:
         text = "".join(":".join(row) + "\n" for row in rows)
-        _write(f"{root}/etc/passwd", text.encode("utf-8", "surrogateescape"))
+        write(f"{root}/etc/passwd", text.encode("utf-8", "surrogateescape"))
 
 
 def _inside(root, path):
@@ -146,7 +146,7 @@ def _rewrite_etc(root):
             _remove(f"{root}/{name}")
         _make_folder(f"{root}/{name}")
     for name, text in skeleton.trusted_files().items():
-        _write(f"{root}/{name}", text.encode())
+        write(f"{root}/{name}", text.encode())
     for name in os.listdir(f"{root}/etc"):
         if name in _UNWANTED or name.startswith("python"):
             _remove(f"{root}/etc/{name}")
@@ -220,7 +220,7 @@ def _restore_entry(source, merged, upper, path):
         if not filecmp.cmp(f"{source}{path}", f"{upper}{path}", shallow=False):
             with open(f"{source}{path}", "rb") as file:
                 content = file.read()
-            _write(f"{merged}{path}", content, stat.S_IMODE(now.st_mode))
+            write(f"{merged}{path}", content, stat.S_IMODE(now.st_mode))
     elif stat.S_ISLNK(was.st_mode) and stat.S_ISLNK(now.st_mode):
         if os.readlink(f"{source}{path}") != os.readlink(f"{upper}{path}"):
             _make_link(f"{merged}{path}", os.readlink(f"{source}{path}"))
@@ -278,7 +278,7 @@ def _make_link(path, target):
         os.symlink(target, path)
 
 
-def _write(path, content, mode=0o644):
+def write(path, content, mode=0o644):
     """Writes a file anew, so that no other name of it and no link matters."""
     _remove(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW

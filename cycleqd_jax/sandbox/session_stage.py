@@ -123,6 +123,9 @@ class Stage:
         """Writes what the session starts with, and mounts what can be written to."""
         if self.image:
             self._overlay("/image", "/root")
+            for name in ("etc/hostname", "etc/hosts"):  # an image has none of its own
+                with contextlib.suppress(OSError):
+                    repair.write(f"/root/{name}", skeleton.files()[name][0].encode())
             return
         root = "/data/root"
         os.mkdir(root, 0o755)

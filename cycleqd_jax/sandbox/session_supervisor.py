@@ -192,7 +192,7 @@ class Supervisor:
             raise OSError(f"{argv[1]} was not started: {said.decode()}")
         return pid
 
-    def _run(self, argv, env, limit_s, judging=False, read_only=False):
+    def _run(self, argv, env, limit_s, judging=False, read_only=False, alone=False):
         """Runs a script to its end, with its output.
 
         What it leaves running goes on, unless an answer is being judged.
@@ -201,6 +201,9 @@ class Supervisor:
           `status` (exit status, or minus a signal), `ended` (done, limit, cpu,
           memory), `output` (both streams, the first `KEPT_BYTES`).
         """
+        if alone and self._frozen:
+            self._frozen = False
+            kill_all()
         if judging and self._repair():
             return {"status": 1, "ended": "done", "output": ""}
         null = os.open("/host/dev/null", os.O_RDWR)

@@ -116,6 +116,10 @@ class OSInteraction:
             )
         return self._problem(key, 0)
 
+    def why_not(self, index: int) -> str | None:
+        """Why a problem cannot run on this machine, in words; None if it can."""
+        return self._machines.why_not(index)
+
     def transcript(self, row: Mapping[str, Any]) -> tuple[Problem, tuple[str, ...]]:
         """The problem and the replies of a row with `problem_index` and `outputs`.
 

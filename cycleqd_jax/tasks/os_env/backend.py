@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.sandbox.container import Containers, ContainerSession
 from cycleqd_jax.sandbox.session import Root, Session, Sessions
 from cycleqd_jax.tasks.os_env.options import Options
 
@@ -31,10 +32,16 @@ class Machines:
 
     def __init__(self, options: Options):
         self._options = options
+        self._may_overlay = options.backend in ("overlay", "container")
+        self._containers = None
+        if options.backend == "container":
+            self._containers = Containers(
+                options.image, options.sessions, options.engine
+            )
+            return
         self._sessions = Sessions(options.sessions)
         self._overlay = options.backend == "overlay"
         self._sessions.check(Root(self._overlay, options.image))
-        self._may_overlay = self._overlay
         if options.backend == "auto":
             try:
                 self._sessions.check(Root(overlay=True))
@@ -49,8 +56,11 @@ class Machines:
             "backend": self._options.backend,
             "image": self._options.image,
             "overlay": self._may_overlay,
-            "users": self._sessions.many_users,
+            "users": self._many_users(),
         }
+
+    def _many_users(self) -> bool:
+        return self._containers is not None or self._sessions.many_users
 
     def solvable(self, index: int) -> bool:
         """Whether there is a right answer to a problem here."""
@@ -64,7 +74,7 @@ class Machines:
                 "it changes programs of the system, which the backend host does not "
                 "allow and this machine allows no other; see docs/sandbox.md"
             )
-        if index in NEEDS_USERS and not self._sessions.many_users:
+        if index in NEEDS_USERS and not self._many_users():
             return "it needs several users, which only a start as root can give it"
         return None
 
@@ -83,8 +93,12 @@ class Machines:
             )
 
     @contextlib.asynccontextmanager
-    async def open(self, index: int) -> AsyncIterator[Session]:
+    async def open(self, index: int) -> AsyncIterator[Session | ContainerSession]:
         """A fresh machine for this problem."""
+        if self._containers is not None:
+            async with self._containers.open() as session:
+                yield session
+            return
         overlay = self._overlay or (
             self._options.backend == "auto" and index in NEEDS_OVERLAY
         )
@@ -93,4 +107,5 @@ class Machines:
 
     async def close(self) -> None:
         """Ends them."""
-        await self._sessions.close()
+        if self._containers is None:
+            await self._sessions.close()

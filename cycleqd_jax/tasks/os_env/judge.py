@@ -11,7 +11,6 @@ import re
 from cycleqd_jax.sandbox.session import Session
 from cycleqd_jax.tasks.os_env.problems import OsProblem, Script
 
-_PROCESSES = re.compile(r"\bps\b")
 _SOURCE = re.compile(r"\bsource ~/\.bashrc\b")
 _TOOLS = (
     "awk",
@@ -71,7 +70,8 @@ async def judge(
         right = given == problem.match
         return right, "" if right else f"It answered {given!r:.100}."
     scripts = [script or problem.example for script in problem.check]
-    freeze = any(s.language == "bash" and _PROCESSES.search(s.code) for s in scripts)
+    # The example may count processes, so they are there still, but stopped for good.
+    freeze = problem.check[0] is None and scripts[0].language == "bash"
     destroyed = await session.judge(freeze=freeze)
     if destroyed:
         return False, f"It destroyed the system it was to answer about: {destroyed}."
@@ -86,6 +86,7 @@ async def judge(
             limit_s=limit_s,
             judging=True,
             read_only=given is not None,
+            alone=given is not None,
             extra=bound(script, checks=given is not None),
         )
         if run.ended != "done":

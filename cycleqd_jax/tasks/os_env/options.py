@@ -22,6 +22,8 @@ class Options(Section):
         of `image`, can be changed for the episode; "container": Docker or Podman.
         "auto", ours: overlay for the problems that need it and host for all others.
       image: "overlay": a folder with a root file system; "container": an image's name.
+      engine: "container": the command, like "podman --runtime runc"; the first of
+        podman and docker that is installed where none is given.
       terminal: "clean", ours: what commands print; "reference": all that a terminal
         shows, with prompts and escape sequences.
       turn_s: seconds that a turn's commands have.
@@ -36,6 +38,7 @@ class Options(Section):
     rounds: Annotated[int, Field(ge=1, le=100)] = 5
     backend: Literal["auto", "host", "overlay", "container"] = "auto"
     image: Text | None = None
+    engine: Text | None = None
     terminal: Literal["clean", "reference"] = "clean"
     turn_s: Annotated[float, Field(gt=0, le=600)] = 5.0
     repetitions: Annotated[int, Field(ge=1, le=100)] = 1
@@ -49,6 +52,10 @@ class Options(Section):
             raise ValueError(
                 f"{key}.image is {self.image!r}, but {key}.backend is {self.backend}; "
                 "expected overlay or container with an image."
+            )
+        if self.backend == "container" and self.terminal == "reference":
+            raise ValueError(
+                f"{key}.terminal is reference; expected clean with the backend container."
             )
         if self.image is None and self.backend == "container":
             raise ValueError(
