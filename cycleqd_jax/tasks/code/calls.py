@@ -22,6 +22,8 @@ _OUTPUT_BYTES = 40 * 2**20  # two sets of at most 18 MiB, see `_runner`
 # Only programs that stop the part of the runner that watches them get there.
 _WALL_S = 240.0
 _SPARE_CPU_S = 5.0
+_ATTEMPTS = 2  # of what is killed, since that need not have been its own doing
+_KILLED = "signal 9"
 _STOPPED = {
     Ending.SIGNALLED: "it was killed by a signal",
     Ending.CPU_LIMIT: "it used up its CPU time",
@@ -92,10 +94,13 @@ class Report:
     Attributes:
       sets: by name; one that was not tried is missing.
       work_s: CPU seconds of a fixed piece of work, if it was asked for.
+      killed: whether something was killed that no limit of ours kills: by the code
+        itself, or by a machine that has run out of memory.
     """
 
     sets: Mapping[str, SetOutputs]
     work_s: float | None = None
+    killed: bool = False
 
 
 @functools.cache
@@ -127,15 +132,25 @@ async def call(
       as_set: whether an output may be any iterable of its elements.
       measure: whether to measure the fixed piece of work first.
 
+    What is killed without a reason of ours is run once more: where it was the code's
+    own doing it is killed again.
+
     Raises:
       SandboxError: the sandbox failed; its text names the problem.
     """
     program = _program(problem, code, limits, as_set, measure)
-    try:
-        execution = await sandbox.run(program)
-    except SandboxError as err:
-        raise SandboxError(f"{problem.id}: {err}") from err
-    return read_report(problem, execution)
+    for attempt in range(_ATTEMPTS):
+        # Another program as far as a sandbox that remembers them can see.
+        wall_s = program.limits.wall_s + attempt
+        limited = dataclasses.replace(program.limits, wall_s=wall_s)
+        try:
+            execution = await sandbox.run(dataclasses.replace(program, limits=limited))
+        except SandboxError as err:
+            raise SandboxError(f"{problem.id}: {err}") from err
+        report = read_report(problem, execution)
+        if not report.killed:
+            break
+    return report
 
 
 def _program(
@@ -192,15 +207,15 @@ def read_report(problem: CodingProblem, execution: Execution) -> Report:
         )
     if not execution.ok:
         reason = _STOPPED.get(execution.ending, "it ended the program")
-        return _failed(reason)
+        return _failed(reason, killed=execution.ending is Ending.SIGNALLED)
     try:
         return _read(problem, execution.stdout[len(_GREETING) :])
     except ValueError:
         return _failed("it left no report")
 
 
-def _failed(reason: str) -> Report:
-    return Report({"base": SetOutputs((), reason)})
+def _failed(reason: str, killed: bool = False) -> Report:
+    return Report({"base": SetOutputs((), reason)}, killed=killed)
 
 
 def _read(problem: CodingProblem, data: bytes) -> Report:
@@ -210,7 +225,7 @@ def _read(problem: CodingProblem, data: bytes) -> Report:
     at, names, work_s = 0, list(SETS), None
     sets: dict[str, SetOutputs] = {}
     outputs: list[Output] = []
-    error = ""
+    error, killed = "", False
     while at < end:
         kind = chr(data[at])
         cpu_s = int.from_bytes(data[at + 1 : at + 9], "little") / 1e6
@@ -234,9 +249,10 @@ def _read(problem: CodingProblem, data: bytes) -> Report:
                 failure = error or _why(reason, len(outputs), calls)
                 sets[name] = SetOutputs(tuple(outputs), failure)
                 outputs, error = [], ""
+                killed = killed or reason == _KILLED
             case _:
                 raise ValueError("an unknown frame")
-    return Report(sets, work_s)
+    return Report(sets, work_s, killed)
 
 
 def _why(reason: str, outputs: int, calls: int) -> str:

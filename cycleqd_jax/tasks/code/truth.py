@@ -17,7 +17,7 @@ import os
 import pathlib
 from typing import Any
 
-from cycleqd_jax.errors import BadInputError, RunError
+from cycleqd_jax.errors import BadInputError, RunError, SandboxError
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.code import values
 from cycleqd_jax.tasks.code.calls import (
@@ -115,6 +115,11 @@ class Truths:
         code = problem.prompt + problem.solution
         limits = all_sets(problem, SetLimits((_LIMIT_S,), _LIMIT_S, _LIMIT_S))
         report = await call(problem, code, limits, sandbox, measure=True)
+        if report.killed:
+            raise SandboxError(
+                f"{problem.id}: its reference solution was killed; the machine may "
+                "have run out of memory, so use fewer sandbox workers."
+            )
         for name in SETS:
             failure = report.sets[name].failure if name in report.sets else "no result"
             if failure:

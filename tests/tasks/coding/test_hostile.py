@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Execution
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Outcome
@@ -203,7 +204,49 @@ def test_slow_machines_get_more_time(make_task, answer):
 def test_a_report_that_was_never_begun_is_the_sandbox(make_task):
     problem = make_task().data.problems[DOUBLE]
     failed = Execution(Ending.EXITED, 127, b"", b"python3: command not found")
-    with pytest.raises(calls.SandboxError, match=r"Mbpp/9001.*command not found"):
+    with pytest.raises(SandboxError, match=r"Mbpp/9001.*command not found"):
         read_report(problem, failed)
     stopped = Execution(Ending.MEMORY_LIMIT, None, calls._GREETING, b"")
     assert read_report(problem, stopped).sets["base"].failure
+
+
+class Killing:
+    """A sandbox in which every program is killed, up to so many."""
+
+    def __init__(self, inner, kills):
+        self.inner, self.kills, self.programs = inner, kills, []
+
+    async def run(self, program):
+        self.programs.append(program)
+        if len(self.programs) <= self.kills:
+            return Execution(Ending.SIGNALLED, None, calls._GREETING, b"")
+        return await self.inner.run(program)
+
+
+@pytest.mark.parametrize("kills", [0, 1, 2])
+def test_a_killed_program_is_run_once_more(make_task, kills):
+    """A machine that has run out of memory is no fault of the answer's."""
+    task = make_task()
+    problem = task.data.problems[DOUBLE]
+    limit = SetLimits((1.0,) * 2, 5.0, 5.0)
+
+    async def main():
+        sandbox = make_sandbox("bubblewrap", 1, True)
+        killing = Killing(sandbox, kills)
+        try:
+            code = "def double(n):\n    return n * 2"
+            limits = {"base": limit, "plus": limit}
+            return await calls.call(problem, code, limits, killing), killing.programs
+        finally:
+            await sandbox.close()
+
+    report, programs = asyncio.run(main())
+    assert len(programs) == len(set(programs)) == min(kills, 1) + 1
+    assert report.killed is (kills == 2)
+    assert bool(report.sets["base"].failure) is (kills == 2)
+
+
+def test_a_reference_solution_that_is_killed_is_the_environment(make_task):
+    task = make_task()
+    with pytest.raises(SandboxError, match=r"Mbpp/9001.*out of memory"):
+        asyncio.run(task._truths._compute(task.data.problems[DOUBLE], Killing(None, 9)))
