@@ -41,6 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--repeats", type=int, default=5, help="measurements of each side, at least 5"
     )
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="of the suite tasks: the folder with mbpp_plus.jsonl, dbbench and "
+        "os_interaction",
+    )
     parser.add_argument("--json", metavar="FILE", help="where the rows are written")
     parser.add_argument(
         "--write-docs",
@@ -61,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, command: str) -> int:
     console.set_up_process()
-    options = frame.Options(args.model, args.random_weights, args.repeats)
+    options = frame.Options(args.model, args.random_weights, args.repeats, args.data)
     for path in filter(None, (args.json, args.write_docs)):
         if not pathlib.Path(path).parent.is_dir():
             raise BadInputError(f"{path}: expected a file in a folder that is there.")

@@ -192,7 +192,12 @@ class Engine:
         return await self._ask(request, individual, conversation)
 
     async def score(
-        self, tokens: Sequence[int], start: int, *, individual: int = 0
+        self,
+        tokens: Sequence[int],
+        start: int,
+        *,
+        individual: int = 0,
+        conversation: Conversation | None = None,
     ) -> Scored:
         """Log-probabilities of `tokens[start:]` given what comes before each.
 
@@ -200,6 +205,8 @@ class Engine:
           tokens: context and continuation.
           start: where the continuation begins, >= 1.
           individual: index into the loaded population.
+          conversation: whose tokens in the cache are used again as far as the new ones
+            begin alike; it says the individual then.
 
         Raises:
           RequestError: there is no context or no continuation, or the engine has no
@@ -219,7 +226,7 @@ class Engine:
         self._check_tokens("tokens", tokens)
         future = asyncio.get_running_loop().create_future()
         request = Request(tokens, Limits(1), future, targets=start)
-        return await self._ask(request, individual, None)
+        return await self._ask(request, individual, conversation)
 
     async def serve(self) -> None:
         """Answers requests until it is cancelled or a device call fails.

@@ -8,7 +8,6 @@ is one conversation, whose turns compute only what the turn before does not have
 import asyncio
 import collections
 import dataclasses
-import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -154,18 +153,9 @@ async def _answer(
             sampling=question.sampling,
             conversation=conversation,
         )
-    if _scores_turns(engine):
-        return await engine.score(
-            question.tokens, question.start, conversation=conversation
-        )
     return await engine.score(
-        question.tokens, question.start, individual=conversation.individual
+        question.tokens, question.start, conversation=conversation
     )
-
-
-def _scores_turns(engine: Engine) -> bool:
-    """Whether scores can be turns of a conversation, too."""
-    return "conversation" in inspect.signature(engine.score).parameters
 
 
 def _runs(
@@ -178,22 +168,18 @@ def _runs(
     """
     order = sorted(range(len(questions)), key=lambda place: questions[place].tokens)
     decodes = isinstance(questions[0], Continuation)
-    if not decodes and not _scores_turns(engine):
-        runs = [[place] for place in order]
-    else:
-        groups: list[list[int]] = []
-        for place in order:
-            context = questions[place].context
-            if groups and questions[groups[-1][0]].context == context:
-                groups[-1].append(place)
-            else:
-                groups.append([place])
-        shape = engine.shape
-        busy = shape.slots if decodes else max(shape.prefill_rows // 2, 1)
-        size = len(groups) * individuals // busy
-        size = min(max(size, 1), _LONGEST_RUN)
-        runs = [
-            [place for group in groups[first : first + size] for place in group]
-            for first in range(0, len(groups), size)
-        ]
+    groups: list[list[int]] = []
+    for place in order:
+        context = questions[place].context
+        if groups and questions[groups[-1][0]].context == context:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    shape = engine.shape
+    busy = shape.slots if decodes else max(shape.prefill_rows // 2, 1)
+    size = min(max(len(groups) * individuals // busy, 1), _LONGEST_RUN)
+    runs = [
+        [place for group in groups[first : first + size] for place in group]
+        for first in range(0, len(groups), size)
+    ]
     return sorted(runs, key=lambda run: -sum(questions[place].room for place in run))

@@ -12,7 +12,7 @@ from typing import Any
 
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.sandbox.session import Session
+from cycleqd_jax.sandbox.session_connection import Session, Typed
 from cycleqd_jax.tasks.base import (
     Chat,
     Message,
@@ -43,7 +43,7 @@ class OSInteraction:
     """OS interaction.
 
     Args:
-      task_settings: `options` are as `os_env.options.Options` says; `turns` is not used.
+      task_settings: `options` as in `os_env.options.Options`; `turns` is unused.
 
     Raises:
       BadInputError: an option or the data are wrong, or the machine lacks what the
@@ -112,7 +112,7 @@ class OSInteraction:
         if isinstance(key, bool) or not isinstance(key, int) or key not in self._data:
             check_ids(self.name, [str(key)], {str(i): p for i, p in self._data.items()})
             raise BadInputError(
-                f"Task {self.name}: expected a problem's index as an integer, got {key!r}."
+                f"Task {self.name}: expected a problem's index, an integer, got {key!r}."
             )
         return self._problem(key, 0)
 
@@ -147,7 +147,7 @@ class OSInteraction:
         )
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
-        """A right conversation: it ends with the answer, or the commands that find it."""
+        """A right conversation: ends with the answer or the commands that find it."""
         given: data.OsProblem = problem.data["problem"]
         if given.match is not None:
             reply = f"Think: Now I know the answer.\n\nAct: answer({given.match})"
@@ -237,7 +237,7 @@ class OSInteraction:
         await self._machines.close()
 
 
-def _why_ended(typed) -> str:
+def _why_ended(typed: Typed) -> str:
     if not typed.valid:
         return "A command printed what is not UTF-8."
     return {

