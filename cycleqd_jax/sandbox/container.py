@@ -17,7 +17,8 @@ import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.sandbox.session import ENVIRONMENT, ScriptRun, SessionLimits, Typed
+from cycleqd_jax.sandbox.session import DEFAULT_LIMITS, SessionLimits
+from cycleqd_jax.sandbox.session_connection import ENVIRONMENT, ScriptRun, Typed
 
 _KEPT_BYTES = 2**16
 _ENGINES = ("podman", "docker")
@@ -53,7 +54,7 @@ class Containers:
         image: str,
         slots: int,
         engine: str | None = None,
-        limits: SessionLimits = SessionLimits(),
+        limits: SessionLimits = DEFAULT_LIMITS,
     ):
         words = engine.split() if engine else []
         if not words:
@@ -91,6 +92,7 @@ class Containers:
                 finally:
                     await session.close()
             finally:
+                await self.ask("kill", name, check=False)  # else it is asked to end
                 await self.ask("rm", "-f", "-v", name, check=False)
 
     async def _start(self, name: str) -> None:
@@ -138,7 +140,9 @@ class Containers:
             )
         return output
 
-    async def run(self, words: Sequence[str], limit_s: float) -> tuple[int | None, bytes]:
+    async def run(
+        self, words: Sequence[str], limit_s: float
+    ) -> tuple[int | None, bytes]:
         """(Exit status, both outputs) of a command; None where its time was up."""
         process = await self.spawn(words, asyncio.subprocess.DEVNULL)
         try:
@@ -155,7 +159,9 @@ class Containers:
             raise
         return process.returncode, output
 
-    async def spawn(self, words: Sequence[str], stdin: int) -> asyncio.subprocess.Process:
+    async def spawn(
+        self, words: Sequence[str], stdin: int
+    ) -> asyncio.subprocess.Process:
         """Starts a command of the engine."""
         try:
             return await asyncio.create_subprocess_exec(
@@ -167,7 +173,9 @@ class Containers:
                 limit=2**20,
             )
         except OSError as error:
-            raise SandboxError(f"{self._engine[0]} cannot be started: {error}") from error
+            raise SandboxError(
+                f"{self._engine[0]} cannot be started: {error}"
+            ) from error
 
 
 class ContainerSession:
@@ -205,7 +213,10 @@ class ContainerSession:
         """
         words = {"bash": ["bash", "-c", code, "--"], "python": ["python3", "-c", code]}
         given = [os.fsdecode(a) if isinstance(a, bytes) else a for a in arguments]
-        given = [a.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for a in given]
+        given = [
+            a.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            for a in given
+        ]
         variables = {**ENVIRONMENT, **(_TRUSTED if judging else {}), **extra}
         options = [w for n, v in variables.items() for w in ("-e", f"{n}={v}")]
         status, output = await self._containers.run(
@@ -304,7 +315,9 @@ class ContainerSession:
 
     async def _differences(self) -> dict[str, str]:
         """Path -> A (added), C (changed) or D (deleted), compared with the image."""
-        lines = (await self._containers.ask("diff", self._name)).decode(errors="replace")
+        lines = (await self._containers.ask("diff", self._name)).decode(
+            errors="replace"
+        )
         pairs = [line.split(" ", 1) for line in lines.splitlines() if " " in line]
         found = {path: kind for kind, path in pairs}
         # A folder is said to be changed when something in it is.
@@ -318,7 +331,9 @@ class ContainerSession:
             if since is not None:
                 if path not in since and _suspicious(path, kind, names):
                     return path
-            elif _suspicious(path, kind, names) and not await self._unchanged(path, kind):
+            elif _suspicious(path, kind, names) and not await self._unchanged(
+                path, kind
+            ):
                 return f"{path} was {'removed' if kind == 'D' else 'changed'}"
         return None
 

@@ -15,31 +15,21 @@ import json
 import os
 import resource
 import socket
-import struct
 import sys
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.sandbox import permission
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.seccomp import deny_filter
+from cycleqd_jax.sandbox.session_connection import START_S, Session
 from cycleqd_jax.sandbox.session_server import FIRST_UID
-from cycleqd_jax.sandbox.session_skeleton import PATH
 from cycleqd_jax.sandbox.session_supervisor import receive
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
-_START_S = 60.0  # for one start on a busy machine; it takes milliseconds
-_GRACE = 20.0  # a limit by the session's clock is at most so many times longer
 _MOST_UNREADABLE = 64
-_MAX_REPLY_BYTES = 2**22
-ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "HOSTNAME": "box"}
-_TRUSTED = {
-    "PYTHONNOUSERSITE": "1",
-    "PYTHONSAFEPATH": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,36 +56,6 @@ class SessionLimits:
 
 
 @dataclasses.dataclass(frozen=True)
-class ScriptRun:
-    """What became of a script.
-
-    Attributes:
-      status: exit status, or minus the signal that ended it.
-      ended: done, limit, cpu or memory.
-      output: standard output and error output as they came, its first 64 KiB.
-    """
-
-    status: int
-    ended: str
-    output: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class Typed:
-    """What became of something typed into the shell.
-
-    Attributes:
-      ended: done, limit (its time was up), exited (the shell has ended), cpu, memory.
-      output: what was printed, its first 64 KiB.
-      valid: whether all that was printed is UTF-8.
-    """
-
-    ended: str
-    output: bytes
-    valid: bool
-
-
-@dataclasses.dataclass(frozen=True)
 class Root:
     """What a session's root file system is made of.
 
@@ -109,6 +69,10 @@ class Root:
     image: str | None = None
 
 
+DEFAULT_LIMITS = SessionLimits()
+PLAIN_ROOT = Root()
+
+
 class Sessions:
     """Starts sessions, at most `slots` at once; more have to wait.
 
@@ -120,7 +84,7 @@ class Sessions:
       BadInputError: the machine does not permit them; says what to do.
     """
 
-    def __init__(self, slots: int, limits: SessionLimits = SessionLimits()):
+    def __init__(self, slots: int, limits: SessionLimits = DEFAULT_LIMITS):
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
         self._limits = limits
@@ -138,14 +102,16 @@ class Sessions:
         return self._as_root
 
     @contextlib.asynccontextmanager
-    async def open(self, root: Root = Root()) -> AsyncIterator["Session"]:
+    async def open(self, root: Root = PLAIN_ROOT) -> AsyncIterator["Session"]:
         """Starts a session, and ends it with all that is in it.
 
         Raises:
           SandboxError: it could not be started.
         """
         async with self._gate.enter() as slot:
-            session = Session(self._request(slot, root))
+            bare = root.image is None and self._python is not None
+            python = "/usr/local/bin" if bare else "/usr/bin"
+            session = Session(self._request(slot, root), python)
             try:
                 await session.started()
                 yield session
@@ -168,7 +134,7 @@ class Sessions:
             self._server = _Server()
         return self._server
 
-    def check(self, root: Root = Root()) -> None:
+    def check(self, root: Root = PLAIN_ROOT) -> None:
         """Starts a session, looks whether it comes up, and ends it.
 
         Raises:
@@ -181,7 +147,7 @@ class Sessions:
             )
         try:
             with self._request(0, root) as sock:
-                sock.settimeout(_START_S)
+                sock.settimeout(START_S)
                 reply = receive(sock)
         except (SandboxError, OSError) as error:
             reply = {"error": str(error)}
@@ -284,170 +250,13 @@ def _stop_server(fd: int, pid: int) -> None:
     os.waitpid(pid, 0)
 
 
-class Session:
-    """One session; made by `Sessions.open`.
-
-    Args:
-      sock: to its supervisor.
-    """
-
-    def __init__(self, sock: socket.socket):
-        sock.setblocking(False)
-        self._sock = sock
-
-    async def started(self) -> None:
-        """Waits for the supervisor's first word."""
-        await self._receive(_START_S)
-
-    async def script(
-        self,
-        language: str,
-        code: str,
-        arguments: Sequence[str | bytes] = (),
-        *,
-        limit_s: float,
-        judging: bool = False,
-        read_only: bool = False,
-        alone: bool = False,
-        extra: Mapping[str, str] = {},
-    ) -> ScriptRun:
-        """Runs a script on its own, in `/`.
-
-        Args:
-          language: bash or python.
-          code: its text.
-          arguments: given to it.
-          limit_s: seconds, by the session's clock.
-          judging: after `judge`: with programs and configuration that the episode
-            cannot have changed.
-          read_only: nothing but /tmp and /run can be changed.
-          alone: what `judge` has stopped is killed first.
-          extra: variables of its environment.
-        """
-        words = {"bash": ["-c", code, "--"], "python": ["-I", "-c", code]}[language]
-        name = {"bash": "bash", "python": "python3"}[language]
-        if language == "python" and not judging:
-            words = words[1:]
-        folder = "/bin" if language == "bash" else python_folder()
-        reply = await self._ask(
-            limit_s,
-            do="run",
-            argv=[f"{folder}/{name}", name, *map(_bytes_as_text, (*words, *arguments))],
-            env={**ENVIRONMENT, **(_TRUSTED if judging else {}), **extra},
-            limit_s=limit_s,
-            judging=judging,
-            read_only=read_only,
-            alone=alone,
-        )
-        output = reply["output"].encode("latin-1")
-        return ScriptRun(int(reply["status"]), str(reply["ended"]), output)
-
-    async def start_shell(self, *, terminal: bool, limit_s: float) -> Typed:
-        """Starts the login shell that stays; what it printed until it was ready."""
-        env = {**ENVIRONMENT, **({"TERM": "xterm"} if terminal else {})}
-        return _typed(
-            await self._ask(
-                limit_s, do="shell", env=env, terminal=terminal, limit_s=limit_s
-            )
-        )
-
-    async def type(self, code: str, *, limit_s: float) -> Typed:
-        """Types into the shell, and waits until it is ready again or out of time."""
-        data = _bytes_as_text(code)
-        return _typed(await self._ask(limit_s, do="type", code=data, limit_s=limit_s))
-
-    async def remember(self) -> None:
-        """Notes what the users' login shells are before the episode begins."""
-        await self._ask(0.0, do="remember")
-
-    async def judge(self, *, freeze: bool = False) -> str | None:
-        """Ends the episode's own part; only scripts with `judging` may follow.
-
-        Args:
-          freeze: stop its processes for good instead of killing them, for scripts
-            that look at what runs.
-
-        Returns:
-          Why it cannot be judged (the episode has destroyed the system), or None.
-        """
-        return (await self._ask(0.0, do="judge", freeze=freeze))["tampered"]
-
-    async def close(self) -> None:
-        """Kills all that runs and waits until it is gone."""
-        if self._sock.fileno() < 0:
-            return
-        loop = asyncio.get_running_loop()
-        try:
-            with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_WR)
-            async with asyncio.timeout(_START_S):
-                with contextlib.suppress(OSError):
-                    while await loop.sock_recv(self._sock, 1 << 16):
-                        pass
-        except TimeoutError:
-            pass  # process 1 is killed with the server at the latest
-        finally:
-            self._sock.close()
-
-    async def _ask(self, within_s: float, /, **message: object) -> dict:
-        data = json.dumps(message).encode("ascii")
-        try:
-            await asyncio.get_running_loop().sock_sendall(
-                self._sock, struct.pack("!I", len(data)) + data
-            )
-        except OSError as error:
-            raise SandboxError(f"the session has ended ({error})") from error
-        return await self._receive(_START_S + _GRACE * within_s)
-
-    async def _receive(self, patience_s: float) -> dict:
-        try:
-            async with asyncio.timeout(patience_s):
-                (size,) = struct.unpack("!I", await self._exactly(4))
-                if size > _MAX_REPLY_BYTES:
-                    raise SandboxError(f"a session's reply has {size} bytes")
-                reply = json.loads(await self._exactly(size))
-        except TimeoutError as error:
-            raise SandboxError(
-                f"a session has not answered within {patience_s:g} s; the machine is "
-                "too busy, or process 1 of the session was stopped"
-            ) from error
-        if "error" in reply:
-            raise SandboxError(str(reply["error"]))
-        return reply
-
-    async def _exactly(self, size: int) -> bytes:
-        loop = asyncio.get_running_loop()
-        parts = []
-        while size:
-            try:
-                part = await loop.sock_recv(self._sock, size)
-            except OSError as error:
-                raise SandboxError(f"the session has ended ({error})") from error
-            if not part:
-                raise SandboxError("the session has ended")
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
-
-
-def _bytes_as_text(word: str | bytes) -> str:
-    """Bytes as they travel; what cannot be encoded becomes question marks."""
-    data = word if isinstance(word, bytes) else word.encode("utf-8", "replace")
-    return data.decode("latin-1")
-
-
-def _typed(reply: dict) -> Typed:
-    text = reply["text"].encode("latin-1")
-    return Typed(str(reply["ended"]), text, bool(reply["valid"]))
-
-
 def _remedy(said: str, root: Root) -> str:
     """What to do where a session does not come up."""
     if root.overlay and ("overlay" in said or "cannot be mapped" in said):
         return (
-            "choose the backend host, or start as root on Linux 5.19 or later with /usr "
-            "on a file system like ext4, xfs or btrfs, or give as image a folder whose "
-            "files belong to the user who starts it"
+            "choose the backend host, or start as root on Linux 5.19 or later with "
+            "/usr on a file system like ext4, xfs or btrfs, or give as image a folder "
+            "whose files belong to the user who starts it"
         )
     return permission.remedy(said, FIRST_UID)
 
@@ -473,14 +282,9 @@ def _interpreter() -> str:
     return _SYSTEM_PYTHON
 
 
-def python_folder() -> str:
-    """Where sessions find python3."""
-    return "/usr/bin" if os.path.exists(_SYSTEM_PYTHON) else "/usr/local/bin"
-
-
 def _python_prefix() -> str | None:
     """The folder of our own Python, for machines whose /usr has none."""
-    if python_folder() == "/usr/bin" or sys.base_prefix.startswith("/usr"):
+    if os.path.exists(_SYSTEM_PYTHON) or sys.base_prefix.startswith("/usr"):
         return None
     return os.path.realpath(sys.base_prefix)
 

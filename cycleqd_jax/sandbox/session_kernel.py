@@ -143,7 +143,7 @@ def enter_root(folder: str) -> None:
 
 
 def mapped_tree(folder: str, userns_fd: int) -> int:
-    """A detached copy of the mount at `folder` with owners as a user namespace has them.
+    """A detached copy of the mount at `folder`, owners as in a user namespace.
 
     Returns:
       Its descriptor. Raises `OSError` without privilege, or before Linux 5.12.

@@ -47,7 +47,7 @@ _LOGIN_SCRIPTS = (
 )
 
 
-class Tampered(Exception):
+class TamperedError(Exception):
     """The system cannot be judged any more; the episode has destroyed it."""
 
 
@@ -63,7 +63,7 @@ def repair(*, root, links, image, usr, users):
       users: name -> login shell, as they were before the episode.
 
     Raises:
-      Tampered: a folder of the system is gone.
+      TamperedError: a folder of the system is gone.
     """
     for name in _FOLDERS:
         _make_folder(f"{root}/{name}")
@@ -198,7 +198,7 @@ def _restore_tree(source, merged, upper, names):
 def _restore_folder(source, merged, upper, path):
     with contextlib.suppress(OSError):
         if os.getxattr(f"{upper}{path}", "user.overlay.opaque") == b"y":
-            raise Tampered(f"{path or '/usr'} was removed and made again")
+            raise TamperedError(f"{path or '/usr'} was removed and made again")
     for name in sorted(os.listdir(f"{upper}{path}")):
         _restore_entry(source, merged, upper, f"{path}/{name}")
 
@@ -214,7 +214,7 @@ def _restore_entry(source, merged, upper, path):
     now = os.lstat(f"{upper}{path}")
     if stat.S_ISDIR(was.st_mode):
         if not stat.S_ISDIR(now.st_mode):
-            raise Tampered(f"the folder {path} was removed")
+            raise TamperedError(f"the folder {path} was removed")
         _restore_folder(source, merged, upper, path)
     elif stat.S_ISREG(was.st_mode) and stat.S_ISREG(now.st_mode):
         if not filecmp.cmp(f"{source}{path}", f"{upper}{path}", shallow=False):

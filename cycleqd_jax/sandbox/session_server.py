@@ -93,7 +93,7 @@ def _start(request, sock, image_fd, control):
             control.close()
             here.close()
             status = _outer(request, sock, image_fd, there, first_uid)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told to the library
             _say(sock, error)
         finally:
             os._exit(status)

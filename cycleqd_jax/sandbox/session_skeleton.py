@@ -1,7 +1,8 @@
 """The system that a session starts with where no image gives one.
 
-Like a fresh container, but smaller: home folders are empty, there are the usual users
-and groups and a minimal `/etc`. Programs come from the host's `/usr`; see `session_stage`.
+Like a fresh container, but smaller: home folders are empty, there are the usual
+users and groups and a minimal `/etc`. Programs come from the host's `/usr`; see
+`session_stage`.
 """
 
 FOLDERS = (
@@ -179,7 +180,7 @@ def trusted_files() -> dict[str, str]:
         "etc/default/useradd": "SHELL=/bin/sh\n",
         "etc/environment": f'PATH="{PATH}"\n',
         "etc/login.defs": _LOGIN_DEFS,
-        "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\n",
+        "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
         "etc/profile": _PROFILE,
         "etc/profile.d/00-none.sh": "",
         "etc/shells": "/bin/sh\n/bin/bash\n/usr/bin/bash\n/bin/dash\n/usr/bin/dash\n",

@@ -163,8 +163,11 @@ class Supervisor:
         """Starts the program argv[0] with the arguments argv[1:]; its process id.
 
         Args:
+          argv: the program's path, then its arguments, as Latin-1 text.
+          environment: its variables.
           fds: its standard input, output and error output.
-          prepare: called in the child's root, returns `fds` in their place.
+          prepare: called in the child's root, makes them in place of `fds`.
+          **view: as for `Stage.enter`.
 
         Raises:
           OSError: what went wrong in the child before the program began.
@@ -177,7 +180,7 @@ class Supervisor:
                     for number, fd in enumerate(fds):
                         os.dup2(fd, number)
                 self._become(argv, environment, prepare, failure_write, **view)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - told to the parent
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 said = f"{error!r} in {where.name}"
                 os.write(failure_write, said.encode()[:1000])
@@ -336,7 +339,7 @@ class Supervisor:
         """Why the system cannot be given back its programs, or None."""
         try:
             self._stage.repair(self._users)
-        except (repair.Tampered, OSError, RecursionError) as error:
+        except (repair.TamperedError, OSError, RecursionError) as error:
             # There is room, and nothing else runs: what is in the way is the episode's.
             if getattr(error, "errno", None) == errno.ENOMEM:
                 raise

@@ -112,7 +112,7 @@ class OSInteraction:
         if isinstance(key, bool) or not isinstance(key, int) or key not in self._data:
             check_ids(self.name, [str(key)], {str(i): p for i, p in self._data.items()})
             raise BadInputError(
-                f"Task {self.name}: expected a problem's index, an integer, got {key!r}."
+                f"Task {self.name}: expected the index of a problem, got {key!r}."
             )
         return self._problem(key, 0)
 

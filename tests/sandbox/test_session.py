@@ -12,13 +12,13 @@ import time
 import pytest
 
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.sandbox.session import Root, SessionLimits, Sessions
+from cycleqd_jax.sandbox.session import PLAIN_ROOT, Root, SessionLimits, Sessions
 
 DRIVER = pathlib.Path(__file__).with_name("session_driver.py")
 ROOT = os.geteuid() == 0
 
 
-def in_session(use, root=Root(), **limits):
+def in_session(use, root=PLAIN_ROOT, **limits):
     """Awaits `use(session)` in a fresh session."""
 
     async def main():
@@ -140,8 +140,8 @@ def test_limits():
     memory, processes, size, disk, entries, after = outputs(
         "python3 -c 'x = bytearray(2**29)' 2>&1 | tail -1",
         f"python3 -c '{FORKS}'",
-        "dd if=/dev/zero of=/big bs=1M count=20 2> /dev/null; ls -s --block-size=1M /big; "
-        "rm /big",
+        "dd if=/dev/zero of=/big bs=1M count=20 2> /dev/null; "
+        "ls -s --block-size=1M /big; rm /big",
         "for i in {1..9}; do dd if=/dev/zero of=/f$i bs=1M count=4 2>&1; done | "
         "grep -c -m1 'No space'; rm /f*",
         "mkdir /m; touch /m/{1..3000} 2>&1 | grep -c -m1 'No space'; rm -r /m",

@@ -12,7 +12,8 @@ _BLOCK = re.compile(r"```bash\n(.*?)\n```", re.DOTALL)
 # Sequences that start with an escape character: control sequences, operating system
 # commands (window titles) and single ones.
 _ESCAPES = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_].*?\x1b\\|[ -/]*[0-~])",
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|"
+    r"[PX^_].*?\x1b\\|[ -/]*[0-~])",
     re.DOTALL,
 )
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")

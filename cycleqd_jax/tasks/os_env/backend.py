@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Iterable
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.container import Containers, ContainerSession
-from cycleqd_jax.sandbox.session import Root, Session, Sessions
+from cycleqd_jax.sandbox.session import Root, Sessions
+from cycleqd_jax.sandbox.session_connection import Session
 from cycleqd_jax.tasks.os_env.options import Options
 
 # One changes the permissions of /usr/bin/find.
@@ -87,9 +88,9 @@ class Machines:
         cannot = [i for i in indices if self.why_not(i)]
         if cannot:
             raise BadInputError(
-                "task_settings.os_interaction.split is reference, but here the problems "
-                f"{', '.join(map(str, cannot))} cannot run: {self.why_not(cannot[0])}; "
-                "start as root, or take the split seeded."
+                "task_settings.os_interaction.split is reference, but the problems "
+                f"{', '.join(map(str, cannot))} cannot run here: "
+                f"{self.why_not(cannot[0])}; start as root, or take the split seeded."
             )
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Whether an answer is right: the benchmark's own scripts, where no answer reaches them.
+"""Whether an answer is right: the benchmark's own scripts, out of its reach.
 
 The scripts run as they are. What an episode can still bring into them is bound here:
 a script that reads the user's `~/.bashrc` takes nothing from it but PATH, in a shell of
@@ -8,9 +8,10 @@ had to write prints is a number before it becomes part of a script's own command
 
 import re
 
-from cycleqd_jax.sandbox.session import Session
+from cycleqd_jax.sandbox.session_connection import Session
 from cycleqd_jax.tasks.os_env.problems import OsProblem, Script
 
+_LONGEST = 2**17 - 1  # bytes of one argument that the kernel takes
 _SOURCE = re.compile(r"\bsource ~/\.bashrc\b")
 _TOOLS = (
     "awk",
@@ -77,8 +78,8 @@ async def judge(
         return False, f"It destroyed the system it was to answer about: {destroyed}."
     parameters = [str(answer).encode("utf-8", "replace")]
     for given, script in zip(problem.check, scripts, strict=True):
-        if any(b"\0" in parameter for parameter in parameters):
-            return False, "A NUL byte cannot be given to the check."
+        if any(b"\0" in p or len(p) > _LONGEST for p in parameters):
+            return False, "No program takes it as an argument: too long, or a NUL byte."
         run = await session.script(
             script.language,
             script.code,

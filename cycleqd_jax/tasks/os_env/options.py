@@ -55,7 +55,8 @@ class Options(Section):
             )
         if self.backend == "container" and self.terminal == "reference":
             raise ValueError(
-                f"{key}.terminal is reference; expected clean with the backend container."
+                f"{key}.terminal is reference; expected clean, since the backend "
+                "container has no terminal."
             )
         if self.image is None and self.backend == "container":
             raise ValueError(

@@ -24,7 +24,8 @@ NUMBER = {
     "shadow local bin": _fakes("/usr/local/bin"),
     "shadow local sbin": _fakes("/usr/local/sbin"),
     "system programs": _fakes("/usr/bin") + "; cp /bin/true /usr/bin/python3",
-    "system program links": "ln -sf /bin/true /usr/bin/python3; ln -sf true /usr/bin/wc",
+    "system program links": "ln -sf /bin/true /usr/bin/python3; "
+    "ln -sf true /usr/bin/wc",
     "program renamed": "mv /usr/bin/python3 /usr/bin/p3; cp /bin/true /usr/bin/python3",
     "bin is another folder": "cp -r /usr/bin /b2; cp /usr/bin/true /b2/bash; "
     "rm /bin; ln -s /b2 /bin",
@@ -62,7 +63,8 @@ NUMBER = {
     "ln -sf /bin/true /usr/local/bin/python3; done) > /dev/null 2>&1 &",
     "own session": "setsid nohup sh -c 'while :; do kill -9 -1; cp /bin/true "
     "/usr/local/bin/bash; done' > /dev/null 2>&1 &",
-    "mounts": "mount -t tmpfs x /usr; unshare -Urm mount --bind /bin/true /usr/bin/bash; "
+    "mounts": "mount -t tmpfs x /usr; "
+    "unshare -Urm mount --bind /bin/true /usr/bin/bash; "
     "umount /usr/bin; mount -o remount,rw /usr/bin",
     "etc is a link": "cp -r /etc /e2; mv /etc /e3; ln -s /e2 /etc; "
     "echo /root/e.so > /e2/ld.so.preload",

@@ -23,7 +23,7 @@ def rows(name, kind=None):
     return [pytest.param(r, id=r["id"]) for r in found if kind in (None, r.get("kind"))]
 
 
-@pytest.mark.parametrize("backend", ["auto", "host"])
+@pytest.mark.parametrize("backend", ["auto", "overlay"])
 @pytest.mark.parametrize("row", rows("os_interaction.jsonl"))
 def test_episode(row, backend, tasks, play):
     """Verdict and number of replies."""

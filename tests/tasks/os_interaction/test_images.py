@@ -1,0 +1,135 @@
+"""Images: a root file system that the tests make, as an overlay and as a container."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.tasks.base import Outcome
+from tests.benchmark_data import needs_data
+from tests.tasks.os_interaction import attacks
+from tests.tasks.os_interaction.conftest import FINISH, answer, bash
+
+pytestmark = [needs_data, pytest.mark.slow]
+VARIABLE = "CYCLEQD_OS_ROOT"  # a folder with a root file system, to save its making
+PACKAGES = "python3-minimal,procps,sudo,passwd,login"
+IMAGE = "localhost/cycleqd-os-test:latest"
+ENGINES = ("podman", "podman --runtime runc", "docker")
+
+
+@pytest.fixture(scope="module")
+def root_folder(tmp_path_factory):
+    """The folder of a small Debian."""
+    if given := os.environ.get(VARIABLE):
+        return pathlib.Path(given)
+    if os.geteuid() != 0 or shutil.which("debootstrap") is None:
+        pytest.skip(
+            f"{VARIABLE} is not set, and debootstrap needs root and to be there"
+        )
+    folder = tmp_path_factory.mktemp("image") / "root"
+    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm"]
+    made = subprocess.run([*command, str(folder)], capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"debootstrap failed: {made.stdout[-300:]}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(root_folder):
+    """A command of Podman or Docker that can start containers of the image."""
+    failures = []
+    for words in ENGINES:
+        name = words.split()[0]
+        if shutil.which(name) is None:
+            failures.append(f"{name} is not there")
+            continue
+        with subprocess.Popen(
+            ["tar", "-C", str(root_folder), "-c", "."], stdout=subprocess.PIPE
+        ) as tar:
+            command = [name, "import", "-", IMAGE]
+            subprocess.run(command, stdin=tar.stdout, capture_output=True)
+        limits = ["--ulimit", "nofile=256:256", "--ulimit", "nproc=128:128"]
+        tried = subprocess.run(
+            [
+                *words.split(),
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                *limits,
+                IMAGE,
+                "true",
+            ],
+            capture_output=True,
+            text=True,
+        )
+        if tried.returncode == 0:
+            return words
+        failures.append(f"{words}: {tried.stderr[-200:]}")
+    pytest.skip("; ".join(failures))
+
+
+@pytest.fixture(scope="module", params=["overlay", "container"])
+def task(request, make_task, root_folder):
+    """With either backend."""
+    if request.param == "overlay":
+        return make_task(backend="overlay", image=str(root_folder))
+    words = request.getfixturevalue("engine")
+    return make_task(backend="container", image=IMAGE, engine=words)
+
+
+CASES = {
+    "number": (27, [bash("wc -l < /root/matrix.txt"), answer("3")], True),
+    "wrong number": (27, [answer("4")], False),
+    "state kept": (11, [bash("cd /folder1"), bash("pwd"), FINISH], False),
+    "start script": (36, [bash("echo $var"), answer("yes")], True),
+    "set-user-id": (50, [bash("chmod u-s /usr/bin/find"), FINISH], True),
+    "set-user-id left": (50, [bash("ls"), FINISH], False),
+    "hidden by a command": (
+        50,
+        [bash(attacks.SETUID["ls"]), FINISH],
+        False,
+    ),
+    "shadow": (27, [bash(attacks.NUMBER["shadow local bin"]), answer("99")], False),
+    "system programs": (
+        27,
+        [bash(attacks.NUMBER["system programs"]), answer("99")],
+        False,
+    ),
+    "local site": (27, [bash(attacks.NUMBER["local site"]), answer("99")], False),
+    "user site": (27, [bash(attacks.NUMBER["user site"]), answer("99")], False),
+    "preload": (27, [bash(attacks.NUMBER["preload"]), answer("99")], False),
+    "login scripts": (49, [bash(attacks.READABLE["login scripts"]), FINISH], False),
+    "hangs": (27, [bash("sleep 100")], False),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verdict(name, task, play):
+    """Right answers, wrong ones, and tampering."""
+    index, replies, right = CASES[name]
+    (result,) = play(task, [(task.problem(index), replies)])
+    assert (result.outcome is Outcome.SOLVED) == right, result.explanation
+    assert result.turns == len(replies)
+
+
+def test_unknown_image(engine, make_task, play):
+    """No verdict, but an error with the problem and the image."""
+    task = make_task(backend="container", image="localhost/nowhere", engine=engine)
+    with pytest.raises(SandboxError, match=r"os_interaction/27.*localhost/nowhere"):
+        play(task, [(task.problem(27), [answer("3")])])
+
+
+def test_no_container_is_left(engine, make_task, play):
+    """After episodes that end well and badly."""
+    task = make_task(backend="container", image=IMAGE, engine=engine, turn_s=1.0)
+    play(task, [(task.problem(27), [bash("sleep 100")]), (task.problem(27), [""])])
+    listed = subprocess.run(
+        [*engine.split(), "ps", "-a", "--format", "{{.Names}}"],
+        capture_output=True,
+        text=True,
+    )
+    assert "cycleqd-" not in listed.stdout
