@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -10,6 +11,7 @@ from cycleqd_jax.evaluate import Episode
 from cycleqd_jax.io import files
 from cycleqd_jax.io.run_folder import RunFolder
 
+_METRIC = pa.struct([("name", pa.string()), ("value", pa.float64())])
 _RESULTS = pa.schema(
     [
         ("individual", pa.string()),
@@ -26,7 +28,7 @@ _RESULTS = pa.schema(
         ("tokens", pa.list_(pa.int32())),
         ("finish", pa.string()),
         ("replies", pa.list_(pa.string())),
-        ("metrics", pa.map_(pa.string(), pa.float64())),
+        ("metrics", pa.list_(_METRIC)),
     ]
 )
 _TIMES = ("individual", "split", "task", "problem", "seconds")
@@ -38,7 +40,7 @@ def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) ->
     The times come first: a part of the results that exists is complete.
     """
     rows = [
-        dataclasses.asdict(episode) | {"metrics": sorted(episode.metrics.items())}
+        dataclasses.asdict(episode) | {"metrics": _metrics(episode)}
         for episode in episodes
     ]
     times = pa.Table.from_pylist([{key: row[key] for key in _TIMES} for row in rows])
@@ -64,12 +66,16 @@ def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
             | {
                 "tokens": tuple(row["tokens"]),
                 "replies": tuple(row["replies"]),
-                "metrics": dict(row["metrics"]),
+                "metrics": {m["name"]: m["value"] for m in row["metrics"]},
                 "seconds": 0.0,
             }
         )
         for row in rows
     ]
+
+
+def _metrics(episode: Episode) -> list[dict[str, Any]]:
+    return [{"name": n, "value": v} for n, v in sorted(episode.metrics.items())]
 
 
 def whole_batches(folder: RunFolder) -> tuple[int, str]:

@@ -74,6 +74,7 @@ class RunData:
       children: in order of generation.
       elites: of all archives.
       basis: `basis.json`: how alike the experts are, and what their basis keeps.
+      metrics: means of further verdicts of `models`, by split, task and name.
       originals: scores of the experts as they were trained, where their genomes are
         others, like `scores`.
       seconds: wall time by phase; the only thing that differs between equal runs.
@@ -88,6 +89,7 @@ class RunData:
     children: tuple[Child, ...]
     elites: tuple[Elite, ...]
     basis: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
     originals: Scores
     seconds: Mapping[str, float]
 
@@ -124,6 +126,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         children=_children(run, tasks),
         elites=_elites(run),
         basis=run_files.read_basis_facts(run),
+        metrics=_metrics(run, models, aliases),
         originals={name: found[name] for name in trained if name in found},
         seconds=run_files.read_seconds(run),
     )
@@ -146,6 +149,20 @@ def _resolve(
     for name in (model, *aliases.get(model, ())):
         splits = {**found.get(name, {}), **splits}
     return {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _metrics(
+    run: pathlib.Path, models: Sequence[str], aliases: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """Of the models that have some, under the rows' names."""
+    names = {model: (model, *aliases.get(model, ())) for model in models}
+    found = run_files.read_metrics(run, {n for many in names.values() for n in many})
+    resolved: dict[str, dict[str, Any]] = {}
+    for model, many in names.items():
+        for name in many:
+            for split, tasks in found.get(name, {}).items():
+                resolved.setdefault(model, {}).setdefault(split, tasks)
+    return resolved
 
 
 def _check_complete(run: pathlib.Path, tasks: Sequence[str], scores: Scores) -> None:

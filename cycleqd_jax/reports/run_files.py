@@ -6,6 +6,7 @@ else, so that everything else is the same for the same run, byte for byte.
 
 import json
 import pathlib
+import statistics
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -175,6 +176,31 @@ def read_scores(
         problems = splits.setdefault(row["split"], {}).setdefault(row["task"], {})
         problems.setdefault(row["problem"], score)
     return scores
+
+
+def read_metrics(
+    run: pathlib.Path, individuals: Collection[str]
+) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """Means of further verdicts by individual, split, task and name.
+
+    Each is the mean over the problems that have it; which evaluation counts is as for
+    `read_scores`.
+    """
+    columns = ["individual", "split", "task", "problem", "metrics"]
+    seen: set[tuple[str, ...]] = set()
+    values: dict[tuple[str, ...], list[float]] = {}
+    for row in read_rows(parts(run, "results"), columns, individual=individuals):
+        place = (row["individual"], row["split"], row["task"])
+        if (*place, row["problem"]) in seen:
+            continue
+        seen.add((*place, row["problem"]))
+        for metric in row["metrics"]:
+            values.setdefault((*place, metric["name"]), []).append(metric["value"])
+    means: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for (individual, split, task, name), found in sorted(values.items()):
+        tasks = means.setdefault(individual, {}).setdefault(split, {})
+        tasks.setdefault(task, {})[name] = statistics.fmean(found)
+    return means
 
 
 def read_replies(

@@ -21,12 +21,14 @@ def make_report(data: RunData) -> dict[str, Any]:
     """All numbers of the report, ready for JSON.
 
     Scores are accuracies in [0, 1]. `mean` weighs every task the same and is left out
-    where a task was not evaluated; `problems` counts all tasks together. Intervals are
-    95 %: Wilson's per task, and for the mean see `statistics.mean_interval`. Nothing
-    but `timing` depends on the machine's speed.
+    where a task was not evaluated; `problems` counts all tasks together. `metrics` are
+    means of what tasks say beside the score. Intervals are 95 %: Wilson's per task, and
+    for the mean see `statistics.mean_interval`. Nothing but `timing` depends on the
+    machine's speed.
     """
     return {
         "models": {model: _scores(data, model) for model in data.models},
+        "metrics": data.metrics,
         "paired": _paired(data),
         "selected_on": SELECTED,
         "evaluated_children": data.state["evaluated_children"],

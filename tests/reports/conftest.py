@@ -51,7 +51,7 @@ class Fabricated:
                     "tokens": np.array([5, 6, 2], np.int32),
                     "finish": "stop",
                     "replies": [f"```\nanswer <{index}> & more\n```"],
-                    "metrics": [("plus", float(ok))],
+                    "metrics": [{"name": "plus", "value": float(ok)}],
                 }
                 for index, ok in enumerate(solved)
             ]

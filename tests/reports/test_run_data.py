@@ -131,3 +131,12 @@ def test_times_never_stand_in_the_way(run):
     assert read_run(run).seconds == {"a": 2.0}
     (run / "timing.jsonl").unlink()
     assert read_run(run).seconds == {}
+
+
+def test_means_of_what_tasks_say_beside_the_score(run):
+    """In the made run `plus` is the score itself."""
+    data = read_run(run)
+    for model in ("base", "scaled_merge", "aggregated"):
+        for task, problems in data.scores[model]["test"].items():
+            mean = sum(problems.values()) / len(problems)
+            assert data.metrics[model]["test"][task] == {"plus": pytest.approx(mean)}
