@@ -32,7 +32,7 @@ from cycleqd_jax.tasks.os_env.options import parse_options
 _HOW = (
     "git clone --depth 1 https://github.com/SakanaAI/CycleQD, whose "
     "evaluation/fishfarm/data/os_interaction/configs/samples.pkl holds the problems, "
-    "and write them as problems.jsonl, see docs/extending.md"
+    "and write them as problems.jsonl, see docs/os_interaction.md"
 )
 _PREPARE_S = 60.0  # for one script that prepares the system, by the session's clock
 _CHECK_S = 60.0
