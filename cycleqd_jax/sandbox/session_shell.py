@@ -29,6 +29,7 @@ LEAST_SHARE = 0.1  # of the time on the clock counts in any case
 KEPT_BYTES = 2**16  # of one turn's output
 PROMPT = re.compile(rb"\x1b.+@.+[#|$] ")
 _MEMORY_LOOKS = 3
+_SETTLE_LOOKS, _SETTLE_S = 50, 0.002
 
 
 class _Processes(Processes):
@@ -37,6 +38,10 @@ class _Processes(Processes):
     def count(self):
         """How many there were at the look."""
         return len(self._stats)
+
+    def zombies(self):
+        """Whether a process had ended at the look, and its parent not yet seen it."""
+        return any(fields[STATE] == b"Z" for fields in self._stats.values())
 
     def busy(self):
         """Whether a process was running, or waiting for processor or disk."""
@@ -80,6 +85,14 @@ class Clock:
         """How many there are."""
         self._look()
         return self._processes.count()
+
+    def settle(self):
+        """Gives parents a moment to see that their children have ended."""
+        for _ in range(_SETTLE_LOOKS):
+            self._look()
+            if not self._processes.zombies():
+                break
+            time.sleep(_SETTLE_S)
 
     def due(self):
         """Whether it is time for a tick."""
@@ -210,7 +223,8 @@ class Shell:
         else:
             # In a group whose errors go nowhere, so that `set -x` does not show it;
             # `$?` is what it was before.
-            line = b"{ eval \"printf '\\036%s\\036' " + mark + b'; (exit $?)"; }'
+            line = b"{ eval \"printf '\\036%s\\036' " + mark
+            line += b'; test $? = 0 || (exit $?)"; }'
             text = (code or b"") + b"\n" + line + b" 2>/dev/null\n"
             typing = _Typing(self._write_fd, text.splitlines(keepends=True))
         output = Output()

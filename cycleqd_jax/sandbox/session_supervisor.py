@@ -325,6 +325,7 @@ class Supervisor:
         most = self._request["limits"]["processes"] // 2
         self._frozen = freeze and self._clock.processes() <= most
         if self._frozen:
+            self._clock.settle()  # who is stopped now never does
             try:
                 os.kill(-1, signal.SIGSTOP)
             except ProcessLookupError:

@@ -154,7 +154,7 @@ def test_limits():
         limit_s=30,
     )
     assert memory == "MemoryError\n"
-    assert 20 < int(processes) < 32
+    assert 10 < int(processes) < 32
     assert [disk, entries, after] == ["1\n", "1\n", "fine\n"]
     assert size.endswith("8 /big\n")
 
