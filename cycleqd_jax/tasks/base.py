@@ -176,7 +176,7 @@ class Task(Protocol):
       fingerprint: hex hash of everything that decides its problems and verdicts.
 
     A task that holds something open (a server, connections) may have a coroutine
-    method `aclose()`, called once when no episode will follow.
+    method `aclose()`, called when an evaluator ends; a later episode opens it again.
     """
 
     name: str

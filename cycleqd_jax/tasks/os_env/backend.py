@@ -107,6 +107,7 @@ class Machines:
             yield session
 
     async def close(self) -> None:
-        """Ends them."""
+        """Ends them; an episode that comes later starts new ones."""
         if self._containers is None:
-            await self._sessions.close()
+            closed, self._sessions = self._sessions, Sessions(self._options.sessions)
+            await closed.close()
