@@ -237,9 +237,10 @@ def _override(data: dict[str, Any], text: str) -> str:
     for place, part in enumerate(path[:-1], 1):
         inner = data.get(part)
         if inner is not None and not isinstance(inner, dict):
+            above = ".".join(path[:place])
             raise BadInputError(
-                f"command line: {key} cannot be set because {'.'.join(path[:place])} is "
-                f"{_show(inner)} and not a section."
+                f"command line: {key} cannot be set because {above} is {_show(inner)} "
+                "and not a section."
             )
         data[part] = dict(inner or {})
         data = data[part]

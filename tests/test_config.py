@@ -285,5 +285,7 @@ def test_settings_of_one_task_on_the_command_line(tmp_path):
     }
     with pytest.raises(BadInputError, match="section 'c', which is not one of"):
         load_config(path, ["task_settings.c.data=x"], RunConfig)
-    with pytest.raises(BadInputError, match="task_settings.a is 'x' and not a section"):
+    with pytest.raises(
+        BadInputError, match=r"task_settings\.a is 'x' and not a section"
+    ):
         load_config(path, ["task_settings.a=x", "task_settings.a.data=y"], RunConfig)

@@ -9,6 +9,7 @@ Started as root, each session gets a range of 65536 user ids of its own, none of
 root outside; started as an ordinary user, one: root inside is that user outside.
 """
 
+import gc
 import json
 import os
 import resource
@@ -42,6 +43,7 @@ def main():
     poller = select.poll()
     poller.register(control, select.POLLIN)
     children = {}
+    gc.freeze()  # so that a collection does not touch, and copy, all of these pages
     while True:
         # A child that has ended is waited for at the next request at the latest.
         poller.poll(200 if children else None)

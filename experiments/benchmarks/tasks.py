@@ -18,7 +18,7 @@ from experiments import replay
 from experiments.benchmarks import frame
 
 _AT_ONCE = 32
-# Reference solutions of MBPP+ that take seconds each: few, and they would hide the rest.
+# Few solutions of MBPP+ take seconds each: they would hide how long all others take.
 _SLOW = {f"Mbpp/{i}" for i in (123, 255, 271, 389, 392, 583, 592, 599, 603, 630)}
 _LOOK = (
     "I look at the table.\nAction: Operation\n```sql\nSELECT * FROM `{}` LIMIT 3\n```"
