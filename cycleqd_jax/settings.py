@@ -231,7 +231,7 @@ def _override(data: dict[str, Any], text: str) -> str:
         return key
     path = [section, name]
     first, dot, last = name.rpartition(".")
-    # The sections of `task_settings` are one level deeper; a task may be an import path.
+    # `task_settings` is one level deeper; a task may be an import path with dots.
     if section == "task_settings" and dot and ":" not in last:
         path = [section, first, last]
     for place, part in enumerate(path[:-1], 1):
