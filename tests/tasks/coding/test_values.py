@@ -47,7 +47,8 @@ PLAIN = [
 @pytest.mark.parametrize(
     "value",
     PLAIN,
-    ids=lambda v: repr(v)[:30] if not isinstance(v, int) else str(v.bit_length()),
+    # Not `repr` of all: that of a set depends on the process.
+    ids=lambda v: None if isinstance(v, frozenset | int) else repr(v)[:30],
 )
 def test_plain_values_come_back(value):
     got = values.decode_plain(marshal.dumps(value, 2))
