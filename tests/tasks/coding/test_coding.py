@@ -143,9 +143,14 @@ def test_a_release_is_downloaded_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not gzip", gzip.compress(b'{"a": 1}\n' * 99)[:-9],
-                gzip.compress(b'{"a":')],
-)  # fmt: skip
+    "content",
+    [
+        b"",
+        b"not gzip",
+        gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9],
+        gzip.compress(b'{"a":', mtime=0),
+    ],
+)
 def test_a_damaged_download_is_not_kept(tmp_path, monkeypatch, content):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(
