@@ -130,7 +130,7 @@ def test_200_replies_are_those_of_transformers(model, weights, twin, capsys):
     want = theirs(twin, prompts, limit)
     program = LlamaProgram(model.config)
     shapes = (
-        EngineShape(24, 240, 8, 48, 8, deterministic=True),
+        EngineShape(24, 288, 8, 48, 8, deterministic=True),
         EngineShape(16, 256, 8, 32, 5, deterministic=False),
     )
     differ = set()
