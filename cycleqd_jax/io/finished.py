@@ -4,6 +4,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.io import files
 from cycleqd_jax.io.checkpoints import Checkpoints
 from cycleqd_jax.io.run_folder import RunFolder
+from cycleqd_jax.io.tables import read_results
 
 
 def is_complete(folder: RunFolder, num_generations: int) -> bool:
@@ -20,9 +21,10 @@ def is_complete(folder: RunFolder, num_generations: int) -> bool:
         if not isinstance(done, int) or done < num_generations:
             return False
         files.read_table(folder.path / "archives.parquet")
-        for kind in ("results", "metrics"):
-            for path in (folder.path / kind).glob("*.parquet"):
-                files.read_table(path)
+        for path in (folder.path / "metrics").glob("*.parquet"):
+            files.read_table(path)
+        for path in (folder.path / "results").glob("*.parquet"):
+            read_results(folder, path.stem)  # a damaged name of a column is readable
     except (BadInputError, KeyError, TypeError):
         return False
     with Checkpoints(folder.checkpoints) as checkpoints:

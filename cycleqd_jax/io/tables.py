@@ -59,7 +59,7 @@ def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
     """
     if not folder.part("results", name).is_file():
         return None
-    rows = _read_results(folder, name).to_pylist()
+    rows = read_results(folder, name).to_pylist()
     return [
         Episode(
             **row
@@ -88,7 +88,7 @@ def whole_batches(folder: RunFolder) -> tuple[int, str]:
     last = 0
     for name in folder.batches():
         try:
-            individuals = _read_results(folder, name).column("individual").unique()
+            individuals = read_results(folder, name).column("individual").unique()
             metrics = files.read_table(folder.part("metrics", name))
             generations = metrics.column("generation").to_pylist()
         except (BadInputError, KeyError) as err:
@@ -101,7 +101,12 @@ def whole_batches(folder: RunFolder) -> tuple[int, str]:
     return last, "the results after it are missing"
 
 
-def _read_results(folder: RunFolder, name: str) -> pa.Table:
+def read_results(folder: RunFolder, name: str) -> pa.Table:
+    """One part of the results.
+
+    Raises:
+      BadInputError: it is missing, damaged, or has other columns.
+    """
     path = folder.part("results", name)
     table = files.read_table(path)
     if not table.schema.equals(_RESULTS):

@@ -20,6 +20,7 @@ def test_operators(options):
     assert [(row.name, row.unit, row.target) for row in rows] == [
         ("propose a child, factored", "s", 1000.0),
         ("propose a child, factored", "s", None),
+        ("propose a child, factored, in batches", "s", None),
         ("propose a child, materialised", "s", 50.0),
         ("propose a child, materialised", "s", None),
         ("archives: memory", "MB", 1.0),
@@ -27,8 +28,8 @@ def test_operators(options):
         ("archives: restore", "s", 1.0),
     ]
     assert all(row.ours > 0 and row.ratio > 0 for row in rows)
-    assert rows[4].note.startswith("75 elites")  # 3 archives of 5 x 5 cells
-    assert rows[4].is_reached
+    assert rows[5].note.startswith("75 elites")  # 3 archives of 5 x 5 cells
+    assert rows[5].is_reached
 
 
 def test_full_archives_hold_their_elites(options):

@@ -22,7 +22,7 @@ class NumberTokenizer:
 
     stop_ids = (0, 7)
 
-    def encode_chat(self, messages):
+    def encode_chat(self, messages, *, template=None):
         return [int(token) for m in messages for token in m["content"].split()]
 
     def decode(self, ids):

@@ -265,11 +265,14 @@ def test_lower_limits_of_our_own_stay(token):
 
 def test_ctrl_c_is_for_us_alone(sandbox, token):
     # A terminal signals the whole foreground group, which must not hold the sandbox.
+    def children():
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
     async def groups():
+        before = children()  # of other tests in this process
         task = asyncio.ensure_future(sandbox.run(Program(("sleep", token))))
         await until(lambda: sleepers(token))
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        found = {os.getpgid(int(pid)) for pid in children}
+        found = {os.getpgid(int(pid)) for pid in children() - before}
         task.cancel()
         await asyncio.wait([task])
         return found
