@@ -23,6 +23,7 @@ from cycleqd_jax.sandbox.session_supervisor import Supervisor, send
 
 MAX_REQUEST_BYTES = 2**16
 FIRST_UID = 1_900_000_000  # of a range that nobody gives out
+_SERVERS, _PLACES = 50, 64  # ranges for so many, and of each
 RANGE = 65536
 _NAMESPACES = (
     kernel.CLONE_NEWPID
@@ -87,7 +88,9 @@ def _reap(children):
 def _start(request, sock, image_fd, control):
     """Forks a session's outer process, and gives it its user ids and trees."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    first_uid = FIRST_UID + request["slot"] * RANGE if request["as_root"] else None
+    # Limits of processes count by user, so two servers should not share their users.
+    place = os.getpid() % _SERVERS * _PLACES + request["slot"]
+    first_uid = FIRST_UID + place * RANGE if request["as_root"] else None
     pid = os.fork()
     if pid == 0:
         status = 1
