@@ -8,10 +8,11 @@ import jax
 import numpy as np
 
 from cycleqd_jax.inference import programs
+from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.rows import EngineShape, Row, chunk_end, draws_of
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models import sharding
-from cycleqd_jax.models.llama import LlamaProgram, Weights
+from cycleqd_jax.models.llama import Cache, LlamaProgram, Weights
 
 # Device calls run in a thread and change nothing but the cache; what they return notes
 # their results, in the thread that serves.
@@ -165,6 +166,21 @@ class DeviceCalls:
                 stats.decode_tokens += len(new)
 
         return finish
+
+    def take(self, conversation: Conversation) -> Cache:
+        """What the cache has of a conversation, on the host."""
+        span = self._span(len(conversation.held))
+        slot = np.array([conversation.slot], np.int32)
+        form = self._form(span)
+        return jax.device_get(programs.take_row(self._cache, slot, form=form))
+
+    def put(self, conversation: Conversation) -> None:
+        """Puts into the conversation's slot what was taken, and forgets it."""
+        span = self._span(len(conversation.held))
+        slot = np.array([conversation.slot], np.int32)
+        row, conversation.aside = conversation.aside, None
+        cache, form = self._take_cache(), self._form(span)
+        self._cache = programs.put_row(cache, row, slot, form=form)
 
     def _note_prefill(self, start: float) -> None:
         self._stats.prefill_seconds += time.perf_counter() - start

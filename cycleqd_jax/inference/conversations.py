@@ -2,12 +2,13 @@
 
 A conversation keeps its slot between turns, so that a new turn computes only what is
 new. Where slots are short the least recently used waiting conversation gives its slot
-up and is computed again later; a deterministic engine never takes a slot away.
+up: what the cache has of it is set aside on the host, and put back for its next turn.
 """
 
 import asyncio
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from cycleqd_jax.inference.requests import GREEDY, Limits, Sampling
 
@@ -74,6 +75,7 @@ class Conversation:
       priority: of its requests while they wait for a slot; the lowest comes first.
       slot: where it lies in the cache, or None.
       held: the tokens that are there.
+      aside: what the cache had of it, while another has its slot; else None.
       request: the turn under way, or None.
       used: when it was last computed, in device calls.
       closed: whether no more turns may come.
@@ -83,6 +85,7 @@ class Conversation:
     priority: int = 0
     slot: int | None = None
     held: list[int] = dataclasses.field(default_factory=list)
+    aside: Any = None
     request: Request | None = None
     used: int = 0
     closed: bool = False
@@ -108,12 +111,11 @@ class Conversation:
 
 
 class SlotTable:
-    """Who lies where in the cache."""
+    """Who lies where in the cache, and who is set aside."""
 
-    def __init__(self, count: int, *, evict: bool):
+    def __init__(self, count: int):
         self._slots: list[Conversation | None] = [None] * count
-        self._evict = evict
-        self.evictions = 0
+        self._aside: set[Conversation] = set()
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -124,38 +126,44 @@ class SlotTable:
         return [c for c in self._slots if c is not None and c.request is not None]
 
     def place(self, conversation: Conversation) -> bool:
-        """Gives a conversation a slot if it has none; says whether it has one now."""
-        if conversation.slot is not None:
-            return True
-        slot = self._free()
-        if slot is None:
-            return False
-        self._slots[slot] = conversation
-        conversation.slot = slot
-        conversation.held = []
-        return True
+        """Gives a conversation a slot if one is free; says whether it has one now."""
+        if conversation.slot is None and None in self._slots:
+            conversation.slot = self._slots.index(None)
+            self._slots[conversation.slot] = conversation
+            self._aside.discard(conversation)
+        return conversation.slot is not None
+
+    def dispensable(self) -> Conversation | None:
+        """Who is to give its slot up, if anybody: the least recently used that waits.
+
+        While half of the slots compute nobody is: moving rows costs more than the
+        others' calls gain. As many as there are slots may lie aside, but where nothing
+        else could be computed there is no limit, as all might wait for one another.
+        """
+        active = len(self.active)
+        if active and (
+            2 * active > len(self._slots) or len(self._aside) >= len(self._slots)
+        ):
+            return None
+        waiting = [c for c in self._slots if c is not None and c.request is None]
+        return min(waiting, key=lambda c: c.used, default=None)
+
+    def set_aside(self, conversation: Conversation, row: Any) -> None:
+        """Takes a conversation out of the cache whose `row` is to be put back later."""
+        self._slots[conversation.slot] = None
+        conversation.slot, conversation.aside = None, row
+        self._aside.add(conversation)
 
     def release(self, conversation: Conversation) -> None:
-        """Takes a conversation out of the cache."""
+        """Takes a conversation out of the cache, for good."""
         if conversation.slot is not None:
             self._slots[conversation.slot] = None
-            conversation.slot = None
-            conversation.held = []
+        self._aside.discard(conversation)
+        conversation.slot = conversation.aside = None
+        conversation.held = []
 
     def clear(self) -> None:
         """Takes all of them out."""
-        for conversation in list(self._slots):
+        for conversation in [*self._slots, *self._aside]:
             if conversation is not None:
                 self.release(conversation)
-
-    def _free(self) -> int | None:
-        if None in self._slots:
-            return self._slots.index(None)
-        waiting = [c for c in self._slots if c is not None and c.request is None]
-        if not waiting or not self._evict:
-            return None
-        oldest = min(waiting, key=lambda conversation: conversation.used)
-        slot = oldest.slot
-        self.release(oldest)
-        self.evictions += 1
-        return slot

@@ -5,9 +5,8 @@ from a queue and alternates prefill and decode calls. Scheduling happens between
 calls, never per token.
 
 A deterministic engine answers the same bits for every order of arrival: its programs
-have one shape each, prompts are cut at fixed offsets, and no slot is taken away. Else
-calls shrink with the work (fewer rows, a shorter part of the cache), which is faster
-where batches thin out.
+have one shape each, and prompts are cut at fixed offsets. Else calls shrink with the
+work (fewer rows, a shorter part of the cache), which is faster where batches thin out.
 """
 
 import asyncio

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cycleqd_jax.inference.sampling import Draws, greedy, logprob_of, sample
 from cycleqd_jax.models import sharding
@@ -291,6 +291,22 @@ def score(
     )
     best = jnp.argmax(logits, axis=-1) == targets
     return logprob_of(logits, targets), best, _placed(cache, form)
+
+
+@partial(jax.jit, static_argnames="form")
+def take_row(cache: Cache, slot: jax.Array, *, form: Form) -> Cache:
+    """The first `form.span` tokens of a slot, int32 `[1]`, whole on every device."""
+    row = _take_rows(cache, slot, form.span)
+    if form.placed is None:
+        return row
+    whole = NamedSharding(form.placed.mesh, PartitionSpec())
+    return jax.lax.with_sharding_constraint(row, whole)
+
+
+@partial(jax.jit, static_argnames="form", donate_argnames="cache")
+def put_row(cache: Cache, row: Cache, slot: jax.Array, *, form: Form) -> Cache:
+    """The cache with what `take_row` gave in a slot, int32 `[1]`; it is donated."""
+    return _placed(_put_rows(cache, row, slot, form.span), form)
 
 
 def _next(logits, draws: Draws, form: Form) -> tuple[jax.Array, jax.Array]:

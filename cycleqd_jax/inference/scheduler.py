@@ -35,12 +35,12 @@ class Scheduler:
         stats: EngineStats,
         tokenizer: Decoder,
     ):
-        self.slots = SlotTable(shape.slots, evict=not shape.deterministic)
+        self.slots = SlotTable(shape.slots)
         self._shape = shape
         self._calls = calls
         self._stats = stats
         self._tokenizer = tokenizer
-        self._waiting: list[tuple[int, int, Conversation, Request]] = []
+        self._waiting: list[tuple[int, bool, int, Conversation, Request]] = []
         self._arrivals = itertools.count()
         self._wake: asyncio.Event | None = None
         self._serving = False
@@ -73,7 +73,9 @@ class Scheduler:
         if conversation.slot is not None:
             self._begin(conversation)
         else:
-            entry = (conversation.priority, request.arrival, conversation, request)
+            # Who has begun comes before who has not, so that few have to lie aside.
+            rank = (conversation.priority, conversation.aside is None, request.arrival)
+            entry = (*rank, conversation, request)
             heapq.heappush(self._waiting, entry)
         self._notice()
         try:
@@ -213,10 +215,16 @@ class Scheduler:
                 heapq.heappop(self._waiting)
                 continue
             if not self.slots.place(conversation):
-                break
+                other = self.slots.dispensable()
+                if other is None:
+                    break
+                self.slots.set_aside(other, self._calls.take(other))
+                self.slots.place(conversation)
+                self._stats.evictions += 1
             heapq.heappop(self._waiting)
+            if conversation.aside is not None:
+                self._calls.put(conversation)
             self._begin(conversation)
-        self._stats.evictions = self.slots.evictions
 
     def _begin(self, conversation: Conversation) -> None:
         """Starts a turn behind what the cache has of it already."""

@@ -19,7 +19,7 @@ class EngineStats:
       busy_slots: sum over decode calls of the slots that produced something.
       all_slots: sum over decode calls of all slots.
       idle_seconds: wall time with nothing to compute, waiting for programs to end.
-      evictions: conversations that lost their slot while they waited.
+      evictions: conversations that gave their slot up while they waited.
     """
 
     prefill_tokens: int = 0

@@ -67,9 +67,12 @@ def replies(engine, individuals):
     rng = np.random.default_rng(0)
     prompts = [rng.integers(1, 160, n).tolist() for n in rng.integers(1, 30, 14)]
 
+    together = asyncio.Barrier(len(prompts))
+
     async def one(i, prompt):
         with engine.conversation(i % individuals) as conversation:
             first = await engine.generate(prompt, Limits(6), conversation=conversation)
+            await together.wait()  # more than there are slots: some are set aside
             more = [*prompt, *first.tokens, 5, 9]
             second = await engine.generate(more, Limits(5), conversation=conversation)
             return first.tokens, second.tokens
@@ -134,6 +137,7 @@ def main():
             shared = population if mode == "factored" else programs.Population()
             engine.load(weights, shared)
             entry[f"{mode}, {deterministic}"] = replies(engine, max(shared.count, 1))
+            assert engine.stats.evictions > 5
         if data * tensor == 1:
             continue
         placed = sharding.place_weights(weights, mesh)

@@ -96,10 +96,13 @@ def test_a_new_turn_computes_only_what_is_new(make, program, weights, determinis
     assert engine.stats.reused_tokens == reused
 
 
-def test_a_conversation_that_lost_its_slot_goes_on_the_same(make, program, weights):
-    """Seven dialogues in two slots: the waiting ones are computed again."""
-    engine = engine_with(make, program, weights, slots=2, deterministic=False)
-    alone = engine_with(make, program, weights)
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_conversation_that_lost_its_slot_goes_on_the_same(
+    make, program, weights, deterministic
+):
+    """Seven dialogues in two slots: the waiting ones are set aside and put back."""
+    engine = engine_with(make, program, weights, slots=2, deterministic=deterministic)
+    alone = engine_with(make, program, weights, slots=8)
     starts = [[5 + i, 9, 23 + i, 44, 17] for i in range(7)]
 
     async def run(engine, pause):
@@ -112,6 +115,7 @@ def test_a_conversation_that_lost_its_slot_goes_on_the_same(make, program, weigh
     assert engine.stats.evictions > 0 and alone.stats.evictions == 0
     for one, other in zip(got, want, strict=True):
         assert [r.tokens for r in one] == [r.tokens for r in other]
+        assert [r.reused_tokens for r in one] == [r.reused_tokens for r in other]
 
 
 def test_a_rewritten_history_is_computed_again_from_where_it_differs(
