@@ -23,6 +23,9 @@ def show(run_dir: str | pathlib.Path, out: Console) -> dict:
     out.print()
     out.print(terminal.paired_table(report, split, plain=plain))
     out.print()
+    if (more := terminal.metrics_table(report, split, plain=plain)) is not None:
+        out.print(more)
+        out.print()
     page = pathlib.Path(run_dir) / "report" / "report.html"
     out.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
     return report

@@ -38,6 +38,7 @@ def make_page(
         split=split,
         tables=_score_tables(report, split),
         paired=_paired_table(report, split),
+        metrics=_metric_tables(report, split),
         archives=_archive_table(report),
         champions=_champion_table(report),
         experts=_experts(report),
@@ -132,6 +133,26 @@ def _score_table(report: Mapping[str, Any], split: str) -> str:
             )
         rows.append([*cells, str(entry["problems"])])
     return _table(["model", *columns, "problems"], rows, marked=[tables.RESULT])
+
+
+def _metric_tables(report: Mapping[str, Any], split: str) -> str:
+    """A section with one table per task that says more than a score; maybe nothing."""
+    parts = []
+    for task, names in tables.metric_names(report, split).items():
+        rows = []
+        for model in report["models"]:
+            means = report["metrics"].get(model, {}).get(split, {}).get(task, {})
+            cells = [f"{means[n]:.3f}" if n in means else "&ndash;" for n in names]
+            rows.append([html.escape(model), *cells])
+        table = _table(["model", *names], rows, marked=[tables.RESULT])
+        parts.append(f"<h3>{html.escape(task)}</h3>{table}")
+    if not parts:
+        return ""
+    return (
+        f"<section><h2>Beside the score, on {html.escape(split)}</h2>"
+        '<p class="note">Means over the problems that have each.</p>'
+        f"{''.join(parts)}</section>"
+    )
 
 
 def _paired_table(report: Mapping[str, Any], split: str) -> str:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.reports import run_files
+from cycleqd_jax.tasks.registry import task_class
 
 SPLITS = ("test", "validate", "optimise")  # in the order in which a reader wants them
 
@@ -126,7 +127,9 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         children=_children(run, tasks),
         elites=_elites(run),
         basis=run_files.read_basis_facts(run),
-        metrics=_metrics(run, models, aliases),
+        metrics=_metrics(
+            run, models, aliases, dict(zip(tasks, config.tasks, strict=True))
+        ),
         originals={name: found[name] for name in trained if name in found},
         seconds=run_files.read_seconds(run),
     )
@@ -152,17 +155,33 @@ def _resolve(
 
 
 def _metrics(
-    run: pathlib.Path, models: Sequence[str], aliases: Mapping[str, Sequence[str]]
+    run: pathlib.Path,
+    models: Sequence[str],
+    aliases: Mapping[str, Sequence[str]],
+    classes: Mapping[str, str],
 ) -> dict[str, dict[str, Any]]:
-    """Of the models that have some, under the rows' names."""
+    """Of the models that have some, under the rows' names, as their tasks sum them up.
+
+    `classes` has each task's name or import path in the config.
+    """
     names = {model: (model, *aliases.get(model, ())) for model in models}
     found = run_files.read_metrics(run, {n for many in names.values() for n in many})
+    ways = {task: _summary(classes[task]) for task in classes}
     resolved: dict[str, dict[str, Any]] = {}
     for model, many in names.items():
         for name in many:
             for split, tasks in found.get(name, {}).items():
-                resolved.setdefault(model, {}).setdefault(split, tasks)
+                shown = {task: ways[task](means) for task, means in tasks.items()}
+                resolved.setdefault(model, {}).setdefault(split, shown)
     return resolved
+
+
+def _summary(name: str) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
+    """How a task sums its metrics up; as they are if it does not say."""
+    try:
+        return getattr(task_class(name), "summarise", dict)
+    except BadInputError:  # a report needs no task: one's own may be elsewhere by now
+        return dict
 
 
 def _check_complete(run: pathlib.Path, tasks: Sequence[str], scores: Scores) -> None:

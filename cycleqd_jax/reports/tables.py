@@ -44,6 +44,15 @@ def make_report(data: RunData) -> dict[str, Any]:
     }
 
 
+def metric_names(report: Mapping[str, Any], split: str) -> dict[str, list[str]]:
+    """Task -> the names of its metrics on a split; empty where no task has any."""
+    found: dict[str, dict[str, None]] = {}
+    for splits in report["metrics"].values():
+        for task, means in splits.get(split, {}).items():
+            found.setdefault(task, {}).update(dict.fromkeys(means))
+    return {task: list(found[task]) for task in report["tasks"] if task in found}
+
+
 def best_expert(report: Mapping[str, Any], split: str) -> str:
     """The expert with the highest mean; the first of equal ones."""
     experts = [f"expert/{task}" for task in report["tasks"]]

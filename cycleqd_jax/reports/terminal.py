@@ -54,6 +54,31 @@ def paired_table(
     return table
 
 
+def metrics_table(
+    report: Mapping[str, Any], split: str, *, plain: bool = False
+) -> Table | None:
+    """What tasks say beside the score, a row each; None where they say nothing."""
+    names = tables.metric_names(report, split)
+    if not names:
+        return None
+    table = _new_table(f"beside the score, on {split}", plain)
+    table.add_column("task", no_wrap=True)
+    table.add_column("mean of")
+    columns = ("base", "its expert", "uniform_merge", tables.RESULT)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for task, metrics in names.items():
+        models = ("base", f"expert/{task}", *columns[2:])
+        means = [
+            report["metrics"].get(model, {}).get(split, {}).get(task, {})
+            for model in models
+        ]
+        for metric in metrics:
+            cells = (f"{m[metric]:.3f}" if metric in m else "-" for m in means)
+            table.add_row(task, metric, *cells)
+    return table
+
+
 def seeds_table(
     reports: Sequence[Mapping[str, Any]], split: str, *, plain: bool = False
 ) -> Table:

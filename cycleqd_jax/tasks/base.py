@@ -177,6 +177,8 @@ class Task(Protocol):
 
     A task that holds something open (a server, connections) may have a coroutine
     method `aclose()`, called when an evaluator ends; a later episode opens it again.
+    One whose results have `metrics` may have a static method `summarise(means)`, from
+    the means over a model's episodes by name to the numbers that a report shows.
     """
 
     name: str

@@ -45,6 +45,7 @@ class DBBench:
     """See `cycleqd_jax.tasks.base.Task`."""
 
     name = "dbbench"
+    summarise = staticmethod(metrics.summarise)
 
     def __init__(self, settings: TaskSettings):
         """Reads the problems; no database is touched before the first episode.

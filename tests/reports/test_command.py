@@ -15,6 +15,11 @@ def test_prints_the_table_and_where_the_page_is(finished_run, capsys):
     assert f"report: {finished_run / 'report' / 'report.html'}" in out
     assert "scaled_merge" in out and "standard error" in out
 
+    metrics = written["metrics"]["aggregated"]["test"]["skill_a"]
+    assert metrics.keys() == {"plus"}
+    row = next(ln for ln in out.splitlines() if ln.split()[:2] == ["skill_a", "plus"])
+    assert row.endswith(f" {metrics['plus']:.3f}")
+
 
 def test_wrong_folder_is_one_sentence_and_code_2(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
