@@ -37,10 +37,7 @@ def server(tmp_path_factory):
 def backend_options(request):
     """The options that choose each backend in turn."""
     if request.param == "sqlite":
-        try:
-            import cycleqd_jax.tasks.db.sqlite  # noqa: F401
-        except ModuleNotFoundError:
-            pytest.skip("there is no sqlite backend")
+        pytest.importorskip("sqlglot", reason="sqlglot is not installed")
         return {"backend": "sqlite"}
     url = request.getfixturevalue("server").url
     return {"backend": "mysql", "url": url}
