@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from cycleqd_jax.errors import BadInputError, MissingDataError, SandboxError
+from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
 from cycleqd_jax.tasks.os_env import backend
 from cycleqd_jax.tasks.os_env.actions import clean, extract_action, feedback
@@ -205,14 +205,6 @@ def test_bad_data(change, why, tmp_path):
     with pytest.raises(BadInputError, match=why) as caught:
         read_problems(file)
     assert str(file) in str(caught.value)
-
-
-def test_no_data():
-    """Says how to get them."""
-    with pytest.raises(MissingDataError, match="git clone"):
-        OSInteraction(TaskSettings())
-    with pytest.raises(BadInputError, match="there is none at /nowhere"):
-        OSInteraction(TaskSettings(options={"data": "/nowhere"}))
 
 
 @pytest.mark.parametrize(
