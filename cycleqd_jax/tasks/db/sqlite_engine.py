@@ -51,7 +51,7 @@ _CONCAT_BYTES = {Flavour.MYSQL8: 1024, Flavour.MARIADB: 1 << 20}
 _BEYOND = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 # What MySQL's connector says when a further result waits, see `Engine.run`.
 OUT_OF_SYNC = "Commands out of sync; you can't run this command now"
-_CHANGING = (Insert, Update, Delete, CreateTable)  # strict about values
+_CHANGING = (Insert, Update, CreateTable)  # strict about values
 _DEFINING = (Alter, CreateTable, CreateView, Drop)
 
 
@@ -141,6 +141,8 @@ class Engine:
         Raises:
           MySQLError: the statement is wrong; nothing is changed.
         """
+        if not sql:
+            return "[]", None  # as the connector says; of spaces it is an error
         sql = re.sub(r"[;\s]+\Z", "", open_comments(sql))
         if not sql.strip():
             raise MySQLError(1065, "Query was empty")
@@ -153,10 +155,10 @@ class Engine:
             return "[]", None  # nothing but a comment
         connection = self._restored(state.image)
         self._moment.start(now, seed)
-        session = Session(connection, catalog, self.flavour)
+        session = Session(connection, catalog, self.flavour, self._moment)
         try:
             statement = read.statement()
-            self._moment.strict = isinstance(statement, _CHANGING)
+            self._moment.strict = self._is_strict(statement)
             text = self._one(session, statement)
             if read.word != ";" and isinstance(statement, Select):
                 self._remember((state.catalog, sql))
@@ -241,10 +243,17 @@ class Engine:
                 return kept
             try:
                 statement = read.statement()
-                self._moment.strict = isinstance(statement, _CHANGING)
+                self._moment.strict = self._is_strict(statement)
                 self._one(session, statement)
             except MySQLError:
                 return kept
+
+    def _is_strict(self, statement) -> bool:
+        """Whether wrong values are errors in it; MariaDB lets them pass in DELETE."""
+        if isinstance(statement, Delete):
+            return self.flavour is Flavour.MYSQL8
+        changing = isinstance(statement, _CHANGING)
+        return changing and not getattr(statement, "ignore", False)
 
     def _one(self, session: Session, statement) -> str:
         """Runs one statement and gives its rows as text."""

@@ -47,11 +47,13 @@ class Update:
       source: the tables, as they would follow FROM.
       assignments: (column's name in its parts, plain form of the value) pairs.
       tail: WHERE, ORDER BY and LIMIT in plain form.
+      ignore: whether errors are passed over.
     """
 
     source: str
     assignments: tuple[tuple[Name, str], ...]
     tail: str
+    ignore: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,12 +233,13 @@ class StatementReader(AlterationReader):
 
     def _read_update(self):
         self.step()
+        ignore = False
         while self.word in ("LOW_PRIORITY", "IGNORE"):
-            self.step()
+            ignore |= self.step().text.upper() == "IGNORE"
         source = self.captured(self.table_references)
         self.must_skip("SET")
         assignments = self._assignments()
-        return Update(source, assignments, self._tail())
+        return Update(source, assignments, self._tail(), ignore)
 
     def _tail(self) -> str:
         if self.take("WHERE"):
