@@ -47,9 +47,13 @@ def call_all(sender, code, entry_point, calls, as_set):
 def become_child(fd):
     """A session of its own, no standard streams, the stack that EvalPlus gives."""
     posix.setsid()
-    null = posix.open("/dev/null", posix.O_RDWR)
-    for stream in (0, 1, 2):
+    # As in EvalPlus reading is an error, and whatever is printed is none.
+    for stream, mode in enumerate((posix.O_WRONLY, posix.O_RDWR, posix.O_RDWR)):
+        null = posix.open("/dev/null", mode)
         posix.dup2(null, stream)
+        posix.close(null)
+    for printed in (sys.stdout, sys.stderr):
+        printed.reconfigure(errors="backslashreplace")
     sys.argv = [""]
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     sys.path[:] = [path for path in sys.path if path != posix.getcwd()]

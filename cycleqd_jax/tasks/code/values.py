@@ -24,8 +24,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 _MAX_DEPTH = 120  # deeper values equal nothing
 _MAX_RANGE = 10**6  # so do longer ranges
+_MAX_FRACTION_BITS = 10**5  # and fractions of longer numbers
 
 
 class Other:
@@ -194,9 +197,14 @@ def _untag(node: Any, top: bool = False) -> Any:
             long = abs(stop - start) > _MAX_RANGE * abs(step)
             return Other("range") if long else value
         case ("fraction", int(numerator), int(denominator)):
+            bits = max(numerator.bit_length(), denominator.bit_length())
+            if bits > _MAX_FRACTION_BITS:  # to reduce it takes long
+                return Other("Fraction")
             return fractions.Fraction(numerator, denominator)
         case ("decimal", str(text)):
             return decimal.Decimal(text)
+        case ("array", int(dimensions), bool() | int() | float() | complex() as item):
+            return np.asarray(item).reshape((1,) * dimensions)
     raise ValueError("an unknown tag")
 
 
