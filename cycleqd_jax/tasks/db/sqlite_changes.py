@@ -98,7 +98,7 @@ def _rows_of_query(session, plain: str, width: int) -> list[list[tuple]]:
 
 def _rows_of_values(session, name, columns, statement) -> list[list[tuple]]:
     for number, row in enumerate(statement.rows, 1):
-        if len(row) != len(columns) and (row or statement.columns is not None):
+        if len(row) != len(columns) and (row or statement.columns):
             raise MySQLError(
                 1136, f"Column count doesn't match value count at row {number}"
             )
@@ -111,9 +111,16 @@ def _rows_of_values(session, name, columns, statement) -> list[list[tuple]]:
         plain = [f"({value}) AS `c`" for value in row if value.strip() != _DEFAULT]
         cells = iter(())
         if plain:
-            query = queries.query(parse_query(f"SELECT {', '.join(plain)}"))
-            types = [column.value.type for column in query.columns]
-            cells = zip(session.fetch(query.sql)[0], types, strict=True)
+            # Not as a query, which would round what is divided.
+            scope = queries.scope()
+            scope.allow_aggregates = False
+            if session.flavour is Flavour.MARIADB:
+                scope.clause = "VALUES"
+            expressions = queries.expressions(scope, {})
+            tree = parse_query(f"SELECT {', '.join(plain)}")
+            values = [expressions.value(node.this) for node in tree.expressions]
+            made = session.fetch(f"SELECT {', '.join(v.sql for v in values)}")[0]
+            cells = zip(made, (value.type for value in values), strict=True)
         rows.append(
             [None if value.strip() == _DEFAULT else next(cells) for value in row]
         )

@@ -22,7 +22,7 @@ from cycleqd_jax.tasks.db.sqlite_catalog import (
 from cycleqd_jax.tasks.db.sqlite_changes import Session, delete, insert, update
 from cycleqd_jax.tasks.db.sqlite_collation import like, sort_key
 from cycleqd_jax.tasks.db.sqlite_definitions import Alter, CreateTable, CreateView, Drop
-from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
+from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError, unknown_column
 from cycleqd_jax.tasks.db.sqlite_format import cell, show
 from cycleqd_jax.tasks.db.sqlite_functions import Moment, register
 from cycleqd_jax.tasks.db.sqlite_information import show as show_information
@@ -53,6 +53,7 @@ _BEYOND = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 OUT_OF_SYNC = "Commands out of sync; you can't run this command now"
 _CHANGING = (Insert, Update, CreateTable)  # strict about values
 _DEFINING = (Alter, CreateTable, CreateView, Drop)
+_COMMITTING = ("COMMIT", "BEGIN", "START", "LOCK", "ANALYZE", "OPTIMIZE", "AUTOCOMMIT")
 
 
 @dataclasses.dataclass
@@ -183,7 +184,7 @@ class Engine:
         for name in columns:
             info = table.find(name)
             if info is None:
-                raise MySQLError(1054, f"Unknown column '{name}' in 'field list'")
+                raise unknown_column(name, "field list", self.flavour)
             infos.append(info)
         connection = self._restored(state.image)
         names = ", ".join(info.id for info in infos)
@@ -205,6 +206,8 @@ class Engine:
         # Images are copied a lot, and files cannot be written.
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
+        # An index made for a join would change the order of its rows.
+        connection.execute("PRAGMA automatic_index = OFF")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         register(connection, self.flavour, self._moment)
@@ -229,12 +232,17 @@ class Engine:
         return State(catalog.dumps(), session.connection.serialize())
 
     def _rest(self, session: Session, read, first) -> State | None:
-        """Runs the further statements; what a definition commits is kept."""
-        kept = None
+        """Runs the further statements; what is committed on the way is kept."""
+        kept, always = None, False
         statement = first
         while True:
-            if isinstance(statement, _DEFINING):
+            word = statement.word if isinstance(statement, Idle) else ""
+            always |= word == "AUTOCOMMIT"
+            if always or word in _COMMITTING or isinstance(statement, _DEFINING):
                 kept = self._kept(session)
+                session.connection.execute("BEGIN")
+            elif word == "ROLLBACK":
+                session.connection.rollback()
                 session.connection.execute("BEGIN")
             if read.word != ";":
                 return kept

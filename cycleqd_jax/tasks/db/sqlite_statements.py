@@ -82,10 +82,15 @@ class Show:
 
 @dataclasses.dataclass(frozen=True)
 class Idle:
-    """A statement that is right and has no effect on tables: SET, BEGIN, COMMIT ..."""
+    """A statement that is right and has no effect on tables: SET, BEGIN, COMMIT ...
+
+    Attributes:
+      word: it begins with; AUTOCOMMIT where it turns that on.
+      database: of USE.
+    """
 
     word: str
-    database: str | None = None  # of USE
+    database: str | None = None
 
 
 _IDLE = frozenset(
@@ -155,8 +160,11 @@ class StatementReader(AlterationReader):
 
     def _idle(self):
         word = self.word
+        words = []
         while self.token.kind is not Kind.END and self.word != ";":
-            self.step()
+            words.append(self.step().value.upper())
+        if words[0] == "SET" and "AUTOCOMMIT" in words and words[-1] in ("1", "ON"):
+            word = "AUTOCOMMIT"
         return Idle(word)
 
     def _read_use(self):

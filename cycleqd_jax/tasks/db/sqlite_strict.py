@@ -81,9 +81,10 @@ def _of_pattern(function, moment: Strictness) -> Callable:
     def compiled(text, pattern, kind):
         found = function(text, pattern, kind)
         if found is None and moment.strict and None not in (text, pattern):
+            name = "time" if kind == "time" else "datetime"
             raise MySQLError(
                 1411,
-                f"Incorrect {kind} value: '{text[:_SHOWN]}' for function str_to_date",
+                f"Incorrect {name} value: '{text[:_SHOWN]}' for function str_to_date",
             )
         return found
 
