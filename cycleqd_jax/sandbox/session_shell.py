@@ -43,6 +43,12 @@ class _Processes(Processes):
         """Whether a process had ended at the look, and its parent not yet seen it."""
         return any(fields[STATE] == b"Z" for fields in self._stats.values())
 
+    def stopped(self):
+        """Whether all were stopped at the look, or had ended."""
+        return all(
+            fields[STATE] in (b"T", b"t", b"Z") for fields in self._stats.values()
+        )
+
     def busy(self):
         """Whether a process was running, or waiting for processor or disk."""
         return any(fields[STATE] in (b"R", b"D") for fields in self._stats.values())
@@ -88,11 +94,19 @@ class Clock:
 
     def settle(self):
         """Gives parents a moment to see that their children have ended."""
+        self._wait(lambda: not self._processes.zombies())
+
+    def stopped(self):
+        """Whether all processes are stopped, or soon are: a call may have to end."""
+        return self._wait(self._processes.stopped)
+
+    def _wait(self, condition):
         for _ in range(_SETTLE_LOOKS):
             self._look()
-            if not self._processes.zombies():
-                break
+            if condition():
+                return True
             time.sleep(_SETTLE_S)
+        return False
 
     def due(self):
         """Whether it is time for a tick."""

@@ -10,6 +10,7 @@ methods `_run` and so on. When the library closes its end, everything in the ses
 killed.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -220,11 +221,10 @@ class Supervisor:
         self._frozen = freeze and self._clock.processes() <= most
         if self._frozen:
             self._clock.settle()  # who is stopped now never does
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGSTOP)
-            except ProcessLookupError:
-                pass
-        else:
+            self._frozen = self._clock.stopped()
+        if not self._frozen:
             kill_all()
         self._clock.start_again()
         self._stage.make_room()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shlex
 import shutil
+import time
 
 import pytest
 
@@ -150,7 +151,16 @@ def test_clean():
         "\x1b]0;root@box: /\x07a\x1b[1;31mb\x1b[0m\r\nc\x1b(B\x1b[?2004hd\x08\x00\te"
     )
     assert clean(noise) == "ab\ncd\te"
+    assert clean("a\x1bPq#1\x1b\\b\x1b_x\x1b\\c\x1bPd") == "abcd"
     assert feedback(b"\x1b[0m") == "The output of the OS is empty."
+
+
+@pytest.mark.parametrize("sequence", ["\x1bP", "\x1b]", "\x1b[", "\x1b"])
+def test_clean_is_fast(sequence):
+    """Sequences without an end do not keep other episodes waiting."""
+    start = time.process_time()
+    clean(sequence * 2**15)
+    assert time.process_time() - start < 1.0
 
 
 @needs_data
