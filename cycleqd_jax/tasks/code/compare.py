@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from cycleqd_jax.tasks.code.values import Inexact
+from cycleqd_jax.tasks.code.values import Inexact, hashable
 
 _SET_TASKS = frozenset(
     "similar_elements find_char_long common_in_nested_lists extract_singly larg_nnum "
@@ -142,7 +142,7 @@ class Comparison:
         atol: float,
     ) -> bool:
         if self.as_set:
-            return set(output) == set(expected)
+            return set(hashable(list(output))) == set(expected)
         if self.not_none:
             a_bool = isinstance(output, bool) and exact_type  # NumPy's is none
             if self.rules is Rules.EVALPLUS and a_bool:
