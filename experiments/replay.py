@@ -138,7 +138,8 @@ async def _play_all(task: Task, cases: Sequence[Case], sandbox: Sandbox, file) -
         while running:
             line = await running[0]
             running.popleft()
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            # In ASCII: half a surrogate pair, which JSON can hold, is no UTF-8.
+            file.write(json.dumps(line) + "\n")
             file.flush()
     finally:
         for left in running:

@@ -25,8 +25,8 @@ from cycleqd_jax.sandbox import permission
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.seccomp import deny_filter
 from cycleqd_jax.sandbox.session_connection import START_S, Session
+from cycleqd_jax.sandbox.session_messages import receive
 from cycleqd_jax.sandbox.session_server import FIRST_UID
-from cycleqd_jax.sandbox.session_supervisor import receive
 
 _SYSTEM_PYTHON = "/usr/bin/python3"
 _MOST_UNREADABLE = 64

@@ -18,11 +18,26 @@ START_S = 60.0  # for one start on a busy machine; it takes milliseconds
 _GRACE = 20.0  # a limit by the session's clock is at most so many times longer
 _MAX_REPLY_BYTES = 2**22
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "HOSTNAME": "box"}
+SHELL_ENVIRONMENT = {**ENVIRONMENT, "TERM": "xterm"}
 _TRUSTED = {
     "PYTHONNOUSERSITE": "1",
     "PYTHONSAFEPATH": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+    """How a script runs that judges: with programs that the episode cannot change.
+
+    Attributes:
+      check: whether it is one of the benchmark's checks. Then nothing but /tmp and /run
+        can be changed, and what `Session.judge` has stopped is killed first.
+      variables: of its environment.
+    """
+
+    check: bool = True
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +94,7 @@ class Session:
         arguments: Sequence[str | bytes] = (),
         *,
         limit_s: float,
-        judging: bool = False,
-        read_only: bool = False,
-        alone: bool = False,
-        extra: Mapping[str, str] = {},
+        judging: Judging | None = None,
     ) -> ScriptRun:
         """Runs a script on its own, in `/`.
 
@@ -91,36 +103,37 @@ class Session:
           code: its text.
           arguments: given to it.
           limit_s: seconds, by the session's clock.
-          judging: after `judge`: with programs and configuration that the episode
-            cannot have changed.
-          read_only: nothing but /tmp and /run can be changed.
-          alone: what `judge` has stopped is killed first.
-          extra: variables of its environment.
+          judging: how, after `judge`; None before.
         """
         words = {"bash": ["-c", code, "--"], "python": ["-I", "-c", code]}[language]
         name = {"bash": "bash", "python": "python3"}[language]
-        if language == "python" and not judging:
+        env = dict(ENVIRONMENT)
+        if judging is not None:
+            env |= _TRUSTED | dict(judging.variables)
+        elif language == "python":
             words = words[1:]
         folder = "/bin" if language == "bash" else self._python
         reply = await self._ask(
             limit_s,
             do="run",
             argv=[f"{folder}/{name}", name, *map(_bytes_as_text, (*words, *arguments))],
-            env={**ENVIRONMENT, **(_TRUSTED if judging else {}), **extra},
+            env=env,
             limit_s=limit_s,
-            judging=judging,
-            read_only=read_only,
-            alone=alone,
+            judging=judging is not None,
+            check=judging is not None and judging.check,
         )
         output = reply["output"].encode("latin-1")
         return ScriptRun(int(reply["status"]), str(reply["ended"]), output)
 
     async def start_shell(self, *, terminal: bool, limit_s: float) -> Typed:
         """Starts the login shell that stays; what it printed until it was ready."""
-        env = {**ENVIRONMENT, **({"TERM": "xterm"} if terminal else {})}
         return _typed(
             await self._ask(
-                limit_s, do="shell", env=env, terminal=terminal, limit_s=limit_s
+                limit_s,
+                do="shell",
+                env=SHELL_ENVIRONMENT,
+                terminal=terminal,
+                limit_s=limit_s,
             )
         )
 

@@ -19,7 +19,8 @@ import socket
 import sys
 
 from cycleqd_jax.sandbox import session_kernel as kernel
-from cycleqd_jax.sandbox.session_supervisor import Supervisor, send
+from cycleqd_jax.sandbox.session_messages import send
+from cycleqd_jax.sandbox.session_supervisor import Supervisor
 
 MAX_REQUEST_BYTES = 2**16
 FIRST_UID = 1_900_000_000  # of a range that nobody gives out

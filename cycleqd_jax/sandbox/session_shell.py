@@ -1,9 +1,8 @@
 """The shell of a session: what is typed into it, what it prints, when it is done.
 
-Part of the session's supervisor. In the clean form the shell is a `bash --login` that
-reads commands from a pipe and writes to another: no echo, no prompt, no colours. A
-line typed behind each command prints a mark once the shell comes to it. In the
-`terminal` form it is the same interactive shell as the benchmark's, on a terminal of
+Part of the session's supervisor. In the clean form the shell reads commands from a pipe
+and writes to another: no echo, no prompt, no colours; `session_mark` tells when it is
+ready. In the `terminal` form it is the same shell as the benchmark's, on a terminal of
 its own, and it is done when its prompt is back.
 
 The time of a turn is what an idle machine would need. Time in which nothing of the
@@ -23,6 +22,7 @@ import termios
 import time
 
 from cycleqd_jax.sandbox._watch import STATE, Processes
+from cycleqd_jax.sandbox.session_mark import FIRST_LINE, Mark
 
 LOOK_S = 0.05  # between two looks at what the session's processes do
 LEAST_SHARE = 0.1  # of the time on the clock counts in any case
@@ -42,6 +42,12 @@ class _Processes(Processes):
     def zombies(self):
         """Whether a process had ended at the look, and its parent not yet seen it."""
         return any(fields[STATE] == b"Z" for fields in self._stats.values())
+
+    def stopped(self):
+        """Whether all were stopped at the look, or had ended."""
+        return all(
+            fields[STATE] in (b"T", b"t", b"Z") for fields in self._stats.values()
+        )
 
     def busy(self):
         """Whether a process was running, or waiting for processor or disk."""
@@ -88,11 +94,19 @@ class Clock:
 
     def settle(self):
         """Gives parents a moment to see that their children have ended."""
+        self._wait(lambda: not self._processes.zombies())
+
+    def stopped(self):
+        """Whether all processes are stopped, or soon are: a call may have to end."""
+        return self._wait(self._processes.stopped)
+
+    def _wait(self, condition):
         for _ in range(_SETTLE_LOOKS):
             self._look()
-            if not self._processes.zombies():
-                break
+            if condition():
+                return True
             time.sleep(_SETTLE_S)
+        return False
 
     def due(self):
         """Whether it is time for a tick."""
@@ -215,17 +229,12 @@ class Shell:
         Returns:
           (how it ended, `Output`): done, limit, exited, cpu, memory or stopped.
         """
-        mark = os.urandom(12).hex().encode()
-        seen = b"\x1e" + mark + b"\x1e"
         if self._terminal:
             lines = [] if code is None else [code + b"\n"]
             typing = _Typing(self._write_fd, lines, at_once=True)
         else:
-            # In a group whose errors go nowhere, so that `set -x` does not show it;
-            # `$?` is what it was before.
-            line = b"{ eval \"printf '\\036%s\\036' " + mark
-            line += b'; test $? = 0 || (exit $?)"; }'
-            text = (code or b"") + b"\n" + line + b" 2>/dev/null\n"
+            mark = Mark()
+            text = (FIRST_LINE if code is None else code + b"\n") + mark.line
             typing = _Typing(self._write_fd, text.splitlines(keepends=True))
         output = Output()
         tail = b""  # not yet known whether it begins the mark
@@ -258,22 +267,21 @@ class Shell:
                 tail += data
                 if self._terminal:
                     if echo_left:
-                        line, newline, rest = tail.partition(b"\n")
+                        _, newline, rest = tail.partition(b"\n")
                         if not newline:
                             continue
                         tail, echo_left = rest, False
                     if typing.done and PROMPT.search(tail):
                         output.add(tail, final=True)
                         return "done", output
-                    keep = 4096
+                    output.add(tail[:-4096])
+                    tail = tail[-4096:]
                 else:
-                    before, mark_found, _ = tail.partition(seen)
-                    if mark_found:
-                        output.add(before, final=True)
-                        return "done", output
-                    keep = len(seen) - 1
-                output.add(tail[:-keep])
-                tail = tail[-keep:]
+                    before, rest = mark.split(tail)
+                    output.add(before, final=rest is None)
+                    if rest is None:
+                        return "done" if mark.complete else "limit", output
+                    tail = rest
             if ended and not any(
                 fd == self._read_fd for fd, _ in poller.poll(0)
             ):  # others may hold its output open still

@@ -5,64 +5,28 @@ be neither traced nor read, takes no signals from inside, and its root is the st
 not the episode's. It knows a script only from when it has to run it; what judges an
 answer comes when nothing of the episode runs any more.
 
-Requests and replies are JSON, each behind its length in four bytes; bytes travel as
-Latin-1 text. `do` is run, shell, type, remember or judge;
-see the methods `_run` and so on.
-When the library closes its end, everything in the session is killed.
+Of a request (`session_messages`), `do` is run, shell, type, remember or judge; see the
+methods `_run` and so on. When the library closes its end, everything in the session is
+killed.
 """
 
+import contextlib
 import errno
-import fcntl
-import json
 import os
-import pty
-import resource
 import select
 import signal
-import socket
-import struct
-import termios
-import traceback
 
 from cycleqd_jax.sandbox import session_kernel as kernel
 from cycleqd_jax.sandbox import session_repair as repair
 from cycleqd_jax.sandbox._watch import kill_all
+from cycleqd_jax.sandbox.session_launch import Launcher
+from cycleqd_jax.sandbox.session_mark import COMMAND
+from cycleqd_jax.sandbox.session_messages import receive, send
 from cycleqd_jax.sandbox.session_shell import KEPT_BYTES, LOOK_S, Clock, Shell
 from cycleqd_jax.sandbox.session_stage import Stage
 
 IDLE_LOOK_S = 0.5  # between two looks while nothing was asked for
-MAX_MESSAGE_BYTES = 2**26
 _DRAIN_READS = 64
-
-
-def send(sock, message):
-    """Writes one message."""
-    data = json.dumps(message).encode("ascii")
-    sock.sendall(struct.pack("!I", len(data)) + data)
-
-
-def receive(sock):
-    """Reads one message; None at the end."""
-    header = _exactly(sock, 4)
-    if header is None:
-        return None
-    (size,) = struct.unpack("!I", header)
-    data = _exactly(sock, size) if size <= MAX_MESSAGE_BYTES else None
-    return None if data is None else json.loads(data)
-
-
-def _exactly(sock, size):
-    parts = []
-    while size:
-        try:
-            part = sock.recv(min(size, 1 << 16))
-        except OSError:
-            return None
-        if not part:
-            return None
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
 
 
 class Supervisor:
@@ -81,10 +45,11 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
         self._sock = sock
         self._request = request
-        self._filter = request["seccomp"].encode("latin-1")
-        self._kept = frozenset(kernel.CAPABILITIES.values())
         kernel.set_host_name(request["host_name"])
         self._stage = Stage(request, trees, image_fd)
+        seccomp = request["seccomp"].encode("latin-1")
+        rlimits = request["limits"]["rlimits"]
+        self._launcher = Launcher(self._stage, rlimits, seccomp)
         self._clock = Clock(request["limits"])
         self._shell = None
         self._users = {}
@@ -135,68 +100,7 @@ class Supervisor:
         except ChildProcessError:
             pass
 
-    def _become(self, argv, environment, prepare, failure_fd, **view):
-        """In a child: enters the episode's root and executes a command in it."""
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        kernel.be_private(False)
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-        self._stage.enter(**view)
-        if prepare is not None:
-            prepare()
-        os.closerange(3, failure_fd)
-        os.closerange(failure_fd + 1, 1024)
-        for number, soft, hard in self._request["limits"]["rlimits"]:
-            most = resource.getrlimit(number)[1]
-            if most != resource.RLIM_INFINITY:
-                soft, hard = min(soft, most), min(hard, most)
-            resource.setrlimit(number, (soft, hard))
-        os.umask(0o022)
-        kernel.load_filter(self._filter)
-        kernel.limit_capabilities(self._kept)
-        words = [word.encode("latin-1") for word in argv]
-        os.execve(words[0], words[1:], environment)
-
-    def _fork(self, argv, environment, fds, prepare=None, **view):
-        """Starts the program argv[0] with the arguments argv[1:]; its process id.
-
-        Args:
-          argv: the program's path, then its arguments, as Latin-1 text.
-          environment: its variables.
-          fds: its standard input, output and error output.
-          prepare: called in the child's root, makes them in place of `fds`.
-          **view: as for `Stage.enter`.
-
-        Raises:
-          OSError: what went wrong in the child before the program began.
-        """
-        failure_read, failure_write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                if prepare is None:
-                    for number, fd in enumerate(fds):
-                        os.dup2(fd, number)
-                self._become(argv, environment, prepare, failure_write, **view)
-            except BaseException as error:  # noqa: BLE001 - told to the parent
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                said = f"{error!r} in {where.name}"
-                os.write(failure_write, said.encode()[:1000])
-            finally:
-                os._exit(127)
-        os.close(failure_write)
-        said = b""
-        while part := os.read(failure_read, 4096):
-            said += part
-        os.close(failure_read)
-        if said:
-            raise OSError(f"{argv[1]} was not started: {said.decode()}")
-        return pid
-
-    def _run(self, argv, env, limit_s, judging=False, read_only=False, alone=False):
+    def _run(self, argv, env, limit_s, judging, check):
         """Runs a script to its end, with its output.
 
         What it leaves running goes on, unless an answer is being judged.
@@ -205,7 +109,7 @@ class Supervisor:
           `status` (exit status, or minus a signal), `ended` (done, limit, cpu,
           memory), `output` (both streams, the first `KEPT_BYTES`).
         """
-        if alone and self._frozen:
+        if check and self._frozen:
             self._frozen = False
             kill_all()
         if judging and not self._repaired and self._repair():
@@ -214,8 +118,9 @@ class Supervisor:
         null = os.open("/host/dev/null", os.O_RDWR)
         read_fd, write_fd = os.pipe()
         try:
-            view = {"judging": judging, "read_only": read_only}
-            pid = self._fork(argv, env, (null, write_fd, write_fd), **view)
+            view = {"judging": judging, "read_only": check}
+            fds = (null, write_fd, write_fd)
+            pid = self._launcher.start(argv, env, fds, **view)
         finally:
             os.close(null)
             os.close(write_fd)
@@ -272,26 +177,14 @@ class Supervisor:
     def _start_shell(self, env, terminal, limit_s):
         """Starts the shell that stays: {"ended", "text", "valid"}."""
         if terminal:
-            here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-
-            def open_terminal():
-                master, slave = pty.openpty()
-                fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-                for number in range(3):
-                    os.dup2(slave, number)
-                socket.send_fds(there, [b"x"], [master])
-
             argv = ["/bin/bash", "bash", "--login"]
-            pid = self._fork(argv, env, (), prepare=open_terminal)
-            _, (master, *_), _, _ = socket.recv_fds(here, 1, 1)
-            here.close()
-            there.close()
-            write_fd = read_fd = master
+            pid, write_fd = self._launcher.start_on_terminal(argv, env)
+            read_fd = write_fd
         else:
             in_read, write_fd = os.pipe()
             read_fd, out_write = os.pipe()
-            argv = ["/bin/bash", "bash", "--login"]
-            pid = self._fork(argv, env, (in_read, out_write, out_write))
+            argv = ["/bin/bash", *COMMAND]
+            pid = self._launcher.start(argv, env, (in_read, out_write, out_write))
             os.close(in_read)
             os.close(out_write)
         self._shell = Shell(pid, write_fd, read_fd, terminal, self._clock)
@@ -328,11 +221,10 @@ class Supervisor:
         self._frozen = freeze and self._clock.processes() <= most
         if self._frozen:
             self._clock.settle()  # who is stopped now never does
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(-1, signal.SIGSTOP)
-            except ProcessLookupError:
-                pass
-        else:
+            self._frozen = self._clock.stopped()
+        if not self._frozen:
             kill_all()
         self._clock.start_again()
         self._stage.make_room()

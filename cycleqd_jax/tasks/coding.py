@@ -39,7 +39,7 @@ from cycleqd_jax.tasks.code.once import Once
 from cycleqd_jax.tasks.code.options import parse_options
 from cycleqd_jax.tasks.data import check_ids, seeded_splits
 
-_PROTOCOL = 1  # raised when verdicts or prompts change
+_PROTOCOL = 2  # raised when verdicts or prompts change
 
 
 class EvalPlusTask:

@@ -1,5 +1,6 @@
 """Data files of benchmarks: found, read with errors that name file and line, split."""
 
+import ast
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ def find_file(
     task: str,
     given: str | None,
     file: str,
-    download: Callable[[], str] | None,
+    download: Callable[[], str | os.PathLike[str]],
     how: str,
 ) -> pathlib.Path:
     """Where a data file is.
@@ -29,7 +30,7 @@ def find_file(
         name or under a folder of the task's.
       file: its name.
       download: fetches it and says where it is, an `OSError` where it cannot; asked
-        where nothing was given. None if it cannot be fetched.
+        where nothing was given.
       how: the command that fetches it by hand.
 
     Raises:
@@ -46,16 +47,13 @@ def find_file(
             f"task_settings.{task}.data: expected the file {file} or a folder that has "
             f"it, but there is none at {path}; get it with: {how}"
         )
-    reason = "and it is in no public place"
-    if download is not None:
-        try:
-            return pathlib.Path(download())
-        except (OSError, ValueError) as err:  # the hub's errors are kinds of both
-            reason = f"and it could not be downloaded ({err})"
-    raise MissingDataError(
-        f"Task {task} needs {file}, which task_settings.{task}.data does not name, "
-        f"{reason}; get it with: {how}"
-    )
+    try:
+        return pathlib.Path(download())
+    except (OSError, ValueError) as err:  # the hub's errors are kinds of both
+        raise MissingDataError(
+            f"Task {task} needs {file}, which task_settings.{task}.data does not name, "
+            f"and it could not be downloaded ({err}); get it with: {how}"
+        ) from err
 
 
 def read_jsonl(
@@ -90,20 +88,76 @@ def read_jsonl(
             raise BadInputError(
                 f"{where}: expected an object, got {type(row).__name__}."
             )
-        for name, kind in fields.items():
-            if name not in row:
-                raise BadInputError(f"{where}: the field {name!r} is missing.")
-            if not isinstance(row[name], kind):
-                kinds = kind if isinstance(kind, tuple) else (kind,)
-                expected = " or ".join(k.__name__ for k in kinds)
-                raise BadInputError(
-                    f"{where}: the field {name!r} is {type(row[name]).__name__}; "
-                    f"expected {expected}."
-                )
+        check_fields(where, row, fields)
         rows.append(row)
     if not rows:
         raise BadInputError(f"{path}: has no line; expected one JSON object per line.")
     return rows
+
+
+def check_fields(
+    where: str,
+    row: Mapping[str, Any],
+    fields: Mapping[str, type | tuple[type, ...]],
+) -> None:
+    """An object has its fields.
+
+    Raises:
+      BadInputError: begins with `where` and names the first that is wrong.
+    """
+    for name, kind in fields.items():
+        if name not in row:
+            raise BadInputError(f"{where}: the field {name!r} is missing.")
+        if not isinstance(row[name], kind):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            expected = " or ".join(k.__name__ for k in kinds)
+            raise BadInputError(
+                f"{where}: the field {name!r} is {type(row[name]).__name__}; "
+                f"expected {expected}."
+            )
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      BadInputError: names the file.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except OSError as err:
+        raise BadInputError(f"{path}: cannot be read ({err.strerror}).") from err
+    except (ValueError, RecursionError) as err:
+        raise BadInputError(f"{path}: cannot be read as JSON ({err}).") from err
+
+
+def read_constant(path: pathlib.Path, name: str, how: str) -> Any:
+    """The literal that a Python file gives to a name; the file is not run.
+
+    Args:
+      path: of the file.
+      name: a variable's or an attribute's.
+      how: the command that fetches the file.
+
+    Raises:
+      BadInputError: names the file.
+    """
+    try:
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Assign) and len(node.targets) == 1:
+                target = node.targets[0]
+                if name in (getattr(target, "id", ""), getattr(target, "attr", "")):
+                    return ast.literal_eval(node.value)
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,  # a dictionary's key that cannot be one
+        MemoryError,  # the parser's word for what is nested too deeply
+        RecursionError,
+    ) as err:
+        raise BadInputError(f"{path}: {name} cannot be read from it ({err}).") from err
+    raise BadInputError(f"{path}: has no {name}; fetch it again with: {how}")
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

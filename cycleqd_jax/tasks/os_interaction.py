@@ -4,6 +4,7 @@ Each turn the model runs commands in a shell that lives as long as the episode, 
 it with or without an answer. The benchmark's own scripts prepare the system and judge.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -22,18 +23,14 @@ from cycleqd_jax.tasks.base import (
     Split,
     TaskSettings,
 )
-from cycleqd_jax.tasks.data import check_ids, file_hash, find_file, seeded_splits
-from cycleqd_jax.tasks.os_env import problems as data
+from cycleqd_jax.tasks.data import check_ids, seeded_splits
 from cycleqd_jax.tasks.os_env.actions import extract_action, feedback
 from cycleqd_jax.tasks.os_env.backend import Machines
 from cycleqd_jax.tasks.os_env.judge import judge
 from cycleqd_jax.tasks.os_env.options import parse_options
+from cycleqd_jax.tasks.os_env.problems import OsProblem
+from cycleqd_jax.tasks.os_env.sources import find_data, read_data, read_ids
 
-_HOW = (
-    "git clone --depth 1 https://github.com/SakanaAI/CycleQD, whose "
-    "evaluation/fishfarm/data/os_interaction/configs/samples.pkl holds the problems, "
-    "and write them as problems.jsonl, see docs/os_interaction.md"
-)
 _PREPARE_S = 60.0  # for one script that prepares the system, by the session's clock
 _CHECK_S = 60.0
 _PROTOCOL = 1
@@ -57,18 +54,17 @@ class OSInteraction:
         options = parse_options(task_settings.options)
         self._options = options
         self.max_new_tokens = options.max_new_tokens
-        file = find_file(self.name, options.data, data.FILE, None, _HOW)
-        self._data = data.read_problems(file)
-        self._prompt = data.read_prompt(file.with_name(data.PROMPT_FILE))
+        path = find_data(options.data, task_settings.download)
+        self._data, self._prompt = read_data(path)
         self._machines = Machines(options)
-        self._splits = self._make_splits(file, task_settings)
-        self.fingerprint = self._fingerprint(file)
+        self._splits = self._make_splits(path, task_settings)
+        self.fingerprint = self._fingerprint()
 
     def _make_splits(
-        self, file: pathlib.Path, task_settings: TaskSettings
+        self, path: pathlib.Path, task_settings: TaskSettings
     ) -> dict[Split, tuple[str, ...]]:
         if self._options.split == "reference":
-            ids = [str(i) for i in data.read_ids(file.with_name(data.IDS_FILE))]
+            ids = [str(i) for i in read_ids(path)]
             check_ids(self.name, ids, {str(i): p for i, p in self._data.items()})
             self._machines.check_runs(int(i) for i in ids)
             return {Split.OPTIMISE: tuple(ids)}
@@ -79,11 +75,12 @@ class OSInteraction:
         }
         return seeded_splits(self.name, strata, task_settings.sizes, task_settings.seed)
 
-    def _fingerprint(self, file: pathlib.Path) -> str:
+    def _fingerprint(self) -> str:
         decides = {
             "protocol": _PROTOCOL,
-            "problems": file_hash(file),
-            "prompt": file_hash(file.with_name(data.PROMPT_FILE)),
+            # What was read, whichever of its forms it was read from.
+            "problems": [dataclasses.asdict(p) for p in self._data.values()],
+            "prompt": dataclasses.asdict(self._prompt),
             "splits": {str(split): ids for split, ids in self._splits.items()},
             "machines": self._machines.fingerprint,
             **{
@@ -148,7 +145,7 @@ class OSInteraction:
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
         """A right conversation: ends with the answer or the commands that find it."""
-        given: data.OsProblem = problem.data["problem"]
+        given: OsProblem = problem.data["problem"]
         if given.match is not None:
             reply = f"Think: Now I know the answer.\n\nAct: answer({given.match})"
         else:
@@ -166,7 +163,7 @@ class OSInteraction:
         Raises:
           SandboxError: the system could not be prepared, run or judged.
         """
-        given: data.OsProblem = problem.data["problem"]
+        given: OsProblem = problem.data["problem"]
         if why := self._machines.why_not(given.index):
             raise SandboxError(f"{problem.id}: {why}")
         try:
@@ -176,7 +173,7 @@ class OSInteraction:
         except SandboxError as error:
             raise SandboxError(f"{problem.id}: {error}") from error
 
-    async def _prepare(self, session: Session, given: data.OsProblem) -> None:
+    async def _prepare(self, session: Session, given: OsProblem) -> None:
         for script in given.init:
             run = await session.script(script.language, script.code, limit_s=_PREPARE_S)
             if run.ended != "done":
@@ -192,9 +189,7 @@ class OSInteraction:
             raise SandboxError(f"its shell was not ready ({typed.ended})")
         await session.remember()
 
-    async def _episode(
-        self, session: Session, given: data.OsProblem, chat: Chat
-    ) -> Result:
+    async def _episode(self, session: Session, given: OsProblem, chat: Chat) -> Result:
         messages = self._prompt.messages(given.description)
         raw = self._options.terminal == "reference"
         told: list[str] = []

@@ -20,6 +20,7 @@ def empty_machine(tmp_path, monkeypatch):
         raise AssertionError("a dry run without weights must not come here")
 
     monkeypatch.setenv("COLUMNS", "400")  # no line breaks in what is asked for
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", forbidden)
     monkeypatch.setattr("socket.socket.connect", forbidden)

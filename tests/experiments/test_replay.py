@@ -126,6 +126,18 @@ def test_an_environment_that_fails_keeps_what_was_played(
     assert [row["id"] for row in rows_of(out)] == [case["id"] for case in CASES]
 
 
+def test_texts_that_are_no_utf_8_are_written_too(adding, tmp_path, monkeypatch):
+    half = Result(Outcome.WRONG, "", "", 1, "\ud800", ("\ud800",))
+
+    async def run(self, problem, chat, sandbox):
+        return half
+
+    monkeypatch.setattr(Adding, "run", run)
+    code, out = play(tmp_path, [{"problem_index": 1, "outputs": []}])
+    assert code == 0
+    assert rows_of(out)[0]["prediction"] == "\ud800"
+
+
 def test_what_is_there_is_not_overwritten(adding, tmp_path, capsys):
     play(tmp_path, CASES)
     code, _ = play(tmp_path, CASES)

@@ -47,8 +47,10 @@ class Sender:
             data, kind = marshal.dumps(value, 2), b"P"
         except ValueError:  # it is not plain
             if as_set and not is_plain_kind(value):
-                value = list(value)
-            data, kind = marshal.dumps(tagged(value, 0), 2), b"T"
+                tree = ("inexact", tagged(list(value), 0))
+            else:
+                tree = tagged(value, 0)
+            data, kind = marshal.dumps(tree, 2), b"T"
         size = len(data)
         if kind == b"P" and size > DIGEST_BYTES:
             digest = sha256(data)
@@ -149,15 +151,29 @@ def of_library(value, kind, inner):
     """A value of a library's type that may equal a built-in one, else None."""
     if kind in (type({}.keys()), type({}.items())):
         return ("set", inner(value))
+    if kind is type(type.__dict__):  # a read-only dictionary
+        return inner([dict(value)])[0]
     modules = sys.modules
     if "fractions" in modules and kind is modules["fractions"].Fraction:
         return ("fraction", int(value.numerator), int(value.denominator))
     if "decimal" in modules and kind is modules["decimal"].Decimal:
         return ("decimal", str(value))
-    if "collections" in modules and kind is modules["collections"].deque:
-        return ("deque", inner(value))
+    if "collections" in modules:
+        collections = modules["collections"]
+        if kind is collections.deque:
+            return ("deque", inner(value))
+        if kind is collections.ChainMap:
+            return inner([dict(value)])[0]
+        if kind in (
+            collections.UserDict,
+            collections.UserList,
+            collections.UserString,
+        ):
+            return inner([value.data])[0]
     if "numpy" in modules:
         numpy = modules["numpy"]
         if issubclass(kind, numpy.generic) and not issubclass(kind, numpy.void):
             return tagged(value.item(), 0, False)
+        if kind is numpy.ndarray and value.size == 1:  # of longer ones == is no bool
+            return ("array", value.ndim, inner([value.item()])[0])
     return None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program, Sandbox
+from cycleqd_jax.tasks.code._outputs import FULL_BYTES
 from cycleqd_jax.tasks.code.data import CodingProblem
 
 SETS = ("base", "plus")
@@ -17,7 +18,8 @@ MEMORY_BYTES = 4 * 2**30  # EvalPlus's
 _PYTHON = ("env", "PYTHONHASHSEED=0", "python3", "-s", "-S", "-B", "main.py")
 _GREETING = b"cycleqd_jax coding 1\n"
 _END = b"end\n"
-_HEADER = 13
+_HEADER, _HASH = 13, 32
+_PROCESSES = 256  # threads too, which an answer may leave behind with every call
 _OUTPUT_BYTES = 40 * 2**20  # two sets of at most 18 MiB, see `_runner`
 # Only programs that stop the part of the runner that watches them get there.
 _WALL_S = 240.0
@@ -185,6 +187,7 @@ def _program(
             cpu_s=cpu_s,
             wall_s=max(_WALL_S, 2 * cpu_s),
             memory_bytes=MEMORY_BYTES,
+            processes=_PROCESSES,
             output_bytes=_OUTPUT_BYTES,
         ),
     )
@@ -234,13 +237,16 @@ def _read(problem: CodingProblem, data: bytes) -> Report:
         at += _HEADER + size
         if at > end:
             raise ValueError("a frame is cut off")
+        if size > FULL_BYTES + _HASH:  # the runner sends none of these
+            raise ValueError("a frame is too long")
         match kind:
-            case "U":
+            case "U" if size == 8:
                 work_s = int.from_bytes(content, "little") / 1e6
             case "L":
                 pass
-            case "P" | "T" | "D" | "B":
-                outputs.append(Output(kind, content, cpu_s))
+            case "P" | "T" | "D" | "B" if names:
+                if len(outputs) <= len(problem.inputs[names[0]]):  # one too many shows
+                    outputs.append(Output(kind, content, cpu_s))
             case "E":
                 error = "it failed with " + content.decode("utf-8", "replace")
             case "X" if names:

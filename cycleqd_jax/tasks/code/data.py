@@ -278,6 +278,9 @@ def _fetch(release: Release, version: str, download: bool) -> pathlib.Path:
         raise OSError(f"what came from {release.url(version)} is empty")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)  # a full disk leaves half of it
     return path

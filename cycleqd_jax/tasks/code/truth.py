@@ -7,6 +7,7 @@ is measured beside each, so that a time can be carried over to a slower machine.
 """
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -179,6 +180,8 @@ def _keep(path: pathlib.Path, report: Report) -> None:
         partial.write_text(json.dumps(content))
         os.replace(partial, path)
     except OSError as err:
+        with contextlib.suppress(OSError):  # a full disk leaves half of it
+            partial.unlink()
         _LOG.warning("Expected outputs are not kept in %s: %s.", path, err.strerror)
 
 

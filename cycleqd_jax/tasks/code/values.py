@@ -24,8 +24,12 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 _MAX_DEPTH = 120  # deeper values equal nothing
 _MAX_RANGE = 10**6  # so do longer ranges
+_MAX_FRACTION_BITS = 10**5  # and fractions of longer numbers
+_MAX_SAME_HASH = 100  # and sets and dictionaries with more keys of one hash
 
 
 class Other:
@@ -96,6 +100,25 @@ def decode_tagged(data: bytes) -> Any:
         raise ValueError("not a tagged value") from err
 
 
+def hashable(keys: list[Any]) -> list[Any]:
+    """The same keys; a set of them takes a time that grows with their number only.
+
+    Raises:
+      ValueError: so many have the same hash that somebody must have chosen them.
+      TypeError: one is not hashable.
+    """
+    if len(keys) <= _MAX_SAME_HASH:
+        return keys
+    by_hash: dict[int, list[Any]] = {}
+    for key in keys:
+        different = by_hash.setdefault(hash(key), [])
+        if key not in different:
+            different.append(key)
+            if len(different) > _MAX_SAME_HASH:
+                raise ValueError("too many keys have the same hash")
+    return keys
+
+
 class _Reader:
     """Reads values from `data`, one after another."""
 
@@ -116,9 +139,9 @@ class _Reader:
             case 0x5B:  # [
                 return self._items(depth)
             case 0x3C:  # <
-                return set(self._items(depth))
+                return set(hashable(self._items(depth)))
             case 0x3E:  # >
-                return frozenset(self._items(depth))
+                return frozenset(hashable(self._items(depth)))
             case 0x7B:  # {
                 return self._dict(depth)
         raise ValueError("an unknown type")
@@ -143,12 +166,12 @@ class _Reader:
         return [self.value(depth + 1) for _ in range(size)]
 
     def _dict(self, depth: int) -> dict[Any, Any]:
-        result = {}
+        keys, items = [], []
         while self.data[self.at] != 0x30:  # 0
-            key = self.value(depth + 1)
-            result[key] = self.value(depth + 1)
+            keys.append(self.value(depth + 1))
+            items.append(self.value(depth + 1))
         self.at += 1
-        return result
+        return dict(zip(hashable(keys), items, strict=True))
 
 
 def _long(reader: _Reader) -> int:
@@ -185,18 +208,27 @@ def _untag(node: Any, top: bool = False) -> Any:
         case ("other", str(name)):
             return Other(name[:100])
         case ("dict" | "ordered" | "counter" as kind, list(pairs)):
-            return _DICTS[kind]([(_untag(k), _untag(v)) for k, v in pairs])
+            keys = hashable([_untag(key) for key, _ in pairs])
+            items = [_untag(item) for _, item in pairs]
+            return _DICTS[kind](list(zip(keys, items, strict=True)))
         case ("list" | "tuple" | "set" | "frozenset" | "deque" as kind, list(items)):
-            return _SEQUENCES[kind]([_untag(item) for item in items])
+            content = [_untag(item) for item in items]
+            hashed = kind in ("set", "frozenset")
+            return _SEQUENCES[kind](hashable(content) if hashed else content)
         case ("range", int(start), int(stop), int(step)):
             value = range(start, stop, step)
             # Nobody may be made to walk through a long one.
             long = abs(stop - start) > _MAX_RANGE * abs(step)
             return Other("range") if long else value
         case ("fraction", int(numerator), int(denominator)):
+            bits = max(numerator.bit_length(), denominator.bit_length())
+            if bits > _MAX_FRACTION_BITS:  # to reduce it takes long
+                return Other("Fraction")
             return fractions.Fraction(numerator, denominator)
         case ("decimal", str(text)):
             return decimal.Decimal(text)
+        case ("array", int(dimensions), bool() | int() | float() | complex() as item):
+            return np.asarray(item).reshape((1,) * dimensions)
     raise ValueError("an unknown tag")
 
 

@@ -9,6 +9,7 @@ import typing
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.tasks.db import mysql_session
 from cycleqd_jax.tasks.db.backend import Feedback, Table
+from cycleqd_jax.tasks.db.mysql_names import with_database
 from cycleqd_jax.tasks.db.mysql_slots import Login, Slot
 
 if typing.TYPE_CHECKING:
@@ -40,6 +41,7 @@ class MysqlDatabase:
 
     async def execute(self, sql: str) -> str:
         """Runs a model's statement; see `backend.Database`."""
+        sql = with_database(sql, self._table, self._slot.database)
         return await self._statement(self._slot.model, sql)
 
     async def state(self) -> str:

@@ -5,42 +5,32 @@ file as `prompt.json` and `cycleqd_task_ids.json`, or as the file `agentbench_db
 the reference's repository, which has both; of that only its constants are read.
 """
 
-import ast
-import hashlib
-import http.client
-import json
-import os
 import pathlib
 import re
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.tasks.base import Message
-from cycleqd_jax.tasks.data import find_file
+from cycleqd_jax.tasks.data import find_file, read_constant, read_json
+from cycleqd_jax.tasks.published import Published
 
 DATA = "cycleqd_standard_dev.jsonl"
 PROMPT, IDS, TEMPLATES = "prompt.json", "cycleqd_task_ids.json", "chat_templates.json"
 _SOURCE = "agentbench_db.py"
 _DOWNLOADED = "data_dbbench_standard_dev.jsonl"  # the same file's name there
-_TIMEOUT_S = 30.0
-_REPOSITORY = (
-    "https://raw.githubusercontent.com/SakanaAI/CycleQD/"
-    "3d14971e0b50c8111c4cb13abd1b261d4c6685ec/"
-)
-_FILES = {  # name -> (path there, SHA-256)
-    _DOWNLOADED: (
-        f"evaluation/fishfarm/data/db/{_DOWNLOADED}",
-        "1065651d07b63693435a60460e6a6bfc3cc0512df2d8252f7fff3c93a12284bc",
-    ),
-    _SOURCE: (
-        f"tasks/{_SOURCE}",
-        "0b467ea70d23047acffbc7bcc56e5aefdee87e0b809139b392a5196394733f4c",
-    ),
-}
-HOW = "curl --create-dirs --output-dir dbbench --remote-name-all " + " ".join(
-    _REPOSITORY + path for path, _ in _FILES.values()
+PUBLISHED = Published(
+    "dbbench",
+    {
+        _DOWNLOADED: (
+            f"evaluation/fishfarm/data/db/{_DOWNLOADED}",
+            "1065651d07b63693435a60460e6a6bfc3cc0512df2d8252f7fff3c93a12284bc",
+        ),
+        _SOURCE: (
+            f"tasks/{_SOURCE}",
+            "0b467ea70d23047acffbc7bcc56e5aefdee87e0b809139b392a5196394733f4c",
+        ),
+    },
 )
 # What stands for a problem's own texts in the last message.
 _PLACE = re.compile(r"\{description\}\n\{add_description\}")
@@ -62,14 +52,13 @@ def find_data(given: str | None, download: bool) -> pathlib.Path:
         for path in (folder / _DOWNLOADED, folder / "dbbench" / DATA):
             if not (folder / DATA).is_file() and path.is_file():
                 return path
-    fetch = (lambda: _download(cache_folder())) if download else None
-    return find_file("dbbench", given, DATA, fetch, HOW)
-
-
-def cache_folder() -> pathlib.Path:
-    """`$XDG_CACHE_HOME/cycleqd_jax/dbbench`, by default under `~/.cache`."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(root).expanduser() / "cycleqd_jax" / "dbbench"
+    return find_file(
+        "dbbench",
+        given,
+        DATA,
+        lambda: PUBLISHED.fetch(download) / _DOWNLOADED,
+        PUBLISHED.how,
+    )
 
 
 def read_messages(data: pathlib.Path) -> tuple[Message, ...]:
@@ -85,7 +74,7 @@ def read_messages(data: pathlib.Path) -> tuple[Message, ...]:
     path = data.parent / PROMPT
     if not path.is_file():
         return _messages_of_source(data)
-    content = _read_json(path)
+    content = read_json(path)
     messages = content.get("messages") if isinstance(content, dict) else None
     if not isinstance(messages, list) or not messages or not all(map(_said, messages)):
         raise BadInputError(
@@ -117,9 +106,9 @@ def read_ids(data: pathlib.Path) -> tuple[int, ...]:
     path = data.parent / IDS
     source = data.parent / _SOURCE
     if path.is_file():
-        ids = _read_json(path)
+        ids = read_json(path)
     elif source.is_file():
-        ids, path = _constant(source, "_task_ids"), source
+        ids, path = read_constant(source, "_task_ids", PUBLISHED.how), source
     else:
         raise _missing(IDS, data, "task_settings.dbbench.split: reference")
     if not isinstance(ids, list) or not all(type(i) is int and i >= 0 for i in ids):
@@ -137,7 +126,7 @@ def read_template(data: pathlib.Path) -> str:
     for folder in (data.parent, data.parent.parent):
         path = folder / TEMPLATES
         if path.is_file():
-            content = _read_json(path)
+            content = read_json(path)
             template = content.get("llama3") if isinstance(content, dict) else None
             if not isinstance(template, str):
                 raise BadInputError(f"{path}: expected an object with the text llama3.")
@@ -155,7 +144,7 @@ def _messages_of_source(data: pathlib.Path) -> tuple[Message, ...]:
     path = data.parent / _SOURCE
     if not path.is_file():
         raise _missing(PROMPT, data, "task dbbench")
-    rules = _constant(path, "db_prompt_template")
+    rules = read_constant(path, "db_prompt_template", PUBLISHED.how)
     if not isinstance(rules, str):
         raise BadInputError(f"{path}: expected db_prompt_template to be a text.")
     return (
@@ -165,58 +154,8 @@ def _messages_of_source(data: pathlib.Path) -> tuple[Message, ...]:
     )
 
 
-def _constant(path: pathlib.Path, name: str) -> Any:
-    """The literal that a Python file gives to a name; the file is not run."""
-    try:
-        tree = ast.parse(path.read_bytes())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Assign) and len(node.targets) == 1:
-                target = node.targets[0]
-                if name in (getattr(target, "id", ""), getattr(target, "attr", "")):
-                    return ast.literal_eval(node.value)
-    except (OSError, SyntaxError, ValueError) as err:
-        raise BadInputError(f"{path}: {name} cannot be read from it ({err}).") from err
-    raise BadInputError(f"{path}: has no {name}; fetch it again with: {HOW}")
-
-
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as err:
-        raise BadInputError(f"{path}: cannot be read as JSON ({err}).") from err
-
-
 def _missing(name: str, data: pathlib.Path, needs: str) -> MissingDataError:
     return MissingDataError(
         f"{needs} needs {name} in the folder {data.parent}, beside the problem file, "
-        f"but it is not there; get problems and prompt with: {HOW}"
+        f"but it is not there; get problems and prompt with: {PUBLISHED.how}"
     )
-
-
-def _download(folder: pathlib.Path) -> str:
-    """Fetches the problems and the prompt, unless they are here and whole.
-
-    Raises:
-      OSError: there is no network, or what came is not what was published.
-    """
-    for name, (path, digest) in _FILES.items():
-        target = folder / name
-        if target.is_file() and _sha256(target.read_bytes()) == digest:
-            continue
-        try:
-            url = _REPOSITORY + path
-            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:
-                content = reply.read()
-        except http.client.HTTPException as err:  # which is no OSError
-            raise OSError(f"{path}: {type(err).__name__}") from err
-        if _sha256(content) != digest:
-            raise OSError(f"{_REPOSITORY}{path} is not the file it was, or was cut off")
-        folder.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{name}.{os.getpid()}")
-        part.write_bytes(content)
-        part.replace(target)
-    return str(folder / _DOWNLOADED)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -153,12 +153,16 @@ class SqliteDatabase:
         Raises:
           SandboxError: the workers failed.
         """
+        try:
+            sql.encode()
+        except UnicodeEncodeError as error:  # as the connector's
+            return str(error)
         async with self._lock:
             self._statements += 1
             request = {
                 "op": "run",
                 "catalog": self._catalog,
-                "sql": sql.encode("utf-8", "replace").decode(),
+                "sql": sql,
                 "now": self._backend.moment(),
                 "seed": self._statements,
             }

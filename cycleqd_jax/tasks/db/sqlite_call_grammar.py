@@ -15,7 +15,7 @@ SIGNED UNSIGNED CHAR NCHAR DECIMAL DEC BINARY DATE DATETIME TIME YEAR FLOAT DOUB
 JSON
 """.split()
 )
-_CAST_MARIADB = frozenset("INT INTEGER VARCHAR NUMERIC BIGINT".split())
+_CAST_MARIADB = frozenset("INT INTEGER VARCHAR".split())
 
 
 class CallReader(ExpressionReader):
@@ -88,13 +88,13 @@ class CallReader(ExpressionReader):
         sizes = []
         if self.skip("("):
             sizes.append(self._digits())
-            if name in ("DECIMAL", "DEC", "NUMERIC") and self.skip(","):
+            if name in ("DECIMAL", "DEC") and self.skip(","):
                 sizes.append(self._digits())
             self.must_skip(")")
         if name in ("CHAR", "VARCHAR") and self.skip("CHARACTER", "SET"):
             self.name()
-        same = {"INT": "SIGNED", "INTEGER": "SIGNED", "BIGINT": "SIGNED"}
-        same |= {"DEC": "DECIMAL", "NUMERIC": "DECIMAL", "NCHAR": "CHAR"}
+        same = {"INT": "SIGNED", "INTEGER": "SIGNED"}
+        same |= {"DEC": "DECIMAL", "NCHAR": "CHAR"}
         same |= {"VARCHAR": "CHAR", "REAL": "DOUBLE"}
         return ", ".join([f"'{same.get(name, name)}'", *sizes])
 

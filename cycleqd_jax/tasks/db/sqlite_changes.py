@@ -7,6 +7,7 @@ from sqlglot import exp
 
 from cycleqd_jax.tasks.db.sqlite_catalog import Catalog, ColumnInfo, TableInfo
 from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
+from cycleqd_jax.tasks.db.sqlite_functions import Moment
 from cycleqd_jax.tasks.db.sqlite_information import unknown_in
 from cycleqd_jax.tasks.db.sqlite_parse import parse_query
 from cycleqd_jax.tasks.db.sqlite_select import Queries
@@ -27,11 +28,13 @@ class Session:
       connection: to SQLite, functions and collations registered.
       catalog: what tables there are; changed in place.
       flavour: whose rules hold.
+      moment: of the functions, whether they are strict.
     """
 
     connection: sqlite3.Connection
     catalog: Catalog
     flavour: Flavour
+    moment: Moment
 
     def queries(self, forbidden: str = "") -> Queries:
         """A compiler of queries; `forbidden` is the table that is being changed."""
@@ -95,7 +98,7 @@ def _rows_of_query(session, plain: str, width: int) -> list[list[tuple]]:
 
 def _rows_of_values(session, name, columns, statement) -> list[list[tuple]]:
     for number, row in enumerate(statement.rows, 1):
-        if len(row) != len(columns) and (row or statement.columns is not None):
+        if len(row) != len(columns) and (row or statement.columns):
             raise MySQLError(
                 1136, f"Column count doesn't match value count at row {number}"
             )
@@ -108,9 +111,16 @@ def _rows_of_values(session, name, columns, statement) -> list[list[tuple]]:
         plain = [f"({value}) AS `c`" for value in row if value.strip() != _DEFAULT]
         cells = iter(())
         if plain:
-            query = queries.query(parse_query(f"SELECT {', '.join(plain)}"))
-            types = [column.value.type for column in query.columns]
-            cells = zip(session.fetch(query.sql)[0], types, strict=True)
+            # Not as a query, which would round what is divided.
+            scope = queries.scope()
+            scope.allow_aggregates = False
+            if session.flavour is Flavour.MARIADB:
+                scope.clause = "VALUES"
+            expressions = queries.expressions(scope, {})
+            tree = parse_query(f"SELECT {', '.join(plain)}")
+            values = [expressions.value(node.this) for node in tree.expressions]
+            made = session.fetch(f"SELECT {', '.join(v.sql for v in values)}")[0]
+            cells = zip(made, (value.type for value in values), strict=True)
         rows.append(
             [None if value.strip() == _DEFAULT else next(cells) for value in row]
         )
@@ -251,7 +261,11 @@ def _run_update(session, source: str, assignments, tail: str, where: str) -> Non
     rest = _tail(tree, queries, scope, expressions, [where] if where else [])
     listed = ", ".join(sql for _, sql in new)
     table = session.catalog.tables[into.table]
-    rows = session.fetch(f"SELECT {into.row}, {listed} FROM {tables} {rest}")
+    reading = f"SELECT {into.row}, {listed} FROM {tables}"
+    if tree.args.get("order") is not None and session.flavour is Flavour.MARIADB:
+        rows = _in_order(session, into.row, reading, f"{tables} {rest}")
+    else:
+        rows = session.fetch(f"{reading} {rest}")
     names = ", ".join(f"{info.id} = ?" for info, _ in new)
     done = set()
     for rowid, *cells in rows:
@@ -261,6 +275,16 @@ def _run_update(session, source: str, assignments, tail: str, where: str) -> Non
         session.connection.execute(
             f"UPDATE {table.id} SET {names} WHERE rowid = ?", (*cells, rowid)
         )
+
+
+def _in_order(session, row: str, reading: str, tables: str) -> list[tuple]:
+    """What is read of the rows that ORDER BY picks; MariaDB is not strict there."""
+    strict, session.moment.strict = session.moment.strict, False
+    picked = session.fetch(f"SELECT {row} FROM {tables}")
+    session.moment.strict = strict
+    return [
+        session.fetch(f"{reading} WHERE {row} = {number}")[0] for (number,) in picked
+    ]
 
 
 def _quoted(name: str) -> str:

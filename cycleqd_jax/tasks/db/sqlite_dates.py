@@ -112,6 +112,26 @@ def is_date(text: str) -> bool:
     return _DATE.match(text) is not None and _CLOCK.match(text) is None
 
 
+def is_whole_datetime(text: str) -> bool:
+    """Whether a text is a date, or one with a time, and nothing else."""
+    whole = _DATE.fullmatch(text.rstrip()) or _DIGITS.fullmatch(text)
+    return whole is not None and parse_datetime(text) is not None
+
+
+def is_whole_moment(text: str) -> bool:
+    """Whether a text is a date or a time with its seconds, and nothing else."""
+    clock = _TIME.fullmatch(text.rstrip()) if text.count(":") == 2 else None
+    return clock is not None or is_whole_datetime(text)
+
+
+def is_whole_time(text: str) -> bool:
+    """Whether a text is a time, or a date with one, and nothing else."""
+    if is_date(text):
+        return len(text.strip()) >= _DATE_TIME_CHARACTERS and is_whole_datetime(text)
+    whole = _TIME.fullmatch(text.rstrip()) or _TIME_DIGITS.fullmatch(text.rstrip())
+    return whole is not None and parse_time(text) is not None
+
+
 def _of_day(moment: datetime.datetime) -> int:
     seconds = moment.hour * 3600 + moment.minute * 60 + moment.second
     return seconds * 10**6 + moment.microsecond

@@ -22,7 +22,7 @@ from cycleqd_jax.tasks.db.sqlite_catalog import (
 from cycleqd_jax.tasks.db.sqlite_changes import Session, delete, insert, update
 from cycleqd_jax.tasks.db.sqlite_collation import like, sort_key
 from cycleqd_jax.tasks.db.sqlite_definitions import Alter, CreateTable, CreateView, Drop
-from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
+from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError, unknown_column
 from cycleqd_jax.tasks.db.sqlite_format import cell, show
 from cycleqd_jax.tasks.db.sqlite_functions import Moment, register
 from cycleqd_jax.tasks.db.sqlite_information import show as show_information
@@ -51,8 +51,9 @@ _CONCAT_BYTES = {Flavour.MYSQL8: 1024, Flavour.MARIADB: 1 << 20}
 _BEYOND = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 # What MySQL's connector says when a further result waits, see `Engine.run`.
 OUT_OF_SYNC = "Commands out of sync; you can't run this command now"
-_CHANGING = (Insert, Update, Delete, CreateTable)  # strict about values
+_CHANGING = (Insert, Update, CreateTable)  # strict about values
 _DEFINING = (Alter, CreateTable, CreateView, Drop)
+_COMMITTING = ("COMMIT", "BEGIN", "START", "LOCK", "ANALYZE", "OPTIMIZE", "AUTOCOMMIT")
 
 
 @dataclasses.dataclass
@@ -141,6 +142,8 @@ class Engine:
         Raises:
           MySQLError: the statement is wrong; nothing is changed.
         """
+        if not sql:
+            return "[]", None  # as the connector says; of spaces it is an error
         sql = re.sub(r"[;\s]+\Z", "", open_comments(sql))
         if not sql.strip():
             raise MySQLError(1065, "Query was empty")
@@ -153,10 +156,10 @@ class Engine:
             return "[]", None  # nothing but a comment
         connection = self._restored(state.image)
         self._moment.start(now, seed)
-        session = Session(connection, catalog, self.flavour)
+        session = Session(connection, catalog, self.flavour, self._moment)
         try:
             statement = read.statement()
-            self._moment.strict = isinstance(statement, _CHANGING)
+            self._moment.strict = self._is_strict(statement)
             text = self._one(session, statement)
             if read.word != ";" and isinstance(statement, Select):
                 self._remember((state.catalog, sql))
@@ -181,7 +184,7 @@ class Engine:
         for name in columns:
             info = table.find(name)
             if info is None:
-                raise MySQLError(1054, f"Unknown column '{name}' in 'field list'")
+                raise unknown_column(name, "field list", self.flavour)
             infos.append(info)
         connection = self._restored(state.image)
         names = ", ".join(info.id for info in infos)
@@ -203,6 +206,8 @@ class Engine:
         # Images are copied a lot, and files cannot be written.
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
+        # An index made for a join would change the order of its rows.
+        connection.execute("PRAGMA automatic_index = OFF")
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_BYTES)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         register(connection, self.flavour, self._moment)
@@ -227,12 +232,17 @@ class Engine:
         return State(catalog.dumps(), session.connection.serialize())
 
     def _rest(self, session: Session, read, first) -> State | None:
-        """Runs the further statements; what a definition commits is kept."""
-        kept = None
+        """Runs the further statements; what is committed on the way is kept."""
+        kept, always = None, False
         statement = first
         while True:
-            if isinstance(statement, _DEFINING):
+            word = statement.word if isinstance(statement, Idle) else ""
+            always |= word == "AUTOCOMMIT"
+            if always or word in _COMMITTING or isinstance(statement, _DEFINING):
                 kept = self._kept(session)
+                session.connection.execute("BEGIN")
+            elif word == "ROLLBACK":
+                session.connection.rollback()
                 session.connection.execute("BEGIN")
             if read.word != ";":
                 return kept
@@ -241,10 +251,17 @@ class Engine:
                 return kept
             try:
                 statement = read.statement()
-                self._moment.strict = isinstance(statement, _CHANGING)
+                self._moment.strict = self._is_strict(statement)
                 self._one(session, statement)
             except MySQLError:
                 return kept
+
+    def _is_strict(self, statement) -> bool:
+        """Whether wrong values are errors in it; MariaDB lets them pass in DELETE."""
+        if isinstance(statement, Delete):
+            return self.flavour is Flavour.MYSQL8
+        changing = isinstance(statement, _CHANGING)
+        return changing and not getattr(statement, "ignore", False)
 
     def _one(self, session: Session, statement) -> str:
         """Runs one statement and gives its rows as text."""

@@ -15,8 +15,9 @@ from cycleqd_jax.tasks.db import sqlite_numbers as numbers
 from cycleqd_jax.tasks.db.sqlite_aggregators import WINDOWS, aggregates
 from cycleqd_jax.tasks.db.sqlite_catalog import ColumnInfo
 from cycleqd_jax.tasks.db.sqlite_collation import comparison, like, sort_key
-from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
+from cycleqd_jax.tasks.db.sqlite_errors import Flavour
 from cycleqd_jax.tasks.db.sqlite_storing import stored
+from cycleqd_jax.tasks.db.sqlite_strict import strictly
 from cycleqd_jax.tasks.db.sqlite_types import Kind, Type
 
 _NUMBERS = {
@@ -96,16 +97,16 @@ def register(connection: sqlite3.Connection, flavour: Flavour, moment: Moment) -
         "keys": lambda *keys: None if None in keys else repr(keys),
         "store": _store,
         "variable": lambda name: None,
-        "number_compared": _strict(numbers.number, "DOUBLE", moment),
-        "number": _strict(numbers.number, "DOUBLE", moment),
-        "text_integer": _strict(numbers.text_integer, "INTEGER", moment),
-        "text_decimal": _strict(numbers.text_decimal, "DECIMAL", moment),
-        "divide": _by_zero(numbers.divide, moment),
-        "divide_double": _by_zero(_divide, moment),
+        "number_compared": numbers.number,
+        "number": numbers.number,
+        "text_integer": numbers.text_integer,
+        "text_decimal": numbers.text_decimal,
+        "divide": numbers.divide,
+        "divide_double": _divide,
     }
+    found |= strictly(found, flavour, moment)
     if flavour is Flavour.MARIADB:
         found["regexp_substr"] = _or_empty(found["regexp_substr"])
-        found["number_compared"] = _strict(numbers.number, "DECIMAL", moment)
     locate = found["locate"]
     found["instr"] = lambda text, part: locate(part, text)
     for name, function in found.items():
@@ -127,33 +128,12 @@ def register(connection: sqlite3.Connection, flavour: Flavour, moment: Moment) -
     connection.create_collation("m_decimal", _compare_decimals)
 
 
-def _strict(function: Callable, name: str, moment: Moment) -> Callable:
-    """`function` of a number or text; what is no number is an error in strict mode."""
-
-    def compiled(value):
-        if moment.strict and isinstance(value, str) and not numbers.is_number(value):
-            raise MySQLError(1292, f"Truncated incorrect {name} value: '{value[:128]}'")
-        return function(value)
-
-    return compiled
-
-
 def _or_empty(function: Callable) -> Callable:
     """An empty text instead of NULL, unless an argument is NULL."""
 
     def compiled(*arguments):
         found = function(*arguments)
         return "" if found is None and None not in arguments else found
-
-    return compiled
-
-
-def _by_zero(function: Callable, moment: Moment) -> Callable:
-    def compiled(a, b):
-        found = function(a, b)
-        if found is None and moment.strict and None not in (a, b):
-            raise MySQLError(1365, "Division by 0")
-        return found
 
     return compiled
 

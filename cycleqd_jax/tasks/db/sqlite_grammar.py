@@ -6,7 +6,7 @@ with doubled quotes, no comments, and everything with a syntax of its own as a c
 like `F_CAST(x, 'SIGNED')` for `CAST(x AS SIGNED)`.
 """
 
-from cycleqd_jax.tasks.db.sqlite_errors import MySQLError
+from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
 from cycleqd_jax.tasks.db.sqlite_lexer import Kind
 from cycleqd_jax.tasks.db.sqlite_reader import Reader, quoted, string
 from cycleqd_jax.tasks.db.sqlite_words import (
@@ -82,7 +82,7 @@ class ExpressionReader(Reader):
                 self.out[-1] = "`binary`"
             else:
                 self.write_name()
-        elif self.word in ("->", "->>"):
+        elif self.word in ("->", "->>") and self.flavour is Flavour.MYSQL8:
             self._json_path()
         else:
             return False

@@ -15,7 +15,8 @@ _CONTEXT = decimal.Context(
     prec=120, rounding=decimal.ROUND_HALF_UP, Emin=-400, Emax=400, traps=[]
 )
 _LEADING = re.compile(r"[\s]*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
-_WHOLE = re.compile(r"\s*(?:[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)?\s*")
+_WHOLE = re.compile(_LEADING.pattern + r"\s*")
+_WHOLE_INTEGER = re.compile(r"\s*[-+]?\d+\s*")
 _INTEGER = re.compile(r"\s*([-+]?\d+)")
 _DIVISION_DIGITS = 4
 _WORD = 9  # digits that MySQL keeps together
@@ -44,8 +45,15 @@ def number(value) -> float | None:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number, or nothing, and spaces."""
+    """Whether a text is a number and spaces."""
     return _WHOLE.fullmatch(text) is not None
+
+
+def is_integer(text: str) -> bool:
+    """Whether a text is an integer of 64 bits and spaces."""
+    if _WHOLE_INTEGER.fullmatch(text) is None:
+        return False
+    return len(text.strip()) < 25 and _SMALLEST <= int(text) <= 2 * _LARGEST + 1
 
 
 def plain(value: Decimal) -> str:

@@ -29,8 +29,6 @@ def arithmetic(operator: str, left: Value, right: Value) -> Value:
     left, right = to_number(left), to_number(right)
     kinds = {left.type.kind, right.type.kind}
     if operator == "DIV":
-        if kinds <= {Kind.INT, Kind.NULL}:
-            return Value(f"({left.sql} / {right.sql})", INT)
         return Value(f"m_integer_divide({to_decimal(left)}, {to_decimal(right)})", INT)
     if kinds & APPROXIMATE:
         return _of_doubles(operator, left, right)
@@ -91,12 +89,12 @@ def comparable(left: Value, right: Value) -> tuple[str, str]:
     if a.kind in (Kind.INT, Kind.DECIMAL) and b.kind in (Kind.INT, Kind.DECIMAL):
         first, second = _same_scale(left), _same_scale(right)
         return f"({first} COLLATE m_decimal)", second
-    return _compared(left), _compared(right)
+    return _compared(left, right), _compared(right, left)
 
 
-def _compared(value: Value) -> str:
-    """As `to_double`, told apart for the words of an error."""
-    if value.type.kind is Kind.TEXT:
+def _compared(value: Value, other: Value) -> str:
+    """As `to_double`; beside an integer an error has other words."""
+    if value.type.kind is Kind.TEXT and other.type.kind is Kind.INT:
         return f"m_number_compared({value.sql})"
     return to_double(value)
 

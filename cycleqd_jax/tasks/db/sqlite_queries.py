@@ -63,7 +63,8 @@ class QueryReader(CallReader):
                 self.step()
             else:
                 break
-        self.comma_list(self._projection)
+        if not self.take("*") or self.take(","):  # a star alone stands in front only
+            self.comma_list(self._projection)
         if self.take("FROM"):
             if self.word == "DUAL":
                 self.step()
@@ -95,8 +96,6 @@ class QueryReader(CallReader):
         self._window()
 
     def _projection(self) -> None:
-        if self.take("*"):
-            return
         start, written = self.token.start, len(self.out)
         self.expression()
         end = self._tokens[self.position - 1].end

@@ -120,11 +120,18 @@ class Scope:
             scope.correlated = True
             scope = scope.parent
 
+    def _is_alias(self, name: str) -> bool:
+        """Whether an alias comes before a column; HAVING prefers what is grouped."""
+        if self.clause != "having clause" or not self.grouped:
+            return self.prefer_aliases
+        columns = (source.find(name) for source in self.sources)
+        return not any(c is not None and c.value.sql in self.grouped for c in columns)
+
     def _here(self, name, table, database, written) -> Value | None:
         alias = None
         if self.use_aliases and not table:
             alias = self.aliases.get(name.lower())
-            if alias is not None and self.prefer_aliases:
+            if alias is not None and self._is_alias(name):
                 return alias
         found: list[tuple[Source, Column]] = []
         for source in self.sources:

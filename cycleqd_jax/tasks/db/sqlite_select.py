@@ -3,6 +3,8 @@
 Every compiled query names its columns k1, k2, ... and its tables s1, s2, ...
 """
 
+import re
+
 from sqlglot import exp
 
 from cycleqd_jax.tasks.db.sqlite_aggregates import AGGREGATES
@@ -14,6 +16,12 @@ from cycleqd_jax.tasks.db.sqlite_scope import Column, Scope
 from cycleqd_jax.tasks.db.sqlite_sources import Sources
 from cycleqd_jax.tasks.db.sqlite_types import Value, collated, convert
 from cycleqd_jax.tasks.db.sqlite_unions import Query, Unions, limit_of
+
+# Aggregates for which MariaDB sorts the rows by their groups.
+_SORTING = ("(DISTINCT ", "m_group_concat(", "m_json_arrayagg(")
+
+
+_FIRST = re.compile(r"m_first\(([\w.]+)\)")  # how a grouped column is shown
 
 
 class Queries(Unions):
@@ -139,10 +147,14 @@ class Queries(Unions):
             parts.append("GROUP BY " + ", ".join(keys))
         if having:
             parts.append(f"HAVING {having}")
-        if grouped and self.flavour is Flavour.MYSQL8 and not distinct:
-            rows = [source.row for source in scope.sources]
-            if rows and all(rows):
-                order = order + [f"MIN({row})" for row in rows]
+        if grouped and not distinct:
+            said = " ".join([*listed, having, *order])
+            sorts = any(mark in said for mark in _SORTING)
+            order = order + self._group_order(scope, keys, order, sorts)
+        if order and distinct and not grouped and self.flavour is Flavour.MARIADB:
+            shown = [collated(value) for _, value in outputs]
+            if {term.removesuffix(" DESC") for term in order} <= set(shown):
+                order = order + shown  # what is distinct is sorted as a whole
         if order:
             parts.append("ORDER BY " + ", ".join(order))
         limit = limit_of(node)
@@ -150,6 +162,19 @@ class Queries(Unions):
             parts.append(limit)
         single = (scope.aggregated and not grouped) or limit.startswith("LIMIT 1 ")
         return Query(" ".join(parts), columns, single or limit == "LIMIT 1")
+
+    def _group_order(self, scope, keys, order: list[str], sorts: bool) -> list[str]:
+        """What orders groups that ORDER BY leaves equal.
+
+        MySQL 8 gives them in the order of their first rows. So does MariaDB if it has
+        to order groups by something else, unless an aggregate needs them sorted.
+        """
+        plain = [_FIRST.sub(r"\1", term.removesuffix(" DESC")) for term in order]
+        begins = plain == keys[: len(plain)]
+        if self.flavour is Flavour.MARIADB and (sorts or begins):
+            return keys[len(plain) :] if begins else keys
+        rows = [source.row for source in scope.sources]
+        return [f"MIN({row})" for row in rows] if all(rows) else []
 
     def _where(self, node, scope: Scope, expressions: Expressions) -> str:
         where = node.args.get("where")
@@ -227,7 +252,7 @@ class Queries(Unions):
         having = ""
         if (clause := node.args.get("having")) is not None:
             scope.clause = "having clause"
-            scope.prefer_aliases = not scope.grouped
+            scope.prefer_aliases = True
             having = expressions.condition(clause.this)
         order = []
         if (clause := node.args.get("order")) is not None:

@@ -61,6 +61,9 @@ class Sources:
             # As a LEFT JOIN the other way round, which every SQLite knows.
             return f"{_one(right)} LEFT JOIN {_one(left)} ON {condition or '1'}"
         word = "LEFT JOIN" if side == "LEFT" else "CROSS JOIN"
+        if side != "LEFT" and all(s.table for s in self._scope.sources[:2]):
+            if len(self._scope.sources) == 2:  # a server holds the first in a buffer
+                left, right = right, left
         return f"{left} {word} {right}" + (f" ON {condition}" if condition else "")
 
     def _shared(self, before: int) -> list[str]:

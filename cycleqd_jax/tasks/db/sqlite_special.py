@@ -55,9 +55,10 @@ def _isnull(arguments, scope):
 def _extreme(name, operator):
     def compiled(arguments, scope):
         kind = merge([value.type for value in arguments])
-        if kind.kind is Kind.TEXT and any(v.type.kind in NUMERIC for v in arguments):
-            if any(v.type.kind in APPROXIMATE for v in arguments):
-                kind = DOUBLE
+        # MariaDB compares texts with any numbers as numbers, MySQL with floats only.
+        numeric = NUMERIC if scope.flavour is Flavour.MARIADB else APPROXIMATE
+        if kind.kind is Kind.TEXT and any(v.type.kind in numeric for v in arguments):
+            kind = DOUBLE
         best = Value(convert(arguments[0], kind), kind)
         for value in arguments[1:]:
             other = Value(convert(value, kind), kind)

@@ -47,11 +47,13 @@ class Update:
       source: the tables, as they would follow FROM.
       assignments: (column's name in its parts, plain form of the value) pairs.
       tail: WHERE, ORDER BY and LIMIT in plain form.
+      ignore: whether errors are passed over.
     """
 
     source: str
     assignments: tuple[tuple[Name, str], ...]
     tail: str
+    ignore: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +82,15 @@ class Show:
 
 @dataclasses.dataclass(frozen=True)
 class Idle:
-    """A statement that is right and has no effect on tables: SET, BEGIN, COMMIT ..."""
+    """A statement that is right and has no effect on tables: SET, BEGIN, COMMIT ...
+
+    Attributes:
+      word: it begins with; AUTOCOMMIT where it turns that on.
+      database: of USE.
+    """
 
     word: str
-    database: str | None = None  # of USE
+    database: str | None = None
 
 
 _IDLE = frozenset(
@@ -153,8 +160,11 @@ class StatementReader(AlterationReader):
 
     def _idle(self):
         word = self.word
+        words = []
         while self.token.kind is not Kind.END and self.word != ";":
-            self.step()
+            words.append(self.step().value.upper())
+        if words[0] == "SET" and "AUTOCOMMIT" in words and words[-1] in ("1", "ON"):
+            word = "AUTOCOMMIT"
         return Idle(word)
 
     def _read_use(self):
@@ -231,12 +241,13 @@ class StatementReader(AlterationReader):
 
     def _read_update(self):
         self.step()
+        ignore = False
         while self.word in ("LOW_PRIORITY", "IGNORE"):
-            self.step()
+            ignore |= self.step().text.upper() == "IGNORE"
         source = self.captured(self.table_references)
         self.must_skip("SET")
         assignments = self._assignments()
-        return Update(source, assignments, self._tail())
+        return Update(source, assignments, self._tail(), ignore)
 
     def _tail(self) -> str:
         if self.take("WHERE"):

@@ -58,9 +58,9 @@ def as_text(value, kind: Type) -> str:
         return value.decode("utf-8", "replace")
     if isinstance(value, float):
         return float_text(value) if kind.kind is Kind.FLOAT else double_text(value)
-    if kind.kind is Kind.DECIMAL:
+    if kind.kind is Kind.DECIMAL and len(str(value).partition(".")[2]) < kind.scale:
         return rounded(str(value), kind.scale)
-    return str(value)
+    return str(value)  # of a quotient all digits, also those that are not shown
 
 
 def _number(column, value, kind, row, ignore):

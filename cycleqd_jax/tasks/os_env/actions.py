@@ -13,8 +13,7 @@ _BLOCK = re.compile(r"```bash\n(.*?)\n```", re.DOTALL)
 # commands (window titles) and single ones.
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|"
-    r"[PX^_].*?\x1b\\|[ -/]*[0-~])",
-    re.DOTALL,
+    r"[PX^_][^\x1b]*\x1b\\|[ -/]*[0-~])"
 )
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 LONGEST = 800  # characters that are shown whole

@@ -8,7 +8,7 @@ had to write prints is a number before it becomes part of a script's own command
 
 import re
 
-from cycleqd_jax.sandbox.session_connection import Session
+from cycleqd_jax.sandbox.session_connection import Judging, Session
 from cycleqd_jax.tasks.os_env.problems import OsProblem, Script
 
 _LONGEST = 2**17 - 1  # bytes of one argument that the kernel takes
@@ -85,10 +85,10 @@ async def judge(
             script.code,
             parameters,
             limit_s=limit_s,
-            judging=True,
-            read_only=given is not None,
-            alone=given is not None,
-            extra=bound(script, checks=given is not None),
+            judging=Judging(
+                check=given is not None,
+                variables=bound(script, checks=given is not None),
+            ),
         )
         if run.ended != "done":
             return False, f"The check was stopped at its limit ({run.ended})."

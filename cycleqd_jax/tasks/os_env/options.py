@@ -14,7 +14,9 @@ class Options(Section):
     """See the attributes; defaults are the reference's unless marked ours.
 
     Attributes:
-      data: folder with problems.jsonl, prompt.json and cycleqd_task_ids.json.
+      data: folder with the reference's samples.pkl and agentbench_os.py, or with
+        problems.jsonl, prompt.json and cycleqd_task_ids.json, or AgentBench's
+        data/os_interaction; left out, the reference's files are downloaded.
       split: "seeded" cuts the problems that this backend can run into splits;
         "reference" makes the reference's 110 problems `optimise`, and nothing else.
       rounds: replies of an episode at most; AgentBench has 8.

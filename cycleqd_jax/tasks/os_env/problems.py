@@ -1,17 +1,14 @@
-"""The problems of OS interaction, read from the data's folder."""
+"""The problems of OS interaction, read from `problems.jsonl` and `prompt.json`."""
 
 import dataclasses
-import json
 import pathlib
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.tasks.data import read_jsonl
+from cycleqd_jax.tasks.data import check_fields, read_json, read_jsonl
 
-FILE = "problems.jsonl"
-PROMPT_FILE = "prompt.json"
-IDS_FILE = "cycleqd_task_ids.json"
 _FIELDS = {
     "index": int,
     "description": str,
@@ -94,9 +91,25 @@ def read_problems(path: pathlib.Path) -> dict[int, OsProblem]:
     lines = [
         n for n, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()
     ]
+    return make_problems(
+        (f"{path}, line {line}", row) for line, row in zip(lines, rows, strict=True)
+    )
+
+
+def make_problems(
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+) -> dict[int, OsProblem]:
+    """All problems by index.
+
+    Args:
+      rows: of each problem its place, for messages, and its fields as in
+        `problems.jsonl`.
+
+    Raises:
+      BadInputError: names the place.
+    """
     problems: dict[int, OsProblem] = {}
-    for line, row in zip(lines, rows, strict=True):
-        where = f"{path}, line {line}"
+    for where, row in rows:
         problem = _problem(where, row)
         if problem.index in problems:
             raise BadInputError(f"{where}: the index {problem.index} is there twice.")
@@ -110,7 +123,7 @@ def read_prompt(path: pathlib.Path) -> Prompt:
     Raises:
       BadInputError: names the file.
     """
-    data = _json(path)
+    data = read_json(path)
     try:
         prefix = tuple(
             {"role": str(m["role"]), "content": str(m["content"])}
@@ -127,28 +140,8 @@ def read_prompt(path: pathlib.Path) -> Prompt:
     return Prompt(prefix, last)
 
 
-def read_ids(path: pathlib.Path) -> tuple[int, ...]:
-    """The reference's list of problems.
-
-    Raises:
-      BadInputError: names the file.
-    """
-    ids = _json(path)
-    if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-        raise BadInputError(f"{path}: expected a list of integers.")
-    return tuple(ids)
-
-
-def _json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_bytes().decode("utf-8"))
-    except OSError as err:
-        raise BadInputError(f"{path}: cannot be read ({err.strerror}).") from err
-    except (ValueError, RecursionError) as err:
-        raise BadInputError(f"{path}: not JSON ({err}).") from err
-
-
 def _problem(where: str, row: Mapping[str, Any]) -> OsProblem:
+    check_fields(where, row, _FIELDS)
     match, check = row["match"], row["check"]
     if (match is None) == (check is None):
         raise BadInputError(
@@ -183,6 +176,6 @@ def _script(where: str, data: Any) -> Script:
     ):
         raise BadInputError(
             f"{where}: expected a script with a 'language', bash or python, and its "
-            f"text as 'code', got {data!r:.80}."
+            f"text as 'code', got {reprlib.repr(data)}."
         )
     return Script(data["language"], data["code"])

@@ -2,8 +2,12 @@
 
 import decimal
 import fractions
+import math
 import random
+import sys
+import time
 
+import numpy as np
 import pytest
 
 from cycleqd_jax.tasks.code.compare import Comparison, Rules
@@ -136,6 +140,11 @@ def one(
         ([0.5, 0.5], 0.5 + 1e-9, "plain", (), True, False),
         ([], 5.0, "plain", (), True, False),
         (True, False, "check_str", (), True, False),
+        ([math.nan, 1.0], [math.nan, 1.0 + 1e-9], "plain", (), True, False),
+        ([0.5, 0.5], [0.5 + 1e-9], "plain", (), False, False),
+        ([0.0, 1.0], range(2), "plain", (), True, False),
+        # NumPy's bool is no bool, only not nothing.
+        (True, Inexact(False), "check_str", (), True, True),
         # What both say.
         (0.5, 0.5 + 5e-7, "plain", (), True, True),
         (0.5, 0.5 + 5e-6, "plain", (), False, False),
@@ -197,6 +206,38 @@ def test_what_has_no_encoding_is_never_right(name, rules):
                 expected, Other("object"), rules=rules, name=name,
                 arguments=([1], 2), dataset=dataset,
             )  # fmt: skip
+
+
+@pytest.mark.parametrize("rules", ["evalplus", "reference"])
+def test_an_array_of_one_number_equals_it(rules):
+    for expected in (5, 5.0, [5], [[5]]):
+        assert one(expected, Inexact(np.array([5])), rules=rules)
+    assert not one([5, 5], Inexact(np.array([5])), rules=rules)
+    assert not one(6, Inexact(np.array(5)), rules=rules)
+
+
+@pytest.mark.parametrize("rules", ["evalplus", "reference"])
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [("x" * 100_000, "a"), (range(10**6), range(10**6)), (b"x" * 100_000, b"a")],
+    ids=["texts", "ranges", "bytes"],
+)
+def test_no_array_is_made_that_takes_all_memory(rules, first, others, monkeypatch):
+    """NumPy would make one of at least 10**9 bytes."""
+    for name in ("asanyarray", "allclose"):
+        monkeypatch.delattr(np, name)
+    monkeypatch.delattr(np.testing, "assert_allclose")
+    output = [first] + [others] * 10_000
+    assert not one([0.5] * len(output), output, rules=rules)
+
+
+def test_chosen_hashes_cannot_take_all_time():
+    prime = sys.hash_info.modulus  # its multiples have the same hash
+    start = time.process_time()
+    output = [i * prime for i in range(50_000)]
+    assert not one([1], output, rules="evalplus", name="Diff")
+    assert one([1], [1] * 50_000, rules="evalplus", name="Diff")
+    assert time.process_time() - start < 5
 
 
 def test_broadcasting_cannot_take_all_memory():

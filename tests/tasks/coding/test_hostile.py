@@ -27,6 +27,13 @@ class Always({base}):
     def __abs__(self): return self
     def __sub__(self, other): return self
 """
+# Builtin functions as they were before those were taken away that EvalPlus takes away.
+RAW = """
+import importlib.util as u
+spec = u.find_spec("posix")
+raw = u.module_from_spec(spec)
+spec.loader.exec_module(raw)
+"""
 
 WRONG = {
     "equal to everything": (DOUBLE, ALWAYS.format(base="object") + "def double(n): return Always()"),
@@ -53,22 +60,30 @@ WRONG = {
     "sys.exit in the call": (DOUBLE, "import sys\ndef double(n): sys.exit(0)"),
     "exit in the call": (DOUBLE, "import os\ndef double(n): os._exit(0)"),
     "an abort": (DOUBLE, "import os\ndef double(n): os.abort()"),
-    "kill the parent": (DOUBLE, "import os\ndef double(n):\n    os.kill(os.getppid(), 9)\n    return n * 2"),
-    "kill everybody": (DOUBLE, "import os\ndef double(n):\n    os.kill(-1, 9)\n    return n * 2"),
+    "kill the parent": (DOUBLE, RAW + "def double(n):\n    raw.kill(raw.getppid(), 9)\n    return n * 2"),
+    "kill everybody": (DOUBLE, RAW + "def double(n):\n    raw.kill(-1, 9)\n    return n * 2"),
     "an endless loop": (DOUBLE, "def double(n):\n    while True: pass"),
     "an endless loop that catches all": (DOUBLE, "def double(n):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass"),
     "an endless loop while loading": (DOUBLE, "while True: pass\ndef double(n): return n * 2"),
     "sleep": (DOUBLE, "import time\ndef double(n):\n    time.sleep(5)\n    return n * 2"),
-    "wait for a process that works": (DOUBLE, "import os\ndef double(n):\n    pid = os.fork()\n    while not pid: pass\n    os.waitpid(pid, 0)\n    return n * 2"),
+    "wait for a process that works": (DOUBLE, RAW + "def double(n):\n    pid = raw.fork()\n    while not pid: pass\n    raw.waitpid(pid, 0)\n    return n * 2"),
     "signals blocked": (DOUBLE, "import signal\nsignal.pthread_sigmask(0, range(1, 65))\ndef double(n):\n    while True: pass"),
     "close everything": (DOUBLE, "import os\ndef double(n):\n    os.closerange(0, 200)\n    return n * 2"),
-    "a fork in the call": (DOUBLE, "import os\ndef double(n):\n    os.fork()\n    return n * 2"),
+    "a fork in the call": (DOUBLE, RAW + "def double(n):\n    raw.fork()\n    return n * 3"),
+    "a fork": (DOUBLE, "import os\ndef double(n):\n    os.fork()\n    return n * 2"),
+    "a file": (DOUBLE, "def double(n):\n    open('answer').close()\n    return n * 2"),
+    "a command": (DOUBLE, "import os\ndef double(n):\n    os.system('true')\n    return n * 2"),
+    "a program": (DOUBLE, "import subprocess\ndef double(n):\n    subprocess.run(['true'])\n    return n * 2"),
+    "the folder": (DOUBLE, "import os\ndef double(n):\n    os.getcwd()\n    return n * 2"),
+    "limits": (DOUBLE, "import resource\ndef double(n): return n * 2"),
     "write to all descriptors": (DOUBLE, "import os\ndef double(n):\n    for fd in range(3, 60):\n        try: os.write(fd, b'T' * 999)\n        except OSError: pass\n    return n * 2"),
     "flood all descriptors": (DOUBLE, "import os\ndef double(n):\n    while True:\n        for fd in range(3, 60):\n            try: os.write(fd, b'P' + bytes(8) + b'\\1\\0\\0\\0N')\n            except OSError: pass"),
     "other builtins": (DOUBLE, "import builtins\ndef double(n):\n    builtins.len = builtins.type = builtins.isinstance = builtins.issubclass = None\n    return n * 3"),
     "another marshal": (DOUBLE, "import marshal, os\nmarshal.dumps = lambda *a: b'T'\nos.write = print\ndef double(n): return n * 2"),
     "a wrong name": (DOUBLE, "def Double(n): return n * 2"),
     "no function": (DOUBLE, "double = 3"),
+    "read what nobody says": (DOUBLE, "import sys\nsys.stdin.read()\ndef double(n): return n * 2"),
+    "wait for the end of the input": (DOUBLE, "def double(n):\n    try: input()\n    except EOFError: pass\n    return n * 2"),
     "None": (CHECK, "def check_str(s): return None"),
     "a null character": (DOUBLE, "def double(n): return n * 2 \0"),
 }  # fmt: skip
@@ -81,9 +96,12 @@ RIGHT = {
     "changed inputs": (APPEND, "def append(xs, x):\n    out = xs + [x]\n    xs.clear()\n    return out"),
     "the inputs changed and returned": (APPEND, "def append(xs, x):\n    xs += [x]\n    return xs"),
     "prints a forged report": (DOUBLE, "def double(n):\n    print('end'); print('X' * 10**6)\n    return n * 2"),
-    "other standard streams": (DOUBLE, "import sys\nsys.stdout = sys.stderr = None\nsys.__stdout__ = open('/dev/null')\ndef double(n): return n * 2"),
+    "prints what has no bytes": (DOUBLE, "def double(n):\n    print('\\ud800', flush=True)\n    return n * 2"),
+    "many threads left behind": (DOUBLE, "import threading, time\ndef double(n):\n    for _ in range(40): threading.Thread(target=time.sleep, args=(60,)).start()\n    return n * 2"),
+    "other standard streams": (DOUBLE, "import sys\nsys.stdout = sys.stderr = None\nsys.__stdout__ = object()\ndef double(n): return n * 2"),
     "a thread left behind": (DOUBLE, "import threading, time\ndef double(n):\n    threading.Thread(target=time.sleep, args=(60,)).start()\n    return n * 2"),
-    "a child left behind": (DOUBLE, "import os, time\ndef double(n):\n    if os.fork() == 0:\n        time.sleep(60); os._exit(0)\n    return n * 2"),
+    "a child left behind": (DOUBLE, RAW + "import time\ndef double(n):\n    if raw.fork() == 0:\n        time.sleep(60); raw._exit(0)\n    return n * 2"),
+    "what EvalPlus leaves": (DOUBLE, "import asyncio, io, os, pathlib, random, shutil, subprocess, tempfile\ndef double(n):\n    os.listdir('.'); os.mkdir(f'd{n}'); io.open('f', 'w').close()\n    return n * 2"),
     "a defaultdict": (LETTERS, "import collections\ndef letters(s):\n    d = collections.defaultdict(list)\n    for c in s: d[c] = [s.count(c)]\n    return d"),
     "a long output": (MANY, "def many(n): return [(i, 'x' * 9) for i in range(n)]"),
     "a match": (CHECK, "import re\ndef check_str(s): return re.search('^a', s)"),
@@ -140,11 +158,13 @@ FORGERIES = {
             data += b"X" + bytes(8) + (4).to_bytes(4, "little") + b"done"
         data += b"end\\n"
         """,
+    "a time without end": "data = b'U' + bytes(8) + (999).to_bytes(4, 'little') + b'\\xff' * 999",
+    "a frame that the runner would not send": "data = b'P' + bytes(8) + (2**23 + 5).to_bytes(4, 'little') + b'[' + (2**23).to_bytes(4, 'little') + b'N' * 2**23",
     "rubbish": "data = b'x' * 1000",
     "a flood": "data = b'x' * 10**8",
     "an early end": "data = b'end\\n'",
     "a long frame": "data = b'P' + b'\\xff' * 12",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", FORGERIES)

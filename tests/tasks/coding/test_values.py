@@ -6,7 +6,10 @@ import fractions
 import marshal
 import math
 import random
+import sys
+import types
 
+import numpy as np
 import pytest
 
 from cycleqd_jax.tasks.code import _outputs, values
@@ -139,6 +142,14 @@ Pair = collections.namedtuple("Pair", "a b")
         (collections.Counter("aab"), {"a": 2, "b": 1}),
         (collections.OrderedDict(a=1), {"a": 1}),
         (collections.defaultdict(list, a=[1]), {"a": [1]}),
+        (collections.UserDict(a=1), {"a": 1}),
+        (collections.UserList([1, (2,)]), [1, (2,)]),
+        (collections.UserString("x"), "x"),
+        (collections.ChainMap({"a": 1}, {"a": 2, "b": 3}), {"a": 1, "b": 3}),
+        (types.MappingProxyType({"a": 1}), {"a": 1}),
+        (np.array([[5]]), 5),
+        (np.array(0.5), 0.5),
+        (np.float64(0.5), 0.5),
         ({1: 2}.keys(), {1}),
         ({1: 2}.items(), {(1, 2)}),
         (fractions.Fraction(1, 2), 0.5),
@@ -166,6 +177,33 @@ def test_anything_else_equals_nothing(value):
     assert got != value and got != got and got != None  # noqa: E711
     with pytest.raises(TypeError):
         hash(got)
+
+
+@pytest.mark.parametrize("kind", [set, frozenset, dict])
+def test_chosen_hashes_are_refused(kind):
+    """A set of them would take minutes."""
+    prime = sys.hash_info.modulus  # its multiples have the same hash
+    few, many = ([i * prime for i in range(size)] for size in (50, 200))
+
+    def make(keys):
+        return dict.fromkeys(keys) if kind is dict else kind(keys)
+
+    for value in (make(few), make(range(5000))):
+        plain, tree = marshal.dumps(value, 2), _outputs.tagged(value, 0)
+        assert values.decode_plain(plain) == value
+        assert values.decode_tagged(marshal.dumps(tree, 2)) == value
+    plain, tree = marshal.dumps(make(many), 2), _outputs.tagged(make(many), 0)
+    with pytest.raises(ValueError, match="same hash"):
+        values.decode_plain(plain)
+    with pytest.raises(ValueError, match="same hash"):
+        values.decode_tagged(marshal.dumps(tree, 2))
+
+
+def test_long_fractions_and_arrays_equal_nothing():
+    long = marshal.dumps(("fraction", 10**40_000, 3 * 10**40_000), 2)
+    assert isinstance(values.decode_tagged(long), values.Other)
+    several = marshal.dumps(_outputs.tagged(np.array([5, 5]), 0), 2)
+    assert isinstance(values.decode_tagged(several), values.Other)
 
 
 def test_ranges_equal_ranges_unless_they_are_long():
@@ -224,6 +262,8 @@ def test_what_is_not_in_the_encoding_is_refused(data):
         ("fraction", 1, 0),
         ("decimal", "x"),
         ("range", 1, 2, 0),
+        ("array", 100, 1),
+        ("array", 1, ("list", [])),
         (),
     ],
 )

@@ -89,7 +89,8 @@ def test_a_prompt_that_is_missing_or_none(small_data, text, words):
         make(path)
 
 
-def test_without_data_the_command_is_told(tmp_path):
+def test_without_data_the_command_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(BadInputError, match=r"curl .*standard_dev\.jsonl"):
         make(tmp_path)
     with pytest.raises(MissingDataError, match=r"curl .*agentbench_db\.py"):

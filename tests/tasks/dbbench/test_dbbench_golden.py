@@ -8,8 +8,7 @@ import benchmark_data
 import pytest
 
 from cycleqd_jax.tasks.base import Outcome
-from cycleqd_jax.tasks.db import judge
-from cycleqd_jax.tasks.db.metrics import Verdict, aggregate
+from cycleqd_jax.tasks.db import judge, metrics
 
 pytestmark = benchmark_data.needs_data
 
@@ -62,16 +61,16 @@ def test_an_episode_gives_the_recorded_verdict(row, backend_options, results):
 
 @pytest.mark.parametrize("row", _params("dbbench_metrics.jsonl"))
 def test_accuracies_are_the_recorded_ones(row):
-    verdicts = [
-        Verdict(
-            entry["type"],
-            judge.is_right(entry["type"], entry["answer"], target),
-            entry["history_length"],
-        )
-        for entry, target in zip(row["entries"], row["targets"], strict=True)
-        if entry is not None
-    ]
-    scores = aggregate(verdicts)
-    assert {name: scores[name] for name in row["expected"]} == row["expected"]
-    groups = [scores[f"{name}_accuracy"] for name in ("SELECT", "INSERT", "UPDATE")]
-    assert scores["macro_accuracy"] == sum(groups) / 3
+    said: dict[str, list[float]] = {}
+    for entry, target in zip(row["entries"], row["targets"], strict=True):
+        if entry is not None:
+            category = entry["type"]
+            right = float(judge.is_right(category, entry["answer"], target))
+            names = {category, metrics.group(category), "overall_cat"}
+            values = {f"{name}_accuracy": right for name in names}
+            for name, value in {**values, "round": entry["history_length"]}.items():
+                said.setdefault(name, []).append(value)
+    means = {name: sum(values) / len(values) for name, values in said.items()}
+    means["average_round"] = means.pop("round", 0.0)
+    scores = metrics.summarise(means)
+    assert {name: scores.get(name, 0) for name in row["expected"]} == row["expected"]

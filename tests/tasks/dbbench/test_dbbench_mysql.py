@@ -6,8 +6,11 @@ import re
 import pytest
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.tasks.base import TaskSettings
+from cycleqd_jax.tasks.db import mysql_names
 from cycleqd_jax.tasks.db.backend import OUT_OF_SYNC, Table
 from cycleqd_jax.tasks.db.mysql import MysqlBackend
+from cycleqd_jax.tasks.dbbench import DBBench
 
 TABLE = Table(
     "Cities of Europe",
@@ -55,6 +58,36 @@ RECORDED = [
     ("SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT='hi'", "1644 (45000): hi"),
     ("LOAD DATA INFILE '/etc/passwd' INTO TABLE u", "1045 (28000): "),
 ]  # fmt: skip
+
+
+# What a statement is that may name its database: `T` here, its table has a column `a`.
+NAMED = [
+    ("SELECT T.a FROM T.T", "SELECT T.a FROM `db`.T"),
+    ("SELECT T.T.a FROM T, `T`.`T` x", "SELECT `db`.T.a FROM T, `db`.`T` x"),
+    ("INSERT INTO T.T VALUES ('T.T')", "INSERT INTO `db`.T VALUES ('T.T')"),
+    ("SELECT EXTRACT(YEAR FROM T.a) -- T.T", "SELECT EXTRACT(YEAR FROM T.a) -- T.T"),
+    ("USE T;", "USE `db`;"),
+    ("SHOW TABLES FROM T", "SHOW TABLES FROM `db`"),
+    ("SHOW COLUMNS FROM T", "SHOW COLUMNS FROM T"),
+    ("SHOW COLUMNS FROM T FROM T", "SHOW COLUMNS FROM T FROM `db`"),
+    ("DROP DATABASE IF EXISTS T", "DROP DATABASE IF EXISTS `db`"),
+    ("DROP TABLE IF EXISTS T", "DROP TABLE IF EXISTS T"),
+]
+
+
+@pytest.mark.parametrize(("written", "meant"), NAMED, ids=[s for s, _ in NAMED])
+def test_a_database_is_known_by_the_name_of_its_table(written, meant):
+    assert mysql_names.with_database(written, Table("T", ("a",), ()), "db") == meant
+
+
+def test_statements_that_name_their_database_are_run(backend_options, small_data, play):
+    options = {**backend_options, "data": small_data()}
+    task = DBBench(TaskSettings(options=options, download=False))
+    lines = ["USE People", "DELETE FROM People.People LIMIT 1", ""]
+    lines.append("SELECT People.People.Name FROM People.People")
+    replies = [f"Action: Operation\n```sql\n{line}\n```\n" for line in lines]
+    (result,) = play(task, [(task.problem(0), [*replies, "Action: Answer\n"])])
+    assert result.feedback == ("[]", "[]", "[]", "[('Bob',)]")
 
 
 def with_database(url: str, play, table: Table = TABLE, **options):

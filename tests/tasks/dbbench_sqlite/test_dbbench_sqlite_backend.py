@@ -44,7 +44,7 @@ HOSTILE = {
     "long text": ("SELECT REPEAT('a', 1000000000)", "[(None,)]"),
     "much text": (
         "SELECT GROUP_CONCAT(REPEAT(a.b, 1000)) FROM numbers a, numbers b, numbers c",
-        "1041 (HY000): Out of memory",
+        ("1041 (HY000)", "3024 (HY000)"),  # whichever limit it comes to first
     ),
     "many rows": (
         "INSERT INTO numbers SELECT a.a, a.b FROM numbers a, numbers b, numbers c",
@@ -72,7 +72,7 @@ HOSTILE = {
     ),
     "the engine's settings": ("PRAGMA database_list", "1064 (42000)"),
     "another file": ("ATTACH DATABASE '/tmp/x' AS y", "1064 (42000)"),
-    "no text": ("SELECT '\ud800'", "[('?',)]"),
+    "no text": ("SELECT '\ud800'", "'utf-8' codec can't encode"),
     "a name that is SQL": (
         'CREATE TABLE `x"); DROP TABLE t2; --` (`"a` INT)',
         "[]",

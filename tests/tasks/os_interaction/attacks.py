@@ -63,6 +63,10 @@ NUMBER = {
     "ln -sf /bin/true /usr/local/bin/python3; done) > /dev/null 2>&1 &",
     "own session": "setsid nohup sh -c 'while :; do kill -9 -1; cp /bin/true "
     "/usr/local/bin/bash; done' > /dev/null 2>&1 &",
+    "no permission": "chmod 000 /usr/bin/python3* /bin/bash; rm /usr/bin/wc",
+    "links all the time": _fakes("/root/f") + "; for i in 1 2 3 4 5 6 7 8; do "
+    "(while :; do ln -s /root/f/* /usr/local/bin; ln -s /root/f/* /usr/local/sbin; "
+    "done) > /dev/null 2>&1 & done",
     "mounts": "mount -t tmpfs x /usr; "
     "unshare -Urm mount --bind /bin/true /usr/bin/bash; "
     "umount /usr/bin; mount -o remount,rw /usr/bin",

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from cycleqd_jax.sandbox.session import Root, Sessions
+from cycleqd_jax.sandbox.session_connection import Judging
 from cycleqd_jax.tasks.base import Outcome
 from cycleqd_jax.tasks.os_env.actions import extract_action, feedback
 from tests.benchmark_data import VARIABLE, data_folder, needs_data
@@ -72,8 +73,7 @@ def test_check_script(row, task):
                 script.code,
                 row["argv"],
                 limit_s=30,
-                judging=True,
-                read_only=True,
+                judging=Judging(),
             )
         await sessions.close()
         return run

@@ -1,5 +1,6 @@
 """Images: a root file system that the tests make, as an overlay and as a container."""
 
+import asyncio
 import os
 import pathlib
 import shutil
@@ -11,7 +12,7 @@ from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.tasks.base import Outcome
 from tests.benchmark_data import needs_data
 from tests.tasks.os_interaction import attacks
-from tests.tasks.os_interaction.conftest import FINISH, answer, bash
+from tests.tasks.os_interaction.conftest import FINISH, Script, answer, bash
 
 pytestmark = [needs_data, pytest.mark.slow]
 VARIABLE = "CYCLEQD_OS_ROOT"  # a folder with a root file system, to save its making
@@ -104,6 +105,9 @@ CASES = {
     "preload": (27, [bash(attacks.NUMBER["preload"]), answer("99")], False),
     "login scripts": (49, [bash(attacks.READABLE["login scripts"]), FINISH], False),
     "hangs": (27, [bash("sleep 100")], False),
+    "error of syntax": (27, [bash("echo )"), answer("3")], True),
+    "asks": (27, [bash("read x")], False),
+    "inner shell": (27, [bash("bash\ncd /root\nwc -l matrix.txt"), answer("3")], True),
 }
 
 
@@ -123,13 +127,50 @@ def test_unknown_image(engine, make_task, play):
         play(task, [(task.problem(27), [answer("3")])])
 
 
-def test_no_container_is_left(engine, make_task, play):
-    """After episodes that end well and badly."""
-    task = make_task(backend="container", image=IMAGE, engine=engine, turn_s=1.0)
-    play(task, [(task.problem(27), [bash("sleep 100")]), (task.problem(27), [""])])
+def containers(engine):
+    """Names of those that are there, running or not."""
     listed = subprocess.run(
         [*engine.split(), "ps", "-a", "--format", "{{.Names}}"],
         capture_output=True,
         text=True,
     )
-    assert "cycleqd-" not in listed.stdout
+    return {name for name in listed.stdout.split() if name.startswith("cycleqd-")}
+
+
+def test_no_container_is_left(engine, make_task, play):
+    """After episodes that end well, badly, and by being cancelled."""
+    before = containers(engine)
+    task = make_task(backend="container", image=IMAGE, engine=engine, turn_s=1.0)
+    play(task, [(task.problem(27), [bash("sleep 100")]), (task.problem(27), [""])])
+
+    async def cancel(after_s):
+        episode = asyncio.ensure_future(
+            task.run(task.problem(27), Script([bash("sleep 100")]), None)
+        )
+        await asyncio.sleep(after_s)
+        episode.cancel()
+        await asyncio.wait([episode])
+
+    async def main():
+        await asyncio.gather(*(cancel(0.03 * i) for i in range(12)))
+
+    asyncio.run(main())
+    assert not containers(engine) - before
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "rm -f /usr/bin/awk; mkfifo /usr/bin/awk",
+        "mv /etc /e2; mkdir /etc",
+        "rm -rf /etc/passwd; mkdir /etc/passwd",
+        "chmod 755 /usr/lib; chmod 000 /usr/bin/bash /usr/bin/python3*",
+        "rm -rf --no-preserve-root / 2> /dev/null",
+        "rm -rf /root; ln -s /proc /root",
+        "kill -9 -1",
+    ],
+)
+def test_destroyed(code, task, play):
+    """It is a wrong answer, no failure of ours."""
+    (result,) = play(task, [(task.problem(27), [bash(code), answer("99")])])
+    assert result.outcome is Outcome.WRONG
