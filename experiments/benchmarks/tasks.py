@@ -90,7 +90,8 @@ def _measure(
         "1/s",
         target=1.0,
         more_is_better=True,
-        note=f"{count} episodes with scripted replies, {frame.cores()} cores",
+        note=f"{count} episodes with scripted replies, {frame.cores()} cores"
+        + (", none of which takes seconds itself" if name == "mbpp" else ""),
     )
 
 
