@@ -34,6 +34,21 @@ from cycleqd_jax.qd.memory_plan import MemoryPlan, memory_plan, size_text
 from cycleqd_jax.run_settings import propose_settings
 
 _FLOAT32 = 4
+# What makes which parts of the plan small.
+_CHANGES = {
+    "fewer engine.slots or a shorter engine.length": (
+        "the KV cache",
+        "a call of the engine",
+    ),
+    "a lower basis.rank": (
+        "the basis",
+        "the basis as computed",
+        "the basis as kept",
+        "factored mode",
+    ),
+    "experts as LoRA adapters": ("the experts",),
+    "fewer qd.bins": ("archives and bank", "them again in a checkpoint"),
+}
 _CGROUP_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -152,18 +167,9 @@ class RunMemory:
         listed = ", ".join(f"{name} {size_text(n)}" for name, n in parts.items())
         return (
             f"memory: {what} needs {size_text(total)} ({listed}), but {place} has "
-            f"{size_text(has)}; choose {self._changes()}, or a machine with more."
+            f"{size_text(has)}; choose {_changes(parts, total - has)}, or a machine "
+            "with more."
         )
-
-    def _changes(self) -> str:
-        sizes = {
-            "fewer engine.slots or a shorter engine.length": self.cache + self.call,
-            "a lower basis.rank or experts as LoRA adapters": self.basis_size
-            + self.experts
-            + self.making,
-            "fewer qd.bins or a lower basis.rank": 2 * self.state.total_bytes,
-        }
-        return max(sizes, key=sizes.__getitem__)
 
 
 def peek_inputs(config: RunConfig) -> Inputs:
@@ -275,6 +281,20 @@ def check_run_memory(config: RunConfig) -> RunMemory | None:
     if misfit:
         raise BadInputError(misfit)
     return memory
+
+
+def _changes(parts: Mapping[str, int], excess: int) -> str:
+    """The fewest settings that can save so many bytes of these parts."""
+    savings = {
+        change: sum(parts.get(name, 0) for name in names)
+        for change, names in _CHANGES.items()
+    }
+    chosen = []
+    for change in sorted(savings, key=savings.__getitem__, reverse=True):
+        if excess >= 0:
+            chosen.append(change)
+            excess -= savings[change]
+    return " and ".join(chosen) if excess < 0 else "a smaller base_model"
 
 
 def _expert_shape(

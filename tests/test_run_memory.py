@@ -91,6 +91,22 @@ def test_what_does_not_fit_is_said_with_numbers():
     assert memory_of("paper_lowrank").misfit(Machine(128 * GB, 141 * GB)) is None
 
 
+def test_what_is_advised_helps():
+    """Only what is part of the sum is to be changed, and what can save enough."""
+    machine = Machine(128 * GB, 24 * GB)
+    slots = "choose fewer engine.slots or a shorter engine.length and a lower basis"
+    assert slots in memory_of("paper_lowrank").misfit(machine)
+    smaller = "engine.slots=2", "engine.prefill_rows=2", "basis.rank=16"
+    assert memory_of("paper_lowrank", *smaller).misfit(machine) is None
+    # The experts are as large as before, whatever the rank.
+    lowest = memory_of("paper_lowrank", *smaller).misfit(Machine(64 * GB, 24 * GB))
+    assert "choose experts as LoRA adapters, or" in lowest
+    # Two copies of the weights alone are more than this.
+    for name in ("paper", "paper_lowrank"):
+        small = memory_of(name).misfit(Machine(32 * GB, None))
+        assert "choose a smaller base_model, or a machine with more" in small
+
+
 def test_absurd_settings_have_their_numbers_too():
     cores = memory_of("paper", "qd.mutation=svd_child")
     assert "archives and bank 17 TB" in cores.misfit(BIG)
