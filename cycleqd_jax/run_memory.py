@@ -5,8 +5,6 @@ All sizes are what is certainly needed: what is refused could not have run.
 
 import dataclasses
 import math
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.engine_size import cache_bytes
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.machine import Machine, advice_for, this_machine
 from cycleqd_jax.merging.abstract import (
     ExpertShape,
     abstract_basis,
@@ -34,32 +33,6 @@ from cycleqd_jax.qd.memory_plan import MemoryPlan, memory_plan, size_text
 from cycleqd_jax.run_settings import propose_settings
 
 _FLOAT32 = 4
-# What makes which parts of the plan small.
-_CHANGES = {
-    "fewer engine.slots or a shorter engine.length": (
-        "the KV cache",
-        "a call of the engine",
-    ),
-    "a lower basis.rank": (
-        "the basis",
-        "the basis as computed",
-        "the basis as kept",
-        "factored mode",
-    ),
-    "experts as LoRA adapters": ("the experts",),
-    "fewer qd.bins": ("archives and bank", "them again in a checkpoint"),
-}
-_CGROUP_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
-
-
-class Machine(NamedTuple):
-    """Attributes: bytes of memory, and of its accelerator if it has one (else None)."""
-
-    host_bytes: int
-    device_bytes: int | None
 
 
 class Inputs(NamedTuple):
@@ -164,11 +137,11 @@ class RunMemory:
         total = sum(parts.values())
         if total <= has:
             return None
+        advice = advice_for((parts, has) for _, parts, has, _ in needs)
         listed = ", ".join(f"{name} {size_text(n)}" for name, n in parts.items())
         return (
             f"memory: {what} needs {size_text(total)} ({listed}), but {place} has "
-            f"{size_text(has)}; choose {_changes(parts, total - has)}, or a machine "
-            "with more."
+            f"{size_text(has)}; choose {advice}, or a machine with more."
         )
 
 
@@ -249,16 +222,6 @@ def state_memory(config: RunConfig, genome_size: int) -> MemoryPlan:
     )
 
 
-def this_machine() -> Machine:
-    """The memory of this machine, or of the container that this process is in."""
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in map(pathlib.Path, _CGROUP_LIMITS):
-        if path.is_file() and (text := path.read_text().strip()).isdecimal():
-            host = min(host, int(text))
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return Machine(host, stats.get("bytes_limit"))
-
-
 def check_run_memory(config: RunConfig) -> RunMemory | None:
     """Refuses a run that cannot fit, before anything large is loaded.
 
@@ -281,20 +244,6 @@ def check_run_memory(config: RunConfig) -> RunMemory | None:
     if misfit:
         raise BadInputError(misfit)
     return memory
-
-
-def _changes(parts: Mapping[str, int], excess: int) -> str:
-    """The fewest settings that can save so many bytes of these parts."""
-    savings = {
-        change: sum(parts.get(name, 0) for name in names)
-        for change, names in _CHANGES.items()
-    }
-    chosen = []
-    for change in sorted(savings, key=savings.__getitem__, reverse=True):
-        if excess >= 0:
-            chosen.append(change)
-            excess -= savings[change]
-    return " and ".join(chosen) if excess < 0 else "a smaller base_model"
 
 
 def _expert_shape(
