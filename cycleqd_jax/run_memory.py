@@ -156,6 +156,28 @@ def peek_inputs(config: RunConfig) -> Inputs:
     return Inputs(model, tuple(experts))
 
 
+def fitting_memory(config: RunConfig, inputs: Inputs, machine: Machine) -> RunMemory:
+    """Plans the memory of a run; `auto` takes the mode that a machine has room for.
+
+    Where both fit or none does it is the one of less work, as `run_memory` has it.
+    Raises as it does.
+    """
+    memory = run_memory(config, inputs)
+    fits = config.engine.mode != "auto" or memory.misfit(machine) is None
+    # Where factored mode is less work it is also less memory.
+    if fits or memory.mode.mode == "factored":
+        return memory
+    engine = config.engine.model_copy(update={"mode": "factored"})
+    try:
+        other = run_memory(config.model_copy(update={"engine": engine}), inputs)
+    except BadInputError:  # individuals have no such form
+        return memory
+    if other.misfit(machine) is not None:
+        return memory
+    reason = "factored mode: materialised mode needs more memory than there is."
+    return dataclasses.replace(other, mode=ModeChoice("factored", reason))
+
+
 def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
     """Plans the memory of a run; experts that are not here count as full fine-tunes.
 
@@ -239,8 +261,9 @@ def check_run_memory(config: RunConfig) -> RunMemory | None:
         return None
     if not inputs.are_here:
         return None
-    memory = run_memory(config, inputs)
-    misfit = memory.misfit(this_machine())
+    machine = this_machine()
+    memory = fitting_memory(config, inputs, machine)
+    misfit = memory.misfit(machine)
     if misfit:
         raise BadInputError(misfit)
     return memory
