@@ -206,7 +206,7 @@ class EngineConfig(Section):
       decode_steps: tokens per sequence of one decode call.
       mode: population in one pass, one individual at a time, or decided from sizes.
       deterministic: scores do not depend on the order in which replies arrive; else
-        calls shrink with the work, and waiting conversations give up their slots.
+        calls shrink with the work, which is faster where batches thin out.
       attention: how it is computed; see `models.attention`.
       mesh: the devices.
     """

@@ -32,8 +32,8 @@ from cycleqd_jax.run_memory import (
     Inputs,
     Machine,
     RunMemory,
+    fitting_memory,
     peek_inputs,
-    run_memory,
     state_memory,
     this_machine,
 )
@@ -77,7 +77,7 @@ def make_plan(config: RunConfig, observer: Observer) -> Plan:
     check_logging(config.logging.to)
     tasks, absent = _tasks(config)
     inputs, machine = peek_inputs(config), this_machine()
-    memory = run_memory(config, inputs)
+    memory = fitting_memory(config, inputs, machine)
     check_memory_plan(memory.state, sys.maxsize)  # how many cells there may be at all
     misfit = memory.misfit(machine)
     if misfit and inputs.are_here:

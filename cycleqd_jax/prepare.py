@@ -238,6 +238,8 @@ def prepare(
         noise_length(1) if noise else None,
     )
     mode = choose_mode(config.engine.mode, weights, basis, noise=noise is not None)
+    if mode.mode == "materialised" and memory and memory.mode.mode == "factored":
+        mode = memory.mode  # by the memory that there is
     return Prepared(
         model, program, weights, tasks, basis, mode, noise, fingerprints, engine, mesh
     )

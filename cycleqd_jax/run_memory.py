@@ -5,8 +5,6 @@ All sizes are what is certainly needed: what is refused could not have run.
 
 import dataclasses
 import math
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.engine_size import cache_bytes
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.machine import Machine, advice_for, this_machine
 from cycleqd_jax.merging.abstract import (
     ExpertShape,
     abstract_basis,
@@ -34,17 +33,6 @@ from cycleqd_jax.qd.memory_plan import MemoryPlan, memory_plan, size_text
 from cycleqd_jax.run_settings import propose_settings
 
 _FLOAT32 = 4
-_CGROUP_LIMITS = (
-    "/sys/fs/cgroup/memory.max",
-    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-)
-
-
-class Machine(NamedTuple):
-    """Attributes: bytes of memory, and of its accelerator if it has one (else None)."""
-
-    host_bytes: int
-    device_bytes: int | None
 
 
 class Inputs(NamedTuple):
@@ -149,21 +137,12 @@ class RunMemory:
         total = sum(parts.values())
         if total <= has:
             return None
+        advice = advice_for((parts, has) for _, parts, has, _ in needs)
         listed = ", ".join(f"{name} {size_text(n)}" for name, n in parts.items())
         return (
             f"memory: {what} needs {size_text(total)} ({listed}), but {place} has "
-            f"{size_text(has)}; choose {self._changes()}, or a machine with more."
+            f"{size_text(has)}; choose {advice}, or a machine with more."
         )
-
-    def _changes(self) -> str:
-        sizes = {
-            "fewer engine.slots or a shorter engine.length": self.cache + self.call,
-            "a lower basis.rank or experts as LoRA adapters": self.basis_size
-            + self.experts
-            + self.making,
-            "fewer qd.bins or a lower basis.rank": 2 * self.state.total_bytes,
-        }
-        return max(sizes, key=sizes.__getitem__)
 
 
 def peek_inputs(config: RunConfig) -> Inputs:
@@ -175,6 +154,28 @@ def peek_inputs(config: RunConfig) -> Inputs:
     model = peek_model(config.base_model)
     experts = [peek_expert(path, model.config) for path in config.expert_paths]
     return Inputs(model, tuple(experts))
+
+
+def fitting_memory(config: RunConfig, inputs: Inputs, machine: Machine) -> RunMemory:
+    """Plans the memory of a run; `auto` takes the mode that a machine has room for.
+
+    Where both fit or none does it is the one of less work, as `run_memory` has it.
+    Raises as it does.
+    """
+    memory = run_memory(config, inputs)
+    fits = config.engine.mode != "auto" or memory.misfit(machine) is None
+    # Where factored mode is less work it is also less memory.
+    if fits or memory.mode.mode == "factored":
+        return memory
+    engine = config.engine.model_copy(update={"mode": "factored"})
+    try:
+        other = run_memory(config.model_copy(update={"engine": engine}), inputs)
+    except BadInputError:  # individuals have no such form
+        return memory
+    if other.misfit(machine) is not None:
+        return memory
+    reason = "factored mode: materialised mode needs more memory than there is."
+    return dataclasses.replace(other, mode=ModeChoice("factored", reason))
 
 
 def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
@@ -243,16 +244,6 @@ def state_memory(config: RunConfig, genome_size: int) -> MemoryPlan:
     )
 
 
-def this_machine() -> Machine:
-    """The memory of this machine, or of the container that this process is in."""
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in map(pathlib.Path, _CGROUP_LIMITS):
-        if path.is_file() and (text := path.read_text().strip()).isdecimal():
-            host = min(host, int(text))
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return Machine(host, stats.get("bytes_limit"))
-
-
 def check_run_memory(config: RunConfig) -> RunMemory | None:
     """Refuses a run that cannot fit, before anything large is loaded.
 
@@ -270,8 +261,9 @@ def check_run_memory(config: RunConfig) -> RunMemory | None:
         return None
     if not inputs.are_here:
         return None
-    memory = run_memory(config, inputs)
-    misfit = memory.misfit(this_machine())
+    machine = this_machine()
+    memory = fitting_memory(config, inputs, machine)
+    misfit = memory.misfit(machine)
     if misfit:
         raise BadInputError(misfit)
     return memory

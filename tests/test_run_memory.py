@@ -10,6 +10,7 @@ from cycleqd_jax.models.loading import load_expert, load_model
 from cycleqd_jax.run_memory import (
     Machine,
     check_run_memory,
+    fitting_memory,
     peek_inputs,
     run_memory,
     this_machine,
@@ -89,6 +90,37 @@ def test_what_does_not_fit_is_said_with_numbers():
     cache = memory_of("paper_lowrank", "engine.slots=2048")
     assert "engine.slots" in cache.misfit(Machine(2000 * GB, 141 * GB))
     assert memory_of("paper_lowrank").misfit(Machine(128 * GB, 141 * GB)) is None
+
+
+def test_what_is_advised_helps():
+    """Only what is part of the sum is to be changed, and what can save enough."""
+    machine = Machine(128 * GB, 24 * GB)
+    slots = "choose fewer engine.slots or a shorter engine.length and a lower basis"
+    assert slots in memory_of("paper_lowrank").misfit(machine)
+    smaller = "engine.slots=2", "engine.prefill_rows=2", "basis.rank=16"
+    assert memory_of("paper_lowrank", *smaller).misfit(machine) is None
+    # The experts are as large as before, whatever the rank.
+    lowest = memory_of("paper_lowrank", *smaller).misfit(Machine(64 * GB, 24 * GB))
+    assert "choose experts as LoRA adapters, or" in lowest
+    # Two copies of the weights alone are more than this.
+    for name in ("paper", "paper_lowrank"):
+        small = memory_of(name).misfit(Machine(32 * GB, None))
+        assert "choose a smaller base_model, or a machine with more" in small
+
+
+def test_auto_takes_the_mode_that_there_is_room_for():
+    settings = "engine.mode=auto", "engine.slots=8", "basis.rank=256"
+    config = load_config(f"{CONFIGS}paper_lowrank.yaml", settings, RunConfig)
+    inputs = peek_inputs(config)
+    roomy, tight, tiny = (Machine(500 * GB, n * GB) for n in (80, 44, 16))
+    materialised = fitting_memory(config, inputs, roomy)
+    assert "28% of a pass's work" in materialised.mode.reason
+    assert materialised.mode.mode == "materialised"
+    assert materialised.misfit(tight) is not None
+    factored = fitting_memory(config, inputs, tight)
+    assert factored.mode.mode == "factored" and factored.misfit(tight) is None
+    assert "materialised mode needs more memory" in factored.mode.reason
+    assert fitting_memory(config, inputs, tiny).mode == materialised.mode
 
 
 def test_absurd_settings_have_their_numbers_too():

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from cycleqd_jax.inference import programs
-from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.rows import EngineShape, Row, chunk_end, draws_of
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models import sharding
@@ -46,6 +45,14 @@ class DeviceCalls:
         self._cache = None
         self._calls = 0
 
+    @property
+    def cache_bytes(self) -> int:
+        """Of the whole cache, on all devices together."""
+        shape = self._shape
+        empty = functools.partial(self._program.empty_cache, shape.slots, shape.length)
+        arrays = jax.tree.leaves(jax.eval_shape(empty))
+        return sum(array.size * array.dtype.itemsize for array in arrays)
+
     def load(self, weights: Weights, population: programs.Population) -> None:
         """Sets what runs; on a mesh it is put there."""
         if self._mesh is not None:
@@ -67,7 +74,10 @@ class DeviceCalls:
         return population.replace(u=u, v=v, coefficients=coefficients, vectors=vectors)
 
     def compile(self, progress: Callable[[str], None]) -> None:
-        """Compiles the greedy programs by calling each with idle rows."""
+        """Compiles the greedy programs by calling each with idle rows.
+
+        Others are compiled when the first request asks for them.
+        """
         shape = self._shape
         for span in shape.spans:
             for rows in shape.rows(shape.prefill_rows):
@@ -79,6 +89,9 @@ class DeviceCalls:
             ):
                 progress(f"decode: {rows} rows, {span} tokens of cache")
                 self._decode((), rows, span)
+        for part in shape.parts:
+            progress(f"setting aside: {part} tokens of cache")
+            self.put(0, self.take(0, part))
 
     def prefill(self, rows: Sequence[Row]) -> Finish:
         """Puts the next chunk of each prompt into the cache.
@@ -167,20 +180,17 @@ class DeviceCalls:
 
         return finish
 
-    def take(self, conversation: Conversation) -> Cache:
-        """What the cache has of a conversation, on the host."""
-        span = self._span(len(conversation.held))
-        slot = np.array([conversation.slot], np.int32)
-        form = self._form(span)
-        return jax.device_get(programs.take_row(self._cache, slot, form=form))
+    def take(self, slot: int, count: int) -> Cache:
+        """The first `count` tokens of a slot or some more, on the host."""
+        part = next(part for part in self._shape.parts if part >= count)
+        rows, form = np.array([slot], np.int32), self._form(part)
+        return jax.device_get(programs.take_row(self._cache, rows, form=form))
 
-    def put(self, conversation: Conversation) -> None:
-        """Puts into the conversation's slot what was taken, and forgets it."""
-        span = self._span(len(conversation.held))
-        slot = np.array([conversation.slot], np.int32)
-        row, conversation.aside = conversation.aside, None
-        cache, form = self._take_cache(), self._form(span)
-        self._cache = programs.put_row(cache, row, slot, form=form)
+    def put(self, slot: int, row: Cache) -> None:
+        """Puts into a slot what was taken out of one."""
+        rows, form = np.array([slot], np.int32), self._form(row.keys[0].shape[2])
+        cache = self._take_cache()
+        self._cache = programs.put_row(cache, row, rows, form=form)
 
     def _note_prefill(self, start: float) -> None:
         self._stats.prefill_seconds += time.perf_counter() - start

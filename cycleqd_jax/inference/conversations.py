@@ -8,9 +8,11 @@ up: what the cache has of it is set aside on the host, and put back for its next
 import asyncio
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+
+import jax
 
 from cycleqd_jax.inference.requests import GREEDY, Limits, Sampling
+from cycleqd_jax.models.llama import Cache
 
 
 @dataclasses.dataclass(eq=False)
@@ -85,7 +87,7 @@ class Conversation:
     priority: int = 0
     slot: int | None = None
     held: list[int] = dataclasses.field(default_factory=list)
-    aside: Any = None
+    aside: Cache | None = None
     request: Request | None = None
     used: int = 0
     closed: bool = False
@@ -109,13 +111,26 @@ class Conversation:
         request.done = request.reused = max(same, 0)
         del self.held[request.done :]
 
+    def give_up(self, request: Request) -> None:
+        """Ends the last turn, whose answer nobody gets.
+
+        Only what it used of earlier turns is kept, so that the next turn has the same
+        bits wherever this one was when it was given up.
+        """
+        if self.request is request and self.slot is None:  # it has not begun
+            self.reuse()
+        del self.held[request.reused :]
+        self.request = None
+
 
 class SlotTable:
     """Who lies where in the cache, and who is set aside."""
 
-    def __init__(self, count: int):
+    def __init__(self, count: int, most_bytes: int):
+        """Of so many slots; of rows that lie aside there should be no more bytes."""
         self._slots: list[Conversation | None] = [None] * count
-        self._aside: set[Conversation] = set()
+        self._most_bytes = most_bytes
+        self._aside: dict[Conversation, int] = {}  # bytes of each
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -130,35 +145,45 @@ class SlotTable:
         if conversation.slot is None and None in self._slots:
             conversation.slot = self._slots.index(None)
             self._slots[conversation.slot] = conversation
-            self._aside.discard(conversation)
         return conversation.slot is not None
 
-    def dispensable(self) -> Conversation | None:
+    def dispensable(self, comer: Conversation, *, stalled: bool) -> Conversation | None:
         """Who is to give its slot up, if anybody: the least recently used that waits.
 
-        While half of the slots compute nobody is: moving rows costs more than the
-        others' calls gain. As many as there are slots may lie aside, but where nothing
-        else could be computed there is no limit, as all might wait for one another.
+        While more than half of the slots compute nobody is: moving rows costs more than
+        the others' calls gain. Where enough lies aside only those that lie there
+        themselves come in, others when some conversation has ended.
+
+        Args:
+          comer: who would get the slot.
+          stalled: whether nothing has been computed for long: all conversations may
+            wait for one that has not begun.
         """
-        active = len(self.active)
-        if active and (
-            2 * active > len(self._slots) or len(self._aside) >= len(self._slots)
-        ):
+        if 2 * len(self.active) > len(self._slots):
+            return None
+        full = sum(self._aside.values()) >= self._most_bytes
+        if full and comer.aside is None and not stalled:
             return None
         waiting = [c for c in self._slots if c is not None and c.request is None]
         return min(waiting, key=lambda c: c.used, default=None)
 
-    def set_aside(self, conversation: Conversation, row: Any) -> None:
+    def set_aside(self, conversation: Conversation, row: Cache) -> None:
         """Takes a conversation out of the cache whose `row` is to be put back later."""
         self._slots[conversation.slot] = None
         conversation.slot, conversation.aside = None, row
-        self._aside.add(conversation)
+        self._aside[conversation] = sum(array.nbytes for array in jax.tree.leaves(row))
+
+    def take_back(self, conversation: Conversation) -> Cache | None:
+        """The row that lies aside of a conversation that has a slot again, if any."""
+        row, conversation.aside = conversation.aside, None
+        self._aside.pop(conversation, None)
+        return row
 
     def release(self, conversation: Conversation) -> None:
         """Takes a conversation out of the cache, for good."""
         if conversation.slot is not None:
             self._slots[conversation.slot] = None
-        self._aside.discard(conversation)
+        self._aside.pop(conversation, None)
         conversation.slot = conversation.aside = None
         conversation.held = []
 

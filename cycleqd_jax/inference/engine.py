@@ -11,6 +11,7 @@ work (fewer rows, a shorter part of the cache), which is faster where batches th
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -25,6 +26,7 @@ from cycleqd_jax.inference.requests import (
     RequestError,
     Sampling,
     Scored,
+    whole,
 )
 from cycleqd_jax.inference.rows import EngineShape
 from cycleqd_jax.inference.scheduler import Scheduler
@@ -75,8 +77,18 @@ class Engine:
     def replace(self, population: programs.Population) -> None:
         """Sets another population of the same size, while others run.
 
-        Individuals that have conversations under way must be the same in both.
+        Individuals that have conversations under way, also between two turns, must be
+        the same in both.
+
+        Raises:
+          ValueError: the size is another.
         """
+        count = self._calls.population.count
+        if population.count != count:
+            raise ValueError(
+                f"population: expected {count} individuals, as were loaded, got "
+                f"{population.count}; load it while nothing is under way."
+            )
         self._calls.replace(population)
 
     def place(self, population: programs.Population) -> programs.Population:
@@ -153,7 +165,7 @@ class Engine:
         Raises:
           RequestError: the prompt has no token, or no room is left for a reply.
         """
-        limits = Limits(max_new_tokens, tuple(stop_strings))
+        limits = Limits(max_new_tokens, stop_strings)
         return await self.generate(
             self.encode(messages),
             limits,
@@ -174,18 +186,15 @@ class Engine:
         conversation: Conversation | None = None,
     ) -> Generation:
         """The continuation of token ids; arguments and errors as for `chat`."""
-        prompt = tuple(prompt)
+        prompt = self._checked("prompt", prompt)
         room = self.shape.length - len(prompt)
-        if not prompt:
-            raise RequestError("prompt: expected at least one token, got none.")
-        self._check_tokens("prompt", prompt)
         if room < 1:
             raise RequestError(
                 f"prompt: {len(prompt)} tokens leave no room for a reply in the "
                 f"engine's length of {self.shape.length}; raise engine.length."
             )
         if room < limits.max_new_tokens:
-            limits = Limits(room, limits.stop_strings)
+            limits = dataclasses.replace(limits, max_new_tokens=room)
         future = asyncio.get_running_loop().create_future()
         request = Request(prompt, limits, future, sampling, logprobs)
         return await self._ask(request, individual, conversation)
@@ -211,6 +220,12 @@ class Engine:
           RequestError: there is no context or no continuation, or the engine has no
             room for them.
         """
+        tokens, start = self._checked("tokens", tokens), whole("start", start)
+        if len(tokens) < 2:
+            raise RequestError(
+                "tokens: expected a context and a continuation of one token at least, "
+                "got one token."
+            )
         if not 1 <= start < len(tokens):
             raise RequestError(
                 f"start: expected 1 to {len(tokens) - 1}, a context and a continuation "
@@ -221,8 +236,6 @@ class Engine:
                 f"tokens: {len(tokens)} are more than the engine's length of "
                 f"{self.shape.length} holds; raise engine.length."
             )
-        tokens = tuple(tokens)
-        self._check_tokens("tokens", tokens)
         future = asyncio.get_running_loop().create_future()
         request = Request(tokens, Limits(1), future, targets=start)
         return await self._ask(request, individual, conversation)
@@ -248,15 +261,20 @@ class Engine:
 
     def _check_individual(self, individual: int) -> None:
         count = max(self._calls.population.count, 1)
-        if not 0 <= individual < count:
+        if not 0 <= whole("individual", individual) < count:
             raise RequestError(
                 f"individual: expected 0 to {count - 1}, got {individual}."
             )
 
-    def _check_tokens(self, name: str, tokens: Sequence[int]) -> None:
+    def _checked(self, name: str, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Tokens as ints that the model knows, one at least."""
+        tokens = tuple(whole(name, token) for token in tokens)
+        if not tokens:
+            raise RequestError(f"{name}: expected at least one token, got none.")
         for token in (min(tokens), max(tokens)):
             if not 0 <= token < self._vocabulary:
                 raise RequestError(
                     f"{name}: expected tokens from 0 to {self._vocabulary - 1}, got "
                     f"{token}."
                 )
+        return tokens

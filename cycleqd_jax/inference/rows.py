@@ -33,8 +33,11 @@ class EngineShape:
     @property
     def spans(self) -> tuple[int, ...]:
         """Lengths of the cache that calls look at, ascending; the last is all."""
-        if self.deterministic:
-            return (self.length,)
+        return (self.length,) if self.deterministic else self.parts
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Lengths that are set aside: moving them changes no bit in any engine."""
         parts = {max(self.length // 8, 64), max(self.length // 2, 64), self.length}
         return tuple(sorted(part for part in parts if part <= self.length))
 

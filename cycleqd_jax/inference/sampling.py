@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 _BLOCK = 128  # tokens of which the most likely is looked for together
+_COLDEST = 1e-30  # logits over it are finite
 
 
 class Draws(NamedTuple):
@@ -61,9 +62,7 @@ def sample(logits: jax.Array, draws: Draws) -> jax.Array:
     Returns:
       Int32 `[B]`.
     """
-    kept = allowed(logits, draws)
-    temperature = jnp.where(draws.temperature > 0, draws.temperature, 1.0)
-    scaled = jnp.where(kept, logits / temperature[:, None], -jnp.inf)
+    scaled = jnp.where(allowed(logits, draws), _scaled(logits, draws), -jnp.inf)
 
     def noise(seed: jax.Array, count: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), count)
@@ -78,8 +77,7 @@ def allowed(logits: jax.Array, draws: Draws) -> jax.Array:
 
     Top-p looks at the probabilities after temperature and top-k, as transformers does.
     """
-    temperature = jnp.where(draws.temperature > 0, draws.temperature, 1.0)
-    scaled = logits / temperature[:, None]
+    scaled = _scaled(logits, draws)
     ranked = jnp.sort(scaled, axis=-1, descending=True)
     k = jnp.where(draws.top_k > 0, draws.top_k, logits.shape[-1])
     last = jnp.clip(k - 1, 0, logits.shape[-1] - 1)
@@ -93,6 +91,12 @@ def allowed(logits: jax.Array, draws: Draws) -> jax.Array:
     inside = inside.at[:, 0].set(True) & jnp.isfinite(ranked)
     least = jnp.min(jnp.where(inside, ranked, jnp.inf), axis=-1, keepdims=True)
     return scaled >= least
+
+
+def _scaled(logits: jax.Array, draws: Draws) -> jax.Array:
+    """Logits over temperature, 1 for greedy rows."""
+    temperature = jnp.where(draws.temperature > 0, draws.temperature, 1.0)
+    return logits / jnp.maximum(temperature, _COLDEST)[:, None]
 
 
 def logprob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:

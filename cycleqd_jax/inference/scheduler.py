@@ -19,6 +19,10 @@ from cycleqd_jax.inference.stops import Decoder, find_end
 
 # Decode calls that a prompt may wait for others to fill its prefill call.
 _PATIENCE = 4
+# Rows that lie aside may take a quarter of the cache's bytes, where it is large.
+_ASIDE_SHARE, _ASIDE_BYTES = 0.25, 512 * 2**20
+# After so many seconds without a call waiting conversations may wait for each other.
+_STALL_SECONDS = 5.0
 
 
 class Scheduler:
@@ -35,7 +39,8 @@ class Scheduler:
         stats: EngineStats,
         tokenizer: Decoder,
     ):
-        self.slots = SlotTable(shape.slots)
+        most_bytes = max(int(_ASIDE_SHARE * calls.cache_bytes), _ASIDE_BYTES)
+        self.slots = SlotTable(shape.slots, most_bytes)
         self._shape = shape
         self._calls = calls
         self._stats = stats
@@ -44,6 +49,7 @@ class Scheduler:
         self._arrivals = itertools.count()
         self._wake: asyncio.Event | None = None
         self._serving = False
+        self._stalled = False
         # Calls without a decode call between them; as many as fill all slots with the
         # longest prompts may follow each other.
         self._prefills = 0
@@ -54,7 +60,8 @@ class Scheduler:
     @property
     def is_busy(self) -> bool:
         """Whether requests wait or are under way."""
-        return bool(self._waiting or self.slots.active)
+        waiting = any(_is_asked(*entry[-2:]) for entry in self._waiting)
+        return waiting or bool(self.slots.active)
 
     async def ask(
         self, request: Request, conversation: Conversation
@@ -80,9 +87,11 @@ class Scheduler:
         self._notice()
         try:
             return await request.reply
-        finally:  # cancelled, maybe
-            if conversation.request is request:
-                conversation.request = None
+        except BaseException:
+            # A caller may be cancelled at the moment of its answer.
+            if conversation.request in (request, None):
+                conversation.give_up(request)
+            raise
 
     def close(self, conversation: Conversation) -> None:
         """Ends a conversation and frees its slot."""
@@ -109,17 +118,24 @@ class Scheduler:
             while True:
                 wake.clear()  # before the step: what it does not see sets it again
                 if not await self._step():
-                    start = time.perf_counter()
-                    try:
-                        await wake.wait()
-                    finally:  # the last wait of a batch ends by being cancelled
-                        self._stats.idle_seconds += time.perf_counter() - start
+                    await self._sleep(wake)
         except Exception as err:
             error = err
             raise
         finally:
             self._serving = False
             self._give_up(error)
+
+    async def _sleep(self, wake: asyncio.Event) -> None:
+        """Waits until somebody asks or ends; not for long while somebody waits."""
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(_STALL_SECONDS if self._waiting else None):
+                await wake.wait()
+        except TimeoutError:
+            self._stalled = True
+        finally:  # the last wait of a batch ends by being cancelled
+            self._stats.idle_seconds += time.perf_counter() - start
 
     def _give_up(self, error: BaseException) -> None:
         """Lets all requests fail that wait or are under way."""
@@ -210,21 +226,23 @@ class Scheduler:
         """Places waiting conversations, by priority and then by arrival."""
         while self._waiting:
             *_, conversation, request = self._waiting[0]
-            if conversation.request is not request or request.reply.done():
-                # Its caller gave up.
+            if not _is_asked(conversation, request):
                 heapq.heappop(self._waiting)
                 continue
             if not self.slots.place(conversation):
-                other = self.slots.dispensable()
+                other = self.slots.dispensable(conversation, stalled=self._stalled)
                 if other is None:
                     break
-                self.slots.set_aside(other, self._calls.take(other))
+                row = self._calls.take(other.slot, len(other.held))
+                self.slots.set_aside(other, row)
                 self.slots.place(conversation)
                 self._stats.evictions += 1
             heapq.heappop(self._waiting)
-            if conversation.aside is not None:
-                self._calls.put(conversation)
+            row = self.slots.take_back(conversation)
+            if row is not None:
+                self._calls.put(conversation.slot, row)
             self._begin(conversation)
+            self._stalled = False
 
     def _begin(self, conversation: Conversation) -> None:
         """Starts a turn behind what the cache has of it already."""
@@ -262,6 +280,11 @@ class Scheduler:
         """Lets `serve` look at what there is to do."""
         if self._wake is not None:
             self._wake.set()
+
+
+def _is_asked(conversation: Conversation, request: Request) -> bool:
+    """Whether somebody still waits for the answer."""
+    return conversation.request is request and not request.reply.done()
 
 
 def _fail(request: Request, error: BaseException) -> None:

@@ -43,7 +43,7 @@ def find_end(
 
     Returns:
       None if it goes on. A stop string counts as soon as its last character is there;
-      the tokens then are the fewest whose text has it.
+      the tokens then are the fewest whose text has it, of those since it was not there.
     """
     stopped = bool(produced) and produced[-1] in tokenizer.stop_ids
     ids = produced[:-1] if stopped else produced
@@ -64,9 +64,14 @@ def find_end(
 
 
 def _fewest(ids: Sequence[int], stop_strings: Sequence[str], tokenizer: Decoder) -> int:
-    """The least number of tokens whose text holds a stop string."""
-    for count in range(1, len(ids)):
-        text = tokenizer.decode(ids[:count])
-        if any(stop in text for stop in stop_strings):
-            return count
-    return len(ids)
+    """The least number of tokens whose text holds a stop string.
+
+    It is looked for from the end, as replies are looked at after every call.
+    """
+    count = len(ids)
+    while count > 1:
+        text = tokenizer.decode(ids[: count - 1])
+        if not any(stop in text for stop in stop_strings):
+            break
+        count -= 1
+    return count

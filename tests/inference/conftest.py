@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import random
 import types
 
@@ -87,6 +88,33 @@ def naive(program, weights, deltas, prompt, limit):
         if token in NumberTokenizer.stop_ids:
             break
     return tuple(new)
+
+
+@pytest.fixture(scope="module", name="naive")
+def naive_replies(program, weights, population):
+    """One sequence at a time, every token by a pass over the whole text."""
+    forward = jax.jit(lambda t, i: program.full(weights, t, population.deltas(i)))
+
+    @functools.cache
+    def reply(prompt, individual, limits):
+        new = []
+        room = min(limits.max_new_tokens, SHAPE.length - len(prompt))
+        while len(new) < room:
+            text = np.zeros((1, SHAPE.length), np.int32)
+            ids = [*prompt, *new]
+            text[0, : len(ids)] = ids
+            logits = forward(text, jnp.array([individual]))
+            new.append(int(np.argmax(logits[0, len(ids) - 1])))
+            stopped = new[-1] in NumberTokenizer.stop_ids
+            shown = " ".join(map(str, new[:-1] if stopped else new))
+            places = [shown.find(stop) for stop in limits.stop_strings]
+            if any(place >= 0 for place in places):
+                return tuple(new), shown[: min(p for p in places if p >= 0)]
+            if stopped:
+                break
+        return tuple(new), shown
+
+    return reply
 
 
 @contextlib.asynccontextmanager

@@ -1,25 +1,17 @@
 """The engine against a naive loop, whatever arrives when."""
 
 import asyncio
-import dataclasses
 import random
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dialogues import BOTH, engine_with
 
-from cycleqd_jax.inference.requests import Limits, RequestError, Sampling
+from cycleqd_jax.inference.requests import Limits, Sampling
 from cycleqd_jax.models.llama import Deltas, LowRank
 from cycleqd_jax.tasks.base import Finish
-
-BOTH = pytest.mark.parametrize("deterministic", [True, False])
-
-
-def engine_with(make, program, weights, population=None, **changes):
-    engine = make.engine(program, dataclasses.replace(make.shape, **changes))
-    engine.load(weights, population)
-    return engine
 
 
 @BOTH
@@ -209,32 +201,6 @@ def test_stop_strings_end_a_reply_across_tokens(make, program, weights):
     assert reply.text == text[: text.index(stop)]
     shown = " ".join(map(str, reply.tokens))
     assert stop in shown and stop not in " ".join(map(str, reply.tokens[:-1]))
-
-
-def test_bad_requests_fail_alone(make, program, weights, population):
-    engine = engine_with(make, program, weights, population)
-    fine = [5, 6, 8]
-
-    async def run():
-        async with make.serving(engine):
-            return await asyncio.gather(
-                engine.generate(fine, Limits(4)),
-                engine.generate([], Limits(4)),
-                engine.generate([5] * 48, Limits(4)),
-                engine.generate(fine, Limits(4), individual=3),
-                engine.generate(fine, Limits(4), individual=-1),
-                engine.score([5, 6], 2),
-                engine.score([5] * 50, 3),
-                engine.generate(fine, Limits(4)),
-                return_exceptions=True,
-            )
-
-    first, *bad, last = asyncio.run(run())
-    assert first == last and len(first.tokens) > 0
-    words = ["one token", "no room", "expected 0 to 2", "expected 0 to 2", "start",
-             "more than"]  # fmt: skip
-    for error, word in zip(bad, words, strict=True):
-        assert isinstance(error, RequestError) and word in str(error)
 
 
 def test_a_cancelled_request_gives_its_slot_back(make, program, weights):

@@ -110,3 +110,10 @@ def test_log_probabilities_are_those_of_torch(logits):
     want = want[torch.arange(5), torch.from_numpy(tokens)].numpy()
     got = logprob_of(jnp.asarray(logits), jnp.asarray(tokens))
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-37])
+def test_the_colder_the_more_greedy(logits, temperature):
+    settings = draws(5, temperature=temperature)
+    drawn = draw(jnp.asarray(logits), settings)
+    np.testing.assert_array_equal(drawn, np.argmax(logits, axis=-1))

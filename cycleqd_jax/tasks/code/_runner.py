@@ -9,9 +9,9 @@ the parent, see to the time limits and write all frames to standard output at th
 Only built-in modules are imported (`os` and `signal` would cost milliseconds).
 """
 
+import _io
 import _posixsubprocess
 import _signal
-import builtins
 import marshal
 import posix
 import select
@@ -24,8 +24,8 @@ GREETING = b"cycleqd_jax coding 1\n"
 POLL_S = 0.02
 STACK_BYTES = 2**32
 GUARDED = (
-    "chdir chmod chown chroot fchdir fchmod fchown fork forkpty getcwd kill killpg "
-    "lchown putenv remove rename replace rmdir setuid system truncate unlink"
+    "chdir chmod chown chroot fchdir fchmod fchown fork forkpty kill killpg lchown "
+    "putenv remove rename replace rmdir setuid system truncate"
 ).split()
 HEADER_BYTES = 13  # of a frame, the last four of them its size
 
@@ -37,11 +37,13 @@ def call_all(sender, code, entry_point, calls, as_set):
     """Executes the code and calls its function, up to the first exception."""
     clock = time.process_time
     try:
-        scope = {}
+        scope = {"open": None}  # see `take_away`
+        renew_streams()
         exec(compile(code, "<string>", "exec", dont_inherit=True), scope)
         function = scope[entry_point]
         write(sender.fd, frame(b"L", b""))
         for arguments in calls:
+            renew_streams()
             start = clock()
             output = function(*arguments)
             sender.send(output, clock() - start, as_set)
@@ -50,13 +52,29 @@ def call_all(sender, code, entry_point, calls, as_set):
         write(sender.fd, frame(b"E", text.encode("utf-8", "replace")))
 
 
+class Stream(_io.StringIO):
+    """Takes what is printed, and gives nothing to read, as EvalPlus's does."""
+
+    def read(self, *_):
+        raise OSError
+
+    readline = readlines = read
+
+    def readable(self):
+        return False
+
+
+def renew_streams():
+    """Standard streams for one call."""
+    sys.stdin = sys.stdout = sys.stderr = Stream()
+
+
 def take_away():
     """What EvalPlus's `reliability_guard` takes away, so that verdicts are the same.
 
-    It protects from nothing: there are other ways to all of it.
+    It protects from nothing: there are other ways to all of it. What modules of Python
+    need while they are imported stays, since those of EvalPlus have been imported.
     """
-    for name in ("open", "exit", "quit", "help"):
-        setattr(builtins, name, None)
     for name in GUARDED:  # `os`, not imported yet, takes them from here
         setattr(posix, name, None)
     _posixsubprocess.fork_exec = None
@@ -67,13 +85,9 @@ def take_away():
 def become_child(fd):
     """A session of its own, no standard streams, the stack that EvalPlus gives."""
     posix.setsid()
-    # As in EvalPlus reading is an error, and whatever is printed is none.
-    for stream, mode in enumerate((posix.O_WRONLY, posix.O_RDWR, posix.O_RDWR)):
-        null = posix.open("/dev/null", mode)
+    null = posix.open("/dev/null", posix.O_RDWR)
+    for stream in (0, 1, 2):
         posix.dup2(null, stream)
-        posix.close(null)
-    for printed in (sys.stdout, sys.stderr):
-        printed.reconfigure(errors="backslashreplace")
     sys.argv = [""]
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     sys.path[:] = [path for path in sys.path if path != posix.getcwd()]
