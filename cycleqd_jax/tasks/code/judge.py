@@ -17,6 +17,7 @@ _LEAST_S = {Rules.EVALPLUS: 1.0, Rules.REFERENCE: 0.2}
 _FACTOR = 4.0
 _MOST_S = {Rules.EVALPLUS: 60.0, Rules.REFERENCE: float("inf")}  # of a set
 _EXTRA_S = 1.0
+_LONGEST_CODE = 2**22  # characters: at most 16 MiB, which its folder holds
 _LONGEST_LOAD_S = 20.0  # of executing the code, before the first call
 
 
@@ -80,6 +81,8 @@ async def judge(
     Raises:
       SandboxError: the sandbox failed; there is no verdict then.
     """
+    if len(code) > _LONGEST_CODE:
+        return Verdict(False, False, f"The code is too long, {len(code)} characters.")
     limits = time_limits(truth, comparison.rules, slowness)
     report = await call(problem, code, limits, sandbox, as_set=comparison.as_set)
     passed: dict[str, bool] = {}

@@ -81,6 +81,7 @@ WRONG = {
     "other builtins": (DOUBLE, "import builtins\ndef double(n):\n    builtins.len = builtins.type = builtins.isinstance = builtins.issubclass = None\n    return n * 3"),
     "another marshal": (DOUBLE, "import marshal, os\nmarshal.dumps = lambda *a: b'T'\nos.write = print\ndef double(n): return n * 2"),
     "a wrong name": (DOUBLE, "def Double(n): return n * 2"),
+    "a code without end": (DOUBLE, f"def double(n): return n * 2 # {'x' * 2**25}"),
     "no function": (DOUBLE, "double = 3"),
     "read what nobody says": (DOUBLE, "import sys\nsys.stdin.read()\ndef double(n): return n * 2"),
     "wait for the end of the input": (DOUBLE, "def double(n):\n    try: input()\n    except EOFError: pass\n    return n * 2"),
