@@ -45,6 +45,8 @@ class Sender:
         """One output; as_set: any iterable stands for its elements."""
         try:
             data, kind = marshal.dumps(value, 2), b"P"
+            if "numpy" in sys.modules and not is_plain(value):
+                raise ValueError  # to marshal NumPy's numbers are bytes
         except ValueError:  # it is not plain
             if as_set and not is_plain_kind(value):
                 tree = ("inexact", tagged(list(value), 0))
@@ -67,6 +69,22 @@ def sha256(data):
     import hashlib
 
     return hashlib.sha256(data).digest()
+
+
+def is_plain(value):
+    """Whether all of a value that `marshal` takes is of built-in types."""
+    left = [value]
+    while left:
+        value = left.pop()
+        kind = type(value)
+        if kind in (list, tuple, set, frozenset):
+            left += value
+        elif kind is dict:
+            left += dict.keys(value)
+            left += dict.values(value)
+        elif kind.__module__ != "builtins":
+            return False
+    return True
 
 
 def is_plain_kind(value):

@@ -13,9 +13,10 @@ from cycleqd_jax.tasks.code.data import CodingProblem
 
 SETS = ("base", "plus")
 MEMORY_BYTES = 4 * 2**30  # EvalPlus's
-# No user packages, no bytecode, and sets in one order, so that outputs are a function
-# of the code.
-_PYTHON = ("env", "PYTHONHASHSEED=0", "python3", "-s", "-S", "-B", "main.py")
+# No user packages, no bytecode, one thread of NumPy's, and sets in one order, so that
+# outputs are a function of the code.
+_VARIABLES = ("PYTHONHASHSEED=0", "OPENBLAS_NUM_THREADS=1")
+_PYTHON = ("env", *_VARIABLES, "python3", "-s", "-S", "-B", "main.py")
 _GREETING = b"cycleqd_jax coding 1\n"
 _END = b"end\n"
 _HEADER, _HASH = 13, 32
