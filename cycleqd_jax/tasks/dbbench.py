@@ -38,7 +38,7 @@ from cycleqd_jax.tasks.db.mysql_address import VARIABLE
 from cycleqd_jax.tasks.db.settings import read_options
 
 # Part of the fingerprint: raised when verdicts change.
-_VERSION = "dbbench/1"
+_VERSION = "dbbench/2"
 
 
 class DBBench:

@@ -33,7 +33,7 @@ from cycleqd_jax.tasks.os_env.sources import find_data, read_data, read_ids
 
 _PREPARE_S = 60.0  # for one script that prepares the system, by the session's clock
 _CHECK_S = 60.0
-_PROTOCOL = 1
+_PROTOCOL = 2
 
 
 class OSInteraction:
