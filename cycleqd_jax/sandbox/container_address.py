@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+import re
+import socket
 import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -40,8 +42,7 @@ def addresses(
     """
     name, only = ("engine", given) if given else (VARIABLE, environment.get(VARIABLE))
     if only:
-        scheme, _, rest = only.partition("://")
-        if scheme not in ("unix", "tcp") or not rest:
+        if not re.fullmatch(r"unix:///.+|tcp://.+", only):
             raise BadInputError(
                 f"sandbox: {name} is {only!r}, expected the address of an engine's "
                 "API, like unix:///run/podman/podman.sock or tcp://localhost:2375"
@@ -79,6 +80,7 @@ def connect(given: str | None) -> tuple[str, "docker.APIClient"]:
     failures = []
     for address in addresses(given):
         try:
+            _knock(address)
             client = docker.APIClient(
                 address, "auto", timeout=_FIRST_S, max_pool_size=_CONNECTIONS
             )
@@ -90,3 +92,16 @@ def connect(given: str | None) -> tuple[str, "docker.APIClient"]:
     raise BadInputError(
         f"sandbox: no engine answers at {', '.join(failures)}; {_START}"
     )
+
+
+def _knock(address: str) -> None:
+    """Whether somebody listens, since the SDK leaves a socket open where nobody does.
+
+    Raises:
+      OSError: nobody does.
+    """
+    scheme, _, path = address.partition("://")
+    if scheme == "unix":
+        with socket.socket(socket.AF_UNIX) as made:
+            made.settimeout(_FIRST_S)
+            made.connect(path)

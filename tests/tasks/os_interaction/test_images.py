@@ -1,10 +1,12 @@
 """Images: a root file system that the tests make, as an overlay and as a container."""
 
 import asyncio
+import gc
 import os
 import pathlib
 import shutil
 import subprocess
+import threading
 import time
 
 import pytest
@@ -48,10 +50,10 @@ class Service:
 
     def __init__(self, folder: pathlib.Path):
         self.address = f"unix://{folder}/podman.sock"
-        self._process = subprocess.Popen(
-            [*PODMAN, "system", "service", "--time=0", self.address],
-            stderr=(folder / "log").open("wb"),
-        )
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*PODMAN, "system", "service", "--time=0", self.address], stderr=log
+            )
         until = time.monotonic() + 30
         while not (folder / "podman.sock").exists():
             assert self._process.poll() is None and time.monotonic() < until, (
@@ -178,6 +180,7 @@ def test_no_container_is_left(engine, make_task, play):
     assert not containers() - before
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the SDK's own
 @pytest.mark.parametrize("turn", [1, 2])
 def test_engine_dies(turn, service, make_task, play):
     """No verdict, whether a command runs meanwhile or the next one is to be typed."""
@@ -197,6 +200,7 @@ def test_engine_dies(turn, service, make_task, play):
     try:
         with pytest.raises(SandboxError, match=r"os_interaction/27.*engine"):
             play(task, [(task.problem(27), reply)])
+        gc.collect()
     finally:
         for name in containers() - before:
             subprocess.run(["podman", "rm", "-f", name], capture_output=True)
