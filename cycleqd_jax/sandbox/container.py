@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Sequence
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.container_changes import Changes
 from cycleqd_jax.sandbox.container_engine import Engine
+from cycleqd_jax.sandbox.container_stream import Channel
 from cycleqd_jax.sandbox.session import DEFAULT_LIMITS, SessionLimits
 from cycleqd_jax.sandbox.session_connection import (
     ENVIRONMENT,
@@ -56,11 +57,11 @@ class Containers:
     Args:
       image: its name, as the engine knows it.
       slots: at most so many at once.
-      engine: its command, see `Engine`.
+      engine: the address of its API, see `Engine`.
       limits: of each container, see `Engine`.
 
     Raises:
-      BadInputError: there is no such command.
+      BadInputError: no engine answers there, or the SDK is not installed.
     """
 
     def __init__(
@@ -85,11 +86,11 @@ class Containers:
         loop = asyncio.get_running_loop()
         places = self._places.setdefault(loop, asyncio.Semaphore(self._slots))
         async with places:
-            if self._commands is None:
-                self._commands = await self._engine.commands()
             name = f"cycleqd-{os.getpid()}-{secrets.token_hex(6)}"
             try:
                 await self._engine.start(name)
+                if self._commands is None:
+                    self._commands = await self._engine.commands(name)
                 session = ContainerSession(self._engine, name, self._commands)
                 try:
                     yield session
@@ -111,7 +112,7 @@ class ContainerSession:
     def __init__(self, engine: Engine, name: str, commands: frozenset[str]):
         self._engine = engine
         self._name = name
-        self._shell: asyncio.subprocess.Process | None = None
+        self._shell: Channel | None = None
         self._changes = Changes(engine, name, commands)
 
     async def script(
@@ -138,13 +139,11 @@ class ContainerSession:
         if judging is not None:
             variables |= _TRUSTED | dict(judging.variables)
         status, output = await self._engine.run(
-            (*self._exec(variables), *words[language], *given), limit_s
+            self._name, (*words[language], *given), variables, limit_s
         )
         if status is None:
-            await self._engine.ask("kill", self._name, check=False)
+            await self._engine.end(self._name)
             return ScriptRun(-9, "limit", b"")
-        if status == 125 or (status == 255 and b"container" in output):
-            raise SandboxError(f"a container has ended: {output.decode()[-300:]}")
         if (
             judging is not None
             and judging.check
@@ -163,9 +162,8 @@ class ContainerSession:
             raise SandboxError("the backend container has no terminal; choose another")
         variables = SHELL_ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}
         relay = ("python3", "-I", "-S", "-c", _RELAY)
-        self._shell = await self._engine.spawn(
-            (*self._exec(variables, "-i"), *relay, *COMMAND),
-            stdin=asyncio.subprocess.PIPE,
+        self._shell = await self._engine.execute(
+            self._name, (*relay, *COMMAND), variables, stdin=True
         )
         return await self._type(FIRST_LINE, limit_s)
 
@@ -179,12 +177,11 @@ class ContainerSession:
     async def _type(self, lines: bytes, limit_s: float) -> Typed:
         mark, ended = Mark(), "done"
         output, rest = Output(), b""
+        sending = asyncio.ensure_future(self._shell.send(lines + mark.line))
         try:
-            self._shell.stdin.write(lines + mark.line)
             async with asyncio.timeout(limit_s):
-                await self._shell.stdin.drain()
                 while rest is not None:
-                    part = await self._shell.stdout.read(1 << 16)
+                    part = await self._shell.receive()
                     if not part:
                         ended = "exited"
                         break
@@ -192,16 +189,15 @@ class ContainerSession:
                     output.add(before)
         except TimeoutError:
             ended = "limit"
-        except (BrokenPipeError, ConnectionResetError):
-            ended = "exited"
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
+        if ended == "exited":
+            await self._engine.status(self._shell)  # else the engine has failed
         output.add(rest or b"", final=True)
         if rest is None and not mark.complete:
             ended = "limit"
         return Typed(ended, output.kept, output.valid)
-
-    def _exec(self, variables: dict[str, str], *options: str) -> list[str]:
-        words = [w for n, v in variables.items() for w in ("-e", f"{n}={v}")]
-        return ["exec", *options, "-w", "/", *words, self._name]
 
     async def remember(self) -> None:
         """Notes how the container differs from its image before the episode."""
@@ -213,13 +209,13 @@ class ContainerSession:
         Returns:
           What of its programs was changed, or None.
         """
-        await self._end_shell()
-        await self._engine.ask("kill", self._name, check=False)
-        await self._engine.ask("wait", self._name)
+        await self.close()
+        await self._engine.end(self._name)
+        await self._engine.wait(self._name)
         if tampered := await self._changes.of_episode():
             return tampered
         try:
-            await self._engine.ask("start", self._name)
+            await self._engine.start_again(self._name)
         except SandboxError as error:
             # Where another one starts, it is what the episode did to this one.
             other = f"{self._name}-other"
@@ -231,15 +227,7 @@ class ContainerSession:
         return None
 
     async def close(self) -> None:
-        """Ends the shell; the container is removed by `Containers.open`."""
-        await self._end_shell()
-
-    async def _end_shell(self) -> None:
+        """Leaves the shell; the container is removed by `Containers.open`."""
         shell, self._shell = self._shell, None
-        if shell is None:
-            return
-        if shell.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                shell.kill()
-        shell.stdin.close()
-        await shell.communicate()
+        if shell is not None:
+            shell.close()

@@ -1,193 +1,275 @@
-"""Docker or Podman, by their commands: how a container is started and asked."""
+"""Docker or Podman, by the docker SDK: how a container is started and asked."""
 
 import asyncio
 import contextlib
+import hashlib
 import os
-import shutil
-from collections.abc import Sequence
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from cycleqd_jax.errors import BadInputError, SandboxError
+from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox.container_address import CALL_S, connect
+from cycleqd_jax.sandbox.container_stream import Channel
 from cycleqd_jax.sandbox.session import SessionLimits
 
-_ENGINES = ("podman", "docker")
-_ENGINE_S = 120.0  # for one command of the engine
-_MAX_BYTES = 2**24  # of what one prints; more is read, but not kept
-_BLOCK = 512  # bytes of a header in an archive
+_MAX_BYTES = 2**24  # of what a command prints; more is read, but not kept
+_FOLDERS = ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
+_KINDS = {0: "C", 1: "A", 2: "D"}
+_END_S = 5.0  # until the engine knows that a command has ended whose output has
+_LOOK_S = 0.02
 
 
 class Engine:
-    """Runs the engine's commands for one image.
+    """Asks an engine for containers of one image.
 
     Args:
       image: its name, as the engine knows it.
-      command: like "podman" or "podman --runtime runc"; the first that is installed
-        where it is None.
+      address: of its API, see `container_address.addresses`.
       limits: of each container; time of the processor and size of all files are not
         limited.
 
     Raises:
-      BadInputError: there is no such command.
+      BadInputError: no engine answers there, or the SDK is not installed.
     """
 
-    def __init__(self, image: str, command: str | None, limits: SessionLimits):
-        words = command.split() if command else []
-        if not words:
-            words = [name for name in _ENGINES if shutil.which(name)][:1]
-        if not words or shutil.which(words[0]) is None:
-            raise BadInputError(
-                f"sandbox: the backend container needs the command "
-                f"{words[0] if words else 'podman or docker'}, which was not found on "
-                "PATH; install it (Debian, Ubuntu: apt install podman), or choose the "
-                "backend host"
-            )
-        self._words = words
+    def __init__(self, image: str, address: str | None, limits: SessionLimits):
+        self._address, self._client = connect(address)
         self._image = image
         self._limits = limits
 
     async def start(self, name: str) -> None:
         """Starts a container in which nothing runs yet."""
-        options = [*self._options(), "--name", name, "--entrypoint", "tail"]
-        await self.ask("run", "-d", *options, self._image, "-f", "/dev/null")
+        await self._ask(self._start, name)
+
+    def _start(self, name: str) -> None:
+        self._create(name, ["tail"], ["-f", "/dev/null"])
+        self._client.start(name)
+
+    def _create(self, name: str, entrypoint: list[str], words: list[str]) -> None:
+        from docker.types import Ulimit
+
+        limits = self._limits
+        ulimits = {
+            "nofile": limits.open_files,
+            "nproc": limits.processes,
+            "fsize": limits.file_bytes,
+            "core": 0,
+        }
+        settings = self._client.create_host_config(
+            network_mode="none",
+            pids_limit=limits.processes,
+            mem_limit=limits.memory_bytes,
+            ulimits=[Ulimit(name=n, soft=v, hard=v) for n, v in ulimits.items()],
+        )
+        self._client.create_container(
+            self._image,
+            words,
+            entrypoint=entrypoint,
+            hostname="box",
+            name=name,
+            host_config=settings,
+            use_config_proxy=False,
+        )
+
+    async def start_again(self, name: str) -> None:
+        """Starts a container that has ended."""
+        await self._ask(self._client.start, name)
+
+    async def end(self, name: str) -> None:
+        """Ends all that runs in a container, whatever its state."""
+        await self._ask(self._client.kill, name, check=False)
+
+    async def wait(self, name: str) -> None:
+        """Waits until a container has ended."""
+        await self._ask(self._client.wait, name, timeout=CALL_S)
 
     async def remove(self, name: str) -> None:
-        """Ends a container, whatever its state."""
-        await self.ask("kill", name, check=False)  # else it is asked to end
-        await self.ask("rm", "-f", "-v", name, check=False)
+        """Ends a container and removes it, whatever its state."""
+        await self.end(name)  # else it is asked to end, and given time
+        await self._remove(name)
 
-    async def commands(self) -> frozenset[str]:
-        """Names of the image's own commands."""
-        folders = ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
-        listed = await self.ask(
-            *("run", "--rm", *self._options(), "--entrypoint", "ls"),
-            *(self._image, *folders),
+    async def _remove(self, name: str) -> None:
+        await self._ask(
+            self._client.remove_container, name, v=True, force=True, check=False
         )
-        return frozenset(listed.decode(errors="replace").split())
 
-    def _options(self) -> list[str]:
-        limits = self._limits
-        return [
-            *("--network", "none", "--hostname", "box"),
-            *("--pids-limit", str(limits.processes)),
-            *("--memory", str(limits.memory_bytes)),
-            *("--ulimit", f"nofile={limits.open_files}:{limits.open_files}"),
-            *("--ulimit", f"nproc={limits.processes}:{limits.processes}"),
-            *("--ulimit", f"fsize={limits.file_bytes}:{limits.file_bytes}"),
-            *("--ulimit", "core=0:0"),
-        ]
+    async def commands(self, name: str) -> frozenset[str]:
+        """Names of the image's own commands, as a fresh container has them."""
+        status, output = await self.run(name, ("ls", *_FOLDERS), {}, None)
+        listed = output.decode(errors="replace")
+        if status != 0:
+            raise SandboxError(
+                f"the image {self._image} cannot list its commands (status {status}: "
+                f"{listed.strip()[-300:]}); it needs ls and {', '.join(_FOLDERS)}"
+            )
+        return frozenset(listed.split())
 
     async def differences(self, name: str) -> dict[str, str]:
         """Path -> A (added), C (changed) or D (deleted), compared with the image."""
-        lines = (await self.ask("diff", name)).decode(errors="replace").splitlines()
-        pairs = [line.split(" ", 1) for line in lines if " " in line]
-        found = {path: kind for kind, path in pairs}
+        listed = await self._ask(self._client.diff, name) or ()
+        found = {change["Path"]: _KINDS[change["Kind"]] for change in listed}
         # A folder is said to be changed when something in it is.
         parents = {os.path.dirname(path) for path in found}
         return {p: k for p, k in found.items() if k != "C" or p not in parents}
 
     async def content(self, name: str, path: str) -> bytes | None:
-        """Type, link target and content of a file, or None if it cannot be read."""
-        process = await self.spawn(("cp", f"{name}:{path}", "-"), errors=False)
+        """A hash of a file's type, link target and content, None if there is none."""
+        return await self._ask(self._content, name, path, check=False)
+
+    def _content(self, name: str, path: str) -> bytes | None:
+        parts, _ = self._client.get_archive(name, path)
         try:
-            async with asyncio.timeout(_ENGINE_S):
-                header = await process.stdout.readexactly(_BLOCK)
-                size = int(header[124:135].strip(b"\0 ") or b"0", 8)
-                found = header[156:257] + await process.stdout.readexactly(size)
-                await _read(process)  # of a folder all files follow
-                return found
-        except (asyncio.IncompleteReadError, TimeoutError, ValueError):
+            with tarfile.open(fileobj=_Archive(parts), mode="r|") as archive:
+                member = archive.next()
+                if member is None:
+                    return None
+                found = hashlib.sha256(member.type + b"\0")
+                found.update(member.linkname.encode("utf-8", "surrogateescape"))
+                if member.isreg():
+                    found.update(b"\0")
+                    file = archive.extractfile(member)
+                    while part := file.read(2**16):
+                        found.update(part)
+                return found.digest()
+        except tarfile.TarError:
             return None
         finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-            await process.wait()
+            for _ in parts:  # of a folder all files follow
+                pass
 
     async def image_content(self, path: str, name: str) -> bytes | None:
         """`content` of the image itself, by a container `name` that never runs."""
-        await self.ask("create", "--name", name, self._image, "true")
         try:
+            await self._ask(self._create, name, ["true"], [])
             return await self.content(name, path)
         finally:
-            await self.ask("rm", "-f", name, check=False)
-
-    async def ask(self, *words: str, check: bool = True) -> bytes:
-        """Runs a command of the engine to its end; what it printed.
-
-        Raises:
-          SandboxError: it failed, unless `check` is False.
-        """
-        status, output = await self.run(words, _ENGINE_S)
-        if check and status != 0:
-            said = output.decode(errors="replace").strip()[-500:]
-            if status is None:
-                said = f"it has not ended within {_ENGINE_S:g} s"
-            hint = ""
-            if "OCI runtime" in said or "cgroup" in said:
-                hint = "; another runtime may work, like engine: podman --runtime runc"
-            raise SandboxError(
-                f"{self._words[0]} {words[0]} failed for the image {self._image} "
-                f"({said}){hint}"
-            )
-        return output
+            await self._remove(name)
 
     async def run(
-        self, words: Sequence[str], limit_s: float
+        self,
+        name: str,
+        words: Sequence[str],
+        variables: dict[str, str],
+        limit_s: float | None,
     ) -> tuple[int | None, bytes]:
-        """(Exit status, both outputs) of a command; None where its time was up."""
-        running = asyncio.ensure_future(self._run(words, limit_s))
+        """(Exit status, both outputs) of a command; None where its time was up.
+
+        Raises:
+          SandboxError: it could not be started, or its container has ended.
+        """
+        channel = await self.execute(name, words, variables)
+        try:
+            async with asyncio.timeout(limit_s):
+                output = await channel.read(_MAX_BYTES)
+        except TimeoutError:
+            return None, b""
+        finally:
+            channel.close()
+        status = await self.status(channel)
+        if status in (None, 125):  # the latter is the engine's own
+            said = output.decode(errors="replace")[-300:]
+            raise SandboxError(f"a container has ended: {said}")
+        return status, output
+
+    async def execute(
+        self,
+        name: str,
+        words: Sequence[str],
+        variables: dict[str, str],
+        *,
+        stdin: bool = False,
+    ) -> Channel:
+        """Starts a command in a container, in `/`; the caller closes its channel.
+
+        Raises:
+          SandboxError: it could not be started.
+        """
+        channel = Channel()
+        arguments = (self._client, name, list(words), variables, stdin)
+        try:
+            await self._ask(channel.open, *arguments)
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    async def status(self, channel: Channel) -> int | None:
+        """How a command has ended; None where its container ended before it.
+
+        Raises:
+          SandboxError: it has not, so that the engine must have failed.
+        """
+        until = time.monotonic() + _END_S
+        while True:
+            found = await self._ask(self._client.exec_inspect, channel.id, check=False)
+            if found is None:
+                return None
+            if not found["Running"] and found["ExitCode"] is not None:
+                return found["ExitCode"]
+            if time.monotonic() > until:
+                raise SandboxError(
+                    f"the container engine at {self._address} ended its connection "
+                    "to a command that still runs; see whether it was restarted"
+                )
+            await asyncio.sleep(_LOOK_S)
+
+    async def _ask(self, call: Callable, *arguments, check: bool = True, **rest) -> Any:
+        """Makes a call of the SDK in a thread, to its end even when cancelled.
+
+        Raises:
+          SandboxError: it failed; where `check` is False and the engine has refused
+            it, the answer is None instead.
+        """
+        running = asyncio.ensure_future(
+            asyncio.to_thread(self._call, check, call, *arguments, **rest)
+        )
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            # Half done, it would leave containers and the engine's state in disorder.
+            # Half done, it would leave a container that starts when it was removed.
             with contextlib.suppress(SandboxError):
                 await running
             raise
 
-    async def _run(
-        self, words: Sequence[str], limit_s: float
-    ) -> tuple[int | None, bytes]:
-        process = await self.spawn(words)
-        try:
-            async with asyncio.timeout(limit_s):
-                output = await _read(process)
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            return None, b""
-        return process.returncode, output
+    def _call(self, check: bool, call: Callable, *arguments, **rest) -> Any:
+        from docker import errors
 
-    async def spawn(
-        self,
-        words: Sequence[str],
-        *,
-        stdin: int = asyncio.subprocess.DEVNULL,
-        errors: bool = True,
-    ) -> asyncio.subprocess.Process:
-        """Starts a command of the engine, its error output with the other or nowhere.
-
-        Raises:
-          SandboxError: it cannot be started.
-        """
-        to = asyncio.subprocess.STDOUT if errors else asyncio.subprocess.DEVNULL
         try:
-            return await asyncio.create_subprocess_exec(
-                *self._words,
-                *words,
-                stdin=stdin,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=to,
-                limit=2**20,
-            )
-        except OSError as error:
+            return call(*arguments, **rest)
+        except errors.APIError as error:
+            if not check:
+                return None
+            said, hint = str(error.explanation or error).strip()[-500:], ""
+            if isinstance(error, errors.ImageNotFound):
+                hint = "; pull or import it first"
+            elif "OCI runtime" in said or "cgroup" in said:
+                hint = (
+                    "; another runtime may work, like podman --runtime runc system "
+                    "service --time=0 unix:///tmp/podman.sock"
+                )
             raise SandboxError(
-                f"{self._words[0]} cannot be started: {error}"
+                f"the container engine at {self._address} failed for the image "
+                f"{self._image} ({said}){hint}"
+            ) from error
+        except (errors.DockerException, OSError) as error:
+            raise SandboxError(
+                f"the container engine at {self._address} does not answer "
+                f"({str(error)[-300:]}); see whether it is still running"
             ) from error
 
 
-async def _read(process: asyncio.subprocess.Process) -> bytes:
-    """All that a process prints, the first `_MAX_BYTES` of it."""
-    output = bytearray()
-    while part := await process.stdout.read(1 << 16):
-        output += part[: _MAX_BYTES - len(output)]
-    return bytes(output)
+class _Archive:
+    """A file to read from what the SDK gives in parts."""
+
+    def __init__(self, parts: Iterator[bytes]):
+        self._parts = parts
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """The next so many bytes, fewer only at the end."""
+        while len(self._rest) < size and (part := next(self._parts, b"")):
+            self._rest += part
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return found

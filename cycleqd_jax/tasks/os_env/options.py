@@ -24,8 +24,8 @@ class Options(Section):
         of `image`, can be changed for the episode; "container": Docker or Podman.
         "auto", ours: overlay for the problems that need it and host for all others.
       image: "overlay": a folder with a root file system; "container": an image's name.
-      engine: "container": the command, like "podman --runtime runc"; the first of
-        podman and docker that is installed where none is given.
+      engine: "container": the address of its API, unix:// or tcp://; left out, that
+        in DOCKER_HOST, or the first socket of Docker or Podman that answers.
       terminal: "clean", ours: what commands print; "reference": all that a terminal
         shows, with prompts and escape sequences.
       turn_s: seconds that a turn's commands have.

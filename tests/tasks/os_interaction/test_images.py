@@ -1,10 +1,13 @@
 """Images: a root file system that the tests make, as an overlay and as a container."""
 
 import asyncio
+import gc
 import os
 import pathlib
 import shutil
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -18,7 +21,7 @@ pytestmark = [needs_data, pytest.mark.slow]
 VARIABLE = "CYCLEQD_OS_ROOT"  # a folder with a root file system, to save its making
 PACKAGES = "python3-minimal,procps,sudo,passwd,login"
 IMAGE = "localhost/cycleqd-os-test:latest"
-ENGINES = ("podman", "podman --runtime runc", "docker")
+PODMAN = ["podman", *(["--runtime", "runc"] if shutil.which("runc") else [])]
 
 
 @pytest.fixture(scope="module")
@@ -38,39 +41,58 @@ def root_folder(tmp_path_factory):
     return folder
 
 
+class Service:
+    """Podman's API on a socket of its own.
+
+    Attributes:
+      address: where it answers.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.address = f"unix://{folder}/podman.sock"
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*PODMAN, "system", "service", "--time=0", self.address], stderr=log
+            )
+        until = time.monotonic() + 30
+        while not (folder / "podman.sock").exists():
+            assert self._process.poll() is None and time.monotonic() < until, (
+                folder / "log"
+            ).read_text()
+            time.sleep(0.02)
+
+    def end(self):
+        """Ends it at once, as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def service(tmp_path, engine):
+    """One that a test may end."""
+    service = Service(tmp_path)
+    yield service
+    service.end()
+
+
 @pytest.fixture(scope="module")
-def engine(root_folder):
-    """A command of Podman or Docker that can start containers of the image."""
-    failures = []
-    for words in ENGINES:
-        name = words.split()[0]
-        if shutil.which(name) is None:
-            failures.append(f"{name} is not there")
-            continue
-        with subprocess.Popen(
-            ["tar", "-C", str(root_folder), "-c", "."], stdout=subprocess.PIPE
-        ) as tar:
-            command = [name, "import", "-", IMAGE]
-            subprocess.run(command, stdin=tar.stdout, capture_output=True)
-        limits = ["--ulimit", "nofile=256:256", "--ulimit", "nproc=128:128"]
-        tried = subprocess.run(
-            [
-                *words.split(),
-                "run",
-                "--rm",
-                "--network",
-                "none",
-                *limits,
-                IMAGE,
-                "true",
-            ],
-            capture_output=True,
-            text=True,
-        )
-        if tried.returncode == 0:
-            return words
-        failures.append(f"{words}: {tried.stderr[-200:]}")
-    pytest.skip("; ".join(failures))
+def engine(root_folder, tmp_path_factory):
+    """The address of an engine that can start containers of the image."""
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not there")
+    with subprocess.Popen(
+        ["tar", "-C", str(root_folder), "-c", "."], stdout=subprocess.PIPE
+    ) as tar:
+        command = ["podman", "import", "-", IMAGE]
+        subprocess.run(command, stdin=tar.stdout, capture_output=True)
+    limits = ["--ulimit", "nofile=256:256", "--ulimit", "nproc=128:128"]
+    command = [*PODMAN, "run", "--rm", "--network", "none", *limits, IMAGE, "true"]
+    tried = subprocess.run(command, capture_output=True, text=True)
+    if tried.returncode != 0:
+        pytest.skip(f"podman starts no container: {tried.stderr[-200:]}")
+    service = Service(tmp_path_factory.mktemp("service"))
+    yield service.address
+    service.end()
 
 
 @pytest.fixture(scope="module", params=["overlay", "container"])
@@ -78,8 +100,8 @@ def task(request, make_task, root_folder):
     """With either backend."""
     if request.param == "overlay":
         return make_task(backend="overlay", image=str(root_folder))
-    words = request.getfixturevalue("engine")
-    return make_task(backend="container", image=IMAGE, engine=words)
+    address = request.getfixturevalue("engine")
+    return make_task(backend="container", image=IMAGE, engine=address)
 
 
 CASES = {
@@ -127,10 +149,10 @@ def test_unknown_image(engine, make_task, play):
         play(task, [(task.problem(27), [answer("3")])])
 
 
-def containers(engine):
+def containers():
     """Names of those that are there, running or not."""
     listed = subprocess.run(
-        [*engine.split(), "ps", "-a", "--format", "{{.Names}}"],
+        ["podman", "ps", "-a", "--format", "{{.Names}}"],
         capture_output=True,
         text=True,
     )
@@ -139,7 +161,7 @@ def containers(engine):
 
 def test_no_container_is_left(engine, make_task, play):
     """After episodes that end well, badly, and by being cancelled."""
-    before = containers(engine)
+    before = containers()
     task = make_task(backend="container", image=IMAGE, engine=engine, turn_s=1.0)
     play(task, [(task.problem(27), [bash("sleep 100")]), (task.problem(27), [""])])
 
@@ -155,7 +177,33 @@ def test_no_container_is_left(engine, make_task, play):
         await asyncio.gather(*(cancel(0.03 * i) for i in range(12)))
 
     asyncio.run(main())
-    assert not containers(engine) - before
+    assert not containers() - before
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the SDK's own
+@pytest.mark.parametrize("turn", [1, 2])
+def test_engine_dies(turn, service, make_task, play):
+    """No verdict, whether a command runs meanwhile or the next one is to be typed."""
+    task = make_task(backend="container", image=IMAGE, engine=service.address)
+    before, timers = containers(), []
+
+    def reply(messages):
+        if len(timers) == turn - 1:
+            timers.append(threading.Timer(0.5 if turn == 1 else 0, service.end))
+            timers[-1].start()
+            if turn == 2:
+                timers[-1].join()
+        else:
+            timers.append(None)
+        return bash("sleep 3") if turn == 1 else bash("true")
+
+    try:
+        with pytest.raises(SandboxError, match=r"os_interaction/27.*engine"):
+            play(task, [(task.problem(27), reply)])
+        gc.collect()
+    finally:
+        for name in containers() - before:
+            subprocess.run(["podman", "rm", "-f", name], capture_output=True)
 
 
 @pytest.mark.parametrize(
