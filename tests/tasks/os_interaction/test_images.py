@@ -52,7 +52,9 @@ class Service:
         self.address = f"unix://{folder}/podman.sock"
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [*PODMAN, "system", "service", "--time=0", self.address], stderr=log
+                [*PODMAN, "system", "service", "--time=0", self.address],
+                cwd=folder,  # where it notes that a container's memory was full
+                stderr=log,
             )
         until = time.monotonic() + 30
         while not (folder / "podman.sock").exists():
