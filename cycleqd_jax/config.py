@@ -28,7 +28,7 @@ from cycleqd_jax.config_sections import (
     check_task_settings,
     check_tasks,
 )
-from cycleqd_jax.config_training import TrainConfig
+from cycleqd_jax.training.settings import TrainConfig
 
 to_yaml = settings.to_yaml
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.io.files import write_text
+from cycleqd_jax.files import write_text
 from experiments import console, report
 from experiments.benchmarks import frame
 

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from cycleqd_jax.errors import BadInputError, CycleQDError
-from cycleqd_jax.observe import BatchSummary, Observer
+from cycleqd_jax.progress import BatchSummary, Observer
 
 DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _ENDED_BY = {signal.SIGTERM: "Terminated", signal.SIGHUP: "The terminal was closed"}

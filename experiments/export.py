@@ -16,24 +16,24 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.fingerprints import stored_fingerprints
-from cycleqd_jax.individuals import individual_genome, known_individuals
-from cycleqd_jax.io import files
-from cycleqd_jax.io.adapter_plan import AdapterPlan, plan_adapter
-from cycleqd_jax.io.checkpoints import Checkpoints, CycleState
-from cycleqd_jax.io.export import export_adapter, export_model
-from cycleqd_jax.io.run_folder import RunFolder
-from cycleqd_jax.merging.basis_file import load_basis
+from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.low_rank import low_rank_factors
 from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.models.formats.adapter_plan import AdapterPlan, plan_adapter
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate
-from cycleqd_jax.observe import Observer
-from cycleqd_jax.prepare import put_on_device
+from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.archives import state_fingerprint
-from cycleqd_jax.run_settings import noise_source
+from cycleqd_jax.runs.checkpoints import Checkpoints, CycleState
+from cycleqd_jax.runs.export import export_adapter, export_model
+from cycleqd_jax.runs.fingerprints import stored_fingerprints
+from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.names import individual_genome, known_individuals
+from cycleqd_jax.runs.run_settings import noise_source
+from cycleqd_jax.runs.setup import put_on_device
 from experiments import console
 
 _CHAMPION = "champion/"

@@ -23,14 +23,17 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import rich.table
 
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.individuals import BASE
-from cycleqd_jax.io import files
-from cycleqd_jax.io.run_folder import RunFolder
-from cycleqd_jax.tasks.language import Harness
-from cycleqd_jax.tasks.language_engine import Panel
-from cycleqd_jax.tasks.language_scores import Score, retention
-from cycleqd_jax.tasks.language_settings import LanguageConfig, load_language_config
+from cycleqd_jax.evaluation.language.engine import Panel
+from cycleqd_jax.evaluation.language.scores import Score, retention
+from cycleqd_jax.evaluation.language.settings import (
+    LanguageConfig,
+    load_language_config,
+)
+from cycleqd_jax.evaluation.language.task import Harness
+from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.names import BASE
 from experiments import console, report
 from experiments.language_models import Model, Stage, open_family
 

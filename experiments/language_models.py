@@ -9,35 +9,38 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.config_sections import EngineConfig
-from cycleqd_jax.engine_size import cache_bytes
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.fingerprints import stored_fingerprints
-from cycleqd_jax.individuals import BASE, individual_genome, known_individuals
+from cycleqd_jax.evaluation.language.settings import EXPERTS, LanguageConfig
+from cycleqd_jax.evaluation.language.task import Speaker
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import empty_population, with_individual
-from cycleqd_jax.io import files
-from cycleqd_jax.io.checkpoints import Checkpoints
-from cycleqd_jax.io.run_folder import RunFolder
-from cycleqd_jax.merging.basis_file import load_basis
+from cycleqd_jax.inference.population import (
+    empty_population,
+    with_individual,
+)
+from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome, genome_hash
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.merging.task_vectors import expert_weights
-from cycleqd_jax.models.llama import LlamaProgram, Weights
+from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.models.locate import locate
-from cycleqd_jax.observe import Observer
-from cycleqd_jax.prepare import make_mesh, make_program, put_on_device
+from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.archives import state_fingerprint
-from cycleqd_jax.qd.memory_plan import size_text
-from cycleqd_jax.run_memory import this_machine
-from cycleqd_jax.run_settings import engine_shape, noise_source
-from cycleqd_jax.tasks.language import Speaker
-from cycleqd_jax.tasks.language_settings import EXPERTS, LanguageConfig
+from cycleqd_jax.runs.checkpoints import Checkpoints
+from cycleqd_jax.runs.engine_size import cache_bytes
+from cycleqd_jax.runs.fingerprints import stored_fingerprints
+from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.memory import this_machine
+from cycleqd_jax.runs.memory_plan import size_text
+from cycleqd_jax.runs.names import BASE, individual_genome, known_individuals
+from cycleqd_jax.runs.run_settings import engine_shape, noise_source
+from cycleqd_jax.runs.setup import make_mesh, make_program, put_on_device
 
 _CACHE_SHARE = 0.3  # of the memory, for keys and values; the rest is weights and work
 _MOST_SLOTS = {"cpu": 64}

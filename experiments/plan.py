@@ -7,10 +7,10 @@ import rich.console
 import rich.table
 
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.observe import Observer
-from cycleqd_jax.plan import Plan, make_plan
-from cycleqd_jax.qd.memory_plan import size_text
-from cycleqd_jax.run_memory import RunMemory
+from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.memory import RunMemory
+from cycleqd_jax.runs.memory_plan import size_text
+from cycleqd_jax.runs.plan import Plan, make_plan
 
 _KEPT_CHECKPOINTS = 3  # two, and the one that is being written
 

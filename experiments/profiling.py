@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import jax
 
-from cycleqd_jax.observe import BatchSummary, Observer
+from cycleqd_jax.progress import BatchSummary, Observer
 
 
 class FirstBatch(Observer):

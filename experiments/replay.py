@@ -27,19 +27,11 @@ from typing import Any, NamedTuple
 import pyarrow.parquet
 import yaml
 
+from cycleqd_jax.chat import DEFAULT_CHAT, ChatOptions, Message, Reply
 from cycleqd_jax.errors import BadInputError, RunError
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
-from cycleqd_jax.tasks.base import (
-    DEFAULT_CHAT,
-    ChatOptions,
-    Message,
-    Problem,
-    Reply,
-    Result,
-    Task,
-    TaskSettings,
-)
+from cycleqd_jax.tasks.base import Problem, Result, Task, TaskSettings
 from cycleqd_jax.tasks.data import read_jsonl
 from cycleqd_jax.tasks.registry import make_task
 from experiments import console

@@ -6,11 +6,11 @@ import sys
 import jax
 import pytest
 
-from cycleqd_jax.models.config import LlamaConfig
+from cycleqd_jax.models.llama.config import LlamaConfig
 
 # Subprocesses of tests, and import paths in their configs, find the toy task here.
 TESTS = pathlib.Path(__file__).parent
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "support"))
 
 
 @pytest.fixture(scope="session", autouse=True)

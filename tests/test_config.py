@@ -3,9 +3,9 @@ import pathlib
 import pytest
 import yaml
 
-from cycleqd_jax import config_training
 from cycleqd_jax.config import RunConfig, TrainConfig, load_config, to_yaml
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.training import settings
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "experiments" / "configs"
 MINIMAL = """
@@ -264,7 +264,7 @@ def test_exponents_without_a_point_are_numbers(write):
 
 
 def test_adapters_cover_all_linear_layers_by_default():
-    assert len(set(config_training.LoraConfig().targets)) == 7
+    assert len(set(settings.LoraConfig().targets)) == 7
 
 
 def test_settings_of_one_task_on_the_command_line(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import toy_world
 import yaml
 
-from cycleqd_jax.io import files
+from cycleqd_jax import files
 from cycleqd_jax.tasks.base import Split, TaskSettings
 from experiments import agent_skills
 

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
+from cycleqd_jax.chat import Message
 from cycleqd_jax.inference import programs
-from cycleqd_jax.inference.calls import DeviceCalls
 from cycleqd_jax.inference.conversations import Conversation, Request
+from cycleqd_jax.inference.device import DeviceCalls
 from cycleqd_jax.inference.requests import (
     GREEDY,
     Generation,
@@ -28,12 +29,11 @@ from cycleqd_jax.inference.requests import (
     Scored,
     whole,
 )
-from cycleqd_jax.inference.rows import EngineShape
 from cycleqd_jax.inference.scheduler import Scheduler
+from cycleqd_jax.inference.slots import EngineShape
 from cycleqd_jax.inference.stats import EngineStats
-from cycleqd_jax.models.chat import ChatTokenizer
-from cycleqd_jax.models.llama import LlamaProgram, Weights
-from cycleqd_jax.tasks.base import Message
+from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.tokenizer import ChatTokenizer
 
 __all__ = ["Engine", "EngineShape"]
 

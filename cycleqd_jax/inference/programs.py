@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cycleqd_jax.inference.sampling import Draws, greedy, logprob_of, sample
 from cycleqd_jax.models import sharding
-from cycleqd_jax.models.llama import (
+from cycleqd_jax.models.llama.program import (
     Cache,
     CacheView,
     Deltas,

@@ -4,7 +4,7 @@ import dataclasses
 import operator
 from typing import Any
 
-from cycleqd_jax.tasks.base import Finish
+from cycleqd_jax.chat import Finish
 
 # What programs get is float32 and int32.
 _MOST_TEMPERATURE = 3e38

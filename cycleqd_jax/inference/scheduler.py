@@ -10,10 +10,14 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from cycleqd_jax.inference.calls import DeviceCalls
-from cycleqd_jax.inference.conversations import Conversation, Request, SlotTable
+from cycleqd_jax.inference.conversations import (
+    Conversation,
+    Request,
+    SlotTable,
+)
+from cycleqd_jax.inference.device import DeviceCalls
 from cycleqd_jax.inference.requests import Generation, RequestError, Scored
-from cycleqd_jax.inference.rows import EngineShape, Row
+from cycleqd_jax.inference.slots import EngineShape, Row
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.inference.stops import Decoder, find_end
 

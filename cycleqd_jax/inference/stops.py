@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from cycleqd_jax.chat import Finish
 from cycleqd_jax.inference.requests import Limits
-from cycleqd_jax.tasks.base import Finish
 
 
 class Decoder(Protocol):

@@ -13,7 +13,7 @@ import shutil
 import jax
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.basis_file import load_basis, save_basis
+from cycleqd_jax.merging.basis_store import load_basis, save_basis
 from cycleqd_jax.merging.core_basis import AnyBasis
 
 _LOG = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models import hf, peft
-from cycleqd_jax.models.adapter_base import check_named_base
-from cycleqd_jax.models.config import LlamaConfig
-from cycleqd_jax.models.peft import LoraFactor
+from cycleqd_jax.models.formats import peft, safetensors
+from cycleqd_jax.models.formats.adapter_base import check_named_base
+from cycleqd_jax.models.formats.peft import LoraFactor
+from cycleqd_jax.models.llama.config import LlamaConfig
 
 # Settings in which a fine-tune may differ from its base without being another function
 # of its weights.
@@ -104,7 +104,7 @@ def read_expert(
         raise BadInputError(
             f"expert {folder}: has neither {peft.CONFIG} nor config.json"
         )
-    own, weights = hf.read_folder(folder)
+    own, weights = safetensors.read_folder(folder)
     _check_same_model(own, config, folder)
     _check_same_vocabulary(folder, vocabulary)
     return FullExpert(weights)
@@ -163,7 +163,7 @@ def _check_same_vocabulary(
 ) -> None:
     if base is None or not (folder / "tokenizer.json").exists():
         return
-    from cycleqd_jax.models.hf_tokenizer import read_vocabulary
+    from cycleqd_jax.models.formats.hf_tokenizer import read_vocabulary
 
     own = read_vocabulary(folder)
     odd = sorted(own.items() ^ base.items())

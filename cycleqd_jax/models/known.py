@@ -5,7 +5,7 @@ Source: the `config.json` of each on the Hugging Face hub.
 
 from typing import NamedTuple
 
-from cycleqd_jax.models.config import LlamaConfig
+from cycleqd_jax.models.llama.config import LlamaConfig
 
 
 class KnownModel(NamedTuple):

@@ -16,11 +16,21 @@ from typing import Any
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models import cache, gguf, gguf_tokenizer, hf, hf_tokenizer
-from cycleqd_jax.models.chat import ChatTokenizer
-from cycleqd_jax.models.config import LlamaConfig
-from cycleqd_jax.models.experts import Expert, read_expert, weights_fingerprint
+from cycleqd_jax.models.experts import (
+    Expert,
+    read_expert,
+    weights_fingerprint,
+)
+from cycleqd_jax.models.formats import (
+    gguf,
+    gguf_tokenizer,
+    hf_tokenizer,
+    safetensors,
+)
+from cycleqd_jax.models.llama import cache
+from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.locate import is_hub_name, locate
+from cycleqd_jax.models.tokenizer import ChatTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +76,7 @@ def load_model(
     Raises:
       BadInputError: if nothing is there, or it is damaged or not such a model.
     """
-    wanted = hf.check_dtype(dtype)
+    wanted = safetensors.check_dtype(dtype)
     source = os.fspath(spec)
     path = locate(source)
     if path.is_file():
@@ -76,7 +86,7 @@ def load_model(
                 "holds config.json"
             )
         return _load_gguf(path, wanted, source, use_cache)
-    config, weights = hf.read_folder(path, wanted)
+    config, weights = safetensors.read_folder(path, wanted)
     return LoadedModel(config, weights, hf_tokenizer.read_tokenizer(path), source)
 
 
@@ -109,13 +119,13 @@ def _load_gguf(
     folder = cache.converted_folder(path) if use_cache else None
     if folder is not None and folder.exists():
         try:
-            config, weights = hf.read_folder(folder, dtype)
+            config, weights = safetensors.read_folder(folder, dtype)
             tokenizer = hf_tokenizer.read_tokenizer(folder)
             return LoadedModel(config, weights, tokenizer, source)
         except BadInputError:  # a damaged copy costs a conversion, not the run
             cache.discard(folder)
     model = gguf.read_gguf(path)
-    weights = hf.check_weights(
+    weights = safetensors.check_weights(
         model.weights, model.config, np.dtype(np.float32), source=str(path)
     )
     tokenizer = gguf_tokenizer.tokenizer_from_metadata(model.metadata, str(path))

@@ -8,9 +8,9 @@ import pathlib
 from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models import gguf, hf, peft
-from cycleqd_jax.models.config import LlamaConfig
+from cycleqd_jax.models.formats import gguf, peft, safetensors
 from cycleqd_jax.models.known import known_model
+from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.locate import find_here
 
 
@@ -52,7 +52,9 @@ def peek_model(source: str) -> ModelPeek:
         return ModelPeek(gguf.read_config(path), None)
     if path is not None and (path / "config.json").is_file():
         config_file = path / "config.json"
-        config = LlamaConfig.from_hf(hf.read_json(config_file), str(config_file))
+        config = LlamaConfig.from_hf(
+            safetensors.read_json(config_file), str(config_file)
+        )
         return ModelPeek(config, None if _weight_files(path) else str(config_file))
     known = known_model(source)
     if path is not None or known is None:

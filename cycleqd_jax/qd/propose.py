@@ -23,9 +23,9 @@ from cycleqd_jax.qd.archives import Archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.crossover import crossover_step, draw_weights
 from cycleqd_jax.qd.operators import load_operator
-from cycleqd_jax.qd.propose_settings import ProposeSettings
 from cycleqd_jax.qd.schedule import active_archive, generation_keys
 from cycleqd_jax.qd.selection import make_selector
+from cycleqd_jax.qd.settings import ProposeSettings
 from cycleqd_jax.qd.variation import add, mutate
 
 

@@ -18,8 +18,8 @@ from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.core_mutation import child_step, num_components
 from cycleqd_jax.qd.mutation import draw_steps, mutation_step
 from cycleqd_jax.qd.operators import load_operator
-from cycleqd_jax.qd.propose_settings import ProposeSettings
 from cycleqd_jax.qd.schedule import generation_keys
+from cycleqd_jax.qd.settings import ProposeSettings
 
 
 def mutate(

@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.io.files import NO_ROOM, cannot_write, write_bytes
+from cycleqd_jax.files import NO_ROOM, cannot_write, write_bytes
 from cycleqd_jax.reports import archive_maps, figures, page, run_data, tables
 
 

@@ -29,7 +29,12 @@ from cycleqd_jax.sandbox._collect import (
     write_all,
     write_files,
 )
-from cycleqd_jax.sandbox._watch import Watch, cpu_of_reaped, entries, kill_all
+from cycleqd_jax.sandbox._watch import (
+    Watch,
+    cpu_of_reaped,
+    entries,
+    kill_all,
+)
 
 WORK = b"/box/work"
 FOLDERS = ("/box", "/dev/shm")  # all that can be written to

@@ -22,7 +22,12 @@ from cycleqd_jax.sandbox._watch import kill_all
 from cycleqd_jax.sandbox.session_launch import Launcher
 from cycleqd_jax.sandbox.session_mark import COMMAND
 from cycleqd_jax.sandbox.session_messages import receive, send
-from cycleqd_jax.sandbox.session_shell import KEPT_BYTES, LOOK_S, Clock, Shell
+from cycleqd_jax.sandbox.session_shell import (
+    KEPT_BYTES,
+    LOOK_S,
+    Clock,
+    Shell,
+)
 from cycleqd_jax.sandbox.session_stage import Stage
 
 IDLE_LOOK_S = 0.5  # between two looks while nothing was asked for

@@ -6,12 +6,11 @@ A task knows text and processes and nothing of JAX. An episode is a coroutine th
 
 import dataclasses
 import enum
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.sandbox.base import Sandbox
-
-Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
 
 
 class Split(enum.StrEnum):
@@ -21,69 +20,6 @@ class Split(enum.StrEnum):
     OPTIMISE = "optimise"  # the search scores children on these
     VALIDATE = "validate"  # champions and settings are chosen on these
     TEST = "test"  # only ever reported
-
-
-class Finish(enum.StrEnum):
-    """Why a reply ended."""
-
-    STOP = "stop"  # the model ended its turn
-    LENGTH = "length"  # the token limit cut it
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-    """One reply of a model.
-
-    Attributes:
-      text: the decoded answer without the token that ended it.
-      tokens: its token ids, the ending one included.
-      prompt_tokens: how many tokens the conversation before it had.
-      finish: why it ended.
-    """
-
-    text: str
-    tokens: tuple[int, ...] = ()
-    prompt_tokens: int = 0
-    finish: Finish = Finish.STOP
-
-
-@dataclasses.dataclass(frozen=True)
-class ChatOptions:
-    """How one reply is asked for; the default is what an engine does by itself.
-
-    Attributes:
-      template: Jinja text of a chat template in place of the model's own.
-      stop_strings: texts that end the reply and are none of it.
-      temperature: 0 is greedy.
-      top_p: only the smallest set of tokens whose probabilities add up to p.
-      seed: of the draws of this reply.
-    """
-
-    template: str | None = None
-    stop_strings: tuple[str, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-DEFAULT_CHAT = ChatOptions()
-
-
-class Chat(Protocol):
-    """Asks the model for its next reply."""
-
-    def __call__(
-        self, messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
-    ) -> Awaitable[Reply]:
-        """One reply.
-
-        Args:
-          messages: the conversation so far. If the last is the assistant's, it is the
-            beginning of the reply: its text is put behind where the reply begins,
-            and is no part of what comes back.
-          options: leave them out where the default will do.
-        """
-        ...
 
 
 class Outcome(enum.StrEnum):

@@ -11,10 +11,10 @@ from cycleqd_jax.tasks.pocket.shell import PocketOs
 
 # The public benchmarks are imported when they are asked for: each needs an extra.
 _BENCHMARKS = {
-    "mbpp": "cycleqd_jax.tasks.coding:Mbpp",
-    "humaneval": "cycleqd_jax.tasks.coding:HumanEval",
-    "dbbench": "cycleqd_jax.tasks.dbbench:DBBench",
-    "os_interaction": "cycleqd_jax.tasks.os_interaction:OSInteraction",
+    "mbpp": "cycleqd_jax.tasks.coding.task:Mbpp",
+    "humaneval": "cycleqd_jax.tasks.coding.task:HumanEval",
+    "dbbench": "cycleqd_jax.tasks.dbbench.task:DBBench",
+    "os_interaction": "cycleqd_jax.tasks.os_interaction.task:OSInteraction",
 }
 BUILT_IN = {task.name: task for task in (PocketCoding, PocketDb, PocketOs)}
 NAMES = (*BUILT_IN, *_BENCHMARKS)

@@ -1,7 +1,7 @@
 """The model card of a trained expert."""
 
-from cycleqd_jax.config_training import JSONL, TrainConfig
 from cycleqd_jax.training.plan import ExpertPlan
+from cycleqd_jax.training.settings import JSONL, TrainConfig
 from cycleqd_jax.training.sources import Source
 from cycleqd_jax.training.step import StepMetrics
 from cycleqd_jax.training.validate import Scores

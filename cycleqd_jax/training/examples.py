@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cycleqd_jax.models.chat import ChatTokenizer
-from cycleqd_jax.tasks.base import Message
+from cycleqd_jax.chat import Message
+from cycleqd_jax.models.tokenizer import ChatTokenizer
 
 
 @dataclasses.dataclass(frozen=True)

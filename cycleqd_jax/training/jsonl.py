@@ -9,8 +9,8 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from cycleqd_jax.chat import Message
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.tasks.base import Message
 
 ROLES = ("system", "user", "assistant")
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.llama import Deltas, LlamaProgram, LowRank, Weights
+from cycleqd_jax.models.llama.program import Deltas, LlamaProgram, LowRank, Weights
 
 Factors = dict[str, dict[str, jax.Array]]  # name -> {"a": [r, in], "b": [out, r]}
 

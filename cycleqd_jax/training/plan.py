@@ -12,10 +12,10 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cycleqd_jax import files
 from cycleqd_jax.config import load_config, to_yaml
-from cycleqd_jax.config_training import TrainConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.io import files
+from cycleqd_jax.training.settings import TrainConfig
 
 SETTINGS = "training.yaml"
 FINGERPRINTS = "fingerprints.json"

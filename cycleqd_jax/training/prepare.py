@@ -4,19 +4,24 @@ import asyncio
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from cycleqd_jax.config_training import JSONL, TrainConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.logs import check_logging
-from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import LoadedModel, load_model
-from cycleqd_jax.observe import Observer
-from cycleqd_jax.prepare import make_tasks, open_sandbox
-from cycleqd_jax.prompts import check_prompts
+from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.prompts import check_prompts
+from cycleqd_jax.runs.setup import make_tasks, open_sandbox
+from cycleqd_jax.runs.trackers import check_logging
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
 from cycleqd_jax.training.examples import fingerprint
 from cycleqd_jax.training.jsonl import read_dialogues
-from cycleqd_jax.training.plan import ExpertPlan, Status, plan_experts, status_of
+from cycleqd_jax.training.plan import (
+    ExpertPlan,
+    Status,
+    plan_experts,
+    status_of,
+)
+from cycleqd_jax.training.settings import JSONL, TrainConfig
 from cycleqd_jax.training.sources import Source, make_source, task_dialogues
 
 

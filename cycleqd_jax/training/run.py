@@ -10,26 +10,35 @@ from typing import NamedTuple
 
 import jax
 
-from cycleqd_jax.config_training import TrainConfig
-from cycleqd_jax.io import files
-from cycleqd_jax.io.export import export_model
-from cycleqd_jax.logs import MetricsLogger, open_loggers
+from cycleqd_jax import files
 from cycleqd_jax.models.experts import FullExpert
-from cycleqd_jax.models.llama import Weights
+from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
+from cycleqd_jax.models.llama.program import Weights
 from cycleqd_jax.models.loading import load_expert
-from cycleqd_jax.models.peft import LoraFactor, save_lora
-from cycleqd_jax.observe import Observer
-from cycleqd_jax.prepare import put_on_device
+from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.export import export_model
+from cycleqd_jax.runs.setup import put_on_device
+from cycleqd_jax.runs.trackers import MetricsLogger, open_loggers
 from cycleqd_jax.training import full, lora
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.card import card
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
 from cycleqd_jax.training.plan import ExpertPlan, Status, write_facts
-from cycleqd_jax.training.prepare import Job, Prepared, lora_settings, prepare
+from cycleqd_jax.training.prepare import (
+    Job,
+    Prepared,
+    lora_settings,
+    prepare,
+)
+from cycleqd_jax.training.settings import TrainConfig
 from cycleqd_jax.training.sft import TrainedExpert, Training, train
 from cycleqd_jax.training.sources import Source
 from cycleqd_jax.training.step import StepMetrics
-from cycleqd_jax.training.validate import Scores, validate_full, validate_lora
+from cycleqd_jax.training.validate import (
+    Scores,
+    validate_full,
+    validate_lora,
+)
 from cycleqd_jax.training.work_folder import WorkFolder
 
 _NOTE_EVERY = 10  # steps

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import jax
 import optax
 
-from cycleqd_jax.config_training import OptimiserConfig
 from cycleqd_jax.errors import RunError
-from cycleqd_jax.models.llama import LlamaProgram, Weights
+from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.training import step as steps
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import Progress, TrainCheckpoints
+from cycleqd_jax.training.settings import OptimiserConfig
 from cycleqd_jax.training.step import Method, Params, StepMetrics
 
 

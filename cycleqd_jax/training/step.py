@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cycleqd_jax.models.llama import Deltas, LlamaProgram, Packed, Weights
+from cycleqd_jax.models.llama.program import Deltas, LlamaProgram, Packed, Weights
 from cycleqd_jax.training.batches import Batch
 
 Params = Any  # a pytree of float32 arrays: what is trained

@@ -5,16 +5,16 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from cycleqd_jax.config_training import TrainConfig
-from cycleqd_jax.evaluate import Evaluator, mean_scores
+from cycleqd_jax.evaluation.local import Evaluator, mean_scores
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import base_genome, expert_genome
 from cycleqd_jax.models.experts import FullExpert, LoraExpert
-from cycleqd_jax.models.llama import LlamaProgram, Weights
+from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel
-from cycleqd_jax.prepare import engine_shape, open_sandbox
+from cycleqd_jax.runs.setup import engine_shape, open_sandbox
 from cycleqd_jax.tasks.base import Split, Task
+from cycleqd_jax.training.settings import TrainConfig
 
 Scores = Mapping[str, Mapping[str, float]]  # "base" and "expert" -> task -> accuracy
 

@@ -6,8 +6,8 @@ import pathlib
 import shutil
 from typing import Self
 
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.io import files
 
 
 class WorkFolder:

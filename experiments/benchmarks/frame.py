@@ -23,7 +23,7 @@ import rich.table
 
 from cycleqd_jax import __version__
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.io.files import write_text
+from cycleqd_jax.files import write_text
 from cycleqd_jax.models.known import known_model
 from cycleqd_jax.models.loading import LoadedModel, load_model
 

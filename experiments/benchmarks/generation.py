@@ -17,7 +17,7 @@ import numpy as np
 
 from cycleqd_jax.inference.engine import Engine, EngineShape
 from cycleqd_jax.inference.requests import Limits as ReplyLimits
-from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import LoadedModel
 from experiments.benchmarks import frame, limits
 from experiments.benchmarks.frame import Options, Row, Say

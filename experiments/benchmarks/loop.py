@@ -7,13 +7,13 @@ import statistics
 import tempfile
 import time
 
-from cycleqd_jax.evaluate import Evaluator
-from cycleqd_jax.io.checkpoints import Checkpoints
-from cycleqd_jax.io.run_folder import RunFolder
-from cycleqd_jax.loop import run_cycle
-from cycleqd_jax.observe import BatchSummary, Observer
-from cycleqd_jax.prepare import open_evaluator, open_sandbox
-from cycleqd_jax.run_settings import cycle_settings
+from cycleqd_jax.evaluation.local import Evaluator
+from cycleqd_jax.progress import BatchSummary, Observer
+from cycleqd_jax.runs.checkpoints import Checkpoints
+from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.loop import run_cycle
+from cycleqd_jax.runs.run_settings import cycle_settings
+from cycleqd_jax.runs.setup import open_evaluator, open_sandbox
 from cycleqd_jax.sandbox.base import Execution, Program, Sandbox
 from experiments.benchmarks import frame, quickstart
 

@@ -7,14 +7,17 @@ from collections.abc import Callable
 import jax
 import torch
 
-from cycleqd_jax.inference.population import empty_population, with_individual
-from cycleqd_jax.io.checkpoints import Checkpoints, CycleState
+from cycleqd_jax.inference.population import (
+    empty_population,
+    with_individual,
+)
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.prepare import Prepared
 from cycleqd_jax.qd.propose import propose
-from cycleqd_jax.qd.propose_settings import ProposeSettings
-from cycleqd_jax.run_settings import propose_settings
+from cycleqd_jax.qd.settings import ProposeSettings
+from cycleqd_jax.runs.checkpoints import Checkpoints, CycleState
+from cycleqd_jax.runs.run_settings import propose_settings
+from cycleqd_jax.runs.setup import Prepared
 from experiments.benchmarks import dense, frame, quickstart
 
 _BATCH = 6  # children that a generation of the quickstart breeds at once

@@ -9,12 +9,15 @@ import jax
 import numpy as np
 
 from cycleqd_jax.inference.engine import Engine, EngineShape
-from cycleqd_jax.inference.population import empty_population, with_individual
+from cycleqd_jax.inference.population import (
+    empty_population,
+    with_individual,
+)
 from cycleqd_jax.inference.requests import Limits
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.models.chat import ChatTokenizer
-from cycleqd_jax.prepare import Prepared
+from cycleqd_jax.models.tokenizer import ChatTokenizer
+from cycleqd_jax.runs.setup import Prepared
 from experiments.benchmarks import frame, quickstart
 
 _INDIVIDUALS, _EACH = 8, 4  # and sequences of each

@@ -6,13 +6,13 @@ import numpy as np
 
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.io.checkpoints import CycleState
-from cycleqd_jax.loop import first_state, individual_name
 from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.observe import Observer
-from cycleqd_jax.prepare import Prepared, prepare
+from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.archives import Archives, empty_archives
 from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.runs.checkpoints import CycleState
+from cycleqd_jax.runs.loop import first_state, individual_name
+from cycleqd_jax.runs.setup import Prepared, prepare
 from experiments.benchmarks.frame import DEFAULT_MODEL, Options, Say
 
 CONFIG = "experiments/configs/quickstart.yaml"

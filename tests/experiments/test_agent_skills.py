@@ -5,7 +5,7 @@ import json
 import pytest
 import toy_world
 
-from cycleqd_jax.io import files
+from cycleqd_jax import files
 from experiments import agent_skills, export, report
 
 

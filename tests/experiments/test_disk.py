@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 import toy_world
 
-from cycleqd_jax.io import files
+from cycleqd_jax import files
 from experiments import agent_skills
 
 COMMAND = ["--config", "toy.yaml", "--resume"]

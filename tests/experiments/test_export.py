@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import toy_world
 
+from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
-from cycleqd_jax.io import files
-from cycleqd_jax.io.adapter_plan import percent
 from cycleqd_jax.merging.genome import base_genome
-from cycleqd_jax.models import hf
-from cycleqd_jax.observe import Observer
-from cycleqd_jax.prepare import open_evaluator, open_sandbox, prepare
+from cycleqd_jax.models.formats import safetensors
+from cycleqd_jax.models.formats.adapter_plan import percent
+from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.setup import open_evaluator, open_sandbox, prepare
 from cycleqd_jax.tasks.base import Split
 from experiments import agent_skills, export
 
@@ -28,12 +28,12 @@ def run(tmp_path_factory):
     shutil.rmtree(folder / "toy_a")
     shutil.copytree(folder / "base", folder / "toy_a")
     rng = np.random.default_rng(7)
-    weights = hf.read_weights(folder / "base")
+    weights = safetensors.read_weights(folder / "base")
     moved = {
         name: w + 0.1 * rng.standard_normal(w.shape, np.float32)
         for name, w in weights.items()
     }
-    hf.write_safetensors(folder / "toy_a" / hf.WEIGHTS, moved)
+    safetensors.write_safetensors(folder / "toy_a" / safetensors.WEIGHTS, moved)
     settings |= {"run_dir": str(folder / "run"), "basis": {"rank": 3}}
     settings["qd"]["num_generations"] = 3
     settings["engine"]["mode"] = "materialised"
@@ -96,7 +96,7 @@ def loss_by_hand(folder, base, adapter):
 
     settings = json.loads((adapter / "adapter_config.json").read_text())
     tensors = safetensors.numpy.load_file(adapter / "adapter_model.safetensors")
-    new, old = hf.read_weights(folder), hf.read_weights(base)
+    new, old = safetensors.read_weights(folder), safetensors.read_weights(base)
     change = lost = 0.0
     for name in old:
         delta = new[name].astype(np.float64) - old[name]
@@ -119,7 +119,9 @@ def test_an_inexact_adapter_needs_approximate(run, tmp_path, capsys):
     assert not (folder / "adapter").exists()
     arguments = ["--individual", "uniform_merge", "--approximate"]
     again = exported(run, tmp_path / "n", *arguments)
-    assert (again / hf.WEIGHTS).read_bytes() == (folder / hf.WEIGHTS).read_bytes()
+    assert (again / safetensors.WEIGHTS).read_bytes() == (
+        folder / safetensors.WEIGHTS
+    ).read_bytes()
     note = capsys.readouterr().out
     card = (again / "adapter" / "README.md").read_text()
     share = loss_by_hand(again, run.parent / "base", again / "adapter")

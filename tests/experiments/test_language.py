@@ -10,8 +10,8 @@ pytest.importorskip("lm_eval", reason="the extra `language` is not installed")
 
 import language_tasks
 
-from cycleqd_jax.io import files
-from cycleqd_jax.tasks.language_engine import Panel
+from cycleqd_jax import files
+from cycleqd_jax.evaluation.language.engine import Panel
 from experiments import agent_skills, export, language
 
 TASKS = ["own_group", "own_texts", "own_replies"]

@@ -3,8 +3,8 @@
 import pytest
 import toy_world
 
-from cycleqd_jax.models.llama import LlamaProgram
-from cycleqd_jax.run_memory import Machine
+from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.runs.memory import Machine
 from experiments import agent_skills
 
 CONFIGS = "experiments/configs/"
@@ -24,8 +24,8 @@ def empty_machine(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", forbidden)
     monkeypatch.setattr("socket.socket.connect", forbidden)
-    monkeypatch.setattr("cycleqd_jax.plan.open_sandbox", forbidden)
-    monkeypatch.setattr("cycleqd_jax.plan.prepare", forbidden)
+    monkeypatch.setattr("cycleqd_jax.runs.plan.open_sandbox", forbidden)
+    monkeypatch.setattr("cycleqd_jax.runs.plan.prepare", forbidden)
 
 
 def dry_run(capsys, name, *settings):
@@ -57,7 +57,7 @@ def test_presets_are_planned_without_weights(empty_machine, capsys, name, words)
 
 def test_says_whether_it_would_fit(empty_machine, capsys, monkeypatch):
     monkeypatch.setattr(
-        "cycleqd_jax.plan.this_machine", lambda: Machine(10**12, 141 * 10**9)
+        "cycleqd_jax.runs.plan.this_machine", lambda: Machine(10**12, 141 * 10**9)
     )
     assert "It would fit" in dry_run(capsys, "paper_lowrank")[1]
     out = dry_run(capsys, "paper")[1]

@@ -25,7 +25,11 @@ MOMENTS = [
 
 
 def start(folder: pathlib.Path, *command: str) -> subprocess.CompletedProcess:
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [
+        str(TESTS / "support"),
+        str(TESTS.parent),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(
         [sys.executable, *command],
@@ -48,7 +52,7 @@ def uninterrupted(toy_settings, tmp_path_factory):
 
 def test_killed_at_every_moment_and_resumed(toy_settings, uninterrupted, tmp_path):
     toy_world.write_config(tmp_path / "toy.yaml", toy_settings)
-    driver = str(TESTS / "kill_driver.py")
+    driver = str(TESTS / "support" / "kill_driver.py")
     arguments = ["--config", "toy.yaml", "--resume"]
     for moment, count in MOMENTS:
         killed = start(tmp_path, driver, moment, str(count), *arguments)
@@ -62,7 +66,7 @@ def test_killed_at_every_moment_and_resumed(toy_settings, uninterrupted, tmp_pat
 def test_ctrl_c_ends_cleanly_and_says_how_to_resume(toy_settings, tmp_path):
     settings = toy_settings | {"qd": {"num_generations": 500, "children_per_batch": 2}}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(settings))
-    paths = [str(TESTS), str(TESTS.parent)]
+    paths = [str(TESTS / "support"), str(TESTS.parent)]
     # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
     command = (
         "import runpy, signal; "
@@ -92,7 +96,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_resume(toy_settings, tmp_path):
 
 def test_two_processes_on_one_folder_and_a_stale_lock(uninterrupted):
     from cycleqd_jax.errors import BadInputError
-    from cycleqd_jax.io.run_folder import RunFolder
+    from cycleqd_jax.runs.folder import RunFolder
 
     # The lock file of the finished process is still there, and in nobody's way.
     assert (uninterrupted / "lock").is_file()

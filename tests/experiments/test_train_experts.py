@@ -168,7 +168,11 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     assert command(straight, full | {"output": str(straight / "out")}) == 0
 
     toy_world.write_config(tmp_path / "train.yaml", full | {"output": "out"})
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [
+        str(TESTS / "support"),
+        str(TESTS.parent),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     # As all tests compute, see `exact_products`.
     environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"

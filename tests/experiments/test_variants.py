@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import toy_world
 
-from cycleqd_jax import originals, prepare
+from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.io import files
-from cycleqd_jax.merging.basis_file import load_basis
+from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.models.loading import load_expert
-from cycleqd_jax.observe import Observer
+from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs import setup, trained_experts
 from experiments import agent_skills
 
 
@@ -65,12 +65,12 @@ def test_runs_to_its_end(worlds, tmp_path, capsys, num_tasks, overrides, said):
         assert {row["individual"] for row in tried} == {"original/toy_b"}
         assert "toy_b as trained and as its genome" in out
     else:
-        assert not originals.exists()
+        assert not trained_experts.exists()
 
 
 def prepared_from(settings, **changes):
     config = RunConfig.model_validate(settings | changes)
-    return config, prepare.prepare(config, None, Observer())
+    return config, setup.prepare(config, None, Observer())
 
 
 def test_the_expert_as_trained_is_scored_by_its_own_weights(worlds):
@@ -82,7 +82,7 @@ def test_the_expert_as_trained_is_scored_by_its_own_weights(worlds):
         seen.update({name: make() for name, make in individuals.items()})
         return []
 
-    originals.measure_originals(config, prepared, measured)
+    trained_experts.measure_originals(config, prepared, measured)
     assert list(seen) == ["original/toy_b"]
     expert = load_expert(config.experts["toy_task:ToyB"], prepared.model)
     for name, weight in expert.weights.items():
@@ -93,13 +93,13 @@ def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     settings = worlds(2)
     computed = []
-    original = prepare.compute_basis
+    original = setup.compute_basis
 
     def counted(*args, **kwargs):
         computed.append(kwargs["rank"])
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(prepare, "compute_basis", counted)
+    monkeypatch.setattr(setup, "compute_basis", counted)
     one, two, three, four = (
         prepared_from(settings, seed=seed, basis={"rank": rank, "keep": keep})[1]
         for seed, rank, keep in [

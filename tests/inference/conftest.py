@@ -13,7 +13,7 @@ import pytest
 
 from cycleqd_jax.inference.engine import Engine, EngineShape
 from cycleqd_jax.inference.programs import Population
-from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.llama.program import LlamaProgram
 
 SHAPE = EngineShape(slots=4, length=48, prefill_rows=2, prefill_chunk=8, decode_steps=3)
 

@@ -19,8 +19,8 @@ from cycleqd_jax.inference.engine import Engine, EngineShape
 from cycleqd_jax.inference.requests import Limits
 from cycleqd_jax.inference.sampling import Draws
 from cycleqd_jax.models import sharding
-from cycleqd_jax.models.config import LlamaConfig
-from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.llama.program import LlamaProgram
 
 CONFIG = LlamaConfig(
     vocab_size=160,

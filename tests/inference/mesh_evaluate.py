@@ -9,7 +9,7 @@ import sys
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.config_sections import MeshConfig
 from cycleqd_jax.merging.genome import base_genome, expert_genome
-from cycleqd_jax.prepare import open_evaluator, open_sandbox, prepare
+from cycleqd_jax.runs.setup import open_evaluator, open_sandbox, prepare
 from cycleqd_jax.tasks.base import Split
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from dialogues import BOTH, engine_with
 
+from cycleqd_jax.chat import Finish
 from cycleqd_jax.inference.requests import Limits, Sampling
-from cycleqd_jax.models.llama import Deltas, LowRank
-from cycleqd_jax.tasks.base import Finish
+from cycleqd_jax.models.llama.program import Deltas, LowRank
 
 
 @BOTH

@@ -20,7 +20,9 @@ def on_eight_devices(script, given=""):
             "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8",
             "JAX_PLATFORMS": "cpu",
             "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-            "PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[1], HERE.parent))),
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (HERE.parents[1], HERE.parent / "support"))
+            ),
         },
         input=given,
         capture_output=True,

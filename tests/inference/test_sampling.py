@@ -7,7 +7,13 @@ import pytest
 import torch
 from transformers.generation import logits_process
 
-from cycleqd_jax.inference.sampling import Draws, allowed, greedy, logprob_of, sample
+from cycleqd_jax.inference.sampling import (
+    Draws,
+    allowed,
+    greedy,
+    logprob_of,
+    sample,
+)
 
 allow, draw = jax.jit(allowed), jax.jit(sample)
 

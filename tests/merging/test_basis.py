@@ -6,7 +6,7 @@ import pytest
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging import basis as basis_module
 from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.energy import energy_report, expert_energy_kept
+from cycleqd_jax.merging.facts import energy_report, expert_energy_kept
 
 UP = "model.layers.0.mlp.up_proj.weight"
 Q = "model.layers.0.self_attn.q_proj.weight"

@@ -8,9 +8,9 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging import basis_cache
 from cycleqd_jax.merging import genome as genomes
 from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.basis_file import load_basis, save_basis, stored_fingerprint
+from cycleqd_jax.merging.basis_store import load_basis, save_basis, stored_fingerprint
 from cycleqd_jax.merging.core_basis import CoreBasis, core_basis
-from cycleqd_jax.merging.energy import similarities
+from cycleqd_jax.merging.facts import similarities
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.merging.task_vectors import expert_weights

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.task_vectors import iterate_task_vectors, task_vector
+from cycleqd_jax.merging.task_vectors import (
+    iterate_task_vectors,
+    task_vector,
+)
 
 UP = "model.layers.0.mlp.up_proj.weight"
 NORM = "model.norm.weight"

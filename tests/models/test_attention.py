@@ -7,7 +7,7 @@ import pytest
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models import attention
-from cycleqd_jax.models.llama import CacheView, LlamaProgram
+from cycleqd_jax.models.llama.program import CacheView, LlamaProgram
 
 
 def reference(queries, keys, values, positions, segments=None):

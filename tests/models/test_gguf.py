@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models import cache
-from cycleqd_jax.models.gguf import read_gguf
+from cycleqd_jax.models.formats.gguf import read_gguf
+from cycleqd_jax.models.llama import cache
 from cycleqd_jax.models.loading import load_model
 
 
@@ -120,7 +120,7 @@ def test_second_load_uses_the_converted_copy(
     folder = cache.converted_folder(path)
     assert folder.is_dir() and list(folder.parent.iterdir()) == [folder]
     with monkeypatch.context() as patch:
-        patch.setattr("cycleqd_jax.models.gguf.read_gguf", None)
+        patch.setattr("cycleqd_jax.models.formats.gguf.read_gguf", None)
         second = load_model(path)
     same_weights(second.weights, dict(first.weights))
     assert second.config == first.config

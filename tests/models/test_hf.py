@@ -5,7 +5,11 @@ import pytest
 import safetensors.numpy
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.loading import load_expert, load_model, weights_fingerprint
+from cycleqd_jax.models.loading import (
+    load_expert,
+    load_model,
+    weights_fingerprint,
+)
 
 
 @pytest.mark.parametrize("tied", [True, False])

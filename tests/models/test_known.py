@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from cycleqd_jax.models.config import LlamaConfig
 from cycleqd_jax.models.known import known_model
+from cycleqd_jax.models.llama.config import LlamaConfig
 
 # The totals that the hub shows for these checkpoints (tied heads counted once).
 TOTALS = {

@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from cycleqd_jax.models.config import LlamaConfig
-from cycleqd_jax.models.llama import CacheView, Deltas, LlamaProgram, LowRank
+from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.llama.program import CacheView, Deltas, LlamaProgram, LowRank
 
 VARIANTS = {
     "tied": {},

@@ -1,7 +1,7 @@
 import pytest
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.config import LlamaConfig
+from cycleqd_jax.models.llama.config import LlamaConfig
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -33,7 +33,7 @@ def test_what_is_here_has_the_sizes_it_loads_with(toy_settings):
 
 
 def test_a_gguf_file_is_not_dequantised(monkeypatch):
-    monkeypatch.setattr("cycleqd_jax.models.gguf._dequantise", None)
+    monkeypatch.setattr("cycleqd_jax.models.formats.gguf._dequantise", None)
     peek = peek_model(QUICKSTART)
     assert peek.config.hidden_size == 576 and peek.sizes_of is None
 

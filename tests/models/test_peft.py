@@ -6,8 +6,8 @@ import pytest
 import safetensors.numpy
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
 from cycleqd_jax.models.loading import load_expert, load_model
-from cycleqd_jax.models.peft import LoraFactor, save_lora
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

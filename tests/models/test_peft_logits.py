@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_expert, load_model
 
 TOKENS = np.arange(30).reshape(2, 15) * 7 % 64

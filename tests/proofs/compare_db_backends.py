@@ -18,14 +18,14 @@ import tempfile
 from collections.abc import Sequence
 
 TESTS = pathlib.Path(__file__).parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
 
 import mariadb  # noqa: E402
 
-from cycleqd_jax.tasks.db.backend import Backend, Table  # noqa: E402
-from cycleqd_jax.tasks.db.data import read_problems  # noqa: E402
-from cycleqd_jax.tasks.db.mysql import MysqlBackend  # noqa: E402
-from cycleqd_jax.tasks.db.sqlite import open_backend  # noqa: E402
+from cycleqd_jax.tasks.dbbench.backend import Backend, Table  # noqa: E402
+from cycleqd_jax.tasks.dbbench.data import read_problems  # noqa: E402
+from cycleqd_jax.tasks.dbbench.mysql import MysqlBackend  # noqa: E402
+from cycleqd_jax.tasks.dbbench.sqlite import open_backend  # noqa: E402
 
 AT_ONCE = 8  # databases
 

@@ -18,7 +18,7 @@ import sys
 import traceback
 
 TESTS = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
 
 from cycleqd_jax import config  # noqa: E402
 from cycleqd_jax.errors import BadInputError  # noqa: E402

@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import toy_world
 
-from cycleqd_jax.io.export import export_model
-from cycleqd_jax.models import hf
-from cycleqd_jax.models.chat import ChatTokenizer
-from cycleqd_jax.models.config import LlamaConfig
-from cycleqd_jax.models.peft import LoraFactor, save_lora
+from cycleqd_jax.models.formats import safetensors
+from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
+from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.tokenizer import ChatTokenizer
+from cycleqd_jax.runs.export import export_model
 from experiments import agent_skills
 
 CHAT = (
@@ -105,13 +105,15 @@ def make_inputs(folder: pathlib.Path) -> dict:
     config, weights = toy_world.random_model(tokenizer.vocab_size, rng)
     export_model(folder / "base", config, weights, tokenizer, "# Random\n")
     shutil.copytree(folder / "base", folder / "sharded")
-    (folder / "sharded" / hf.WEIGHTS).unlink()
+    (folder / "sharded" / safetensors.WEIGHTS).unlink()
     shards = {f"model-{i + 1}.safetensors": sorted(weights)[i::2] for i in range(2)}
     for file, names in shards.items():
-        hf.write_safetensors(folder / "sharded" / file, {n: weights[n] for n in names})
+        safetensors.write_safetensors(
+            folder / "sharded" / file, {n: weights[n] for n in names}
+        )
     index = {name: file for file, names in shards.items() for name in names}
     text = json.dumps({"metadata": {"total_size": 1}, "weight_map": index})
-    (folder / "sharded" / hf.INDEX).write_text(text)
+    (folder / "sharded" / safetensors.INDEX).write_text(text)
     make_gguf(folder / "base.gguf", config, weights)
     for task in toy_world.TASKS[:3]:
         factors = {

@@ -27,7 +27,7 @@ import yaml
 
 HERE = pathlib.Path(__file__).parent
 TESTS = HERE.parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent), str(HERE)]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent), str(HERE)]
 
 import mutate  # noqa: E402
 

@@ -25,7 +25,7 @@ import time
 from typing import NamedTuple
 
 TESTS = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
 
 import run_contents  # noqa: E402
 import toy_world  # noqa: E402
@@ -56,7 +56,11 @@ class Run:
     """One process of the main command; `heard` is what it has said so far."""
 
     def __init__(self, folder: pathlib.Path):
-        paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+        paths = [
+            str(TESTS / "support"),
+            str(TESTS.parent),
+            os.environ.get("PYTHONPATH", ""),
+        ]
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-u", *COMMAND],

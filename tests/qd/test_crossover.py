@@ -4,7 +4,11 @@ import pytest
 
 from cycleqd_jax.merging.genome import Genome, expert_genome, stack_genomes
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.qd.crossover import draw_weights, linear_crossover, mix_parents
+from cycleqd_jax.qd.crossover import (
+    draw_weights,
+    linear_crossover,
+    mix_parents,
+)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full", "mixed"])

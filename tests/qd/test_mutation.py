@@ -4,7 +4,11 @@ import pytest
 
 from cycleqd_jax.merging.genome import stack_genomes, uniform
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.qd.mutation import apply_svd_mutation, draw_steps, svd_mutation
+from cycleqd_jax.qd.mutation import (
+    apply_svd_mutation,
+    draw_steps,
+    svd_mutation,
+)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full", "mixed"])

@@ -12,14 +12,18 @@ from cycleqd_jax.merging.genome import (
     stack_genomes,
 )
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.merging.noise import NoiseSource, generation_noise, noise_length
+from cycleqd_jax.merging.noise import (
+    NoiseSource,
+    generation_noise,
+    noise_length,
+)
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.core_mutation import child_step, num_components
 from cycleqd_jax.qd.crossover import draw_weights
 from cycleqd_jax.qd.mutation import draw_steps
 from cycleqd_jax.qd.propose import propose
-from cycleqd_jax.qd.propose_settings import ProposeSettings
 from cycleqd_jax.qd.schedule import generation_keys
+from cycleqd_jax.qd.settings import ProposeSettings
 
 KINDS = pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
 MIX = [0.5, 0.3, -0.4]

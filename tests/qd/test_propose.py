@@ -7,8 +7,8 @@ from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.crossover import draw_weights
 from cycleqd_jax.qd.mutation import draw_steps
 from cycleqd_jax.qd.propose import propose
-from cycleqd_jax.qd.propose_settings import ProposeSettings
 from cycleqd_jax.qd.schedule import generation_keys
+from cycleqd_jax.qd.settings import ProposeSettings
 
 SETTINGS = ProposeSettings()
 

@@ -3,7 +3,11 @@ import dataclasses
 import pytest
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.reports.lineage import expert_shares, make_lineage, parents_of
+from cycleqd_jax.reports.lineage import (
+    expert_shares,
+    make_lineage,
+    parents_of,
+)
 from cycleqd_jax.reports.run_data import Child, read_run
 
 

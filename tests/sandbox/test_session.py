@@ -12,7 +12,12 @@ import time
 import pytest
 
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.sandbox.session import PLAIN_ROOT, Root, SessionLimits, Sessions
+from cycleqd_jax.sandbox.session import (
+    PLAIN_ROOT,
+    Root,
+    SessionLimits,
+    Sessions,
+)
 from cycleqd_jax.sandbox.session_connection import Judging
 
 DRIVER = pathlib.Path(__file__).with_name("session_driver.py")

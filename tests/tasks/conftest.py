@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from cycleqd_jax.chat import Message, Reply
 from cycleqd_jax.sandbox.make import make_sandbox
-from cycleqd_jax.tasks.base import Message, Problem, Reply, Result, Split, TaskSettings
+from cycleqd_jax.tasks.base import Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.registry import BUILT_IN
 
 SIZES = {Split.TRAIN: 120, Split.OPTIMISE: 48, Split.VALIDATE: 48, Split.TEST: 96}

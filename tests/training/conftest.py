@@ -4,8 +4,8 @@ import pytest
 import torch
 import transformers
 
-from cycleqd_jax.models.config import LlamaConfig
-from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.training.examples import Example
 
 

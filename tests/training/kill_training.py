@@ -8,7 +8,7 @@ At the COUNT-th time that MOMENT comes, the process sends itself SIGKILL.
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "support"))
 
 import killing
 

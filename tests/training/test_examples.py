@@ -1,6 +1,11 @@
 """Dialogues as token ids: what is learnt, and after what."""
 
-from cycleqd_jax.training.examples import Example, examples_of, fingerprint, turn_end
+from cycleqd_jax.training.examples import (
+    Example,
+    examples_of,
+    fingerprint,
+    turn_end,
+)
 
 TURNS = [("user", "a b"), ("assistant", "c"), ("user", "d"), ("assistant", "e f")]
 DIALOGUE = [{"role": role, "content": text} for role, text in TURNS]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.training import full, step
 from cycleqd_jax.training.batches import Batch
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.llama import LlamaProgram
+from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.training import lora, step
 from cycleqd_jax.training.batches import Batch
 

@@ -3,9 +3,14 @@
 import pytest
 import yaml
 
-from cycleqd_jax.config_training import TrainConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.training.plan import Status, plan_experts, status_of, write_facts
+from cycleqd_jax.training.plan import (
+    Status,
+    plan_experts,
+    status_of,
+    write_facts,
+)
+from cycleqd_jax.training.settings import TrainConfig
 
 PRINTS = {"base model": "m", "data": "d"}
 

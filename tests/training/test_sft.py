@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from cycleqd_jax.config_training import OptimiserConfig
 from cycleqd_jax.errors import RunError
 from cycleqd_jax.training import full, lora
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
+from cycleqd_jax.training.settings import OptimiserConfig
 from cycleqd_jax.training.sft import Training, train
 
 SETTINGS = lora.LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "up_proj"))

@@ -9,7 +9,11 @@ from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Problem
 from cycleqd_jax.tasks.pocket import literal
 from cycleqd_jax.tasks.pocket.coding_templates import TEMPLATES
-from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
+from cycleqd_jax.tasks.pocket.episode import (
+    PocketTask,
+    python_program,
+    why_stopped,
+)
 
 # The result is the last line of standard output, so what the answer prints before it
 # does no harm. It is one string made before the write, so that a result is whole.

@@ -12,9 +12,17 @@ from typing import Any
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Problem
 from cycleqd_jax.tasks.pocket import literal
-from cycleqd_jax.tasks.pocket.db_tables import Effect, create_table, same_effect
+from cycleqd_jax.tasks.pocket.db_tables import (
+    Effect,
+    create_table,
+    same_effect,
+)
 from cycleqd_jax.tasks.pocket.db_templates import TEMPLATES
-from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
+from cycleqd_jax.tasks.pocket.episode import (
+    PocketTask,
+    python_program,
+    why_stopped,
+)
 
 _MAX_ROWS = 100  # an answer that returns more is wrong on tables of nine rows
 # `execute` takes exactly one statement, so a second one is an error.

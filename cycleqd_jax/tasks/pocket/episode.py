@@ -15,17 +15,16 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar
 
+from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program, Sandbox
-from cycleqd_jax.tasks.base import (
-    Chat,
-    Message,
-    Outcome,
-    Problem,
-    Result,
-    Split,
-    TaskSettings,
+from cycleqd_jax.sandbox.base import (
+    Ending,
+    Execution,
+    Limits,
+    Program,
+    Sandbox,
 )
+from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.pocket import generator
 
 # Python in a sandbox: no user or site packages, no bytecode, and sets in one order, so

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from cycleqd_jax.chat import DEFAULT_CHAT, Reply
 from cycleqd_jax.sandbox.make import make_sandbox
-from cycleqd_jax.tasks.base import DEFAULT_CHAT, Reply, TaskSettings
-from cycleqd_jax.tasks.coding import HumanEval, Mbpp
+from cycleqd_jax.tasks.base import TaskSettings
+from cycleqd_jax.tasks.coding.task import HumanEval, Mbpp
 
 
 def mbpp_row(number: int, name: str, solution: str, base, plus, atol=0.0) -> dict:

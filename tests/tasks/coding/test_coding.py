@@ -13,10 +13,10 @@ import urllib.error
 import pytest
 
 from cycleqd_jax.errors import BadInputError, MissingDataError, SandboxError
-from cycleqd_jax.models.chat import ChatTokenizer
+from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
-from cycleqd_jax.tasks.code import data, truth
-from cycleqd_jax.tasks.coding import HumanEval, Mbpp, pass_at_k
+from cycleqd_jax.tasks.coding import data, truth
+from cycleqd_jax.tasks.coding.task import HumanEval, Mbpp, pass_at_k
 from cycleqd_jax.tasks.registry import make_task as make_registered
 
 from .conftest import HUMANEVAL_ROWS, KINDS, MBPP_ROWS

@@ -10,8 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from cycleqd_jax.tasks.code.compare import Comparison, Rules
-from cycleqd_jax.tasks.code.values import Inexact, Other
+from cycleqd_jax.tasks.coding.compare import Comparison, Rules
+from cycleqd_jax.tasks.coding.values import Inexact, Other
 
 from .conftest import needs_evalplus
 

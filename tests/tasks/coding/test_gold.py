@@ -5,11 +5,12 @@ import json
 
 import pytest
 
+from cycleqd_jax.chat import Reply
 from cycleqd_jax.sandbox.make import make_sandbox
-from cycleqd_jax.tasks.base import Outcome, Reply, Split, TaskSettings
-from cycleqd_jax.tasks.code import judge, truth
-from cycleqd_jax.tasks.coding import Mbpp
-from tests.benchmark_data import data_folder, needs_data
+from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
+from cycleqd_jax.tasks.coding import judge, truth
+from cycleqd_jax.tasks.coding.task import Mbpp
+from tests.support.benchmark_data import data_folder, needs_data
 
 from .conftest import needs_evalplus
 

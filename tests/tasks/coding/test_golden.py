@@ -6,8 +6,8 @@ import os
 import pytest
 
 from cycleqd_jax.tasks.base import TaskSettings
-from cycleqd_jax.tasks.coding import Mbpp
-from tests.benchmark_data import VARIABLE, data_folder, needs_data
+from cycleqd_jax.tasks.coding.task import Mbpp
+from tests.support.benchmark_data import VARIABLE, data_folder, needs_data
 
 from .conftest import needs_evalplus
 

@@ -12,9 +12,9 @@ from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Execution
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Outcome
-from cycleqd_jax.tasks.code import calls
-from cycleqd_jax.tasks.code.calls import SetLimits, read_report
-from cycleqd_jax.tasks.code.judge import time_limits
+from cycleqd_jax.tasks.coding import calls
+from cycleqd_jax.tasks.coding.calls import SetLimits, read_report
+from cycleqd_jax.tasks.coding.judge import time_limits
 
 DOUBLE, PARTS, DIFF, CHECK = "Mbpp/9001", "Mbpp/9002", "Mbpp/9003", "Mbpp/9004"
 LETTERS, MANY, APPEND = "Mbpp/9005", "Mbpp/9006", "Mbpp/9007"

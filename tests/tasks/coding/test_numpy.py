@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from cycleqd_jax.tasks.base import TaskSettings
-from cycleqd_jax.tasks.coding import Mbpp
+from cycleqd_jax.tasks.coding.task import Mbpp
 
 SYSTEM = ["/usr/bin/python3", "-c", "import numpy"]
 RIGHT = {

@@ -9,9 +9,9 @@ import warnings
 import pytest
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.tasks.code import sanitize
-from cycleqd_jax.tasks.code._sanitizer import longest_parsable
-from cycleqd_jax.tasks.code.legacy import legacy_sanitize
+from cycleqd_jax.tasks.coding import sanitize
+from cycleqd_jax.tasks.coding._sanitizer import longest_parsable
+from cycleqd_jax.tasks.coding.legacy import legacy_sanitize
 
 from .conftest import needs_evalplus
 

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from cycleqd_jax.tasks.code import _outputs, values
+from cycleqd_jax.tasks.coding import _outputs, values
 
 PLAIN = [
     None,

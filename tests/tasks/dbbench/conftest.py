@@ -8,8 +8,9 @@ import benchmark_data
 import mariadb
 import pytest
 
-from cycleqd_jax.tasks.base import DEFAULT_CHAT, Message, Problem, Reply, TaskSettings
-from cycleqd_jax.tasks.dbbench import DBBench
+from cycleqd_jax.chat import DEFAULT_CHAT, Message, Reply
+from cycleqd_jax.tasks.base import Problem, TaskSettings
+from cycleqd_jax.tasks.dbbench.task import DBBench
 
 FILE = "dbbench/cycleqd_standard_dev.jsonl"
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from cycleqd_jax.tasks.db import literals
-from cycleqd_jax.tasks.db.actions import parse_reply, shorten
-from cycleqd_jax.tasks.db.judge import is_right
+from cycleqd_jax.tasks.dbbench import literals
+from cycleqd_jax.tasks.dbbench.actions import parse_reply, shorten
+from cycleqd_jax.tasks.dbbench.judge import is_right
 
 REPLIES = [
     ("Action: Operation\n```sql\n SELECT 1\n FROM t \n```", "SELECT 1  FROM t", None),

@@ -8,8 +8,8 @@ import pytest
 
 from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.tasks.base import Split, TaskSettings
-from cycleqd_jax.tasks.db import data, protocol
-from cycleqd_jax.tasks.dbbench import DBBench
+from cycleqd_jax.tasks.dbbench import data, protocol
+from cycleqd_jax.tasks.dbbench.task import DBBench
 
 
 def make(path, sizes=None, **options) -> DBBench:

@@ -6,9 +6,10 @@ import signal
 import mariadb
 import pytest
 
+from cycleqd_jax.chat import DEFAULT_CHAT, Reply
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.tasks.base import DEFAULT_CHAT, Outcome, Reply, TaskSettings
-from cycleqd_jax.tasks.dbbench import DBBench
+from cycleqd_jax.tasks.base import Outcome, TaskSettings
+from cycleqd_jax.tasks.dbbench.task import DBBench
 
 SELECT = "Action: Operation\n```sql\nSELECT * FROM People\n```"
 ANSWER = 'Action: Answer\nFinal Answer: ["Bob"]'
@@ -78,9 +79,9 @@ def test_a_server_that_dies_in_an_episode_and_comes_back(own_server, make):
 
 
 def test_a_server_that_hangs(own_server, make, monkeypatch):
-    monkeypatch.setattr("cycleqd_jax.tasks.db.mysql._PATIENCE_S", 0.5)
-    monkeypatch.setattr("cycleqd_jax.tasks.db.mysql_session._GRACE_S", 0.2)
-    monkeypatch.setattr("cycleqd_jax.tasks.db.mysql_server._CONNECT_S", 0.5)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql._PATIENCE_S", 0.5)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql_session._GRACE_S", 0.2)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql_server._CONNECT_S", 0.5)
     task = make(own_server.url, statement_s=0.5)
 
     async def main():

@@ -8,7 +8,7 @@ import benchmark_data
 import pytest
 
 from cycleqd_jax.tasks.base import Outcome
-from cycleqd_jax.tasks.db import judge, metrics
+from cycleqd_jax.tasks.dbbench import judge, metrics
 
 pytestmark = benchmark_data.needs_data
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from cycleqd_jax.tasks.db.backend import Table
-from cycleqd_jax.tasks.db.mysql import MysqlBackend
+from cycleqd_jax.tasks.dbbench.backend import Table
+from cycleqd_jax.tasks.dbbench.mysql import MysqlBackend
 
 TABLE = Table("notes", ("a", "b"), (("1", "x"), ("2", "y")))
 OTHER = Table("secrets", ("s",), (("hidden",),))
@@ -221,8 +221,8 @@ def test_a_statement_that_does_not_end_is_ended(server, sql, value):
 
 
 def test_a_statement_that_fills_the_disk_is_ended(server, monkeypatch):
-    monkeypatch.setattr("cycleqd_jax.tasks.db.mysql._LARGEST", 2**24)
-    monkeypatch.setattr("cycleqd_jax.tasks.db.mysql_database._WATCH_S", 0.1)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql._LARGEST", 2**24)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql_database._WATCH_S", 0.1)
 
     async def function(mine, other):
         answer = await mine.execute(
@@ -239,8 +239,8 @@ def test_a_statement_that_fills_the_disk_is_ended(server, monkeypatch):
 
 
 def test_a_session_that_lifts_its_limit_is_ended_too(server, monkeypatch):
-    monkeypatch.setattr("cycleqd_jax.tasks.db.mysql._GRACE_S", 0.5)
-    monkeypatch.setattr("cycleqd_jax.tasks.db.mysql_database._WATCH_S", 0.1)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql._GRACE_S", 0.5)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql_database._WATCH_S", 0.1)
 
     async def function(mine, other):
         began = time.monotonic()

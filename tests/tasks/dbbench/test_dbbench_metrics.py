@@ -3,8 +3,8 @@
 import pytest
 
 from cycleqd_jax.reports import run_data
-from cycleqd_jax.tasks.db.metrics import group, summarise
-from cycleqd_jax.tasks.dbbench import DBBench
+from cycleqd_jax.tasks.dbbench.metrics import group, summarise
+from cycleqd_jax.tasks.dbbench.task import DBBench
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.base import TaskSettings
-from cycleqd_jax.tasks.db import mysql_names
-from cycleqd_jax.tasks.db.backend import OUT_OF_SYNC, Table
-from cycleqd_jax.tasks.db.mysql import MysqlBackend
-from cycleqd_jax.tasks.dbbench import DBBench
+from cycleqd_jax.tasks.dbbench import mysql_names
+from cycleqd_jax.tasks.dbbench.backend import OUT_OF_SYNC, Table
+from cycleqd_jax.tasks.dbbench.mysql import MysqlBackend
+from cycleqd_jax.tasks.dbbench.task import DBBench
 
 TABLE = Table(
     "Cities of Europe",

@@ -13,8 +13,8 @@ import pytest
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.worker import WorkerDied
-from cycleqd_jax.tasks.db.backend import Table
-from cycleqd_jax.tasks.db.sqlite import open_backend
+from cycleqd_jax.tasks.dbbench.backend import Table
+from cycleqd_jax.tasks.dbbench.sqlite import open_backend
 
 TABLE = Table("numbers", ("a", "b"), tuple((str(i), "x" * 50) for i in range(100)))
 LIMIT = "3024 (HY000): Query execution was interrupted"

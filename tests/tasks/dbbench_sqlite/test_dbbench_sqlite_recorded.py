@@ -8,8 +8,8 @@ import pathlib
 
 import pytest
 
-from cycleqd_jax.tasks.db.sqlite_engine import Engine
-from cycleqd_jax.tasks.db.sqlite_errors import Flavour, MySQLError
+from cycleqd_jax.tasks.dbbench.sqlite_engine import Engine
+from cycleqd_jax.tasks.dbbench.sqlite_errors import Flavour, MySQLError
 
 RECORDING = json.loads(pathlib.Path(__file__).with_name("recorded.json").read_text())
 NOW = "2026-11-22 10:00:00"

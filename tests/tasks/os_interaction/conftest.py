@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from cycleqd_jax.tasks.base import Problem, Reply, Result, TaskSettings
-from cycleqd_jax.tasks.os_interaction import OSInteraction
-from tests.benchmark_data import data_folder
+from cycleqd_jax.chat import Reply
+from cycleqd_jax.tasks.base import Problem, Result, TaskSettings
+from cycleqd_jax.tasks.os_interaction.task import OSInteraction
+from tests.support.benchmark_data import data_folder
 
 
 class Script:

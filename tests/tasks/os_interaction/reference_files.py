@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 from cycleqd_jax.tasks.base import TaskSettings
-from cycleqd_jax.tasks.os_interaction import OSInteraction
+from cycleqd_jax.tasks.os_interaction.task import OSInteraction
 
 MODULE = "fishfarm.tasks.os_interaction"
 INTRO = "My problem is:\n\n"

@@ -14,9 +14,9 @@ import pytest
 from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.tasks import published
 from cycleqd_jax.tasks.base import Split, TaskSettings
-from cycleqd_jax.tasks.os_env import reference, sources
-from cycleqd_jax.tasks.os_interaction import OSInteraction
-from tests.benchmark_data import data_folder, needs_data
+from cycleqd_jax.tasks.os_interaction import reference, sources
+from cycleqd_jax.tasks.os_interaction.task import OSInteraction
+from tests.support.benchmark_data import data_folder, needs_data
 from tests.tasks.os_interaction.reference_files import (
     INTRO,
     MATCH,

@@ -8,8 +8,8 @@ import pytest
 
 from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.tasks.data import read_jsonl
-from cycleqd_jax.tasks.os_env import sources
-from tests.benchmark_data import data_folder, needs_data
+from cycleqd_jax.tasks.os_interaction import sources
+from tests.support.benchmark_data import data_folder, needs_data
 from tests.tasks.os_interaction.reference_files import make
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.tasks.os_env import reference
+from cycleqd_jax.tasks.os_interaction import reference
 from tests.tasks.os_interaction.reference_files import (
     CONFIGS,
     MODULE,

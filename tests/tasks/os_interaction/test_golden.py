@@ -9,8 +9,8 @@ import pytest
 from cycleqd_jax.sandbox.session import Root, Sessions
 from cycleqd_jax.sandbox.session_connection import Judging
 from cycleqd_jax.tasks.base import Outcome
-from cycleqd_jax.tasks.os_env.actions import extract_action, feedback
-from tests.benchmark_data import VARIABLE, data_folder, needs_data
+from cycleqd_jax.tasks.os_interaction.actions import extract_action, feedback
+from tests.support.benchmark_data import VARIABLE, data_folder, needs_data
 
 pytestmark = needs_data
 

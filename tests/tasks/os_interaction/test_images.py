@@ -13,7 +13,7 @@ import pytest
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.tasks.base import Outcome
-from tests.benchmark_data import needs_data
+from tests.support.benchmark_data import needs_data
 from tests.tasks.os_interaction import attacks
 from tests.tasks.os_interaction.conftest import FINISH, Script, answer, bash
 

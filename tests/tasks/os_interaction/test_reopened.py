@@ -4,7 +4,8 @@ import asyncio
 
 from benchmark_data import needs_data
 
-from cycleqd_jax.tasks.base import Outcome, Reply
+from cycleqd_jax.chat import Reply
+from cycleqd_jax.tasks.base import Outcome
 
 
 @needs_data

@@ -4,7 +4,7 @@ import pytest
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.tasks.base import Outcome
-from tests.benchmark_data import needs_data
+from tests.support.benchmark_data import needs_data
 from tests.tasks.os_interaction import attacks
 from tests.tasks.os_interaction.conftest import FINISH, answer, bash
 
@@ -129,7 +129,7 @@ async def weak_judge(session, problem, answered, limit_s):
 
 def test_weakened(monkeypatch, tasks, play):
     """Without the protection attacks succeed; those that cannot would prove nothing."""
-    monkeypatch.setattr("cycleqd_jax.tasks.os_interaction.judge", weak_judge)
+    monkeypatch.setattr("cycleqd_jax.tasks.os_interaction.task.judge", weak_judge)
     task = tasks["overlay"]
     names, episodes = [], []
     for index, commands, last in (*CASES, (50, attacks.SETUID, FINISH)):

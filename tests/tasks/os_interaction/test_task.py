@@ -10,11 +10,11 @@ import pytest
 
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
-from cycleqd_jax.tasks.os_env import backend
-from cycleqd_jax.tasks.os_env.actions import clean, extract_action, feedback
-from cycleqd_jax.tasks.os_env.problems import read_problems
-from cycleqd_jax.tasks.os_interaction import OSInteraction
-from tests.benchmark_data import data_folder, needs_data
+from cycleqd_jax.tasks.os_interaction import backend
+from cycleqd_jax.tasks.os_interaction.actions import clean, extract_action, feedback
+from cycleqd_jax.tasks.os_interaction.problems import read_problems
+from cycleqd_jax.tasks.os_interaction.task import OSInteraction
+from tests.support.benchmark_data import data_folder, needs_data
 from tests.tasks.os_interaction.conftest import FINISH, Script, answer, bash
 
 SIZES = {Split.OPTIMISE: 20, Split.VALIDATE: 20, Split.TEST: 100}
@@ -253,7 +253,7 @@ def test_session_that_fails_is_no_verdict(make_task, monkeypatch):
     async def broken(*arguments, **rest):
         raise SandboxError("no space left on device")
 
-    monkeypatch.setattr("cycleqd_jax.tasks.os_interaction.judge", broken)
+    monkeypatch.setattr("cycleqd_jax.tasks.os_interaction.task.judge", broken)
     with pytest.raises(SandboxError, match="os_interaction/27: no space left"):
         asyncio.run(task.run(task.problem(27), Script([answer("3")]), None))
 

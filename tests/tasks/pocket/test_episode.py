@@ -4,7 +4,12 @@ import pytest
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
-from cycleqd_jax.tasks.pocket.episode import SYSTEM, Action, fenced, parse_reply
+from cycleqd_jax.tasks.pocket.episode import (
+    SYSTEM,
+    Action,
+    fenced,
+    parse_reply,
+)
 from cycleqd_jax.tasks.registry import make_task
 
 

@@ -1,1 +1,0 @@
-"""What CycleQD is compared with."""

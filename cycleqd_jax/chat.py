@@ -1,0 +1,75 @@
+"""What a conversation with a model is made of.
+
+The engine answers conversations and tasks hold them; both import this file, and neither
+imports the other.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Protocol
+
+Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+
+
+class Finish(enum.StrEnum):
+    """Why a reply ended."""
+
+    STOP = "stop"  # the model ended its turn
+    LENGTH = "length"  # the token limit cut it
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """One reply of a model.
+
+    Attributes:
+      text: the decoded answer without the token that ended it.
+      tokens: its token ids, the ending one included.
+      prompt_tokens: how many tokens the conversation before it had.
+      finish: why it ended.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    prompt_tokens: int = 0
+    finish: Finish = Finish.STOP
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatOptions:
+    """How one reply is asked for; the default is what an engine does by itself.
+
+    Attributes:
+      template: Jinja text of a chat template in place of the model's own.
+      stop_strings: texts that end the reply and are none of it.
+      temperature: 0 is greedy.
+      top_p: only the smallest set of tokens whose probabilities add up to p.
+      seed: of the draws of this reply.
+    """
+
+    template: str | None = None
+    stop_strings: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+DEFAULT_CHAT = ChatOptions()
+
+
+class Chat(Protocol):
+    """Asks the model for its next reply."""
+
+    def __call__(
+        self, messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
+    ) -> Awaitable[Reply]:
+        """One reply.
+
+        Args:
+          messages: the conversation so far. If the last is the assistant's, it is the
+            beginning of the reply: its text is put behind where the reply begins,
+            and is no part of what comes back.
+          options: leave them out where the default will do.
+        """
+        ...

@@ -1,1 +1,0 @@
-"""Run folders, checkpoints and exports."""

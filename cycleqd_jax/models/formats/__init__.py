@@ -1,0 +1,1 @@
+"""Weights and tokenisers in files: Hugging Face folders, GGUF, PEFT."""

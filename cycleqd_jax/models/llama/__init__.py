@@ -1,0 +1,1 @@
+"""Llama as Flax modules."""

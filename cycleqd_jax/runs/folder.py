@@ -1,0 +1,139 @@
+"""The folder of one run: who may write it, and where everything in it lies.
+
+Everything but `run.json`, `timing.jsonl`, `times/` and what is logged for watching,
+`tensorboard/` and `wandb/`, is the same, byte for byte, however often the run was
+killed and resumed; the report, but for its wall times.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import pathlib
+from typing import Self
+
+from cycleqd_jax import files
+from cycleqd_jax.errors import BadInputError
+
+REPORT = "report/report.json"
+
+
+class RunFolder:
+    """An open run folder; holds its lock until it is closed.
+
+    Attributes:
+      path: the folder.
+      checkpoints: where Orbax writes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, resume: bool):
+        """Opens a folder and takes its lock.
+
+        The lock is the operating system's: it goes with the process that holds it, so
+        a process that was killed leaves none behind.
+
+        Args:
+          path: made if it is not there.
+          resume: whether a folder that holds a run is welcome.
+
+        Raises:
+          BadInputError: it is in use, holds something and `resume` is False, or cannot
+            be written.
+          RunError: there is no room on the disk.
+        """
+        self.path = pathlib.Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(
+                self.path / "lock", "a+", encoding="utf-8", errors="replace"
+            )
+        except OSError as err:
+            if err.errno in files.NO_ROOM:
+                raise files.cannot_write(self.path, err) from err
+            raise BadInputError(
+                f"run_dir: {self.path} cannot be written ({err.strerror}); choose "
+                "another with run_dir=FOLDER."
+            ) from err
+        try:
+            self._take_lock()
+            if not resume and self.is_used:
+                raise BadInputError(
+                    f"run_dir: {self.path} is not empty; add --resume to go on with "
+                    "the run in it, or choose another with run_dir=FOLDER."
+                )
+            self._remove_partials()
+        except (BadInputError, OSError):
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        self._lock.close()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything but the lock is there."""
+        return any(entry.name != "lock" for entry in self.path.iterdir())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run's report was written."""
+        return (self.path / REPORT).is_file()
+
+    def part(self, kind: str, name: str) -> pathlib.Path:
+        """Path of one parquet part: `kind` is results, metrics or times."""
+        return self.path / kind / f"{name}.parquet"
+
+    def batches(self) -> list[str]:
+        """Names of the batches' parts of the results, in order."""
+        return sorted(path.stem for path in self._batch_parts("results"))
+
+    def drop_batches_from(self, generation: int) -> None:
+        """Removes parts of batches that no checkpoint counts."""
+        for kind in ("results", "metrics", "times"):
+            for path in self._batch_parts(kind):
+                if int(path.stem.removeprefix("batch-")) >= generation:
+                    path.unlink()
+
+    def log_time(self, phase: str, seconds: float, **details: float) -> None:
+        """Appends one line to `timing.jsonl`."""
+        row = {"phase": phase, "seconds": round(seconds, 3)} | details
+        files.append_line(self.path / "timing.jsonl", json.dumps(row))
+
+    def _batch_parts(self, kind: str) -> list[pathlib.Path]:
+        paths = (self.path / kind).glob("batch-*.parquet")
+        return [p for p in paths if p.stem.removeprefix("batch-").isdecimal()]
+
+    def _remove_partials(self) -> None:
+        """Clears away what a process that was killed had half written."""
+        for folder in ("", "results", "metrics", "times", "report"):
+            for path in (self.path / folder).glob(f"*{files.PARTIAL}"):
+                path.unlink(missing_ok=True)
+
+    def _take_lock(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            if err.errno not in (errno.EACCES, errno.EAGAIN):
+                raise BadInputError(
+                    f"run_dir: {self.path} cannot be locked ({err.strerror}); choose a "
+                    "folder on a local disk with run_dir=FOLDER."
+                ) from err
+            self._lock.seek(0)
+            owner = self._lock.read(20).strip() or "unknown"
+            raise BadInputError(
+                f"run_dir: {self.path} is in use by process {owner}; wait for it to "
+                "end, or choose another with run_dir=FOLDER."
+            ) from err
+        # Only for the message above, so a full disk does not matter here.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock.fileno(), 0)
+            os.write(self._lock.fileno(), f"{os.getpid()}\n".encode())

@@ -1,0 +1,114 @@
+"""Episodes as parquet tables: verdicts apart from wall times."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from cycleqd_jax import files
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.local import Episode
+from cycleqd_jax.runs.folder import RunFolder
+
+_METRIC = pa.struct([("name", pa.string()), ("value", pa.float64())])
+_RESULTS = pa.schema(
+    [
+        ("individual", pa.string()),
+        ("split", pa.string()),
+        ("task", pa.string()),
+        ("problem", pa.string()),
+        ("outcome", pa.string()),
+        ("score", pa.float64()),
+        ("answer", pa.string()),
+        ("reply", pa.string()),
+        ("explanation", pa.string()),
+        ("turns", pa.int32()),
+        ("prompt_tokens", pa.int32()),
+        ("tokens", pa.list_(pa.int32())),
+        ("finish", pa.string()),
+        ("replies", pa.list_(pa.string())),
+        ("metrics", pa.list_(_METRIC)),
+    ]
+)
+_TIMES = ("individual", "split", "task", "problem", "seconds")
+
+
+def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) -> None:
+    """Writes one part of the results and the times that belong to it.
+
+    The times come first: a part of the results that exists is complete.
+    """
+    rows = [
+        dataclasses.asdict(episode) | {"metrics": _metrics(episode)}
+        for episode in episodes
+    ]
+    times = pa.Table.from_pylist([{key: row[key] for key in _TIMES} for row in rows])
+    files.write_table(folder.part("times", name), times)
+    for row in rows:
+        del row["seconds"]
+    results = pa.Table.from_pylist(rows, schema=_RESULTS)
+    files.write_table(folder.part("results", name), results)
+
+
+def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
+    """Reads one part back, with times 0; None where it was not written.
+
+    Raises:
+      BadInputError: it is damaged.
+    """
+    if not folder.part("results", name).is_file():
+        return None
+    rows = read_results(folder, name).to_pylist()
+    return [
+        Episode(
+            **row
+            | {
+                "tokens": tuple(row["tokens"]),
+                "replies": tuple(row["replies"]),
+                "metrics": {m["name"]: m["value"] for m in row["metrics"]},
+                "seconds": 0.0,
+            }
+        )
+        for row in rows
+    ]
+
+
+def _metrics(episode: Episode) -> list[dict[str, Any]]:
+    return [{"name": n, "value": v} for n, v in sorted(episode.metrics.items())]
+
+
+def whole_batches(folder: RunFolder) -> tuple[int, str]:
+    """How far the parts of the batches are all there and undamaged.
+
+    Returns:
+      The last child up to which they are, 0 if there are none; and what is wrong with
+      those after it.
+    """
+    last = 0
+    for name in folder.batches():
+        try:
+            individuals = read_results(folder, name).column("individual").unique()
+            metrics = files.read_table(folder.part("metrics", name))
+            generations = metrics.column("generation").to_pylist()
+        except (BadInputError, KeyError) as err:
+            return last, f"the parts {name} are damaged ({err})"
+        if generations != list(range(last + 1, last + 1 + len(generations))):
+            return last, f"the results of child {last + 1} are missing"
+        if set(individuals.to_pylist()) != {f"child/{t}" for t in generations}:
+            return last, f"results/{name}.parquet lacks some of its children"
+        last += len(generations)
+    return last, "the results after it are missing"
+
+
+def read_results(folder: RunFolder, name: str) -> pa.Table:
+    """One part of the results.
+
+    Raises:
+      BadInputError: it is missing, damaged, or has other columns.
+    """
+    path = folder.part("results", name)
+    table = files.read_table(path)
+    if not table.schema.equals(_RESULTS):
+        raise BadInputError(f"{path} is damaged: its columns are not those of results.")
+    return table

@@ -1,0 +1,111 @@
+"""What the model is asked, and how its reply begins."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from cycleqd_jax.chat import ChatOptions, Message
+from cycleqd_jax.tasks.coding.data import CodingProblem
+
+PromptKind = Literal["chat", "reference"]
+# Of SakanaAI/CycleQD (Apache-2.0), `tasks/mbpp.py` and `fishfarm/chat_templates.py`.
+REFERENCE_SYSTEM = (
+    "You are an exceptionally intelligent coding assistant that consistently delivers "
+    "accurate and reliable responses to user instructions."
+)
+REFERENCE_TEMPLATE = (
+    "{% if messages[0]['role'] == 'system' %}"
+    "{% set loop_messages = messages[1:] %}"
+    "{% set system_message = messages[0]['content'].strip() + '\\n\\n' %}"
+    "{% else %}"
+    "{% set loop_messages = messages %}{% set system_message = '' %}{% endif %}"
+    "{{ system_message }}{% for message in loop_messages %}"
+    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate "
+    "user/assistant/user/assistant/...')}}{% endif %}"
+    "{% if message['role'] == 'user' %}"
+    "{{ '@@ Instruction:\\n' + message['content'].strip() + '\\n\\n' }}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{{ '@@ Response:\\n' + message['content'].strip() }}{% endif %}"
+    "{% if loop.last and message['role'] == 'user' and add_generation_prompt %}"
+    "{{ '@@ Response:' }}{% endif %}{% endfor %}"
+)
+REFERENCE_STOPS = ("Instruction:", "Instruction", "Response:", "Response")
+# A fence on a line of its own ends the code; what follows would be thrown away.
+CHAT_STOPS = ("\n```",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """How one problem is put.
+
+    Attributes:
+      messages: the conversation before the reply.
+      beginning: text that the reply begins with, given to the model.
+      options: of the request.
+    """
+
+    messages: tuple[Message, ...]
+    beginning: str
+    options: ChatOptions
+
+    @property
+    def request(self) -> tuple[Message, ...]:
+        """The messages with the beginning of the reply."""
+        return (*self.messages, {"role": "assistant", "content": self.beginning})
+
+
+def make_prompt(instruction: str, kind: PromptKind) -> Prompt:
+    """The prompt of an instruction.
+
+    Args:
+      instruction: of `mbpp_instruction` or `humaneval_instruction`.
+      kind: "chat" for the model's own template; the reply begins with a fence and ends
+        before the next on a line of its own. "reference" for that of the published
+        experiments, with their system message and stop strings, which also end a reply
+        at a name like `Response`.
+    """
+    user: Message = {"role": "user", "content": instruction}
+    if kind == "reference":
+        system: Message = {"role": "system", "content": REFERENCE_SYSTEM}
+        options = ChatOptions(REFERENCE_TEMPLATE, REFERENCE_STOPS)
+        return Prompt((system, user), "```python", options)
+    return Prompt((user,), "```python\n", ChatOptions(stop_strings=CHAT_STOPS))
+
+
+def mbpp_instruction(problem: CodingProblem) -> str:
+    """The demand and one of its assertions, as the published experiments put them.
+
+    Raises:
+      ValueError: the prompt is not a demand and an assertion in a docstring.
+    """
+    parts = problem.prompt.split('"""')
+    if len(parts) < 3:
+        raise ValueError("the prompt has no docstring")
+    text, found, assertion = '"""'.join(parts[1:-1]).partition("assert")
+    if not found:
+        raise ValueError("the prompt has no assertion")
+    text = text.strip()
+    full_stop = "" if text.endswith(".") else "."
+    return (
+        f"{text}{full_stop} Your code should satisfy the following assertion:\n"
+        f"```python\n{(found + assertion).strip()}\n```"
+    )
+
+
+def humaneval_instruction(problem: CodingProblem) -> str:
+    """The function to complete. The published experiments had no such task."""
+    return (
+        "Write a solution to the following problem:\n"
+        f"```python\n{problem.prompt.strip()}\n```"
+    )
+
+
+def right_messages(prompt: Prompt, solution: str) -> Sequence[Message]:
+    """The conversation with a right reply."""
+    fence = "```python\n"
+    reply: Message = {
+        "role": "assistant",
+        "content": f"{fence}{solution.strip()}\n```",
+    }
+    return (*prompt.messages, reply)

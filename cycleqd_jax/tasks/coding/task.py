@@ -1,0 +1,273 @@
+"""MBPP+ and HumanEval+: write a Python function, judged by EvalPlus's tests and rules.
+
+The answer runs in the sandbox with the inputs only; what its calls return comes out in
+a closed encoding and is compared here. Quality is pass@1 on the base tests, what the
+published experiments optimise; `plus` is pass@1 on base and plus tests.
+
+Sources: evalplus/evalplus 0.3.1 (Apache-2.0), SakanaAI/CycleQD:tasks/mbpp.py.
+"""
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from cycleqd_jax.chat import Chat, Message
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.tasks.base import Problem, Result, Split, TaskSettings
+from cycleqd_jax.tasks.coding import calls, judge, prompts, sanitize, truth
+from cycleqd_jax.tasks.coding.compare import Comparison, Rules
+from cycleqd_jax.tasks.coding.data import (
+    HUMANEVAL,
+    MBPP,
+    CodingProblem,
+    Release,
+    find_data,
+    read_data,
+)
+from cycleqd_jax.tasks.coding.once import Once
+from cycleqd_jax.tasks.coding.options import parse_options
+from cycleqd_jax.tasks.data import check_ids, seeded_splits
+
+_PROTOCOL = 2  # raised when verdicts or prompts change
+
+
+class EvalPlusTask:
+    """A benchmark in EvalPlus's format; see `cycleqd_jax.tasks.base.Task`.
+
+    Attributes:
+      name: of the task.
+      release: its data.
+      max_new_tokens: of one reply.
+      fingerprint: hex SHA-256 of all that decides problems and verdicts.
+      data: the file: path, version, SHA-256, problems.
+      options: the task's settings.
+    """
+
+    name: ClassVar[str]
+    release: ClassVar[Release]
+
+    def __init__(self, settings: TaskSettings):
+        """Reads and checks the data; runs nothing.
+
+        Raises:
+          BadInputError: a setting or the data are wrong, or a library is missing.
+          MissingDataError: the data are not here.
+        """
+        options = parse_options(self.name, settings.options)
+        path = find_data(self.release, options.data, options.version, settings.download)
+        self.options = options
+        self.data = read_data(self.release, path, options.version, options.sha256)
+        self.max_new_tokens = options.max_new_tokens
+        self._problems = {
+            key: self._as_problem(problem)
+            for key, problem in self.data.problems.items()
+        }
+        self._splits = self._make_splits(settings)
+        self.fingerprint = self._make_fingerprint()
+        self._sanitizer = sanitize.SanitizerProcess(options.sanitizer)
+        self._truths = truth.Truths(self.data.path)
+        self._slowness: Once[str, float] = Once()
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The problems of one split, in a fixed order."""
+        return self._splits[split]
+
+    def problem(self, key: str) -> Problem:
+        """Any problem of the file.
+
+        Args:
+          key: its id, like "Mbpp/3".
+
+        Raises:
+          BadInputError: there is none.
+        """
+        check_ids(self.name, [key], self._problems)
+        return self._problems[key]
+
+    def transcript(self, row: Mapping[str, Any]) -> tuple[Problem, tuple[str, ...]]:
+        """A problem and the reply to it, from a row with `task_id` and `completion`.
+
+        Raises:
+          BadInputError: the row is none.
+        """
+        for field in ("task_id", "completion"):
+            if not isinstance(row.get(field), str):
+                raise BadInputError(
+                    f"A transcript of {self.name} needs the text {field!r}, got "
+                    f"{row.get(field)!r:.80}."
+                )
+        return self.problem(row["task_id"]), (row["completion"],)
+
+    def dialogue(self, problem: Problem) -> Sequence[Message]:
+        """A right conversation: the reference solution in a code block."""
+        prompt = prompts.make_prompt(problem.prompt, self.options.prompt)
+        return prompts.right_messages(prompt, problem.answer or "")
+
+    async def run(self, problem: Problem, chat: Chat, sandbox: Sandbox) -> Result:
+        """One episode: all samples of one problem.
+
+        Raises:
+          BadInputError: the problem's reference solution does not run.
+          SandboxError: the sandbox or the sanitiser failed; there is no verdict then.
+        """
+        own = self.data.problems[problem.id]
+        prompt = prompts.make_prompt(problem.prompt, self.options.prompt)
+        samples = [
+            await self._sample(own, prompt, index, chat, sandbox)
+            for index in range(self.options.samples)
+        ]
+        code, verdict = samples[0]
+        verdicts = [verdict for _, verdict in samples]
+        return Result(
+            verdict.outcome,
+            code,
+            " ".join(verdict.explanation.split()),
+            turns=len(samples),
+            prediction=code,
+            metrics=_metrics(verdicts),
+        )
+
+    async def aclose(self) -> None:
+        """Ends the sanitiser's process."""
+        await asyncio.to_thread(self._sanitizer.close)
+
+    async def _sample(
+        self,
+        problem: CodingProblem,
+        prompt: prompts.Prompt,
+        index: int,
+        chat: Chat,
+        sandbox: Sandbox,
+    ) -> tuple[str, judge.Verdict]:
+        """The code of one reply and its verdict."""
+        options = dataclasses.replace(
+            prompt.options,
+            temperature=self.options.temperature,
+            top_p=self.options.top_p,
+            seed=_draw_seed(self.options.seed, problem.id, index),
+        )
+        reply = await chat(prompt.request, options)
+        body = sanitize.body_of(reply.text)
+        code = await self._sanitizer.sanitize(
+            f"{problem.prompt}\n{body}".strip(), problem.entry_point
+        )
+        if not body.strip():
+            return code, judge.NO_CODE
+        expected = await self._truths.get(problem, sandbox)
+        slowness = await self._slowness.get(
+            "", lambda: truth.measure_slowness(problem, sandbox)
+        )
+        verdict = await judge.judge(
+            problem, code, expected, self._comparison(problem), slowness, sandbox
+        )
+        return code, verdict
+
+    def _comparison(self, problem: CodingProblem) -> Comparison:
+        return Comparison(
+            self.release.dataset,
+            problem.entry_point,
+            problem.atol,
+            Rules(self.options.rules),
+        )
+
+    def _as_problem(self, problem: CodingProblem) -> Problem:
+        try:
+            instruction = self._instruction(problem)
+        except ValueError as err:
+            raise BadInputError(f"{self.data.path}: {problem.id}: {err}.") from err
+        return Problem(problem.id, instruction, self._solution(problem))
+
+    def _instruction(self, problem: CodingProblem) -> str:
+        """What the user message says; ValueError if the prompt is not understood."""
+        raise NotImplementedError
+
+    def _solution(self, problem: CodingProblem) -> str:
+        """The text of a right reply."""
+        raise NotImplementedError
+
+    def _make_splits(self, settings: TaskSettings) -> dict[Split, tuple[Problem, ...]]:
+        if self.options.split == "reference":
+            everything = tuple(self._problems.values())
+            return {s: everything if s is Split.OPTIMISE else () for s in Split}
+        strata = dict.fromkeys(self._problems, "")
+        ids = seeded_splits(self.name, strata, settings.sizes, settings.seed)
+        return {
+            split: tuple(self._problems[key] for key in ids.get(split, ()))
+            for split in Split
+        }
+
+    def _make_fingerprint(self) -> str:
+        options = self.options.model_dump(exclude={"data", "version", "sha256"})
+        content = [
+            [_PROTOCOL, self.name, self.data.version, self.data.sha256],
+            [options, sanitize.sanitizer_version(self.options.sanitizer)],
+            hashlib.sha256(repr(calls.runner()).encode()).hexdigest(),
+            [[p.id for p in self._splits[split]] for split in Split],
+            [dataclasses.astuple(prompts.make_prompt("", self.options.prompt))],
+        ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+class Mbpp(EvalPlusTask):
+    """MBPP+."""
+
+    name = "mbpp"
+    release = MBPP
+
+    def _instruction(self, problem: CodingProblem) -> str:
+        return prompts.mbpp_instruction(problem)
+
+    def _solution(self, problem: CodingProblem) -> str:
+        return problem.solution.strip()
+
+
+class HumanEval(EvalPlusTask):
+    """HumanEval+."""
+
+    name = "humaneval"
+    release = HUMANEVAL
+
+    def _instruction(self, problem: CodingProblem) -> str:
+        return prompts.humaneval_instruction(problem)
+
+    def _solution(self, problem: CodingProblem) -> str:
+        return (problem.prompt + problem.solution).strip()
+
+
+def _draw_seed(seed: int, problem: str, index: int) -> int:
+    """The seed of one reply's draws, 32 bits."""
+    digest = hashlib.sha256(f"{seed}/{problem}/{index}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
+def _metrics(verdicts: Sequence[judge.Verdict]) -> dict[str, float]:
+    """Shares of right samples, and with several of them pass@k for usual k."""
+    n = len(verdicts)
+    right = {
+        "base": sum(verdict.base for verdict in verdicts),
+        "plus": sum(verdict.plus for verdict in verdicts),
+    }
+    metrics = {name: count / n for name, count in right.items()}
+    if n > 1:
+        for k in sorted({k for k in (1, 10, 100) if k <= n} | {n}):
+            for name, count in right.items():
+                metrics[f"{name}_pass@{k}"] = pass_at_k(n, count, k)
+    return metrics
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Unbiased estimate that one of k samples is right (arXiv 2107.03374).
+
+    1 - C(samples - right, k) / C(samples, k)
+
+    Args:
+      samples: how many there are, at least k.
+      right: how many of them are right.
+      k: how many are drawn.
+    """
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)

@@ -1,0 +1,113 @@
+"""Which machine a problem runs on, and which problems have none.
+
+`NEEDS` names what a problem of the published set needs beyond what `host` gives:
+programs of the system that can be changed, several users, or a package source.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.sandbox.container import Containers, ContainerSession
+from cycleqd_jax.sandbox.session import Root, Sessions
+from cycleqd_jax.sandbox.session_connection import Session
+from cycleqd_jax.tasks.os_interaction.options import Options
+
+# One changes the permissions of /usr/bin/find.
+NEEDS_OVERLAY = frozenset({50})
+# useradd, then su or runuser or files of several owners.
+NEEDS_USERS = frozenset({21, 47, 48, 49, 148, 163, 164, 165})
+# apt install with a network, or sudo, which is then in the image.
+NEEDS_PACKAGES = frozenset({52, 53, 55})
+
+
+class Machines:
+    """The sessions of one task.
+
+    Args:
+      options: the task's.
+
+    Raises:
+      BadInputError: the machine lacks what they need.
+    """
+
+    def __init__(self, options: Options):
+        self._options = options
+        self._may_overlay = options.backend in ("overlay", "container")
+        self._containers = None
+        if options.backend == "container":
+            self._containers = Containers(
+                options.image, options.sessions, options.engine
+            )
+            return
+        self._sessions = Sessions(options.sessions)
+        self._overlay = options.backend == "overlay"
+        self._sessions.check(Root(self._overlay, options.image))
+        if options.backend == "auto":
+            try:
+                self._sessions.check(Root(overlay=True))
+                self._may_overlay = True
+            except BadInputError:
+                pass  # why_not says what is missing where it matters
+
+    @property
+    def fingerprint(self) -> dict[str, object]:
+        """What of it decides verdicts."""
+        return {
+            "backend": self._options.backend,
+            "image": self._options.image,
+            "overlay": self._may_overlay,
+            "users": self._many_users(),
+        }
+
+    def _many_users(self) -> bool:
+        return self._containers is not None or self._sessions.many_users
+
+    def solvable(self, index: int) -> bool:
+        """Whether there is a right answer to a problem here."""
+        packages = index in NEEDS_PACKAGES and self._options.image is None
+        return not packages and self.why_not(index) is None
+
+    def why_not(self, index: int) -> str | None:
+        """Why a problem cannot run here, in words, or None if it can."""
+        if index in NEEDS_OVERLAY and not self._may_overlay:
+            return (
+                "it changes programs of the system, which the backend host does not "
+                "allow and this machine allows no other; see docs/sandbox.md"
+            )
+        if index in NEEDS_USERS and not self._many_users():
+            return "it needs several users, which only a start as root can give it"
+        return None
+
+    def check_runs(self, indices: Iterable[int]) -> None:
+        """All of these can run.
+
+        Raises:
+          BadInputError: names those that cannot.
+        """
+        cannot = [i for i in indices if self.why_not(i)]
+        if cannot:
+            raise BadInputError(
+                "task_settings.os_interaction.split is reference, but the problems "
+                f"{', '.join(map(str, cannot))} cannot run here: "
+                f"{self.why_not(cannot[0])}; start as root, or take the split seeded."
+            )
+
+    @contextlib.asynccontextmanager
+    async def open(self, index: int) -> AsyncIterator[Session | ContainerSession]:
+        """A fresh machine for this problem."""
+        if self._containers is not None:
+            async with self._containers.open() as session:
+                yield session
+            return
+        overlay = self._overlay or (
+            self._options.backend == "auto" and index in NEEDS_OVERLAY
+        )
+        async with self._sessions.open(Root(overlay, self._options.image)) as session:
+            yield session
+
+    async def close(self) -> None:
+        """Ends them; an episode that comes later starts new ones."""
+        if self._containers is None:
+            closed, self._sessions = self._sessions, Sessions(self._options.sessions)
+            await closed.close()

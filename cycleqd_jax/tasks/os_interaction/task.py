@@ -1,0 +1,235 @@
+"""AgentBench's OS interaction: operate a Linux system in a few turns.
+
+Each turn the model runs commands in a shell that lives as long as the episode, or ends
+it with or without an answer. The benchmark's own scripts prepare the system and judge.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cycleqd_jax.chat import Chat, Message
+from cycleqd_jax.errors import BadInputError, SandboxError
+from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.sandbox.session_connection import Session, Typed
+from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
+from cycleqd_jax.tasks.data import check_ids, seeded_splits
+from cycleqd_jax.tasks.os_interaction.actions import extract_action, feedback
+from cycleqd_jax.tasks.os_interaction.backend import Machines
+from cycleqd_jax.tasks.os_interaction.judge import judge
+from cycleqd_jax.tasks.os_interaction.options import parse_options
+from cycleqd_jax.tasks.os_interaction.problems import OsProblem
+from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_ids
+
+_PREPARE_S = 60.0  # for one script that prepares the system, by the session's clock
+_CHECK_S = 60.0
+_PROTOCOL = 2
+
+
+class OSInteraction:
+    """OS interaction.
+
+    Args:
+      task_settings: `options` as in `os_env.options.Options`; `turns` is unused.
+
+    Raises:
+      BadInputError: an option or the data are wrong, or the machine lacks what the
+        backend needs.
+      MissingDataError: the data are not here.
+    """
+
+    name = "os_interaction"
+
+    def __init__(self, task_settings: TaskSettings):
+        options = parse_options(task_settings.options)
+        self._options = options
+        self.max_new_tokens = options.max_new_tokens
+        path = find_data(options.data, task_settings.download)
+        self._data, self._prompt = read_data(path)
+        self._machines = Machines(options)
+        self._splits = self._make_splits(path, task_settings)
+        self.fingerprint = self._fingerprint()
+
+    def _make_splits(
+        self, path: pathlib.Path, task_settings: TaskSettings
+    ) -> dict[Split, tuple[str, ...]]:
+        if self._options.split == "reference":
+            ids = [str(i) for i in read_ids(path)]
+            check_ids(self.name, ids, {str(i): p for i, p in self._data.items()})
+            self._machines.check_runs(int(i) for i in ids)
+            return {Split.OPTIMISE: tuple(ids)}
+        strata = {
+            str(problem.index): problem.group
+            for problem in self._data.values()
+            if self._machines.solvable(problem.index)
+        }
+        return seeded_splits(self.name, strata, task_settings.sizes, task_settings.seed)
+
+    def _fingerprint(self) -> str:
+        decides = {
+            "protocol": _PROTOCOL,
+            # What was read, whichever of its forms it was read from.
+            "problems": [dataclasses.asdict(p) for p in self._data.values()],
+            "prompt": dataclasses.asdict(self._prompt),
+            "splits": {str(split): ids for split, ids in self._splits.items()},
+            "machines": self._machines.fingerprint,
+            **{
+                name: getattr(self._options, name)
+                for name in ("rounds", "terminal", "turn_s", "repetitions")
+            },
+        }
+        text = json.dumps(decides, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """The problems of one split; with `repetitions` so many times, all of them."""
+        ids = self._splits.get(split, ())
+        return [
+            self._problem(int(i), repetition)
+            for repetition in range(self._options.repetitions)
+            for i in ids
+        ]
+
+    def problem(self, key: int) -> Problem:
+        """The problem with this index, whatever the splits.
+
+        Raises:
+          BadInputError: there is none.
+        """
+        if isinstance(key, bool) or not isinstance(key, int) or key not in self._data:
+            check_ids(self.name, [str(key)], {str(i): p for i, p in self._data.items()})
+            raise BadInputError(
+                f"Task {self.name}: expected the index of a problem, got {key!r}."
+            )
+        return self._problem(key, 0)
+
+    def why_not(self, index: int) -> str | None:
+        """Why a problem cannot run on this machine, in words; None if it can."""
+        return self._machines.why_not(index)
+
+    def transcript(self, row: Mapping[str, Any]) -> tuple[Problem, tuple[str, ...]]:
+        """The problem and the replies of a row with `problem_index` and `outputs`.
+
+        Raises:
+          BadInputError: the row is not of this kind, or there is no such problem.
+        """
+        outputs = row.get("outputs")
+        if not isinstance(outputs, list) or not all(
+            isinstance(o, str) for o in outputs
+        ):
+            raise BadInputError(
+                f"Task {self.name}: expected a transcript with 'outputs', a list of "
+                f"texts, got {outputs!r:.80}."
+            )
+        return self.problem(row.get("problem_index")), tuple(outputs)
+
+    def _problem(self, index: int, repetition: int) -> Problem:
+        problem = self._data[index]
+        again = f"/{repetition + 1}" if repetition else ""
+        return Problem(
+            id=f"{self.name}/{index}{again}",
+            prompt=self._prompt.text(problem.description),
+            answer=None if problem.match is None else f"Act: answer({problem.match})",
+            data={"problem": problem},
+        )
+
+    def dialogue(self, problem: Problem) -> Sequence[Message]:
+        """A right conversation: ends with the answer or the commands that find it."""
+        given: OsProblem = problem.data["problem"]
+        if given.match is not None:
+            reply = f"Think: Now I know the answer.\n\nAct: answer({given.match})"
+        else:
+            code = given.example.code.strip("\n") if given.example else "true"
+            reply = (
+                "Think: I can do this with a few commands.\n\nAct: bash\n\n"
+                f"```bash\n{code}\n```"
+            )
+        messages = self._prompt.messages(given.description)
+        return [*messages, {"role": "assistant", "content": reply}]
+
+    async def run(self, problem: Problem, chat: Chat, sandbox: Sandbox) -> Result:
+        """One episode.
+
+        Raises:
+          SandboxError: the system could not be prepared, run or judged.
+        """
+        given: OsProblem = problem.data["problem"]
+        if why := self._machines.why_not(given.index):
+            raise SandboxError(f"{problem.id}: {why}")
+        try:
+            async with self._machines.open(given.index) as session:
+                await self._prepare(session, given)
+                return await self._episode(session, given, chat)
+        except SandboxError as error:
+            raise SandboxError(f"{problem.id}: {error}") from error
+
+    async def _prepare(self, session: Session, given: OsProblem) -> None:
+        for script in given.init:
+            run = await session.script(script.language, script.code, limit_s=_PREPARE_S)
+            if run.ended != "done":
+                raise SandboxError(f"a script that prepares it ended by {run.ended}")
+        terminal = self._options.terminal == "reference"
+        typed = await session.start_shell(terminal=terminal, limit_s=_PREPARE_S)
+        if typed.ended == "done" and given.start is not None:
+            code = given.start.code
+            if given.start.language == "python":
+                raise SandboxError("its start script is not bash")
+            typed = await session.type(code, limit_s=_PREPARE_S)
+        if typed.ended != "done":
+            raise SandboxError(f"its shell was not ready ({typed.ended})")
+        await session.remember()
+
+    async def _episode(self, session: Session, given: OsProblem, chat: Chat) -> Result:
+        messages = self._prompt.messages(given.description)
+        raw = self._options.terminal == "reference"
+        told: list[str] = []
+        content, answer, outcome, why = "", "", Outcome.ROUND_LIMIT, ""
+        alive, turns = True, 0
+        while turns < self._options.rounds:
+            reply = (await chat(tuple(messages))).text
+            turns += 1
+            action = extract_action(reply)
+            if action.kind is None:
+                outcome, why = Outcome.BAD_ACTION, "The reply has no action."
+                break
+            if action.kind == "commit":
+                content = answer = action.content
+                outcome = Outcome.WRONG
+                break
+            content = action.content
+            typed = await session.type(content, limit_s=self._options.turn_s)
+            if typed.ended not in ("done", "exited") or not typed.valid or not alive:
+                outcome, why = Outcome.WRONG, _why_ended(typed)
+                break
+            alive = typed.ended == "done"
+            told.append(feedback(typed.output, raw=raw))
+            messages += [
+                {"role": "assistant", "content": reply},
+                {"role": "user", "content": told[-1]},
+            ]
+        right, reason = await judge(session, given, answer, _CHECK_S)
+        return Result(
+            outcome=Outcome.SOLVED if right else outcome,
+            answer=str(content),
+            explanation="The answer is right." if right else why or reason,
+            turns=turns,
+            prediction=str(answer),
+            feedback=tuple(told),
+        )
+
+    async def aclose(self) -> None:
+        """Ends what the backend holds."""
+        await self._machines.close()
+
+
+def _why_ended(typed: Typed) -> str:
+    if not typed.valid:
+        return "A command printed what is not UTF-8."
+    return {
+        "limit": "A command did not end in time.",
+        "cpu": "Its commands used too much processor time.",
+        "memory": "Its commands used too much memory.",
+    }.get(typed.ended, "The shell had ended.")

