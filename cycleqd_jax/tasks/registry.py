@@ -9,13 +9,14 @@ from cycleqd_jax.tasks.pocket.coding import PocketCoding
 from cycleqd_jax.tasks.pocket.db import PocketDb
 from cycleqd_jax.tasks.pocket.shell import PocketOs
 
-# The public benchmarks are imported when they are asked for: each needs an extra.
+# The public benchmarks are imported when they are asked for: some need an extra.
 _BENCHMARKS = {
     "mbpp": "cycleqd_jax.tasks.coding.task:Mbpp",
     "humaneval": "cycleqd_jax.tasks.coding.task:HumanEval",
     "dbbench": "cycleqd_jax.tasks.dbbench.task:DBBench",
     "os_interaction": "cycleqd_jax.tasks.os_interaction.task:OSInteraction",
 }
+_EXTRAS = {"evalplus": "coding"}  # package -> extra that installs it
 BUILT_IN = {task.name: task for task in (PocketCoding, PocketDb, PocketOs)}
 NAMES = (*BUILT_IN, *_BENCHMARKS)
 
@@ -91,9 +92,14 @@ def _import(path: str) -> type:
     try:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError, TypeError) as err:
+        package = (getattr(err, "name", None) or "").partition(".")[0]
+        remedy = f"check that {module_name} is on Python's path and imports cleanly"
+        if package in _EXTRAS:
+            remedy = (
+                f"install the extra with pip install 'cycleqd-jax[{_EXTRAS[package]}]'"
+            )
         raise BadInputError(
-            f"Task {path} could not be imported: {err}; check that {module_name} is on "
-            "Python's path and imports cleanly."
+            f"Task {path} could not be imported: {err}; {remedy}."
         ) from err
     kind = getattr(module, class_name, None)
     if not inspect.isclass(kind):

@@ -1,8 +1,8 @@
 """MBPP+ and HumanEval+: write a Python function, judged by EvalPlus's tests and rules.
 
-The answer runs in the sandbox with the inputs only; what its calls return comes out in
-a closed encoding and is compared here. Quality is pass@1 on the base tests, what the
-published experiments optimise; `plus` is pass@1 on base and plus tests.
+The answer runs in the sandbox, with the inputs only. What its calls return is encoded
+by `cycleqd_jax.tasks.values` and compared here. Quality is pass@1 on the base tests, as
+in the published experiments; `plus` is pass@1 on base and plus tests.
 
 Sources: evalplus/evalplus 0.3.1 (Apache-2.0), SakanaAI/CycleQD:tasks/mbpp.py.
 """
@@ -10,6 +10,7 @@ Sources: evalplus/evalplus 0.3.1 (Apache-2.0), SakanaAI/CycleQD:tasks/mbpp.py.
 import asyncio
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,9 @@ from typing import Any, ClassVar
 from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.sandbox.memo import SharedRuns
 from cycleqd_jax.tasks.base import Problem, Result, Split, TaskSettings
-from cycleqd_jax.tasks.coding import calls, judge, prompts, sanitize, truth
+from cycleqd_jax.tasks.coding import judge, prompts, sanitize, truth
 from cycleqd_jax.tasks.coding.compare import Comparison, Rules
 from cycleqd_jax.tasks.coding.data import (
     HUMANEVAL,
@@ -29,11 +31,10 @@ from cycleqd_jax.tasks.coding.data import (
     find_data,
     read_data,
 )
-from cycleqd_jax.tasks.coding.once import Once
 from cycleqd_jax.tasks.coding.options import parse_options
 from cycleqd_jax.tasks.data import check_ids, seeded_splits
 
-_PROTOCOL = 2  # raised when verdicts or prompts change
+_PROTOCOL = 3  # raised when prompts or verdicts change
 
 
 class EvalPlusTask:
@@ -44,7 +45,7 @@ class EvalPlusTask:
       release: its data.
       max_new_tokens: of one reply.
       fingerprint: hex SHA-256 of all that decides problems and verdicts.
-      data: the file: path, version, SHA-256, problems.
+      data: the data file and its problems.
       options: the task's settings.
     """
 
@@ -55,8 +56,8 @@ class EvalPlusTask:
         """Reads and checks the data; runs nothing.
 
         Raises:
-          BadInputError: a setting or the data are wrong, or a library is missing.
-          MissingDataError: the data are not here.
+          BadInputError: a setting or the data are wrong.
+          MissingDataError: the data are not here and could not be downloaded.
         """
         options = parse_options(self.name, settings.options)
         path = find_data(self.release, options.data, options.version, settings.download)
@@ -71,20 +72,18 @@ class EvalPlusTask:
         self.fingerprint = self._make_fingerprint()
         self._sanitizer = sanitize.SanitizerProcess(options.sanitizer)
         self._truths = truth.Truths(self.data.path)
-        self._slowness: Once[str, float] = Once()
+        self._slowness: float | None = None
+        self._measuring: SharedRuns[None, float] = SharedRuns()
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of one split, in a fixed order."""
         return self._splits[split]
 
     def problem(self, key: str) -> Problem:
-        """Any problem of the file.
-
-        Args:
-          key: its id, like "Mbpp/3".
+        """The problem with this id, like "Mbpp/3", whatever the splits.
 
         Raises:
-          BadInputError: there is none.
+          BadInputError: the file has no such problem.
         """
         check_ids(self.name, [key], self._problems)
         return self._problems[key]
@@ -93,7 +92,7 @@ class EvalPlusTask:
         """A problem and the reply to it, from a row with `task_id` and `completion`.
 
         Raises:
-          BadInputError: the row is none.
+          BadInputError: the row lacks one of them, or there is no such problem.
         """
         for field in ("task_id", "completion"):
             if not isinstance(row.get(field), str):
@@ -113,7 +112,7 @@ class EvalPlusTask:
 
         Raises:
           BadInputError: the problem's reference solution does not run.
-          SandboxError: the sandbox or the sanitiser failed; there is no verdict then.
+          SandboxError: the sandbox or the sanitiser failed, so there is no verdict.
         """
         own = self.data.problems[problem.id]
         prompt = prompts.make_prompt(problem.prompt, self.options.prompt)
@@ -158,21 +157,29 @@ class EvalPlusTask:
         )
         if not body.strip():
             return code, judge.NO_CODE
-        expected = await self._truths.get(problem, sandbox)
-        slowness = await self._slowness.get(
-            "", lambda: truth.measure_slowness(problem, sandbox)
-        )
-        verdict = await judge.judge(
-            problem, code, expected, self._comparison(problem), slowness, sandbox
-        )
-        return code, verdict
+        return code, await self.verdict(problem, code, sandbox)
 
-    def _comparison(self, problem: CodingProblem) -> Comparison:
-        return Comparison(
+    async def verdict(
+        self, problem: CodingProblem, code: str, sandbox: Sandbox
+    ) -> judge.Verdict:
+        """The verdict on code, which is judged as it is.
+
+        Raises:
+          BadInputError, SandboxError: as in `run`.
+        """
+        expected = await self._truths.get(problem, sandbox)
+        if self._slowness is None:  # measured when first needed, once
+            self._slowness = await self._measuring.get(
+                None, lambda: truth.measure_slowness(problem, sandbox)
+            )
+        comparison = Comparison(
             self.release.dataset,
             problem.entry_point,
             problem.atol,
             Rules(self.options.rules),
+        )
+        return await judge.judge(
+            problem, code, expected, comparison, self._slowness, sandbox
         )
 
     def _as_problem(self, problem: CodingProblem) -> Problem:
@@ -183,7 +190,11 @@ class EvalPlusTask:
         return Problem(problem.id, instruction, self._solution(problem))
 
     def _instruction(self, problem: CodingProblem) -> str:
-        """What the user message says; ValueError if the prompt is not understood."""
+        """What the user message says.
+
+        Raises:
+          ValueError: the file's prompt has not the expected form.
+        """
         raise NotImplementedError
 
     def _solution(self, problem: CodingProblem) -> str:
@@ -205,8 +216,7 @@ class EvalPlusTask:
         options = self.options.model_dump(exclude={"data", "version", "sha256"})
         content = [
             [_PROTOCOL, self.name, self.data.version, self.data.sha256],
-            [options, sanitize.sanitizer_version(self.options.sanitizer)],
-            hashlib.sha256(repr(calls.runner()).encode()).hexdigest(),
+            [options, importlib.metadata.version("evalplus")],
             [[p.id for p in self._splits[split]] for split in Split],
             [dataclasses.astuple(prompts.make_prompt("", self.options.prompt))],
         ]
@@ -240,13 +250,13 @@ class HumanEval(EvalPlusTask):
 
 
 def _draw_seed(seed: int, problem: str, index: int) -> int:
-    """The seed of one reply's draws, 32 bits."""
+    """The seed of one reply, 32 bits."""
     digest = hashlib.sha256(f"{seed}/{problem}/{index}".encode()).digest()
     return int.from_bytes(digest[:4], "little")
 
 
 def _metrics(verdicts: Sequence[judge.Verdict]) -> dict[str, float]:
-    """Shares of right samples, and with several of them pass@k for usual k."""
+    """Shares of right samples; with several samples also pass@k for the usual k."""
     n = len(verdicts)
     right = {
         "base": sum(verdict.base for verdict in verdicts),
@@ -266,8 +276,8 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     1 - C(samples - right, k) / C(samples, k)
 
     Args:
-      samples: how many there are, at least k.
-      right: how many of them are right.
-      k: how many are drawn.
+      samples: number of samples, at least k.
+      right: number of right samples.
+      k: number of samples drawn.
     """
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)

@@ -1,26 +1,24 @@
-"""Expected outputs: what the reference solution returns, run in the sandbox too.
+"""Expected outputs: what the reference solution returns in the sandbox.
 
-They are computed when a problem is first asked for and kept in the user's cache folder,
-`$XDG_CACHE_HOME/cycleqd_jax/coding/<hash>.json`, one file per problem, named by the
-hash of everything that decides them. Times are CPU times; a piece of work of fixed size
-is measured beside each, so that a time can be carried over to a slower machine.
+They are computed when a problem is first needed and kept in the user's cache folder as
+`cycleqd_jax/coding/<hash>.json`, one file per problem, named by the hash of everything
+that decides them. Times are CPU times. A fixed piece of work is measured beside each,
+so that a time can be converted to another machine.
 """
 
-import base64
-import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 import marshal
-import os
 import pathlib
 from typing import Any
 
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError, SandboxError
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.coding import values
+from cycleqd_jax.sandbox.memo import SharedRuns
+from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.coding.calls import (
     SETS,
     Output,
@@ -29,48 +27,34 @@ from cycleqd_jax.tasks.coding.calls import (
     SetOutputs,
     all_sets,
     call,
-    runner,
+    program_files,
 )
-from cycleqd_jax.tasks.coding.data import CodingProblem, cache_folder
-from cycleqd_jax.tasks.coding.once import Once
+from cycleqd_jax.tasks.coding.data import CodingProblem
+from cycleqd_jax.tasks.data import cache_folder
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 1
 NOMINAL_WORK_S = 0.02  # of `_runner.work` on a server processor of 2023
 # Of the reference solution; the slowest of MBPP+ needs 30 s in all.
 _LIMIT_S = 600.0
-_LONGEST_KEPT = 2**18  # bytes; of longer values the hash is kept
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What one call of the reference solution gave.
+    """What one call of the reference solution returned.
 
     Attributes:
-      output: its frame.
+      text: the value, encoded.
       nominal_s: CPU seconds on a machine that needs `NOMINAL_WORK_S` for the work.
     """
 
-    output: Output
+    text: bytes
     nominal_s: float
 
     @functools.cached_property
     def value(self) -> Any:
-        """Decoded; None where only the hash is known."""
-        match self.output.kind:
-            case "P" | "B":
-                return values.decode_plain(self.output.plain)
-            case "T":
-                value = values.decode_tagged(self.output.data)
-                return value.value if isinstance(value, values.Inexact) else value
-        return None
-
-    @functools.cached_property
-    def reflexive(self) -> bool:
-        """Whether its encoding again is an equal value; not so with NaN in it."""
-        if self.output.kind != "P":
-            return False
-        return self.value == values.decode_plain(self.output.data)
+        """The value, decoded."""
+        value = values.decode(self.text)
+        return value.value if isinstance(value, values.Like) else value
 
 
 Truth = dict[str, tuple[Expected, ...]]  # by set
@@ -86,7 +70,8 @@ class Truths:
           source: the data file, for messages.
         """
         self._source = source
-        self._once: Once[str, Truth] = Once()
+        self._known: dict[str, Truth] = {}
+        self._runs: SharedRuns[str, Truth] = SharedRuns()
 
     async def get(self, problem: CodingProblem, sandbox: Sandbox) -> Truth:
         """The expected outputs of a problem.
@@ -95,7 +80,11 @@ class Truths:
           BadInputError: its reference solution fails, so the data are damaged.
           SandboxError: the sandbox failed.
         """
-        return await self._once.get(problem.id, lambda: self._make(problem, sandbox))
+        if problem.id not in self._known:
+            self._known[problem.id] = await self._runs.get(
+                problem.id, lambda: self._make(problem, sandbox)
+            )
+        return self._known[problem.id]
 
     async def _make(self, problem: CodingProblem, sandbox: Sandbox) -> Truth:
         path = truth_path(problem)
@@ -106,7 +95,7 @@ class Truths:
         slowness = (report.work_s or NOMINAL_WORK_S) / NOMINAL_WORK_S
         return {
             name: tuple(
-                Expected(_shortened(output), output.cpu_s / slowness)
+                Expected(output.text, output.cpu_s / slowness)
                 for output in report.sets[name].outputs
             )
             for name in SETS
@@ -145,67 +134,37 @@ async def measure_slowness(problem: CodingProblem, sandbox: Sandbox) -> float:
 
 
 def truth_path(problem: CodingProblem) -> pathlib.Path:
-    """Where the expected outputs of a problem belong; they need not be there."""
+    """Where the expected outputs of a problem are kept; they need not be there."""
     content = [problem.entry_point, problem.prompt, problem.solution]
-    decided_by = marshal.dumps([_VERSION, *content, dict(problem.inputs)], 2)
-    key = hashlib.sha256(decided_by + repr(runner()).encode()).hexdigest()
-    return cache_folder() / "cycleqd_jax" / "coding" / f"{key}.json"
-
-
-def _shortened(output: Output) -> Output:
-    """Only the hash of a value that is too long to be kept."""
-    if output.kind == "B" and len(output.data) > _LONGEST_KEPT:
-        return dataclasses.replace(output, kind="D", data=output.data[:32])
-    return output
+    decided_by = marshal.dumps([*content, dict(problem.inputs), program_files()], 2)
+    key = hashlib.sha256(decided_by).hexdigest()
+    return cache_folder("cycleqd_jax", "coding") / f"{key}.json"
 
 
 def _keep(path: pathlib.Path, report: Report) -> None:
-    """Keeps outputs; where that cannot be, work goes on without."""
-    content = {
-        "version": _VERSION,
-        "work_s": report.work_s,
-        **{
-            name: [
-                [o.kind, o.cpu_s, base64.b64encode(o.data).decode()]
-                for o in map(_shortened, report.sets[name].outputs)
-            ]
-            for name in SETS
-        },
+    """Keeps outputs; where that fails, work goes on without."""
+    sets = {
+        name: [[o.text.decode("ascii"), o.cpu_s] for o in report.sets[name].outputs]
+        for name in SETS
     }
-    text = json.dumps(content)
-    content["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content))
-        os.replace(partial, path)
-    except OSError as err:
-        with contextlib.suppress(OSError):  # a full disk leaves half of it
-            partial.unlink()
-        _LOG.warning("Expected outputs are not kept in %s: %s.", path, err.strerror)
+        files.write_sealed(path, {"work_s": report.work_s, **sets})
+    except RunError as err:
+        _LOG.warning("Expected outputs are not kept: %s", err)
 
 
 def _read(path: pathlib.Path, problem: CodingProblem) -> Report | None:
-    """Outputs that were kept, or None where there are none that can be read."""
+    """Outputs that were kept; None where there are none, or damaged ones."""
+    if not path.is_file():
+        return None
     try:
-        content = json.loads(path.read_text())
-        digest = content.pop("sha256")
-        text = json.dumps(content)
-        if hashlib.sha256(text.encode()).hexdigest() != digest:
-            raise ValueError("its hash is another")
-        sets = {}
-        for name in SETS:
-            outputs = tuple(
-                Output(kind, base64.b64decode(data), float(cpu_s))
-                for kind, cpu_s, data in content[name]
-            )
-            if len(outputs) != len(problem.inputs[name]):
-                raise ValueError("it has another number of outputs")
-            sets[name] = SetOutputs(outputs, "")
-        return Report(sets, content["work_s"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        content = files.read_sealed(path)
+        sets = {
+            name: SetOutputs(tuple(Output(t.encode(), s) for t, s in content[name]), "")
+            for name in SETS
+        }
+    except (BadInputError, KeyError, TypeError, ValueError) as err:
         # A damaged copy costs a computation, not the run.
-        _LOG.warning("%s: cannot be read (%s) and is computed again.", path, err)
+        _LOG.warning("Expected outputs are computed again: %s", err)
         return None
+    return Report(sets, content["work_s"])
