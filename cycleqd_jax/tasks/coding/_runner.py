@@ -9,7 +9,6 @@ run. The child writes lines into a pipe; its parent, this program, enforces the 
 limits and writes a report to standard output:
 
     cycleqd_jax coding 2
-    work <microseconds>               CPU time of a fixed piece of work, on request
     set <name> <lines> <reason>       the child of a set, and why it was stopped
     loaded                            its lines: the code has run and has the function,
     <microseconds> <text>             CPU time and encoded output of each call,
@@ -253,16 +252,6 @@ def run_set(name, code, request):
     return b"\n".join([header, *lines, b""]), reason == "done"
 
 
-def work():
-    """CPU seconds of a fixed piece of work like that of the problems."""
-    start = time.process_time()
-    total, words = 0, {}
-    for i in range(60_000):
-        total = (total * 31 + i) % 1_000_003
-        words[str(total % 997)] = [i, total]
-    return time.process_time() - start
-
-
 def main():
     """Everything."""
     write(1, GREETING)
@@ -271,9 +260,6 @@ def main():
     with open("answer", "rb") as file:
         code = file.read().decode()
     report = b""
-    if request["measure"]:
-        best_s = min(work() for _ in range(3))
-        report += f"work {int(best_s * 1e6)}\n".encode()
     for name in ("base", "plus"):
         if name in request:
             part, complete = run_set(name, code, request)

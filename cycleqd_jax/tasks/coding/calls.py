@@ -1,7 +1,6 @@
 """Runs code on a problem's inputs in the sandbox and reads the report."""
 
 import dataclasses
-import functools
 import io
 import marshal
 import pathlib
@@ -9,16 +8,16 @@ from collections.abc import Mapping
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program, Sandbox
-from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.coding.data import CodingProblem
+from cycleqd_jax.tasks.programs import PYTHON, VALUES, why_stopped
 
 SETS = ("base", "plus")
+PROGRAM_FILES = (
+    ("main.py", pathlib.Path(__file__).with_name("_runner.py").read_bytes()),
+    VALUES,
+)
 MEMORY_BYTES = 4 * 2**30  # EvalPlus's
-# Without user packages and bytecode, NumPy with one thread. The hash seed fixes the
-# order of sets, so that outputs depend on the code alone.
-_VARIABLES = ("PYTHONHASHSEED=0", "OPENBLAS_NUM_THREADS=1")
-_PYTHON = ("env", *_VARIABLES, "python3", "-s", "-S", "-B", "main.py")
-_GREETING = b"cycleqd_jax coding 2\n"
+GREETING = b"cycleqd_jax coding 2\n"
 _PROCESSES = 256  # with threads, which an answer may leave behind in every call
 _OUTPUT_BYTES = 48 * 2**20  # two sets of at most 20 MiB, see `_runner`
 # The program watches the answer itself, so only one that was stopped gets there.
@@ -26,14 +25,6 @@ _WALL_S = 240.0
 _SPARE_CPU_S = 5.0
 _ATTEMPTS = 2  # for a program that was killed, perhaps not by the answer
 _KILLED = "signal-9"
-_STOPPED = {
-    Ending.SIGNALLED: "it was killed by a signal",
-    Ending.CPU_LIMIT: "it used up its CPU time",
-    Ending.WALL_LIMIT: "it used up its time",
-    Ending.OUTPUT_LIMIT: "it wrote too much output",
-    Ending.MEMORY_LIMIT: "it used too much memory",
-    Ending.ENTRIES_LIMIT: "it made too many files",
-}
 _REASONS = {
     "time": "it took too long",
     "ended": "it ended the process",
@@ -89,22 +80,12 @@ class Report:
 
     Attributes:
       sets: by name, without those that were not tried.
-      work_s: CPU seconds of a fixed piece of work, if it was asked for.
       killed: whether something was killed, but not at a limit of ours: by the code
         itself, or because the machine has run out of memory.
     """
 
     sets: Mapping[str, SetOutputs]
-    work_s: float | None = None
     killed: bool = False
-
-
-@functools.cache
-def program_files() -> tuple[tuple[str, bytes], ...]:
-    """Name and content of the program's own files."""
-    runner = pathlib.Path(__file__).with_name("_runner.py")
-    encoding = pathlib.Path(values.__file__)
-    return (("main.py", runner.read_bytes()), ("values.py", encoding.read_bytes()))
 
 
 async def call(
@@ -114,7 +95,6 @@ async def call(
     sandbox: Sandbox,
     *,
     as_set: bool = False,
-    measure: bool = False,
 ) -> Report:
     """Runs code on the inputs of a problem.
 
@@ -127,12 +107,11 @@ async def call(
       limits: by set; a set that is not named is not tried.
       sandbox: runs the program.
       as_set: whether any iterable of the right elements is an output.
-      measure: whether to measure the fixed piece of work first.
 
     Raises:
       SandboxError: the sandbox failed; the text names the problem.
     """
-    program = _program(problem, code, limits, as_set, measure)
+    program = _program(problem, code, limits, as_set)
     for attempt in range(_ATTEMPTS):
         # Other limits, so that a memoising sandbox takes it for another program.
         wall_s = program.limits.wall_s + attempt
@@ -152,13 +131,8 @@ def _program(
     code: str,
     limits: Mapping[str, SetLimits],
     as_set: bool,
-    measure: bool,
 ) -> Program:
-    request: dict[str, object] = {
-        "entry_point": problem.entry_point,
-        "as_set": as_set,
-        "measure": measure,
-    }
+    request: dict[str, object] = {"entry_point": problem.entry_point, "as_set": as_set}
     for name, limit in limits.items():
         request[name] = {
             "calls": problem.inputs[name],
@@ -167,13 +141,13 @@ def _program(
             "total_s": limit.total_s,
         }
     files = (
-        *program_files(),
+        *PROGRAM_FILES,
         ("answer", code.encode("utf-8", "replace")),
         ("request", marshal.dumps(request, 2)),
     )
     cpu_s = sum(limit.total_s for limit in limits.values()) + _SPARE_CPU_S
     return Program(
-        _PYTHON,
+        PYTHON,
         files=files,
         limits=Limits(
             cpu_s=cpu_s,
@@ -194,17 +168,17 @@ def read_report(problem: CodingProblem, execution: Execution) -> Report:
     Raises:
       SandboxError: the program did not start.
     """
-    if not execution.stdout.startswith(_GREETING):
+    if not execution.stdout.startswith(GREETING):
         said = execution.stderr.decode("utf-8", "replace").strip()[-200:]
         raise SandboxError(
             f"{problem.id}: Python did not start in the sandbox (it ended with "
             f"{execution.ending}, {execution.exit_code}, and said {said!r})"
         )
     if not execution.ok:
-        reason = _STOPPED.get(execution.ending, "it ended the program")
+        reason = why_stopped(execution) or "it ended the program"
         return _failed(reason, killed=execution.ending is Ending.SIGNALLED)
     try:
-        return _read(problem, io.BytesIO(execution.stdout[len(_GREETING) :]))
+        return _read(problem, io.BytesIO(execution.stdout[len(GREETING) :]))
     except (ValueError, IndexError, OverflowError):
         return _failed("it left no report")
 
@@ -219,13 +193,9 @@ def _read(problem: CodingProblem, stream: io.BytesIO) -> Report:
     Raises:
       ValueError, IndexError, OverflowError: it is none.
     """
-    work_s, sets, killed = None, {}, False
+    sets, killed = {}, False
     while (line := stream.readline()) != b"end\n":
-        word, *fields = line.decode().split()
-        if word == "work":
-            work_s = int(fields[0]) / 1e6
-            continue
-        name, count, reason = fields
+        word, name, count, reason = line.decode().split()
         calls = len(problem.inputs[name]) if name in SETS else -2
         if word != "set" or int(count) > calls + 2:
             raise ValueError("a line that the program does not write")
@@ -234,7 +204,7 @@ def _read(problem: CodingProblem, stream: io.BytesIO) -> Report:
         killed = killed or reason == _KILLED
     if stream.read(1):
         raise ValueError("something follows the end")
-    return Report(sets, work_s, killed)
+    return Report(sets, killed)
 
 
 def _read_set(lines: list[bytes], reason: str, calls: int) -> SetOutputs:
@@ -252,12 +222,3 @@ def _read_set(lines: list[bytes], reason: str, calls: int) -> SetOutputs:
         return SetOutputs(tuple(outputs), "")
     error = error or _REASONS.get(reason, f"it was ended by {reason}")
     return SetOutputs(tuple(outputs), error)
-
-
-def all_sets(problem: CodingProblem, limit: SetLimits) -> dict[str, SetLimits]:
-    """The same limits for both sets; `limit.calls_s` has that of any call."""
-    first = limit.calls_s[0]
-    return {
-        name: dataclasses.replace(limit, calls_s=(first,) * len(problem.inputs[name]))
-        for name in SETS
-    }

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.sandbox.memo import SharedRuns
 from cycleqd_jax.tasks.base import Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.coding import judge, prompts, sanitize, truth
 from cycleqd_jax.tasks.coding.compare import Comparison, Rules
@@ -72,8 +71,6 @@ class EvalPlusTask:
         self.fingerprint = self._make_fingerprint()
         self._sanitizer = sanitize.SanitizerProcess(options.sanitizer)
         self._truths = truth.Truths(self.data.path)
-        self._slowness: float | None = None
-        self._measuring: SharedRuns[None, float] = SharedRuns()
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of one split, in a fixed order."""
@@ -105,7 +102,8 @@ class EvalPlusTask:
     def dialogue(self, problem: Problem) -> Sequence[Message]:
         """A right conversation: the reference solution in a code block."""
         prompt = prompts.make_prompt(problem.prompt, self.options.prompt)
-        return prompts.right_messages(prompt, problem.answer or "")
+        code = f"```python\n{problem.answer}\n```"
+        return (*prompt.messages, {"role": "assistant", "content": code})
 
     async def run(self, problem: Problem, chat: Chat, sandbox: Sandbox) -> Result:
         """One episode: all samples of one problem.
@@ -168,38 +166,24 @@ class EvalPlusTask:
           BadInputError, SandboxError: as in `run`.
         """
         expected = await self._truths.get(problem, sandbox)
-        if self._slowness is None:  # measured when first needed, once
-            self._slowness = await self._measuring.get(
-                None, lambda: truth.measure_slowness(problem, sandbox)
-            )
+        slowness = max(1.0, await self._truths.slowness(problem, sandbox))
         comparison = Comparison(
             self.release.dataset,
             problem.entry_point,
             problem.atol,
             Rules(self.options.rules),
         )
-        return await judge.judge(
-            problem, code, expected, comparison, self._slowness, sandbox
-        )
+        return await judge.judge(problem, code, expected, comparison, slowness, sandbox)
 
     def _as_problem(self, problem: CodingProblem) -> Problem:
         try:
-            instruction = self._instruction(problem)
+            instruction = prompts.instruction(self.release.dataset, problem)
         except ValueError as err:
             raise BadInputError(f"{self.data.path}: {problem.id}: {err}.") from err
-        return Problem(problem.id, instruction, self._solution(problem))
-
-    def _instruction(self, problem: CodingProblem) -> str:
-        """What the user message says.
-
-        Raises:
-          ValueError: the file's prompt has not the expected form.
-        """
-        raise NotImplementedError
-
-    def _solution(self, problem: CodingProblem) -> str:
-        """The text of a right reply."""
-        raise NotImplementedError
+        solution = problem.solution
+        if self.release is HUMANEVAL:  # it completes the prompt
+            solution = problem.prompt + solution
+        return Problem(problem.id, instruction, solution.strip())
 
     def _make_splits(self, settings: TaskSettings) -> dict[Split, tuple[Problem, ...]]:
         if self.options.split == "reference":
@@ -229,24 +213,12 @@ class Mbpp(EvalPlusTask):
     name = "mbpp"
     release = MBPP
 
-    def _instruction(self, problem: CodingProblem) -> str:
-        return prompts.mbpp_instruction(problem)
-
-    def _solution(self, problem: CodingProblem) -> str:
-        return problem.solution.strip()
-
 
 class HumanEval(EvalPlusTask):
     """HumanEval+."""
 
     name = "humaneval"
     release = HUMANEVAL
-
-    def _instruction(self, problem: CodingProblem) -> str:
-        return prompts.humaneval_instruction(problem)
-
-    def _solution(self, problem: CodingProblem) -> str:
-        return (problem.prompt + problem.solution).strip()
 
 
 def _draw_seed(seed: int, problem: str, index: int) -> int:
@@ -256,7 +228,11 @@ def _draw_seed(seed: int, problem: str, index: int) -> int:
 
 
 def _metrics(verdicts: Sequence[judge.Verdict]) -> dict[str, float]:
-    """Shares of right samples; with several samples also pass@k for the usual k."""
+    """Shares of right samples; with several samples also pass@k for the usual k.
+
+    pass@k = 1 - C(n - right, k) / C(n, k): the unbiased estimate of the probability
+    that one of k samples is right (arXiv 2107.03374).
+    """
     n = len(verdicts)
     right = {
         "base": sum(verdict.base for verdict in verdicts),
@@ -266,18 +242,6 @@ def _metrics(verdicts: Sequence[judge.Verdict]) -> dict[str, float]:
     if n > 1:
         for k in sorted({k for k in (1, 10, 100) if k <= n} | {n}):
             for name, count in right.items():
-                metrics[f"{name}_pass@{k}"] = pass_at_k(n, count, k)
+                wrong = math.comb(n - count, k) / math.comb(n, k)
+                metrics[f"{name}_pass@{k}"] = 1.0 - wrong
     return metrics
-
-
-def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Unbiased estimate that one of k samples is right (arXiv 2107.03374).
-
-    1 - C(samples - right, k) / C(samples, k)
-
-    Args:
-      samples: number of samples, at least k.
-      right: number of right samples.
-      k: number of samples drawn.
-    """
-    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)

@@ -2,8 +2,8 @@
 
 They are computed when a problem is first needed and kept in the user's cache folder as
 `cycleqd_jax/coding/<hash>.json`, one file per problem, named by the hash of everything
-that decides them. Times are CPU times. A fixed piece of work is measured beside each,
-so that a time can be converted to another machine.
+that decides them. Times are CPU times in units of a nominal machine, so that they hold
+for every machine.
 """
 
 import dataclasses
@@ -16,26 +16,32 @@ from typing import Any
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError, SandboxError
-from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.sandbox.base import Limits, Program, Sandbox
 from cycleqd_jax.sandbox.memo import SharedRuns
 from cycleqd_jax.tasks import values
-from cycleqd_jax.tasks.coding.calls import (
-    SETS,
-    Output,
-    Report,
-    SetLimits,
-    SetOutputs,
-    all_sets,
-    call,
-    program_files,
-)
+from cycleqd_jax.tasks.coding.calls import PROGRAM_FILES, SETS, SetLimits, call
 from cycleqd_jax.tasks.coding.data import CodingProblem
 from cycleqd_jax.tasks.data import cache_folder
+from cycleqd_jax.tasks.programs import PYTHON
 
 _LOG = logging.getLogger(__name__)
-NOMINAL_WORK_S = 0.02  # of `_runner.work` on a server processor of 2023
 # Of the reference solution; the slowest of MBPP+ needs 30 s in all.
 _LIMIT_S = 600.0
+# Work like that of the problems, and its CPU time on a server processor of 2023.
+_NOMINAL_S = 0.02
+_WORK = b"""
+import time
+
+def work():
+    start = time.process_time()
+    total, words = 0, {}
+    for i in range(60_000):
+        total = (total * 31 + i) % 1_000_003
+        words[str(total % 997)] = [i, total]
+    return time.process_time() - start
+
+print(min(work() for _ in range(3)))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Expected:
 
     Attributes:
       text: the value, encoded.
-      nominal_s: CPU seconds on a machine that needs `NOMINAL_WORK_S` for the work.
+      nominal_s: CPU seconds on the nominal machine.
     """
 
     text: bytes
@@ -71,7 +77,9 @@ class Truths:
         """
         self._source = source
         self._known: dict[str, Truth] = {}
+        self._slowness: float | None = None
         self._runs: SharedRuns[str, Truth] = SharedRuns()
+        self._measuring: SharedRuns[None, float] = SharedRuns()
 
     async def get(self, problem: CodingProblem, sandbox: Sandbox) -> Truth:
         """The expected outputs of a problem.
@@ -86,25 +94,41 @@ class Truths:
             )
         return self._known[problem.id]
 
+    async def slowness(self, problem: CodingProblem, sandbox: Sandbox) -> float:
+        """How many times slower than the nominal machine this one is; measured once.
+
+        Args:
+          problem: that needs to know, for messages.
+          sandbox: where it is measured.
+
+        Raises:
+          SandboxError: the sandbox failed.
+        """
+        if self._slowness is None:
+            try:
+                self._slowness = await self._measuring.get(
+                    None, lambda: _measure(sandbox)
+                )
+            except SandboxError as err:
+                raise SandboxError(f"{problem.id}: {err}") from err
+        return self._slowness
+
     async def _make(self, problem: CodingProblem, sandbox: Sandbox) -> Truth:
         path = truth_path(problem)
-        report = _read(path, problem)
-        if report is None:
-            report = await self._compute(problem, sandbox)
-            _keep(path, report)
-        slowness = (report.work_s or NOMINAL_WORK_S) / NOMINAL_WORK_S
-        return {
-            name: tuple(
-                Expected(output.text, output.cpu_s / slowness)
-                for output in report.sets[name].outputs
-            )
+        truth = _read(path)
+        if truth is None:
+            truth = await self._compute(problem, sandbox)
+            _keep(path, truth)
+        return truth
+
+    async def _compute(self, problem: CodingProblem, sandbox: Sandbox) -> Truth:
+        slowness = await self.slowness(problem, sandbox)
+        code = problem.prompt + problem.solution
+        limits = {
+            name: SetLimits((_LIMIT_S,) * len(problem.inputs[name]), _LIMIT_S, _LIMIT_S)
             for name in SETS
         }
-
-    async def _compute(self, problem: CodingProblem, sandbox: Sandbox) -> Report:
-        code = problem.prompt + problem.solution
-        limits = all_sets(problem, SetLimits((_LIMIT_S,), _LIMIT_S, _LIMIT_S))
-        report = await call(problem, code, limits, sandbox, measure=True)
+        report = await call(problem, code, limits, sandbox)
         if report.killed:
             raise SandboxError(
                 f"{problem.id}: its reference solution was killed; the machine may "
@@ -118,53 +142,59 @@ class Truths:
                     f"run on {name}_input ({failure}), so the file is damaged or needs "
                     "another Python in the sandbox."
                 )
-        return report
+        return {
+            name: tuple(
+                Expected(output.text, output.cpu_s / slowness)
+                for output in report.sets[name].outputs
+            )
+            for name in SETS
+        }
 
 
-async def measure_slowness(problem: CodingProblem, sandbox: Sandbox) -> float:
-    """How many times slower than the nominal one this machine is now; at least 1.
-
-    Raises:
-      SandboxError: the sandbox failed.
-    """
-    report = await call(problem, "", {}, sandbox, measure=True)
-    if report.work_s is None:
-        raise RunError(f"{problem.id}: the sandbox's speed could not be measured.")
-    return max(1.0, report.work_s / NOMINAL_WORK_S)
+async def _measure(sandbox: Sandbox) -> float:
+    program = Program(PYTHON, files=(("main.py", _WORK),), limits=Limits(cpu_s=60.0))
+    execution = await sandbox.run(program)
+    try:
+        return float(execution.stdout) / _NOMINAL_S
+    except ValueError as err:
+        raise SandboxError(
+            "Python did not start in the sandbox (it ended with "
+            f"{execution.ending}, {execution.exit_code}, and said "
+            f"{execution.stderr[-200:]!r})"
+        ) from err
 
 
 def truth_path(problem: CodingProblem) -> pathlib.Path:
     """Where the expected outputs of a problem are kept; they need not be there."""
     content = [problem.entry_point, problem.prompt, problem.solution]
-    decided_by = marshal.dumps([*content, dict(problem.inputs), program_files()], 2)
+    decided_by = marshal.dumps([*content, dict(problem.inputs), PROGRAM_FILES], 2)
     key = hashlib.sha256(decided_by).hexdigest()
     return cache_folder("cycleqd_jax", "coding") / f"{key}.json"
 
 
-def _keep(path: pathlib.Path, report: Report) -> None:
+def _keep(path: pathlib.Path, truth: Truth) -> None:
     """Keeps outputs; where that fails, work goes on without."""
-    sets = {
-        name: [[o.text.decode("ascii"), o.cpu_s] for o in report.sets[name].outputs]
+    content = {
+        name: [[e.text.decode("ascii"), e.nominal_s] for e in truth[name]]
         for name in SETS
     }
     try:
-        files.write_sealed(path, {"work_s": report.work_s, **sets})
+        files.write_sealed(path, content)
     except RunError as err:
         _LOG.warning("Expected outputs are not kept: %s", err)
 
 
-def _read(path: pathlib.Path, problem: CodingProblem) -> Report | None:
+def _read(path: pathlib.Path) -> Truth | None:
     """Outputs that were kept; None where there are none, or damaged ones."""
     if not path.is_file():
         return None
     try:
         content = files.read_sealed(path)
-        sets = {
-            name: SetOutputs(tuple(Output(t.encode(), s) for t, s in content[name]), "")
+        return {
+            name: tuple(Expected(text.encode(), s) for text, s in content[name])
             for name in SETS
         }
-    except (BadInputError, KeyError, TypeError, ValueError) as err:
+    except (BadInputError, KeyError) as err:
         # A damaged copy costs a computation, not the run.
         _LOG.warning("Expected outputs are computed again: %s", err)
         return None
-    return Report(sets, content["work_s"])

@@ -13,19 +13,7 @@ from cycleqd_jax.tasks.os_interaction.problems import OsProblem, Script
 
 _LONGEST = 2**17 - 1  # bytes of one argument that the kernel takes
 _SOURCE = re.compile(r"\bsource ~/\.bashrc\b")
-_TOOLS = (
-    "awk",
-    "cat",
-    "cut",
-    "find",
-    "grep",
-    "head",
-    "sed",
-    "sort",
-    "tr",
-    "uniq",
-    "wc",
-)
+_TOOLS = "awk cat cut find grep head sed sort tr uniq wc".split()
 # Reads the file in another shell; an `exit` in it is a failure.
 _SOURCE_FUNCTION = """() {
     local said

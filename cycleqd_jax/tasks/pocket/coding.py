@@ -46,7 +46,7 @@ class PocketCoding(PocketTask):
     templates = TEMPLATES
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
-        """Calls the answer's function on the hidden inputs."""
+        """Calls the answer's function on the hidden arguments."""
         script = _RUNNER.format(
             answer=answer,
             function=problem.data["function"],
@@ -73,7 +73,7 @@ class PocketCoding(PocketTask):
         return ""
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
-        """Runs a script and returns its output, or else the end of its error."""
+        """Runs a script and returns its output, or the last line of its error."""
         execution = await sandbox.run(python_program(action))
         if reason := why_stopped(execution):
             return reason
@@ -82,8 +82,8 @@ class PocketCoding(PocketTask):
         return execution.stderr.decode("utf-8", "replace").rstrip().rpartition("\n")[2]
 
     def right_inspection(self, problem: Problem) -> tuple[str, str]:
-        """The right function, tried on one of the inputs."""
-        # The first two calls are edge cases; of the others, one that is short to read.
+        """The right function, called with one of the arguments."""
+        # The first two calls are edge cases; the shortest of the others is taken.
         calls = list(zip(problem.data["calls"], problem.data["expected"], strict=True))
         call, expected = min(calls[2:], key=lambda pair: len(repr(pair)))
         arguments = ", ".join(repr(argument) for argument in call)

@@ -1,7 +1,7 @@
 """Families of small Python functions.
 
-An expected value is computed from the template's own expression, which is trusted
-text of this file; the answer's process never sees it.
+Expected outputs are computed here from the template's expression, which is trusted text
+of this file. The answer's process never sees them.
 """
 
 import dataclasses

@@ -16,8 +16,8 @@ from cycleqd_jax.tasks.pocket.db_tables import Effect, create_table, same_effect
 from cycleqd_jax.tasks.pocket.db_templates import TEMPLATES
 from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
 
-_MAX_ROWS = 100  # an answer that returns more is wrong on tables of nine rows
-# `execute` takes exactly one statement, so a second one is an error.
+_MAX_ROWS = 100  # tables have nine rows, so more are wrong
+# `execute` takes one statement; a second one is an error.
 _RUNNER = """
 import sqlite3
 from values import encode
@@ -51,7 +51,7 @@ class PocketDb(PocketTask):
     templates = TEMPLATES
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
-        """Executes the statement on every table of the problem."""
+        """Runs the statement on every table of the problem."""
         tables = problem.data["tables"]
         effects = await self._execute(problem, tables, answer, sandbox)
         if isinstance(effects, str):
@@ -66,7 +66,7 @@ class PocketDb(PocketTask):
         return ""
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
-        """Executes a statement on a copy of the first table and shows its rows."""
+        """Runs a statement on a copy of the first table and returns its rows."""
         tables = problem.data["tables"][:1]
         effects = await self._execute(problem, tables, action, sandbox)
         if isinstance(effects, str):
@@ -81,7 +81,7 @@ class PocketDb(PocketTask):
     async def _execute(
         self, problem: Problem, tables: Any, statement: str, sandbox: Sandbox
     ) -> list[Effect] | str:
-        """The effect on each table, or one line that says why there is none."""
+        """The effect on each table, or why there is none, in one line."""
         script = _RUNNER.format(
             tables=tables,
             table=problem.data["table"],
@@ -104,10 +104,10 @@ class PocketDb(PocketTask):
 
 
 def _effects(output: Any) -> list[Effect]:
-    """Checks what the other process wrote, which is not to be trusted.
+    """Checks and converts the program's output, which may be forged.
 
     Raises:
-      ValueError: if it is not a list of pairs of lists of rows of plain cells.
+      ValueError: it is no list of pairs of lists of rows of cells.
     """
     if not isinstance(output, list):
         raise ValueError("no list of effects")

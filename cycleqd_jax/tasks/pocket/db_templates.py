@@ -1,8 +1,8 @@
 """Families of SQL demands over small tables.
 
-Every table has a unique label, a group and two whole numbers, so that one template
-serves all of them: in a template `{l}`, `{g}`, `{n}` and `{m}` are those columns (the
-numbers in either order), `{t}` the table, and the other names constants.
+Every table has a unique label, a group and two integers, so that a template fits all
+tables. In a template, `{l}`, `{g}`, `{n}` and `{m}` are these columns (the integers in
+either order), `{t}` is the table and other names are constants.
 """
 
 # ruff: noqa: E501 (the families read best as a table)
@@ -61,7 +61,7 @@ class DbTemplate:
 
 
 def _fields(schema: Schema, rng: random.Random) -> dict[str, Any]:
-    """Columns and constants that fit a table."""
+    """Random columns and constants that fit a table."""
     label, group, *_ = schema.columns
     n, m = rng.sample((2, 3), 2)
     low, high = schema.ranges[n - 2]

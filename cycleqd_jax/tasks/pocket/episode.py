@@ -10,23 +10,18 @@ import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import ClassVar
 
 from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program, Sandbox
-from cycleqd_jax.tasks import values
+from cycleqd_jax.sandbox.base import Execution, Limits, Program, Sandbox
+from cycleqd_jax.tasks import programs
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.pocket import generator
 
 _PROTOCOL = 2  # raised when prompts or verdicts change
-# Without user or site packages and bytecode. The hash seed fixes the order of sets, so
-# that an answer always gets the same verdict.
-_PYTHON = ("env", "PYTHONHASHSEED=0", "python3", "-s", "-S", "-B", "main.py")
-_VALUES = ("values.py", pathlib.Path(values.__file__).read_bytes())
 # Many chat templates add a system text of their own where none is given, and every
 # token of a prompt costs time in every episode.
 SYSTEM: Message = {"role": "system", "content": ""}
@@ -202,23 +197,14 @@ class PocketTask(abc.ABC):
 
 def python_program(script: str) -> Program:
     """A Python script as a program, which may import `values`."""
-    return Program(
-        _PYTHON, files=(("main.py", script.encode()), _VALUES), limits=LIMITS
-    )
+    files = (("main.py", script.encode()), programs.VALUES)
+    return Program(programs.PYTHON, files=files, limits=LIMITS)
 
 
 def why_stopped(execution: Execution) -> str:
-    """Why a program did not end by itself, in one line; "" if it did."""
-    reasons = {
-        Ending.EXITED: "",
-        Ending.SIGNALLED: "It was killed by a signal.",
-        Ending.CPU_LIMIT: "It used up its CPU time.",
-        Ending.WALL_LIMIT: "It used up its time.",
-        Ending.OUTPUT_LIMIT: "It wrote too much output.",
-        Ending.MEMORY_LIMIT: "It used too much memory.",
-        Ending.ENTRIES_LIMIT: "It made too many files.",
-    }
-    return reasons[execution.ending]
+    """Why a program did not end by itself, as a sentence; empty if it did."""
+    reason = programs.why_stopped(execution)
+    return reason and f"{reason[0].upper()}{reason[1:]}."
 
 
 def _feedback(output: str) -> str:

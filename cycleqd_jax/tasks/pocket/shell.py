@@ -49,7 +49,7 @@ class PocketOs(PocketTask):
         return "" if right else f"It printed {printed!r:.120}."
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
-        """Runs a command in a copy of the folder and shows what it printed."""
+        """Runs a command in a copy of the folder and returns what it printed."""
         execution = await sandbox.run(_program(problem.data["files"], action, False))
         if reason := why_stopped(execution):
             return reason

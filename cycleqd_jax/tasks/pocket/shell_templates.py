@@ -1,9 +1,9 @@
-"""Families of demands on a shell in a small folder.
+"""Families of shell commands in a small folder.
 
-What a right command prints or leaves behind is computed here in Python, from the same
-demand and without a shell; the answer's process never sees it. In a template `{f}`
-and `{g}` are files, `{d}` and `{e}` folders, `{h}` and `{n}` a file and a folder that
-do not exist yet, `{x}` an extension, `{w}` and `{v}` words, `{k}` and `{i}` numbers.
+What a right command prints or leaves behind is computed here in Python, without a
+shell. The answer's process never sees it. In a template, `{f}` and `{g}` are files,
+`{d}` and `{e}` folders, `{h}` and `{n}` a file and a folder that do not exist yet, `{x}`
+is an extension, `{w}` and `{v}` are words, `{k}` and `{i}` numbers.
 """
 
 # ruff: noqa: E501 (the families read best as a table)
@@ -33,17 +33,18 @@ _MAX_DRAWS = 20
 
 @dataclasses.dataclass(frozen=True)
 class ShellTemplate:
-    """One family of demands.
+    """One family of commands.
 
     Attributes:
       id: unique.
       demands: wordings after "Write one bash command:", separated by " | ".
       command: a right command.
-      judged_by: "lines" or "set" (printed lines, in order or not), "number" (a printed
-        number, a file's name may follow it) or "files" (what the folder holds then).
-      expected: from files and constants, the text or the files.
-      content: of files: "words", "numbers", "table", "mixed" (case) or
-        "repeated" (lines).
+      judged_by: "lines" or "set" (printed lines, in order or in any order), "number" (a
+        printed number, perhaps followed by a file's name) or "files" (the folder's
+        files afterwards).
+      expected: makes the right text or files from files and constants.
+      content: of the files: "words", "numbers", "table", "mixed" (case) or "repeated"
+        (lines).
       held_out: whether `train` leaves it out.
     """
 
@@ -65,7 +66,7 @@ class ShellTemplate:
             for _ in range(_MAX_DRAWS):
                 files = _files(constants, self.content, data_rng)
                 expected = self.expected(dict(files), constants)
-                if expected not in ("", "0", files):  # idling must not be right
+                if expected not in ("", "0", files):  # doing nothing must be wrong
                     break
             return {"files": files, "judged_by": self.judged_by, "expected": expected}
 
@@ -84,7 +85,7 @@ def _constants(rng: random.Random) -> dict[str, Any]:
 
 
 def _files(constants: Mapping[str, Any], content: str, rng: random.Random) -> Files:
-    """A folder with the named files, others beside them, and two folders."""
+    """A folder with the named files, other files and two folders."""
     taken = {constants[name].partition(".")[0] for name in "fgh"}
     stems = [stem for stem in _STEMS if stem not in taken]
     rng.shuffle(stems)

@@ -12,13 +12,15 @@ import logging
 import urllib.error
 import urllib.request
 
+import evalplus.eval
 import pytest
 
 from cycleqd_jax.errors import BadInputError, MissingDataError, SandboxError
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
 from cycleqd_jax.tasks.coding import truth
-from cycleqd_jax.tasks.coding.task import HumanEval, Mbpp, pass_at_k
+from cycleqd_jax.tasks.coding.judge import Verdict
+from cycleqd_jax.tasks.coding.task import HumanEval, Mbpp, _metrics
 from cycleqd_jax.tasks.registry import make_task as make_registered
 
 from .conftest import HUMANEVAL_ROWS, KINDS, MBPP_ROWS
@@ -351,9 +353,14 @@ def test_the_first_sample_decides_the_outcome(make_task, answer):
 
 
 def test_pass_at_k_is_the_unbiased_estimate():
-    assert pass_at_k(10, 0, 1) == 0 and pass_at_k(10, 10, 5) == 1
-    assert pass_at_k(10, 3, 1) == pytest.approx(0.3)
-    assert pass_at_k(4, 2, 2) == pytest.approx(1 - 1 / 6)
+    def metrics(samples, right):
+        verdicts = [Verdict(i < right, i < right, "") for i in range(samples)]
+        return _metrics(verdicts)
+
+    assert metrics(10, 0)["base_pass@1"] == 0 and metrics(10, 10)["base_pass@10"] == 1
+    assert metrics(10, 3)["base_pass@1"] == pytest.approx(0.3)
+    expected = evalplus.eval.estimate_pass_at_k(120, [7], 100)[0]
+    assert metrics(120, 7)["plus_pass@100"] == pytest.approx(expected)
 
 
 # Fingerprint, expected outputs, failures of the environment.

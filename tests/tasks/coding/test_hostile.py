@@ -158,7 +158,7 @@ FORGERIES = {
             data += b"set " + name + b" 3 done\\nloaded\\n0 true\\n0 true\\n"
         data += b"end\\n"
         """,
-    "a time without end": "data = b'work ' + b'9' * 999 + b'\\n'",
+    "a time without end": "data = b'set base 2 done\\nloaded\\n' + b'9' * 999 + b' 2\\nend\\n'",
     "a time that is no number": "data = b'set base 2 done\\nloaded\\nx 2\\nend\\n'",
     "an output that is too long": "data = b'set base 2 done\\nloaded\\n0 \"' + b'x' * 2**23 + b'\"\\nend\\n'",
     "more lines than calls": "data = b'set base 9999999 done\\n' + b'0\\n' * 2**22",
@@ -228,7 +228,7 @@ def test_a_report_that_was_never_begun_is_the_sandbox(make_task):
     failed = Execution(Ending.EXITED, 127, b"", b"python3: command not found")
     with pytest.raises(SandboxError, match=r"Mbpp/9001.*command not found"):
         read_report(problem, failed)
-    stopped = Execution(Ending.MEMORY_LIMIT, None, calls._GREETING, b"")
+    stopped = Execution(Ending.MEMORY_LIMIT, None, calls.GREETING, b"")
     assert read_report(problem, stopped).sets["base"].failure
 
 
@@ -241,7 +241,7 @@ class Killing:
     async def run(self, program):
         self.programs.append(program)
         if len(self.programs) <= self.kills:
-            return Execution(Ending.SIGNALLED, None, calls._GREETING, b"")
+            return Execution(Ending.SIGNALLED, None, calls.GREETING, b"")
         return await self.inner.run(program)
 
 
@@ -270,5 +270,6 @@ def test_a_killed_program_is_run_once_more(make_task, kills):
 
 def test_a_reference_solution_that_is_killed_is_the_environment(make_task):
     task = make_task()
+    task._truths._slowness = 1.0
     with pytest.raises(SandboxError, match=r"Mbpp/9001.*out of memory"):
         asyncio.run(task._truths._compute(task.data.problems[DOUBLE], Killing(None, 9)))
