@@ -43,6 +43,7 @@ class Engine:
 
     Attributes:
       shape: its static sizes.
+      tokenizer: of the model.
       stats: what it did so far.
     """
 
@@ -56,7 +57,7 @@ class Engine:
     ):
         self.shape = shape
         self.stats = EngineStats()
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._calls = DeviceCalls(program, tokenizer.stop_ids, shape, self.stats, mesh)
         self._vocabulary = program.config.vocab_size
         self._scheduler = Scheduler(shape, self._calls, self.stats, tokenizer)
@@ -116,7 +117,7 @@ class Engine:
           messages: if the last is the assistant's, it is the reply's beginning.
           template: Jinja text in place of the model's own chat template.
         """
-        return self._tokenizer.encode_chat(messages, template=template)
+        return self.tokenizer.encode_chat(messages, template=template)
 
     @contextlib.contextmanager
     def conversation(

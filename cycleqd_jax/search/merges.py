@@ -15,9 +15,14 @@ UNIFORM = "uniform_merge"
 SCALED = "scaled_merge"
 
 
+def scaled_name(factor: float) -> str:
+    """The name of the scaled merge with one factor, like "scaled_merge/0.4"."""
+    return f"{SCALED}/{factor:g}"
+
+
 def merges(basis: AnyBasis, factors: Sequence[float]) -> dict[str, Genome]:
     """The uniform merge and one scaled merge per factor, by name."""
-    tried = {f"{SCALED}/{factor:g}": scaled_sum(basis, factor) for factor in factors}
+    tried = {scaled_name(factor): scaled_sum(basis, factor) for factor in factors}
     return {UNIFORM: uniform(basis)} | tried
 
 
@@ -26,6 +31,6 @@ def best_factors(
 ) -> tuple[float, ...]:
     """The factors whose merges have the highest mean score; ascending."""
     means = {
-        factor: math.fsum(scores[f"{SCALED}/{factor:g}"].values()) for factor in factors
+        factor: math.fsum(scores[scaled_name(factor)].values()) for factor in factors
     }
     return tuple(sorted(f for f in factors if means[f] == max(means.values())))

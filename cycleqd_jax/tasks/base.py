@@ -132,3 +132,8 @@ class Task(Protocol):
     async def run(self, problem: Problem, chat: Chat, sandbox: Sandbox) -> Result:
         """One episode. Raises `SandboxError` where the environment failed."""
         ...
+
+
+def reference(task: Task, problem: Problem) -> Sequence[Message] | None:
+    """A right conversation that ends with the answer; None where none is known."""
+    return getattr(task, "reference", task.dialogue)(problem)

@@ -13,7 +13,7 @@ from cycleqd_jax.runs.setup import make_tasks, open_sandbox
 from cycleqd_jax.runs.trackers import check_logging
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
-from cycleqd_jax.training.examples import fingerprint
+from cycleqd_jax.models.dialogues import fingerprint
 from cycleqd_jax.training.jsonl import read_dialogues
 from cycleqd_jax.training.plan import (
     ExpertPlan,

@@ -28,7 +28,7 @@ def episodes(config):
         for k in range(prepared.basis.num_experts)
     }
     with open_evaluator(config, prepared, open_sandbox(config.sandbox)) as evaluator:
-        got = evaluator.evaluate(individuals, Split.OPTIMISE)
+        got = evaluator.evaluate(individuals, Split.OPTIMISE).episodes
     return [(e.individual, e.problem, list(e.tokens), e.score) for e in got]
 
 

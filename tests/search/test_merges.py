@@ -3,7 +3,7 @@ import types
 import numpy as np
 import pytest
 
-from cycleqd_jax.evaluation.local import Episode
+from cycleqd_jax.evaluation.base import Episode
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.runs import comparison
 from cycleqd_jax.search.merges import best_factors, merges

@@ -6,7 +6,7 @@ import transformers
 
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
-from cycleqd_jax.training.examples import Example
+from cycleqd_jax.models.dialogues import Example
 
 
 class WordTokenizer:
