@@ -10,7 +10,7 @@ from cycleqd_jax.reports import archive_maps, figures, page, run_data, tables
 
 
 def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
-    """Reads a finished run and writes `report.json`, `report.html` and the figures as PNGs.
+    """Reads a finished run; writes `report.json`, `report.html` and figures as PNGs.
 
     What it writes depends on the run's results alone, wall times aside: those are in
     the JSON's `timing` and in the page's line `wall-time`, and nowhere else.

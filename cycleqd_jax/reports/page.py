@@ -279,8 +279,9 @@ def _facts(data: RunData, report: Mapping[str, Any]) -> str:
     factors = ", ".join(f"{factor} ({score:.3f})" for factor, score in tried.items())
     return html.escape(
         f"{report['evaluated_children']} children of {len(data.tasks)} experts of "
-        f"{config.base_model}, search {config.search}, seed {config.seed}. The best mean "
-        f"on optimise is that of {report['best']}. Scaled merge is the sum of task vectors times "
+        f"{config.base_model}, search {config.search}, seed {config.seed}. The best "
+        f"mean on optimise is that of {report['best']}. Scaled merge is the sum of "
+        "task vectors times "
         f"{report['scaled_merge']['factor']}, the best on optimise"
         + (f" of {factors}." if factors else ".")
     )

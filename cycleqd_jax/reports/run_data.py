@@ -121,7 +121,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         scores=scores,
         samples=_samples(run, facts.result, aliases[facts.result], scores),
         children=_children(run, tasks),
-        elites=_elites(run),
+        elites=_elites(run, facts),
         basis=run_files.read_basis_facts(run),
         metrics=_metrics(run, aliases, classes),
         trained={t: found[name] for t, name in trained.items() if name in found},
@@ -227,9 +227,9 @@ def _children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
     return tuple(sorted(children, key=lambda child: child.generation))
 
 
-def _elites(run: pathlib.Path) -> tuple[Elite, ...]:
+def _elites(run: pathlib.Path, facts: RunFacts) -> tuple[Elite, ...]:
     """All elites, in the file's order; none of a search without archives."""
-    if not (run / "archives.parquet").exists():
+    if "bins" not in facts.search:
         return ()
     columns = ["archive", "bins", "individual", "quality"]
     rows = run_files.read_rows([run / "archives.parquet"], columns)

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cycleqd_jax import files
@@ -126,6 +127,20 @@ class OpenedRun:
             if name == champion_name(group):
                 return champion.individual
         return name
+
+    def episodes(self, task: str) -> Iterator[Mapping[str, Any]]:
+        """Rows of the results of one task, part by part.
+
+        Raises:
+          BadInputError: there are no results, or a part is damaged.
+        """
+        parts = sorted((self.path / "results").glob("*.parquet"))
+        if not parts:
+            raise BadInputError(f"{self.path}: has no results yet.")
+        for part in parts:
+            for row in files.read_table(part).to_pylist():
+                if row["task"] == task:
+                    yield row
 
     def load_base(self) -> LoadedModel:
         """The base model, on the host.

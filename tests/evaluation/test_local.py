@@ -34,7 +34,7 @@ def test_factored_and_materialised_give_the_same_episodes(toy_settings):
         models = {f"expert/{k}": expert_genome(basis, k) for k in range(3)}
         models |= {"base": base_genome(basis), "uniform": uniform(basis)}
         with opened as evaluator:
-            found[mode] = evaluator.evaluate(models, Split.VALIDATE)
+            found[mode] = evaluator.evaluate(models, Split.VALIDATE).episodes
         assert [e.individual for e in found[mode][::12]] == list(models)
     assert without_time(found["factored"]) == without_time(found["materialised"])
     scores = mean_scores(found["factored"])

@@ -35,7 +35,7 @@ def test_report_has_every_model_on_every_split(run):
             assert row["mean"] == pytest.approx(sum(scores) / 3)
             assert row["problems"] == problems
     assert data["evaluated_children"] == 6
-    assert len(data["archives_fingerprint"]) == 64
+    assert len(data["state_fingerprint"]) == 64
     assert (run / "report" / "report.html").stat().st_size > 10_000
 
 
