@@ -32,7 +32,6 @@ from cycleqd_jax.runs.export import export_adapter, export_model
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.names import individual_genome, known_individuals
-from cycleqd_jax.runs.run_settings import noise_source
 from cycleqd_jax.runs.setup import put_on_device
 from experiments import console
 
@@ -103,7 +102,7 @@ def _export(args: argparse.Namespace) -> int:
         model = load_model(config.base_model, dtype=config.dtype)
         _check_base(folder, model)
         observer.phase(f"writing {individual} to {to}")
-        base, noise = put_on_device(model.weights), noise_source(config)
+        base, noise = put_on_device(model.weights), config.noise
         weights = materialise(base, basis, genome, noise)
         host = {name: np.asarray(array) for name, array in weights.items()}
         card = _card(args.individual, individual, run, config, facts)

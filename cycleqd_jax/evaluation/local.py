@@ -303,7 +303,7 @@ class Evaluator:
     ) -> Reply:
         """One turn; a conversation that has outgrown the engine gets an empty reply."""
         prompt = self._engine.encode(messages, options.template)
-        if len(prompt) >= self._engine.shape.length:
+        if len(prompt) >= self._engine.settings.length:
             return Reply("", (), len(prompt), Finish.LENGTH)
         sampling = Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
         got = await self._engine.generate(

@@ -7,7 +7,6 @@ to all archives in order of their generation.
 Source: CycleQD (arXiv 2410.14735), algorithm 1.
 """
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 
@@ -26,28 +25,11 @@ from cycleqd_jax.qd.cells import Range
 from cycleqd_jax.qd.elites import archive_metrics
 from cycleqd_jax.qd.propose import Proposal, propose
 from cycleqd_jax.qd.schedule import generation_batch
-from cycleqd_jax.qd.settings import ProposeSettings
+from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.runs.checkpoints import Checkpoints, CycleState
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.results import write_episodes
 from cycleqd_jax.tasks.base import Split
-
-
-@dataclasses.dataclass(frozen=True)
-class CycleSettings:
-    """How long and how wide.
-
-    Attributes:
-      seed: of the search.
-      num_generations: children in all.
-      children_per_batch: P.
-      propose: of the operators.
-    """
-
-    seed: int
-    num_generations: int
-    children_per_batch: int
-    propose: ProposeSettings
 
 
 def individual_name(individual: int, tasks: Sequence[str]) -> str:
@@ -85,7 +67,8 @@ def first_state(
 def run_cycle(
     state: CycleState,
     *,
-    settings: CycleSettings,
+    seed: int,
+    settings: QDSettings,
     basis: Basis,
     evaluator: Evaluator,
     folder: RunFolder,
@@ -100,14 +83,14 @@ def run_cycle(
     Raises:
       RunError: the environment failed; what the last checkpoint counts is kept.
     """
-    run_key = jax.random.key(settings.seed)
+    run_key = jax.random.key(seed)
     while state.next_generation <= settings.num_generations:
         start, before = time.perf_counter(), evaluator.stats.copy()
         ts = generation_batch(
             state.next_generation, settings.num_generations, settings.children_per_batch
         )
         proposal = propose(
-            state.archives, state.bank, basis, run_key, ts, settings=settings.propose
+            state.archives, state.bank, basis, run_key, ts, settings=settings
         )
         genomes = jax.device_get(proposal.genomes)
         episodes = evaluator.evaluate(

@@ -13,7 +13,6 @@ from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.loop import first_state, individual_name, run_cycle
 from cycleqd_jax.runs.results import whole_batches
 from cycleqd_jax.runs.run_log import log_run
-from cycleqd_jax.runs.run_settings import cycle_settings
 from cycleqd_jax.runs.setup import (
     Prepared,
     open_evaluator,
@@ -61,7 +60,8 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
             observer.phase("evolving")
             state = run_cycle(
                 state,
-                settings=cycle_settings(config),
+                seed=config.seed,
+                settings=config.qd,
                 basis=prepared.basis,
                 evaluator=evaluator,
                 folder=folder,

@@ -13,15 +13,10 @@ import jax.numpy as jnp
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, to_yaml
-from cycleqd_jax.config_sections import (
-    EngineConfig,
-    MeshConfig,
-    ProblemsConfig,
-    SandboxConfig,
-)
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.local import Evaluator
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.basis_cache import (
     find_basis,
@@ -54,10 +49,9 @@ from cycleqd_jax.runs.fingerprints import (
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import check_run_memory, state_memory, this_machine
 from cycleqd_jax.runs.memory_plan import MemoryPlan, check_memory_plan
-from cycleqd_jax.runs.run_settings import engine_shape, noise_source, propose_settings
-from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
 from cycleqd_jax.sandbox.make import make_sandbox
-from cycleqd_jax.tasks.base import Split, Task, TaskSettings
+from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task, TaskSettings
 from cycleqd_jax.tasks.registry import make_task
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
@@ -89,7 +83,7 @@ class Prepared:
     mode: ModeChoice
     noise: NoiseSource | None
     fingerprints: Mapping[str, Any]
-    engine: EngineConfig
+    engine: EngineSettings
     mesh: jax.sharding.Mesh | None = None
 
     @property
@@ -100,7 +94,7 @@ class Prepared:
 
 def make_tasks(
     names: Sequence[str],
-    problems: ProblemsConfig,
+    problems: ProblemsSettings,
     own: Mapping[str, Mapping[str, Any]],
     *,
     download: bool = True,
@@ -117,12 +111,15 @@ def make_tasks(
       BadInputError: one is unknown, or two share a name.
       MissingDataError: the data of a benchmark are not on this machine.
     """
-    sizes = {Split(split): count for split, count in problems.sizes.items()}
     tasks = tuple(
         make_task(
             name,
             TaskSettings(
-                problems.seed, sizes, problems.turns, own.get(name, {}), download
+                problems.seed,
+                problems.sizes,
+                problems.turns,
+                own.get(name, {}),
+                download,
             ),
         )
         for name in names
@@ -136,7 +133,7 @@ def make_tasks(
     return tasks
 
 
-def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
+def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
     """The mesh of the settings, None for one device.
 
     Raises:
@@ -147,7 +144,9 @@ def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(settings.data, settings.tensor)
 
 
-def make_program(config: LlamaConfig, dtype: str, engine: EngineConfig) -> LlamaProgram:
+def make_program(
+    config: LlamaConfig, dtype: str, engine: EngineSettings
+) -> LlamaProgram:
     """The model as functions, with the attention that the engine's settings ask for.
 
     Raises:
@@ -187,7 +186,6 @@ def prepare(
         that of the run in the folder.
     """
     observer.phase("loading the base model")
-    propose = propose_settings(config.qd)
     tasks = make_tasks(config.tasks, config.problems, config.task_settings)
     mesh = make_mesh(config.engine.mesh)
     memory, machine = check_run_memory(config), this_machine()
@@ -234,10 +232,10 @@ def prepare(
     basis = _basis(config, folder, model, experts, names, basis_print)
     plan_memory(config, basis)
     weights = put_on_device(model.weights, mesh)
-    noise = noise_source(config)
+    noise = config.noise
     check_operators(
-        propose.own_crossover,
-        propose.own_mutation,
+        config.qd.own_crossover,
+        config.qd.own_mutation,
         basis,
         noise_length(1) if noise else None,
     )
@@ -287,7 +285,7 @@ def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) ->
     )
 
 
-def open_sandbox(sandbox: SandboxConfig) -> Sandbox:
+def open_sandbox(sandbox: SandboxSettings) -> Sandbox:
     """The sandbox that the settings ask for.
 
     Raises:
@@ -304,7 +302,7 @@ def open_evaluator(
     engine = Engine(
         prepared.program,
         prepared.model.tokenizer,
-        engine_shape(prepared.engine),
+        prepared.engine,
         mesh=prepared.mesh,
     )
     with Evaluator(
@@ -321,7 +319,7 @@ def open_evaluator(
 
 
 def _form(config: RunConfig) -> str:
-    return "core" if propose_settings(config.qd).needs_cores else "diagonal"
+    return "core" if config.qd.needs_cores else "diagonal"
 
 
 def _basis_settings(config: RunConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cycleqd_jax.merging.genome import base_genome, expert_genome
 from cycleqd_jax.models.experts import FullExpert, LoraExpert
 from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel
-from cycleqd_jax.runs.setup import engine_shape, open_sandbox
+from cycleqd_jax.runs.setup import open_sandbox
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training.settings import TrainConfig
 
@@ -40,7 +40,7 @@ def validate_lora(
     basis = compute_basis(model.weights, [expert])
     models = {"base": base_genome(basis), "expert": expert_genome(basis, 0)}
     with Evaluator(
-        engine=Engine(program, model.tokenizer, engine_shape(config.engine)),
+        engine=Engine(program, model.tokenizer, config.engine),
         weights=weights,
         basis=basis,
         tasks=tasks,
@@ -68,7 +68,7 @@ def validate_full(
         "expert": lambda: _on_device(expert.weights, program),
     }
     with Evaluator(
-        engine=Engine(program, model.tokenizer, engine_shape(config.engine)),
+        engine=Engine(program, model.tokenizer, config.engine),
         weights={},
         basis=None,
         tasks=tasks,

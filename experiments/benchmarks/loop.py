@@ -12,7 +12,6 @@ from cycleqd_jax.progress import BatchSummary, Observer
 from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.loop import run_cycle
-from cycleqd_jax.runs.run_settings import cycle_settings
 from cycleqd_jax.runs.setup import open_evaluator, open_sandbox
 from cycleqd_jax.sandbox.base import Execution, Program, Sandbox
 from experiments.benchmarks import frame, quickstart
@@ -31,7 +30,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     prepared = quickstart.prepared_run(config, say)
     sandbox = _Watched(open_sandbox(config.sandbox))
     state = quickstart.experts_only(prepared, config.qd.bins)
-    settings = cycle_settings(config)
+    settings = config.qd
     batches: list[_Parts] = []
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -46,7 +45,8 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
             watch = _Watch(evaluator, sandbox)
             state = run_cycle(
                 state,
-                settings=dataclasses.replace(settings, num_generations=last),
+                seed=config.seed,
+                settings=settings.model_copy(update={"num_generations": last}),
                 basis=prepared.basis,
                 evaluator=evaluator,
                 folder=folder,

@@ -14,9 +14,8 @@ from cycleqd_jax.inference.population import (
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.qd.propose import propose
-from cycleqd_jax.qd.settings import ProposeSettings
+from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.runs.checkpoints import Checkpoints, CycleState
-from cycleqd_jax.runs.run_settings import propose_settings
 from cycleqd_jax.runs.setup import Prepared
 from experiments.benchmarks import dense, frame, quickstart
 
@@ -29,7 +28,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     """Measures the suite."""
     config = quickstart.run_config(options)
     prepared = quickstart.prepared_run(config, say)
-    settings = propose_settings(config.qd)
+    settings = config.qd
     state = quickstart.full_state(prepared, config.qd.bins)
     with tempfile.TemporaryDirectory() as folder:
         rows = _children(options, prepared, settings, state, pathlib.Path(folder), say)
@@ -41,7 +40,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
 def _children(
     options: frame.Options,
     prepared: Prepared,
-    settings: ProposeSettings,
+    settings: QDSettings,
     state: CycleState,
     folder: pathlib.Path,
     say: frame.Say,
@@ -132,7 +131,7 @@ def _children(
 
 
 def _breeder(
-    prepared: Prepared, settings: ProposeSettings, state: CycleState, count: int = 1
+    prepared: Prepared, settings: QDSettings, state: CycleState, count: int = 1
 ) -> Callable[[], Genome]:
     """Breeds the next children of full archives with every call."""
     key, t = jax.random.key(0), state.next_generation
