@@ -83,7 +83,7 @@ def _export(args: argparse.Namespace) -> int:
         model = opened.load_base()
         observer.phase(f"writing {opened.resolve(asked)} to {to}")
         base = put_on_device(model.weights)
-        weights = materialise(base, opened.basis, individual, opened.noise)
+        weights = materialise(base, opened.basis, individual, opened.config.noise)
         host = {name: np.asarray(array) for name, array in weights.items()}
         card = _card(asked, opened)
         export_model(target, model.config, host, model.tokenizer, card)
@@ -105,7 +105,7 @@ def _plan_adapter(
     """The adapter that changes the base as the genome does, as far as one can."""
     if opened.config.dtype != "float32":  # changes that round to nothing count too
         base = {name: w.astype(jnp.float32) for name, w in base.items()}
-        weights = materialise(base, opened.basis, genome, opened.noise)
+        weights = materialise(base, opened.basis, genome, opened.config.noise)
     return plan_adapter(
         base,
         weights,

@@ -37,7 +37,7 @@ from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.models.llama.program import Weights
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.base import Problem, Split, Task, reference, run_episode
+from cycleqd_jax.tasks.base import Problem, Split, Task, reference
 
 # One coroutine: row in the population, individual's name, task, problem, place of the
 # problem in the call's order -> a row of the result.
@@ -289,9 +289,7 @@ class LocalEvaluator:
 
         start = time.perf_counter()
         with self._engine.conversation(row, priority=place) as conversation:
-            result = await run_episode(
-                task, problem, chat, self._sandbox, before_retry=replies.clear
-            )
+            result = await task.run(problem, chat, self._sandbox)
         last = replies[-1] if replies else Reply("")
         return Episode(
             individual=name,
@@ -321,7 +319,7 @@ class LocalEvaluator:
     ) -> Reply:
         """One turn; a conversation longer than the engine's length gets no tokens."""
         prompt = self._engine.encode(messages, options.template)
-        if len(prompt) >= self._engine.shape.length:
+        if len(prompt) >= self._engine.settings.length:
             return Reply("", (), len(prompt), Finish.LENGTH)
         sampling = Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
         got = await self._engine.generate(

@@ -19,7 +19,6 @@ from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import base_genome, scaled_sum, uniform
 from cycleqd_jax.merging.individuals import Individual, TrainedExpert
-from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.qd.aggregation import aggregate
 from cycleqd_jax.qd.bank import Bank
@@ -36,7 +35,6 @@ from cycleqd_jax.runs.names import (
 )
 from cycleqd_jax.runs.results import read_results
 from cycleqd_jax.search.merges import SCALED, UNIFORM
-from cycleqd_jax.search.registry import search_class
 
 _TRIES = 3  # a running search may remove a checkpoint while it is read
 
@@ -85,14 +83,6 @@ class OpenedRun:
     def basis(self) -> AnyBasis:
         """The basis of the genomes."""
         return load_basis(self.path / "basis.safetensors").basis
-
-    @property
-    def noise(self) -> NoiseSource | None:
-        """The source of the genomes' Gaussian noise; None without any."""
-        kind = search_class(self.config.search)
-        if not kind.uses_noise(self.config.qd):
-            return None
-        return NoiseSource(self.config.seed, self.config.qd.gaussian_std)
 
     def names(self) -> list[str]:
         """Names of all individuals that `individual` knows."""

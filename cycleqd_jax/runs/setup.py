@@ -13,16 +13,11 @@ import jax.numpy as jnp
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, to_yaml
-from cycleqd_jax.config_sections import (
-    EngineConfig,
-    MeshConfig,
-    ProblemsConfig,
-    SandboxConfig,
-)
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.basis_cache import (
     find_basis,
@@ -54,12 +49,11 @@ from cycleqd_jax.runs.fingerprints import (
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import check_run_memory, state_memory, this_machine
 from cycleqd_jax.runs.memory_plan import MemoryPlan, check_memory_plan
-from cycleqd_jax.runs.run_settings import engine_shape
-from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
-from cycleqd_jax.tasks.base import Split, Task, TaskSettings
+from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task, TaskSettings
 from cycleqd_jax.tasks.registry import make_task
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
@@ -93,7 +87,7 @@ class Prepared:
     mode: ModeChoice
     noise: NoiseSource | None
     fingerprints: Mapping[str, Any]
-    engine: EngineConfig
+    engine: EngineSettings
     mesh: jax.sharding.Mesh | None = None
 
     @property
@@ -104,7 +98,7 @@ class Prepared:
 
 def make_tasks(
     names: Sequence[str],
-    problems: ProblemsConfig,
+    problems: ProblemsSettings,
     own: Mapping[str, Mapping[str, Any]],
     *,
     download: bool = True,
@@ -121,12 +115,15 @@ def make_tasks(
       BadInputError: one is unknown, or two share a name.
       MissingDataError: the data of a benchmark are not on this machine.
     """
-    sizes = {Split(split): count for split, count in problems.sizes.items()}
     tasks = tuple(
         make_task(
             name,
             TaskSettings(
-                problems.seed, sizes, problems.turns, own.get(name, {}), download
+                problems.seed,
+                problems.sizes,
+                problems.turns,
+                own.get(name, {}),
+                download,
             ),
         )
         for name in names
@@ -140,7 +137,7 @@ def make_tasks(
     return tasks
 
 
-def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
+def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
     """The mesh of the settings, None for one device.
 
     Raises:
@@ -151,7 +148,9 @@ def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(settings.data, settings.tensor)
 
 
-def make_program(config: LlamaConfig, dtype: str, engine: EngineConfig) -> LlamaProgram:
+def make_program(
+    config: LlamaConfig, dtype: str, engine: EngineSettings
+) -> LlamaProgram:
     """The model as functions, with the attention that the engine's settings ask for.
 
     Raises:
@@ -256,9 +255,7 @@ def prepare(
     basis = _basis(config, folder, model, experts, names, basis_print)
     plan_memory(config, basis)
     weights = sharding.put_on_device(model.weights, mesh)
-    noise = None
-    if search_kind.uses_noise(config.qd):
-        noise = NoiseSource(config.seed, config.qd.gaussian_std)
+    noise = config.noise
     context = Context(
         config.qd, config.search_settings, basis, tuple(names), config.tasks
     )
@@ -320,7 +317,7 @@ def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) ->
     )
 
 
-def open_sandbox(sandbox: SandboxConfig) -> Sandbox:
+def open_sandbox(sandbox: SandboxSettings) -> Sandbox:
     """The sandbox that the settings ask for.
 
     Raises:
@@ -337,7 +334,7 @@ def open_evaluator(
     engine = Engine(
         prepared.program,
         prepared.model.tokenizer,
-        engine_shape(prepared.engine),
+        prepared.engine,
         mesh=prepared.mesh,
     )
     with LocalEvaluator(

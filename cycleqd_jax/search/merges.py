@@ -7,12 +7,33 @@ times the best of several factors.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
+from cycleqd_jax.files import Section, each_once
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome, scaled_sum, uniform
 
 UNIFORM = "uniform_merge"
 SCALED = "scaled_merge"
+
+Factor = Annotated[float, Field(gt=0, le=10)]
+
+
+class BaselinesSettings(Section):
+    """What the result is compared with.
+
+    Attributes:
+      scaled_merge_factors: factors of the sum of task vectors; the best on `optimise`
+        is the `scaled_merge`.
+    """
+
+    scaled_merge_factors: Annotated[
+        tuple[Factor, ...],
+        Field(strict=False, min_length=1),
+        AfterValidator(each_once),
+    ] = (0.3, 0.4, 0.5, 0.6, 0.8)
 
 
 def scaled_name(factor: float) -> str:

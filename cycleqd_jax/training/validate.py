@@ -14,7 +14,7 @@ from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.models.experts import FullExpert, LoraExpert
 from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel
-from cycleqd_jax.runs.setup import engine_shape, open_sandbox
+from cycleqd_jax.runs.setup import open_sandbox
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training.settings import TrainConfig
 
@@ -42,7 +42,7 @@ def validate_lora(
     basis = compute_basis(model.weights, [expert])
     models = {"base": base_genome(basis), "expert": expert_genome(basis, 0)}
     with LocalEvaluator(
-        engine=Engine(program, model.tokenizer, engine_shape(config.engine)),
+        engine=Engine(program, model.tokenizer, config.engine),
         weights=weights,
         basis=basis,
         tasks=tasks,
@@ -68,7 +68,7 @@ def validate_full(
     models = {name: TrainedExpert(name) for name in ("base", "expert")}
     weights = {"base": model.weights, "expert": expert.weights}
     with LocalEvaluator(
-        engine=Engine(program, model.tokenizer, engine_shape(config.engine)),
+        engine=Engine(program, model.tokenizer, config.engine),
         weights={},
         basis=None,
         tasks=tasks,

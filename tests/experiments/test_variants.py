@@ -96,7 +96,7 @@ def test_the_expert_as_trained_is_scored_by_its_own_weights(worlds):
         np.testing.assert_array_equal(got[name], weight)
     same = whole.weights(Adapter(config.experts[entry]))
     assert all(np.array_equal(same[name], got[name]) for name in got)
-    with pytest.raises(BadInputError, match="expert 'toy_x' is unknown; there are toy_b"):
+    with pytest.raises(BadInputError, match="'toy_x' is unknown; there are toy_b"):
         whole.weights(TrainedExpert("toy_x"))
 
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference import programs
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.requests import Limits
 from cycleqd_jax.inference.sampling import Draws
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
@@ -32,7 +33,7 @@ CONFIG = LlamaConfig(
     head_dim=8,
     tie_word_embeddings=True,
 )
-SHAPE = EngineShape(
+SHAPE = EngineSettings(
     slots=8, length=48, prefill_rows=2, prefill_chunk=16, decode_steps=3
 )
 MESHES = ((8, 1), (4, 2), (2, 4), (1, 4), (1, 1))

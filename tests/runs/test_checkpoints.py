@@ -14,7 +14,6 @@ from cycleqd_jax.runs.checkpoints import (
     SUMS,
     Checkpoints,
     Saved,
-    newest_whole,
     state_fingerprint,
 )
 from cycleqd_jax.search.base import State
