@@ -134,7 +134,8 @@ class Bank:
     def _add(
         self, genome, scores, parents=(), weights=(), active=-1, complete=True
     ) -> "Bank":
-        parents, weights = parents or (NO_PARENT, NO_PARENT), weights or (0.0, 0.0)
+        if not len(parents):
+            parents, weights = (NO_PARENT, NO_PARENT), (0.0, 0.0)
         kept = jax.tree.map(lambda leaf: np.array(leaf, np.float32), genome)
         row = check_scores(scores, self.num_tasks)
         return Bank(
