@@ -15,7 +15,7 @@ import pydantic
 import yaml
 from pydantic import AfterValidator, Field
 
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, explain, show
 from cycleqd_jax.files import (
     ImportPath,
     Model,
@@ -25,8 +25,6 @@ from cycleqd_jax.files import (
     TaskName,
     Text,
     each_once,
-    explain,
-    show,
 )
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.noise import NoiseSource
@@ -141,17 +139,11 @@ def check_task_settings(
 
 def _check_keys(key: str, given: Mapping[str, object], tasks: Sequence[str]) -> None:
     """The keys of `given`, the value of the setting `key`, are exactly `tasks`."""
-    names = ", ".join(tasks)
-    for task in tasks:
-        if task not in given:
-            raise ValueError(
-                f"{key} has no entry for {task}; expected one for each of {names}"
-            )
-    for name in given:
-        if name not in tasks:
-            raise ValueError(
-                f"{key} has an entry for {name}, which is not one of the tasks {names}"
-            )
+    if set(given) != set(tasks):
+        raise ValueError(
+            f"{key} has entries for {', '.join(given) or 'nothing'}; expected one for "
+            f"each of the tasks {', '.join(tasks)}"
+        )
 
 
 def load_config(

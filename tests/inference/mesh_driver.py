@@ -4,7 +4,6 @@ Prints one JSON object: what each mesh answered, and what its programs gather.
 """
 
 import asyncio
-import dataclasses
 import json
 import re
 import sys
@@ -131,7 +130,7 @@ def main():
         entry = out[f"{data}x{tensor}"] = {}
         # Materialised has no tables; the form of its programs is the same.
         for mode, deterministic in (("factored", True), ("materialised", False)):
-            shape = dataclasses.replace(SHAPE, deterministic=deterministic)
+            shape = SHAPE.model_copy(update={"deterministic": deterministic})
             engine = Engine(
                 program, Numbers(), shape, mesh=mesh if data * tensor > 1 else None
             )
@@ -153,7 +152,7 @@ def main():
     for axes, changes in (((1, 8), {}), ((8, 1), {"slots": 12}), ((4, 4), {})):
         try:
             mesh = sharding.make_mesh(*axes)
-            Engine(program, Numbers(), dataclasses.replace(SHAPE, **changes), mesh=mesh)
+            Engine(program, Numbers(), SHAPE.model_copy(update=changes), mesh=mesh)
         except BadInputError as err:
             refused.append(str(err))
     out["refused"] = refused
