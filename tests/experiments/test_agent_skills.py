@@ -113,7 +113,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(config, tmp_path, capsys):
         (["base_model=nowhere.gguf"], ["nowhere.gguf"]),
         (["qd.bins=1"], ["qd.bins", "1"]),
         (["engine.length=16", "engine.decode_steps=4"], ["engine.length", "16"]),
-        (["qd.mutatoin=svd"], ["qd.mutatoin", "qd.mutation"]),
+        (["qd.mutatoin=svd"], ["qd.mutatoin", "did you mean mutation"]),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(
