@@ -7,7 +7,7 @@ import numpy as np
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import expert_genome
-from cycleqd_jax.progress import Observer
+from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
 from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.folder import RunFolder
@@ -60,7 +60,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
         state = _state(prepared, folder, checkpoints, cached, observer)
         if state.next_generation <= config.qd.num_generations:
             comparison.forget_final_parts(folder)
-            observer.phase("searching")
+            observer.phase(SEARCHING)
             state = run_search(
                 prepared.search,
                 state,
