@@ -22,13 +22,17 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.low_rank import low_rank_factors
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.models.formats.adapter_plan import AdapterPlan, plan_adapter
+from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.formats.peft_export import (
+    AdapterPlan,
+    export_adapter,
+    plan_adapter,
+)
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.archives import state_fingerprint
 from cycleqd_jax.runs.checkpoints import Checkpoints, CycleState
-from cycleqd_jax.runs.export import export_adapter, export_model
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.names import individual_genome, known_individuals

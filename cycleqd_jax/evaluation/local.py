@@ -25,7 +25,7 @@ from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models.llama.program import Weights
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Problem, Split, Task
 

@@ -11,7 +11,7 @@ from cycleqd_jax.inference import programs
 from cycleqd_jax.inference.slots import EngineShape, Row, chunk_end, draws_of
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models import sharding
-from cycleqd_jax.models.llama.program import Cache, LlamaProgram, Weights
+from cycleqd_jax.models.base import Cache, CausalLM, Weights
 
 # Device calls run in a thread and change nothing but the cache; what they return notes
 # their results, in the thread that serves.
@@ -23,7 +23,7 @@ class DeviceCalls:
 
     def __init__(
         self,
-        program: LlamaProgram,
+        program: CausalLM,
         stop_ids: tuple[int, ...],
         shape: EngineShape,
         stats: EngineStats,

@@ -37,10 +37,9 @@ from cycleqd_jax.merging.basis_store import (
 from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
 from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import NoiseSource, noise_length
-from cycleqd_jax.models import sharding
+from cycleqd_jax.models import families, sharding
 from cycleqd_jax.models.attention import choose_attention
-from cycleqd_jax.models.llama.config import LlamaConfig
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.operators import check_operators
@@ -82,7 +81,7 @@ class Prepared:
     """
 
     model: LoadedModel
-    program: LlamaProgram
+    program: CausalLM
     weights: Weights
     tasks: tuple[Task, ...]
     basis: AnyBasis
@@ -147,7 +146,7 @@ def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(settings.data, settings.tensor)
 
 
-def make_program(config: LlamaConfig, dtype: str, engine: EngineConfig) -> LlamaProgram:
+def make_program(config: ModelConfig, dtype: str, engine: EngineConfig) -> CausalLM:
     """The model as functions, with the attention that the engine's settings ask for.
 
     Raises:
@@ -159,7 +158,7 @@ def make_program(config: LlamaConfig, dtype: str, engine: EngineConfig) -> Llama
         dtype=jnp.dtype(dtype),
         devices=engine.mesh.data * engine.mesh.tensor,
     )
-    return LlamaProgram(config, dtype, attention=attention)
+    return families.make_program(config, dtype, attention=attention)
 
 
 def put_on_device(

@@ -19,7 +19,7 @@ from cycleqd_jax.merging.facts import (
     similarities,
 )
 from cycleqd_jax.merging.task_vectors import expert_weights
-from cycleqd_jax.models.llama.program import Weights
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.comparison import Measured

@@ -9,8 +9,8 @@ from cycleqd_jax.evaluation.local import Evaluator, mean_scores
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import base_genome, expert_genome
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.experts import FullExpert, LoraExpert
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.runs.setup import engine_shape, open_sandbox
 from cycleqd_jax.tasks.base import Split, Task
@@ -23,7 +23,7 @@ def validate_lora(
     config: TrainConfig,
     expert: LoraExpert,
     model: LoadedModel,
-    program: LlamaProgram,
+    program: CausalLM,
     weights: Weights,
     tasks: Sequence[Task],
 ) -> Scores:
@@ -55,7 +55,7 @@ def validate_full(
     config: TrainConfig,
     expert: FullExpert,
     model: LoadedModel,
-    program: LlamaProgram,
+    program: CausalLM,
     tasks: Sequence[Task],
 ) -> Scores:
     """Accuracy of base and full fine-tune, one after the other, each as plain weights.
@@ -79,5 +79,5 @@ def validate_full(
         return mean_scores(evaluator.evaluate(models, Split.VALIDATE))
 
 
-def _on_device(weights: Mapping[str, Any], program: LlamaProgram) -> Weights:
+def _on_device(weights: Mapping[str, Any], program: CausalLM) -> Weights:
     return {name: jnp.asarray(w, program.dtype) for name, w in weights.items()}

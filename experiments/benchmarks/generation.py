@@ -17,7 +17,8 @@ import numpy as np
 
 from cycleqd_jax.inference.engine import Engine, EngineShape
 from cycleqd_jax.inference.requests import Limits as ReplyLimits
-from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.models.base import CausalLM
+from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel
 from experiments.benchmarks import frame, limits
 from experiments.benchmarks.frame import Options, Row, Say
@@ -73,7 +74,7 @@ class _Plain:
 class _Ours:
     """The engine, asked from outside a loop."""
 
-    def __init__(self, program: LlamaProgram, weights, shape: EngineShape):
+    def __init__(self, program: CausalLM, weights, shape: EngineShape):
         self.engine = Engine(program, _Plain(), shape)
         self.engine.load(weights)
 
@@ -110,7 +111,7 @@ class _Bench:
     """What the rows are measured with."""
 
     def __init__(self, model: LoadedModel, theirs, options: Options, say: Say):
-        self._program = LlamaProgram(model.config)
+        self._program = make_program(model.config)
         self._weights = {n: jnp.asarray(w) for n, w in model.weights.items()}
         self._text = _text(model)
         self._theirs, self._repeats, self._say = theirs, options.repeats, say

@@ -38,7 +38,7 @@ def test_a_gguf_file_is_not_dequantised(monkeypatch):
     assert peek.config.hidden_size == 576 and peek.sizes_of is None
 
 
-def test_what_is_not_here_is_planned_as_a_known_model():
+def test_what_is_not_here_is_planned_as_a_known_checkpoint():
     peek = peek_model(LLAMA)
     assert peek.config.hidden_size == 4096
     assert peek.sizes_of == "meta-llama/Meta-Llama-3-8B"

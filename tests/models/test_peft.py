@@ -6,7 +6,8 @@ import pytest
 import safetensors.numpy
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
+from cycleqd_jax.models.formats.peft import LoraFactor
+from cycleqd_jax.models.formats.peft_export import save_lora
 from cycleqd_jax.models.loading import load_expert, load_model
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -101,8 +102,8 @@ def edit(folder, **changes):
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"something_new": "x"}, "something_new = 'x'"),
         ({"r": 8}, r"rank 8, but has \(32, 4\)"),
-        ({"r": "x"}, "r is malformed"),
-        ({"r": 0}, "must be a positive integer, got 0"),
+        ({"r": "x"}, "r must be a valid integer, but is 'x'"),
+        ({"r": 0}, "r must be greater than 0, but is 0"),
         ({"rank_pattern": {"(": 3}}, "not a regular expression"),
         ({"target_modules": ["q_proj"]}, "does not target"),
     ],

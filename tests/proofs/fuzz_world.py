@@ -8,10 +8,11 @@ import numpy as np
 import toy_world
 
 from cycleqd_jax.models.formats import safetensors
-from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
+from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.formats.peft import LoraFactor
+from cycleqd_jax.models.formats.peft_export import save_lora
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.tokenizer import ChatTokenizer
-from cycleqd_jax.runs.export import export_model
 from experiments import agent_skills
 
 CHAT = (
@@ -108,7 +109,7 @@ def make_inputs(folder: pathlib.Path) -> dict:
     (folder / "sharded" / safetensors.WEIGHTS).unlink()
     shards = {f"model-{i + 1}.safetensors": sorted(weights)[i::2] for i in range(2)}
     for file, names in shards.items():
-        safetensors.write_safetensors(
+        safetensors.write_file(
             folder / "sharded" / file, {n: weights[n] for n in names}
         )
     index = {name: file for file, names in shards.items() for name in names}

@@ -96,9 +96,7 @@ def test_a_few_damaged_inputs(world, tmp_path, capsys):
             base = {"gguf": "base.gguf", "shards": "sharded"}.get(name, "base")
 
             def read(place=place, base=base) -> int:
-                model = load_model(
-                    place / base, settings.get("dtype", "float32"), use_cache=False
-                )
+                model = load_model(place / base, settings.get("dtype", "float32"))
                 model.tokenizer.encode_chat([{"role": "user", "content": "hello"}])
                 load_expert(place / toy_world.TASKS[0], model)
                 return 0

