@@ -140,7 +140,10 @@ class CausalLM(Protocol):
     dtype: jnp.dtype
 
     def empty_cache(self, rows: int, length: int) -> Cache:
-        """A cache of zeros for `rows` sequences of up to `length` tokens."""
+        """A cache of zeros for `rows` sequences of up to `length` tokens.
+
+        No array is in it twice, because the engine donates all of them.
+        """
         ...
 
     def extend(
