@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from cycleqd_jax import files
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, explain
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -40,14 +40,5 @@ def parse(model: type[Model], data: Mapping[str, Any], source: object) -> Model:
     try:
         return model.model_validate(data)
     except pydantic.ValidationError as err:
-        first = err.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        if first["type"] == "missing":
-            raise BadInputError(f"{source}: lacks {name}") from err
-        if first["type"] == "value_error":  # raised by a validator of the model
-            where = f"{source}: {name}" if name else source
-            raise BadInputError(f"{where}: {first['ctx']['error']}") from err
-        what = first["msg"].removeprefix("Input ").replace("should be", "must be", 1)
-        raise BadInputError(
-            f"{source}: {name} {what}, but is {first['input']!r:.80}"
-        ) from err
+        sentence = explain(err, data, model)[1].removesuffix(".")
+        raise BadInputError(f"{source}: {sentence}") from err

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.base import CausalLM
+from cycleqd_jax.models.dialogues import fingerprint
 from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
@@ -14,7 +15,6 @@ from cycleqd_jax.runs.setup import make_tasks, open_sandbox
 from cycleqd_jax.runs.trackers import check_logging
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
-from cycleqd_jax.training.examples import fingerprint
 from cycleqd_jax.training.jsonl import read_dialogues
 from cycleqd_jax.training.plan import (
     ExpertPlan,

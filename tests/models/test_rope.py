@@ -194,15 +194,15 @@ def test_settings_survive_the_way_in_and_out(hf, scaling, spelling):
 @pytest.mark.parametrize(
     ("scaling", "change", "words"),
     [
-        ("linear", {"factor": 0}, "factor must be greater than 0, but is 0"),
+        ("linear", {"factor": 0}, "factor: .*greater than 0.*: 0"),
         ("dynamic", {"factor": None}, "'dynamic' needs factor"),
         (
             "yarn",
             {"attention_factor": "x"},
-            "must be a valid number, but is 'x'",
+            "attention_factor: .*valid number.*'x'",
         ),
-        ("yarn", {"truncate": 1}, "truncate must be a valid boolean, but is 1"),
-        ("yarn", {"beta_fast": -1}, "beta_fast must be greater than 0, but is -1"),
+        ("yarn", {"truncate": 1}, "truncate: .*valid boolean.*: 1"),
+        ("yarn", {"beta_fast": -1}, "beta_fast: .*greater than 0.*-1"),
         (
             "yarn",
             {"rope_theta": 1.0},
@@ -214,7 +214,11 @@ def test_settings_survive_the_way_in_and_out(hf, scaling, spelling):
             {"long_factor": [1.0] * 5},
             "4 numbers .*but holds 5",
         ),
-        ("longrope", {"long_factor": [1.0, 1.0, 1.0, -1]}, "greater than 0, but is -1"),
+        (
+            "longrope",
+            {"long_factor": [1.0, 1.0, 1.0, -1]},
+            r"long_factor\.3: .*greater than 0.*-1",
+        ),
         (
             "longrope",
             {"original_max_position_embeddings": 1},
@@ -223,10 +227,10 @@ def test_settings_survive_the_way_in_and_out(hf, scaling, spelling):
         (
             "proportional",
             {"partial_rotary_factor": 0},
-            "must be greater than 0",
+            "partial_rotary_factor: .*greater than 0",
         ),
         ("yarn", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
-        ("linear", {"rope_type": "su"}, "rope_type must be 'linear', .*, but is 'su'"),
+        ("linear", {"rope_type": "su"}, "rope_type: .*'linear', .*'su'"),
     ],
 )
 def test_settings_that_give_no_frequencies_are_named(hf, scaling, change, words):
