@@ -62,7 +62,7 @@ def rewrite(folder, **changes):
     return weights
 
 
-def test_harmless_extras_are_passed_over(folder):
+def test_derived_buffers_and_an_equal_head_are_ignored(folder):
     before = load_model(folder).fingerprint
     weights = rewrite(
         folder,
