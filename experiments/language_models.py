@@ -27,7 +27,7 @@ from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.merging.task_vectors import expert_weights
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.models.locate import locate
 from cycleqd_jax.progress import Observer
@@ -180,7 +180,7 @@ class Stage:
         self._engine: Engine | None = None
         self._loaded: tuple[Weights, object] | None = None
         self._speaking: LoadedModel | None = None
-        self._program: LlamaProgram | None = None
+        self._program: CausalLM | None = None
 
     def groups(self, per_pass: int) -> list[tuple[Model, ...]]:
         """Models that are asked together, in the order of tables."""

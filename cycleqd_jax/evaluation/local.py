@@ -34,8 +34,8 @@ from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import NoiseSource
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.dialogues import examples_of, turn_end
-from cycleqd_jax.models.llama.program import Weights
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Problem, Split, Task, reference
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 
 from cycleqd_jax.inference.requests import GREEDY, Limits, Sampling
-from cycleqd_jax.models.llama.program import Cache
+from cycleqd_jax.models.base import Cache
 
 
 @dataclasses.dataclass(eq=False)

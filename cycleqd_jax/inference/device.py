@@ -12,7 +12,7 @@ from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.inference.slots import Row, chunk_end, draws_of
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models import sharding
-from cycleqd_jax.models.llama.program import Cache, LlamaProgram, Weights
+from cycleqd_jax.models.base import Cache, CausalLM, Weights
 
 # Device calls run in a thread and change nothing but the cache; what they return notes
 # their results, in the thread that serves.
@@ -24,7 +24,7 @@ class DeviceCalls:
 
     def __init__(
         self,
-        program: LlamaProgram,
+        program: CausalLM,
         stop_ids: tuple[int, ...],
         settings: EngineSettings,
         stats: EngineStats,

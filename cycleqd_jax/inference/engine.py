@@ -32,7 +32,7 @@ from cycleqd_jax.inference.requests import (
 from cycleqd_jax.inference.scheduler import Scheduler
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.inference.stats import EngineStats
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 
 
@@ -47,7 +47,7 @@ class Engine:
 
     def __init__(
         self,
-        program: LlamaProgram,
+        program: CausalLM,
         tokenizer: ChatTokenizer,
         settings: EngineSettings,
         *,

@@ -17,14 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cycleqd_jax.inference.sampling import Draws, greedy, logprob_of, sample
 from cycleqd_jax.models import sharding
-from cycleqd_jax.models.llama.program import (
-    Cache,
-    CacheView,
-    Deltas,
-    LlamaProgram,
-    LowRank,
-    Weights,
-)
+from cycleqd_jax.models.base import Cache, CacheView, CausalLM, Deltas, LowRank, Weights
 
 NO_TOKEN = -1
 
@@ -132,7 +125,7 @@ class Form(NamedTuple):
       placed: where the cache lies on a mesh, None on one device.
     """
 
-    program: LlamaProgram
+    program: CausalLM
     span: int
     sampled: bool = False
     scored: bool = False

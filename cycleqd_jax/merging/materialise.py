@@ -147,7 +147,7 @@ def _touched(
     return _changed_with_rest(base, change, residuals, scales, old, factors=factors)
 
 
-# One small program per shape, not one for the whole model: a Llama has hundreds of
+# One small program per shape, not one for the whole model: a model has hundreds of
 # matrices but only a handful of shapes to compile.
 @jax.jit(static_argnames="factors", donate_argnames="old", keep_unused=True)
 def _changed_matrix(base: jax.Array, change, old, *, factors: Callable) -> jax.Array:

@@ -24,8 +24,8 @@ from cycleqd_jax.merging.abstract import (
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import noise_length
+from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.experts import LoraExpert
-from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.peek import (
     ExpertPeek,
     ModelPeek,
@@ -281,7 +281,7 @@ def _expert_shape(
 
 
 def _call(
-    config: RunConfig, model: LlamaConfig, slots: int, length: int, itemsize: int
+    config: RunConfig, model: ModelConfig, slots: int, length: int, itemsize: int
 ) -> int:
     """Bytes of the largest intermediate arrays of a prefill or decode call."""
     engine, heads = config.engine, model.num_attention_heads

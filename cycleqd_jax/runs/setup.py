@@ -33,10 +33,9 @@ from cycleqd_jax.merging.basis_store import (
 from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
 from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models import sharding
+from cycleqd_jax.models import families, sharding
 from cycleqd_jax.models.attention import choose_attention
-from cycleqd_jax.models.llama.config import LlamaConfig
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.engine_size import cache_bytes, sized_engine
@@ -79,7 +78,7 @@ class Prepared:
     """
 
     model: LoadedModel
-    program: LlamaProgram
+    program: CausalLM
     weights: Weights
     tasks: tuple[Task, ...]
     basis: AnyBasis
@@ -148,9 +147,7 @@ def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(settings.data, settings.tensor)
 
 
-def make_program(
-    config: LlamaConfig, dtype: str, engine: EngineSettings
-) -> LlamaProgram:
+def make_program(config: ModelConfig, dtype: str, engine: EngineSettings) -> CausalLM:
     """The model as functions, with the attention that the engine's settings ask for.
 
     Raises:
@@ -162,7 +159,7 @@ def make_program(
         dtype=jnp.dtype(dtype),
         devices=engine.mesh.data * engine.mesh.tensor,
     )
-    return LlamaProgram(config, dtype, attention=attention)
+    return families.make_program(config, dtype, attention=attention)
 
 
 def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.models.llama.program import Deltas, Weights
+from cycleqd_jax.models.base import Deltas, Weights
 
 Masters = dict[str, jax.Array]  # float32, by Hugging Face's name
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.llama.program import Deltas, LlamaProgram, LowRank, Weights
+from cycleqd_jax.models.base import CausalLM, Deltas, LowRank, Weights
 
 Factors = dict[str, dict[str, jax.Array]]  # name -> {"a": [r, in], "b": [out, r]}
 
@@ -55,20 +55,20 @@ class Lora:
         return weights, as_deltas(params, self.scale)
 
 
-def target_names(program: LlamaProgram, settings: LoraSettings) -> list[str]:
+def target_names(program: CausalLM, settings: LoraSettings) -> list[str]:
     """Sorted names of the matrices that are adapted.
 
     Raises:
       BadInputError: if a target names no matrix of the model.
     """
-    shapes = program.weight_shapes()
+    shapes = program.config.weight_shapes()
     names = []
     for target in settings.targets:
         # A linear layer may have a bias too, which is not adapted.
         found = [
             name
             for name, shape in shapes.items()
-            if name.split(".")[-2] == target and len(shape.shape) == 2
+            if name.split(".")[-2] == target and len(shape) == 2
         ]
         if not found:
             raise BadInputError(
@@ -79,9 +79,7 @@ def target_names(program: LlamaProgram, settings: LoraSettings) -> list[str]:
     return sorted(names)
 
 
-def init_factors(
-    program: LlamaProgram, settings: LoraSettings, key: jax.Array
-) -> Factors:
+def init_factors(program: CausalLM, settings: LoraSettings, key: jax.Array) -> Factors:
     """Factors of every targeted matrix; `B = 0`.
 
     `A ~ U(-1/sqrt(in), 1/sqrt(in))`, or `N(0, init_std^2)` where that is set.
@@ -94,11 +92,11 @@ def init_factors(
     Raises:
       BadInputError: if a target names no matrix of the model.
     """
-    shapes = program.weight_shapes()
+    shapes = program.config.weight_shapes()
     names = target_names(program, settings)
     factors = {}
     for name, subkey in zip(names, jax.random.split(key, len(names)), strict=True):
-        out, fan_in = shapes[name].shape
+        out, fan_in = shapes[name]
         shape, bound = (settings.rank, fan_in), fan_in**-0.5
         if settings.init_std is None:
             a = jax.random.uniform(subkey, shape, minval=-bound, maxval=bound)

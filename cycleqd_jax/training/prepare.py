@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.base import CausalLM
 from cycleqd_jax.models.dialogues import fingerprint
-from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.prompts import check_prompts
@@ -36,7 +37,7 @@ class Prepared(NamedTuple):
     """
 
     model: LoadedModel
-    program: LlamaProgram
+    program: CausalLM
     tasks: tuple[Task, ...]
     sources: Mapping[str, Source]
 
@@ -85,7 +86,7 @@ def prepare(
     # Masters begin as the exact base, whatever the computation's dtype.
     dtype = config.dtype if config.method == "lora" else "float32"
     model = load_model(config.base_model, dtype=dtype)
-    program = LlamaProgram(model.config, config.dtype)
+    program = make_program(model.config, config.dtype)
     if config.method == "lora":
         lora.target_names(program, lora_settings(config))
     if scored:

@@ -9,7 +9,7 @@ import jax
 import optax
 
 from cycleqd_jax.errors import RunError
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.training import step as steps
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import Progress, TrainCheckpoints
@@ -31,7 +31,7 @@ class Training:
       recompute: whether layers are computed again in the backward pass.
     """
 
-    program: LlamaProgram
+    program: CausalLM
     weights: Weights
     method: Method
     init: Callable[[], Params]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cycleqd_jax.models.llama.program import Deltas, LlamaProgram, Packed, Weights
+from cycleqd_jax.models.base import CausalLM, Deltas, Packed, Weights
 from cycleqd_jax.training.batches import Batch
 
 Params = Any  # a pytree of float32 arrays: what is trained
@@ -43,7 +43,7 @@ def loss(
     batch: Batch,
     total: jax.Array,
     *,
-    program: LlamaProgram,
+    program: CausalLM,
     method: Method,
     recompute: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
@@ -109,7 +109,7 @@ def train_step(
     weights: Weights,
     batch: Batch,
     *,
-    program: LlamaProgram,
+    program: CausalLM,
     method: Method,
     optimiser: optax.GradientTransformation,
     accumulate: int = 1,

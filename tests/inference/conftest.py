@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forward import full_logits
 
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.programs import Population
@@ -40,10 +41,10 @@ def program(tiny_config):
 
 @pytest.fixture(scope="module")
 def weights(program):
-    shapes = program.weight_shapes()
+    shapes = program.config.weight_shapes()
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return {
-        name: 0.3 * jax.random.normal(key, shape.shape)
+        name: 0.3 * jax.random.normal(key, shape)
         for key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
 
@@ -81,7 +82,7 @@ def prompts_of(seed: int, count: int) -> list[list[dict[str, str]]]:
 def naive(program, weights, deltas, prompt, limit):
     """One sequence at a time, the whole forward pass for every token."""
     ids, new = list(prompt), []
-    forward = jax.jit(program.full)
+    forward = jax.jit(functools.partial(full_logits, program))
     while len(new) < limit:
         padded = np.zeros((1, SHAPE.length), np.int32)
         padded[0, : len(ids)] = ids
@@ -96,7 +97,9 @@ def naive(program, weights, deltas, prompt, limit):
 @pytest.fixture(scope="module", name="naive")
 def naive_replies(program, weights, population):
     """One sequence at a time, every token by a pass over the whole text."""
-    forward = jax.jit(lambda t, i: program.full(weights, t, population.deltas(i)))
+    forward = jax.jit(
+        lambda t, i: full_logits(program, weights, t, population.deltas(i))
+    )
 
     @functools.cache
     def reply(prompt, individual, limits):

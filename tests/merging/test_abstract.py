@@ -10,7 +10,7 @@ from cycleqd_jax.merging.abstract import (
 )
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.core_basis import core_basis
-from cycleqd_jax.models.known import known_model
+from cycleqd_jax.models.families import known_checkpoint
 
 NAMES = ("a", "b", "c")
 
@@ -45,7 +45,7 @@ def test_has_the_shapes_of_the_real_basis(make, kind, rank, residual):
 
 
 def llama_3_8b(rank):
-    shapes = known_model("meta-llama/Meta-Llama-3-8B").config.weight_shapes()
+    shapes = known_checkpoint("meta-llama/Meta-Llama-3-8B").config.weight_shapes()
     experts = [full_expert_shape(shapes)] * 3
     return abstract_basis(shapes, experts, rank, expert_names=NAMES)
 

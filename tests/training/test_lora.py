@@ -1,7 +1,6 @@
 """LoRA training against PyTorch and PEFT, step by step."""
 
 import copy
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from forward import full_logits
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.llama.program import LlamaProgram
@@ -91,7 +91,8 @@ def test_a_fresh_adapter_changes_nothing(twin, batch):
     factors = lora.init_factors(program, SETTINGS, jax.random.key(0))
     deltas = lora.as_deltas(factors, SETTINGS.scale)
     np.testing.assert_array_equal(
-        program.full(weights, batch.tokens, deltas), program.full(weights, batch.tokens)
+        full_logits(program, weights, batch.tokens, deltas),
+        full_logits(program, weights, batch.tokens),
     )
     assert len(factors) == 4
     a = np.concatenate([f["a"].ravel() for f in factors.values()])
@@ -113,9 +114,9 @@ def test_initial_values_may_be_normal(twin):
 
 
 def test_biases_of_targeted_layers_are_not_adapted(twin):
-    config = dataclasses.replace(twin[0].config, attention_bias=True)
+    config = twin[0].config.model_copy(update={"attention_bias": True})
     program = LlamaProgram(config)
-    assert "model.layers.0.self_attn.q_proj.bias" in program.weight_shapes()
+    assert "model.layers.0.self_attn.q_proj.bias" in program.config.weight_shapes()
     names = lora.target_names(program, SETTINGS)
     assert len(names) == 4 and all(name.endswith(".weight") for name in names)
 

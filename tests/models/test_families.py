@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from cycleqd_jax.models.known import known_model
-from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.families import config_from_hf, known_checkpoint
 
 # The totals that the hub shows for these checkpoints (tied heads counted once).
 TOTALS = {
@@ -22,20 +22,30 @@ TOTALS = {
 
 @pytest.mark.parametrize(("name", "total"), TOTALS.items())
 def test_parameters_are_those_of_the_checkpoint(name, total):
-    config = known_model(name).config
+    config = known_checkpoint(name).config
     assert sum(math.prod(s) for s in config.weight_shapes().values()) == total
-    assert LlamaConfig.from_hf(config.to_hf()) == config
+    assert config_from_hf(config.to_hf()) == config
 
 
 def test_mirrors_revisions_and_other_names():
-    meant = known_model("meta-llama/Meta-Llama-3-8B")
+    meant = known_checkpoint("meta-llama/Meta-Llama-3-8B")
     assert meant.name == "meta-llama/Meta-Llama-3-8B"
-    assert known_model("NousResearch/Meta-Llama-3-8B-Instruct@main") == meant
+    assert known_checkpoint("meta-llama/Meta-Llama-3.1-8B-Instruct").name == (
+        "meta-llama/Llama-3.1-8B"
+    )
+    assert known_checkpoint("NousResearch/Meta-Llama-3-8B-Instruct@main") == meant
     for other in ("SakanaAI/Llama-3-8B-Instruct-DB-Expert", "models/llama", "x"):
-        assert known_model(other) is None
+        assert known_checkpoint(other) is None
 
 
 def test_llama_3_1_scales_its_rope_and_llama_3_does_not():
-    assert known_model("meta-llama/Meta-Llama-3-8B").config.rope_scaling is None
-    scaling = known_model("meta-llama/Llama-3.2-1B").config.rope_scaling
-    assert (scaling["rope_type"], scaling["factor"]) == ("llama3", 32.0)
+    assert known_checkpoint("meta-llama/Meta-Llama-3-8B").config.rope_scaling is None
+    scaling = known_checkpoint("meta-llama/Llama-3.2-1B").config.rope_scaling
+    assert (scaling.rope_type, scaling.factor) == ("llama3", 32.0)
+
+
+def test_other_families_are_refused_with_those_that_load():
+    with pytest.raises(BadInputError, match=r"'mistral' is not supported.*: llama"):
+        config_from_hf({"model_type": "mistral"}, "m/config.json")
+    with pytest.raises(BadInputError, match=r"^m/config\.json: model_type None"):
+        config_from_hf({}, "m/config.json")
