@@ -63,3 +63,35 @@ class Observer:
 
     def compared(self, generation: int) -> None:
         """All models were compared, after so many children; the scores are kept."""
+
+
+class Observers(Observer):
+    """Tells several observers, in this order."""
+
+    def __init__(self, *observers: Observer):
+        self._observers = observers
+
+    def note(self, text: str) -> None:
+        """Passed on to all."""
+        for observer in self._observers:
+            observer.note(text)
+
+    def phase(self, name: str) -> None:
+        """Passed on to all."""
+        for observer in self._observers:
+            observer.phase(name)
+
+    def episodes(self, done: int, total: int) -> None:
+        """Passed on to all."""
+        for observer in self._observers:
+            observer.episodes(done, total)
+
+    def batch(self, summary: BatchSummary) -> None:
+        """Passed on to all."""
+        for observer in self._observers:
+            observer.batch(summary)
+
+    def compared(self, generation: int) -> None:
+        """Passed on to all."""
+        for observer in self._observers:
+            observer.compared(generation)

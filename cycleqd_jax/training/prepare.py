@@ -10,7 +10,7 @@ from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.prompts import check_prompts
 from cycleqd_jax.runs.setup import make_tasks, open_sandbox
-from cycleqd_jax.runs.trackers import check_logging
+from cycleqd_jax.runs.trackers import check_trackers
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
 from cycleqd_jax.training.examples import fingerprint
@@ -57,7 +57,7 @@ def prepare(
     Raises:
       BadInputError: the first thing that is wrong.
     """
-    check_logging(config.logging.to)
+    check_trackers(config.logging)
     entries = tuple(dict.fromkeys((*config.task_sources, *config.validation_tasks)))
     tasks = dict(
         zip(

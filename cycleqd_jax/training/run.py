@@ -18,7 +18,7 @@ from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.export import export_model
 from cycleqd_jax.runs.setup import put_on_device
-from cycleqd_jax.runs.trackers import MetricsLogger, open_loggers
+from cycleqd_jax.runs.trackers import Trackers
 from cycleqd_jax.training import full, lora
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.card import card
@@ -71,15 +71,11 @@ def train_experts(config: TrainConfig, observer: Observer) -> None:
         start = time.perf_counter()
         with (
             WorkFolder(job.plan.work) as work,
-            open_loggers(
-                config.logging.to,
-                job.plan.folder.parent / "logs" / name,
-                project=config.logging.project,
-                settings=config.model_dump(mode="json"),
-                note=observer.note,
-            ) as logger,
+            Trackers(
+                config, job.plan.folder.parent / "logs" / name, observer.note
+            ) as trackers,
         ):
-            watch = _Watch(name, config.optimiser.steps, observer, logger)
+            watch = _Watch(name, config.optimiser.steps, observer, trackers)
             scores = _make_expert(config, prepared, job, weights, work, watch)
         shown = ""
         if scores is not None:
@@ -96,10 +92,10 @@ class _Watch(NamedTuple):
     name: str
     steps: int
     observer: Observer
-    logger: MetricsLogger
+    trackers: Trackers
 
     def restored(self, history: tuple[StepMetrics, ...]) -> None:
-        """Steps that an earlier process made; loggers begin anew, so they hear them."""
+        """Logs the steps of an earlier process; W&B skips those it has."""
         self.observer.note(
             f"{self.name} goes on from its checkpoint of step {history[-1].step}"
         )
@@ -118,7 +114,7 @@ class _Watch(NamedTuple):
 
     def _log(self, row: StepMetrics) -> None:
         metrics = {"loss": row.loss, "token_accuracy": row.token_accuracy}
-        self.logger.log(metrics, row.step)
+        self.trackers.log(metrics, row.step)
 
 
 def _make_expert(
@@ -173,7 +169,7 @@ def _make_expert(
     )
     if scores is not None:
         found = {f"validate/{task}": s for task, s in scores["expert"].items()}
-        watch.logger.result(found, last.step)
+        watch.trackers.summarise(found, last.step)
     write_facts(work.expert, config, job.fingerprints)
     work.finish(job.plan.folder)
     return scores
