@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from cycleqd_jax.chat import DEFAULT_CHAT, ChatOptions, Finish, Message, Reply
 from cycleqd_jax.inference.background import Tasks
-from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import (
     empty_population,
@@ -20,6 +19,7 @@ from cycleqd_jax.inference.population import (
 )
 from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.inference.requests import Limits, Sampling
+from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
