@@ -1,7 +1,6 @@
-"""LoRA: what is trained, and what it adds to the base.
+"""LoRA: `W + (alpha / rank) B A`, where only the factors `A` and `B` are trained.
 
-Only the factors are trained: `W + (alpha / rank) B A`, run in the same factored form
-that populations use, so the base weights are read and never changed.
+The model runs in the factored form that populations use; base weights do not change.
 
 Source: LoRA (arXiv 2106.09685); initial values as PEFT's.
 """
@@ -20,13 +19,13 @@ Factors = dict[str, dict[str, jax.Array]]  # name -> {"a": [r, in], "b": [out, r
 
 @dataclasses.dataclass(frozen=True)
 class LoraSettings:
-    """The shape of an adapter, as PEFT names it; the scale is `alpha / rank`.
+    """The shape of an adapter, with PEFT's names.
 
     Attributes:
       rank: of each adapted matrix.
       alpha: dimensionless.
       targets: names of linear layers.
-      init_std: of A's normal initial values; None draws them as PEFT does.
+      init_std: standard deviation of A's initial values; None initialises as PEFT.
     """
 
     rank: int
@@ -36,35 +35,35 @@ class LoraSettings:
 
     @property
     def scale(self) -> float:
-        """What `B A` is multiplied by."""
+        """The factor of `B A`."""
         return self.alpha / self.rank
 
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """Training of factors beside weights that stay; see `step.Method`.
+    """Training of factors with frozen weights; see `step.Method`.
 
     Attributes:
-      scale: what `B A` is multiplied by.
+      scale: the factor of `B A`.
     """
 
     scale: float
 
     def model(self, params: Factors, weights: Weights) -> tuple[Weights, Deltas]:
-        """The base weights, and what the factors add to them."""
+        """The base weights and the low-rank additions."""
         return weights, as_deltas(params, self.scale)
 
 
 def target_names(program: LlamaProgram, settings: LoraSettings) -> list[str]:
-    """Sorted names of the matrices that are adapted.
+    """Sorted names of the adapted matrices.
 
     Raises:
-      BadInputError: if a target names no matrix of the model.
+      BadInputError: a target names no matrix of the model.
     """
     shapes = program.weight_shapes()
     names = []
     for target in settings.targets:
-        # A linear layer may have a bias too, which is not adapted.
+        # The bias of a linear layer is not adapted.
         found = [
             name
             for name, shape in shapes.items()
@@ -82,9 +81,9 @@ def target_names(program: LlamaProgram, settings: LoraSettings) -> list[str]:
 def init_factors(
     program: LlamaProgram, settings: LoraSettings, key: jax.Array
 ) -> Factors:
-    """Factors of every targeted matrix; `B = 0`.
+    """Initial factors of all adapted matrices.
 
-    `A ~ U(-1/sqrt(in), 1/sqrt(in))`, or `N(0, init_std^2)` where that is set.
+    `A ~ U(-1/sqrt(in), 1/sqrt(in))`, or `N(0, init_std^2)` if that is set; `B = 0`.
 
     Args:
       program: the model.
@@ -92,7 +91,7 @@ def init_factors(
       key: one typed key; consumed.
 
     Raises:
-      BadInputError: if a target names no matrix of the model.
+      BadInputError: a target names no matrix of the model.
     """
     shapes = program.weight_shapes()
     names = target_names(program, settings)
@@ -109,7 +108,7 @@ def init_factors(
 
 
 def as_deltas(factors: Factors, scale: float) -> Deltas:
-    """The additions that `factors` make, alike for all rows of a batch."""
+    """The low-rank additions of `factors`, the same for all rows of a batch."""
     return Deltas(
         {
             name: LowRank(f["b"], f["a"].T, jnp.full((1, f["a"].shape[0]), scale))
