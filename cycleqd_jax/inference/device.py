@@ -10,7 +10,8 @@ import numpy as np
 from cycleqd_jax.inference import programs
 from cycleqd_jax.inference.programs import ProgramKey
 from cycleqd_jax.inference.sampling import row_sampling
-from cycleqd_jax.inference.slots import BatchRow, EngineShape
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.inference.slots import BatchRow
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.llama.program import Cache, LlamaProgram, Weights
@@ -31,7 +32,7 @@ class DeviceCalls:
         self,
         program: LlamaProgram,
         stop_ids: tuple[int, ...],
-        settings: EngineShape,
+        settings: EngineSettings,
         stats: EngineStats,
         mesh: jax.sharding.Mesh | None = None,
     ):

@@ -15,10 +15,10 @@ from cycleqd_jax.inference.requests import (
     Scored,
     find_end,
 )
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.inference.slots import (
     BatchRow,
     Conversation,
-    EngineShape,
     Request,
     SlotTable,
 )
@@ -43,7 +43,7 @@ class Scheduler:
 
     def __init__(
         self,
-        settings: EngineShape,
+        settings: EngineSettings,
         calls: DeviceCalls,
         stats: EngineStats,
         tokenizer: Decoder,

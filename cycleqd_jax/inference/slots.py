@@ -16,44 +16,6 @@ from cycleqd_jax.inference.requests import GREEDY, Limits, Sampling
 from cycleqd_jax.models.llama.program import Cache
 
 
-@dataclasses.dataclass(frozen=True)
-class EngineShape:
-    """The static sizes of the engine's programs.
-
-    Attributes:
-      slots: conversations in the cache at once (S).
-      length: tokens of the longest conversation, a multiple of `prefill_chunk`.
-      prefill_rows: conversations of one prefill call (P), at most `slots`.
-      prefill_chunk: tokens of each in one prefill call (C).
-      decode_steps: tokens of one decode call (N).
-      deterministic: whether every call has the same shape.
-    """
-
-    slots: int
-    length: int
-    prefill_rows: int
-    prefill_chunk: int
-    decode_steps: int
-    deterministic: bool = True
-
-    @property
-    def spans(self) -> tuple[int, ...]:
-        """Lengths of the cache that calls look at, ascending; the last is all."""
-        return (self.length,) if self.deterministic else self.parts
-
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """Lengths that are set aside: moving them changes no bit in any engine."""
-        parts = {max(self.length // 8, 64), max(self.length // 2, 64), self.length}
-        return tuple(sorted(part for part in parts if part <= self.length))
-
-    def rows(self, most: int) -> tuple[int, ...]:
-        """Numbers of rows that calls have, ascending; the last is `most`."""
-        if self.deterministic:
-            return (most,)
-        return tuple(sorted({max(most // 8, 1), max(most // 2, 1), most}))
-
-
 @dataclasses.dataclass(eq=False)
 class Request:
     """One turn of a conversation that is waiting or running.

@@ -14,10 +14,9 @@ from statistics import fmean
 from typing import Any
 
 from cycleqd_jax import files
-from cycleqd_jax.config import RunConfig
-from cycleqd_jax.config_sections import LoggingConfig
+from cycleqd_jax.config import LoggingSettings, RunConfig
 from cycleqd_jax.errors import BadInputError, CycleQDError
-from cycleqd_jax.evaluation.local import mean_scores
+from cycleqd_jax.evaluation.base import mean_scores
 from cycleqd_jax.progress import BatchSummary, Observer, Observers
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.results import read_episodes
@@ -32,7 +31,7 @@ _COMPARED = {
 }
 
 
-def check_trackers(config: LoggingConfig) -> None:
+def check_trackers(config: LoggingSettings) -> None:
     """Raises BadInputError, with the pip command, if a package is not installed."""
     for name in config.to:
         spec = importlib.util.find_spec(_PACKAGES[name])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.training.examples import Example
+from cycleqd_jax.models.dialogues import Example
 
 
 class Batch(NamedTuple):

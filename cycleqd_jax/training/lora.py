@@ -13,30 +13,9 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.llama.program import Deltas, LlamaProgram, LowRank, Weights
+from cycleqd_jax.training.settings import LoraSettings
 
 Factors = dict[str, dict[str, jax.Array]]  # name -> {"a": [r, in], "b": [out, r]}
-
-
-@dataclasses.dataclass(frozen=True)
-class LoraSettings:
-    """The shape of an adapter, with PEFT's names.
-
-    Attributes:
-      rank: of each adapted matrix.
-      alpha: dimensionless.
-      targets: names of linear layers.
-      init_std: standard deviation of A's initial values; None initialises as PEFT.
-    """
-
-    rank: int
-    alpha: float
-    targets: tuple[str, ...]
-    init_std: float | None = None
-
-    @property
-    def scale(self) -> float:
-        """The factor of `B A`."""
-        return self.alpha / self.rank
 
 
 @dataclasses.dataclass(frozen=True)

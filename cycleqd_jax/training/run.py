@@ -12,15 +12,15 @@ import jax
 
 from cycleqd_jax import files
 from cycleqd_jax.models.llama.program import Weights
+from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.setup import put_on_device
 from cycleqd_jax.runs.trackers import Trackers
 from cycleqd_jax.training import full, lora
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
 from cycleqd_jax.training.plan import ExpertPlan, Status, write_facts
 from cycleqd_jax.training.settings import TrainConfig
-from cycleqd_jax.training.setup import Job, Setup, lora_settings, set_up
+from cycleqd_jax.training.setup import Job, Setup, set_up
 from cycleqd_jax.training.sft import Training, train
 from cycleqd_jax.training.step import StepMetrics
 from cycleqd_jax.training.validate import Scores
@@ -152,14 +152,13 @@ def _training(
 ) -> Training:
     key = jax.random.fold_in(jax.random.key(config.seed), plan.number)
     init_key, order_key = jax.random.split(key)
-    settings = lora_settings(config)
     is_lora = config.method == "lora"
     return Training(
         program=setup.program,
         weights=weights,
-        method=lora.Lora(settings.scale) if is_lora else full.Full(config.dtype),
+        method=lora.Lora(config.lora.scale) if is_lora else full.Full(config.dtype),
         init=lambda: (
-            lora.init_factors(setup.program, settings, init_key)
+            lora.init_factors(setup.program, config.lora, init_key)
             if is_lora
             else full.init_masters(setup.model.weights)
         ),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.dialogues import fingerprint
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
@@ -13,7 +14,6 @@ from cycleqd_jax.runs.setup import make_tasks, open_sandbox
 from cycleqd_jax.runs.trackers import check_trackers
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
-from cycleqd_jax.training.examples import fingerprint
 from cycleqd_jax.training.plan import (
     ExpertPlan,
     Status,
@@ -89,7 +89,7 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
     model = load_model(config.base_model, dtype=dtype)
     program = LlamaProgram(model.config, config.dtype)
     if config.method == "lora":
-        lora.target_names(program, lora_settings(config))
+        lora.target_names(program, config.lora)
     if scored:
         if "auto" in (config.engine.slots, config.engine.length):
             raise BadInputError(
@@ -125,10 +125,3 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
         fingerprints = {"base model": model.fingerprint, "data": fingerprint(weighted)}
         jobs.append(Job(plan, status_of(plan, config, fingerprints), fingerprints))
     return Setup(model, program, scored, sources), tuple(jobs)
-
-
-def lora_settings(config: TrainConfig) -> lora.LoraSettings:
-    """The LoRA settings of a config."""
-    return lora.LoraSettings(
-        config.lora.rank, config.lora.alpha, config.lora.targets, config.lora.init_std
-    )

@@ -13,7 +13,7 @@ from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.training import step as steps
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import Progress, TrainCheckpoints
-from cycleqd_jax.training.settings import OptimiserConfig
+from cycleqd_jax.training.settings import OptimiserSettings
 from cycleqd_jax.training.step import Method, Params, StepMetrics
 
 
@@ -36,7 +36,7 @@ class Training:
     method: Method
     init: Callable[[], Params]
     batches: Batches
-    optimiser: OptimiserConfig
+    optimiser: OptimiserSettings
     recompute: bool = False
 
 
@@ -67,14 +67,7 @@ def train(
       RunError: the loss is not finite, or a checkpoint cannot be written.
     """
     settings = training.optimiser
-    transform = steps.make_optimiser(
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        steps=settings.steps,
-        final_fraction=settings.final_fraction,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-    )
+    transform = steps.make_optimiser(settings)
     state, history = _start(training, transform, checkpoints)
     if history and on_restored is not None:
         on_restored(tuple(history))

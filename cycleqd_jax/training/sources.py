@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from cycleqd_jax.chat import Message
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.dialogues import Example, examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.tasks.base import Split, Task
-from cycleqd_jax.training.examples import Example, examples_of, turn_end
 
 ROLES = ("system", "user", "assistant")
 

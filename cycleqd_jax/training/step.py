@@ -9,6 +9,7 @@ import optax
 
 from cycleqd_jax.models.llama.program import Deltas, LlamaProgram, Packed, Weights
 from cycleqd_jax.training.batches import Batch
+from cycleqd_jax.training.settings import OptimiserSettings
 
 Params = Any  # the trained parameters, a pytree of float32 arrays
 
@@ -67,15 +68,7 @@ def loss(
     return jnp.sum(losses * batch.mask) / total, jnp.sum(hits * batch.mask) / total
 
 
-def make_optimiser(
-    *,
-    learning_rate: float,
-    warmup_steps: int,
-    steps: int,
-    final_fraction: float,
-    weight_decay: float,
-    max_grad_norm: float,
-) -> optax.GradientTransformation:
+def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
     """AdamW with linear warm-up, cosine decay and gradient clipping by global norm.
 
     Weight decay applies to matrices only, not to norm scales and biases, as in the
@@ -83,14 +76,14 @@ def make_optimiser(
     """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
-        peak_value=learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=steps,
-        end_value=learning_rate * final_fraction,
+        peak_value=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        decay_steps=settings.steps,
+        end_value=settings.learning_rate * settings.final_fraction,
     )
     return optax.chain(
-        optax.clip_by_global_norm(max_grad_norm),
-        optax.adamw(schedule, weight_decay=weight_decay, mask=_are_matrices),
+        optax.clip_by_global_norm(settings.max_grad_norm),
+        optax.adamw(schedule, weight_decay=settings.weight_decay, mask=_are_matrices),
     )
 
 

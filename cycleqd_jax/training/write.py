@@ -13,7 +13,7 @@ from cycleqd_jax.training import lora
 from cycleqd_jax.training.lora import Factors
 from cycleqd_jax.training.plan import ExpertPlan
 from cycleqd_jax.training.settings import JSONL, TrainConfig
-from cycleqd_jax.training.setup import Setup, lora_settings
+from cycleqd_jax.training.setup import Setup
 from cycleqd_jax.training.sources import Source
 from cycleqd_jax.training.step import StepMetrics
 from cycleqd_jax.training.validate import Scores, validate_full, validate_lora
@@ -41,7 +41,7 @@ def write_lora(
       last: metrics of the last step.
     """
     stored = {
-        name: LoraFactor(b, a, lora_settings(config).scale)
+        name: LoraFactor(b, a, config.lora.scale)
         for name, (b, a) in lora.to_numpy(factors).items()
     }
 

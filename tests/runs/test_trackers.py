@@ -15,7 +15,7 @@ import toy_world
 from event_file import events
 
 from cycleqd_jax import files
-from cycleqd_jax.config_sections import LoggingConfig
+from cycleqd_jax.config import LoggingSettings
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.progress import BatchSummary
 from cycleqd_jax.runs import trackers
@@ -79,11 +79,11 @@ def wandb(monkeypatch):
 
 class Config(pydantic.BaseModel):
     seed: int = 0
-    logging: LoggingConfig
+    logging: LoggingSettings
 
 
 def opened(folder, to, notes=None):
-    config = Config(logging=LoggingConfig(to=to, project="p"))
+    config = Config(logging=LoggingSettings(to=to, project="p"))
     return trackers.Trackers(
         config, folder, [].append if notes is None else notes.append
     )
@@ -199,7 +199,7 @@ def test_a_missing_package_is_named_with_its_command(
     monkeypatch.delitem(sys.modules, package, raising=False)
     (tmp_path / package).mkdir()  # what it leaves in a working directory is no package
     with pytest.raises(BadInputError, match=f"pip install {package}$"):
-        trackers.check_trackers(LoggingConfig(to=[name]))
+        trackers.check_trackers(LoggingSettings(to=[name]))
 
 
 def leveldb_records(data):
