@@ -66,3 +66,35 @@ class Observer:
 
     def compared(self, generation: int) -> None:
         """Hears that all models were compared, after `generation` children."""
+
+
+class Observers(Observer):
+    """Tells several observers, in this order."""
+
+    def __init__(self, *observers: Observer):
+        self._observers = observers
+
+    def note(self, text: str) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.note(text)
+
+    def phase(self, name: str) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.phase(name)
+
+    def episodes(self, done: int, total: int) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.episodes(done, total)
+
+    def batch(self, summary: BatchSummary) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.batch(summary)
+
+    def compared(self, generation: int) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.compared(generation)

@@ -7,12 +7,12 @@ import random
 import jax.numpy as jnp
 import numpy as np
 import parity_prompts
+import populations
 import pytest
 import torch
 import transformers
 
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.inference.requests import Limits
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.basis import compute_basis
@@ -170,7 +170,7 @@ def test_experts_in_one_pass_answer_as_their_own_weights(model, weights):
     )
     genomes = [expert_genome(basis, k) for k in range(3)]
     own = [split_coefficients(basis, genome) for genome in genomes]
-    population = Population.of_tables(
+    population = populations.from_tables(
         u={n: m.reshape(m.shape[0], -1) for n, m in basis.u.items()},
         v={n: m.reshape(m.shape[0], -1) for n, m in basis.v.items()},
         coefficients={n: jnp.stack([c[n] for c in own]) for n in basis.u},

@@ -1,7 +1,6 @@
-"""Reads the files of a run folder and says in one sentence what is wrong with them.
+"""Reads the tables of a run folder and says in one sentence what is wrong with them.
 
-The only file of `reports` that opens files of a run. Wall times are read apart from all
-else, so that everything else is the same for the same run, byte for byte.
+Only the columns and rows that are asked for are read into memory.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""All that the training of experts needs, loaded and checked before any of it."""
+"""Loads and checks everything that the training of experts needs, before it starts."""
 
 import asyncio
 from collections.abc import Mapping
@@ -12,10 +12,9 @@ from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.prompts import check_prompts
 from cycleqd_jax.runs.setup import make_tasks, open_sandbox
-from cycleqd_jax.runs.trackers import check_logging
+from cycleqd_jax.runs.trackers import check_trackers
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
-from cycleqd_jax.training.jsonl import read_dialogues
 from cycleqd_jax.training.plan import (
     ExpertPlan,
     Status,
@@ -23,16 +22,21 @@ from cycleqd_jax.training.plan import (
     status_of,
 )
 from cycleqd_jax.training.settings import JSONL, TrainConfig
-from cycleqd_jax.training.sources import Source, make_source, task_dialogues
+from cycleqd_jax.training.sources import (
+    Source,
+    make_source,
+    read_dialogues,
+    task_dialogues,
+)
 
 
-class Prepared(NamedTuple):
-    """What the training of all experts works with.
+class Setup(NamedTuple):
+    """What the trainings of all experts share.
 
     Attributes:
-      model: the base on the host, with its tokeniser.
-      program: the base as functions.
-      tasks: those that experts are scored on.
+      model: the base model on the host, with its tokenizer.
+      program: the base model as functions.
+      tasks: on which experts are scored.
       sources: examples, by the source's entry in the config.
     """
 
@@ -43,22 +47,20 @@ class Prepared(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Attributes: an expert to make, the state of its folder, hashes of its inputs."""
+    """Attributes: an expert to train, how far it is, hashes of its inputs."""
 
     plan: ExpertPlan
     status: Status
     fingerprints: Mapping[str, str]
 
 
-def prepare(
-    config: TrainConfig, observer: Observer
-) -> tuple[Prepared, tuple[Job, ...]]:
-    """Loads and checks all that the training of any expert needs.
+def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, ...]]:
+    """Loads and checks everything for all experts.
 
     Raises:
       BadInputError: the first thing that is wrong.
     """
-    check_logging(config.logging.to)
+    check_trackers(config.logging)
     entries = tuple(dict.fromkeys((*config.task_sources, *config.validation_tasks)))
     tasks = dict(
         zip(
@@ -83,12 +85,12 @@ def prepare(
         for source in named
     }
     observer.phase("loading the base model")
-    # Masters begin as the exact base, whatever the computation's dtype.
+    # Full fine-tuning starts from the exact base weights, whatever dtype computes.
     dtype = config.dtype if config.method == "lora" else "float32"
     model = load_model(config.base_model, dtype=dtype)
     program = make_program(model.config, config.dtype)
     if config.method == "lora":
-        lora.target_names(program, lora_settings(config))
+        lora.target_names(program, config.lora)
     if scored:
         if "auto" in (config.engine.slots, config.engine.length):
             raise BadInputError(
@@ -101,7 +103,7 @@ def prepare(
             length=config.engine.length,
             multiple_of=config.engine.prefill_chunk,
         )
-        asyncio.run(open_sandbox(config.sandbox).close())  # it may be missing here
+        asyncio.run(open_sandbox(config.sandbox).close())  # refused here if missing
     sources = {
         name: make_source(
             name,
@@ -121,13 +123,6 @@ def prepare(
     jobs = []
     for plan in plans:
         weighted = [(w, sources[name].examples) for name, w in plan.sources.items()]
-        prints = {"base model": model.fingerprint, "data": fingerprint(weighted)}
-        jobs.append(Job(plan, status_of(plan, config, prints), prints))
-    return Prepared(model, program, scored, sources), tuple(jobs)
-
-
-def lora_settings(config: TrainConfig) -> lora.LoraSettings:
-    """The shape of the adapters of a config."""
-    return lora.LoraSettings(
-        config.lora.rank, config.lora.alpha, config.lora.targets, config.lora.init_std
-    )
+        fingerprints = {"base model": model.fingerprint, "data": fingerprint(weighted)}
+        jobs.append(Job(plan, status_of(plan, config, fingerprints), fingerprints))
+    return Setup(model, program, scored, sources), tuple(jobs)

@@ -1,4 +1,4 @@
-"""Waiting conversations give their slots up and get them back."""
+"""Conversations between two turns lose their slots and get them back."""
 
 import asyncio
 import random
@@ -11,7 +11,7 @@ from cycleqd_jax.inference.requests import Limits
 
 
 def wait_for_each_other(make, engine, count):
-    """None ends before all have begun: each one's second prompt and reply."""
+    """No dialogue ends before all have started; second prompt and reply of each."""
     everybody = asyncio.Barrier(count)
 
     async def one(first):
@@ -33,10 +33,10 @@ def wait_for_each_other(make, engine, count):
 
 
 @BOTH
-def test_conversations_that_wait_for_each_other_all_go_on(
+def test_conversations_that_wait_for_each_other_all_continue(
     make, program, weights, deterministic
 ):
-    """More than there are slots, none of which ends before all have begun."""
+    """More conversations than slots, none of which ends before all have started."""
     engine = engine_with(make, program, weights, slots=2, deterministic=deterministic)
     for prompt, reply in wait_for_each_other(make, engine, 7):
         assert reply.tokens == make.naive(program, weights, None, prompt, 4)
@@ -46,13 +46,13 @@ def test_conversations_that_wait_for_each_other_all_go_on(
 
 @pytest.fixture
 def no_room(monkeypatch):
-    """Nothing may lie aside, unless nothing else goes on."""
-    monkeypatch.setattr(scheduler, "_ASIDE_BYTES", 0)
-    monkeypatch.setattr(scheduler, "_ASIDE_SHARE", 0.0)
+    """Nothing may be evicted, unless the engine is stalled."""
+    monkeypatch.setattr(scheduler, "_EVICTED_BYTES", 0)
+    monkeypatch.setattr(scheduler, "_EVICTED_SHARE", 0.0)
     monkeypatch.setattr(scheduler, "_STALL_SECONDS", 0.05)
 
 
-def test_what_lies_aside_is_bounded(make, program, weights, monkeypatch, no_room):
+def test_evicted_bytes_are_bounded(make, program, weights, monkeypatch, no_room):
     """Episodes of one turn whose verdicts take long do not pile up in memory."""
     monkeypatch.setattr(scheduler, "_STALL_SECONDS", 60)
     engine = engine_with(make, program, weights, slots=2)
@@ -64,7 +64,7 @@ def test_what_lies_aside_is_bounded(make, program, weights, monkeypatch, no_room
             await engine.generate([first, 9], Limits(2), conversation=conversation)
             async with verdicts:
                 await asyncio.sleep(0.01)
-            most = max(most, len(engine._scheduler.slots._aside))
+            most = max(most, len(engine._scheduler.slots._evicted))
 
     async def run():
         async with make.serving(engine):
@@ -75,9 +75,7 @@ def test_what_lies_aside_is_bounded(make, program, weights, monkeypatch, no_room
     assert most <= 1
 
 
-def test_more_than_is_allowed_lies_aside_where_nothing_else_goes_on(
-    make, program, weights, no_room
-):
+def test_a_stalled_engine_evicts_beyond_the_limit(make, program, weights, no_room):
     engine = engine_with(make, program, weights, slots=2)
     replies = wait_for_each_other(make, engine, 7)
     assert engine.stats.evictions >= 5
@@ -86,7 +84,7 @@ def test_more_than_is_allowed_lies_aside_where_nothing_else_goes_on(
 
 
 @BOTH
-def test_a_conversation_given_up_or_closed_while_it_lies_aside(
+def test_an_evicted_conversation_is_abandoned_or_closed(
     make, program, weights, deterministic
 ):
     engine = engine_with(
@@ -101,10 +99,10 @@ def test_a_conversation_given_up_or_closed_while_it_lies_aside(
                     prompt, Limits(4), conversation=conversation
                 )
                 await engine.generate([7], Limits(2), conversation=other)
-                assert conversation.aside is not None
+                assert conversation.evicted is not None
                 busy = asyncio.ensure_future(engine.generate([9], Limits(30)))
-                # The turn begins otherwise than what lies aside, so that less of it
-                # is of use afterwards.
+                # This turn shares only two tokens with the evicted cache, so only
+                # those may be reused afterwards.
                 turn = engine.generate([5, 6, 99], Limits(4), conversation=conversation)
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(turn, 0.001)
@@ -117,14 +115,15 @@ def test_a_conversation_given_up_or_closed_while_it_lies_aside(
     again, got, _ = asyncio.run(run())
     assert got.tokens == make.naive(program, weights, None, again, 4)
     slots = engine._scheduler.slots
-    assert not any(slots._slots) and not slots._aside
+    assert not any(slots._slots) and not slots._evicted
 
 
-def test_nothing_is_compiled_when_a_conversation_is_set_aside(make, program, weights):
+def test_nothing_is_compiled_at_an_eviction(make, program, weights):
     engine = engine_with(make, program, weights, slots=1, prefill_rows=1, length=64)
-    said = []
-    engine.compile(said.append)
-    sizes = programs.take_row._cache_size(), programs.put_row._cache_size()
+    names = []
+    engine.compile(names.append)
+    copies = (programs.read_slot, programs.write_slot)
+    sizes = [program._cache_size() for program in copies]
 
     async def run():
         async with make.serving(engine):
@@ -134,12 +133,12 @@ def test_nothing_is_compiled_when_a_conversation_is_set_aside(make, program, wei
 
     asyncio.run(run())
     assert engine.stats.evictions == 2
-    assert (programs.take_row._cache_size(), programs.put_row._cache_size()) == sizes
-    assert any("aside" in name for name in said)
+    assert [program._cache_size() for program in copies] == sizes
+    assert any("eviction" in name for name in names)
 
 
-def test_what_lies_aside_is_forgotten_when_others_are_loaded(make, program, weights):
-    """Another model's cache is of no use to a conversation that outlives it."""
+def test_loading_other_weights_drops_evicted_caches(make, program, weights):
+    """A conversation that outlives the load must not reuse the old model's cache."""
     engine = engine_with(make, program, weights, slots=1, prefill_rows=1)
     other = {name: weight * 1.1 for name, weight in weights.items()}
 
