@@ -16,17 +16,12 @@ def empty_population(basis: Basis, rows: int) -> Population:
     """A population of base models, I = `rows`.
 
     Args:
-      basis: in diagonal form. All experts' directions of a matrix are put side by
-        side, `[out or in, K * r]`.
+      basis: in diagonal form; the population refers to its directions, without a copy.
       rows: how many individuals there is room for; part of every program's shape.
     """
-
-    def flat(side: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return {name: array.reshape(array.shape[0], -1) for name, array in side.items()}
-
     return Population(
-        u=flat(basis.u),
-        v=flat(basis.v),
+        u=basis.u,
+        v=basis.v,
         coefficients=jnp.zeros((rows, basis.genome_size), jnp.float32),
         vectors={
             name: jnp.zeros((rows, *delta.shape[1:]), jnp.float32)

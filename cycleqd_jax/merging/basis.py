@@ -35,10 +35,10 @@ Factors = tuple[jax.Array, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class MatrixSlot:
-    """Where one matrix's coefficients lie in a genome.
+    """One matrix's place in a genome, and the order of its R = K * r directions.
 
-    They are `coefficients[offset : offset + num_experts * rank]`, expert after
-    expert, the largest singular value of each first.
+    Its coefficients are `coefficients[offset : offset + R]`: expert after expert, of
+    each the largest singular value first. The columns of `u` and `v` have this order.
     """
 
     name: str
@@ -48,8 +48,12 @@ class MatrixSlot:
 
     @property
     def size(self) -> int:
-        """Number of coefficients, `K * r`."""
+        """R, the number of coefficients and of directions."""
         return self.num_experts * self.rank
+
+    def columns(self, expert: int) -> slice:
+        """The directions of one expert among all R."""
+        return slice(expert * self.rank, (expert + 1) * self.rank)
 
 
 class BasisSizes:
@@ -71,11 +75,12 @@ class BasisSizes:
 class Basis(BasisSizes):
     """Directions of K experts; a pytree whose layout is static.
 
-    Letters: K experts, M matrices, G coefficients (the sum of K * r over matrices).
+    Letters: K experts, M matrices, R = K * r directions of a matrix (`MatrixSlot` says
+    in which order), G coefficients (the sum of R over matrices).
 
     Attributes:
-      u: name -> `[out, K, r]` float32; zero columns pad experts of lower rank.
-      v: name -> `[in, K, r]` float32.
+      u: name -> `[out, R]` float32; zero columns pad experts of lower rank.
+      v: name -> `[in, R]` float32.
       singular_values: `[G]` float32, in the order of `layout`.
       experts_of: `[G]` int32, the expert each coefficient belongs to.
       deltas: name -> `[K, ...]` float32: differences of parameters that are no matrix.
@@ -128,7 +133,7 @@ class Basis(BasisSizes):
     @staticmethod
     def factors_of(u: jax.Array, v: jax.Array, coefficients: jax.Array) -> Factors:
         """`factors` from one matrix's `u` and `v`, for compiled programs."""
-        return u.reshape(u.shape[0], -1) * coefficients, v.reshape(v.shape[0], -1)
+        return u * coefficients, v
 
 
 def compute_basis(
@@ -226,8 +231,8 @@ def build_basis(
 
 class _MatrixBlock(NamedTuple):
     name: str
-    u: np.ndarray  # [out, K, r] float32
-    v: np.ndarray  # [in, K, r] float32
+    u: np.ndarray  # [out, R] float32
+    v: np.ndarray  # [in, R] float32
     s: np.ndarray  # [K, r] float64
     energy: np.ndarray  # [K] float64
     kept: np.ndarray  # [K] float64
@@ -241,8 +246,8 @@ def _matrix_block(row: ParameterDeltas, rank: Rank, keep_rest: bool) -> _MatrixB
     ranks = [0 if d is None else own_rank(d) for d in row.deltas]
     width = max(ranks) if rank == "full" else min(rank, max(ranks))
     rows, columns = row.shape
-    u = np.zeros((rows, num_experts, width), np.float32)
-    v = np.zeros((columns, num_experts, width), np.float32)
+    u = np.zeros((rows, num_experts * width), np.float32)
+    v = np.zeros((columns, num_experts * width), np.float32)
     s = np.zeros((num_experts, width))
     energy, kept = np.zeros(num_experts), np.ones(num_experts)
     values = np.zeros((num_experts, max(ranks)))
@@ -252,8 +257,9 @@ def _matrix_block(row: ParameterDeltas, rank: Rank, keep_rest: bool) -> _MatrixB
             continue
         svd: ThinSVD = thin_svd(delta)
         keep = min(width, svd.s.size)
-        u[:, k, :keep] = svd.u[:, :keep]
-        v[:, k, :keep] = svd.v[:, :keep]
+        first = k * width
+        u[:, first : first + keep] = svd.u[:, :keep]
+        v[:, first : first + keep] = svd.v[:, :keep]
         s[k, :keep] = svd.s[:keep]
         values[k, : svd.s.size] = svd.s
         energy[k] = np.sum(svd.s**2)

@@ -23,7 +23,7 @@ from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
 from cycleqd_jax.merging.fingerprint import hash_arrays
 from cycleqd_jax.merging.task_vectors import Weights, whole_weights
 
-_FORMAT = "cycleqd_jax/basis/2"
+_FORMAT = "cycleqd_jax/basis/3"
 # What reading a damaged file was seen to raise.
 _DAMAGE = (
     safetensors.SafetensorError,

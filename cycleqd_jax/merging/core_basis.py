@@ -115,13 +115,16 @@ def core_basis(basis: Basis) -> CoreBasis:
     u, v, cores, layout, offset = {}, {}, [], [], 0
     for slot in basis.layout:
         s = values[slot.offset : slot.offset + slot.size].reshape(-1, slot.rank)
-        q_u, r_u = _orthonormal(basis.u[slot.name])
-        q_v, r_v = _orthonormal(basis.v[slot.name])
+        q_u, r_u = np.linalg.qr(np.asarray(basis.u[slot.name], np.float64))
+        q_v, r_v = np.linalg.qr(np.asarray(basis.v[slot.name], np.float64))
         u[slot.name] = jnp.asarray(q_u, jnp.float32)
         v[slot.name] = jnp.asarray(q_v, jnp.float32)
         cores.append(
             np.stack(
-                [((r_u[:, k] * s[k]) @ r_v[:, k].T).ravel() for k in range(len(s))]
+                [
+                    ((r_u[:, own] * s[k]) @ r_v[:, own].T).ravel()
+                    for k, own in enumerate(map(slot.columns, range(len(s))))
+                ]
             )
         )
         layout.append(CoreSlot(slot.name, offset, r_u.shape[0], r_v.shape[0]))
@@ -139,10 +142,3 @@ def core_basis(basis: Basis) -> CoreBasis:
         layout=tuple(layout),
         expert_names=basis.expert_names,
     )
-
-
-def _orthonormal(columns: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """`[n, K, r]` as `Q [n, R]` and `R [R, K, r]`, float64."""
-    stacked = np.asarray(columns, np.float64).reshape(columns.shape[0], -1)
-    q, r = np.linalg.qr(stacked)
-    return q, r.reshape(-1, *columns.shape[1:])

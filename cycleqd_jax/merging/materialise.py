@@ -114,7 +114,7 @@ def split_coefficients(basis: AnyBasis, genome: Genome) -> dict[str, jax.Array]:
     """A genome's coefficients per matrix.
 
     In diagonal form they serve the factored form of a layer,
-    `y = x W_base^T + ((x V) * c) U^T`, with `U`, `V` reshaped to `[out or in, K * r]`.
+    `y = x W_base^T + ((x V) * c) U^T`.
 
     Args:
       basis: the basis.

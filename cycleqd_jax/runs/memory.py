@@ -304,9 +304,7 @@ def _workspace(
     itemsize: int,
 ) -> int:
     """Bytes that evaluating takes beside weights, basis and cache."""
-    directions = {
-        slot.name: math.prod(basis.v[slot.name].shape[1:]) for slot in basis.layout
-    }
+    directions = {slot.name: basis.v[slot.name].shape[1] for slot in basis.layout}
     if mode == "materialised":
         touched = [*directions, *basis.deltas]
         products = [
@@ -318,5 +316,4 @@ def _workspace(
     tables = config.qd.children_per_batch * (
         basis.genome_size + sum(math.prod(shapes[name]) for name in basis.deltas)
     )
-    copies = sum(sum(shapes[name]) * count for name, count in directions.items())
-    return (copies + tables) * _FLOAT32
+    return tables * _FLOAT32

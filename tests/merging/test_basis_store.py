@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging import basis_store
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.basis_store import basis_fingerprint, load_basis, save_basis
 
@@ -35,6 +36,18 @@ def test_damaged_and_foreign_files_are_refused(make, tmp_path):
     save_basis(path, compute_basis(base, make.experts("lora", base)), fingerprint="f")
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(BadInputError, match="damaged"):
+        load_basis(path)
+
+
+def test_files_of_another_format_are_refused(make, tmp_path, monkeypatch):
+    """Format 2 stored directions as `[out, K, r]`."""
+    base = make.base()
+    path = tmp_path / "basis.safetensors"
+    basis = compute_basis(base, make.experts("lora", base))
+    with monkeypatch.context() as patch:
+        patch.setattr(basis_store, "_FORMAT", "cycleqd_jax/basis/2")
+        save_basis(path, basis, fingerprint="f")
+    with pytest.raises(BadInputError, match="format 'cycleqd_jax/basis/2'.*another"):
         load_basis(path)
 
 
