@@ -20,8 +20,7 @@ from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.basis_store import load_basis
-from cycleqd_jax.merging.low_rank import low_rank_factors
-from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.merging.materialise import low_rank_factors, materialise
 from cycleqd_jax.models.formats.adapter_plan import AdapterPlan, plan_adapter
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate

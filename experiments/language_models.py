@@ -17,6 +17,7 @@ from cycleqd_jax.evaluation.language.settings import EXPERTS, LanguageConfig
 from cycleqd_jax.evaluation.language.task import Speaker
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import (
+    choose_mode,
     empty_population,
     with_individual,
 )
@@ -24,7 +25,6 @@ from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome, genome_hash
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.merging.task_vectors import expert_weights
 from cycleqd_jax.models.llama.program import LlamaProgram, Weights

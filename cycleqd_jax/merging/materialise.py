@@ -129,6 +129,24 @@ def split_coefficients(basis: AnyBasis, genome: Genome) -> dict[str, jax.Array]:
     }
 
 
+def low_rank_factors(
+    basis: AnyBasis, genome: Genome
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """One genome as low-rank factors, like those of a LoRA adapter.
+
+    Residuals and noise are left out, as they have no low rank.
+
+    Returns:
+      name of the matrix -> `(b [out, R], a [R, in])`, float32; `b @ a` is what the
+      genome adds to it.
+    """
+    factors = {}
+    for name, own in split_coefficients(basis, genome).items():
+        left, right = basis.factors(name, own)
+        factors[name] = (np.asarray(left), np.ascontiguousarray(np.asarray(right).T))
+    return factors
+
+
 def _touched(
     base: jax.Array,
     basis: AnyBasis,

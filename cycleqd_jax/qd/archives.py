@@ -30,7 +30,7 @@ from qdax.core.containers.mapelites_repertoire import (
     get_cells_indices,
 )
 
-from cycleqd_jax.merging.fingerprint import hash_arrays
+from cycleqd_jax.files import hash_arrays
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.cells import Range, behaviour_bins, check_scores
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.population import ModeChoice, choose_mode
 from cycleqd_jax.merging.abstract import (
     ExpertShape,
     abstract_basis,
@@ -22,7 +23,6 @@ from cycleqd_jax.merging.abstract import (
     full_expert_shape,
 )
 from cycleqd_jax.merging.core_basis import AnyBasis
-from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.models.experts import LoraExpert
 from cycleqd_jax.models.llama.config import LlamaConfig

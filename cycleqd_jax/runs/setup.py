@@ -22,20 +22,14 @@ from cycleqd_jax.config_sections import (
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.local import Evaluator
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import ModeChoice, choose_mode
 from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.basis_cache import (
-    find_basis,
-    keep_basis,
-    link_basis,
-)
 from cycleqd_jax.merging.basis_store import (
     basis_fingerprint,
-    load_basis,
-    save_basis,
-    stored_fingerprint,
+    obtain_basis,
+    store_basis,
 )
 from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
-from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import NoiseSource, noise_length
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.attention import choose_attention
@@ -263,14 +257,12 @@ def plan_memory(config: RunConfig, basis: AnyBasis) -> MemoryPlan:
 def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) -> None:
     """Writes `config.yaml`, the basis if it is not there, and `run.json`."""
     files.write_text(folder.path / "config.yaml", to_yaml(config))
-    basis = folder.path / "basis.safetensors"
-    fingerprint = prepared.fingerprints["basis"]
-    if not basis.is_file() or stored_fingerprint(basis) != fingerprint:
-        if not (config.basis.keep and link_basis(fingerprint, basis)):
-            settings = _basis_settings(config)
-            save_basis(
-                basis, prepared.basis, fingerprint=fingerprint, settings=settings
-            )
+    store_basis(
+        folder.path / "basis.safetensors",
+        prepared.basis,
+        fingerprint=prepared.fingerprints["basis"],
+        keep=config.basis.keep,
+    )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     files.write_json(
         folder.path / "run.json",
@@ -324,28 +316,20 @@ def _form(config: RunConfig) -> str:
     return "core" if propose_settings(config.qd).needs_cores else "diagonal"
 
 
-def _basis_settings(config: RunConfig) -> dict[str, Any]:
-    return config.basis.model_dump(mode="json", exclude={"keep"})
-
-
 def _basis(config, folder, model, experts, names, fingerprint) -> AnyBasis:
-    """From the run folder, else from the user's cache, else computed."""
-    path = folder.path / "basis.safetensors" if folder is not None else None
-    if path is not None and path.is_file():
-        stored = load_basis(path)
-        if stored.fingerprint == fingerprint:
-            return stored.basis
-    found = find_basis(fingerprint) if config.basis.keep else None
-    if found is not None:
-        return found
-    basis = compute_basis(
-        model.weights,
-        experts,
-        rank=config.basis.rank,
-        residual=config.basis.residual,
-        expert_names=names,
+    def compute() -> AnyBasis:
+        basis = compute_basis(
+            model.weights,
+            experts,
+            rank=config.basis.rank,
+            residual=config.basis.residual,
+            expert_names=names,
+        )
+        return core_basis(basis) if _form(config) == "core" else basis
+
+    return obtain_basis(
+        fingerprint,
+        compute,
+        file=None if folder is None else folder.path / "basis.safetensors",
+        keep=config.basis.keep,
     )
-    basis = core_basis(basis) if _form(config) == "core" else basis
-    if config.basis.keep:
-        keep_basis(basis, fingerprint, _basis_settings(config))
-    return basis

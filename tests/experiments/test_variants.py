@@ -65,7 +65,7 @@ def test_runs_to_its_end(worlds, tmp_path, capsys, num_tasks, overrides, said):
         assert {row["individual"] for row in tried} == {"original/toy_b"}
         assert "toy_b as trained and as its genome" in out
     else:
-        assert not trained_experts.exists()
+        assert not originals.exists()
 
 
 def prepared_from(settings, **changes):

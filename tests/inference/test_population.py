@@ -5,8 +5,14 @@ import types
 import numpy as np
 import pytest
 
-from cycleqd_jax.inference.population import empty_population, with_individual
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.population import (
+    choose_mode,
+    empty_population,
+    with_individual,
+)
 from cycleqd_jax.merging.basis import compute_basis
+from cycleqd_jax.merging.core_basis import core_basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
 
@@ -67,3 +73,17 @@ def test_each_row_is_its_individual_and_the_others_stay(program, weights, basis)
             want = program.full(own, tokens[row : row + 1])[0]
             scale = np.abs(want).max()
             np.testing.assert_allclose(got[row], want, atol=1e-4 * scale)
+
+
+def test_dense_individuals_are_materialised(weights, basis):
+    """Individuals in core form, with residuals or with noise have no factored form."""
+    rest = basis.replace(residuals={"some": np.zeros((2, 3, 4), np.float32)})
+    for other, noise, reason in [
+        (core_basis(basis), False, "core form"),
+        (rest, False, "residuals"),
+        (basis, True, "noise"),
+    ]:
+        choice = choose_mode("auto", weights, other, noise=noise)
+        assert choice.mode == "materialised" and reason in choice.reason
+        with pytest.raises(BadInputError, match=f"engine.mode is factored.*{reason}"):
+            choose_mode("factored", weights, other, noise=noise)

@@ -5,8 +5,10 @@ import pytest
 
 from cycleqd_jax.merging import genome as genomes
 from cycleqd_jax.merging.basis import compute_basis
+from cycleqd_jax.merging.core_basis import core_basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import (
+    low_rank_factors,
     materialise,
     split_coefficients,
     touched_names,
@@ -128,6 +130,19 @@ def test_split_coefficients_serve_the_factored_form(make):
         np.testing.assert_allclose(got, x @ np.asarray(weights[name]).T, atol=1e-5)
     batch = genomes.stack_genomes([genome, genome])
     assert {c.shape[0] for c in split_coefficients(basis, batch).values()} == {2}
+
+
+@pytest.mark.parametrize("form", [lambda basis: basis, core_basis])
+def test_low_rank_factors_are_what_the_genome_adds(make, form):
+    base = make.base()
+    basis = form(compute_basis(base, make.experts("lora", base)))
+    genome = genomes.scaled_sum(basis, 0.5)
+    weights = materialise(base, basis, genome)
+    factors = low_rank_factors(basis, genome)
+    assert factors.keys() == basis.u.keys()
+    for name, (b, a) in factors.items():
+        assert b.dtype == a.dtype == np.float32 and a.flags.c_contiguous
+        np.testing.assert_allclose(base[name] + b @ a, weights[name], atol=1e-5)
 
 
 def test_wrong_genome_or_base_is_refused(make):
