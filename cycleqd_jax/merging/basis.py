@@ -106,11 +106,6 @@ class Basis(BasisSizes):
     layout: tuple[MatrixSlot, ...] = flax.struct.field(pytree_node=False)
     expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
-    @property
-    def max_rank(self) -> int:
-        """The largest rank r of any matrix; 0 without matrices."""
-        return max((slot.rank for slot in self.layout), default=0)
-
     def expert_coefficients(self, expert: int) -> jax.Array:
         """The coefficients of one expert, `[G]`: its singular values, else zero."""
         return jnp.where(self.experts_of == expert, self.singular_values, 0.0)

@@ -68,11 +68,6 @@ class CoreBasis(BasisSizes):
     layout: tuple[CoreSlot, ...] = flax.struct.field(pytree_node=False)
     expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
-    @property
-    def max_rank(self) -> int:
-        """The largest number of directions of any matrix; 0 without matrices."""
-        return max((min(s.rows, s.columns) for s in self.layout), default=0)
-
     def expert_coefficients(self, expert: int) -> jax.Array:
         """The coefficients of one expert, `[G]`."""
         return self.experts[expert]

@@ -76,18 +76,6 @@ def rank_elites(found: Sequence[Elite]) -> list[Elite]:
     return sorted(found, key=lambda e: (-e.quality, -e.mean, e.cell))
 
 
-def best_elite(archives: Archives, bank: Bank, task: int) -> Elite:
-    """The best elite of one archive.
-
-    Raises:
-      ValueError: the archive is empty.
-    """
-    found = elites(archives, bank, task)
-    if not found:
-        raise ValueError(f"archive {task} is empty; offer the experts first.")
-    return rank_elites(found)[0]
-
-
 def best_by_mean(archives: Archives, bank: Bank) -> Elite:
     """The elite of any archive with the highest mean over all tasks.
 

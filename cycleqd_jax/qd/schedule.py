@@ -50,8 +50,3 @@ def generation_batch(
       At most P consecutive generations; empty when the run is over.
     """
     return tuple(range(first, min(first + children_per_batch, num_generations + 1)))
-
-
-def child_id(generation: int, num_tasks: int) -> int:
-    """The id of generation t's child; experts are 0 to K - 1, so it is `K - 1 + t`."""
-    return num_tasks - 1 + generation

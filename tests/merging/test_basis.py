@@ -69,7 +69,6 @@ def test_layout_and_ranks_of_lora_experts(make):
     zero_padded = [2, 6, 7, 8, 9, 10, 11, 12, 15, 16]
     assert np.flatnonzero(s == 0).tolist() == zero_padded
     assert basis.deltas == {} and basis.expert_names == ("a", "b", "c")
-    assert basis.max_rank == 4
     assert basis.u[UP].dtype == basis.singular_values.dtype == np.float32
     assert (basis.u[UP].shape, basis.v[UP].shape) == ((10, 9), (6, 9))
     assert basis.experts_of.dtype == np.int32

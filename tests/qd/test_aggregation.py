@@ -8,6 +8,7 @@ from cycleqd_jax.qd.aggregation import (
     choose_champions,
     softmax,
 )
+from cycleqd_jax.qd.archives import empty_archives
 from cycleqd_jax.qd.elites import Elite
 
 
@@ -72,3 +73,5 @@ def test_candidates_are_the_best_of_each_archive(make):
     assert len(champion_candidates(archives, bank, 1000)[0]) == archives.ids(0).size
     with pytest.raises(ValueError, match="at least 1, got 0"):
         champion_candidates(archives, bank, 0)
+    with pytest.raises(ValueError, match="archive 0 is empty"):
+        champion_candidates(empty_archives(archives.ranges, 5), bank, 1)
