@@ -14,7 +14,8 @@ Source: CycleQD (arXiv 2410.14735), section on SVD-based mutation; the genome is
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -22,14 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.svd import ThinSVD, own_rank, thin_svd
+from cycleqd_jax.merging.svd import Rank, TruncatedSVD, truncated_svd
 from cycleqd_jax.merging.task_vectors import (
+    Delta,
     ParameterDeltas,
     Weights,
     iterate_task_vectors,
 )
 
-Rank = int | Literal["full"]
 Factors = tuple[jax.Array, jax.Array]
 
 
@@ -141,12 +142,15 @@ def compute_basis(
 ) -> Basis:
     """The basis of a base model and its experts; slow, done once per set of experts.
 
+    One task vector of one parameter is in memory at a time, beside the basis.
+
     Args:
       base_weights: name -> array, matrices `[out, in]`.
-      experts: LoRA or full experts in archive order, see `iterate_task_vectors`.
+      experts: LoRA or full experts in archive order, see `iterate_task_vectors`. Their
+        arrays may be read from disk on access; each is accessed once.
       rank: components kept per expert and matrix, or "full": each expert's own rank,
         which is exact.
-      residual: "drop" what a rank cuts off, or "keep" it as dense matrices.
+      residual: "drop" the components beyond the rank, or "keep" them as dense matrices.
       expert_names: K names; "0", "1", ... by default.
 
     Returns:
@@ -172,8 +176,8 @@ def build_basis(
     """The basis of given task vectors; the second half of `compute_basis`.
 
     Args:
-      task_vectors: one entry per changed parameter, from `iterate_task_vectors` or a
-        step after it.
+      task_vectors: one entry per parameter, from `iterate_task_vectors` or a step after
+        it. Parameters that no expert changes are left out of the basis.
       expert_names: K names.
       rank: see `compute_basis`.
       residual: see `compute_basis`.
@@ -187,13 +191,19 @@ def build_basis(
         raise BadInputError(f"rank: expected at least 1, got {rank}.")
     if residual not in ("drop", "keep"):
         raise BadInputError(f'residual: expected "drop" or "keep", got {residual!r}.')
-    # One parameter at a time: dense task vectors of a large model fill the memory.
+    cut = partial(_cut, rank=rank, keep_rest=residual == "keep")
     blocks, deltas = [], {}
     for row in task_vectors:
+        # `map` drops each task vector before the next one is computed.
+        parts = list(map(cut if row.is_matrix else _to_float32, row.deltas))
+        if all(part is None for part in parts):
+            continue
         if row.is_matrix:
-            blocks.append(_matrix_block(row, rank, residual == "keep"))
+            blocks.append(_join(row, parts))
         else:
-            deltas[row.name] = _stack_deltas(row)
+            zero = np.zeros(row.shape, np.float32)
+            dense = [zero if part is None else part for part in parts]
+            deltas[row.name] = jnp.asarray(np.stack(dense))
     blocks.sort(key=lambda block: block.name)
     if not blocks and not deltas:
         raise BadInputError(
@@ -208,14 +218,12 @@ def build_basis(
     owners = [np.repeat(np.arange(b.s.shape[0]), b.s.shape[1]) for b in blocks]
     num_experts = len(expert_names)
     return Basis(
-        u={b.name: jnp.asarray(b.u, jnp.float32) for b in blocks},
-        v={b.name: jnp.asarray(b.v, jnp.float32) for b in blocks},
+        u={b.name: b.u for b in blocks},
+        v={b.name: b.v for b in blocks},
         singular_values=_concatenate([b.s.ravel() for b in blocks], np.float32),
         experts_of=_concatenate(owners, np.int32),
         deltas=dict(sorted(deltas.items())),
-        residuals={
-            b.name: jnp.asarray(b.residual) for b in blocks if b.residual is not None
-        },
+        residuals={b.name: b.residual for b in blocks if b.residual is not None},
         energy=_stack([b.energy for b in blocks], num_experts),
         energy_kept=_stack([b.kept for b in blocks], num_experts),
         similarity=_mean_cosines([b.values for b in blocks], num_experts),
@@ -225,52 +233,60 @@ def build_basis(
 
 
 class _MatrixBlock(NamedTuple):
+    """All experts' shares of a matrix."""
+
     name: str
-    u: np.ndarray  # [out, R] float32
-    v: np.ndarray  # [in, R] float32
+    u: jax.Array  # [out, R] float32
+    v: jax.Array  # [in, R] float32
     s: np.ndarray  # [K, r] float64
     energy: np.ndarray  # [K] float64
     kept: np.ndarray  # [K] float64
     values: np.ndarray  # [K, own rank] float64, all singular values
-    residual: np.ndarray | None  # [K, out, in] float32; None where nothing is left
+    residual: jax.Array | None  # [K, out, in] float32; None where nothing is left
 
 
-def _matrix_block(row: ParameterDeltas, rank: Rank, keep_rest: bool) -> _MatrixBlock:
-    """Decomposes one matrix for all experts and pads to the largest rank."""
-    num_experts = len(row.deltas)
-    ranks = [0 if d is None else own_rank(d) for d in row.deltas]
-    width = max(ranks) if rank == "full" else min(rank, max(ranks))
-    rows, columns = row.shape
+def _cut(delta: Delta | None, **settings: Any) -> TruncatedSVD | None:
+    return None if delta is None else truncated_svd(delta, **settings)
+
+
+def _join(row: ParameterDeltas, parts: Sequence[TruncatedSVD | None]) -> _MatrixBlock:
+    """Puts the experts' components side by side, padded to the largest rank."""
+    (rows, columns), num_experts = row.shape, len(parts)
+    there = [(k, part) for k, part in enumerate(parts) if part is not None]
+    width = max(part.u.shape[1] for _, part in there)
     u = np.zeros((rows, num_experts * width), np.float32)
     v = np.zeros((columns, num_experts * width), np.float32)
     s = np.zeros((num_experts, width))
     energy, kept = np.zeros(num_experts), np.ones(num_experts)
-    values = np.zeros((num_experts, max(ranks)))
+    values = np.zeros((num_experts, max(part.values.size for _, part in there)))
     residual = None
-    for k, delta in enumerate(row.deltas):
-        if delta is None:
-            continue
-        svd: ThinSVD = thin_svd(delta)
-        keep = min(width, svd.s.size)
-        first = k * width
-        u[:, first : first + keep] = svd.u[:, :keep]
-        v[:, first : first + keep] = svd.v[:, :keep]
-        s[k, :keep] = svd.s[:keep]
-        values[k, : svd.s.size] = svd.s
-        energy[k] = np.sum(svd.s**2)
-        if keep < svd.s.size and energy[k] > 0:
-            kept[k] = np.sum(svd.s[:keep] ** 2) / energy[k]
-            if keep_rest:
-                if residual is None:
-                    residual = np.zeros((num_experts, rows, columns), np.float32)
-                residual[k] = (svd.u[:, keep:] * svd.s[keep:]) @ svd.v[:, keep:].T
-    return _MatrixBlock(row.name, u, v, s, energy, kept, values, residual)
+    for k, part in there:
+        keep, first = part.u.shape[1], k * width
+        u[:, first : first + keep] = part.u
+        v[:, first : first + keep] = part.v
+        s[k, :keep] = part.values[:keep]
+        values[k, : part.values.size] = part.values
+        energy[k] = np.sum(part.values**2)
+        if keep < part.values.size and energy[k] > 0:
+            kept[k] = np.sum(part.values[:keep] ** 2) / energy[k]
+        if part.rest is not None:
+            if residual is None:
+                residual = np.zeros((num_experts, rows, columns), np.float32)
+            residual[k] = part.rest
+    return _MatrixBlock(
+        row.name,
+        jnp.asarray(u),
+        jnp.asarray(v),
+        s,
+        energy,
+        kept,
+        values,
+        None if residual is None else jnp.asarray(residual),
+    )
 
 
-def _stack_deltas(row: ParameterDeltas) -> jax.Array:
-    zero = np.zeros(row.shape)
-    dense = [zero if delta is None else delta.dense() for delta in row.deltas]
-    return jnp.asarray(np.stack(dense), jnp.float32)
+def _to_float32(delta: Delta | None) -> np.ndarray | None:
+    return None if delta is None else delta.dense().astype(np.float32)
 
 
 def _concatenate(parts: list[np.ndarray], dtype: Any) -> jax.Array:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +25,9 @@ import safetensors.numpy
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError
-from cycleqd_jax.merging.basis import Basis, MatrixSlot, Rank
+from cycleqd_jax.merging.basis import Basis, MatrixSlot
 from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
-from cycleqd_jax.merging.task_vectors import Weights, whole_weights
+from cycleqd_jax.merging.svd import Rank
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = "cycleqd_jax/basis/3"
@@ -66,21 +66,19 @@ class StoredBasis(NamedTuple):
 
 
 def basis_fingerprint(
-    base_weights: Weights,
-    experts: Sequence[Any],
-    expert_names: Sequence[str],
+    base: str,
+    experts: Mapping[str, str],
     *,
     rank: Rank,
     residual: str = "drop",
     conditioning: str = "none",
     form: str = "diagonal",
 ) -> str:
-    """Fingerprint of everything a basis depends on: inputs and settings, not results.
+    """Hash of everything that a basis depends on: inputs and settings, not results.
 
     Args:
-      base_weights: name -> array.
-      experts: as for `compute_basis`.
-      expert_names: K names.
+      base: fingerprint of the base model's weights as loaded.
+      experts: name -> fingerprint of its weights, of K experts in archive order.
       rank: see `compute_basis`.
       residual: see `compute_basis`.
       conditioning: the step between task vectors and basis; "none".
@@ -89,23 +87,16 @@ def basis_fingerprint(
     Returns:
       64 hexadecimal digits.
     """
-    arrays = {f"base/{name}": array for name, array in base_weights.items()}
-    for k, expert in enumerate(experts):
-        for name, factor in (getattr(expert, "factors", None) or {}).items():
-            arrays[f"expert/{k}/{name}/b"] = factor.b
-            arrays[f"expert/{k}/{name}/a"] = factor.a
-            arrays[f"expert/{k}/{name}/scale"] = np.float64(factor.scale)
-        for name, array in whole_weights(expert).items():
-            arrays[f"expert/{k}/{name}"] = array
     settings = {
         "format": _FORMAT,
-        "experts": list(expert_names),
+        "base": base,
+        "experts": list(experts.items()),
         "rank": rank,
         "residual": residual,
         "conditioning": conditioning,
         "form": form,
     }
-    return files.hash_arrays(arrays, settings)
+    return files.hash_arrays({}, settings)
 
 
 def save_basis(path: str | os.PathLike, basis: AnyBasis, *, fingerprint: str) -> None:

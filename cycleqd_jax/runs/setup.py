@@ -201,10 +201,12 @@ def prepare(
     observer.phase("loading the experts")
     experts = [load_expert(path, model) for path in config.expert_paths]
     names = [task.name for task in tasks]
+    expert_prints = {
+        name: expert.fingerprint for name, expert in zip(names, experts, strict=True)
+    }
     basis_print = basis_fingerprint(
-        model.weights,
-        experts,
-        names,
+        model.fingerprint,
+        expert_prints,
         rank=config.basis.rank,
         residual=config.basis.residual,
         conditioning=config.basis.conditioning,
@@ -212,10 +214,7 @@ def prepare(
     )
     fingerprints = {
         "base model": model.fingerprint,
-        "experts": {
-            name: expert.fingerprint
-            for name, expert in zip(names, experts, strict=True)
-        },
+        "experts": expert_prints,
         "basis": basis_print,
         "tasks": {task.name: task.fingerprint for task in tasks},
         "search settings": search_fingerprint(config),

@@ -18,7 +18,7 @@ from cycleqd_jax.merging.facts import (
     expert_energy_kept,
     similarities,
 )
-from cycleqd_jax.merging.task_vectors import expert_weights
+from cycleqd_jax.merging.task_vectors import ExpertWeights
 from cycleqd_jax.models.llama.program import Weights
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
@@ -116,6 +116,6 @@ def _maker(path: str, prepared: Prepared) -> Callable[[], Weights]:
     def make() -> Weights:
         # One expert at a time: full fine-tunes of a large model fill the memory.
         expert = load_expert(path, prepared.model)
-        return put_on_device(expert_weights(prepared.model.weights, expert))
+        return put_on_device(ExpertWeights(prepared.model.weights, expert))
 
     return make

@@ -1,5 +1,4 @@
 import errno
-import types
 
 import jax
 import numpy as np
@@ -62,32 +61,25 @@ def test_files_of_another_format_are_refused(make, tmp_path, monkeypatch):
         load_basis(path)
 
 
-def test_fingerprint_depends_on_inputs_and_settings_only(make):
-    base = make.base()
-    experts = make.experts("mixed", base)
-
-    def fingerprint(base=base, experts=experts, names=("a", "b", "c"), rank="full"):
-        return basis_fingerprint(base, experts, names, rank=rank)
+def test_fingerprint_depends_on_inputs_and_settings():
+    def fingerprint(base="0", experts=("1", "2", "3"), names="abc", **settings):
+        prints = dict(zip(names, experts, strict=True))
+        return basis_fingerprint(base, prints, **{"rank": "full"} | settings)
 
     same = fingerprint()
-    reordered = dict(reversed(base.items()))
-    on_device = {name: jax.numpy.asarray(w) for name, w in base.items()}
-    assert same == fingerprint(base=reordered) == fingerprint(base=on_device)
-    name, factor = next(iter(experts[0].factors.items()))
-    scaled = types.SimpleNamespace(b=factor.b, a=factor.a, scale=1.0)
-    other = types.SimpleNamespace(factors={**experts[0].factors, name: scaled})
-    norm = {"model.norm.weight": base["model.norm.weight"] * 2}
-    replacing = types.SimpleNamespace(factors=experts[0].factors, replacements=norm)
-    changed = {**base, "model.norm.weight": base["model.norm.weight"] * 2}
+    assert same == fingerprint() and len(same) == 64
     different = {
+        fingerprint(base="4"),
+        fingerprint(experts=("1", "2", "4")),
+        fingerprint(experts=("3", "2", "1")),
+        fingerprint(names="acb"),
+        fingerprint(names="cba", experts=("3", "2", "1")),  # another order of archives
         fingerprint(rank=4),
-        fingerprint(names=("a", "c", "b")),
-        fingerprint(experts=experts[::-1]),
-        fingerprint(experts=[other, *experts[1:]]),
-        fingerprint(experts=[replacing, *experts[1:]]),
-        fingerprint(base=changed),
+        fingerprint(residual="keep"),
+        fingerprint(conditioning="inputs"),
+        fingerprint(form="core"),
     }
-    assert len(different | {same}) == 7
+    assert len(different | {same}) == 10
 
 
 @pytest.mark.parametrize("form", ["diagonal", "core"])

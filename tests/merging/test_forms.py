@@ -9,7 +9,7 @@ from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.core_basis import core_basis
 from cycleqd_jax.merging.facts import similarities
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.merging.task_vectors import expert_weights
+from cycleqd_jax.merging.task_vectors import ExpertWeights
 
 KINDS = pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
 FORMS = pytest.mark.parametrize("form", ["diagonal", "core"])
@@ -49,12 +49,14 @@ def test_an_experts_own_weights(make, kind):
     base = make.base()
     experts = make.experts(kind, base)
     for expert, tau in zip(experts, make.dense_taus(base, experts), strict=True):
-        own = expert_weights(base, expert)
+        own = ExpertWeights(base, expert)
         assert list(own) == list(base)
         for name, array in own.items():
             want = base[name] + tau[name]
             np.testing.assert_allclose(array, want, rtol=1e-5, atol=1e-6)
             assert array.dtype == base[name].dtype
+        untouched = own["untouched.weight"]
+        np.testing.assert_array_equal(untouched, base["untouched.weight"])
 
 
 @KINDS
