@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.merging.basis import Basis
 from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.models import sharding
 
 # A factored pass costs R (m + n) / (m n) extra work. Above this share of the whole, one
 # read of the base weights for all individuals no longer saves as much time.
@@ -76,6 +78,24 @@ def choose_mode(
         "materialised",
         f"materialised mode: the basis would add {share:.0%} of a pass's work.",
     )
+
+
+def place_basis(basis: AnyBasis, mesh: Mesh | None) -> AnyBasis:
+    """The basis with its directions and residuals on a mesh, divided as its matrices.
+
+    The engine then uses these arrays without another copy. Without a mesh the basis
+    itself is returned.
+    """
+    if mesh is None:
+        return basis
+    u, v = sharding.place_directions(basis.u, basis.v, mesh)
+    residuals = {
+        name: jax.device_put(
+            array, NamedSharding(mesh, PartitionSpec(None, *sharding.weight_spec(name)))
+        )
+        for name, array in basis.residuals.items()
+    }
+    return basis.replace(u=u, v=v, residuals=residuals)
 
 
 def empty_population(basis: Basis, rows: int) -> Population:

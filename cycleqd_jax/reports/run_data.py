@@ -76,8 +76,8 @@ class RunData:
       elites: of all archives.
       basis: `basis.json`: how alike the experts are, and what their basis keeps.
       metrics: means of further verdicts of `models`, by split, task and name.
-      originals: scores of the experts as they were trained, where their genomes are
-        others, like `scores`.
+      trained_experts: scores, like `scores`, of the experts that the basis changes,
+        as they were trained.
       seconds: wall time by phase; the only thing that differs between equal runs.
     """
 
@@ -91,7 +91,7 @@ class RunData:
     elites: tuple[Elite, ...]
     basis: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
-    originals: Scores
+    trained_experts: Scores
     seconds: Mapping[str, float]
 
 
@@ -112,7 +112,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
     merges = ("uniform_merge", "scaled_merge", "best_of_archive", "aggregated")
     models = ("base", *experts, *merges)
     aliases = _aliases(state)
-    trained = [f"original/{task}" for task in tasks]
+    trained = [f"trained_expert/{task}" for task in tasks]
     wanted = {*models, *trained, *sum(aliases.values(), ())}
     found = run_files.read_scores(run, wanted)
     scores = {model: _resolve(model, aliases, found) for model in models}
@@ -130,7 +130,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         metrics=_metrics(
             run, models, aliases, dict(zip(tasks, config.tasks, strict=True))
         ),
-        originals={name: found[name] for name in trained if name in found},
+        trained_experts={n: found[n] for n in trained if n in found},
         seconds=run_files.read_seconds(run),
     )
 

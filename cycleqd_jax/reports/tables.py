@@ -115,7 +115,8 @@ def _basis(data: RunData) -> dict[str, Any]:
     changed = {}
     for task, share in data.basis.get("energy_kept", {}).items():
         row = {"energy_kept": share, "least_kept": data.basis["least_kept"].get(task)}
-        trained = data.originals.get(f"original/{task}", {}).get("optimise")
+        by_split = data.trained_experts.get(f"trained_expert/{task}", {})
+        trained = by_split.get("optimise")
         if trained:
             genome = data.scores[f"expert/{task}"]["optimise"]
             for key, scores in (("as_trained", trained), ("as_genome", genome)):

@@ -103,7 +103,7 @@ def _state(
     tasks = prepared.task_names
     # Only read where they are there; the comparison needs them whole.
     scores = mean_scores(comparison.measure_experts(measured, prepared.basis, tasks))
-    as_trained = trained_experts.measure_originals(config, prepared, measured)
+    as_trained = trained_experts.measure_trained_experts(config, prepared, measured)
     if state is not None:
         folder.drop_batches_from(state.next_generation)
         return state

@@ -22,7 +22,7 @@ from cycleqd_jax.config_sections import (
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.local import Evaluator
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import ModeChoice, choose_mode
+from cycleqd_jax.inference.population import ModeChoice, choose_mode, place_basis
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.basis_store import (
     basis_fingerprint,
@@ -226,6 +226,7 @@ def prepare(
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
     plan_memory(config, basis)
+    basis = place_basis(basis, mesh)
     weights = put_on_device(model.weights, mesh)
     noise = noise_source(config)
     check_operators(

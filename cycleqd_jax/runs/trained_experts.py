@@ -1,8 +1,8 @@
-"""What becomes of the experts in their basis, said before the search begins.
+"""What the basis makes of the experts, reported before the search begins.
 
-A basis of lower rank than an expert's task vectors changes the expert: how much energy
-of each matrix it keeps is written down, and the expert is scored both as it was trained
-and as its genome.
+A basis of lower rank than an expert's task vectors changes the expert. The run reports
+how much energy of each matrix the basis keeps, and scores such an expert twice: with
+the weights it was trained to have, and as its genome.
 """
 
 import math
@@ -27,34 +27,34 @@ from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.setup import Prepared, put_on_device
 from cycleqd_jax.tasks.base import Split
 
-PART = "originals-optimise"  # the experts as they were trained
+PART = "trained_experts-optimise"  # the part of the results with their episodes
 
 
-def original_name(task: str) -> str:
-    """What an expert as it was trained is called in files."""
-    return f"original/{task}"
+def trained_expert_name(task: str) -> str:
+    """The name in files of a task's expert with the weights it was trained to have."""
+    return f"trained_expert/{task}"
 
 
 def describe_experts(prepared: Prepared, folder: RunFolder, observer: Observer) -> None:
-    """Says how alike the experts are and what the basis keeps of them.
+    """Reports how similar the experts are and how much of them the basis keeps.
 
-    Writes `basis.json`, and `energy.parquet` with a row per matrix and expert that is
-    kept only in part.
+    Writes `basis.json`. If the basis changes an expert it also writes `energy.parquet`,
+    with one row per matrix and expert that is not kept in full.
     """
     basis = prepared.basis
-    alike, rows = similarities(basis), energy_report(basis)
+    pairs, rows = similarities(basis), energy_report(basis)
     worst = {}
     for row in sorted(rows, key=lambda row: row.kept, reverse=True):
         worst[row.expert] = {"matrix": row.name, "kept": row.kept}
     kept = {name: v for name, v in expert_energy_kept(basis).items() if name in worst}
     facts = {
-        "similarity": [row._asdict() for row in alike],
+        "similarity": [pair._asdict() for pair in pairs],
         "energy_kept": kept,
         "least_kept": worst,
         "residuals": bool(basis.residuals),
     }
     files.write_json(folder.path / "basis.json", facts)
-    shown = ", ".join(f"{one} and {two} {value:.3f}" for one, two, value in alike)
+    shown = ", ".join(f"{one} and {two} {value:.3f}" for one, two, value in pairs)
     observer.note(f"model similarity (1: merge best): {shown}")
     if not rows:
         return
@@ -69,19 +69,19 @@ def describe_experts(prepared: Prepared, folder: RunFolder, observer: Observer) 
     )
 
 
-def measure_originals(
+def measure_trained_experts(
     config: RunConfig, prepared: Prepared, measured: Measured
 ) -> dict[str, dict[str, float]]:
-    """Scores on `optimise` of the experts as trained, where their genomes are others.
+    """Scores on `optimise` of the experts that the basis changes, as trained.
 
     Returns:
-      "original/<task>" -> task -> score; empty where the basis is exact.
+      "trained_expert/<task>" -> task -> score; empty where the basis changes no expert.
     """
     changed = {row.expert for row in energy_report(prepared.basis)}
     if prepared.basis.residuals or not changed:
         return {}
     makers = {
-        original_name(task): _maker(path, prepared)
+        trained_expert_name(task): _maker(path, prepared)
         for task, path in zip(prepared.task_names, config.expert_paths, strict=True)
         if task in changed
     }
@@ -89,20 +89,20 @@ def measure_originals(
 
 
 def note_losses(
-    originals: Mapping[str, Mapping[str, float]],
+    trained: Mapping[str, Mapping[str, float]],
     scores: Mapping[str, Mapping[str, float]],
     observer: Observer,
 ) -> None:
-    """One line per expert that was scored both ways.
+    """Reports one line per expert that was scored both as trained and as its genome.
 
     Args:
-      originals: from `measure_originals`.
+      trained: from `measure_trained_experts`.
       scores: "expert/<task>" -> task -> score, of the genomes.
-      observer: hears of it.
+      observer: gets the lines.
     """
     for task in scores and next(iter(scores.values())):
-        if original_name(task) in originals:
-            before = originals[original_name(task)]
+        if trained_expert_name(task) in trained:
+            before = trained[trained_expert_name(task)]
             after = scores[f"expert/{task}"]
             means = [math.fsum(row.values()) / len(row) for row in (before, after)]
             observer.note(
@@ -114,8 +114,10 @@ def note_losses(
 
 def _maker(path: str, prepared: Prepared) -> Callable[[], Weights]:
     def make() -> Weights:
-        # One expert at a time: full fine-tunes of a large model fill the memory.
+        # One expert at a time, and on a mesh divided among its devices: several full
+        # fine-tunes of a large model do not fit into memory together.
         expert = load_expert(path, prepared.model)
-        return put_on_device(ExpertWeights(prepared.model.weights, expert))
+        weights = ExpertWeights(prepared.model.weights, expert)
+        return put_on_device(weights, prepared.mesh)
 
     return make

@@ -61,15 +61,15 @@ def test_runs_to_its_end(worlds, tmp_path, capsys, num_tasks, overrides, said):
     assert state["evaluated_children"] == 4
     basis = load_basis(folder / "basis.safetensors").basis
     assert bool(basis.residuals) == ("basis.residual=keep" in overrides)
-    originals = folder / "results" / "originals-optimise.parquet"
+    trained = folder / "results" / "trained_experts-optimise.parquet"
     if "basis.rank=2" in overrides and not basis.residuals:
         rows = files.read_table(folder / "energy.parquet").to_pylist()
         assert {row["expert"] for row in rows} == {"toy_b"}  # LoRAs are of rank 2
-        tried = files.read_table(originals).to_pylist()
-        assert {row["individual"] for row in tried} == {"original/toy_b"}
+        tried = files.read_table(trained).to_pylist()
+        assert {row["individual"] for row in tried} == {"trained_expert/toy_b"}
         assert "toy_b as trained and as its genome" in out
     else:
-        assert not originals.exists()
+        assert not trained.exists()
 
 
 def prepared_from(settings, **changes):
@@ -86,11 +86,11 @@ def test_the_expert_as_trained_is_scored_by_its_own_weights(worlds):
         seen.update({name: make() for name, make in individuals.items()})
         return []
 
-    trained_experts.measure_originals(config, prepared, measured)
-    assert list(seen) == ["original/toy_b"]
+    trained_experts.measure_trained_experts(config, prepared, measured)
+    assert list(seen) == ["trained_expert/toy_b"]
     expert = load_expert(config.experts["toy_task:ToyB"], prepared.model)
     for name, weight in expert.weights.items():
-        np.testing.assert_array_equal(seen["original/toy_b"][name], weight)
+        np.testing.assert_array_equal(seen["trained_expert/toy_b"][name], weight)
 
 
 def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
