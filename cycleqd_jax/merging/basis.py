@@ -1,13 +1,13 @@
-"""The spectral basis: the directions along which every individual is written.
+"""The spectral basis: the directions along which every individual is expressed.
 
-Each matrix that an expert changes gets the thin SVDs of all K experts' task vectors,
-side by side:
+For each matrix that an expert changes, the basis holds the SVDs of all K experts' task
+vectors side by side:
 
     W = W_base + sum_k U_k diag(c_k) V_k^T      (expert k itself: c_k = s_k)
 
-and every other changed parameter the K differences themselves. An individual is then
-the coefficients `c` and one scalar per expert (`genome.py`); every operator of the
-method is linear in task vectors, so it acts on these numbers exactly.
+For every other changed parameter it holds the K differences from the base. An
+individual is then the coefficients `c` and one scalar per expert (`genome.py`). Every
+operator of the method is linear in task vectors, so on these numbers it is exact.
 
 Source: CycleQD (arXiv 2410.14735), section on SVD-based mutation; the genome is ours.
 """
@@ -31,15 +31,16 @@ from cycleqd_jax.merging.task_vectors import (
     iterate_task_vectors,
 )
 
-Factors = tuple[jax.Array, jax.Array]
+Factors = tuple[jax.Array, jax.Array]  # left, right
 
 
 @dataclasses.dataclass(frozen=True)
 class MatrixSlot:
-    """One matrix's place in a genome, and the order of its R = K * r directions.
+    """The coefficients and directions of one matrix.
 
-    Its coefficients are `coefficients[offset : offset + R]`: expert after expert, of
-    each the largest singular value first. The columns of `u` and `v` have this order.
+    The coefficients are `coefficients[offset : offset + R]` of a genome, R = K * r.
+    They and the columns of `u` and `v` have one order: expert after expert, and for
+    each expert from the largest singular value to the smallest.
     """
 
     name: str
@@ -53,12 +54,40 @@ class MatrixSlot:
         return self.num_experts * self.rank
 
     def columns(self, expert: int) -> slice:
-        """The directions of one expert among all R."""
+        """Which of the R directions are those of one expert."""
         return slice(expert * self.rank, (expert + 1) * self.rank)
 
 
-class BasisSizes:
-    """Sizes that every form of a basis has, from `layout` and `expert_names`."""
+@flax.struct.dataclass
+class BasisForm:
+    """What both forms of a basis have, `Basis` and `CoreBasis`; a pytree.
+
+    Letters: K experts, M matrices, G coefficients of a genome.
+
+    Attributes:
+      u: name -> float32, the directions on the output side of each matrix, as columns.
+      v: name -> float32, those on its input side.
+      deltas: name -> `[K, ...]` float32, the experts' differences from the base in
+        parameters other than matrices.
+      residuals: name -> `[K, out, in]` float32, the part of each expert's task vector
+        beyond the rank, scaled like `deltas`; empty unless residuals are kept.
+      energy: `[M, K]` float32, squared Frobenius norm of each matrix task vector.
+      energy_kept: `[M, K]` float32, the share of it inside the basis, 0-1.
+      similarity: `[K, K]` float32, mean over matrices of the cosine between two
+        experts' singular values; of all of them, whatever the rank.
+      layout: one slot per matrix, sorted by name; static.
+      expert_names: K names; static.
+    """
+
+    u: dict[str, jax.Array]
+    v: dict[str, jax.Array]
+    deltas: dict[str, jax.Array]
+    residuals: dict[str, jax.Array]
+    energy: jax.Array
+    energy_kept: jax.Array
+    similarity: jax.Array
+    layout: tuple[Any, ...] = flax.struct.field(pytree_node=False)
+    expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     @property
     def num_experts(self) -> int:
@@ -68,63 +97,41 @@ class BasisSizes:
     @property
     def genome_size(self) -> int:
         """G, the number of coefficients of a genome."""
-        # Slots lie one behind the other.
+        # Slots are contiguous.
         return self.layout[-1].offset + self.layout[-1].size if self.layout else 0
+
+    def factors(self, name: str, coefficients: jax.Array) -> Factors:
+        """`left [out, n]` and `right [in, n]`; the matrix changes by `left right^T`.
+
+        Args:
+          name: of the matrix.
+          coefficients: the matrix's part of a genome.
+        """
+        return self.factors_of(self.u[name], self.v[name], coefficients)
 
 
 @flax.struct.dataclass
-class Basis(BasisSizes):
-    """Directions of K experts; a pytree whose layout is static.
-
-    Letters: K experts, M matrices, R = K * r directions of a matrix (`MatrixSlot` says
-    in which order), G coefficients (the sum of R over matrices).
+class Basis(BasisForm):
+    """The basis in diagonal form: directions of K experts, expert after expert.
 
     Attributes:
-      u: name -> `[out, R]` float32; zero columns pad experts of lower rank.
-      v: name -> `[in, R]` float32.
+      u: name -> `[out, R]`, R = K * r in the order of `MatrixSlot`; zero columns pad
+        experts of lower rank.
+      v: name -> `[in, R]`.
       singular_values: `[G]` float32, in the order of `layout`.
-      experts_of: `[G]` int32, the expert each coefficient belongs to.
-      deltas: name -> `[K, ...]` float32: differences of parameters that are no matrix.
-      residuals: name -> `[K, out, in]` float32: what a rank cut off of a matrix, each
-        expert's part scaled like `deltas`; empty unless it was asked to be kept.
-      energy: `[M, K]` float32, squared Frobenius norm of each matrix task vector.
-      energy_kept: `[M, K]` float32, the share of it inside the basis, 0-1.
-      similarity: `[K, K]` float32, mean over matrices of the cosine between two
-        experts' singular values, all of them, also those that a rank cuts off.
-      layout: one slot per matrix, sorted by name; static.
-      expert_names: K names; static.
+      experts_of: `[G]` int32, the expert that each coefficient belongs to.
     """
 
-    u: dict[str, jax.Array]
-    v: dict[str, jax.Array]
     singular_values: jax.Array
     experts_of: jax.Array
-    deltas: dict[str, jax.Array]
-    residuals: dict[str, jax.Array]
-    energy: jax.Array
-    energy_kept: jax.Array
-    similarity: jax.Array
-    layout: tuple[MatrixSlot, ...] = flax.struct.field(pytree_node=False)
-    expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     def expert_coefficients(self, expert: int) -> jax.Array:
         """The coefficients of one expert, `[G]`: its singular values, else zero."""
         return jnp.where(self.experts_of == expert, self.singular_values, 0.0)
 
     def summed_coefficients(self) -> jax.Array:
-        """The coefficients of all experts' task vectors added up, `[G]`."""
+        """The coefficients of the sum of all experts' task vectors, `[G]`."""
         return self.singular_values
-
-    def factors(
-        self, name: str, coefficients: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """`left [out, R]` and `right [in, R]`: one matrix changes by their product.
-
-        Args:
-          name: of the matrix.
-          coefficients: `[R]`, R = K * r, the matrix's part of a genome.
-        """
-        return self.factors_of(self.u[name], self.v[name], coefficients)
 
     @staticmethod
     def factors_of(u: jax.Array, v: jax.Array, coefficients: jax.Array) -> Factors:
@@ -298,10 +305,10 @@ def _stack(parts: list[np.ndarray], num_experts: int) -> jax.Array:
 
 
 def _mean_cosines(values: list[np.ndarray], num_experts: int) -> jax.Array:
-    """Mean over matrices of the cosines between rows of `[K, r]` each.
+    """Mean over matrices of the cosines between the rows of each, `[K, r]`.
 
-    A matrix that one of two experts leaves alone counts as 0, one that both leave alone
-    not at all.
+    A matrix that only one of two experts changes counts as 0. A matrix that neither
+    changes does not count.
     """
     total, count = np.zeros((2, num_experts, num_experts))
     for s in values:

@@ -2,11 +2,11 @@
 
     theta = theta_base + sum_k beta_k tau_k*,    beta = softmax(qualities)
 
-where tau_k* is the task vector of archive k's champion. The maxima of an archive are
-picked on few, discrete problems and so are optimistic; therefore the few best of each
-archive may be scored again on other problems before one is chosen, by the mean over
-all tasks: by its own task alone an archive's expert mostly wins, and an average of
-experts is the uniform merge.
+where tau_k* is the task vector of archive k's champion. The best quality of an archive
+is the maximum of many scores on few problems, so it is optimistic. Therefore the best
+few elites of each archive may be scored again, on other problems, before a champion is
+chosen. It is chosen by the mean over all tasks: by the archive's own task alone the
+expert of that task mostly wins, and an average of experts is the uniform merge.
 
 Source: CycleQD (arXiv 2410.14735), model aggregation; choosing by validation is ours.
 """
@@ -23,12 +23,11 @@ from cycleqd_jax.qd.elites import Elite, elites, mean_score, rank_elites
 
 
 class Champion(NamedTuple):
-    """The elite that stands for its archive.
+    """The elite that represents its archive.
 
     Attributes:
-      elite: with its quality, the score it was selected by.
-      validated: what it was chosen by on validation problems, or None where nothing
-        was validated.
+      elite: the elite, with its quality in the archive.
+      validated: the validation score by which it was chosen; None without validation.
     """
 
     elite: Elite
@@ -50,7 +49,7 @@ class Aggregate(NamedTuple):
 def champion_candidates(
     archives: Archives, bank: Bank, count: int
 ) -> tuple[tuple[Elite, ...], ...]:
-    """Per archive its `count` best elites, the best first (see `rank_elites`).
+    """The `count` best elites of each archive, the best first (see `rank_elites`).
 
     Raises:
       ValueError: the count is below 1 or an archive is empty.
@@ -72,17 +71,17 @@ def choose_champions(
     *,
     by: str = "mean",
 ) -> tuple[Champion, ...]:
-    """One champion per archive.
+    """Chooses one champion per archive.
 
     Args:
       candidates: from `champion_candidates`.
-      validated: individual id -> its K validation scores, for all candidates; None
-        takes the first candidate of each archive.
+      validated: individual id -> its K validation scores, for all candidates. If None,
+        the first candidate of each archive is the champion.
       by: "mean" over all tasks, or "quality", the score on the archive's task.
 
     Returns:
-      Per archive the candidate with the highest validation score; ties go to the
-      better candidate before validation.
+      For each archive the candidate with the highest validation score. Of equal
+      candidates the one that ranked higher before validation is chosen.
 
     Raises:
       ValueError: a candidate has no validation scores.
