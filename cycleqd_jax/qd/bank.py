@@ -30,10 +30,12 @@ class Bank:
       genomes: id -> genome of float32 NumPy arrays, `[G]` and `[K]`. Either all of them
         have noise or none has. Ids whose genomes were dropped are missing.
       scores: float64 `[N, K]`, in [0, 1].
-      parents: ids, int32 `[N, 2]`; -1 for experts.
-      weights: raw crossover weights of the parents, float32 `[N, 2]`; 0 for experts.
+      parents: ids, int32 `[N, 2]`; -1 where there are none.
+      weights: raw crossover weights of the parents, float32 `[N, 2]`; 0 where there are
+        none.
       active: the task from whose archive the parents were drawn, 0-based, int32 `[N]`;
-        -1 for experts.
+        -1 for experts and searches without archives.
+      complete: bool `[N]`, whether the scores are means over all problems.
     """
 
     genomes: Mapping[int, Genome]
@@ -41,6 +43,7 @@ class Bank:
     parents: np.ndarray
     weights: np.ndarray
     active: np.ndarray
+    complete: np.ndarray
 
     @classmethod
     def empty(cls, num_tasks: int) -> "Bank":
@@ -51,6 +54,7 @@ class Bank:
             parents=np.zeros((0, 2), np.int32),
             weights=np.zeros((0, 2), np.float32),
             active=np.zeros(0, np.int32),
+            complete=np.zeros(0, bool),
         )
 
     @property
@@ -75,25 +79,27 @@ class Bank:
                 f"expert: expected at most {self.num_tasks}, one per task, but there "
                 f"are {self.next_id} individuals already."
             )
-        return self._add(genome, scores, (_NO_PARENT, _NO_PARENT), (0.0, 0.0), -1)
+        return self._add(genome, scores)
 
     def add_child(
         self,
         genome: Genome,
         scores: Sequence[float],
         *,
-        parents: Sequence[int],
-        weights: Sequence[float],
-        active: int,
+        parents: Sequence[int] = (),
+        weights: Sequence[float] = (),
+        active: int = -1,
+        complete: bool = True,
     ) -> "Bank":
         """A bank with one more child, that of the next generation.
 
         Args:
           genome: one genome, `[G]` and `[K]`.
           scores: K scores in [0, 1].
-          parents: two ids of this bank.
-          weights: their raw crossover weights.
-          active: the task from whose archive they were drawn, 0-based.
+          parents: two ids of this bank, or none.
+          weights: the parents' raw crossover weights.
+          active: the task from whose archive they were drawn, 0-based; -1 for none.
+          complete: whether the scores are means over all problems.
 
         Raises:
           ValueError: the scores are not K numbers in [0, 1], a parent's id is unknown,
@@ -104,13 +110,19 @@ class Bank:
                 f"child: expected {self.num_tasks} experts in the bank first, but "
                 f"there are {self.next_id}."
             )
-        if len(parents) != 2 or not all(0 <= int(p) < self.next_id for p in parents):
+        known = all(0 <= int(p) < self.next_id for p in parents)
+        if len(parents) not in (0, 2) or not known:
             raise ValueError(
-                f"parents: expected two ids below {self.next_id}, got {list(parents)}."
+                f"parents: expected none or two ids below {self.next_id}, got "
+                f"{list(parents)}."
             )
-        return self._add(genome, scores, parents, weights, active)
+        return self._add(genome, scores, parents, weights, active, complete)
 
-    def _add(self, genome, scores, parents, weights, active) -> "Bank":
+    def _add(
+        self, genome, scores, parents=(), weights=(), active=-1, complete=True
+    ) -> "Bank":
+        if not len(parents):
+            parents, weights = (_NO_PARENT, _NO_PARENT), (0.0, 0.0)
         kept = jax.tree.map(lambda leaf: np.array(leaf, np.float32), genome)
         row = check_scores(scores, self.num_tasks)
         return Bank(
@@ -119,6 +131,7 @@ class Bank:
             parents=np.vstack([self.parents, np.asarray([parents], np.int32)]),
             weights=np.vstack([self.weights, np.asarray([weights], np.float32)]),
             active=np.append(self.active, np.int32(active)),
+            complete=np.append(self.complete, bool(complete)),
         )
 
     def genome(self, individual: int) -> Genome:
@@ -176,6 +189,7 @@ class Bank:
             "parents": self.parents,
             "weights": self.weights,
             "active": self.active,
+            "complete": self.complete,
         }
 
     @classmethod
@@ -197,6 +211,7 @@ class Bank:
             parents=np.asarray(arrays["parents"], np.int32),
             weights=np.asarray(arrays["weights"], np.float32),
             active=np.asarray(arrays["active"], np.int32),
+            complete=np.asarray(arrays["complete"], bool),
         )
 
 

@@ -35,7 +35,7 @@ def test_changed_experts_are_reported_with_both_scores(fabricate):
         for row in expert.to_pylist()
     ]
     table = pa.Table.from_pylist(rows, schema=expert.schema)
-    pq.write_table(table, run / "results" / "trained_experts-optimise.parquet")
+    pq.write_table(table, run / "results" / "trained-experts-optimise.parquet")
     report = build.write_report(run)["basis"]
     assert report["similarity"] == FACTS["similarity"]
     changed = report["changed"]["skill_b"]

@@ -10,15 +10,15 @@ import types
 import jax
 import numpy as np
 
+from cycleqd_jax.evaluation import whole
 from cycleqd_jax.inference.population import empty_population, place_basis
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import scaled_sum
+from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.llama.config import LlamaConfig
-from cycleqd_jax.runs import trained_experts
-from cycleqd_jax.runs.setup import put_on_device
 
 CONFIG = LlamaConfig(
     vocab_size=160,
@@ -54,24 +54,11 @@ def main():
     expert = FullExpert(tuned)
     mesh = sharding.make_mesh(2, 4)
     basis = compute_basis(base, [expert], 2, expert_names=["only"])
-    seen = {}
-
-    def measured(part, individuals, split):
-        seen.update({name: make() for name, make in individuals.items()})
-        return []
-
-    trained_experts.load_expert = lambda path, model: expert
-    trained_experts.measure_trained_experts(
-        types.SimpleNamespace(expert_paths=["somewhere"]),
-        types.SimpleNamespace(
-            basis=basis,
-            task_names=("only",),
-            model=types.SimpleNamespace(weights=base),
-            mesh=mesh,
-        ),
-        measured,
+    whole.load_expert = lambda path, model: expert
+    loader = whole.WholeModels(
+        types.SimpleNamespace(weights=base), {"only": "somewhere"}, mesh
     )
-    trained = seen["trained_expert/only"]
+    trained = loader.weights(TrainedExpert("only"))
     out = {
         "devices": [len(w.sharding.device_set) for w in trained.values()],
         "shares": {
@@ -87,7 +74,7 @@ def main():
         placed = place_basis(basis, mesh)
         genome = scaled_sum(basis, 0.7)
         want = jax.device_get(materialise(base, basis, genome))
-        got = materialise(put_on_device(base, mesh), placed, genome)
+        got = materialise(sharding.put_on_device(base, mesh), placed, genome)
         out["materialised"][residual] = furthest(got, want)
     population = empty_population(placed, 2)
     u, v = sharding.place_directions(population.u, population.v, mesh)  # as the engine
