@@ -199,8 +199,7 @@ def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
     diagonal = abstract_basis(
         shapes,
         [_expert_shape(expert, shapes) for expert in inputs.experts],
-        config.basis.rank,
-        residual=config.basis.residual,
+        config.basis,
         expert_names=config.tasks,
     )
     basis = abstract_core_basis(diagonal) if config.qd.needs_cores else diagonal
