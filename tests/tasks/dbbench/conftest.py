@@ -34,14 +34,14 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
+@pytest.fixture(params=["private", "server"])
 def backend_options(request):
-    """The options that choose each backend in turn."""
-    if request.param == "sqlite":
-        pytest.importorskip("sqlglot", reason="sqlglot is not installed")
-        return {"backend": "sqlite"}
+    """The options that choose each server in turn."""
+    if request.param == "private":
+        mariadb.skip_without()
+        return {"backend": "private"}
     url = request.getfixturevalue("server").url
-    return {"backend": "mysql", "url": url}
+    return {"backend": "server", "url": url}
 
 
 @pytest.fixture(scope="session")

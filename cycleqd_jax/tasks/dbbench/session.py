@@ -1,7 +1,7 @@
-"""What is said to a server in one session: a model's statement, a problem's table.
+"""What is said to a server about one problem: its table, a statement, the table's hash.
 
-A session is like one of the reference's connector: nothing is committed until the first
-result was read, and then only if there is no second.
+A statement has a connection of its own, as in the reference: nothing is committed until
+its first result was read, and then only if there is no second one.
 """
 
 import itertools
@@ -10,77 +10,83 @@ import time
 from collections.abc import Callable, Sequence
 
 from pymysql import err
-from pymysql.connections import Connection
+from pymysql.converters import escape_string
 from pymysql.cursors import SSCursor
 
-from cycleqd_jax.tasks.dbbench.backend import OUT_OF_SYNC, Feedback, Table
-from cycleqd_jax.tasks.dbbench.mysql_server import LOST, Server, close_quietly, run
-from cycleqd_jax.tasks.dbbench.mysql_slots import Login, Slot
-from cycleqd_jax.tasks.dbbench.mysql_text import (
-    converters,
+from cycleqd_jax.tasks.dbbench.accounts import Slot
+from cycleqd_jax.tasks.dbbench.administrator import Administrator
+from cycleqd_jax.tasks.dbbench.connection import (
+    LOST,
+    Connection,
+    close_quietly,
+    connect,
     error_code,
     error_text,
-    finishers,
     message,
-    row_text,
 )
+from cycleqd_jax.tasks.dbbench.connector_text import converters, finishers, row_text
+from cycleqd_jax.tasks.dbbench.table import OUT_OF_SYNC, Feedback, Table
 
-_MODE = (  # of MySQL 8, which is what the reference runs; MariaDB's own is milder
+_MODE = (  # MySQL 8's default, which the reference runs with; MariaDB's is less strict
     "ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,"
     "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 )
-_GRACE_S = 5.0  # for the server to end a statement by itself
-# A model can have texts sent in a charset that they are not announced in.
+GRACE_S = 5.0  # beyond its limit, for the server to end a statement by itself
+# A model can have texts sent in another charset than the one they are announced in.
 _UNREADABLE = (ValueError, ArithmeticError, TypeError, IndexError)
 _KEPT = 65_536  # characters of a feedback
-_MOST_ROWS = 100_000  # that are read when enough is kept already
-_ACCESS_DENIED = (1045, 1698, 1862, 4151, 3118)  # passwords wrong, expired, locked
-_UNKNOWN_DATABASE = (1044, 1049)  # dropped by the model
-_NO_ROOM = (3, 1021, 1026, 1030, 1114)
+_MOST_ROWS = 100_000  # read at most, once enough characters are kept
+_ACCESS_DENIED = (1045, 1698, 1862, 4151, 3118)  # wrong, expired or locked
+_UNKNOWN_DATABASE = (1044, 1049)  # the model dropped it
+_NO_ROOM = (3, 1021, 1026, 1030, 1114)  # where the words say so, too
 _NO_SPACE = re.compile(r"\b28\b|No space left|is full|Disk full")
-# What a server has against the tables of some problems: names that are twice there, too
-# long, empty; and against rows for a table of other columns.
+_NO_MEMORY = (5, 1037, 1041, 1135)
+# The server refuses the tables of some problems: names that are given twice, are too
+# long or empty; and rows of another length than the table's.
 _BAD_TABLE = (1054, 1059, 1060, 1074, 1103, 1117, 1118, 1166)
 
 
 class AccountChangedError(Exception):
-    """The account that was made for a problem is no longer let in."""
+    """The server no longer accepts the account that was made for a problem."""
 
 
 class ConnectionLostError(Exception):
-    """The connection ended in the middle of a statement.
+    """The connection ended before the statement did.
 
     Attributes:
-      thread: the server's number of it.
+      connection: the server's number of it.
       text: the error as a feedback.
     """
 
-    def __init__(self, thread: int, text: str):
+    def __init__(self, connection: int, text: str):
         super().__init__(text)
-        self.thread = thread
+        self.connection = connection
         self.text = text
 
 
 def run_statement(
-    server: Server,
+    admin: Administrator,
     slot: Slot,
-    login: Login,
     sql: str,
     limit_s: float,
     connected: Callable[[int], None],
 ) -> Feedback:
-    """Runs a statement in a session of its own, and commits it.
+    """Runs a statement on a connection of its own, and commits it.
+
+    Several statements, or a call of a procedure that returns rows, leave results behind
+    that the reference's connector does not read: its commit fails with the text
+    `OUT_OF_SYNC`, and what was not committed implicitly is rolled back. An error in the
+    first of several statements is that error's text as usual.
 
     Args:
-      server: to connect to.
-      slot: whose database is used.
-      login: one of its accounts.
-      sql: of the model or the judge.
+      admin: of the server.
+      slot: the database that is used, and its account.
+      sql: the statement.
       limit_s: seconds it may take.
-      connected: told the server's number of the connection before it begins.
+      connected: is told the server's number of the connection before the statement.
 
     Raises:
-      AccountChangedError: the account is not let in.
+      AccountChangedError: the server does not accept the account.
       ConnectionLostError: the connection ended before the statement did.
       MySQLError: there is no connection to be had.
     """
@@ -91,56 +97,53 @@ def run_statement(
     except UnicodeEncodeError as error:
         return Feedback(str(error), True)
     try:
-        connection = server.connect(
-            login.user,
-            login.password,
+        connection = connect(
+            admin.address,
+            slot.user,
+            slot.password,
             database=slot.database,
-            read_timeout_s=limit_s + _GRACE_S,
-            init=_session(server, limit_s),
+            read_timeout_s=limit_s + GRACE_S,
+            init=_settings(admin.mariadb, limit_s),
             conv=converters(),
         )
     except err.MySQLError as error:
         if error_code(error) in _ACCESS_DENIED:
             raise AccountChangedError from error
         if error_code(error) in _UNKNOWN_DATABASE:
-            # With no right to any other database, servers say denied for unknown.
+            # Without a right to any other database, servers say denied for unknown.
             text = f"1049 (42000): Unknown database '{slot.database}'"
             return Feedback(text, True)
         raise
-    connected(connection.thread_id())
     try:
+        connected(connection.thread_id())
         return _execute(connection, sql, limit_s)
     except err.MySQLError as error:
         if error_code(error) in LOST:
             text = "2013 (HY000): Lost connection to MySQL server during query"
             raise ConnectionLostError(connection.thread_id(), text) from error
-        return Feedback(error_text(error), True)
+        return Feedback(error_text(error), True, _is_exhausted(error))
     except _UNREADABLE as error:
         return Feedback(str(error), True)
     finally:
-        close_quietly(connection)  # which rolls back what is not committed
+        close_quietly(connection)  # rolls back what is not committed
 
 
-def make_tables(
-    server: Server, admin: Connection, slot: Slot, tables: Sequence[Table]
-) -> None:
-    """Makes the database, empty of what may be there, and the table in it.
+def make_tables(admin: Administrator, slot: Slot, tables: Sequence[Table]) -> None:
+    """Makes the database anew and the table in it.
 
     Args:
-      server: the server.
-      admin: a connection of its administrator.
+      admin: of the server.
       slot: whose database is made.
-      tables: what it will hold; of several of one name the first makes the table and
-        the others add their rows, where the server takes them.
+      tables: what it holds; of several with one name the first makes the table, and the
+        others add their rows where the server takes them.
 
     Raises:
       MySQLError: the server refuses, or is gone.
     """
     database = f"`{slot.database}`"
-    # MySQL 8's own; of MariaDB's the one that all versions know.
-    collation = " COLLATE utf8mb4_general_ci" if server.mariadb else ""
-    run(
-        admin,
+    # MySQL 8 has its own; of MariaDB's this is the one that all versions know.
+    collation = " COLLATE utf8mb4_general_ci" if admin.mariadb else ""
+    admin.run(
         f"DROP DATABASE IF EXISTS {database}; "
         f"CREATE DATABASE {database} CHARACTER SET utf8mb4{collation}",
     )
@@ -151,19 +154,19 @@ def make_tables(
         sql = f"CREATE TABLE IF NOT EXISTS {name} ({definition})"
         if table.rows:
             rows = ",".join(
-                "(" + ",".join(admin.escape(str(cell)) for cell in row) + ")"
+                "(" + ",".join(_literal(cell) for cell in row) + ")"
                 for row in table.rows
             )
             sql += f"; INSERT INTO {name} ({','.join(columns)}) VALUES {rows}"
         try:
-            run(admin, sql)
+            admin.run(sql)
         except err.MySQLError as error:
             if error_code(error) not in _BAD_TABLE:
                 raise  # else there is no table, or no row of it, as in the reference
 
 
 def state_query(table: Table) -> str:
-    """Hashes the original columns of all rows, whatever their order."""
+    """A query for a hash of the original columns of all rows, whatever their order."""
     columns = ",".join(_quoted(column) for column in table.columns)
     return (
         "SELECT MD5(GROUP_CONCAT(rowhash ORDER BY rowhash)) AS hash FROM "
@@ -172,21 +175,13 @@ def state_query(table: Table) -> str:
     )
 
 
-def says_disk_full(feedback: Feedback) -> bool:
-    """Whether a statement failed for want of room, by its own words."""
-    code = feedback.text.partition(" ")[0]
-    if not feedback.failed or not code.isdigit() or int(code) not in _NO_ROOM:
-        return False
-    return _NO_SPACE.search(feedback.text) is not None
-
-
 def _execute(connection: Connection, sql: str, limit_s: float) -> Feedback:
-    deadline = time.monotonic() + limit_s + _GRACE_S
+    deadline = time.monotonic() + limit_s + GRACE_S
     cursor = connection.cursor(SSCursor)
     try:
         cursor.execute(sql)
         text, whole = _read_rows(cursor, deadline)
-        if not whole:  # enough for any reader; the rest is not waited for
+        if not whole:  # the rest would not be shown
             return Feedback(text, False)
         if _has_more(cursor, deadline):
             return Feedback(OUT_OF_SYNC, True)
@@ -197,7 +192,8 @@ def _execute(connection: Connection, sql: str, limit_s: float) -> Feedback:
     except err.MySQLError as error:
         if error_code(error) in LOST:
             raise
-        return Feedback(message(error), True)  # the connector gives its words alone
+        # Without the number: here the connector gives the words alone.
+        return Feedback(message(error), True, _is_exhausted(error))
     return Feedback(text, False)
 
 
@@ -205,9 +201,7 @@ def _read_rows(cursor: SSCursor, deadline: float) -> tuple[str, bool]:
     """The rows' text, and whether all of them were read."""
     if cursor.description is None:
         return "[]", True
-    # The charset and flags of columns decide what the connector makes of their values;
-    # PyMySQL has them here only.
-    finish = finishers(cursor._result.fields)
+    finish = finishers(cursor._result.fields)  # PyMySQL has them here only
     rows: list[str] = []
     size = 0
     for count in itertools.count(1):
@@ -223,7 +217,7 @@ def _read_rows(cursor: SSCursor, deadline: float) -> tuple[str, bool]:
 
 
 def _has_more(cursor: SSCursor, deadline: float) -> bool:
-    """Whether there is a second result; all of them are waited for and thrown away."""
+    """Whether there is a second result; all results are read and thrown away."""
     more = False
     try:
         while cursor.nextset():
@@ -236,21 +230,29 @@ def _has_more(cursor: SSCursor, deadline: float) -> bool:
     except err.MySQLError as error:
         if error_code(error) in LOST:
             raise
-        return True  # of a statement that is not the first
+        return True  # the error of a statement that is not the first
     except _UNREADABLE:
         return True
     return more
 
 
 def _let_go(cursor: SSCursor) -> None:
-    """Keeps a cursor from reading the rest of its result when it is thrown away."""
+    """Keeps PyMySQL from reading the rest of a result when the cursor is deleted."""
     if cursor._result is not None:
         cursor._result.unbuffered_active = False
     cursor.connection = None
 
 
-def _session(server: Server, limit_s: float) -> str:
-    """The settings of a session; a model may change them for itself."""
+def _is_exhausted(error: err.MySQLError) -> bool:
+    """Whether the server ran out of disk space or memory."""
+    code = error_code(error)
+    if code in _NO_ROOM:
+        return _NO_SPACE.search(message(error)) is not None
+    return code in _NO_MEMORY
+
+
+def _settings(mariadb: bool, limit_s: float) -> str:
+    """The settings of a connection; a model may change them for its statement."""
     settings = {
         "autocommit": "0",
         "sql_mode": f"'{_MODE}'",
@@ -258,7 +260,7 @@ def _session(server: Server, limit_s: float) -> str:
         "lock_wait_timeout": str(max(1, int(limit_s))),
         "innodb_lock_wait_timeout": str(max(1, int(limit_s))),
     }
-    if server.mariadb:
+    if mariadb:
         settings["max_statement_time"] = f"{limit_s:.3f}"
         settings["tmp_disk_table_size"] = str(256 * 2**20)
     else:
@@ -268,3 +270,7 @@ def _session(server: Server, limit_s: float) -> str:
 
 def _quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
+
+
+def _literal(cell: object) -> str:
+    return "'" + escape_string(str(cell)) + "'"

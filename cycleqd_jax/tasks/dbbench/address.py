@@ -1,4 +1,4 @@
-"""Where a MySQL or MariaDB server is, from a URL."""
+"""Where a MySQL or MariaDB server is, and as whom to connect."""
 
 import dataclasses
 import urllib.parse
@@ -11,41 +11,44 @@ _FORM = "mysql://user:password@host:port, or ...@localhost?unix_socket=/path"
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """A server and who asks.
+    """A server and the account of its administrator.
 
     Attributes:
-      user: an account that may create databases and users and give rights to them.
+      user: an account that may create databases and accounts and grant rights.
       password: its password; not part of `repr`.
       host: name or number.
       port: of TCP.
-      unix_socket: path of a socket, instead of host and port; empty if none.
+      unix_socket: path of a socket, used instead of host and port; empty if none.
       tls: whether the connection is encrypted; the certificate is not checked.
+      name: what messages call the server; empty for "MySQL server at ...".
     """
 
     user: str
     password: str = dataclasses.field(repr=False)
-    host: str
-    port: int
+    host: str = "localhost"
+    port: int = 3306
     unix_socket: str = ""
     tls: bool = False
+    name: str = ""
 
     def __str__(self) -> str:
-        return self.unix_socket or f"{self.host}:{self.port}"
+        where = self.unix_socket or f"{self.host}:{self.port}"
+        return self.name or f"MySQL server at {where}"
 
 
-def parse(url: str | None) -> Address:
+def parse_url(url: str | None) -> Address:
     """Reads `mysql://user:password@host:port?unix_socket=PATH&tls=true`.
 
-    User and password are percent-encoded where they hold other characters than letters
-    and digits; port 3306 and no password are the defaults.
+    User and password are percent-encoded. The port defaults to 3306, the password to
+    none.
 
     Raises:
-      BadInputError: it is missing or no such URL; the message does not repeat it,
-        because it may hold a password.
+      BadInputError: the URL is missing or wrong; the message does not repeat it, as it
+        may hold a password.
     """
     if not url:
         raise BadInputError(
-            "task_settings.dbbench.backend is mysql, but neither "
+            "task_settings.dbbench.backend is server, but neither "
             f"task_settings.dbbench.url nor {VARIABLE} says where the server is; "
             f"expected {_FORM}."
         )
@@ -60,7 +63,7 @@ def parse(url: str | None) -> Address:
     if not parts.username:
         raise _wrong("it names no user")
     if parts.path not in ("", "/"):
-        raise _wrong("it names a database, but every problem gets one of its own")
+        raise _wrong("it names a database, but every problem gets its own")
     for key in query:
         if key not in ("unix_socket", "tls"):
             raise _wrong(f"it has {key}; known are unix_socket and tls")
@@ -79,6 +82,6 @@ def parse(url: str | None) -> Address:
 
 def _wrong(reason: str) -> BadInputError:
     return BadInputError(
-        f"task_settings.dbbench.url (or {VARIABLE}) is no address of a server: "
+        f"task_settings.dbbench.url (or {VARIABLE}) is not the address of a server: "
         f"{reason}; expected {_FORM}."
     )

@@ -1,7 +1,7 @@
-"""Rows and errors of a server as the text that the reference's connector makes of them.
+"""Rows of a result as the text that the reference's connector makes of them.
 
-That is `str()` of a list of tuples of Python values, as of mysql-connector 8.0 with its
-C extension: `[('Tiree', Decimal('1.50'), datetime.date(2020, 1, 2), None)]`.
+That is `str()` of a list of tuples of Python values, as mysql-connector 8.0 with its C
+extension gives them: `[('Tiree', Decimal('1.50'), datetime.date(2020, 1, 2), None)]`.
 """
 
 import datetime
@@ -9,7 +9,6 @@ import decimal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pymysql import err
 from pymysql.constants import FIELD_TYPE, FLAG
 
 _BINARY_CHARSET = 63
@@ -27,7 +26,7 @@ _STRINGS = (
 
 
 class _Members(frozenset):
-    """The value of a SET column; written in one order, whatever the hashes are."""
+    """The value of a SET column; its members are written in sorted order."""
 
     def __repr__(self) -> str:
         if not self:
@@ -36,9 +35,9 @@ class _Members(frozenset):
 
 
 def converters() -> Mapping[int, Callable[[Any], Any]]:
-    """Type of a field -> what makes a Python value of its text; for PyMySQL's `conv`.
+    """PyMySQL's `conv`: type of a field -> what makes a Python value of its text.
 
-    Types that are not here keep what PyMySQL gives: `str`, or `bytes` for binary ones.
+    Types without an entry keep what PyMySQL gives: `str`, or `bytes` for binary fields.
     """
     whole = (
         FIELD_TYPE.TINY,
@@ -64,16 +63,17 @@ def converters() -> Mapping[int, Callable[[Any], Any]]:
 
 
 def finishers(fields: Sequence[Any]) -> list[Callable[[Any], Any] | None]:
-    """What each column's values still need, given how the server describes it.
+    """For each column, what still has to be done to its values; None for nothing.
 
     Args:
-      fields: of a result, each with `type_code`, `flags` and `charsetnr`.
+      fields: of a result, each with `type_code`, `flags` and `charsetnr`; the last two
+        are not known to `converters`.
     """
     return [_finisher(field) for field in fields]
 
 
 def row_text(row: Sequence[Any], finish: Sequence[Callable[[Any], Any] | None]) -> str:
-    """One row as `str()` of a tuple."""
+    """One row as `str()` of a tuple, after the columns' `finishers`."""
     return repr(
         tuple(
             value if value is None or function is None else function(value)
@@ -93,22 +93,6 @@ def _finisher(field: Any) -> Callable[[Any], Any] | None:
         # Columns of texts with a binary collation are among these, and MariaDB's JSON.
         return None if binary else str.encode
     return bytearray if binary and field.type_code in _STRINGS else None
-
-
-def error_code(error: err.MySQLError) -> int:
-    """The server's number of an error; 0 where the connection itself is out of use."""
-    code = error.args[0] if error.args else 0
-    return code if isinstance(code, int) else 0
-
-
-def error_text(error: err.MySQLError) -> str:
-    """An error of the server, as `1064 (42000): You have an error ...`."""
-    return f"{error_code(error)} ({error.sqlstate or 'HY000'}): {message(error)}"
-
-
-def message(error: err.MySQLError) -> str:
-    """An error's words."""
-    return str(error.args[-1]) if error.args else ""
 
 
 def _date(text: str) -> datetime.date | None:
