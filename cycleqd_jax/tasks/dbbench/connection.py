@@ -25,6 +25,10 @@ class ServerLostError(SandboxError):
     """The server died, hangs or was started again; what ran has no verdict."""
 
 
+class ServerExhaustedError(ServerLostError):
+    """Its disk or memory is full of what other episodes left; it is well otherwise."""
+
+
 class Connection(connections.Connection):
     """PyMySQL's connection, which refuses packets that would fill our memory."""
 

@@ -11,7 +11,11 @@ from pymysql import err
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.tasks.dbbench import session
 from cycleqd_jax.tasks.dbbench.accounts import Slot
-from cycleqd_jax.tasks.dbbench.connection import ServerLostError, failure
+from cycleqd_jax.tasks.dbbench.connection import (
+    ServerExhaustedError,
+    ServerLostError,
+    failure,
+)
 from cycleqd_jax.tasks.dbbench.names import with_database
 from cycleqd_jax.tasks.dbbench.table import Feedback, Table
 
@@ -21,6 +25,7 @@ if typing.TYPE_CHECKING:
 _WATCH_S = 1.0  # between two looks at a running statement
 _ATTEMPTS = 3
 _LARGEST = 256 * 2**20  # bytes that a statement may make its database
+_RESERVE = 256 * 2**20  # bytes of disk that have to stay free, where that is known
 # What a model sees instead of its account's name: the reference's account.
 _USER = "root"
 
@@ -52,13 +57,14 @@ class Database:
         """
         self._databases = databases
         self._tables = tables
-        self._statements: list[str] = []  # all that were run, in order
+        self._statements: list[str] = []  # all that did something, in order
         # Held by a thread at work: the statement of a cancelled episode runs on, and
         # the drop has to wait for it.
         self._lock = threading.RLock()
         self._life: Life | None = None  # of the server, in which it was made
         self._slot: Slot | None = None
         self._spoilt = False  # whether something in it may still be running
+        self._starved = False  # whether a statement was ended for want of disk space
         self._running: _Running | None = None
         self._closed = False
 
@@ -84,7 +90,9 @@ class Database:
           SandboxError, BadInputError: as for `make`; says nothing about the statement.
         """
         feedback = await self._run(sql)
-        if not feedback.exhausted:  # else it changed nothing
+        if feedback.exhausted:  # what it did in part is undone: see `_build`
+            await self._databases.in_thread(self._drop)
+        else:
             self._statements.append(sql)
         return feedback.text
 
@@ -156,9 +164,10 @@ class Database:
                 self._life = None
                 self._databases.lose(life)
                 raise failure(life.admin.address, error) from error
-            except ServerLostError:
+            except ServerLostError as error:
                 self._life = None
-                self._databases.lose(life)
+                failed = not isinstance(error, ServerExhaustedError)
+                self._databases.lose(life, failed=failed)
                 raise
 
     def _discard(self) -> None:
@@ -174,8 +183,8 @@ class Database:
         session.make_tables(life.admin, self._slot, self._tables)
         for sql in self._statements:
             if self._statement(life, sql).exhausted:
-                raise ServerLostError(
-                    f"The {life.admin.address} ran out of space or memory."
+                raise ServerExhaustedError(
+                    f"The {life.admin.address} ran out of disk space or memory."
                 )
 
     def _statement(self, life: "Life", sql: str) -> Feedback:
@@ -185,6 +194,7 @@ class Database:
         def connected(connection: int) -> None:
             self._running = _Running(life, slot, connection, time.monotonic())
 
+        self._starved = False
         for _ in range(2):
             try:
                 feedback = session.run_statement(
@@ -206,14 +216,15 @@ class Database:
                 self._running = None
             text = feedback.text.replace(slot.database, name)
             text = text.replace(slot.user, _USER)
-            return Feedback(text, feedback.failed, feedback.exhausted)
+            exhausted = feedback.exhausted or (feedback.failed and self._starved)
+            return Feedback(text, feedback.failed, exhausted)
         raise SandboxError(
             f"The {life.admin.address} does not accept the account that was just made "
             "for a problem."
         )
 
     def _watch(self) -> None:
-        """Ends a statement that takes too long or makes its database too large.
+        """Ends a statement that takes too long or too much of the disk.
 
         Servers end most by themselves; but a model can lift its connection's limits.
         """
@@ -221,13 +232,19 @@ class Database:
         if running is None:
             return
         admin, took_s = running.life.admin, time.monotonic() - running.began
-        too_late = took_s > self._databases.statement_s + session.GRACE_S
-        if too_late or admin.database_bytes(running.slot.database) > _LARGEST:
-            self._spoilt = True
-            try:
-                admin.kill(running.connection)
-            except SandboxError:
-                pass  # whoever waits for the statement learns it
+        free = self._databases.server.free_bytes()
+        if free is not None and free < _RESERVE:
+            self._starved = True
+        elif (
+            took_s < self._databases.statement_s + session.GRACE_S
+            and admin.database_bytes(running.slot.database) < _LARGEST
+        ):
+            return
+        self._spoilt = True
+        try:
+            admin.kill(running.connection)
+        except SandboxError:
+            pass  # whoever waits for the statement learns it
 
     def _drop(self) -> None:
         with self._lock:

@@ -32,6 +32,7 @@ _SETTINGS = (
     "--innodb-flush-log-at-trx-commit=0",
     "--innodb-doublewrite=0",
     "--innodb-use-native-aio=0",
+    "--innodb-stats-persistent=0",
     # Small: the tables are.
     "--innodb-buffer-pool-size=64M",
     "--innodb-log-file-size=16M",

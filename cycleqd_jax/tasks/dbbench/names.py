@@ -17,9 +17,10 @@ _TOKEN = re.compile(
     r"""
     (?P<space> [\s\x00]++ | \#[^\n]*+ | --(?=[\s\x00]|\Z)[^\n]*+
              | /\*(?!!)(?:[^*]|\*(?!/))*+(?:\*/|\Z) )
-  | (?P<string> '(?:[^'\\]|''|\\.)*+(?:'|\Z) | "(?:[^"\\]|""|\\.)*+(?:"|\Z) )
+  | (?P<string> '(?:[^'\\]|''|\\(?:.|\Z))*+(?:'|\Z)
+              | "(?:[^"\\]|""|\\(?:.|\Z))*+(?:"|\Z) )
   | (?P<variable> @@?(?:[\w$.]++|`[^`]*+`) )
-  | (?P<quoted> `(?:[^`]|``)*+` )
+  | (?P<quoted> `(?:[^`]|``)*+(?:`|\Z) )
   | (?P<word> [\w$]++ )
   | (?P<other> . )
     """,
@@ -99,7 +100,7 @@ def _is_database(tokens: Sequence[_Token], place: int, table: Table) -> bool:
     if first in ("USE", "DATABASE", "SCHEMA"):
         return True
     if first == "EXISTS":  # DROP DATABASE IF EXISTS, CREATE ... IF NOT EXISTS
-        before = {token.text.upper() for token in tokens[:place]}
+        before = {token.text.upper() for token in tokens[max(place - 4, 0) : place]}
         return bool({"DATABASE", "SCHEMA"} & before)
     shows = tokens[0].text.upper() == "SHOW" and first in ("FROM", "IN")
     return shows and (second in _LISTS or third in ("FROM", "IN"))

@@ -49,6 +49,10 @@ class Server(Protocol):
         """
         ...
 
+    def free_bytes(self) -> int | None:
+        """Room on its disk; None where that is not known."""
+        ...
+
     def close(self) -> None:
         """Ends it where we started it."""
         ...
@@ -90,6 +94,9 @@ class ExternalServer:
 
     def restart(self, *, failed: bool) -> None:
         """Does nothing: who runs the server may start it again."""
+
+    def free_bytes(self) -> None:
+        """It is not known."""
 
     def close(self) -> None:
         """Does nothing."""

@@ -41,6 +41,7 @@ _UNKNOWN_DATABASE = (1044, 1049)  # the model dropped it
 _NO_ROOM = (3, 1021, 1026, 1030, 1114)  # where the words say so, too
 _NO_SPACE = re.compile(r"\b28\b|No space left|is full|Disk full")
 _NO_MEMORY = (5, 1037, 1041, 1135)
+_CORRUPT = (126, 127, 134, 144, 145, 1034, 1035, 1194)  # a disk that is full does that
 # The server refuses the tables of some problems: names that are given twice, are too
 # long or empty; and rows of another length than the table's.
 _BAD_TABLE = (1054, 1059, 1060, 1074, 1103, 1117, 1118, 1166)
@@ -248,7 +249,7 @@ def _is_exhausted(error: err.MySQLError) -> bool:
     code = error_code(error)
     if code in _NO_ROOM:
         return _NO_SPACE.search(message(error)) is not None
-    return code in _NO_MEMORY
+    return code in (*_NO_MEMORY, *_CORRUPT)
 
 
 def _settings(mariadb: bool, limit_s: float) -> str:

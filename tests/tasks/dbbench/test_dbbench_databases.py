@@ -1,15 +1,17 @@
-"""The MySQL backend against a real server: results as text, sessions, leftovers."""
+"""Databases on real servers: results as text, sessions, what is left behind."""
 
 import asyncio
 import re
+import time
 
 import pytest
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.base import TaskSettings
-from cycleqd_jax.tasks.dbbench import mysql_names
-from cycleqd_jax.tasks.dbbench.backend import OUT_OF_SYNC, Table
-from cycleqd_jax.tasks.dbbench.mysql import MysqlBackend
+from cycleqd_jax.tasks.dbbench import names
+from cycleqd_jax.tasks.dbbench.databases import Databases
+from cycleqd_jax.tasks.dbbench.servers import ExternalServer
+from cycleqd_jax.tasks.dbbench.table import OUT_OF_SYNC, Table
 from cycleqd_jax.tasks.dbbench.task import DBBench
 
 TABLE = Table(
@@ -60,7 +62,7 @@ RECORDED = [
 ]  # fmt: skip
 
 
-# What a statement is that may name its database: `T` here, its table has a column `a`.
+# What becomes of a statement that names its database `T`; its table has a column `a`.
 NAMED = [
     ("SELECT T.a FROM T.T", "SELECT T.a FROM `db`.T"),
     ("SELECT T.T.a FROM T, `T`.`T` x", "SELECT `db`.T.a FROM T, `db`.`T` x"),
@@ -72,12 +74,27 @@ NAMED = [
     ("SHOW COLUMNS FROM T FROM T", "SHOW COLUMNS FROM T FROM `db`"),
     ("DROP DATABASE IF EXISTS T", "DROP DATABASE IF EXISTS `db`"),
     ("DROP TABLE IF EXISTS T", "DROP TABLE IF EXISTS T"),
-]
+    ("SET @T.T = 1; SELECT `x T.T`, 'it''s T.T', \"T.T", None),
+    ("/* T.T */ SELECT T.T.a -- T.T\n, '\\'T.T' # T.T",
+     "/* T.T */ SELECT `db`.T.a -- T.T\n, '\\'T.T' # T.T"),
+    ("SELECT T.T.a /* T.T.a", "SELECT `db`.T.a /* T.T.a"),
+    ("/*! SELECT T.T.a */", "/*! SELECT `db`.T.a */"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("written", "meant"), NAMED, ids=[s for s, _ in NAMED])
 def test_a_database_is_known_by_the_name_of_its_table(written, meant):
-    assert mysql_names.with_database(written, Table("T", ("a",), ()), "db") == meant
+    table = Table("T", ("a",), ())
+    assert names.with_database(written, table, "db") == (meant or written)
+
+
+@pytest.mark.parametrize("text", ["'", '"', "`", "/*", "/*/", "'\\", "--", "T.", "@",
+                                  "EXISTS T "])  # fmt: skip
+def test_a_statement_is_read_in_time_proportional_to_its_length(text):
+    table = Table("T", ("a",), ())
+    began = time.thread_time()
+    names.with_database("T" + text * 50_000, table, "db")
+    assert time.thread_time() - began < 2
 
 
 def test_statements_that_name_their_database_are_run(backend_options, small_data, play):
@@ -90,51 +107,68 @@ def test_statements_that_name_their_database_are_run(backend_options, small_data
     assert result.feedback == ("[]", "[]", "[]", "[('Bob',)]")
 
 
-def with_database(url: str, play, table: Table = TABLE, **options):
-    """Awaits what a function makes of a database on the server."""
+@pytest.fixture
+def with_database(with_databases):
+    """Awaits what a function makes of a database with a table."""
 
-    async def main():
-        backend = MysqlBackend(url, **options)
-        try:
-            database = await backend.open(table)
+    def await_all(function, table: Table = TABLE, **options):
+        async def main(databases):
+            database = await databases.open(table)
             try:
-                return await play(database)
+                return await function(database)
             finally:
                 await database.close()
-        finally:
-            await backend.aclose()
 
-    return asyncio.run(main())
+        return with_databases(main, **options)
+
+    return await_all
 
 
-def said(url: str, *statements: str, **options) -> list[str]:
+@pytest.fixture
+def said(with_database):
     """What a server says to statements, one after another."""
 
-    async def play(database):
-        return [await database.execute(sql) for sql in statements]
+    def ask_all(*statements: str, **options) -> list[str]:
+        async def play(database):
+            return [await database.execute(sql) for sql in statements]
 
-    return with_database(url, play, **options)
+        return with_database(play, **options)
+
+    return ask_all
 
 
-def test_results_are_written_as_the_connector_writes_them(server):
-    texts = said(server.url, *(sql for sql, _ in RECORDED))
+def test_results_are_written_as_the_connector_writes_them(said):
+    texts = said(*(sql for sql, _ in RECORDED))
     expected = [text for _, text in RECORDED]
     # Words of a refusal hold the account's name, which no other server has.
     assert texts[-1].startswith(expected.pop())
     assert texts[:-1] == expected
 
 
-def test_the_table_is_as_it_was_given(server):
-    (rows,) = said(server.socket_url, f"SELECT * FROM `{TABLE.name}`")
-    assert rows == (
-        "[('Berlin', '3700000', 'None'), ('it\\'s \"\\\\Zürich\"', '0.5', ''), "
-        "('😀', '1,5', 'x')]"
-    )
+ROWS = (
+    "[('Berlin', '3700000', 'None'), ('it\\'s \"\\\\Zürich\"', '0.5', ''), "
+    "('😀', '1,5', 'x')]"
+)
 
 
-def test_a_session_ends_with_its_statement(server):
+def test_the_table_is_as_it_was_given(said):
+    assert said(f"SELECT * FROM `{TABLE.name}`") == [ROWS]
+
+
+def test_a_server_may_be_reached_through_its_socket(server):
+    async def main():
+        databases = Databases(ExternalServer(server.socket_url))
+        try:
+            database = await databases.open(TABLE)
+            return await database.execute(f"SELECT * FROM `{TABLE.name}`")
+        finally:
+            await databases.aclose()
+
+    assert asyncio.run(main()) == ROWS
+
+
+def test_a_session_ends_with_its_statement(said):
     answers = said(
-        server.url,
         "SET @a = 1",
         "SELECT @a",
         "SET SESSION sql_mode = 'ANSI_QUOTES'",
@@ -152,9 +186,8 @@ def test_a_session_ends_with_its_statement(server):
     assert answers[9] == "[(4,)]"
 
 
-def test_of_several_statements_nothing_is_committed(server):
+def test_of_several_statements_nothing_is_committed(said):
     answers = said(
-        server.url,
         "INSERT INTO `Cities of Europe` VALUES ('a', 'b', 'c'); SELECT 1",
         "SELECT COUNT(*) FROM `Cities of Europe`",
         "SELEC; SELECT 1",
@@ -168,56 +201,63 @@ def test_of_several_statements_nothing_is_committed(server):
 @pytest.mark.parametrize(
     "columns", [("a", "A"), ("a", "")], ids=["twice", "without-name"]
 )
-def test_a_table_that_cannot_be_leaves_the_database_empty(server, columns):
+def test_a_table_that_cannot_be_leaves_the_database_empty(said, columns):
     table = Table("t", columns, (("x", "y"),))
-    assert not table.can_exist
-    (shown,) = said(server.url, "SHOW TABLES", table=table)
+    (shown,) = said("SHOW TABLES", table=table)
     assert shown == "[]"
 
 
-def test_long_results_are_cut_and_harm_nothing(server):
+def test_long_results_are_cut_and_harm_nothing(said):
     rows = " UNION ALL ".join(["SELECT REPEAT('x', 1000) a"] * 100)
     many, alive = said(
-        server.url, f"SELECT x.a FROM ({rows}) x, ({rows}) y, ({rows}) z", "SELECT 1"
+        f"SELECT x.a FROM ({rows}) x, ({rows}) y, ({rows}) z", "SELECT 1"
     )
     assert 65_536 < len(many) < 70_000
     assert alive == "[(1,)]"
 
 
+def _external(server, **options) -> Databases:
+    return Databases(ExternalServer(server.url), **options)
+
+
 def test_all_is_gone_afterwards(server):
     before = server.query("SHOW DATABASES")
-    said(server.url, "SELECT 1")
+
+    async def main():
+        databases = _external(server)
+        try:
+            await (await databases.open(TABLE)).execute("SELECT 1")
+        finally:
+            await databases.aclose()
+
+    asyncio.run(main())
     assert server.query("SHOW DATABASES") == before
     assert not server.query("SELECT User FROM mysql.user WHERE User LIKE 'cycleqd%'")
 
 
-def test_names_are_used_again_and_are_fresh(server):
-    async def main():
-        backend = MysqlBackend(server.url)
-        try:
-            first = await backend.open(TABLE)
-            await first.execute("CREATE TABLE left_over (a INT)")
-            await first.close()
-            second = await backend.open(TABLE)
-            # A closed one does nothing to the one that has its name now.
-            await first.close()
-            return await second.execute("SHOW TABLES")
-        finally:
-            await backend.aclose()
+def test_names_are_used_again_and_are_fresh(with_databases):
+    async def play(databases):
+        first = await databases.open(TABLE)
+        await first.execute("CREATE TABLE left_over (a INT)")
+        await first.close()
+        second = await databases.open(TABLE)
+        assert second._slot == first._slot
+        # A closed one does nothing to the one that has its name now.
+        await first.close()
+        return await second.execute("SHOW TABLES")
 
-    assert asyncio.run(main()) == "[('Cities of Europe',)]"
-    assert not server.query("SHOW DATABASES LIKE 'cycleqd%'")
+    assert with_databases(play) == "[('Cities of Europe',)]"
 
 
 def test_what_a_killed_run_left_is_dropped_and_a_living_one_keeps_its_own(server):
     async def main():
-        living = MysqlBackend(server.url)
+        living = _external(server)
         database = await living.open(TABLE)
         try:
             server.query("CREATE DATABASE `cycleqd-0123456789ab-7-db`")
-            server.query("CREATE USER 'cycleqd-0123456789ab-7-m'@'127.0.0.1'")
+            server.query("CREATE USER 'cycleqd-0123456789ab-7-user'@'127.0.0.1'")
             server.query("CREATE DATABASE `cycleqd-mine`")  # of somebody else
-            other = MysqlBackend(server.url)
+            other = _external(server)
             await (await other.open(TABLE)).close()
             await other.aclose()
             return await database.execute("SELECT 1")
@@ -230,22 +270,18 @@ def test_what_a_killed_run_left_is_dropped_and_a_living_one_keeps_its_own(server
     assert not server.query("SELECT User FROM mysql.user WHERE User LIKE 'cycleqd%'")
 
 
-def test_many_episodes_wait_over_few_connections(server):
-    async def main():
-        backend = MysqlBackend(server.url, connections=2)
-        try:
-            opened = await asyncio.gather(*(backend.open(TABLE) for _ in range(60)))
-            sql = f"SELECT COUNT(*) FROM `{TABLE.name}`"
-            counts = await asyncio.gather(*(d.execute(sql) for d in opened))
-            (count,) = server.query(
-                "SELECT COUNT(*) FROM information_schema.PROCESSLIST "
-                "WHERE User LIKE 'cycleqd%' OR User = 'admin'"
-            )
-            return set(counts), count[0]
-        finally:
-            await backend.aclose()
+def test_many_episodes_wait_over_few_connections(with_databases, ask):
+    async def play(databases):
+        opened = await asyncio.gather(*(databases.open(TABLE) for _ in range(60)))
+        sql = f"SELECT COUNT(*) FROM `{TABLE.name}`"
+        counts = await asyncio.gather(*(d.execute(sql) for d in opened))
+        (count,) = ask(
+            "SELECT COUNT(*) FROM information_schema.PROCESSLIST "
+            "WHERE User LIKE 'cycleqd%' OR User = 'admin'"
+        )
+        return set(counts), count[0]
 
-    counts, connections = asyncio.run(main())
+    counts, connections = with_databases(play, connections=2)
     assert counts == {"[(3,)]"}
     assert connections <= 2 + 1 + 1  # ours, the guard, and the one that counts
 
@@ -256,14 +292,14 @@ def test_a_server_that_lets_everybody_into_test_is_refused(server):
     server.query("FLUSH PRIVILEGES")
     try:
         with pytest.raises(BadInputError, match=r"every account into test_\*"):
-            said(server.url, "SELECT 1")
+            asyncio.run(_external(server).open(TABLE))
     finally:
         server.query("DELETE FROM mysql.db WHERE User = ''")
         server.query("FLUSH PRIVILEGES")
     assert not server.query("SHOW DATABASES LIKE 'test%'")
 
 
-def test_the_state_is_a_hash_of_the_original_columns(server):
+def test_the_state_is_a_hash_of_the_original_columns(with_database):
     async def play(database):
         before = await database.state()
         await database.execute("ALTER TABLE `Cities of Europe` ADD COLUMN extra TEXT")
@@ -273,7 +309,7 @@ def test_the_state_is_a_hash_of_the_original_columns(server):
         await database.execute("ALTER TABLE `Cities of Europe` DROP COLUMN Name")
         return before, same, other, await database.state()
 
-    before, same, other, gone = with_database(server.url, play)
+    before, same, other, gone = with_database(play)
     assert re.fullmatch(r"\[\('[0-9a-f]{32}',\)\]", before)
     assert same == before
     assert other != before
