@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from cycleqd_jax.inference import programs
-from cycleqd_jax.inference.slots import EngineShape, Row, chunk_end, draws_of
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.inference.slots import Row, chunk_end, draws_of
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.llama.program import Cache, LlamaProgram, Weights
@@ -25,20 +26,20 @@ class DeviceCalls:
         self,
         program: LlamaProgram,
         stop_ids: tuple[int, ...],
-        shape: EngineShape,
+        settings: EngineSettings,
         stats: EngineStats,
         mesh: jax.sharding.Mesh | None = None,
     ):
         self.population = programs.Population()
         self._program = program
         self._stop_ids = stop_ids
-        self._shape = shape
+        self._settings = settings
         self._stats = stats
         self._mesh = mesh
         self._placed = None
         if mesh is not None:
             sharding.check_sizes(
-                mesh, slots=shape.slots, kv_heads=program.config.num_key_value_heads
+                mesh, slots=settings.slots, kv_heads=program.config.num_key_value_heads
             )
             self._placed = sharding.cache_sharding(mesh)
         self._weights: Weights | None = None
@@ -48,8 +49,10 @@ class DeviceCalls:
     @property
     def cache_bytes(self) -> int:
         """Of the whole cache, on all devices together."""
-        shape = self._shape
-        empty = functools.partial(self._program.empty_cache, shape.slots, shape.length)
+        settings = self._settings
+        empty = functools.partial(
+            self._program.empty_cache, settings.slots, settings.length
+        )
         arrays = jax.tree.leaves(jax.eval_shape(empty))
         return sum(array.size * array.dtype.itemsize for array in arrays)
 
@@ -78,18 +81,20 @@ class DeviceCalls:
 
         Others are compiled when the first request asks for them.
         """
-        shape = self._shape
-        for span in shape.spans:
-            for rows in shape.rows(shape.prefill_rows):
+        settings = self._settings
+        for span in settings.spans:
+            for rows in settings.rows(settings.prefill_rows):
                 progress(f"prefill: {rows} rows, {span} tokens of cache")
                 self._prefill((), rows, span)
-        for span in shape.spans:
+        for span in settings.spans:
             for rows in (
-                shape.rows(shape.slots) if self._mesh is None else [shape.slots]
+                settings.rows(settings.slots)
+                if self._mesh is None
+                else [settings.slots]
             ):
                 progress(f"decode: {rows} rows, {span} tokens of cache")
                 self._decode((), rows, span)
-        for part in shape.parts:
+        for part in settings.parts:
             progress(f"setting aside: {part} tokens of cache")
             self.put(0, self.take(0, part))
 
@@ -99,7 +104,7 @@ class DeviceCalls:
         Where a prompt ends with it, the first token of its reply comes of it.
         """
         start = time.perf_counter()
-        count = self._count(len(rows), self._shape.prefill_rows)
+        count = self._count(len(rows), self._settings.prefill_rows)
         tokens, logprobs = self._prefill(rows, count, self._chunk_span(rows))
         self._note_prefill(start)
 
@@ -118,12 +123,12 @@ class DeviceCalls:
     def score(self, rows: Sequence[Row]) -> Finish:
         """Puts the next chunk of each text into the cache and scores what follows."""
         start = time.perf_counter()
-        shape = self._shape
-        count = self._count(len(rows), shape.prefill_rows)
-        targets = np.zeros((count, shape.prefill_chunk), np.int32)
+        settings = self._settings
+        count = self._count(len(rows), settings.prefill_rows)
+        targets = np.zeros((count, settings.prefill_chunk), np.int32)
         for i, row in enumerate(rows):
             request = row.request
-            after = request.prompt[request.done + 1 : chunk_end(request, shape) + 1]
+            after = request.prompt[request.done + 1 : chunk_end(request, settings) + 1]
             targets[i, : len(after)] = after
         logprobs, hits, self._cache = programs.score(
             self._weights,
@@ -153,18 +158,18 @@ class DeviceCalls:
     def decode(self, rows: Sequence[Row]) -> Finish:
         """Appends a few tokens to each reply."""
         start = time.perf_counter()
-        shape, stats = self._shape, self._stats
+        settings, stats = self._settings, self._stats
         longest = max(len(r.request.prompt) + len(r.request.produced) for r in rows)
-        span = self._span(min(longest + shape.decode_steps, shape.length))
+        span = self._span(min(longest + settings.decode_steps, settings.length))
         # On a mesh every device has its own slots, so calls have all of them.
-        count = shape.slots
+        count = settings.slots
         if self._mesh is None:
-            count = self._count(len(rows), shape.slots)
+            count = self._count(len(rows), settings.slots)
         tokens, logprobs = self._decode(rows, count, span)
         stats.decode_seconds += time.perf_counter() - start
         stats.decode_calls += 1
         stats.busy_slots += len(rows)
-        stats.all_slots += shape.slots
+        stats.all_slots += settings.slots
 
         def finish() -> None:
             for row, ids, values in zip(rows, tokens, logprobs, strict=True):
@@ -182,7 +187,7 @@ class DeviceCalls:
 
     def take(self, slot: int, count: int) -> Cache:
         """The first `count` tokens of a slot or some more, on the host."""
-        part = next(part for part in self._shape.parts if part >= count)
+        part = next(part for part in self._settings.parts if part >= count)
         rows, form = np.array([slot], np.int32), self._form(part)
         return jax.device_get(programs.take_row(self._cache, rows, form=form))
 
@@ -199,7 +204,7 @@ class DeviceCalls:
     def _advance(self, row: Row) -> int:
         """Notes that a chunk of the prompt is in the cache; how many tokens it had."""
         request = row.request
-        end = chunk_end(request, self._shape)
+        end = chunk_end(request, self._settings)
         count = end - request.done
         row.conversation.held.extend(request.prompt[request.done : end])
         request.done = end
@@ -207,13 +212,13 @@ class DeviceCalls:
         return count
 
     def _chunk_span(self, rows: Sequence[Row]) -> int:
-        return self._span(max(chunk_end(row.request, self._shape) for row in rows))
+        return self._span(max(chunk_end(row.request, self._settings) for row in rows))
 
     def _count(self, count: int, most: int) -> int:
-        return next(rows for rows in self._shape.rows(most) if rows >= count)
+        return next(rows for rows in self._settings.rows(most) if rows >= count)
 
     def _span(self, end: int) -> int:
-        return next(span for span in self._shape.spans if span >= end)
+        return next(span for span in self._settings.spans if span >= end)
 
     def _form(self, span: int, rows: Sequence[Row] = ()) -> programs.Form:
         return programs.Form(
@@ -232,20 +237,22 @@ class DeviceCalls:
         return cache
 
     def _empty_cache(self):
-        shape = self._shape
-        empty = functools.partial(self._program.empty_cache, shape.slots, shape.length)
+        settings = self._settings
+        empty = functools.partial(
+            self._program.empty_cache, settings.slots, settings.length
+        )
         if self._placed is None:
             return empty()
         return jax.jit(empty, out_shardings=self._placed)()  # never whole on one device
 
     def _chunk(self, rows: Sequence[Row], count: int) -> programs.Chunk:
-        shape = self._shape
-        tokens = np.zeros((count, shape.prefill_chunk), np.int32)
-        slots = np.full(count, shape.slots, np.int32)
+        settings = self._settings
+        tokens = np.zeros((count, settings.prefill_chunk), np.int32)
+        slots = np.full(count, settings.slots, np.int32)
         offsets, last, lengths, individuals = np.zeros((4, count), np.int32)
         for i, row in enumerate(rows):
             request = row.request
-            part = request.prompt[request.done : chunk_end(request, shape)]
+            part = request.prompt[request.done : chunk_end(request, settings)]
             tokens[i, : len(part)] = part
             slots[i] = row.slot
             offsets[i], last[i] = request.done, len(part) - 1
@@ -267,12 +274,12 @@ class DeviceCalls:
 
     def _decode(self, rows: Sequence[Row], count: int, span: int):
         """Tokens and log-probabilities, `[len(rows), N]` each."""
-        shape = self._shape
-        whole = count == shape.slots
+        settings = self._settings
+        whole = count == settings.slots
         places = [row.slot for row in rows] if whole else list(range(len(rows)))
         tokens, lengths, individuals, remaining = np.zeros((4, count), np.int32)
         # An idle row writes where nothing is read: behind the end of the cache.
-        lengths[:] = shape.length
+        lengths[:] = settings.length
         for place, row in zip(places, rows, strict=True):
             request = row.request
             tokens[place] = request.produced[-1]
@@ -282,7 +289,7 @@ class DeviceCalls:
             row.conversation.used = self._calls
         slots = None
         if not whole:
-            slots = np.full(count, shape.slots, np.int32)
+            slots = np.full(count, settings.slots, np.int32)
             slots[: len(rows)] = [row.slot for row in rows]
         produced, logprobs, self._cache = programs.decode(
             self._weights,
@@ -292,7 +299,7 @@ class DeviceCalls:
             draws_of(rows, places, count),
             slots,
             form=self._form(span, rows),
-            steps=shape.decode_steps,
+            steps=settings.decode_steps,
             stop_ids=self._stop_ids,
         )
         produced, logprobs = jax.device_get((produced, logprobs))

@@ -30,19 +30,18 @@ from cycleqd_jax.inference.requests import (
     whole,
 )
 from cycleqd_jax.inference.scheduler import Scheduler
-from cycleqd_jax.inference.slots import EngineShape
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.models.tokenizer import ChatTokenizer
-
-__all__ = ["Engine", "EngineShape"]
 
 
 class Engine:
     """Answers conversations with one set of weights or a population of them.
 
     Attributes:
-      shape: its static sizes.
+      settings: its static sizes; `slots` and `length` are numbers.
+      tokenizer: of the model.
       stats: what it did so far.
     """
 
@@ -50,16 +49,19 @@ class Engine:
         self,
         program: LlamaProgram,
         tokenizer: ChatTokenizer,
-        shape: EngineShape,
+        settings: EngineSettings,
         *,
         mesh: jax.sharding.Mesh | None = None,
     ):
-        self.shape = shape
+        settings.check_sized()
+        self.settings = settings
         self.stats = EngineStats()
-        self._tokenizer = tokenizer
-        self._calls = DeviceCalls(program, tokenizer.stop_ids, shape, self.stats, mesh)
+        self.tokenizer = tokenizer
+        self._calls = DeviceCalls(
+            program, tokenizer.stop_ids, settings, self.stats, mesh
+        )
         self._vocabulary = program.config.vocab_size
-        self._scheduler = Scheduler(shape, self._calls, self.stats, tokenizer)
+        self._scheduler = Scheduler(settings, self._calls, self.stats, tokenizer)
 
     def load(
         self, weights: Weights, population: programs.Population | None = None
@@ -116,7 +118,7 @@ class Engine:
           messages: if the last is the assistant's, it is the reply's beginning.
           template: Jinja text in place of the model's own chat template.
         """
-        return self._tokenizer.encode_chat(messages, template=template)
+        return self.tokenizer.encode_chat(messages, template=template)
 
     @contextlib.contextmanager
     def conversation(
@@ -187,11 +189,11 @@ class Engine:
     ) -> Generation:
         """The continuation of token ids; arguments and errors as for `chat`."""
         prompt = self._checked("prompt", prompt)
-        room = self.shape.length - len(prompt)
+        room = self.settings.length - len(prompt)
         if room < 1:
             raise RequestError(
                 f"prompt: {len(prompt)} tokens leave no room for a reply in the "
-                f"engine's length of {self.shape.length}; raise engine.length."
+                f"engine's length of {self.settings.length}; raise engine.length."
             )
         if room < limits.max_new_tokens:
             limits = dataclasses.replace(limits, max_new_tokens=room)
@@ -231,10 +233,10 @@ class Engine:
                 f"start: expected 1 to {len(tokens) - 1}, a context and a continuation "
                 f"of one token at least, got {start}."
             )
-        if len(tokens) - 1 > self.shape.length:
+        if len(tokens) - 1 > self.settings.length:
             raise RequestError(
                 f"tokens: {len(tokens)} are more than the engine's length of "
-                f"{self.shape.length} holds; raise engine.length."
+                f"{self.settings.length} holds; raise engine.length."
             )
         future = asyncio.get_running_loop().create_future()
         request = Request(tokens, Limits(1), future, targets=start)

@@ -17,7 +17,8 @@ from cycleqd_jax.inference.conversations import (
 )
 from cycleqd_jax.inference.device import DeviceCalls
 from cycleqd_jax.inference.requests import Generation, RequestError, Scored
-from cycleqd_jax.inference.slots import EngineShape, Row
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.inference.slots import Row
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.inference.stops import Decoder, find_end
 
@@ -38,14 +39,14 @@ class Scheduler:
 
     def __init__(
         self,
-        shape: EngineShape,
+        settings: EngineSettings,
         calls: DeviceCalls,
         stats: EngineStats,
         tokenizer: Decoder,
     ):
         most_bytes = max(int(_ASIDE_SHARE * calls.cache_bytes), _ASIDE_BYTES)
-        self.slots = SlotTable(shape.slots, most_bytes)
-        self._shape = shape
+        self.slots = SlotTable(settings.slots, most_bytes)
+        self._settings = settings
         self._calls = calls
         self._stats = stats
         self._tokenizer = tokenizer
@@ -57,8 +58,8 @@ class Scheduler:
         # Calls without a decode call between them; as many as fill all slots with the
         # longest prompts may follow each other.
         self._prefills = 0
-        self._most_prefills = -(-shape.slots // shape.prefill_rows) * (
-            -(-shape.length // shape.prefill_chunk)
+        self._most_prefills = -(-settings.slots // settings.prefill_rows) * (
+            -(-settings.length // settings.prefill_chunk)
         )
 
     @property
@@ -163,7 +164,7 @@ class Scheduler:
         decoding = [c for c in active if not c.request.in_prefill]
         if new and self._prefers_prefill(new, decoding):
             self._prefills += 1
-            chosen = self._alike(new)[: self._shape.prefill_rows]
+            chosen = self._alike(new)[: self._settings.prefill_rows]
             scores = chosen[0].request.targets is not None
             await self._run(
                 self._calls.score if scores else self._calls.prefill, chosen
@@ -187,7 +188,7 @@ class Scheduler:
             return True
         if self._prefills >= self._most_prefills:  # replies must go on, too
             return False
-        if len(new) >= self._shape.prefill_rows or not self._waiting:
+        if len(new) >= self._settings.prefill_rows or not self._waiting:
             return True  # waiting longer would not fill the call
         return max(c.request.waited for c in new) >= _PATIENCE
 
@@ -201,7 +202,7 @@ class Scheduler:
         def kind(conversation: Conversation) -> tuple[bool, ...]:
             request = conversation.request
             scores = request.targets is not None
-            if not self._shape.deterministic:
+            if not self._settings.deterministic:
                 return (scores,)
             return scores, request.sampling.temperature > 0, request.logprobs
 

@@ -1,6 +1,5 @@
-"""Sizes of device calls, and the rows that go into one."""
+"""The rows that go into one device call."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,44 +7,7 @@ import numpy as np
 
 from cycleqd_jax.inference.conversations import Conversation, Request
 from cycleqd_jax.inference.sampling import Draws
-
-
-@dataclasses.dataclass(frozen=True)
-class EngineShape:
-    """The static sizes of the engine's programs.
-
-    Attributes:
-      slots: conversations in the cache at once (S).
-      length: tokens of the longest conversation, a multiple of `prefill_chunk`.
-      prefill_rows: conversations of one prefill call (P), at most `slots`.
-      prefill_chunk: tokens of each in one prefill call (C).
-      decode_steps: tokens of one decode call (N).
-      deterministic: whether every call has the same shape.
-    """
-
-    slots: int
-    length: int
-    prefill_rows: int
-    prefill_chunk: int
-    decode_steps: int
-    deterministic: bool = True
-
-    @property
-    def spans(self) -> tuple[int, ...]:
-        """Lengths of the cache that calls look at, ascending; the last is all."""
-        return (self.length,) if self.deterministic else self.parts
-
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """Lengths that are set aside: moving them changes no bit in any engine."""
-        parts = {max(self.length // 8, 64), max(self.length // 2, 64), self.length}
-        return tuple(sorted(part for part in parts if part <= self.length))
-
-    def rows(self, most: int) -> tuple[int, ...]:
-        """Numbers of rows that calls have, ascending; the last is `most`."""
-        if self.deterministic:
-            return (most,)
-        return tuple(sorted({max(most // 8, 1), max(most // 2, 1), most}))
+from cycleqd_jax.inference.settings import EngineSettings
 
 
 class Row(NamedTuple):
@@ -70,12 +32,12 @@ class Row(NamedTuple):
         )
 
 
-def chunk_end(request: Request, shape: EngineShape) -> int:
+def chunk_end(request: Request, settings: EngineSettings) -> int:
     """Where the next chunk of a prompt ends: at a multiple of the chunk's size.
 
     Chunks are cut at fixed offsets of the conversation, wherever its turn begins.
     """
-    following = (request.done // shape.prefill_chunk + 1) * shape.prefill_chunk
+    following = (request.done // settings.prefill_chunk + 1) * settings.prefill_chunk
     return min(following, request.needed)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -154,3 +155,12 @@ def cache_sharding(mesh: Mesh) -> NamedSharding:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of every array on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def put_on_device(
+    weights: Mapping[str, Any], mesh: Mesh | None = None
+) -> dict[str, jax.Array]:
+    """Flat weights as JAX arrays, sharded over a mesh or on one device."""
+    if mesh is not None:
+        return place_weights(weights, mesh)
+    return {name: jnp.asarray(array) for name, array in weights.items()}

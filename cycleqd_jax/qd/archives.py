@@ -18,7 +18,7 @@ Source: Mouret and Clune, "Illuminating search spaces by mapping elites"
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -30,8 +30,6 @@ from qdax.core.containers.mapelites_repertoire import (
     get_cells_indices,
 )
 
-from cycleqd_jax.merging.fingerprint import hash_arrays
-from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.cells import Range, behaviour_bins, check_scores
 
 SCORES = "scores"  # key of the extra scores, float32 [C, K]
@@ -45,7 +43,7 @@ class Status(enum.StrEnum):
     REJECTED = "rejected"
 
 
-_STATUSES = (Status.REJECTED, Status.NEW, Status.IMPROVED)
+STATUSES = (Status.REJECTED, Status.NEW, Status.IMPROVED)
 
 
 @flax.struct.dataclass
@@ -111,37 +109,8 @@ class Archives:
                 np.asarray(scores, np.float32),
             )
             repertoires.append(repertoire)
-            statuses.append(_STATUSES[int(status)])
+            statuses.append(STATUSES[int(status)])
         return self.replace(repertoires=tuple(repertoires)), tuple(statuses)
-
-    def to_numpy(self) -> dict[str, np.ndarray]:
-        """Everything as named arrays; with `from_numpy` a round trip."""
-        arrays = {
-            "ranges": np.asarray(self.ranges, np.float64),
-            "bins": np.asarray(self.bins, np.int32),
-        }
-        for task, repertoire in enumerate(self.repertoires):
-            arrays[f"{task}/ids"] = np.asarray(repertoire.genotypes)
-            arrays[f"{task}/fitnesses"] = np.asarray(repertoire.fitnesses)
-            arrays[f"{task}/descriptors"] = np.asarray(repertoire.descriptors)
-            arrays[f"{task}/scores"] = np.asarray(repertoire.extra_scores[SCORES])
-        return arrays
-
-    @classmethod
-    def from_numpy(cls, arrays: Mapping[str, np.ndarray]) -> "Archives":
-        """The archives that `to_numpy` wrote."""
-        ranges = tuple(map(tuple, np.asarray(arrays["ranges"], np.float64).tolist()))
-        empty = empty_archives(ranges, int(arrays["bins"]))
-        repertoires = [
-            repertoire.replace(
-                genotypes=jnp.array(arrays[f"{task}/ids"], jnp.int32),
-                fitnesses=jnp.array(arrays[f"{task}/fitnesses"], jnp.float32),
-                descriptors=jnp.array(arrays[f"{task}/descriptors"], jnp.float32),
-                extra_scores={SCORES: jnp.array(arrays[f"{task}/scores"], jnp.float32)},
-            )
-            for task, repertoire in enumerate(empty.repertoires)
-        ]
-        return empty.replace(repertoires=tuple(repertoires))
 
 
 def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
@@ -182,13 +151,6 @@ def occupied(repertoire: MapElitesRepertoire) -> np.ndarray:
     return np.asarray(repertoire.fitnesses)[:, 0] > -np.inf
 
 
-def state_fingerprint(archives: Archives, bank: Bank) -> str:
-    """SHA-256 over all arrays of archives and bank, 64 hexadecimal digits."""
-    parts = {"archives": archives.to_numpy(), "bank": bank.to_numpy()}
-    arrays = {f"{part}/{n}": a for part in parts for n, a in parts[part].items()}
-    return hash_arrays(arrays)
-
-
 @jax.jit
 def _offer(
     repertoire: MapElitesRepertoire,
@@ -197,7 +159,7 @@ def _offer(
     quality: jax.Array,
     scores: jax.Array,
 ) -> tuple[MapElitesRepertoire, jax.Array]:
-    """Adds one individual; the status is an index into `_STATUSES`."""
+    """Adds one individual; the status is an index into `STATUSES`."""
     cell = get_cells_indices(place[None], repertoire.centroids)[0]
     before = repertoire.fitnesses[cell, 0]
     added = repertoire.add(

@@ -45,10 +45,11 @@ class Bank:
       genomes: id -> genome of `[G]` and `[K]` float32 NumPy arrays, all with noise or
         none; some ids may have been dropped.
       scores: float64 `[N, K]`, in [0, 1].
-      parents: int32 `[N, 2]`, -1 for experts.
-      weights: float32 `[N, 2]`, raw crossover weights, 0 for experts.
+      parents: int32 `[N, 2]`, -1 where there are none.
+      weights: float32 `[N, 2]`, raw crossover weights, 0 without parents.
       active: int32 `[N]`, the task whose archive the individual was bred from, -1
-        for experts.
+        for experts and searches without archives.
+      complete: bool `[N]`, whether the scores rest on all problems.
     """
 
     genomes: Mapping[int, Genome]
@@ -56,6 +57,7 @@ class Bank:
     parents: np.ndarray
     weights: np.ndarray
     active: np.ndarray
+    complete: np.ndarray
 
     @classmethod
     def empty(cls, num_tasks: int) -> "Bank":
@@ -66,6 +68,7 @@ class Bank:
             parents=np.zeros((0, 2), np.int32),
             weights=np.zeros((0, 2), np.float32),
             active=np.zeros(0, np.int32),
+            complete=np.zeros(0, bool),
         )
 
     @property
@@ -89,25 +92,27 @@ class Bank:
                 f"expert: expected at most {self.num_tasks}, one per task, but there "
                 f"are {self.next_id} individuals already."
             )
-        return self._add(genome, scores, (NO_PARENT, NO_PARENT), (0.0, 0.0), -1)
+        return self._add(genome, scores)
 
     def add_child(
         self,
         genome: Genome,
         scores: Sequence[float],
         *,
-        parents: Sequence[int],
-        weights: Sequence[float],
-        active: int,
+        parents: Sequence[int] = (),
+        weights: Sequence[float] = (),
+        active: int = -1,
+        complete: bool = True,
     ) -> "Bank":
         """This bank and the child of the next generation.
 
         Args:
           genome: one genome, `[G]` and `[K]`.
           scores: K scores in [0, 1].
-          parents: two ids already in the bank.
-          weights: their raw crossover weights.
-          active: the task whose archive they were drawn from, 0-based.
+          parents: two ids already in the bank, or none.
+          weights: the parents' raw crossover weights.
+          active: the task whose archive they were drawn from, 0-based; -1 for none.
+          complete: whether the scores rest on all problems.
 
         Raises:
           ValueError: the scores are not K numbers in [0, 1], a parent is not in the
@@ -118,13 +123,19 @@ class Bank:
                 f"child: expected {self.num_tasks} experts in the bank first, but "
                 f"there are {self.next_id}."
             )
-        if len(parents) != 2 or not all(0 <= int(p) < self.next_id for p in parents):
+        known = all(0 <= int(p) < self.next_id for p in parents)
+        if len(parents) not in (0, 2) or not known:
             raise ValueError(
-                f"parents: expected two ids below {self.next_id}, got {list(parents)}."
+                f"parents: expected none or two ids below {self.next_id}, got "
+                f"{list(parents)}."
             )
-        return self._add(genome, scores, parents, weights, active)
+        return self._add(genome, scores, parents, weights, active, complete)
 
-    def _add(self, genome, scores, parents, weights, active) -> "Bank":
+    def _add(
+        self, genome, scores, parents=(), weights=(), active=-1, complete=True
+    ) -> "Bank":
+        if not len(parents):
+            parents, weights = (NO_PARENT, NO_PARENT), (0.0, 0.0)
         kept = jax.tree.map(lambda leaf: np.array(leaf, np.float32), genome)
         row = check_scores(scores, self.num_tasks)
         return Bank(
@@ -133,6 +144,7 @@ class Bank:
             parents=np.vstack([self.parents, np.asarray([parents], np.int32)]),
             weights=np.vstack([self.weights, np.asarray([weights], np.float32)]),
             active=np.append(self.active, np.int32(active)),
+            complete=np.append(self.complete, bool(complete)),
         )
 
     def genome(self, individual: int) -> Genome:
@@ -208,6 +220,7 @@ class Bank:
             "parents": self.parents,
             "weights": self.weights,
             "active": self.active,
+            "complete": self.complete,
         }
 
     @classmethod
@@ -229,6 +242,7 @@ class Bank:
             parents=np.asarray(arrays["parents"], np.int32),
             weights=np.asarray(arrays["weights"], np.float32),
             active=np.asarray(arrays["active"], np.int32),
+            complete=np.asarray(arrays["complete"], bool),
         )
 
 

@@ -17,17 +17,6 @@ import pydantic
 
 from cycleqd_jax.errors import BadInputError
 
-_STATE_KEYS = {
-    "tasks": list,
-    "ranges": dict,
-    "bins": int,
-    "evaluated_children": int,
-    "archives_fingerprint": str,
-    "scaled_merge": dict,
-    "best_of_archive": str,
-    "aggregation": dict,
-}
-
 
 class _Pair(pydantic.BaseModel):
     first: str
@@ -55,32 +44,6 @@ def unfinished(run: pathlib.Path, what: str) -> BadInputError:
         f"{run}: the run has not finished, {what}; go on with it with --resume, then "
         "report."
     )
-
-
-def read_state(run: pathlib.Path) -> dict[str, Any]:
-    """`state.json`, with every entry that the last phase leaves.
-
-    Raises:
-      BadInputError: if it is missing, unreadable or lacks an entry.
-    """
-    path = run / "state.json"
-    try:
-        state = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as err:
-        raise unfinished(run, "state.json is missing") from err
-    except (OSError, ValueError, RecursionError) as err:
-        raise BadInputError(f"{path}: not readable as JSON ({err}).") from err
-    if not isinstance(state, dict):
-        raise BadInputError(f"{path}: expected a mapping of names to values.")
-    for key, kind in _STATE_KEYS.items():
-        if state.get(key) is None:
-            raise unfinished(run, f"state.json has no {key}")
-        if not isinstance(state[key], kind):
-            raise BadInputError(f"{path}: {key} is {state[key]!r}, not a {kind}.")
-    factor = state["scaled_merge"].get("factor")
-    if not isinstance(factor, int | float):
-        raise BadInputError(f"{path}: scaled_merge.factor is {factor!r}, not a number.")
-    return state
 
 
 def read_basis_facts(run: pathlib.Path) -> dict[str, Any]:
@@ -114,6 +77,7 @@ def parts(run: pathlib.Path, folder: str) -> list[pathlib.Path]:
 def read_rows(
     paths: Iterable[pathlib.Path],
     columns: Sequence[str],
+    prefixes: tuple[str, ...] = (),
     **where: Collection[str],
 ) -> list[dict[str, Any]]:
     """Rows of Parquet files as mappings.
@@ -121,6 +85,7 @@ def read_rows(
     Args:
       paths: files; their rows come one file after the other.
       columns: which columns.
+      prefixes: further columns, those whose names begin so.
       **where: for columns of texts, which values to keep.
 
     Raises:
@@ -136,7 +101,7 @@ def read_rows(
             # No partitioning: a folder called seed=1 must not become a column.
             table = pq.read_table(
                 path,
-                columns=list(columns),
+                columns=[*columns, *(n for n in held if n.startswith(prefixes))],
                 partitioning=None,
                 page_checksum_verification=True,
             )
@@ -204,14 +169,17 @@ def read_metrics(
 
 
 def read_replies(
-    run: pathlib.Path, individual: str, split: str, problems: Collection[str]
+    run: pathlib.Path,
+    individuals: Collection[str],
+    split: str,
+    problems: Collection[str],
 ) -> list[dict[str, Any]]:
     """Rows with task, problem, outcome, answer, reply and explanation, by problem."""
     columns = ["individual", "split", "task", "problem", "outcome", "answer"]
     rows = read_rows(
         parts(run, "results"),
         [*columns, "reply", "explanation"],
-        individual=[individual],
+        individual=individuals,
         split=[split],
         problem=problems,
     )

@@ -1,4 +1,4 @@
-"""Checkpoints of the search, by Orbax: archives, bank and the next generation.
+"""Checkpoints of the search, by Orbax: bank, next generation, the search's memory.
 
 `checkpoints/<last generation in it>/` is a folder that Orbax wrote, and `SHA256SUMS` of
 all its files in the form that `sha256sum -c` reads: Orbax would load some flipped bits
@@ -13,13 +13,15 @@ import shutil
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.qd.archives import Archives
+from cycleqd_jax.merging.fingerprint import hash_arrays
 from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.search.base import State
 
 SUMS = "SHA256SUMS"
 _KEPT = 2
@@ -27,18 +29,36 @@ _WALL_TIMES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _BLOCKS = 3 * 4096  # room that one array takes beside its bytes, at most
 
 
-class CycleState(NamedTuple):
-    """All that a resumed run needs beside its settings and inputs.
+class Saved(NamedTuple):
+    """A checkpoint as it was read.
 
     Attributes:
-      archives: of all tasks.
       bank: every individual.
       next_generation: the t that comes next, from 1.
+      memory: arrays of the search's own memory, in the order of its leaves.
     """
 
-    archives: Archives
     bank: Bank
     next_generation: int
+    memory: tuple[np.ndarray, ...]
+
+    def into(self, like: State) -> State:
+        """The state of a search whose memory has the structure of that of `like`.
+
+        Raises:
+          BadInputError: the memory has another structure or other shapes.
+        """
+        leaves, structure = jax.tree.flatten(like.memory)
+        shapes = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves]
+        found = [(leaf.shape, leaf.dtype) for leaf in self.memory]
+        if shapes != found:
+            raise BadInputError(
+                f"run_dir: the checkpoint after child {self.next_generation - 1} holds "
+                f"the memory of another search ({len(found)} arrays, expected "
+                f"{len(shapes)}); start anew with run_dir=FOLDER."
+            )
+        memory = jax.tree.unflatten(structure, self.memory)
+        return State(self.bank, self.next_generation, memory)
 
 
 class Checkpoints:
@@ -51,10 +71,7 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike[str]):
         self._folder = pathlib.Path(folder).absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._checkpointer = ocp.Checkpointer(
-            # One file per array: OCDBT packs them as threads happen to finish.
-            ocp.StandardCheckpointHandler(use_ocdbt=False)
-        )
+        self._checkpointer = _checkpointer()
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +81,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Last generations of the checkpoints, damaged ones too, in order."""
-        names = (entry.name for entry in self._folder.iterdir() if entry.is_dir())
-        return sorted(int(name) for name in names if name.isdecimal())
+        return _steps(self._folder)
 
-    def save(self, state: CycleState) -> None:
+    def save(self, state: State) -> None:
         """Writes a state; returns when it is on disk.
 
         Checkpoints of later generations, which `restore` passed over, are removed.
@@ -96,7 +112,7 @@ class Checkpoints:
         last: int | None = None,
         beyond: str = "",
         note: Callable[[str], None] | None = None,
-    ) -> CycleState | None:
+    ) -> Saved | None:
         """The newest whole state, or None where no checkpoint was ever written.
 
         What a killed process left unfinished is cleared away.
@@ -113,8 +129,8 @@ class Checkpoints:
         passed = []
         for step in reversed(self.steps()):
             late = last is not None and step > last
-            found = beyond if late else self._load(step)
-            if isinstance(found, CycleState):
+            found = beyond if late else _load(self._checkpointer, self._folder, step)
+            if isinstance(found, Saved):
                 if passed and note is not None:
                     note(f"{'; '.join(passed)}; going on from checkpoint {step}.")
                 self._tidy(step)
@@ -132,13 +148,10 @@ class Checkpoints:
         folder = self._folder / str(step)
         return folder.is_dir() and _damage(folder) is None
 
-    def _write(self, partial: pathlib.Path, state: CycleState) -> None:
-        tree = {
-            "archives": _escaped(state.archives.to_numpy()),
-            "bank": _escaped(state.bank.to_numpy()),
-            "next_generation": np.int64(state.next_generation),
-        }
-        arrays = [*tree["archives"].values(), *tree["bank"].values()]
+    def _write(self, partial: pathlib.Path, state: State) -> None:
+        arrays = _arrays(state)
+        tree = arrays | {"next_generation": np.int64(state.next_generation)}
+        arrays = [array for group in arrays.values() for array in group.values()]
         room = sum(array.nbytes + _BLOCKS for array in arrays) + 10 * _BLOCKS
         files.check_room(self._folder, room)
         self._checkpointer.save(partial, args=ocp.args.StandardSave(tree))
@@ -147,23 +160,6 @@ class Checkpoints:
         (partial / SUMS).write_text("".join(_lines(partial)), encoding="utf-8")
         for path in [*_files(partial).values(), partial / SUMS]:
             files.sync(path)
-
-    def _load(self, step: int) -> CycleState | str:
-        """The state of a checkpoint, or why it cannot be used."""
-        folder = self._folder / str(step)
-        damage = _damage(folder)
-        if damage is not None:
-            return damage
-        try:
-            args = ocp.args.StandardRestore()
-            tree = self._checkpointer.restore(folder, args=args)
-            return CycleState(
-                archives=Archives.from_numpy(_unescaped(tree["archives"])),
-                bank=Bank.from_numpy(_unescaped(tree["bank"])),
-                next_generation=int(tree["next_generation"]),
-            )
-        except (KeyError, ValueError, TypeError, OSError) as err:
-            return f"it was written by another version ({files.reason(err)})"
 
     def _tidy(self, step: int) -> None:
         # A process killed between writing one and removing the last but one leaves
@@ -184,6 +180,53 @@ class Checkpoints:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+
+def newest_whole(folder: str | os.PathLike[str]) -> Saved | None:
+    """The newest checkpoint that can be read; None where there is none.
+
+    Changes nothing, so it may be called while another process writes to the folder.
+    """
+    folder = pathlib.Path(folder).absolute()
+    with _checkpointer() as checkpointer:
+        for step in reversed(_steps(folder)):
+            found = _load(checkpointer, folder, step)
+            if isinstance(found, Saved):
+                return found
+    return None
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    # One file per array: OCDBT packs them as threads happen to finish.
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(use_ocdbt=False))
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    names = (entry.name for entry in folder.iterdir() if entry.is_dir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _load(
+    checkpointer: ocp.Checkpointer, parent: pathlib.Path, step: int
+) -> Saved | str:
+    """A checkpoint, or why it cannot be used."""
+    folder = parent / str(step)
+    damage = _damage(folder)
+    if damage is not None:
+        return damage
+    try:
+        args = ocp.args.StandardRestore()
+        tree = checkpointer.restore(folder, args=args)
+        memory = tree.get("memory", {})
+        return Saved(
+            Bank.from_numpy({n: np.asarray(a) for n, a in tree["bank"].items()}),
+            int(tree["next_generation"]),
+            tuple(np.asarray(memory[str(i)]) for i in range(len(memory))),
+        )
+    except (KeyError, ValueError, TypeError, OSError) as err:
+        return f"it was written by another version ({files.reason(err)})"
 
 
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -218,10 +261,14 @@ def _damage(folder: pathlib.Path) -> str | None:
     return f"{names[0] if len(names) == 1 and names[0] else SUMS} does not match"
 
 
-def _escaped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    # Orbax joins names with "." and makes paths of them. Empty arrays it cannot hold.
-    return {name.replace("/", "__"): np.asarray(a) for name, a in arrays.items()}
+def _arrays(state: State) -> dict[str, dict[str, np.ndarray]]:
+    """All arrays of a state, by group and name."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.memory)]
+    memory = {str(i): leaf for i, leaf in enumerate(leaves)}
+    return {"bank": state.bank.to_numpy()} | ({"memory": memory} if memory else {})
 
 
-def _unescaped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.replace("__", "/"): np.asarray(a) for name, a in arrays.items()}
+def state_fingerprint(state: State | Saved) -> str:
+    """SHA-256 over all arrays of a state, 64 hexadecimal digits."""
+    groups = _arrays(state)
+    return hash_arrays({f"{g}/{n}": a for g in groups for n, a in groups[g].items()})

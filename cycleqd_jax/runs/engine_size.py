@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.config_sections import EngineConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.memory_plan import size_text
@@ -27,14 +27,14 @@ def cache_bytes(model: LlamaConfig, dtype: jnp.dtype | str) -> int:
 
 
 def sized_engine(
-    engine: EngineConfig,
+    engine: EngineSettings,
     *,
     tasks: Sequence[Task],
     splits: Iterable[Split],
     tokenizer: ChatTokenizer,
     token_bytes: int,
     room: int,
-) -> EngineConfig:
+) -> EngineSettings:
     """The settings with numbers for "auto", checked against the tasks' problems.
 
     Args:

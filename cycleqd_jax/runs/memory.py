@@ -35,7 +35,6 @@ from cycleqd_jax.models.peek import (
 from cycleqd_jax.runs.engine_size import cache_bytes
 from cycleqd_jax.runs.machine import Machine, advice_for, this_machine
 from cycleqd_jax.runs.memory_plan import MemoryPlan, memory_plan, size_text
-from cycleqd_jax.runs.run_settings import propose_settings
 
 _FLOAT32 = 4
 
@@ -197,7 +196,6 @@ def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
         for name, shape in shapes.items()
     }
     parameters = sum(math.prod(shape) for shape in shapes.values())
-    operators = propose_settings(config.qd)
     diagonal = abstract_basis(
         shapes,
         [_expert_shape(expert, shapes) for expert in inputs.experts],
@@ -205,8 +203,8 @@ def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
         residual=config.basis.residual,
         expert_names=config.tasks,
     )
-    basis = abstract_core_basis(diagonal) if operators.needs_cores else diagonal
-    noise = operators.has_noise
+    basis = abstract_core_basis(diagonal) if config.qd.needs_cores else diagonal
+    noise = config.qd.has_noise
     mode = choose_mode(config.engine.mode, weights, basis, noise=noise)
     if config.engine.mode != "auto":
         auto = choose_mode("auto", weights, basis, noise=noise).reason
@@ -238,7 +236,7 @@ def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
 
 def state_memory(config: RunConfig, genome_size: int) -> MemoryPlan:
     """Plans archives and bank for genomes of so many coefficients."""
-    noise = propose_settings(config.qd).has_noise
+    noise = config.qd.has_noise
     return memory_plan(
         num_tasks=len(config.tasks),
         bins=config.qd.bins,

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.local import Episode
+from cycleqd_jax.evaluation.base import Episode
 from cycleqd_jax.runs.folder import RunFolder
 
 _METRIC = pa.struct([("name", pa.string()), ("value", pa.float64())])

@@ -13,7 +13,7 @@ from typing import Any
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import CycleQDError
-from cycleqd_jax.evaluation.local import mean_scores
+from cycleqd_jax.evaluation.base import mean_scores
 from cycleqd_jax.progress import BatchSummary, Observer
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.results import read_episodes

@@ -13,15 +13,11 @@ import jax.numpy as jnp
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, to_yaml
-from cycleqd_jax.config_sections import (
-    EngineConfig,
-    MeshConfig,
-    ProblemsConfig,
-    SandboxConfig,
-)
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.local import Evaluator
+from cycleqd_jax.evaluation.local import LocalEvaluator
+from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.basis_cache import (
     find_basis,
@@ -36,14 +32,13 @@ from cycleqd_jax.merging.basis_store import (
 )
 from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
 from cycleqd_jax.merging.modes import ModeChoice, choose_mode
-from cycleqd_jax.merging.noise import NoiseSource, noise_length
+from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.attention import choose_attention
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.qd.operators import check_operators
 from cycleqd_jax.runs.engine_size import cache_bytes, sized_engine
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
@@ -54,10 +49,11 @@ from cycleqd_jax.runs.fingerprints import (
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import check_run_memory, state_memory, this_machine
 from cycleqd_jax.runs.memory_plan import MemoryPlan, check_memory_plan
-from cycleqd_jax.runs.run_settings import engine_shape, noise_source, propose_settings
-from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
 from cycleqd_jax.sandbox.make import make_sandbox
-from cycleqd_jax.tasks.base import Split, Task, TaskSettings
+from cycleqd_jax.search.base import Context, Search
+from cycleqd_jax.search.registry import search_class
+from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task, TaskSettings
 from cycleqd_jax.tasks.registry import make_task
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
@@ -74,6 +70,7 @@ class Prepared:
       weights: its weights on the device.
       tasks: in the order of the archives.
       basis: of the experts.
+      search: the method.
       mode: how individuals are evaluated, and why.
       noise: where Gaussian noise of genomes comes from, if they have any.
       fingerprints: hashes of all inputs and settings that decide the result.
@@ -86,10 +83,11 @@ class Prepared:
     weights: Weights
     tasks: tuple[Task, ...]
     basis: AnyBasis
+    search: Search
     mode: ModeChoice
     noise: NoiseSource | None
     fingerprints: Mapping[str, Any]
-    engine: EngineConfig
+    engine: EngineSettings
     mesh: jax.sharding.Mesh | None = None
 
     @property
@@ -100,7 +98,7 @@ class Prepared:
 
 def make_tasks(
     names: Sequence[str],
-    problems: ProblemsConfig,
+    problems: ProblemsSettings,
     own: Mapping[str, Mapping[str, Any]],
     *,
     download: bool = True,
@@ -117,12 +115,15 @@ def make_tasks(
       BadInputError: one is unknown, or two share a name.
       MissingDataError: the data of a benchmark are not on this machine.
     """
-    sizes = {Split(split): count for split, count in problems.sizes.items()}
     tasks = tuple(
         make_task(
             name,
             TaskSettings(
-                problems.seed, sizes, problems.turns, own.get(name, {}), download
+                problems.seed,
+                problems.sizes,
+                problems.turns,
+                own.get(name, {}),
+                download,
             ),
         )
         for name in names
@@ -136,7 +137,7 @@ def make_tasks(
     return tasks
 
 
-def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
+def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
     """The mesh of the settings, None for one device.
 
     Raises:
@@ -147,7 +148,9 @@ def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(settings.data, settings.tensor)
 
 
-def make_program(config: LlamaConfig, dtype: str, engine: EngineConfig) -> LlamaProgram:
+def make_program(
+    config: LlamaConfig, dtype: str, engine: EngineSettings
+) -> LlamaProgram:
     """The model as functions, with the attention that the engine's settings ask for.
 
     Raises:
@@ -162,13 +165,30 @@ def make_program(config: LlamaConfig, dtype: str, engine: EngineConfig) -> Llama
     return LlamaProgram(config, dtype, attention=attention)
 
 
-def put_on_device(
-    weights: Mapping[str, Any], mesh: jax.sharding.Mesh | None = None
-) -> dict[str, jax.Array]:
-    """Flat weights as JAX arrays, divided among the devices of a mesh."""
-    if mesh is not None:
-        return sharding.place_weights(weights, mesh)
-    return {name: jnp.asarray(array) for name, array in weights.items()}
+def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Refuses tasks that lack the problems that the settings need.
+
+    Every task needs problems of `optimise`, and of `validate` where champions are
+    chosen on it. On `test` either all tasks have problems or none has.
+
+    Raises:
+      BadInputError: names the task and the split.
+    """
+    needed = {Split.OPTIMISE: "the search scores candidates on them"}
+    if config.aggregation.candidates:
+        needed[Split.VALIDATE] = (
+            f"aggregation.candidates is {config.aggregation.candidates}, so champions "
+            "are chosen on them"
+        )
+    if any(task.problems(Split.TEST) for task in tasks):
+        needed[Split.TEST] = "the other tasks have some, and models are compared on all"
+    for split, why in needed.items():
+        for task in tasks:
+            if not task.problems(split):
+                raise BadInputError(
+                    f"task {task.name}: has no problems of the split {split}, but "
+                    f"{why}; give it some, or change the settings."
+                )
 
 
 def prepare(
@@ -187,8 +207,9 @@ def prepare(
         that of the run in the folder.
     """
     observer.phase("loading the base model")
-    propose = propose_settings(config.qd)
+    search_kind = search_class(config.search)
     tasks = make_tasks(config.tasks, config.problems, config.task_settings)
+    check_splits(config, tasks)
     mesh = make_mesh(config.engine.mesh)
     memory, machine = check_run_memory(config), this_machine()
     model = load_model(config.base_model, dtype=config.dtype)
@@ -233,19 +254,27 @@ def prepare(
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
     plan_memory(config, basis)
-    weights = put_on_device(model.weights, mesh)
-    noise = noise_source(config)
-    check_operators(
-        propose.own_crossover,
-        propose.own_mutation,
-        basis,
-        noise_length(1) if noise else None,
+    weights = sharding.put_on_device(model.weights, mesh)
+    noise = config.noise
+    context = Context(
+        config.qd, config.search_settings, basis, tuple(names), config.tasks
     )
+    search = search_kind(context)
     mode = choose_mode(config.engine.mode, weights, basis, noise=noise is not None)
     if mode.mode == "materialised" and memory and memory.mode.mode == "factored":
         mode = memory.mode  # by the memory that there is
     return Prepared(
-        model, program, weights, tasks, basis, mode, noise, fingerprints, engine, mesh
+        model=model,
+        program=program,
+        weights=weights,
+        tasks=tasks,
+        basis=basis,
+        search=search,
+        mode=mode,
+        noise=noise,
+        fingerprints=fingerprints,
+        engine=engine,
+        mesh=mesh,
     )
 
 
@@ -275,6 +304,7 @@ def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) ->
     files.write_json(
         folder.path / "run.json",
         {
+            "tasks": list(prepared.task_names),
             "versions": versions | {"python": platform.python_version()},
             "machine": {
                 "platform": platform.platform(),
@@ -287,7 +317,7 @@ def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) ->
     )
 
 
-def open_sandbox(sandbox: SandboxConfig) -> Sandbox:
+def open_sandbox(sandbox: SandboxSettings) -> Sandbox:
     """The sandbox that the settings ask for.
 
     Raises:
@@ -299,15 +329,15 @@ def open_sandbox(sandbox: SandboxConfig) -> Sandbox:
 @contextlib.contextmanager
 def open_evaluator(
     config: RunConfig, prepared: Prepared, sandbox: Sandbox
-) -> Iterator[Evaluator]:
+) -> Iterator[LocalEvaluator]:
     """The evaluator of a run; closes the sandbox at its end."""
     engine = Engine(
         prepared.program,
         prepared.model.tokenizer,
-        engine_shape(prepared.engine),
+        prepared.engine,
         mesh=prepared.mesh,
     )
-    with Evaluator(
+    with LocalEvaluator(
         engine=engine,
         weights=prepared.weights,
         basis=prepared.basis,
@@ -316,12 +346,17 @@ def open_evaluator(
         mode=prepared.mode.mode,
         individuals_per_pass=config.qd.children_per_batch,
         noise=prepared.noise,
+        whole=WholeModels(
+            prepared.model,
+            dict(zip(prepared.task_names, config.expert_paths, strict=True)),
+            prepared.mesh,
+        ),
     ) as evaluator:
         yield evaluator
 
 
 def _form(config: RunConfig) -> str:
-    return "core" if propose_settings(config.qd).needs_cores else "diagonal"
+    return search_class(config.search).basis_form(config.qd)
 
 
 def _basis_settings(config: RunConfig) -> dict[str, Any]:

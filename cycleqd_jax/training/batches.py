@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.training.examples import Example
+from cycleqd_jax.models.dialogues import Example
 from cycleqd_jax.training.order import Order
 
 

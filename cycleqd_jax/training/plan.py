@@ -63,7 +63,7 @@ def plan_experts(
       config: the settings.
       task_names: the name of the task behind each entry of the config.
     """
-    output = pathlib.Path(config.output).expanduser()
+    output = pathlib.Path(config.output)
     if config.tasks:
         wanted = [
             (task_names[entry], {entry: 1.0}, index)

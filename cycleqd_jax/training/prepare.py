@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.dialogues import fingerprint
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
@@ -13,7 +14,6 @@ from cycleqd_jax.runs.setup import make_tasks, open_sandbox
 from cycleqd_jax.runs.trackers import check_logging
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
-from cycleqd_jax.training.examples import fingerprint
 from cycleqd_jax.training.jsonl import read_dialogues
 from cycleqd_jax.training.plan import (
     ExpertPlan,

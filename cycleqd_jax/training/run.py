@@ -15,9 +15,9 @@ from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
 from cycleqd_jax.models.llama.program import Weights
 from cycleqd_jax.models.loading import load_expert
+from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.export import export_model
-from cycleqd_jax.runs.setup import put_on_device
 from cycleqd_jax.runs.trackers import MetricsLogger, open_loggers
 from cycleqd_jax.training import full, lora
 from cycleqd_jax.training.batches import Batches

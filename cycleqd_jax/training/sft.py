@@ -13,7 +13,7 @@ from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.training import step as steps
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import Progress, TrainCheckpoints
-from cycleqd_jax.training.settings import OptimiserConfig
+from cycleqd_jax.training.settings import OptimiserSettings
 from cycleqd_jax.training.step import Method, Params, StepMetrics
 
 
@@ -36,7 +36,7 @@ class Training:
     method: Method
     init: Callable[[], Params]
     batches: Batches
-    optimiser: OptimiserConfig
+    optimiser: OptimiserSettings
     recompute: bool = False
 
 

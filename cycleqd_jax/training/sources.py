@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.dialogues import Example, examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.tasks.base import Split, Task
-from cycleqd_jax.training.examples import Example, examples_of, turn_end
 from cycleqd_jax.training.jsonl import Dialogue
 
 

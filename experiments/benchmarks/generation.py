@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.requests import Limits as ReplyLimits
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import LoadedModel
 from experiments.benchmarks import frame, limits
@@ -73,7 +74,7 @@ class _Plain:
 class _Ours:
     """The engine, asked from outside a loop."""
 
-    def __init__(self, program: LlamaProgram, weights, shape: EngineShape):
+    def __init__(self, program: LlamaProgram, weights, shape: EngineSettings):
         self.engine = Engine(program, _Plain(), shape)
         self.engine.load(weights)
 
@@ -144,7 +145,7 @@ class _Bench:
     def decode(self, count: int, target: float) -> list[Row]:
         """Tokens per second of `count` sequences at once, and whether they agree."""
         self._say(f"decode, {count} at once")
-        shape = EngineShape(
+        shape = EngineSettings(
             slots=count,
             length=PROMPT * 4,
             prefill_rows=min(count, 8),
@@ -196,7 +197,7 @@ class _Bench:
     def prefill(self, count: int) -> list[Row]:
         """Prompt tokens per second, up to the first token of the reply."""
         self._say(f"prefill, {count} prompts of {LONG} tokens")
-        shape = EngineShape(
+        shape = EngineSettings(
             slots=count,
             length=LONG * 2,
             prefill_rows=count,
@@ -236,7 +237,7 @@ class _Bench:
     def conversations(self) -> list[Row]:
         """Prompt tokens computed and time, with the cache kept and without."""
         self._say(f"conversations of {TURNS} turns")
-        shape = EngineShape(
+        shape = EngineSettings(
             slots=4, length=512, prefill_rows=4, prefill_chunk=64, decode_steps=8
         )
         ours = _Ours(self._program, self._weights, shape)

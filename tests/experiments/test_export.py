@@ -53,7 +53,8 @@ def episodes_of(folder, run, split):
     prepared = prepare(config, None, Observer())
     sandbox = open_sandbox(config.sandbox)
     with open_evaluator(config, prepared, sandbox) as evaluator:
-        return evaluator.evaluate({"x": base_genome(prepared.basis)}, split)
+        models = {"x": base_genome(prepared.basis)}
+        return evaluator.evaluate(models, split).episodes
 
 
 def logged(run, individual, split):

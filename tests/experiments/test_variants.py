@@ -6,7 +6,10 @@ import toy_world
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.merging.basis_store import load_basis
+from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import setup, trained_experts
@@ -57,15 +60,15 @@ def test_runs_to_its_end(worlds, tmp_path, capsys, num_tasks, overrides, said):
     assert state["evaluated_children"] == 4
     basis = load_basis(folder / "basis.safetensors").basis
     assert bool(basis.residuals) == ("basis.residual=keep" in overrides)
-    originals = folder / "results" / "originals-optimise.parquet"
+    trained = folder / "results" / "trained-experts-optimise.parquet"
     if "basis.rank=2" in overrides and not basis.residuals:
         rows = files.read_table(folder / "energy.parquet").to_pylist()
         assert {row["expert"] for row in rows} == {"toy_b"}  # LoRAs are of rank 2
-        tried = files.read_table(originals).to_pylist()
-        assert {row["individual"] for row in tried} == {"original/toy_b"}
+        tried = files.read_table(trained).to_pylist()
+        assert {row["individual"] for row in tried} == {"trained_expert/toy_b"}
         assert "toy_b as trained and as its genome" in out
     else:
-        assert not trained_experts.exists()
+        assert not trained.exists()
 
 
 def prepared_from(settings, **changes):
@@ -76,17 +79,25 @@ def prepared_from(settings, **changes):
 def test_the_expert_as_trained_is_scored_by_its_own_weights(worlds):
     """Only the expert that a rank changes, and with the weights in its folder."""
     config, prepared = prepared_from(worlds(3), basis={"rank": 2, "keep": False})
-    seen = {}
 
-    def measured(part, individuals, split):
-        seen.update({name: make() for name, make in individuals.items()})
-        return []
+    class Cached:
+        def scores(self, part, individuals, split):
+            self.individuals = individuals
+            return {}
 
-    trained_experts.measure_originals(config, prepared, measured)
-    assert list(seen) == ["original/toy_b"]
-    expert = load_expert(config.experts["toy_task:ToyB"], prepared.model)
+    cached = Cached()
+    trained_experts.measure(prepared.basis, cached)
+    assert cached.individuals == {"trained_expert/toy_b": TrainedExpert("toy_b")}
+    entry = "toy_task:ToyB"
+    whole = WholeModels(prepared.model, {"toy_b": config.experts[entry]})
+    got = whole.weights(TrainedExpert("toy_b"))
+    expert = load_expert(config.experts[entry], prepared.model)
     for name, weight in expert.weights.items():
-        np.testing.assert_array_equal(seen["original/toy_b"][name], weight)
+        np.testing.assert_array_equal(got[name], weight)
+    same = whole.weights(Adapter(config.experts[entry]))
+    assert all(np.array_equal(same[name], got[name]) for name in got)
+    with pytest.raises(BadInputError, match="'toy_x' is unknown; there are toy_b"):
+        whole.weights(TrainedExpert("toy_x"))
 
 
 def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):

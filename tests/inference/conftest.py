@@ -11,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.llama.program import LlamaProgram
 
-SHAPE = EngineShape(slots=4, length=48, prefill_rows=2, prefill_chunk=8, decode_steps=3)
+SHAPE = EngineSettings(
+    slots=4, length=48, prefill_rows=2, prefill_chunk=8, decode_steps=3
+)
 
 
 class NumberTokenizer:

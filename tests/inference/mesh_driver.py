@@ -4,7 +4,6 @@ Prints one JSON object: what each mesh answered, and what its programs gather.
 """
 
 import asyncio
-import dataclasses
 import json
 import re
 import sys
@@ -15,9 +14,10 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference import programs
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.requests import Limits
 from cycleqd_jax.inference.sampling import Draws
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
@@ -32,7 +32,7 @@ CONFIG = LlamaConfig(
     head_dim=8,
     tie_word_embeddings=True,
 )
-SHAPE = EngineShape(
+SHAPE = EngineSettings(
     slots=8, length=48, prefill_rows=2, prefill_chunk=16, decode_steps=3
 )
 MESHES = ((8, 1), (4, 2), (2, 4), (1, 4), (1, 1))
@@ -130,7 +130,7 @@ def main():
         entry = out[f"{data}x{tensor}"] = {}
         # Materialised has no tables; the form of its programs is the same.
         for mode, deterministic in (("factored", True), ("materialised", False)):
-            shape = dataclasses.replace(SHAPE, deterministic=deterministic)
+            shape = SHAPE.model_copy(update={"deterministic": deterministic})
             engine = Engine(
                 program, Numbers(), shape, mesh=mesh if data * tensor > 1 else None
             )
@@ -152,7 +152,7 @@ def main():
     for axes, changes in (((1, 8), {}), ((8, 1), {"slots": 12}), ((4, 4), {})):
         try:
             mesh = sharding.make_mesh(*axes)
-            Engine(program, Numbers(), dataclasses.replace(SHAPE, **changes), mesh=mesh)
+            Engine(program, Numbers(), SHAPE.model_copy(update=changes), mesh=mesh)
         except BadInputError as err:
             refused.append(str(err))
     out["refused"] = refused

@@ -11,9 +11,10 @@ import pytest
 import torch
 import transformers
 
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.inference.requests import Limits
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.merging.materialise import materialise, split_coefficients
@@ -114,7 +115,9 @@ def ties(twin, prompts, got, want):
 
 def test_replies_are_those_of_transformers(model, weights, twin):
     prompts = parity_prompts.parity_prompts(model.tokenizer, 5)[2:]
-    shape = EngineShape(4, 192, 2, 48, 6)
+    shape = EngineSettings(
+        slots=4, length=192, prefill_rows=2, prefill_chunk=48, decode_steps=6
+    )
     engine = Engine(LlamaProgram(model.config), model.tokenizer, shape)
     engine.load(weights)
     want = theirs(twin, prompts, 8)
@@ -130,8 +133,22 @@ def test_200_replies_are_those_of_transformers(model, weights, twin, capsys):
     want = theirs(twin, prompts, limit)
     program = LlamaProgram(model.config)
     shapes = (
-        EngineShape(24, 288, 8, 48, 8, deterministic=True),
-        EngineShape(16, 256, 8, 32, 5, deterministic=False),
+        EngineSettings(
+            slots=24,
+            length=288,
+            prefill_rows=8,
+            prefill_chunk=48,
+            decode_steps=8,
+            deterministic=True,
+        ),
+        EngineSettings(
+            slots=16,
+            length=256,
+            prefill_rows=8,
+            prefill_chunk=32,
+            decode_steps=5,
+            deterministic=False,
+        ),
     )
     differ = set()
     for seed, shape in enumerate(shapes):
@@ -172,7 +189,11 @@ def test_experts_in_one_pass_answer_as_their_own_weights(model, weights):
         for chat in chats
     ]
     engine = Engine(
-        LlamaProgram(model.config), model.tokenizer, EngineShape(9, 96, 3, 48, 4)
+        LlamaProgram(model.config),
+        model.tokenizer,
+        EngineSettings(
+            slots=9, length=96, prefill_rows=3, prefill_chunk=48, decode_steps=4
+        ),
     )
     engine.load(weights, population)
     asked = [(k, prompt) for k in range(3) for prompt in prompts]

@@ -23,7 +23,7 @@ from cycleqd_jax.qd.crossover import draw_weights
 from cycleqd_jax.qd.mutation import draw_steps
 from cycleqd_jax.qd.propose import propose
 from cycleqd_jax.qd.schedule import generation_keys
-from cycleqd_jax.qd.settings import ProposeSettings
+from cycleqd_jax.qd.settings import QDSettings
 
 KINDS = pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
 MIX = [0.5, 0.3, -0.4]
@@ -85,7 +85,7 @@ def test_child_svd_equals_the_dense_definition(make, kind, replaced):
 def test_children_in_core_form_do_not_depend_on_their_batch(make, mutation):
     basis = core_basis(make.problem("mixed").basis)
     state = (*make.run(basis), basis)
-    settings = ProposeSettings(mutation=mutation)
+    settings = QDSettings(mutation=mutation)
     key = jax.random.key(0)
     together = propose(*state, key, list(range(1, 7)), settings=settings)
     for i in range(6):
@@ -103,7 +103,7 @@ def test_child_svd_child_of_a_proposal(make):
     problem = make.problem("lora")
     basis = core_basis(problem.basis)
     archives, bank = make.run(basis, num_children=0)
-    settings = ProposeSettings(mutation="svd_child", w_max=0.2)
+    settings = QDSettings(mutation="svd_child", w_max=0.2)
     key = jax.random.key(5)
     got = propose(archives, bank, basis, key, [4], settings=settings)
     keys = generation_keys(key, 4)
@@ -140,7 +140,7 @@ def test_gaussian_children_equal_their_dense_definition(make):
     """Noise added to every parameter, then crossed like any weight, twice over."""
     problem = make.problem("mixed")
     archives, bank = make.run(problem.basis, num_children=0)
-    settings = ProposeSettings(mutation="gaussian")
+    settings = QDSettings(mutation="gaussian")
     key = jax.random.key(3)
     dense = {k: mixed(problem, np.eye(3)[k]) for k in range(3)}
     for t in range(1, 8):
@@ -196,7 +196,7 @@ def test_a_bank_with_noise_is_the_same_however_it_came_about(make):
     """Read and gone on with equals grown, though lengths of noise differ in memory."""
     basis = make.problem("lora").basis
     archives, bank = make.run(basis, num_children=0)
-    settings = ProposeSettings(mutation="gaussian")
+    settings = QDSettings(mutation="gaussian")
 
     def grow(bank, ts):
         for t in ts:
@@ -241,7 +241,7 @@ def test_own_operators_breed_children(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "own_operators", module)
     basis = make.problem("mixed").basis
     archives, bank = make.run(basis)
-    settings = ProposeSettings(
+    settings = QDSettings(
         crossover="own_operators:tilted", mutation="own_operators:doubled"
     )
     key = jax.random.key(2)

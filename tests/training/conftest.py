@@ -4,9 +4,9 @@ import pytest
 import torch
 import transformers
 
+from cycleqd_jax.models.dialogues import Example
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
-from cycleqd_jax.training.examples import Example
 
 
 class WordTokenizer:

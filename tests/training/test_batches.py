@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.dialogues import Example
 from cycleqd_jax.training.batches import Batches, packed
-from cycleqd_jax.training.examples import Example
 
 
 def learnt_pairs(batch):

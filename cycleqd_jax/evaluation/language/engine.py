@@ -135,7 +135,7 @@ class Panel:
 
         tasks = Tasks()
         tasks.start(engine.serve())  # it only ends by failing
-        workers = [tasks.start(work()) for _ in range(engine.shape.slots)]
+        workers = [tasks.start(work()) for _ in range(engine.settings.slots)]
         everything = asyncio.ensure_future(asyncio.wait(workers))
         try:
             await asyncio.wait(
@@ -181,8 +181,8 @@ def _runs(
             groups[-1].append(place)
         else:
             groups.append([place])
-    shape = engine.shape
-    busy = shape.slots if decodes else max(shape.prefill_rows // 2, 1)
+    settings = engine.settings
+    busy = settings.slots if decodes else max(settings.prefill_rows // 2, 1)
     size = min(max(len(groups) * individuals // busy, 1), _LONGEST_RUN)
     runs = [
         [place for group in groups[first : first + size] for place in group]

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
-from cycleqd_jax.config_sections import Positive, Section, Text, Whole
-from cycleqd_jax.settings import parse_section
+from cycleqd_jax.files import PathText, Section, Text, Whole, parse_section
 
 
 class Options(Section):
@@ -35,13 +34,13 @@ class Options(Section):
       max_new_tokens: of one reply.
     """
 
-    data: Text | None = None
+    data: PathText | None = None
     split: Literal["seeded", "reference"] = "seeded"
     rounds: Whole = 5
     backend: Literal["private", "server"] = "private"
     url: Text | None = None
     connections: Annotated[int, Field(ge=1, le=64)] = 4
-    statement_s: Positive = 30.0
+    statement_s: PositiveFloat = 30.0
     legacy_shared_database: bool = False
     chat_template: Literal["model", "reference"] = "model"
     max_new_tokens: Whole = 512
@@ -50,8 +49,8 @@ class Options(Section):
     def _check(self) -> Self:
         if self.backend == "private" and self.url is not None:
             raise ValueError(
-                "task_settings.dbbench.url is set, but task_settings.dbbench.backend "
-                "is private; expected backend: server, or no url."
+                "url is set, but backend is private; expected backend: server, or no "
+                "url"
             )
         return self
 

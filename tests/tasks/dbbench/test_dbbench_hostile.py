@@ -1,5 +1,6 @@
 """What a model's statements cannot do, on a private server and on one that is given."""
 
+import asyncio
 import time
 
 import pytest
@@ -23,6 +24,10 @@ FORBIDDEN = [
     "CREATE TRIGGER {other}.t BEFORE INSERT ON secrets FOR EACH ROW SET @a = 1",
     "SHOW TABLES FROM {other}",
     "CREATE USER me",
+    "DROP USER '{user}'@localhost",
+    "SET PASSWORD FOR '{user}'@localhost = PASSWORD('x')",
+    "ALTER USER '{user}'@localhost ACCOUNT LOCK",
+    "GRANT ALL ON {other}.* TO CURRENT_USER()",
     "GRANT ALL ON *.* TO CURRENT_USER()",
     "GRANT SELECT ON notes TO PUBLIC",
     "SELECT 1 INTO OUTFILE '/tmp/cycleqd-hostile'",
@@ -31,6 +36,7 @@ FORBIDDEN = [
     "LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE notes",
     "SET GLOBAL max_connections = 1",
     "SET GLOBAL general_log_file = '/tmp/cycleqd-hostile'",
+    "SET GLOBAL max_statement_time = 0.001",
     "SHUTDOWN",
     "FLUSH TABLES WITH READ LOCK",
     "FLUSH PRIVILEGES",
@@ -70,7 +76,8 @@ def test_everything_outside_the_problem_is_refused(play, ask):
         name = f"`{other._slot.database}`"
         answers = {}
         for sql in FORBIDDEN:
-            answers[sql] = await mine.execute(sql.format(other=name))
+            filled = sql.format(other=name, user=other._slot.user)
+            answers[sql] = await mine.execute(filled)
         return answers, await mine.state(), await mine.execute("SELECT * FROM notes")
 
     answers, state, rows = play(function)
@@ -178,6 +185,37 @@ def test_a_model_may_drop_its_database_and_gets_nothing_by_it(play):
     unknown = "1049 (42000): Unknown database 'notes'"
     assert answers == ["[]", unknown, unknown]
     assert other == "[('hidden',)]"
+
+
+def test_a_model_cannot_end_the_connections_of_others(play, ask):
+    async def function(mine, other):
+        slow = asyncio.ensure_future(other.execute("SELECT s, SLEEP(0.5) FROM secrets"))
+        await asyncio.sleep(0.2)
+        numbers = [n for (n,) in ask("SELECT ID FROM information_schema.PROCESSLIST")]
+        answers = [await mine.execute(f"KILL {number}") for number in numbers]
+        return answers, await slow
+
+    answers, slow = play(function)
+    assert len(answers) >= 3
+    # Refused, or gone by itself: it was the one that asked.
+    assert all(answer.startswith(("1095 ", "1094 ")) for answer in answers)
+    assert slow == "[('hidden', 0)]"
+
+
+def test_a_lock_of_one_episode_does_not_stop_another(play):
+    async def function(mine, other):
+        sql = "SELECT GET_LOCK('x', 5), SLEEP(1) FROM notes FOR UPDATE"
+        held = asyncio.ensure_future(mine.execute(sql))
+        await asyncio.sleep(0.2)
+        began = time.monotonic()
+        rows = await other.execute("SELECT * FROM secrets FOR UPDATE")
+        took_s = time.monotonic() - began
+        return rows, took_s, await held
+
+    rows, took_s, held = play(function)
+    assert rows == "[('hidden',)]"
+    assert took_s < 1
+    assert held == "[(1, 0), (1, 0)]"
 
 
 def test_a_model_may_end_its_own_connection(play):

@@ -331,9 +331,9 @@ async def _all(one, statements):
 
 
 def test_what_others_fill_the_disk_with_is_no_verdict(own_private, monkeypatch):
-    monkeypatch.setattr(private_server, "_FILE_BYTES", 290 * 2**20)
+    monkeypatch.setattr(private_server, "_FILE_BYTES", 116 * 2**20)
     monkeypatch.setattr(database, "_RESERVE", 0)
-    fill = "CREATE TABLE t SELECT REPEAT('x', 60000) a FROM seq_1_to_1000"
+    fill = "CREATE TABLE t SELECT REPEAT('x', 60000) a FROM seq_1_to_300"
 
     async def main():
         databases = Databases(own_private)
@@ -347,4 +347,4 @@ def test_what_others_fill_the_disk_with_is_no_verdict(own_private, monkeypatch):
         finally:
             await databases.aclose()
 
-    assert asyncio.run(main()) == ["[]", "[]", "[(1000,)]", "[(1000,)]"]
+    assert asyncio.run(main()) == ["[]", "[]", "[(300,)]", "[(300,)]"]

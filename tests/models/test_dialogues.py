@@ -1,6 +1,6 @@
 """Dialogues as token ids: what is learnt, and after what."""
 
-from cycleqd_jax.training.examples import (
+from cycleqd_jax.models.dialogues import (
     Example,
     examples_of,
     fingerprint,
