@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-import typing
 from typing import NamedTuple
 
 from pymysql import err
@@ -16,11 +15,9 @@ from cycleqd_jax.tasks.dbbench.connection import (
     ServerLostError,
     failure,
 )
+from cycleqd_jax.tasks.dbbench.live_server import Life, LiveServer
 from cycleqd_jax.tasks.dbbench.names import with_database
 from cycleqd_jax.tasks.dbbench.table import Feedback, Table
-
-if typing.TYPE_CHECKING:
-    from cycleqd_jax.tasks.dbbench.databases import Databases, Life
 
 _WATCH_S = 1.0  # between two looks at a running statement
 _ATTEMPTS = 3
@@ -33,10 +30,26 @@ _USER = "root"
 class _Running(NamedTuple):
     """A statement under way: where, the connection's number, when it began."""
 
-    life: "Life"
+    life: Life
     slot: Slot
     connection: int
     began: float
+
+
+async def open_database(live: LiveServer, *tables: Table) -> "Database":
+    """A new database.
+
+    Args:
+      live: the server where it is made.
+      *tables: what it holds; see `session.make_tables`.
+
+    Raises:
+      SandboxError: the server failed, three times.
+      BadInputError: the server cannot be started, or refuses our account.
+    """
+    database = Database(live, tables)
+    await database.make()
+    return database
 
 
 class Database:
@@ -48,14 +61,14 @@ class Database:
     statements, whatever others do to the server.
     """
 
-    def __init__(self, databases: "Databases", tables: tuple[Table, ...]):
-        """Makes nothing yet; the first statement does, or `make`.
+    def __init__(self, live: LiveServer, tables: tuple[Table, ...]):
+        """Makes nothing yet; see `open_database`.
 
         Args:
-          databases: where it is made.
+          live: the server where it is made.
           tables: what it holds at first; see `session.make_tables`.
         """
-        self._databases = databases
+        self._live = live
         self._tables = tables
         self._statements: list[str] = []  # all that did something, in order
         # Held by a thread at work: the statement of a cancelled episode runs on, and
@@ -91,7 +104,7 @@ class Database:
         """
         feedback = await self._run(sql)
         if feedback.exhausted:  # what it did in part is undone: see `_build`
-            await self._databases.in_thread(self._drop)
+            await self._live.in_thread(self._drop)
         else:
             self._statements.append(sql)
         return feedback.text
@@ -116,14 +129,14 @@ class Database:
         """Drops the database; a second call does nothing."""
         if not self._closed:
             self._closed = True
-            await self._databases.in_thread(self._drop)
+            await self._live.in_thread(self._drop)
 
     async def _run(self, sql: str | None) -> Feedback:
         """Runs a statement, or makes the database only, until the result counts."""
         exhausted = False
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                async with self._databases.gate.enter(alone=attempt > 1):
+                async with self._live.gate.enter(alone=attempt > 1):
                     feedback = await self._watched(sql, fresh=exhausted)
             except ServerLostError:
                 if attempt == _ATTEMPTS:
@@ -136,10 +149,10 @@ class Database:
 
     async def _watched(self, sql: str | None, *, fresh: bool) -> Feedback:
         """Runs a statement in a thread and ends it where it takes too much."""
-        task = self._databases.in_thread(self._attempt, sql, fresh)
+        task = self._live.in_thread(self._attempt, sql, fresh)
         done, _ = await asyncio.wait({task}, timeout=_WATCH_S)
         while not done:
-            await self._databases.in_watcher(self._watch)
+            await self._live.in_watcher(self._watch)
             done, _ = await asyncio.wait({task}, timeout=_WATCH_S)
         return task.result()
 
@@ -147,7 +160,7 @@ class Database:
         with self._lock:
             if fresh:
                 self._discard()
-            life = self._databases.life()
+            life = self._live.life()
             try:
                 life.admin.check()
                 if self._life is not life:
@@ -157,27 +170,27 @@ class Database:
                     feedback = self._statement(life, sql)
                 if feedback.failed:
                     life.admin.check()  # else it may be the server's failure
-                if feedback.exhausted and fresh and not self._databases.server.ours:
+                if feedback.exhausted and fresh and not self._live.server.ours:
                     life.admin.check_room(self._slot.database)
                 return feedback
             except err.MySQLError as error:
                 self._life = None
-                self._databases.lose(life)
+                self._live.lose(life)
                 raise failure(life.admin.address, error) from error
             except ServerLostError as error:
                 self._life = None
                 failed = not isinstance(error, ServerExhaustedError)
-                self._databases.lose(life, failed=failed)
+                self._live.lose(life, failed=failed)
                 raise
 
     def _discard(self) -> None:
         """Forgets the database, and the server with it where that is ours."""
         life = self._life
-        if life is not None and self._databases.server.ours:
-            self._databases.lose(life, failed=False)
+        if life is not None and self._live.server.ours:
+            self._live.lose(life, failed=False)
         self._drop()
 
-    def _build(self, life: "Life") -> None:
+    def _build(self, life: Life) -> None:
         """Makes the database and runs all statements so far."""
         self._slot, self._life, self._spoilt = life.slots.take(), life, False
         session.make_tables(life.admin, self._slot, self._tables)
@@ -187,7 +200,7 @@ class Database:
                     f"The {life.admin.address} ran out of disk space or memory."
                 )
 
-    def _statement(self, life: "Life", sql: str) -> Feedback:
+    def _statement(self, life: Life, sql: str) -> Feedback:
         """Runs a statement in this thread."""
         slot, name = self._slot, self._tables[0].name
 
@@ -201,7 +214,7 @@ class Database:
                     life.admin,
                     slot,
                     with_database(sql, self._tables[0], slot.database),
-                    self._databases.statement_s,
+                    self._live.statement_s,
                     connected,
                 )
             except session.AccountChangedError:  # a model may change its own password
@@ -232,11 +245,11 @@ class Database:
         if running is None:
             return
         admin, took_s = running.life.admin, time.monotonic() - running.began
-        free = self._databases.server.free_bytes()
+        free = self._live.server.free_bytes()
         if free is not None and free < _RESERVE:
             self._starved = True
         elif (
-            took_s < self._databases.statement_s + session.GRACE_S
+            took_s < self._live.statement_s + session.GRACE_S
             and admin.database_bytes(running.slot.database) < _LARGEST
         ):
             return
@@ -249,7 +262,7 @@ class Database:
     def _drop(self) -> None:
         with self._lock:
             life, self._life = self._life, None
-            if life is None or not self._databases.is_current(life):
+            if life is None or not self._live.is_current(life):
                 return
             try:
                 life.admin.run(f"DROP DATABASE IF EXISTS `{self._slot.database}`")

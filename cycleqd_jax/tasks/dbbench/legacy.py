@@ -14,21 +14,21 @@ import asyncio
 from collections.abc import Sequence
 
 from cycleqd_jax.tasks.dbbench.data import Case
-from cycleqd_jax.tasks.dbbench.database import Database
-from cycleqd_jax.tasks.dbbench.databases import Databases
+from cycleqd_jax.tasks.dbbench.database import Database, open_database
+from cycleqd_jax.tasks.dbbench.live_server import LiveServer
 
 
 class SharedDatabases:
     """The groups of problems whose tables have the same name."""
 
-    def __init__(self, databases: Databases, cases: Sequence[Case]):
+    def __init__(self, live: LiveServer, cases: Sequence[Case]):
         """Makes no database yet.
 
         Args:
-          databases: where they are made.
+          live: the server where they are made.
           cases: all problems that are played.
         """
-        self._databases = databases
+        self._live = live
         self._cases: dict[str, list[Case]] = {}
         for case in sorted(cases, key=lambda case: case.index):
             self._cases.setdefault(case.table.name, []).append(case)
@@ -47,7 +47,7 @@ class SharedDatabases:
         if group is None or case.index in group.joined:
             members = self._cases.get(name, [])
             first = members if case in members else [case, *members]
-            group = self._groups[name] = _Group(self._databases, first)
+            group = self._groups[name] = _Group(self._live, first)
         member = SharedDatabase(group, case)
         try:
             await group.make()
@@ -68,8 +68,8 @@ class _Group:
       dropped: whether it was dropped.
     """
 
-    def __init__(self, databases: Databases, cases: Sequence[Case]):
-        self._databases = databases
+    def __init__(self, live: LiveServer, cases: Sequence[Case]):
+        self._live = live
         self._tables = [case.table for case in cases]
         self._making = asyncio.Lock()
         self.joined: set[int] = set()
@@ -82,7 +82,7 @@ class _Group:
         """Makes the database where no other problem has."""
         async with self._making:
             if self.database is None and not self.dropped:
-                self.database = await self._databases.open(*self._tables)
+                self.database = await open_database(self._live, *self._tables)
 
     async def drop(self) -> None:
         """Drops it for all."""

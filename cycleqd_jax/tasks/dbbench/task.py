@@ -28,8 +28,8 @@ from cycleqd_jax.tasks.dbbench.settings import read_options
 
 if typing.TYPE_CHECKING:  # they need PyMySQL
     from cycleqd_jax.tasks.dbbench.database import Database
-    from cycleqd_jax.tasks.dbbench.databases import Databases
     from cycleqd_jax.tasks.dbbench.legacy import SharedDatabase, SharedDatabases
+    from cycleqd_jax.tasks.dbbench.live_server import LiveServer
     from cycleqd_jax.tasks.dbbench.servers import Server
 
 _VERSION = "dbbench/3"  # part of the fingerprint: raised when verdicts change
@@ -62,7 +62,7 @@ class DBBench:
         self._chat = DEFAULT_CHAT
         if options.chat_template == "reference":
             self._chat = ChatOptions(template=protocol.read_template(self._data))
-        self._databases: Databases | None = None
+        self._live: LiveServer | None = None
         self._shared: SharedDatabases | None = None
         if options.backend == "server":
             _ = self._server  # a wrong URL is told at once
@@ -162,9 +162,9 @@ class DBBench:
 
     async def aclose(self) -> None:
         """Drops the databases, closes connections and ends a private server."""
-        databases, self._databases, self._shared = self._databases, None, None
-        if databases is not None:
-            await databases.aclose()
+        live, self._live, self._shared = self._live, None, None
+        if live is not None:
+            await live.aclose()
 
     async def _episode(self, problem: Problem, chat: Chat) -> Result:
         case: Case = problem.data["case"]
@@ -190,19 +190,19 @@ class DBBench:
 
     async def _open(self, case: Case) -> "Database | SharedDatabase":
         """The problem's database."""
-        if self._databases is None:
-            self._databases = _import("databases").Databases(
+        if self._live is None:
+            self._live = _import("live_server").LiveServer(
                 self._server,
                 connections=self._options.connections,
                 statement_s=self._options.statement_s,
             )
         if not self._options.legacy_shared_database:
-            return await self._databases.open(case.table)
+            return await _import("database").open_database(self._live, case.table)
         if self._shared is None:
             played = self._splits[Split.OPTIMISE] or self._all
             cases = [problem.data["case"] for problem in played]
             shared = _import("legacy").SharedDatabases
-            self._shared = shared(self._databases, cases)
+            self._shared = shared(self._live, cases)
         return await self._shared.open(case)
 
     async def _judge(

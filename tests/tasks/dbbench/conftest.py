@@ -11,7 +11,7 @@ import pytest
 from cycleqd_jax.chat import DEFAULT_CHAT, Message, Reply
 from cycleqd_jax.tasks.base import Problem, TaskSettings
 from cycleqd_jax.tasks.dbbench.connection import connect, run
-from cycleqd_jax.tasks.dbbench.databases import Databases
+from cycleqd_jax.tasks.dbbench.live_server import LiveServer
 from cycleqd_jax.tasks.dbbench.private_server import PrivateServer
 from cycleqd_jax.tasks.dbbench.servers import ExternalServer
 from cycleqd_jax.tasks.dbbench.task import DBBench
@@ -55,7 +55,7 @@ def kept_server():
 
 @pytest.fixture(params=["private", "server"])
 def database_server(request):
-    """Each kind of server in turn, as `Databases` takes it."""
+    """Each kind of server in turn, as `LiveServer` takes it."""
     if request.param == "private":
         return request.getfixturevalue("kept_server")
     return ExternalServer(request.getfixturevalue("server").url)
@@ -83,16 +83,16 @@ def ask(database_server):
 
 
 @pytest.fixture
-def with_databases(database_server):
-    """Awaits what a function makes of databases on that server."""
+def with_live_server(database_server):
+    """Awaits what a function makes of that server, in use."""
 
     def await_all(function, **options):
         async def main():
-            databases = Databases(database_server, **options)
+            live = LiveServer(database_server, **options)
             try:
-                return await function(databases)
+                return await function(live)
             finally:
-                await databases.aclose()
+                await live.aclose()
 
         return asyncio.run(main())
 

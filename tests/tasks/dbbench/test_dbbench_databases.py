@@ -9,7 +9,8 @@ import pytest
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.base import TaskSettings
 from cycleqd_jax.tasks.dbbench import names
-from cycleqd_jax.tasks.dbbench.databases import Databases
+from cycleqd_jax.tasks.dbbench.database import open_database
+from cycleqd_jax.tasks.dbbench.live_server import LiveServer
 from cycleqd_jax.tasks.dbbench.servers import ExternalServer
 from cycleqd_jax.tasks.dbbench.table import OUT_OF_SYNC, Table
 from cycleqd_jax.tasks.dbbench.task import DBBench
@@ -108,18 +109,18 @@ def test_statements_that_name_their_database_are_run(backend_options, small_data
 
 
 @pytest.fixture
-def with_database(with_databases):
+def with_database(with_live_server):
     """Awaits what a function makes of a database with a table."""
 
     def await_all(function, table: Table = TABLE, **options):
-        async def main(databases):
-            database = await databases.open(table)
+        async def main(live):
+            database = await open_database(live, table)
             try:
                 return await function(database)
             finally:
                 await database.close()
 
-        return with_databases(main, **options)
+        return with_live_server(main, **options)
 
     return await_all
 
@@ -157,12 +158,12 @@ def test_the_table_is_as_it_was_given(said):
 
 def test_a_server_may_be_reached_through_its_socket(server):
     async def main():
-        databases = Databases(ExternalServer(server.socket_url))
+        live = LiveServer(ExternalServer(server.socket_url))
         try:
-            database = await databases.open(TABLE)
+            database = await open_database(live, TABLE)
             return await database.execute(f"SELECT * FROM `{TABLE.name}`")
         finally:
-            await databases.aclose()
+            await live.aclose()
 
     assert asyncio.run(main()) == ROWS
 
@@ -216,49 +217,49 @@ def test_long_results_are_cut_and_harm_nothing(said):
     assert alive == "[(1,)]"
 
 
-def _external(server, **options) -> Databases:
-    return Databases(ExternalServer(server.url), **options)
+def _external(server, **options) -> LiveServer:
+    return LiveServer(ExternalServer(server.url), **options)
 
 
 def test_all_is_gone_afterwards(server):
     before = server.query("SHOW DATABASES")
 
     async def main():
-        databases = _external(server)
+        live = _external(server)
         try:
-            await (await databases.open(TABLE)).execute("SELECT 1")
+            await (await open_database(live, TABLE)).execute("SELECT 1")
         finally:
-            await databases.aclose()
+            await live.aclose()
 
     asyncio.run(main())
     assert server.query("SHOW DATABASES") == before
     assert not server.query("SELECT User FROM mysql.user WHERE User LIKE 'cycleqd%'")
 
 
-def test_names_are_used_again_and_are_fresh(with_databases):
-    async def play(databases):
-        first = await databases.open(TABLE)
+def test_names_are_used_again_and_are_fresh(with_live_server):
+    async def play(live):
+        first = await open_database(live, TABLE)
         await first.execute("CREATE TABLE left_over (a INT)")
         await first.close()
-        second = await databases.open(TABLE)
+        second = await open_database(live, TABLE)
         assert second._slot == first._slot
         # A closed one does nothing to the one that has its name now.
         await first.close()
         return await second.execute("SHOW TABLES")
 
-    assert with_databases(play) == "[('Cities of Europe',)]"
+    assert with_live_server(play) == "[('Cities of Europe',)]"
 
 
 def test_what_a_killed_run_left_is_dropped_and_a_living_one_keeps_its_own(server):
     async def main():
         living = _external(server)
-        database = await living.open(TABLE)
+        database = await open_database(living, TABLE)
         try:
             server.query("CREATE DATABASE `cycleqd-0123456789ab-7-db`")
             server.query("CREATE USER 'cycleqd-0123456789ab-7-user'@'127.0.0.1'")
             server.query("CREATE DATABASE `cycleqd-mine`")  # of somebody else
             other = _external(server)
-            await (await other.open(TABLE)).close()
+            await (await open_database(other, TABLE)).close()
             await other.aclose()
             return await database.execute("SELECT 1")
         finally:
@@ -270,9 +271,9 @@ def test_what_a_killed_run_left_is_dropped_and_a_living_one_keeps_its_own(server
     assert not server.query("SELECT User FROM mysql.user WHERE User LIKE 'cycleqd%'")
 
 
-def test_many_episodes_wait_over_few_connections(with_databases, ask):
-    async def play(databases):
-        opened = await asyncio.gather(*(databases.open(TABLE) for _ in range(60)))
+def test_many_episodes_wait_over_few_connections(with_live_server, ask):
+    async def play(live):
+        opened = await asyncio.gather(*(open_database(live, TABLE) for _ in range(60)))
         sql = f"SELECT COUNT(*) FROM `{TABLE.name}`"
         counts = await asyncio.gather(*(d.execute(sql) for d in opened))
         (count,) = ask(
@@ -281,7 +282,7 @@ def test_many_episodes_wait_over_few_connections(with_databases, ask):
         )
         return set(counts), count[0]
 
-    counts, connections = with_databases(play, connections=2)
+    counts, connections = with_live_server(play, connections=2)
     assert counts == {"[(3,)]"}
     assert connections <= 2 + 1 + 1  # ours, the guard, and the one that counts
 
@@ -292,7 +293,7 @@ def test_a_server_that_lets_everybody_into_test_is_refused(server):
     server.query("FLUSH PRIVILEGES")
     try:
         with pytest.raises(BadInputError, match=r"every account into test_\*"):
-            asyncio.run(_external(server).open(TABLE))
+            asyncio.run(open_database(_external(server), TABLE))
     finally:
         server.query("DELETE FROM mysql.db WHERE User = ''")
         server.query("FLUSH PRIVILEGES")

@@ -70,7 +70,7 @@ def test_a_server_that_dies_in_an_episode_and_comes_back(own_server, make, episo
 
 
 def test_a_server_that_hangs(own_server, make, monkeypatch, episode):
-    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.databases._PATIENCE_S", 0.5)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.live_server._PATIENCE_S", 0.5)
     monkeypatch.setattr("cycleqd_jax.tasks.dbbench.session.GRACE_S", 0.2)
     monkeypatch.setattr("cycleqd_jax.tasks.dbbench.connection._CONNECT_S", 0.5)
     task = make(own_server.url, statement_s=0.5)

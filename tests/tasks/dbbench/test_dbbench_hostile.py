@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from cycleqd_jax.tasks.dbbench.database import open_database
 from cycleqd_jax.tasks.dbbench.table import Table
 
 TABLE = Table("notes", ("a", "b"), (("1", "x"), ("2", "y")))
@@ -55,15 +56,18 @@ FORBIDDEN = [
 
 
 @pytest.fixture
-def play(with_databases):
+def play(with_live_server):
     """Awaits what a function makes of two databases, the model's and another."""
 
     def await_all(function, **options):
-        async def main(databases):
-            mine, other = await databases.open(TABLE), await databases.open(OTHER)
+        async def main(live):
+            mine, other = (
+                await open_database(live, TABLE),
+                await open_database(live, OTHER),
+            )
             return await function(mine, other)
 
-        return with_databases(main, **options)
+        return with_live_server(main, **options)
 
     return await_all
 

@@ -16,7 +16,8 @@ import pytest
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.tasks.base import Outcome, TaskSettings
 from cycleqd_jax.tasks.dbbench import database, mariadb_program, private_server
-from cycleqd_jax.tasks.dbbench.databases import Databases
+from cycleqd_jax.tasks.dbbench.database import open_database
+from cycleqd_jax.tasks.dbbench.live_server import LiveServer
 from cycleqd_jax.tasks.dbbench.private_server import PrivateServer
 from cycleqd_jax.tasks.dbbench.servers import ExternalServer
 from cycleqd_jax.tasks.dbbench.table import Table
@@ -121,7 +122,7 @@ def test_a_closed_server_leaves_nothing(own_private):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
 def test_an_episode_goes_on_with_another_server(task, episode, monkeypatch, number):
-    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.databases._PATIENCE_S", 1.0)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.live_server._PATIENCE_S", 1.0)
 
     async def main():
         try:
@@ -144,9 +145,9 @@ def test_an_episode_goes_on_with_another_server(task, episode, monkeypatch, numb
 
 def test_all_episodes_go_on_where_a_server_dies_under_them(own_private):
     async def main():
-        databases = Databases(own_private)
+        live = LiveServer(own_private)
         try:
-            opened = [await databases.open(TABLE) for _ in range(20)]
+            opened = [await open_database(live, TABLE) for _ in range(20)]
             for place, one in enumerate(opened):
                 await one.execute(f"INSERT INTO notes VALUES ('{place}', 'new')")
             slow = "SELECT COUNT(*), SLEEP(0.3) FROM notes"
@@ -157,7 +158,7 @@ def test_all_episodes_go_on_where_a_server_dies_under_them(own_private):
             sql = "SELECT a FROM notes WHERE b = 'new'"
             return counts, [await one.execute(sql) for one in opened]
         finally:
-            await databases.aclose()
+            await live.aclose()
 
     counts, rows = asyncio.run(main())
     assert set(counts) == {"[(3, 0)]"}
@@ -177,14 +178,17 @@ def test_a_statement_that_no_server_survives_stops_the_run(own_private, monkeypa
     monkeypatch.setattr(database.session, "run_statement", deadly)
 
     async def main():
-        databases = Databases(own_private)
+        live = LiveServer(own_private)
         try:
-            one, other = await databases.open(TABLE), await databases.open(TABLE)
+            one, other = (
+                await open_database(live, TABLE),
+                await open_database(live, TABLE),
+            )
             with pytest.raises(SandboxError, match=r"private MariaDB failed: 20\d\d"):
                 await one.execute("SELECT 'deadly'")
             return await other.execute("SELECT * FROM notes")
         finally:
-            await databases.aclose()
+            await live.aclose()
 
     assert asyncio.run(main()) == "[('1', 'x'), ('2', 'y')]"
     assert len(starts) == 3
@@ -219,7 +223,7 @@ def test_a_server_that_is_not_installed_is_told_with_the_command(task, monkeypat
 
 def test_pymysql_that_is_not_installed_is_told_with_the_extra(task, monkeypatch):
     monkeypatch.setitem(sys.modules, "pymysql", None)
-    for name in ("servers", "connection", "databases"):
+    for name in ("servers", "connection", "live_server"):
         monkeypatch.delitem(sys.modules, f"cycleqd_jax.tasks.dbbench.{name}")
     with pytest.raises(
         BadInputError, match=r"needs PyMySQL .*'cycleqd-jax\[dbbench\]'"
@@ -302,9 +306,12 @@ def test_no_statement_ends_the_server_or_another_episode(kept_server, name):
     failures = kept_server._failures
 
     async def main():
-        databases = Databases(kept_server, statement_s=2.0)
+        live = LiveServer(kept_server, statement_s=2.0)
         try:
-            mine, other = await databases.open(TABLE), await databases.open(TABLE)
+            mine, other = (
+                await open_database(live, TABLE),
+                await open_database(live, TABLE),
+            )
             await other.execute("INSERT INTO notes VALUES ('3', 'z')")
             said = asyncio.ensure_future(_all(mine, BOMBS[name]))
             rows = set()
@@ -315,7 +322,7 @@ def test_no_statement_ends_the_server_or_another_episode(kept_server, name):
                 await asyncio.sleep(0.1)
             return (await said)[-1], rows, await mine.execute("SELECT * FROM notes")
         finally:
-            await databases.aclose()
+            await live.aclose()
 
     began = time.monotonic()
     said, rows, mine = asyncio.run(main())
@@ -336,15 +343,18 @@ def test_what_others_fill_the_disk_with_is_no_verdict(own_private, monkeypatch):
     fill = "CREATE TABLE t SELECT REPEAT('x', 60000) a FROM seq_1_to_300"
 
     async def main():
-        databases = Databases(own_private)
+        live = LiveServer(own_private)
         try:
-            first, second = await databases.open(TABLE), await databases.open(TABLE)
+            first, second = (
+                await open_database(live, TABLE),
+                await open_database(live, TABLE),
+            )
             said = [await one.execute(fill) for one in (first, second)]
             said += [
                 await one.execute("SELECT COUNT(*) FROM t") for one in (second, first)
             ]
             return said
         finally:
-            await databases.aclose()
+            await live.aclose()
 
     assert asyncio.run(main()) == ["[]", "[]", "[(300,)]", "[(300,)]"]

@@ -1,9 +1,7 @@
-"""Databases on one server, one per problem, made and dropped.
+"""A server in use: the threads that speak to it, and what is known of its life.
 
 Everything that is said to a server blocks, so it happens in as many threads as
-`connections`; any number of episodes waits for them. An error is the model's as long as
-the server is well. Where the server is gone, hangs or was started again, it is a
-`ServerLostError` and no verdict; see `Database`.
+`connections`; any number of episodes waits for them.
 """
 
 import asyncio
@@ -19,9 +17,7 @@ from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.tasks.dbbench.accounts import Slots
 from cycleqd_jax.tasks.dbbench.administrator import Administrator
 from cycleqd_jax.tasks.dbbench.connection import ServerLostError, failure
-from cycleqd_jax.tasks.dbbench.database import Database
 from cycleqd_jax.tasks.dbbench.servers import Server
-from cycleqd_jax.tasks.dbbench.table import Table
 
 _T = TypeVar("_T")
 _PATIENCE_S = 10.0  # at least, for the server to answer its administrator
@@ -40,11 +36,11 @@ class Life:
     slots: Slots
 
 
-class Databases:
-    """Makes databases on a server.
+class LiveServer:
+    """A server in use.
 
     Attributes:
-      server: where.
+      server: what is used.
       statement_s: seconds one statement of a model may take.
       gate: who may run a statement now.
     """
@@ -55,7 +51,7 @@ class Databases:
         """Starts nothing and connects to nothing yet.
 
         Args:
-          server: where databases are made.
+          server: what is used.
           connections: statements at a time; the server sees at most twice as many
             connections and one more.
           statement_s: seconds one statement of a model may take.
@@ -68,20 +64,6 @@ class Databases:
         self._lock = threading.Lock()
         self._life: Life | None = None
         self._lost: list[Life] = []
-
-    async def open(self, *tables: Table) -> Database:
-        """A new database.
-
-        Args:
-          *tables: what it holds; see `session.make_tables`.
-
-        Raises:
-          SandboxError: the server failed, three times.
-          BadInputError: the server cannot be started, or refuses our account.
-        """
-        database = Database(self, tables)
-        await database.make()
-        return database
 
     async def aclose(self) -> None:
         """Drops what was made, closes all connections, ends a server of our own."""
