@@ -41,6 +41,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.test-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -rfEs -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test-installed

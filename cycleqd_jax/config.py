@@ -1,36 +1,58 @@
-"""The settings of a run, and how configs are read.
+"""The settings of a run, and how configs are read and written.
 
-A config is plain YAML with one level of sections; unknown keys are errors. Relative
-paths in it are relative to the current working directory, not to the config file.
+A config is plain YAML with one level of sections, each a model that lives beside the
+code it sets. Keys given twice are errors, and `1e-3` is a number. Relative paths are
+relative to the current working directory, not to the config file; `~` is the home
+folder.
 """
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import Field
+import yaml
+from pydantic import AfterValidator, Field
 
-from cycleqd_jax import settings
-from cycleqd_jax.config_sections import (
-    AggregationConfig,
-    BaselinesConfig,
-    BasisConfig,
-    EngineConfig,
-    LoggingConfig,
-    ProblemsConfig,
-    QDConfig,
-    SandboxConfig,
+from cycleqd_jax.errors import BadInputError, explain, show
+from cycleqd_jax.files import (
+    ImportPath,
+    Model,
+    PathText,
     Section,
     Seed,
-    TaskSections,
+    TaskName,
     Text,
-    check_task_settings,
-    check_tasks,
+    each_once,
 )
-from cycleqd_jax.training.settings import TrainConfig
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.merging.noise import NoiseSource
+from cycleqd_jax.merging.settings import BasisSettings
+from cycleqd_jax.qd.settings import AggregationSettings, QDSettings
+from cycleqd_jax.sandbox.base import SandboxSettings
+from cycleqd_jax.search.merges import BaselinesSettings
+from cycleqd_jax.search.registry import search_class
+from cycleqd_jax.tasks.base import ProblemsSettings
 
-to_yaml = settings.to_yaml
+TaskSections = Mapping[Text, Mapping[Text, Any]]
+
+
+class LoggingSettings(Section):
+    """Where metrics go, beside the run folder's parquet files, which are always there.
+
+    Attributes:
+      to: "tensorboard" (event files in the run folder) and "wandb"; each needs its
+        extra to be installed.
+      project: of Weights & Biases.
+    """
+
+    to: Annotated[
+        tuple[Literal["tensorboard", "wandb"], ...],
+        Field(strict=False),
+        AfterValidator(each_once),
+    ] = ()
+    project: Text = "cycleqd_jax"
 
 
 class RunConfig(Section):
@@ -46,36 +68,43 @@ class RunConfig(Section):
       experts: a PEFT or model folder for every entry of `tasks`.
       task_settings: entry of `tasks` -> what only that task knows, like where the data
         of a benchmark are; the task says what it takes.
+      search: the search method, or the import path of a class.
+      search_settings: what only that search knows; the search says what it takes.
     """
 
     seed: Seed = 0
-    run_dir: Text | None = None
-    base_model: Text
+    run_dir: PathText | None = None
+    base_model: PathText
     dtype: Literal["float32", "bfloat16"] = "float32"
-    tasks: Annotated[tuple[Text, ...], Field(strict=False, min_length=2, max_length=5)]
-    experts: Mapping[str, Text]
-    problems: ProblemsConfig = ProblemsConfig()
+    tasks: Annotated[
+        tuple[TaskName, ...],
+        Field(strict=False, min_length=2, max_length=5),
+        AfterValidator(each_once),
+    ]
+    experts: Mapping[str, PathText]
+    problems: ProblemsSettings = ProblemsSettings()
     task_settings: TaskSections = Field(default_factory=dict)
-    basis: BasisConfig = BasisConfig()
-    qd: QDConfig = QDConfig()
-    aggregation: AggregationConfig = AggregationConfig()
-    baselines: BaselinesConfig = BaselinesConfig()
-    engine: EngineConfig = EngineConfig()
-    sandbox: SandboxConfig = SandboxConfig()
-    logging: LoggingConfig = LoggingConfig()
+    basis: BasisSettings = BasisSettings()
+    search: Literal["cycleqd", "random"] | ImportPath = "cycleqd"
+    search_settings: Mapping[Text, Any] = Field(default_factory=dict)
+    qd: QDSettings = QDSettings()
+    aggregation: AggregationSettings = AggregationSettings()
+    baselines: BaselinesSettings = BaselinesSettings()
+    engine: EngineSettings = EngineSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        check_tasks(self.tasks)
         check_task_settings(self.task_settings, self.tasks)
-        settings.check_keys("experts", self.experts, self.tasks)
+        _check_keys("experts", self.experts, self.tasks)
         if self.qd.cell_range != "relative":
-            settings.check_keys("qd.cell_range", self.qd.cell_range, self.tasks)
+            _check_keys("qd.cell_range", self.qd.cell_range, self.tasks)
         if self.aggregation.candidates and not self.problems.validate_:
             raise ValueError(
-                f"problems.validate is 0; expected at least 1 because "
+                "problems.validate is 0; expected at least 1 because "
                 f"aggregation.candidates is {self.aggregation.candidates}, or set that "
-                "to 0."
+                "to 0"
             )
         return self
 
@@ -84,19 +113,192 @@ class RunConfig(Section):
         """The experts' folders in the order of `tasks`."""
         return tuple(self.experts[task] for task in self.tasks)
 
+    @property
+    def noise(self) -> NoiseSource | None:
+        """The source of the genomes' Gaussian noise; None for a search without any."""
+        if not search_class(self.search).uses_noise(self.qd):
+            return None
+        return NoiseSource(self.seed, self.qd.gaussian_std)
 
-Config = TypeVar("Config", RunConfig, TrainConfig)
+
+def check_task_settings(
+    given: Mapping[str, Mapping[str, object]], tasks: Sequence[str]
+) -> None:
+    """Refuses a section of a task that is not one of `tasks`.
+
+    Raises:
+      ValueError: one sentence.
+    """
+    for name in given:
+        if name not in tasks:
+            raise ValueError(
+                f"task_settings has a section {name!r}, which is not one of the tasks "
+                f"{', '.join(tasks)}"
+            )
+
+
+def _check_keys(key: str, given: Mapping[str, object], tasks: Sequence[str]) -> None:
+    """The keys of `given`, the value of the setting `key`, are exactly `tasks`."""
+    if set(given) != set(tasks):
+        raise ValueError(
+            f"{key} has entries for {', '.join(given) or 'nothing'}; expected one for "
+            f"each of the tasks {', '.join(tasks)}"
+        )
 
 
 def load_config(
-    path: str | pathlib.Path, overrides: Sequence[str], cls: type[Config]
-) -> Config:
-    """Reads and checks a YAML config; see `settings.load` for overrides and errors.
+    path: str | pathlib.Path, overrides: Sequence[str], cls: type[Model]
+) -> Model:
+    """Reads and checks a YAML config.
 
     A run without `run_dir` gets `runs/<name of the config file without its ending>`.
+
+    Args:
+      path: the file.
+      overrides: `key=value` each; the key is a top-level name or `section.name`, the
+        value is YAML. Later ones win.
+      cls: what is read, like `RunConfig`.
+
+    Raises:
+      BadInputError: one sentence: where the value came from, its key, what is wrong.
     """
-    config = settings.load(path, overrides, cls)
+    data = _read(pathlib.Path(path))
+    overridden = [_override(data, text) for text in overrides]
+    try:
+        config = cls.model_validate(data)
+    except pydantic.ValidationError as err:
+        error, sentence = explain(err, data, cls)
+        source = _source(path, overridden, error)
+        raise BadInputError(f"{source}: {sentence}") from err
     if isinstance(config, RunConfig) and config.run_dir is None:
         stem = pathlib.Path(path).stem
         return config.model_copy(update={"run_dir": f"runs/{stem}"})
     return config
+
+
+def to_yaml(config: Section) -> str:
+    """All settings as YAML text; `load_config` of it gives an equal object."""
+    return yaml.dump(
+        config.model_dump(mode="json"),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=1000,
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML; keys given twice are errors."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Builds one mapping after checking its keys."""
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                problem = f"the key {show(key)} is given twice"
+                raise yaml.constructor.ConstructorError(
+                    None, None, problem, key_node.start_mark
+                )
+            seen.append(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes YAML that `_Loader` reads back unchanged."""
+
+
+for _class in (_Loader, _Dumper):  # PyYAML takes 1e-3 for a string, as YAML 1.1 did
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError as err:
+        raise BadInputError(f"{path}: there is no such config file.") from err
+    except UnicodeDecodeError as err:
+        raise BadInputError(
+            f"{path}: a config is YAML text in UTF-8, this is not ({err})."
+        ) from err
+    except (OSError, ValueError) as err:  # ValueError: a NUL in the path
+        reason = getattr(err, "strerror", None) or err
+        raise BadInputError(f"{path}: cannot be read ({reason}).") from err
+    data = _parse(text, str(path))
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise BadInputError(
+            f"{path}: a config is a mapping of keys to values, this is {show(data)}."
+        )
+    return data
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as err:
+        mark = err.problem_mark
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise BadInputError(f"{where}: not valid YAML ({err.problem}{place}).") from err
+    # Not YAML's own: impossible dates, numbers too long, unhashable keys.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        TypeError,
+        AttributeError,
+    ) as err:
+        reason = " ".join(str(err).split()) or type(err).__name__
+        raise BadInputError(f"{where}: not valid YAML ({reason}).") from err
+
+
+def _override(data: dict[str, Any], text: str) -> tuple[str, ...]:
+    """Writes one `key=value` into `data`; returns the key, split at its sections."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    # Sections are one level deep, so what follows the first dot may have further ones.
+    section, dot, name = key.partition(".")
+    if not equals or not section or (dot and not name):
+        raise BadInputError(
+            f"command line: {text!r} is not a setting; expected key=value, like seed=1 "
+            "or qd.bins=10."
+        )
+    path = (section, name) if dot else (section,)
+    first, dot, last = name.rpartition(".")
+    # `task_settings` is one level deeper; a task may be an import path with dots.
+    if section == "task_settings" and dot and ":" not in last:
+        path = (section, first, last)
+    parsed = _parse(value, f"command line: value of {key}")
+    for place, part in enumerate(path[:-1], 1):
+        inner = data.get(part)
+        if inner is not None and not isinstance(inner, dict):
+            above = ".".join(path[:place])
+            raise BadInputError(
+                f"command line: {key} cannot be set because {above} is {show(inner)} "
+                "and not a section."
+            )
+        data[part] = dict(inner or {})
+        data = data[part]
+    data[path[-1]] = parsed
+    return path
+
+
+def _source(
+    path: str | pathlib.Path,
+    overridden: Sequence[tuple[str, ...]],
+    error: Mapping[str, Any],
+) -> str:
+    """Whether a wrong value came from the file or the command line."""
+    loc = tuple(str(part) for part in error["loc"])
+    if any(loc[: len(key)] == key for key in overridden):
+        return "command line"
+    if error["type"] == "value_error" and overridden:  # a check across several keys
+        return f"{path} and command line"
+    return str(path)

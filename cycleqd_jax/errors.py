@@ -3,7 +3,15 @@
 `BadInputError` is the caller's to mend and ends a command with exit code 2;
 `RunError` and its kinds stop a run that can be resumed and end it with exit code 1.
 Each message is one sentence: the name, what was expected, what came, what to do.
+`explain` makes one of what pydantic says about settings.
 """
+
+import difflib
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pydantic
 
 _LONGEST = 1000  # characters of a message
 
@@ -35,3 +43,88 @@ class RunError(CycleQDError, RuntimeError):
 
 class SandboxError(RunError):
     """The sandbox itself failed; says nothing about the program run in it."""
+
+
+def explain(
+    err: pydantic.ValidationError,
+    data: Any,
+    model: type[pydantic.BaseModel],
+    key: str = "",
+) -> tuple[dict[str, Any], str]:
+    """What is wrong with settings: the error to mend first, and one sentence about it.
+
+    Args:
+      err: what validation raised.
+      data: what was validated.
+      model: against this.
+      key: where `data` are in a config; goes in front of the location.
+    """
+    # A misspelt key also leaves one missing: the misspelt one is what to mend.
+    errors = sorted(err.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    places = [_place(error, data) for error in errors]
+    # The branches of a union fail each for itself; the deepest knows most.
+    inside = [p for p in places if p[: len(places[0])] == places[0]]
+    place = max(inside, key=len)
+    alike = [e for e, p in zip(errors, places, strict=True) if p == place]
+    first, *others = (e["msg"].removeprefix("Value error, ") for e in alike)
+    others = dict.fromkeys(m.removeprefix("Input should ") for m in others)
+    message = " or ".join([first.rstrip("."), *others])
+    error = alike[0]
+    if error["type"] == "extra_forbidden":
+        known = _keys(model, place)
+        near = difflib.get_close_matches(str(place[-1]), known, n=1)
+        known = f"known are {', '.join(known)}"
+        message += f"; did you mean {near[0]}?" if near else f"; {known}"
+    elif error["type"] != "missing" and not isinstance(error["input"], dict):
+        message += f" (given: {show(error['input'])})"
+    where = ".".join(str(part) for part in (key, *place) if part != "")
+    ending = "" if message.endswith("?") else "."
+    return error, f"{where}: {message}{ending}" if where else f"{message}{ending}"
+
+
+def _place(error: Mapping[str, Any], data: Any) -> tuple[str | int, ...]:
+    """The keys that lead to an error; without pydantic's names of union branches."""
+    place, loc = [], error["loc"]
+    if loc[-1:] == ("[key]",):  # the key itself is wrong
+        loc = (*loc[:-2], "[key]")
+    for part in loc:
+        there = isinstance(data, list | tuple) and isinstance(part, int)
+        if there or (isinstance(data, dict) and part in data):
+            data = data[part] if not there or part < len(data) else None
+            place.append(part)
+        elif part == "[key]" or error["type"] == "missing":
+            place.append(part)
+    return tuple(place)
+
+
+def _keys(model: Any, place: Sequence[str | int]) -> list[str]:
+    """What may stand where `place` has an unknown key."""
+    for part in (*place[:-1], None):
+        fields = {f.alias or n: f for n, f in model.model_fields.items()}
+        model = fields[part].annotation if part in fields else model
+    return list(fields)
+
+
+class _Short(reprlib.Repr):
+    """Looks at a few elements only: aliases make small YAML mean huge values."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel = 3
+        self.maxlist = self.maxtuple = self.maxdict = self.maxset = 20
+        self.maxstring = self.maxother = 100
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Python refuses to write integers of more than 4300 digits."""
+        many = value.bit_length() > 256
+        return f"an integer of {value.bit_length()} bits" if many else repr(value)
+
+
+def show(value: Any) -> str:
+    """A value on one short line, nearly as YAML writes it."""
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = _Short().repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

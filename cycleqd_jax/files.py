@@ -1,4 +1,4 @@
-"""Files that are either there in full or not at all, and errors that name them."""
+"""Whole files or none, errors that name them, and the base of all settings."""
 
 import contextlib
 import errno
@@ -6,13 +6,17 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic
+from pydantic import AfterValidator, Field
 
-from cycleqd_jax.errors import BadInputError, RunError
+from cycleqd_jax.errors import BadInputError, RunError, explain
 
 PARTIAL = ".partial"  # how the names of files end that are being written
 _SEAL = "sha256"
@@ -25,7 +29,7 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) 
     Raises:
       RunError: the disk is full or not writable; what was at `path` is as it was.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
@@ -88,6 +92,30 @@ def _checksum(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+def hash_arrays(arrays: Mapping[str, np.ndarray], settings: object = None) -> str:
+    """SHA-256 over names, dtypes, shapes and little-endian bytes of arrays.
+
+    Args:
+      arrays: name -> array of any shape and dtype (bfloat16 too), on any device; their
+        order does not matter.
+      settings: anything that JSON can hold, hashed too; the order of keys does not
+        matter.
+
+    Returns:
+      64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        if array.dtype.byteorder == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        head = json.dumps([name, array.dtype.name, list(np.shape(arrays[name]))])
+        digest.update(head.encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
 def write_table(path: pathlib.Path, table: pa.Table) -> None:
     """Writes a parquet file atomically; equal tables give equal bytes.
 
@@ -125,6 +153,20 @@ def append_line(path: pathlib.Path, line: str) -> None:
             file.write(line + "\n")
     except OSError as err:
         raise cannot_write(path, err) from err
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The JSON objects of a log with one per line; none if there is no log.
+
+    Other lines are skipped: a killed process may leave an unfinished last line, and a
+    log is for information only.
+    """
+    rows = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text("utf-8", "replace").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def sync(path: pathlib.Path) -> None:
@@ -167,3 +209,73 @@ def reason(err: Exception) -> str:
     number = getattr(err, "errno", None)
     text = os.strerror(number) if number else " ".join(str(err).split())
     return (text or type(err).__name__)[:200]
+
+
+def _home(path: str) -> str:
+    """`~` and `~user` at the beginning become the home folder."""
+    expanded = os.path.expanduser(path)
+    if re.match("~[^/]*(/|$)", expanded):
+        raise ValueError(f"{path} names a home folder that does not exist")
+    return expanded
+
+
+def _import_path(path: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", path):
+        raise ValueError("Input should be an import path like package.module:name")
+    return path
+
+
+def _task_name(name: str) -> str:
+    if not name.isidentifier() and ":" not in name:
+        raise ValueError(
+            "Input should be a name like pocket_coding or an import path like "
+            "package.module:Class"
+        )
+    return name if name.isidentifier() else _import_path(name)
+
+
+def each_once(values: Sequence[Hashable]) -> Sequence[Hashable]:
+    """A validator that refuses a list with a value in it twice."""
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"{value!r} is there twice; expected each once")
+    return values
+
+
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
+PathText = Annotated[Text, AfterValidator(_home)]
+ImportPath = Annotated[Text, AfterValidator(_import_path)]
+TaskName = Annotated[Text, AfterValidator(_task_name)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+# Bounded, so that no product of a few of them overflows.
+Count = Annotated[int, Field(ge=0, le=10**6)]
+Whole = Annotated[int, Field(ge=1, le=10**6)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(pydantic.BaseModel):
+    """Settings of one part: frozen, strict (no "3" for 3), without unknown keys."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False
+    )
+
+
+Model = TypeVar("Model", bound=Section)
+
+
+def parse_section(key: str, data: Mapping[str, Any], model: type[Model]) -> Model:
+    """Reads settings that only one task or search knows.
+
+    Args:
+      key: where they are in the config, like `task_settings.mbpp`.
+      data: what is there.
+      model: says what may be there.
+
+    Raises:
+      BadInputError: one sentence with the key and what is wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except pydantic.ValidationError as err:
+        raise BadInputError(explain(err, data, model, key)[1]) from err

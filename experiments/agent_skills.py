@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from cycleqd_jax.config import RunConfig, load_config
-from cycleqd_jax.runs.finished import is_complete
 from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.opened import is_complete
 from cycleqd_jax.runs.run import evolve
 from experiments import console, plan, report
 from experiments.profiling import profiling

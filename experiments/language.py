@@ -24,12 +24,12 @@ import pyarrow as pa
 import rich.table
 
 from cycleqd_jax import files
+from cycleqd_jax.config import load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.language.engine import Panel
 from cycleqd_jax.evaluation.language.scores import Score, retention
 from cycleqd_jax.evaluation.language.settings import (
     LanguageConfig,
-    load_language_config,
 )
 from cycleqd_jax.evaluation.language.task import Harness
 from cycleqd_jax.runs.folder import RunFolder
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     again = shlex.join([*again, *args.settings])
     return console.guarded(
         lambda: _measure(
-            load_language_config(args.config, args.settings),
+            load_config(args.config, args.settings, LanguageConfig),
             pathlib.Path(args.config).stem,
         ),
         interrupted=f"Tasks that were finished are kept; go on with: {again}",

@@ -11,23 +11,23 @@ import jax
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
-from cycleqd_jax.config_sections import EngineConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.language.settings import EXPERTS, LanguageConfig
 from cycleqd_jax.evaluation.language.task import Speaker
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import (
+    choose_mode,
     empty_population,
     with_individual,
 )
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome, genome_hash
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.merging.task_vectors import expert_weights
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.merging.task_vectors import ExpertWeights
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.models.locate import locate
 from cycleqd_jax.progress import Observer
@@ -39,7 +39,6 @@ from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import this_machine
 from cycleqd_jax.runs.memory_plan import size_text
 from cycleqd_jax.runs.names import BASE, individual_genome, known_individuals
-from cycleqd_jax.runs.run_settings import engine_shape, noise_source
 from cycleqd_jax.runs.setup import make_mesh, make_program, put_on_device
 
 _CACHE_SHARE = 0.3  # of the memory, for keys and values; the rest is weights and work
@@ -134,7 +133,7 @@ def _open_run(
             f"{base.fingerprint[:12]}) than when the run in {path} was made "
             f"({wanted[:12]}); bring the old file back."
         )
-    noise = noise_source(run)
+    noise = run.noise
     mode = choose_mode(config.engine.mode, base.weights, basis, noise=noise is not None)
     observer.note(mode.reason)
     models = []
@@ -173,7 +172,7 @@ def _stamp(path: pathlib.Path) -> str:
 class Stage:
     """Where models are loaded; keeps one engine, as large as was needed so far."""
 
-    def __init__(self, family: Family, engine: EngineConfig):
+    def __init__(self, family: Family, engine: EngineSettings):
         self._family = family
         self._settings = engine
         self._mesh = make_mesh(engine.mesh)
@@ -181,7 +180,7 @@ class Stage:
         self._engine: Engine | None = None
         self._loaded: tuple[Weights, object] | None = None
         self._speaking: LoadedModel | None = None
-        self._program: LlamaProgram | None = None
+        self._program: CausalLM | None = None
 
     def groups(self, per_pass: int) -> list[tuple[Model, ...]]:
         """Models that are asked together, in the order of tables."""
@@ -229,7 +228,7 @@ class Stage:
 
     def _engine_for(self, length: int) -> Engine:
         settings, model = self._settings, self._speaking
-        if self._engine is not None and self._engine.shape.length >= length:
+        if self._engine is not None and self._engine.settings.length >= length:
             return self._engine
         if settings.length != "auto" and settings.length < length:
             raise BadInputError(
@@ -244,14 +243,12 @@ class Stage:
         settings = settings.model_copy(update={"length": whole})
         settings = settings.model_copy(update={"slots": self._slots(settings)})
         self._engine = None  # the old cache goes first
-        engine = Engine(
-            self._program, model.tokenizer, engine_shape(settings), mesh=self._mesh
-        )
+        engine = Engine(self._program, model.tokenizer, settings, mesh=self._mesh)
         engine.load(*self._loaded)
         self._engine = engine
         return engine
 
-    def _slots(self, settings: EngineConfig) -> int:
+    def _slots(self, settings: EngineSettings) -> int:
         if settings.slots != "auto":
             return settings.slots
         machine, data = this_machine(), settings.mesh.data
@@ -296,7 +293,7 @@ class Stage:
         path = locate(model.source)
         if (path / "adapter_config.json").is_file():
             expert = load_expert(path, family.base)
-            own = expert_weights(family.base.weights, expert)
+            own = ExpertWeights(family.base.weights, expert)
             return family.base, put_on_device(own, self._mesh), None
         loaded = load_model(model.source, dtype=family.dtype)
         weights = put_on_device(loaded.weights, self._mesh)

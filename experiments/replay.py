@@ -24,11 +24,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import pyarrow.parquet
 import yaml
 
 from cycleqd_jax.chat import DEFAULT_CHAT, ChatOptions, Message, Reply
 from cycleqd_jax.errors import BadInputError, RunError
+from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Problem, Result, Task, TaskSettings
@@ -193,18 +193,13 @@ def _cases(task: Task, source: pathlib.Path) -> Iterator[Case]:
 
 def _episodes(task: Task, run: pathlib.Path) -> Iterator[Case]:
     """The episodes of this task in a run folder."""
-    parts = sorted(run.glob("results/*.parquet"))
-    if not parts:
-        raise BadInputError(f"--transcripts: {run} has no results of a run.")
-    for part in parts:
-        for row in pyarrow.parquet.read_table(part).to_pylist():
-            if row["task"] == task.name:
-                key = row["problem"].removeprefix(f"{task.name}/")
-                # Of a problem that is repeated, the number behind it is left out.
-                index = key.partition("/")[0]
-                problem = task.problem(int(index) if index.isdecimal() else key)
-                name = f"{row['individual']}/{row['problem']}"
-                yield Case(name, problem, tuple(row["replies"]))
+    for row in open_run(run).episodes(task.name):
+        key = row["problem"].removeprefix(f"{task.name}/")
+        # A repeated problem has the number of the repetition behind its own.
+        index = key.partition("/")[0]
+        problem = task.problem(int(index) if index.isdecimal() else key)
+        name = f"{row['individual']}/{row['problem']}"
+        yield Case(name, problem, tuple(row["replies"]))
 
 
 def _done(out: pathlib.Path, resume: bool) -> list[str]:

@@ -10,8 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cycleqd_jax.config import TrainConfig, load_config
+from cycleqd_jax.config import load_config
 from cycleqd_jax.training.run import train_experts
+from cycleqd_jax.training.settings import TrainConfig
 from experiments import console
 
 

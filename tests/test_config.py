@@ -2,10 +2,12 @@ import pathlib
 
 import pytest
 import yaml
+from pydantic import PositiveFloat
 
-from cycleqd_jax.config import RunConfig, TrainConfig, load_config, to_yaml
+from cycleqd_jax.config import RunConfig, load_config, to_yaml
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.training import settings
+from cycleqd_jax.files import Section, parse_section
+from cycleqd_jax.training.settings import LoraSettings, TrainConfig
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "experiments" / "configs"
 MINIMAL = """
@@ -104,47 +106,47 @@ def test_configs_cannot_be_changed(write):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("seed=-1", ["seed is -1", "integer from 0 to"]),
-        ("seed=1.5", ["seed is 1.5", "integer"]),
-        ("seed='1'", ["seed is '1'", "integer"]),
-        ("seed=true", ["seed is true", "integer"]),
-        ("sed=1", ["sed is not a known key", "did you mean seed"]),
-        ("qd.bin=3", ["qd.bin is not a known key", "did you mean qd.bins"]),
-        ("problems.validate_=3", ["not a known key", "problems.validate"]),
-        ("problems.turns=3", ["problems.turns is 3", "from 1 to 2"]),
-        ("qd.bins=1", ["qd.bins is 1", "from 2 to 1000"]),
-        ("qd.w_max=.nan", ["qd.w_max is nan", "number from 0 to 10"]),
-        ("qd.mutation=cma", ["qd.mutation is 'cma'", "svd"]),
-        ("qd=3", ["qd is 3", "a section with num_generations"]),
-        ("qd.cell_range=wide", ["qd.cell_range is 'wide'", "'relative' or"]),
+        ("seed=-1", ["seed: Input", "equal to 0 (given: -1)"]),
+        ("seed=1.5", ["seed: ", "integer (given: 1.5)"]),
+        ("seed='1'", ["seed: ", "integer (given: '1')"]),
+        ("seed=true", ["seed: ", "integer (given: true)"]),
+        ("sed=1", ["sed: Extra inputs", "did you mean seed?"]),
+        ("qd.bin=3", ["qd.bin: Extra", "did you mean bins?"]),
+        ("problems.validate_=3", ["problems.validate_: Extra", "mean validate?"]),
+        ("problems.turns=3", ["problems.turns: ", "or equal to 2 (given: 3)"]),
+        ("qd.bins=1", ["qd.bins: ", "or equal to 2 (given: 1)"]),
+        ("qd.w_max=.nan", ["qd.w_max: ", "finite number (given: nan)"]),
+        ("qd.mutation=cma", ["qd.mutation: ", "'svd'", "an import path", "'cma'"]),
+        ("qd=3", ["qd: ", "dictionary", "(given: 3)"]),
+        ("qd.cell_range=wide", ["qd.cell_range: ", "'relative' or be", "'wide'"]),
         ("qd.cell_range={skill_a: [0, 1]}", ["qd.cell_range", "skill_b"]),
         ("qd.cell_range={skill_a: [1, 0], skill_b: [0, 1]}", ["skill_a", "below"]),
-        ("qd.crossover_std=0.3", ["qd.crossover_std is 0.3", "from 0 to 0.2"]),
-        ("qd.crossover_mean=0.1", ["qd.crossover_std is 0.03", "a fifth"]),
-        ("qd.alpha_low=0.9", ["qd.alpha_low is 0.9", "qd.alpha_high"]),
-        ("basis.rank=0", ["basis.rank is 0", "'full' or an integer from 1"]),
-        ("basis.rank=all", ["basis.rank is 'all'", "'full' or an integer from 1"]),
-        ("tasks=[skill_a]", ["tasks is ['skill_a']", "2 to 5 values"]),
-        ("tasks=[skill_a, skill_a]", ["'skill_a' twice"]),
-        ("tasks=[skill_a, a b]", ["'a b'", "package.module:Class"]),
-        ("tasks=[skill_a, 3]", ["tasks[1] is 3", "text"]),
-        ("experts={skill_a: a}", ["experts has no entry for skill_b"]),
-        ("experts.skill_c=c", ["experts", "skill_c", "not one of the tasks"]),
-        ("experts.skill_a=", ["experts.skill_a is empty", "text"]),
-        ("experts={1: a}", ["experts.1 is not a name"]),
+        ("qd.crossover_std=0.3", ["qd.crossover_std: ", "0.2 (given: 0.3)"]),
+        ("qd.crossover_mean=0.1", ["qd: crossover_std is 0.03", "a fifth"]),
+        ("qd.alpha_low=0.9", ["qd: alpha_low is 0.9", "alpha_high"]),
+        ("basis.rank=0", ["basis.rank: ", "'full' or be greater", "1 (given: 0)"]),
+        ("basis.rank=all", ["basis.rank: ", "'full' or be a valid integer"]),
+        ("tasks=[skill_a]", ["tasks: ", "at least 2 items", "['skill_a']"]),
+        ("tasks=[skill_a, skill_a]", ["tasks: 'skill_a' is there twice"]),
+        ("tasks=[skill_a, a b]", ["tasks.1: ", "'a b'", "package.module:Class"]),
+        ("tasks=[skill_a, 3]", ["tasks.1: ", "string (given: 3)"]),
+        ("experts={skill_a: a}", ["experts has entries for skill_a;", "skill_b"]),
+        ("experts.skill_c=c", ["experts", "skill_c;", "each of the tasks"]),
+        ("experts.skill_a=", ["experts.skill_a: ", "(given: empty)"]),
+        ("experts={1: a}", ["experts.[key]: ", "string (given: 1)"]),
         ("problems.validate=0", ["problems.validate is 0", "candidates is 3"]),
-        ("engine.slots=0", ["engine.slots is 0", "from 1"]),
-        ("engine.slots=16", ["engine.prefill_rows is 32", "engine.slots", "16"]),
+        ("engine.slots=0", ["engine.slots: ", "'auto' or be", "1 (given: 0)"]),
+        ("engine.slots=16", ["engine: prefill_rows is 32", "slots, which is 16"]),
         ("engine.prefill_chunk=7", ["prefill_chunk is 7", "divisor", "192"]),
         ("engine.decode_steps=193", ["decode_steps is 193", "192"]),
-        ("engine.mode=fast", ["engine.mode is 'fast'", "'factored'"]),
-        ("sandbox.kind=docker", ["sandbox.kind is 'docker'", "'bubblewrap' or 'none'"]),
-        ("baselines.scaled_merge_factors=[]", ["at least 1 values"]),
-        ("baselines.scaled_merge_factors=[1, 0]", ["factors[1] is 0", "above 0"]),
-        ("baselines.scaled_merge_factors=[1, 1.0]", ["1.0 twice"]),
-        ("aggregation.candidates=-1", ["candidates is -1", "from 0"]),
-        ("dtype=float16", ["dtype is 'float16'", "'bfloat16'"]),
-        ("run_dir=3", ["run_dir is 3", "text"]),
+        ("engine.mode=fast", ["engine.mode: ", "'factored'", "'fast'"]),
+        ("sandbox.kind=docker", ["sandbox.kind: ", "'bubblewrap' or 'none'"]),
+        ("baselines.scaled_merge_factors=[]", ["at least 1 item"]),
+        ("baselines.scaled_merge_factors=[1, 0]", ["factors.1: ", "than 0 (given: 0)"]),
+        ("baselines.scaled_merge_factors=[1, 1.0]", ["1.0 is there twice"]),
+        ("aggregation.candidates=-1", ["candidates: ", "to 0 (given: -1)"]),
+        ("dtype=float16", ["dtype: ", "'bfloat16'", "'float16'"]),
+        ("run_dir=3", ["run_dir: ", "string (given: 3)"]),
         ("seed", ["'seed' is not a setting", "key=value"]),
         ("=1", ["'=1' is not a setting"]),
         ("qd.=1", ["'qd.=1' is not a setting"]),
@@ -165,15 +167,61 @@ def test_each_wrong_setting_is_one_sentence(override, words, write):
 def test_errors_in_the_file_name_the_file(write):
     path = write(MINIMAL + "qd: {bins: 1}\n")
     assert message(path, ["seed=1"]) == (
-        f"{path}: qd.bins is 1; expected an integer from 2 to 1000."
+        f"{path}: qd.bins: Input should be greater than or equal to 2 (given: 1)."
     )
-    assert "tasks is missing; expected a list" in message(write("base_model: x"))
+    assert "tasks: Field required" in message(write("base_model: x"))
+
+
+def test_unknown_keys_without_a_near_one_are_told_the_known_ones(write):
+    text = message(write(MINIMAL + "xyz: {}\n"))
+    assert "xyz: Extra inputs are not permitted; known are seed, run_dir" in text
+    text = message(write(MINIMAL + "engine: {mesh: {xyz: 1}}\n"))
+    assert text.endswith("engine.mesh.xyz: Extra inputs are not permitted; known are "
+                         "data, tensor.")  # fmt: skip
+
+
+def test_the_home_folder_is_meant_wherever_a_path_is_read(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    text = MINIMAL.replace("{skill_a: a", "{skill_a: ~/a") + "run_dir: ~/runs/x\n"
+    run = load_config(write(text), ["base_model=~/base"], RunConfig)
+    assert run.run_dir == "/home/ada/runs/x" and run.base_model == "/home/ada/base"
+    assert run.expert_paths == ("/home/ada/a", "b")
+    text = "base_model: ~/m\noutput: ~/o\nexperts: {x: {~/d.jsonl: 1}}\n"
+    train = load_config(write(text), [], TrainConfig)
+    assert (train.base_model, train.output) == ("/home/ada/m", "/home/ada/o")
+    assert train.experts == {"x": {"/home/ada/d.jsonl": 1.0}}
+    assert "home folder" in message(write(MINIMAL), ["run_dir=~no_such_user/x"])
+
+
+def test_a_search_is_named_or_imported(write):
+    path = write(MINIMAL)
+    run = load_config(path, [], RunConfig)
+    assert run.search == "cycleqd" and run.search_settings == {}
+    given = ["search=my.lab:Annealing", "search_settings.cooling=0.9"]
+    run = load_config(path, given, RunConfig)
+    assert run.search == "my.lab:Annealing" and run.search_settings["cooling"] == 0.9
+    text = message(path, ["search=hillclimb"])
+    assert "search: Input should be 'cycleqd' or 'random' or be an import path" in text
+
+
+class Cooling(Section):
+    """What a search of a user takes."""
+
+    rate: PositiveFloat = 1.0
+
+
+def test_settings_of_one_search_are_parsed_by_the_search():
+    assert parse_section("search_settings", {"rate": 2.0}, Cooling).rate == 2.0
+    with pytest.raises(BadInputError, match=r"^search_settings\.rate: Input should be"):
+        parse_section("search_settings", {"rate": 0}, Cooling)
+    with pytest.raises(BadInputError, match=r"^search_settings\.rat: .*mean rate\?$"):
+        parse_section("search_settings", {"rat": 0}, Cooling)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["is missing"]),
+        ("", ["base_model: Field required"]),
         ("- a\n- b", ["is a mapping of keys to values", "['a', 'b']"]),
         ("seed: 1\nseed: 2", ["'seed' is given twice", "line 2"]),
         ("qd: {bins: 3, bins: 4}", ["'bins' is given twice"]),
@@ -204,21 +252,27 @@ def test_unreadable_files(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("lora.targets=[q_proj, lm_head]", ["lora.targets[1] is 'lm_head'", "up_proj"]),
-        ("lora.targets=[q_proj, q_proj]", ["'q_proj' twice"]),
-        ("lora.rank=0", ["lora.rank is 0"]),
-        ("optimiser.warmup_steps=60", ["warmup_steps is 60", "optimiser.steps"]),
+        (
+            "lora.targets=[q_proj, lm_head]",
+            ["targets.1: ", "'lm_head'", "up_proj"],
+        ),
+        ("lora.targets=[q_proj, q_proj]", ["'q_proj' is there twice"]),
+        ("lora.rank=0", ["lora.rank: ", "(given: 0)"]),
+        (
+            "optimiser.warmup_steps=60",
+            ["optimiser: warmup_steps is 60", "steps"],
+        ),
         ("problems.train=4", ["problems.train is 4", "batch_size", "8"]),
-        ("optimiser.learning_rate=0", ["learning_rate is 0", "above 0"]),
-        ("optimizer.steps=3", ["optimizer is not a known key", "optimiser"]),
-        ("output=", ["output is empty"]),
+        ("optimiser.learning_rate=0", ["learning_rate: ", "than 0 (given: 0)"]),
+        ("optimizer.steps=3", ["optimizer: Extra inputs", "optimiser?"]),
+        ("output=", ["output: ", "(given: empty)"]),
         ("tasks=[]", ["tasks is missing", "either tasks", "or experts"]),
         ("experts.x={pocket_db: 1}", ["tasks and experts are both given"]),
-        ("method=qlora", ["method is 'qlora'", "'lora' or 'full'"]),
-        ("packing=1", ["packing is 1", "true or false"]),
-        ("too_long=cut", ["too_long is 'cut'", "'drop'"]),
+        ("method=qlora", ["method: ", "'lora' or 'full'"]),
+        ("packing=1", ["packing: ", "boolean (given: 1)"]),
+        ("too_long=cut", ["too_long: ", "'drop'", "'cut'"]),
         ("optimiser.accumulate_steps=3", ["accumulate_steps is 3", "divisor", "8"]),
-        ("optimiser.checkpoint_every=0", ["checkpoint_every is 0", "from 1"]),
+        ("optimiser.checkpoint_every=0", ["checkpoint_every: ", "to 1 (given: 0)"]),
         ("validate_on=[a b]", ["'a b'", "package.module:Class"]),
     ],
 )
@@ -231,10 +285,10 @@ def test_wrong_training_settings(override, words, write):
 @pytest.mark.parametrize(
     ("experts", "words"),
     [
-        ("{x: {}}", ["experts.x has no source"]),
-        ("{x: 3}", ["experts.x is 3", "mapping"]),
-        ("{x: {pocket_db: 0}}", ["experts.x.pocket_db is 0", "above 0"]),
-        ("{x: {pocket_db: .inf}}", ["experts.x.pocket_db is inf"]),
+        ("{x: {}}", ["experts.x: ", "at least 1 item"]),
+        ("{x: 3}", ["experts.x: ", "dictionary (given: 3)"]),
+        ("{x: {pocket_db: 0}}", ["experts.x.pocket_db: ", "than 0 (given: 0)"]),
+        ("{x: {pocket_db: .inf}}", ["experts.x.pocket_db: ", "(given: inf)"]),
         ("{x: {chat.json: 1}}", ["'chat.json'", ".jsonl"]),
         ("{a/b: {pocket_db: 1}}", ["'a/b'", "folder"]),
         ("{.x: {pocket_db: 1}}", ["'.x'", "folder"]),
@@ -264,7 +318,7 @@ def test_exponents_without_a_point_are_numbers(write):
 
 
 def test_adapters_cover_all_linear_layers_by_default():
-    assert len(set(settings.LoraConfig().targets)) == 7
+    assert len(set(LoraSettings().targets)) == 7
 
 
 def test_settings_of_one_task_on_the_command_line(tmp_path):

@@ -1,96 +1,82 @@
-"""Scores of individuals on tasks; the only place where engine and tasks meet.
+"""The local evaluator: one engine and one sandbox in this process.
 
-Every (individual, task, problem) is one coroutine, and all of them run at once: the
-engine batches what they ask, the sandbox runs their programs beside it.
+Every (individual, problem) pair is one coroutine, and all coroutines run at once: the
+engine batches their requests, and the sandbox runs their programs beside it.
 """
 
 import asyncio
 import contextlib
-import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any
 
-from cycleqd_jax.chat import DEFAULT_CHAT, ChatOptions, Finish, Message, Reply
-from cycleqd_jax.inference.background import Tasks
-from cycleqd_jax.inference.conversations import Conversation
-from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import (
-    empty_population,
-    with_individual,
+from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Finish, Message, Reply
+from cycleqd_jax.evaluation.base import (
+    Cost,
+    Episode,
+    Evaluation,
+    ProblemIds,
+    Progress,
+    ReferenceScore,
+    Scoring,
+    select_problems,
 )
+from cycleqd_jax.evaluation.whole import WholeModels
+from cycleqd_jax.inference.background import Tasks
+from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import empty_population, with_individual
 from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.inference.requests import Limits, Sampling
+from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models.llama.program import Weights
+from cycleqd_jax.models.base import Weights
+from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.base import Problem, Split, Task
+from cycleqd_jax.tasks.base import Problem, Split, Task, reference, run_episode
+
+# One coroutine: row in the population, individual's name, task, problem, place of the
+# problem in the call's order -> a row of the result.
+Job = Callable[[int, str, Task, Problem, int], Coroutine[Any, Any, Any]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """One problem that one individual tried.
+class LocalEvaluator:
+    """Runs episodes on this machine; use it as a context manager.
 
     Attributes:
-      individual: its name.
-      split: the problem's split.
-      task: the task's name.
-      problem: the problem's id.
-      outcome: a `tasks.base.Outcome`.
-      score: 0.0 to 1.0.
-      answer: what was executed.
-      reply: the last reply in full.
-      explanation: one line on the verdict.
-      turns: how many replies were asked for.
-      prompt_tokens: tokens of the last prompt.
-      tokens: token ids of all replies, in order.
-      finish: how the last reply ended.
-      replies: all of them in full, so that the episode can be played again.
-      metrics: further verdicts by name, see `tasks.base.Result`.
-      seconds: wall time from the first question to the verdict, waiting included.
+      tasks: in the order of the archives.
     """
-
-    individual: str
-    split: str
-    task: str
-    problem: str
-    outcome: str
-    score: float
-    answer: str
-    reply: str
-    explanation: str
-    turns: int
-    prompt_tokens: int
-    tokens: tuple[int, ...]
-    finish: str
-    replies: tuple[str, ...]
-    metrics: Mapping[str, float]
-    seconds: float
-
-
-Progress = Callable[[int, int], None]  # (episodes done, episodes in all)
-# What can be evaluated: a genome, or what makes whole weights when their turn comes.
-Individual = Genome | Callable[[], Weights]
-
-
-class Evaluator:
-    """Runs episodes; holds what they share. Use it as a context manager."""
 
     def __init__(
         self,
         *,
         engine: Engine,
         weights: Weights,
-        basis: AnyBasis | None,  # None where all individuals are whole weights
+        basis: AnyBasis | None,
         tasks: Sequence[Task],
         sandbox: Sandbox,
         mode: str,
         individuals_per_pass: int,
         noise: NoiseSource | None = None,
+        whole: WholeModels | None = None,
     ):
+        """Takes what all calls share.
+
+        Args:
+          engine: answers requests.
+          weights: the base model's, on the device.
+          basis: of the genomes; None where no individual is a genome.
+          tasks: in the order of the archives.
+          sandbox: runs programs; closed with the evaluator.
+          mode: "factored" or "materialised", how genomes are evaluated.
+          individuals_per_pass: genomes that share a pass in factored mode.
+          noise: source of the genomes' Gaussian noise, if they have any.
+          whole: loads individuals that are no genomes, if there are any.
+        """
         self.tasks = tuple(tasks)
         self._engine = engine
         self._weights = weights
@@ -98,12 +84,14 @@ class Evaluator:
         self._sandbox = sandbox
         self._mode = mode
         self._noise = noise
+        self._whole = whole
         self._per_pass = individuals_per_pass if mode == "factored" else 1
         self._runner = asyncio.Runner()
         self._population: Population | None = None
-        self._alone: Weights | None = None  # of the last genome that was materialised
+        # Weights of the last materialised genome; the next one reuses their memory.
+        self._reusable: Weights | None = None
 
-    def __enter__(self) -> "Evaluator":
+    def __enter__(self) -> "LocalEvaluator":
         self._runner.__enter__()
         return self
 
@@ -123,7 +111,7 @@ class Evaluator:
 
     @property
     def stats(self) -> EngineStats:
-        """What the engine did so far."""
+        """Counters of the engine since it was made."""
         return self._engine.stats
 
     def compile(self, progress: Callable[[str], None] | None = None) -> None:
@@ -143,69 +131,101 @@ class Evaluator:
         individuals: Mapping[str, Individual],
         split: Split,
         *,
-        tasks: Sequence[str] | None = None,
+        problems: ProblemIds | None = None,
         progress: Progress | None = None,
-    ) -> list[Episode]:
-        """Lets every individual try every problem of a split.
+    ) -> Evaluation:
+        """Runs one episode per individual and problem; see `Evaluator.evaluate`."""
 
-        Args:
-          individuals: name -> genome, or what makes whole weights; they are evaluated
-            one by one.
-          split: whose problems.
-          tasks: names of the tasks to run, default all.
-          progress: called after each episode.
+        async def job(row: int, name: str, task: Task, problem: Problem, place: int):
+            return await self._episode(row, name, split, task, problem, place)
 
-        Returns:
-          One episode per (individual, task, problem), sorted by individual, then in
-          the order of tasks and problems, whatever order they ended in.
+        return Evaluation(*self._run(individuals, split, problems, progress, job))
+
+    def score(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        *,
+        problems: ProblemIds | None = None,
+        progress: Progress | None = None,
+    ) -> Scoring:
+        """Log-probabilities of reference answers; see `Evaluator.score`.
+
+        Tokens are those that training learns: all assistant messages of the reference
+        dialogue, each with the token that ends it.
 
         Raises:
-          SandboxError: if the environment failed; nothing is scored then.
+          RequestError: a reference dialogue is longer than the engine's length.
         """
-        chosen = [t for t in self.tasks if tasks is None or t.name in tasks]
-        problems = [(task, p) for task in chosen for p in task.problems(split)]
-        total, done, episodes = len(individuals) * len(problems), 0, []
 
-        def one_done() -> None:
+        async def job(row: int, name: str, task: Task, problem: Problem, place: int):
+            return await self._reference_score(row, name, split, task, problem, place)
+
+        return Scoring(*self._run(individuals, split, problems, progress, job))
+
+    def _run(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        problems: ProblemIds | None,
+        progress: Progress | None,
+        job: Job,
+    ) -> tuple[list[Any], Cost]:
+        """One job per individual and problem; their results in order, and the cost."""
+        start, before = time.perf_counter(), self.stats.copy()
+        chosen = select_problems(self.tasks, split, problems)
+        total, done, results = len(individuals) * len(chosen), 0, []
+
+        async def counted(*args) -> Any:
             nonlocal done
+            result = await job(*args)
             done += 1
             if progress is not None:
                 progress(done, total)
+            return result
 
-        for names in _streams(individuals, self._mode):
-            stream = {name: individuals[name] for name in names}
-            episodes.extend(
-                self._runner.run(self._run_stream(stream, split, problems, one_done))
-            )
-        return episodes
+        for names in _groups(individuals, self._mode):
+            group = {name: individuals[name] for name in names}
+            results.extend(self._runner.run(self._run_group(group, chosen, counted)))
+        used = self.stats.since(before)
+        forward = used.prefill_tokens + used.decode_tokens + used.scored_tokens
+        return results, Cost(forward, 0, time.perf_counter() - start, used)
 
     def _empty_population(self) -> Population:
-        """A population of base models; it always has one size, so programs do."""
+        """Base models only; always of one size, so that programs compile once."""
         if self._population is None:
             empty = empty_population(self._basis, self._per_pass)
             self._population = self._engine.place(empty)
         return self._population
 
     def _load_alone(self, individual: Individual) -> None:
+        """Loads the whole weights of one individual into the engine."""
         self._engine.load({})  # two individuals' weights need not fit at once
-        old, self._alone = self._alone, None
+        old, self._reusable = self._reusable, None
         if isinstance(individual, Genome):
             weights = materialise(
                 self._weights, self._basis, individual, self._noise, into=old
             )
-            if self._noise is None:  # with noise all weights are new ones
-                self._alone = weights
+            if (
+                self._noise is None
+            ):  # with noise, weights of the base are new arrays too
+                self._reusable = weights
         else:
             del old
-            weights = individual()
+            weights = self._whole.weights(individual)
         self._engine.load(weights)
 
-    async def _run_stream(self, stream, split, problems, one_done) -> list[Episode]:
+    async def _run_group(
+        self,
+        group: Mapping[str, Individual],
+        problems: Sequence[tuple[Task, Problem]],
+        job: Job,
+    ) -> list[Any]:
         """Individuals one after another, as many at once as share a pass."""
         free: asyncio.Queue[int] = asyncio.Queue()
-        first = next(iter(stream.values()))
+        first = next(iter(group.values()))
         if self._mode == "factored" and isinstance(first, Genome):
-            population, self._alone = self._empty_population(), None
+            population, self._reusable = self._empty_population(), None
             self._engine.load(self._weights, population)
             for row in range(self._per_pass):
                 free.put_nowait(row)
@@ -214,41 +234,39 @@ class Evaluator:
             self._load_alone(first)
             free.put_nowait(0)
 
-        tasks = Tasks()
+        background = Tasks()
 
-        async def individual(name: str, row: int) -> list[Episode]:
-            # Task by task: replies of one task end together, and with the shortest
-            # task named last few slots idle at the end.
-            episodes = [
-                tasks.start(
-                    self._episode(row, name, split, task, problem, place, one_done)
-                )
+        async def individual(name: str, row: int) -> list[Any]:
+            # In the order of tasks: replies of one task have similar lengths, so slots
+            # become free together, and few idle at the end.
+            running = [
+                background.start(job(row, name, task, problem, place))
                 for place, (task, problem) in enumerate(problems)
             ]
-            done = [await episode for episode in episodes]
+            results = [await one for one in running]
             free.put_nowait(row)
-            return done
+            return results
 
-        async def everybody() -> list[Episode]:
+        async def everybody() -> list[Any]:
             nonlocal population
             running = []
-            for name, genome in stream.items():
+            for name, genome in group.items():
                 row = await free.get()
                 if population is not None:
                     population = with_individual(population, self._basis, genome, row)
                     self._engine.replace(population)
-                running.append(tasks.start(individual(name, row)))
-            return [episode for one in running for episode in await one]
+                running.append(background.start(individual(name, row)))
+            return [result for one in running for result in await one]
 
-        tasks.start(self._engine.serve())  # it only ends by failing
-        work = tasks.start(everybody())
+        background.start(self._engine.serve())  # it only ends by failing
+        work = background.start(everybody())
         try:
-            await asyncio.wait({work, tasks.failed}, return_when="FIRST_COMPLETED")
-            if tasks.failed.done():
-                tasks.failed.result()
+            await asyncio.wait({work, background.failed}, return_when="FIRST_COMPLETED")
+            if background.failed.done():
+                background.failed.result()
             return work.result()
         finally:
-            await tasks.stop()
+            await background.stop()
 
     async def _episode(
         self,
@@ -258,7 +276,6 @@ class Evaluator:
         task: Task,
         problem: Problem,
         place: int,
-        one_done,
     ) -> Episode:
         replies: list[Reply] = []
         limit = task.max_new_tokens
@@ -270,10 +287,13 @@ class Evaluator:
             replies.append(reply)
             return reply
 
+        def new_chat() -> Chat:
+            replies.clear()  # those of an attempt whose environment failed
+            return chat
+
         start = time.perf_counter()
         with self._engine.conversation(row, priority=place) as conversation:
-            result = await task.run(problem, chat, self._sandbox)
-        one_done()
+            result = await run_episode(task, problem, new_chat, self._sandbox)
         last = replies[-1] if replies else Reply("")
         return Episode(
             individual=name,
@@ -301,9 +321,9 @@ class Evaluator:
         conversation: Conversation,
         limit: int,
     ) -> Reply:
-        """One turn; a conversation that has outgrown the engine gets an empty reply."""
+        """One turn; a conversation longer than the engine's length gets no tokens."""
         prompt = self._engine.encode(messages, options.template)
-        if len(prompt) >= self._engine.shape.length:
+        if len(prompt) >= self._engine.settings.length:
             return Reply("", (), len(prompt), Finish.LENGTH)
         sampling = Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
         got = await self._engine.generate(
@@ -314,28 +334,44 @@ class Evaluator:
         )
         return Reply(got.text, got.tokens, got.prompt_tokens, got.finish)
 
+    async def _reference_score(
+        self,
+        row: int,
+        name: str,
+        split: Split,
+        task: Task,
+        problem: Problem,
+        place: int,
+    ) -> ReferenceScore:
+        where = dict(
+            individual=name, split=str(split), task=task.name, problem=problem.id
+        )
+        dialogue = reference(task, problem)
+        if dialogue is None:
+            return ReferenceScore(**where, logprob=None, tokens=0)
+        tokenizer = self._engine.tokenizer
+        logprob, tokens = 0.0, 0
+        with self._engine.conversation(row, priority=place) as conversation:
+            for example in examples_of(dialogue, tokenizer, turn_end(tokenizer)):
+                start = example.learnt[0]
+                got = await self._engine.score(
+                    example.tokens, start, conversation=conversation
+                )
+                logprob += sum(got.logprobs[i - start] for i in example.learnt)
+                tokens += len(example.learnt)
+        return ReferenceScore(**where, logprob=logprob, tokens=tokens)
 
-def _streams(individuals: Mapping[str, Individual], mode: str) -> Iterator[list[str]]:
+
+def _groups(individuals: Mapping[str, Individual], mode: str) -> Iterator[list[str]]:
     """Names in order: genomes that can share passes together, all others alone."""
-    stream: list[str] = []
+    sharing: list[str] = []
     for name, individual in individuals.items():
         if mode == "factored" and isinstance(individual, Genome):
-            stream.append(name)
+            sharing.append(name)
             continue
-        if stream:
-            yield stream
-            stream = []
+        if sharing:
+            yield sharing
+            sharing = []
         yield [name]
-    if stream:
-        yield stream
-
-
-def mean_scores(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
-    """Mean score by individual and task, in float64."""
-    scores: dict[str, dict[str, list[float]]] = {}
-    for e in episodes:
-        scores.setdefault(e.individual, {}).setdefault(e.task, []).append(e.score)
-    return {
-        name: {task: sum(values) / len(values) for task, values in by_task.items()}
-        for name, by_task in scores.items()
-    }
+    if sharing:
+        yield sharing

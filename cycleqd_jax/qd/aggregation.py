@@ -2,11 +2,11 @@
 
     theta = theta_base + sum_k beta_k tau_k*,    beta = softmax(qualities)
 
-where tau_k* is the task vector of archive k's champion. The maxima of an archive are
-picked on few, discrete problems and so are optimistic; therefore the few best of each
-archive may be scored again on other problems before one is chosen, by the mean over
-all tasks: by its own task alone an archive's expert mostly wins, and an average of
-experts is the uniform merge.
+where tau_k* is the task vector of archive k's champion. The best quality of an archive
+is the maximum of many scores on few problems, so it is optimistic. Therefore the best
+few elites of each archive may be scored again, on other problems, before a champion is
+chosen. It is chosen by the mean over all tasks: by the archive's own task alone the
+expert of that task mostly wins, and an average of experts is the uniform merge.
 
 Source: CycleQD (arXiv 2410.14735), model aggregation; choosing by validation is ours.
 """
@@ -19,19 +19,33 @@ import numpy as np
 from cycleqd_jax.merging.genome import Genome, linear_combination
 from cycleqd_jax.qd.archives import Archives
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.qd.elites import Elite, elites, mean_score, rank_elites
+from cycleqd_jax.qd.elites import elites, mean_score, rank_elites
+
+
+class Contender(NamedTuple):
+    """An individual that may represent its group, such as an archive.
+
+    Attributes:
+      individual: its id.
+      quality: the score on `optimise` by which the search ranked it.
+      task: the task that `quality` is the score on, 0-based; None if it is the mean
+        over all tasks.
+    """
+
+    individual: int
+    quality: float
+    task: int | None
 
 
 class Champion(NamedTuple):
-    """The elite that stands for its archive.
+    """The contender that represents its group.
 
     Attributes:
-      elite: with its quality, the score it was selected by.
-      validated: what it was chosen by on validation problems, or None where nothing
-        was validated.
+      contender: the contender.
+      validated: the validation score by which it was chosen; None without validation.
     """
 
-    elite: Elite
+    contender: Contender
     validated: float | None
 
 
@@ -47,63 +61,60 @@ class Aggregate(NamedTuple):
     beta: np.ndarray
 
 
-def champion_candidates(
-    archives: Archives, bank: Bank, count: int
-) -> tuple[tuple[Elite, ...], ...]:
-    """Per archive its `count` best elites, the best first (see `rank_elites`).
+def contenders(archives: Archives, bank: Bank) -> tuple[tuple[Contender, ...], ...]:
+    """The elites of each archive, the best first (see `rank_elites`).
 
     Raises:
-      ValueError: the count is below 1 or an archive is empty.
+      ValueError: an archive is empty.
     """
-    if count < 1:
-        raise ValueError(f"candidates: expected at least 1, got {count}.")
-    best = []
+    groups = []
     for task in range(archives.num_tasks):
         ranked = rank_elites(elites(archives, bank, task))
         if not ranked:
             raise ValueError(f"archive {task} is empty; offer the experts first.")
-        best.append(tuple(ranked[:count]))
-    return tuple(best)
+        groups.append(tuple(Contender(e.individual, e.quality, task) for e in ranked))
+    return tuple(groups)
 
 
 def choose_champions(
-    candidates: Sequence[Sequence[Elite]],
+    contenders: Sequence[Sequence[Contender]],
     validated: Mapping[int, Sequence[float]] | None = None,
     *,
     by: str = "mean",
 ) -> tuple[Champion, ...]:
-    """One champion per archive.
+    """Chooses one champion per group.
 
     Args:
-      candidates: from `champion_candidates`.
-      validated: individual id -> its K validation scores, for all candidates; None
-        takes the first candidate of each archive.
-      by: "mean" over all tasks, or "quality", the score on the archive's task.
+      contenders: of each group, the best first.
+      validated: individual id -> its K validation scores, for all contenders. If None,
+        the first contender of each group is its champion.
+      by: "mean" over all tasks, or "quality", the score on the group's own task.
 
     Returns:
-      Per archive the candidate with the highest validation score; ties go to the
-      better candidate before validation.
+      For each group the contender with the highest validation score. Of equal ones
+      that which the search ranked higher is chosen.
 
     Raises:
-      ValueError: a candidate has no validation scores.
+      ValueError: a contender has no validation scores.
     """
     if validated is None:
-        return tuple(Champion(best[0], None) for best in candidates)
+        return tuple(Champion(best[0], None) for best in contenders)
 
-    def value(elite: Elite) -> float:
-        scores = validated[elite.individual]
-        return mean_score(scores) if by == "mean" else float(scores[elite.archive])
+    def value(one: Contender) -> float:
+        scores = validated[one.individual]
+        if by == "mean" or one.task is None:
+            return mean_score(scores)
+        return float(scores[one.task])
 
     champions = []
-    for best in candidates:
-        for elite in best:
-            if elite.individual not in validated:
+    for best in contenders:
+        for one in best:
+            if one.individual not in validated:
                 raise ValueError(
-                    f"validated: expected scores of individual {elite.individual}, a "
-                    f"candidate of archive {elite.archive}, but there are none."
+                    f"validated: expected scores of individual {one.individual}, a "
+                    "contender, but there are none."
                 )
-        # max keeps the first of equals, and candidates are ranked.
-        chosen = max(best, key=value)
+        chosen = max(best, key=value)  # max keeps the first of equals
         champions.append(Champion(chosen, value(chosen)))
     return tuple(champions)
 

@@ -1,24 +1,26 @@
-"""The archives: one MAP-Elites grid per task, holding ids.
+"""The archives: one MAP-Elites grid of individuals' ids per task.
 
-Archive k takes task k's score as quality and the bins of all other tasks as behaviour.
-Each is a QDax `MapElitesRepertoire` whose genotype is an individual's id (int32) and
-whose extra scores are all K scores, for selection. What is worth knowing about QDax:
+In archive k, task k's score is the quality and the bins of all other tasks' scores are
+the behaviour. An archive is a QDax `MapElitesRepertoire` whose genotype is an
+individual's id (int32) and whose extra scores are all K scores, which selection needs.
+Properties of QDax that matter here:
 
-- It sees bin indices as descriptors, on an integer grid where its nearest-centroid
-  lookup is exact; the bins come from `cells.py`.
-- Of equally fit children of one batch in one cell it keeps an undefined one, and our
-  scores are discrete: individuals are offered one at a time, in order of t.
-- `init` drops extra scores: repertoires start from `init_default`.
-- Its cell order is not that of a reshape: positions are read from the centroids.
-- Qualities are float32 there, so two that differ by less than about 1e-7 are equal.
-  Reports and ties use the float64 scores of the bank (`elites.py`).
+- The descriptors it gets are bin indices (`cells.py`): on an integer grid its search
+  for the nearest centroid is exact.
+- If a batch has equally fit children for one cell, it is undefined which of them QDax
+  keeps. Our scores are discrete, so this happens often; individuals are therefore
+  offered one at a time, in order of t.
+- `init` drops extra scores, so repertoires are made by `init_default`.
+- Cells are not in the order of a reshape; their positions are read from the centroids.
+- Qualities are float32, so two that differ by less than about 1e-7 are equal. Reports
+  use the float64 scores of the bank (`elites.py`).
 
 Source: Mouret and Clune, "Illuminating search spaces by mapping elites"
 (arXiv 1504.04909); CycleQD (arXiv 2410.14735) for one archive per task.
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import flax.struct
 import jax
@@ -30,22 +32,20 @@ from qdax.core.containers.mapelites_repertoire import (
     get_cells_indices,
 )
 
-from cycleqd_jax.merging.fingerprint import hash_arrays
-from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.cells import Range, behaviour_bins, check_scores
 
 SCORES = "scores"  # key of the extra scores, float32 [C, K]
 
 
 class Status(enum.StrEnum):
-    """What became of an individual that was offered to an archive."""
+    """What an archive did with an individual that was offered to it."""
 
-    NEW = "new"  # it took an empty cell
-    IMPROVED = "improved"  # it replaced an elite of strictly lower quality
+    NEW = "new"  # put into an empty cell
+    IMPROVED = "improved"  # replaced an elite of strictly lower quality
     REJECTED = "rejected"
 
 
-_STATUSES = (Status.REJECTED, Status.NEW, Status.IMPROVED)
+STATUSES = (Status.REJECTED, Status.NEW, Status.IMPROVED)
 
 
 @flax.struct.dataclass
@@ -70,16 +70,16 @@ class Archives:
         return len(self.repertoires)
 
     def ids(self, task: int) -> np.ndarray:
-        """Ids of one archive's elites, int32, in order of their cells."""
+        """Ids of one archive's elites, int32, in order of cells."""
         repertoire = self.repertoires[task]
         return np.asarray(repertoire.genotypes)[occupied(repertoire)]
 
     def kept_ids(self) -> set[int]:
-        """Ids that some archive names."""
+        """Ids of all elites of all archives."""
         return {int(i) for task in range(self.num_tasks) for i in self.ids(task)}
 
     def cell_bins(self, task: int) -> np.ndarray:
-        """The bins of every cell, int32 `[C, K - 1]`, one row per cell index."""
+        """The bins of every cell, int32 `[C, K - 1]`; row i is cell i."""
         return np.rint(self.repertoires[task].centroids).astype(np.int32)
 
     def offer(
@@ -87,14 +87,15 @@ class Archives:
     ) -> tuple["Archives", tuple[Status, ...]]:
         """Offers one evaluated individual to every archive.
 
-        It takes its cell if the cell is empty or its quality is strictly greater.
+        An archive accepts it if its cell there is empty or holds an elite of strictly
+        lower quality.
 
         Args:
           individual: its id.
           scores: K scores in [0, 1], one per task, as Python floats.
 
         Returns:
-          The new archives, and what became of it in each.
+          The new archives, and the status of the individual in each.
 
         Raises:
           ValueError: the scores are not K numbers in [0, 1].
@@ -111,37 +112,8 @@ class Archives:
                 np.asarray(scores, np.float32),
             )
             repertoires.append(repertoire)
-            statuses.append(_STATUSES[int(status)])
+            statuses.append(STATUSES[int(status)])
         return self.replace(repertoires=tuple(repertoires)), tuple(statuses)
-
-    def to_numpy(self) -> dict[str, np.ndarray]:
-        """Everything as named arrays; with `from_numpy` a round trip."""
-        arrays = {
-            "ranges": np.asarray(self.ranges, np.float64),
-            "bins": np.asarray(self.bins, np.int32),
-        }
-        for task, repertoire in enumerate(self.repertoires):
-            arrays[f"{task}/ids"] = np.asarray(repertoire.genotypes)
-            arrays[f"{task}/fitnesses"] = np.asarray(repertoire.fitnesses)
-            arrays[f"{task}/descriptors"] = np.asarray(repertoire.descriptors)
-            arrays[f"{task}/scores"] = np.asarray(repertoire.extra_scores[SCORES])
-        return arrays
-
-    @classmethod
-    def from_numpy(cls, arrays: Mapping[str, np.ndarray]) -> "Archives":
-        """The archives that `to_numpy` wrote."""
-        ranges = tuple(map(tuple, np.asarray(arrays["ranges"], np.float64).tolist()))
-        empty = empty_archives(ranges, int(arrays["bins"]))
-        repertoires = [
-            repertoire.replace(
-                genotypes=jnp.array(arrays[f"{task}/ids"], jnp.int32),
-                fitnesses=jnp.array(arrays[f"{task}/fitnesses"], jnp.float32),
-                descriptors=jnp.array(arrays[f"{task}/descriptors"], jnp.float32),
-                extra_scores={SCORES: jnp.array(arrays[f"{task}/scores"], jnp.float32)},
-            )
-            for task, repertoire in enumerate(empty.repertoires)
-        ]
-        return empty.replace(repertoires=tuple(repertoires))
 
 
 def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
@@ -149,8 +121,8 @@ def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
 
     Args:
       ranges: K score ranges, K >= 2.
-      bins: bins per task, >= 1; each archive gets bins ** (K - 1) cells. Make a
-        `memory_plan` first.
+      bins: bins per task, >= 1. Each archive has bins ** (K - 1) cells, so check that
+        they fit into memory first.
 
     Raises:
       ValueError: there are fewer than two tasks or no bins.
@@ -166,7 +138,7 @@ def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
     repertoires = tuple(
         MapElitesRepertoire.init_default(
             genotype=jnp.zeros((), jnp.int32),
-            # A copy each: repertoires sharing one array could not be donated.
+            # One copy each: repertoires that share an array cannot be donated.
             centroids=jnp.array(centroids),
             one_extra_score={SCORES: jnp.zeros(num_tasks, jnp.float32)},
             keys_extra_scores=(SCORES,),
@@ -182,13 +154,6 @@ def occupied(repertoire: MapElitesRepertoire) -> np.ndarray:
     return np.asarray(repertoire.fitnesses)[:, 0] > -np.inf
 
 
-def state_fingerprint(archives: Archives, bank: Bank) -> str:
-    """SHA-256 over all arrays of archives and bank, 64 hexadecimal digits."""
-    parts = {"archives": archives.to_numpy(), "bank": bank.to_numpy()}
-    arrays = {f"{part}/{n}": a for part in parts for n, a in parts[part].items()}
-    return hash_arrays(arrays)
-
-
 @jax.jit
 def _offer(
     repertoire: MapElitesRepertoire,
@@ -197,7 +162,7 @@ def _offer(
     quality: jax.Array,
     scores: jax.Array,
 ) -> tuple[MapElitesRepertoire, jax.Array]:
-    """Adds one individual; the status is an index into `_STATUSES`."""
+    """Adds one individual; the second result is its status, as index of `STATUSES`."""
     cell = get_cells_indices(place[None], repertoire.centroids)[0]
     before = repertoire.fitnesses[cell, 0]
     added = repertoire.add(

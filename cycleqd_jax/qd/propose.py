@@ -25,7 +25,7 @@ from cycleqd_jax.qd.crossover import crossover_step, draw_weights
 from cycleqd_jax.qd.operators import load_operator
 from cycleqd_jax.qd.schedule import active_archive, generation_keys
 from cycleqd_jax.qd.selection import make_selector
-from cycleqd_jax.qd.settings import ProposeSettings
+from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.qd.variation import add, mutate
 
 
@@ -52,7 +52,7 @@ def propose(
     run_key: RNGKey,
     ts: Sequence[int],
     *,
-    settings: ProposeSettings,
+    settings: QDSettings,
 ) -> Proposal:
     """Breeds the children of generations `ts` from the archives as they are.
 
@@ -63,7 +63,8 @@ def propose(
       run_key: one typed key, `jax.random.key(seed)`; each child uses keys folded
         from it and its t.
       ts: P generations, each >= 1.
-      settings: of the operators; compiled into the programs.
+      settings: of the search; those of selection and crossover are compiled into the
+        program, so others may change without compiling again.
 
     Raises:
       ValueError: there are no generations, one is below 1, or an active archive is
@@ -77,7 +78,18 @@ def propose(
         if archives.ids(task).size == 0:
             raise ValueError(f"archive {task} is empty; offer the experts first.")
     parents, weights = jax.device_get(
-        _draw_parents(archives.repertoires, run_key, ts, active, settings=settings)
+        _draw_parents(
+            archives.repertoires,
+            run_key,
+            ts,
+            active,
+            selection=settings.selection,
+            alpha_low=settings.alpha_low,
+            alpha_high=settings.alpha_high,
+            crossover_mean=settings.crossover_mean,
+            crossover_std=settings.crossover_std,
+            has_own_crossover=settings.own_crossover is not None,
+        )
     )
     length = noise_length(int(ts.max())) if settings.has_noise else None
     x1 = bank.gather(parents[:, 0], noise_length=length)
@@ -91,35 +103,45 @@ def propose(
     return Proposal(children, parents, weights, active.astype(np.int32))
 
 
-@functools.partial(jax.jit, static_argnames="settings")
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        "selection",
+        "alpha_low",
+        "alpha_high",
+        "crossover_mean",
+        "crossover_std",
+        "has_own_crossover",
+    ),
+)
 def _draw_parents(
     repertoires: tuple[MapElitesRepertoire, ...],
     run_key: RNGKey,
     ts: jax.Array,
     active: jax.Array,
     *,
-    settings: ProposeSettings,
+    selection: str,
+    alpha_low: float,
+    alpha_high: float,
+    crossover_mean: float,
+    crossover_std: float,
+    has_own_crossover: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Ids of the parents, int32 `[P, 2]`, and their raw crossover weights, `[P, 2]`.
 
-    The weights are NaN where a crossover of one's own has its own draws.
+    The weights are NaN where a user's crossover makes its own draws.
     """
-    selector = make_selector(
-        settings.selection,
-        alpha_low=settings.alpha_low,
-        alpha_high=settings.alpha_high,
-    )
+    selector = make_selector(selection, alpha_low=alpha_low, alpha_high=alpha_high)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *repertoires)
-
-    mean, std = settings.crossover_mean, settings.crossover_std
 
     def draw(t: jax.Array, task: jax.Array) -> tuple[jax.Array, jax.Array]:
         keys = generation_keys(run_key, t)
         repertoire = jax.tree.map(lambda leaf: leaf[task], stacked)
         parents = selector.select(repertoire, keys.parents, 2).genotypes
-        if settings.own_crossover is not None:
+        if has_own_crossover:
             return parents, jnp.full(2, jnp.nan)
-        return parents, draw_weights(keys.crossover, mean=mean, std=std)
+        weights = draw_weights(keys.crossover, mean=crossover_mean, std=crossover_std)
+        return parents, weights
 
     return jax.vmap(draw)(ts, active)
 

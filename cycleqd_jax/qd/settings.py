@@ -1,77 +1,91 @@
-"""Settings of proposing: selection, crossover and mutation."""
+"""The settings of the search and of the aggregation that follows it.
 
-import dataclasses
+Defaults are the paper's (arXiv 2410.14735) where it has the setting, else ours.
+"""
 
-SELECTIONS = ("elite", "elite_ref", "random")
-CROSSOVERS = ("linear",)
-MUTATIONS = ("svd", "svd_child", "svd_scale", "gaussian", "none")
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Field, PositiveFloat
+
+from cycleqd_jax.files import Count, Fraction, ImportPath, Section, Whole
+
+Range = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 
 
-@dataclasses.dataclass(frozen=True)
-class ProposeSettings:
-    """Settings of selection, crossover and mutation; defaults are the paper's.
+class QDSettings(Section):
+    """The search.
 
     Attributes:
-      flip_interval: generations an archive stays active, >= 1.
-      selection: "elite", "elite_ref" or "random", see `selection.py`.
-      alpha_low: see `selection.py`; > 0.
-      alpha_high: see `selection.py`; >= alpha_low.
-      crossover: "linear", or the import path of one's own.
-      crossover_mean: mean of a raw crossover weight, > 0.
-      crossover_std: its standard deviation, 0 to 0.2 of the mean.
-      mutation: "svd", "svd_child", "svd_scale", "gaussian", "none", or the import path
-        of one's own.
-      w_max: largest mutation step, as a share of a singular value, >= 0.
-
-    Raises:
-      ValueError: a value is not allowed.
+      num_generations: children in all, whatever the batch.
+      children_per_batch: children bred from the same archives and evaluated together;
+        the last batch may be smaller.
+      flip_interval: generations that an archive stays active.
+      bins: per behaviour dimension.
+      cell_range: "relative" (85 % of the weakest to 115 % of the strongest expert's
+        score), or the two ends of each task's scores, by task.
+      selection: how parents are drawn: "elite" in proportion to a product of their
+        scaled scores, "elite_ref" as the published code computes it, "random" with
+        equal probability; see `selection.py`.
+      alpha_low: weight of the worst elite's score in elite selection.
+      alpha_high: weight of the best elite's score; at least `alpha_low`.
+      crossover: "linear", or the import path of a function (see `operators.py`).
+      crossover_mean: mean of a parent's raw mixing weight; dimensionless.
+      crossover_std: its standard deviation; at most a fifth of the mean, so that the
+        sum of two weights is never near 0.
+      mutation: the operator, or the import path of a function.
+      w_max: upper end of the uniform step along each singular direction, in units of
+        its singular value.
+      gaussian_std: standard deviation of Gaussian mutation, in units of a weight.
     """
 
-    flip_interval: int = 1
-    selection: str = "elite"
-    alpha_low: float = 0.5
-    alpha_high: float = 0.8
-    crossover: str = "linear"
-    crossover_mean: float = 1.0
-    crossover_std: float = 0.03
-    mutation: str = "svd"
-    w_max: float = 0.3
+    num_generations: Whole = 1200
+    children_per_batch: Whole = 8
+    flip_interval: Whole = 1
+    bins: Annotated[int, Field(ge=2, le=1000)] = 15
+    cell_range: Literal["relative"] | Mapping[str, Range] = "relative"
+    selection: Literal["elite", "elite_ref", "random"] = "elite"
+    alpha_low: PositiveFloat = 0.5
+    alpha_high: PositiveFloat = 0.8
+    crossover: Literal["linear"] | ImportPath = "linear"
+    crossover_mean: PositiveFloat = 1.0
+    crossover_std: Annotated[float, Field(ge=0, le=0.2)] = 0.03
+    mutation: (
+        Literal["svd", "svd_child", "svd_scale", "gaussian", "none"] | ImportPath
+    ) = "svd"
+    w_max: Annotated[float, Field(ge=0, le=10)] = 0.3
+    gaussian_std: Annotated[float, Field(ge=0, le=1)] = 0.0003
 
-    def __post_init__(self) -> None:
-        checks = {
-            "flip_interval": (self.flip_interval >= 1, "at least 1"),
-            "selection": (self.selection in SELECTIONS, f"one of {SELECTIONS}"),
-            "alpha_low": (self.alpha_low > 0, "above 0"),
-            "alpha_high": (self.alpha_high >= self.alpha_low, "at least alpha_low"),
-            "crossover": (
-                ":" in self.crossover or self.crossover in CROSSOVERS,
-                f"one of {CROSSOVERS} or an import path",
-            ),
-            "crossover_mean": (self.crossover_mean > 0, "above 0"),
-            "crossover_std": (
-                0 <= self.crossover_std <= 0.2 * self.crossover_mean,
-                "0 to 0.2 times crossover_mean",
-            ),
-            "mutation": (
-                ":" in self.mutation or self.mutation in MUTATIONS,
-                f"one of {MUTATIONS} or an import path",
-            ),
-            "w_max": (self.w_max >= 0, "at least 0"),
-        }
-        for name, (allowed, expected) in checks.items():
-            if not allowed:
-                raise ValueError(
-                    f"{name}: expected {expected}, got {getattr(self, name)!r}."
-                )
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.alpha_low > self.alpha_high:
+            raise ValueError(
+                f"alpha_low is {self.alpha_low}; expected at most alpha_high, which is "
+                f"{self.alpha_high}"
+            )
+        if self.crossover_std > 0.2 * self.crossover_mean:
+            raise ValueError(
+                f"crossover_std is {self.crossover_std}; expected at most a fifth of "
+                f"crossover_mean, which is {self.crossover_mean}"
+            )
+        if self.cell_range != "relative":
+            for task, (low, high) in self.cell_range.items():
+                if low >= high:
+                    raise ValueError(
+                        f"cell_range of {task} is [{low}, {high}]; expected a lower "
+                        "end below the upper one"
+                    )
+        return self
 
     @property
     def own_crossover(self) -> str | None:
-        """The import path of a crossover of one's own."""
+        """The import path of a user's crossover."""
         return self.crossover if ":" in self.crossover else None
 
     @property
     def own_mutation(self) -> str | None:
-        """The import path of a mutation of one's own."""
+        """The import path of a user's mutation."""
         return self.mutation if ":" in self.mutation else None
 
     @property
@@ -83,3 +97,16 @@ class ProposeSettings:
     def has_noise(self) -> bool:
         """Whether genomes hold Gaussian noise."""
         return self.mutation == "gaussian"
+
+
+class AggregationSettings(Section):
+    """How one model is made of the archives.
+
+    Attributes:
+      candidates: best elites per archive that are scored again on `validate` before
+        one is chosen; 0 takes the best on `optimise`, as the paper does.
+      choose_by: the mean over all tasks, or the quality, the archive's own task.
+    """
+
+    candidates: Count = 3
+    choose_by: Literal["mean", "quality"] = "mean"

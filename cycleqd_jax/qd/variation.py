@@ -19,7 +19,7 @@ from cycleqd_jax.qd.core_mutation import child_step, num_components
 from cycleqd_jax.qd.mutation import draw_steps, mutation_step
 from cycleqd_jax.qd.operators import load_operator
 from cycleqd_jax.qd.schedule import generation_keys
-from cycleqd_jax.qd.settings import ProposeSettings
+from cycleqd_jax.qd.settings import QDSettings
 
 
 def mutate(
@@ -29,7 +29,7 @@ def mutate(
     active: np.ndarray,
     *,
     basis: AnyBasis,
-    settings: ProposeSettings,
+    settings: QDSettings,
 ) -> Genome:
     """Mutates P children.
 
@@ -39,7 +39,7 @@ def mutate(
       ts: their generations, int32 `[P]`.
       active: the active task of each, int32 `[P]`.
       basis: of the genomes.
-      settings: name the operator.
+      settings: of the search; its `mutation` and `w_max` are used.
 
     Raises:
       ValueError: the operator needs genomes in core form, and they are not.

@@ -74,7 +74,7 @@ def _place(elite: Elite, axes: Sequence[int]) -> tuple[int, int]:
 
 
 def _draw_map(axes: Axes, data: RunData, task: str, shown: Sequence[str]) -> AxesImage:
-    bins, ranges = data.state["bins"], data.state["ranges"]
+    bins, ranges = data.facts.search["bins"], data.facts.search["ranges"]
     others = [other for other in data.tasks if other != task]
     columns = [others.index(other) for other in shown]
     elites = [elite for elite in data.elites if elite.archive == task]
@@ -89,12 +89,12 @@ def _draw_map(axes: Axes, data: RunData, task: str, shown: Sequence[str]) -> Axe
         interpolation="nearest",
     )
     _draw_lines(axes, bins, len(shown) == 2)
-    champion = data.state["aggregation"].get(task, {}).get("individual")
+    champion = data.facts.aggregation.get(task)
     for elite in elites:
         y, x = _place(elite, columns)
         if elite.individual.startswith("expert/"):
             axes.plot(x, y, "*", color="white", markeredgecolor="black", markersize=9)
-        if elite.individual == champion:
+        if champion and elite.individual == champion.individual:
             axes.plot(
                 x,
                 y,

@@ -10,7 +10,7 @@ from cycleqd_jax.reports import archive_maps, figures, page, run_data, tables
 
 
 def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
-    """Reads a finished run and writes `report.json`, `report.html` and four PNGs.
+    """Reads a finished run; writes `report.json`, `report.html` and figures as PNGs.
 
     What it writes depends on the run's results alone, wall times aside: those are in
     the JSON's `timing` and in the page's line `wall-time`, and nowhere else.
@@ -30,10 +30,11 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
     split = main_split(report)
     images = {
         "scores": figures.draw_scores(report, split),
-        "archives": archive_maps.draw_archives(data),
         "progress": figures.draw_progress(data),
         "lineage": figures.draw_lineage(data),
     }
+    if data.elites:
+        images["archives"] = archive_maps.draw_archives(data)
     files = {f"{name}.png": png for name, png in images.items()}
     files["report.html"] = page.make_page(data, report, images, split).encode()
     files["report.json"] = (json.dumps(report, indent=2) + "\n").encode()
@@ -51,4 +52,4 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
 
 def main_split(report: dict[str, Any]) -> str:
     """The split to look at: `test`, or `optimise` where nothing was tested."""
-    return "test" if "test" in report["models"][tables.RESULT] else "optimise"
+    return "test" if "test" in report["models"][report["result"]] else "optimise"

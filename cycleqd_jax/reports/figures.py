@@ -8,6 +8,12 @@ from matplotlib.axes import Axes
 from cycleqd_jax.reports import drawing, lineage
 from cycleqd_jax.reports.run_data import RunData
 
+_PROGRESS = {  # kind of metrics column -> title of its panel
+    "best/": "best score",
+    "coverage/": "cells taken (share)",
+    "qd_score/": "QD score (sum of scores)",
+}
+
 
 @drawing.styled
 def draw_scores(report: Mapping[str, Any], split: str) -> bytes:
@@ -20,12 +26,12 @@ def draw_scores(report: Mapping[str, Any], split: str) -> bytes:
         for row, name in enumerate(names):
             entry = models[name][split]
             low, high = entry["interval"][column]
-            is_result = name == "aggregated"
+            is_result = name == report["result"]
             colour = drawing.RESULT if is_result else drawing.INK
             axes.plot([low, high], [row, row], color=colour, linewidth=1.4)
             axes.plot(entry[column], row, "o", color=colour, markersize=5)
         axes.axvline(
-            models["aggregated"][split][column],
+            models[report["result"]][split][column],
             color=drawing.RESULT,
             linewidth=0.8,
             linestyle=":",
@@ -41,21 +47,20 @@ def draw_scores(report: Mapping[str, Any], split: str) -> bytes:
 
 @drawing.styled
 def draw_progress(data: RunData) -> bytes:
-    """Best quality, coverage and QD score of every archive after each child.
+    """What the search measured after each child, one panel per kind of number.
 
-    A dotted line is what the skill's own expert scored on `optimise`.
+    CycleQD measures best quality, coverage and QD score of every archive. A dotted line
+    is what the skill's own expert scored on `optimise`.
     """
-    figure = drawing.new_figure(10.2, 2.9)
-    panels = figure.subplots(1, 3)
-    titles = {
-        "best": "best score in the archive",
-        "coverage": "cells taken (share)",
-        "qd_score": "QD score (sum of scores)",
-    }
+    measured = data.children[0].progress if data.children else {}
+    kinds = [kind for kind in _PROGRESS if any(n.startswith(kind) for n in measured)]
+    kinds = kinds or ["best/"]
+    figure = drawing.new_figure(0.6 + 3.2 * max(len(kinds), 2), 2.9)
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     generations = [child.generation for child in data.children]
-    for axes, (kind, title) in zip(panels, titles.items(), strict=True):
+    for axes, kind in zip(panels, kinds, strict=True):
         for index, task in enumerate(data.tasks):
-            values = [getattr(child, kind)[task] for child in data.children]
+            values = [child.progress[kind + task] for child in data.children]
             colour = drawing.TASK_COLOURS[index]
             axes.plot(
                 generations,
@@ -67,17 +72,15 @@ def draw_progress(data: RunData) -> bytes:
                 marker="o" if len(values) == 1 else None,
             )
             own = data.scores[f"expert/{task}"].get("optimise", {}).get(task)
-            if kind == "best" and own:
+            if kind == "best/" and own:
                 level = sum(own.values()) / len(own)
                 axes.axhline(level, color=colour, linestyle=":", linewidth=1)
-        axes.set_title(title)
+        axes.set_title(_PROGRESS[kind])
         axes.set_xlabel("children evaluated")
         axes.grid(axis="y", color=drawing.FAINT)
         axes.set_axisbelow(True)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    panels[0].set_ylim(0, 1.03)
-    panels[1].set_ylim(bottom=0)
-    panels[2].set_ylim(bottom=0)
+        axes.set_ylim(bottom=0, top=1.03 if kind == "best/" else None)
     figure.legend(
         *panels[0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -102,7 +105,7 @@ def draw_lineage(data: RunData) -> bytes:
     for parent, child in graph.edges:
         _draw_edge(axes, places[parent], places[child], colours[parent])
     for name, (x, y) in places.items():
-        result = name == lineage.RESULT
+        result = name == data.facts.result
         expert = name.startswith("expert/")
         axes.text(
             x,
@@ -158,8 +161,11 @@ def _node_colours(data: RunData) -> dict[str, str]:
     by_task = dict(zip(data.tasks, drawing.TASK_COLOURS, strict=False))
     return (
         {f"expert/{task}": colour for task, colour in by_task.items()}
-        | {child.name: by_task[child.active_task] for child in data.children}
-        | {lineage.RESULT: drawing.RESULT}
+        | {
+            child.name: by_task.get(child.active_task, drawing.MUTED)
+            for child in data.children
+        }
+        | {data.facts.result: drawing.RESULT}
     )
 
 

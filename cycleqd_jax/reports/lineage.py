@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.reports.run_data import Child, RunData
 
-RESULT = "aggregated"
-
 
 @dataclasses.dataclass(frozen=True)
 class Lineage:
@@ -31,8 +29,8 @@ def parents_of(data: RunData) -> dict[str, tuple[str, ...]]:
     parents = {
         child.name: tuple(dict.fromkeys(child.parents)) for child in data.children
     }
-    champions = (entry["individual"] for entry in data.state["aggregation"].values())
-    return parents | {RESULT: tuple(dict.fromkeys(champions))}
+    champions = (entry.individual for entry in data.facts.aggregation.values())
+    return parents | {data.facts.result: tuple(dict.fromkeys(champions))}
 
 
 def make_lineage(data: RunData, *, limit: int = 60) -> Lineage:
@@ -40,8 +38,8 @@ def make_lineage(data: RunData, *, limit: int = 60) -> Lineage:
 
     Experts are always shown.
     """
-    parents = parents_of(data)
-    order, seen = [RESULT], {RESULT}
+    parents, result = parents_of(data), data.facts.result
+    order, seen = [result], {result}
     for name in order:  # grows while it is read
         fresh = [parent for parent in parents.get(name, ()) if parent not in seen]
         order.extend(fresh)
@@ -51,16 +49,16 @@ def make_lineage(data: RunData, *, limit: int = 60) -> Lineage:
     experts = [f"expert/{task}" for task in data.tasks]
     depth = dict.fromkeys(experts, 0)
     generations = {child.name: child.generation for child in data.children}
-    ranked = sorted(shown - {RESULT}, key=lambda name: generations[name])
-    for name in [*ranked, RESULT]:
-        depth[name] = 1 + max(depth.get(parent, 0) for parent in parents[name])
+    ranked = sorted(shown - {result}, key=lambda name: generations[name])
+    for name in [*ranked, result]:
+        depth[name] = 1 + max((depth.get(p, 0) for p in parents[name]), default=0)
     columns = [
         tuple(name for name in depth if depth[name] == level)
-        for level in range(depth[RESULT] + 1)
+        for level in range(depth[result] + 1)
     ]
     edges = [
         (parent, name)
-        for name in [*ranked, RESULT]
+        for name in [*ranked, result]
         for parent in parents[name]
         if parent in depth
     ]
@@ -71,8 +69,8 @@ def expert_shares(data: RunData, individual: str) -> dict[str, float | None]:
     """How much of each expert an individual got by crossover; by task, sums to 1.
 
     These are the genome's scales: they do not mutate. A child has the mean of its
-    parents' shares, weighted as it was crossed; None where a crossover of one's own
-    says no weights.
+    parents' shares, weighted as it was crossed; None where it has no parents, or a
+    user-defined crossover that reports no weights.
 
     Raises:
       BadInputError: if an ancestor is neither an expert nor a recorded child.
@@ -83,7 +81,9 @@ def expert_shares(data: RunData, individual: str) -> dict[str, float | None]:
     }
     by_name = {child.name: child for child in data.children}
     for child in data.children:  # parents come before their children
-        if all(parent in shares for parent in child.parents):
+        if not child.parents:
+            shares[child.name] = dict.fromkeys(data.tasks)
+        elif all(parent in shares for parent in child.parents):
             shares[child.name] = _mix(child, shares)
     if individual not in shares:
         known = "was not recorded" if individual not in by_name else "has lost parents"

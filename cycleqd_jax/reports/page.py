@@ -23,7 +23,8 @@ def make_page(
     Args:
       data: the run.
       report: made of it by `tables.make_report`.
-      figures: PNG bytes by name: scores, archives, progress, lineage.
+      figures: PNG bytes by name: scores, progress, lineage, and archives if there are
+        some.
       split: the split reported first.
     """
     template = importlib.resources.files(__package__).joinpath("page.html")
@@ -31,6 +32,7 @@ def make_page(
         f"{name}_figure": _image(png, alternative=f"figure: {name}")
         for name, png in figures.items()
     }
+    archives = images.pop("archives_figure", "")
     return string.Template(template.read_text("utf-8")).substitute(
         images,
         title=f"{len(data.tasks)} skills in one model",
@@ -39,12 +41,12 @@ def make_page(
         tables=_score_tables(report, split),
         paired=_paired_table(report, split),
         metrics=_metric_tables(report, split),
-        archives=_archive_table(report),
+        archives=_archives(report, archives),
         champions=_champion_table(report),
         experts=_experts(report),
         samples=_samples(data),
         facts=_facts(data, report),
-        fingerprint=html.escape(report["archives_fingerprint"]),
+        fingerprint=html.escape(report["state_fingerprint"]),
         settings=html.escape(_settings(data)),
         wall_time=f"Wall time: {report['timing']['total_s']:.0f} s.",
     )
@@ -73,18 +75,21 @@ def _table(
 
 
 def _summary(report: Mapping[str, Any], split: str) -> str:
-    models = report["models"]
+    models, result = report["models"], report["result"]
     expert = tables.best_expert(report, split)
-    means = {name: models[name][split]["mean"] for name in models}
-    low, high = models[tables.RESULT][split]["interval"]["mean"]
+    low, high = models[result][split]["interval"]["mean"]
+    experts = {f"expert/{task}" for task in report["tasks"]} - {expert}
+    others = ", ".join(
+        f"<code>{html.escape(name)}</code> {splits[split]['mean']:.3f}"
+        for name, splits in models.items()
+        if name not in {result, *experts} and "mean" in splits.get(split, {})
+    )
     return (
-        f"The evolved model solves <strong>{means[tables.RESULT]:.3f}</strong> of the "
-        f"problems of <em>{split}</em> (mean over {len(report['tasks'])} skills, 95 % "
-        f"interval {low:.3f} to {high:.3f}). The base model solves "
-        f"{means['base']:.3f}, the best expert, <code>{html.escape(expert)}</code>, "
-        f"{means[expert]:.3f}, the uniform merge of the experts "
-        f"{means['uniform_merge']:.3f}, the best scaled merge "
-        f"{means['scaled_merge']:.3f}."
+        f"The model that the search found solves "
+        f"<strong>{models[result][split]['mean']:.3f}</strong> of the problems of "
+        f"<em>{split}</em> (mean over {len(report['tasks'])} skills, 95 % interval "
+        f"{low:.3f} to {high:.3f}). The base model, the best expert and the other "
+        f"models solve: {others}."
     )
 
 
@@ -132,7 +137,7 @@ def _score_table(report: Mapping[str, Any], split: str) -> str:
                 f"<small>{low:.2f} &ndash; {high:.2f}</small></td>"
             )
         rows.append([*cells, str(entry["problems"])])
-    return _table(["model", *columns, "problems"], rows, marked=[tables.RESULT])
+    return _table(["model", *columns, "problems"], rows, marked=[report["result"]])
 
 
 def _metric_tables(report: Mapping[str, Any], split: str) -> str:
@@ -144,7 +149,7 @@ def _metric_tables(report: Mapping[str, Any], split: str) -> str:
             means = report["metrics"].get(model, {}).get(split, {}).get(task, {})
             cells = [f"{means[n]:.3f}" if n in means else "&ndash;" for n in names]
             rows.append([html.escape(model), *cells])
-        table = _table(["model", *names], rows, marked=[tables.RESULT])
+        table = _table(["model", *names], rows, marked=[report["result"]])
         parts.append(f"<h3>{html.escape(task)}</h3>{table}")
     if not parts:
         return ""
@@ -177,7 +182,10 @@ def _paired_table(report: Mapping[str, Any], split: str) -> str:
     return _table([*header, "won", "lost"], rows)
 
 
-def _archive_table(report: Mapping[str, Any]) -> str:
+def _archives(report: Mapping[str, Any], figure: str) -> str:
+    """The section on archives; empty for a search without any."""
+    if not report["archives"]:
+        return ""
     rows = [
         [
             html.escape(task),
@@ -190,7 +198,14 @@ def _archive_table(report: Mapping[str, Any]) -> str:
         for task, entry in report["archives"].items()
     ]
     header = ["archive", "elites", "coverage", "best", "QD score", "range of cells"]
-    return _table(header, rows)
+    return (
+        '<section><h2>Archives</h2><p class="note">One archive per skill. Place: the '
+        "other skills' scores; colour: the score on the archive's own skill, both on "
+        "<em>optimise</em>. Stars are experts, rings the champions that make the "
+        "result, grey cells are empty. With more than three skills there is one map "
+        "per pair of other skills, and a cell shows the best elite over all others."
+        f"</p>{figure}{_table(header, rows)}</section>"
+    )
 
 
 def _champion_table(report: Mapping[str, Any]) -> str:
@@ -212,7 +227,7 @@ def _champion_table(report: Mapping[str, Any]) -> str:
             ]
         )
     of_expert = [f"share of {task}" for task in report["tasks"]]
-    header = ["archive", "champion", "optimise", "validate", "weight", *of_expert]
+    header = ["group", "champion", "optimise", "validate", "weight", *of_expert]
     return _table(header, rows)
 
 
@@ -264,8 +279,9 @@ def _facts(data: RunData, report: Mapping[str, Any]) -> str:
     factors = ", ".join(f"{factor} ({score:.3f})" for factor, score in tried.items())
     return html.escape(
         f"{report['evaluated_children']} children of {len(data.tasks)} experts of "
-        f"{config.base_model}, seed {config.seed}. Best of archive is "
-        f"{report['best_of_archive']}. Scaled merge is the sum of task vectors times "
+        f"{config.base_model}, search {config.search}, seed {config.seed}. The best "
+        f"mean on optimise is that of {report['best']}. Scaled merge is the sum of "
+        "task vectors times "
         f"{report['scaled_merge']['factor']}, the best on optimise"
         + (f" of {factors}." if factors else ".")
     )

@@ -5,11 +5,15 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.reports import run_files
+from cycleqd_jax.runs import reading
+from cycleqd_jax.runs.facts import RunFacts
+from cycleqd_jax.runs.names import trained_expert_name
+from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.tasks.registry import task_class
 
+PROGRESS = ("best/", "coverage/", "qd_score/")  # kinds of columns of the metrics
 SPLITS = ("test", "validate", "optimise")  # in the order in which a reader wants them
 
 # individual -> split -> task -> problem -> score in [0, 1]
@@ -35,29 +39,25 @@ class Elite:
 
 @dataclasses.dataclass(frozen=True)
 class Child:
-    """One evaluated child, and the archives after it was offered to them.
+    """One evaluated candidate, and how far the search was after it.
 
     Attributes:
       generation: counts from 1.
       name: like "child/17".
-      active_task: whose archive its parents came from and whose expert mutated it.
-      parents: names of both.
-      weights: what they were mixed with, as recorded.
+      active_task: the task whose archive it was bred from; None without archives.
+      parents: names of both, or ().
+      weights: raw crossover weights of the parents, or ().
       scores: on `optimise`, by task.
-      best: highest quality in each task's archive.
-      coverage: share of each archive's cells that are taken, 0-1.
-      qd_score: sum of the qualities in each archive.
+      progress: what the search measured, like "best/<task>" or "coverage/<task>".
     """
 
     generation: int
     name: str
-    active_task: str
-    parents: tuple[str, str]
-    weights: tuple[float, float]
+    active_task: str | None
+    parents: tuple[str, ...]
+    weights: tuple[float, ...]
     scores: Mapping[str, float]
-    best: Mapping[str, float]
-    coverage: Mapping[str, float]
-    qd_score: Mapping[str, float]
+    progress: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,23 +66,23 @@ class RunData:
 
     Attributes:
       config: its settings.
-      state: `state.json`.
-      tasks: names, in the order of the archives.
-      models: the rows of the table, base first, result last.
+      facts: what it came to, from `state.json`.
+      tasks: names, in the order of scores.
+      models: names, the rows of the table.
       scores: per-problem scores of `models`.
       samples: individual, task, problem, outcome, answer, reply of the result on the
         first split of `SPLITS` it has.
       children: in order of generation.
-      elites: of all archives.
+      elites: of all archives; empty for a search without archives.
       basis: `basis.json`: how alike the experts are, and what their basis keeps.
       metrics: means of further verdicts of `models`, by split, task and name.
-      originals: scores of the experts as they were trained, where their genomes are
-        others, like `scores`.
+      trained: scores of the experts as they were trained, where their genomes are
+        others, by the expert's task; like `scores`.
       seconds: wall time by phase; the only thing that differs between equal runs.
     """
 
     config: RunConfig
-    state: Mapping[str, Any]
+    facts: RunFacts
     tasks: tuple[str, ...]
     models: tuple[str, ...]
     scores: Scores
@@ -91,7 +91,7 @@ class RunData:
     elites: tuple[Elite, ...]
     basis: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
-    originals: Scores
+    trained: Scores
     seconds: Mapping[str, float]
 
 
@@ -102,74 +102,53 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
       BadInputError: if this is no run folder, the run has not finished, or a file does
         not hold what it should; says which.
     """
-    run = pathlib.Path(run_dir)
-    if not (run / "config.yaml").is_file():
-        raise BadInputError(f"{run}: not a run folder, it has no config.yaml.")
-    config = load_config(run / "config.yaml", [], RunConfig)
-    state = run_files.read_state(run)
-    tasks = tuple(state["tasks"])
-    experts = tuple(f"expert/{task}" for task in tasks)
-    merges = ("uniform_merge", "scaled_merge", "best_of_archive", "aggregated")
-    models = ("base", *experts, *merges)
-    aliases = _aliases(state)
-    trained = [f"original/{task}" for task in tasks]
-    wanted = {*models, *trained, *sum(aliases.values(), ())}
-    found = run_files.read_scores(run, wanted)
-    scores = {model: _resolve(model, aliases, found) for model in models}
-    _check_complete(run, tasks, scores)
+    opened = open_run(run_dir, finished=True)
+    run, config, facts, tasks = opened.path, opened.config, opened.facts, opened.tasks
+    aliases = {model.name: model.scored_as for model in facts.models}
+    trained = {task: trained_expert_name(task) for task in tasks}
+    wanted = {*aliases, *aliases.values(), *trained.values()}
+    found = reading.read_scores(run, wanted)
+    scores = {
+        model: _resolve(model, scored_as, found) for model, scored_as in aliases.items()
+    }
+    _check_complete(run, tasks, scores, facts.result)
+    classes = dict(zip(tasks, config.tasks, strict=True))
     return RunData(
         config=config,
-        state=state,
+        facts=facts,
         tasks=tasks,
-        models=models,
+        models=tuple(aliases),
         scores=scores,
-        samples=_samples(run, scores["aggregated"]),
+        samples=_samples(run, facts.result, aliases[facts.result], scores),
         children=_children(run, tasks),
-        elites=_elites(run),
-        basis=run_files.read_basis_facts(run),
-        metrics=_metrics(
-            run, models, aliases, dict(zip(tasks, config.tasks, strict=True))
-        ),
-        originals={name: found[name] for name in trained if name in found},
-        seconds=run_files.read_seconds(run),
+        elites=_elites(run, facts),
+        basis=reading.read_basis_facts(run),
+        metrics=_metrics(run, aliases, classes),
+        trained={t: found[name] for t, name in trained.items() if name in found},
+        seconds=reading.read_seconds(run),
     )
 
 
-def _aliases(state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Row of the table -> names it may have been scored under before it was chosen."""
-    factor = float(state["scaled_merge"]["factor"])
-    return {
-        "scaled_merge": (f"scaled_merge/{factor}", f"scaled_merge/{factor:g}"),
-        "best_of_archive": (str(state["best_of_archive"]),),
-    }
-
-
 def _resolve(
-    model: str, aliases: Mapping[str, Sequence[str]], found: Scores
+    model: str, scored_as: str, found: Scores
 ) -> dict[str, Mapping[str, Mapping[str, float]]]:
-    """Split -> task -> problem -> score; the row's own name goes before its aliases."""
-    splits: dict[str, Mapping[str, Mapping[str, float]]] = {}
-    for name in (model, *aliases.get(model, ())):
-        splits = {**found.get(name, {}), **splits}
+    """Split -> task -> problem -> score; the model's own name goes first."""
+    splits = {**found.get(scored_as, {}), **found.get(model, {})}
     return {split: splits[split] for split in SPLITS if split in splits}
 
 
 def _metrics(
-    run: pathlib.Path,
-    models: Sequence[str],
-    aliases: Mapping[str, Sequence[str]],
-    classes: Mapping[str, str],
+    run: pathlib.Path, aliases: Mapping[str, str], classes: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Of the models that have some, under the rows' names, as their tasks sum them up.
+    """Means of further verdicts by model, split and task, as the task sums them up.
 
     `classes` has each task's name or import path in the config.
     """
-    names = {model: (model, *aliases.get(model, ())) for model in models}
-    found = run_files.read_metrics(run, {n for many in names.values() for n in many})
+    found = reading.read_metrics(run, {*aliases, *aliases.values()})
     ways = {task: _summary(classes[task]) for task in classes}
     resolved: dict[str, dict[str, Any]] = {}
-    for model, many in names.items():
-        for name in many:
+    for model, scored_as in aliases.items():
+        for name in (model, scored_as):
             for split, tasks in found.get(name, {}).items():
                 shown = {task: ways[task](means) for task, means in tasks.items()}
                 resolved.setdefault(model, {}).setdefault(split, shown)
@@ -184,17 +163,21 @@ def _summary(name: str) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
         return dict
 
 
-def _check_complete(run: pathlib.Path, tasks: Sequence[str], scores: Scores) -> None:
-    """Every row has every task of the split that is reported first, on equal problems.
+def _check_complete(
+    run: pathlib.Path, tasks: Sequence[str], scores: Scores, result: str
+) -> None:
+    """Checks that the results are whole.
+
+    Every row has every task of the split that is reported first, on equal problems.
 
     Raises:
       BadInputError: says which is missing.
     """
-    reported = "test" if "test" in scores["aggregated"] else "optimise"
+    reported = "test" if "test" in scores[result] else "optimise"
     for model, splits in scores.items():
         for task in tasks:
             if not splits.get(reported, {}).get(task):
-                raise run_files.unfinished(
+                raise reading.unfinished(
                     run, f"results hold no score of {model} on {reported} of {task}"
                 )
         for split, by_task in splits.items():
@@ -209,49 +192,47 @@ def _check_complete(run: pathlib.Path, tasks: Sequence[str], scores: Scores) -> 
 
 
 def _samples(
-    run: pathlib.Path, scores: Mapping[str, Mapping[str, Mapping[str, float]]]
+    run: pathlib.Path, result: str, scored_as: str, scores: Scores
 ) -> list[dict[str, Any]]:
     """Per task one solved and one unsolved problem of the result, with its reply."""
-    split = next(split for split in SPLITS if split in scores)
+    split = next(split for split in SPLITS if split in scores[result])
     wanted = set()
-    for problems in scores[split].values():
+    for problems in scores[result][split].values():
         solved = [problem for problem in sorted(problems) if problems[problem] > 0]
         failed = [problem for problem in sorted(problems) if problems[problem] == 0]
         wanted.update(solved[:1] + failed[:1])
-    return run_files.read_replies(run, "aggregated", split, wanted)
+    return reading.read_replies(run, (result, scored_as), split, wanted)
 
 
 def _children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
     """All children, by generation."""
     plain = ["generation", "individual", "active_task", "parent_1", "parent_2"]
     plain += ["weight_1", "weight_2"]
-    kinds = ("score", "best", "coverage", "qd_score")
-    columns = plain + [f"{kind}/{task}" for kind in kinds for task in tasks]
+    columns = plain + [f"score/{task}" for task in tasks]
     children = []
-    for row in run_files.read_rows(run_files.parts(run, "metrics"), columns):
-        scores, best, coverage, qd_score = (
-            {task: row[f"{kind}/{task}"] for task in tasks} for kind in kinds
-        )
+    for row in reading.read_rows(reading.parts(run, "metrics"), columns, PROGRESS):
+        parents = (row["parent_1"], row["parent_2"])
+        has_parents = None not in parents
         children.append(
             Child(
                 generation=row["generation"],
                 name=row["individual"],
                 active_task=row["active_task"],
-                parents=(row["parent_1"], row["parent_2"]),
-                weights=(row["weight_1"], row["weight_2"]),
-                scores=scores,
-                best=best,
-                coverage=coverage,
-                qd_score=qd_score,
+                parents=parents if has_parents else (),
+                weights=(row["weight_1"], row["weight_2"]) if has_parents else (),
+                scores={task: row[f"score/{task}"] for task in tasks},
+                progress={n: v for n, v in row.items() if n.startswith(PROGRESS)},
             )
         )
     return tuple(sorted(children, key=lambda child: child.generation))
 
 
-def _elites(run: pathlib.Path) -> tuple[Elite, ...]:
-    """All elites, in the file's order."""
+def _elites(run: pathlib.Path, facts: RunFacts) -> tuple[Elite, ...]:
+    """All elites, in the file's order; none of a search without archives."""
+    if "bins" not in facts.search:
+        return ()
     columns = ["archive", "bins", "individual", "quality"]
-    rows = run_files.read_rows([run / "archives.parquet"], columns)
+    rows = reading.read_rows([run / "archives.parquet"], columns)
     return tuple(
         Elite(row["archive"], tuple(row["bins"]), row["individual"], row["quality"])
         for row in rows

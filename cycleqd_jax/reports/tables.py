@@ -14,7 +14,6 @@ SELECTED = {  # split -> what was chosen by its scores
     "optimise": "children, archives and the factor of scaled_merge were selected on it",
     "validate": "the champions that make the result were chosen on it",
 }
-RESULT = "aggregated"
 
 
 def make_report(data: RunData) -> dict[str, Any]:
@@ -27,17 +26,19 @@ def make_report(data: RunData) -> dict[str, Any]:
     machine's speed.
     """
     return {
+        "result": data.facts.result,
         "models": {model: _scores(data, model) for model in data.models},
         "metrics": data.metrics,
         "paired": _paired(data),
         "selected_on": SELECTED,
-        "evaluated_children": data.state["evaluated_children"],
-        "archives_fingerprint": data.state["archives_fingerprint"],
+        "search": data.config.search,
+        "evaluated_children": data.facts.evaluated_children,
+        "state_fingerprint": data.facts.state_fingerprint,
         "basis": _basis(data),
         "archives": _archives(data),
         "aggregation": _champions(data),
-        "best_of_archive": data.state["best_of_archive"],
-        "scaled_merge": data.state["scaled_merge"],
+        "best": data.facts.best,
+        "scaled_merge": data.facts.scaled_merge.model_dump(),
         "seed": data.config.seed,
         "tasks": list(data.tasks),
         "timing": {"total_s": sum(data.seconds.values()), "phases": data.seconds},
@@ -88,8 +89,11 @@ def _scores(data: RunData, model: str) -> dict[str, Any]:
 def _paired(data: RunData) -> list[dict[str, Any]]:
     """The result against every other row, on every split both were evaluated on."""
     rows = []
-    for split, tasks in data.scores[RESULT].items():
-        for model in data.models[:-1]:
+    result = data.facts.result
+    for split, tasks in data.scores[result].items():
+        for model in data.models:
+            if model == result:
+                continue
             others = data.scores[model].get(split, {})
             if not all(task in tasks and task in others for task in data.tasks):
                 continue
@@ -99,7 +103,7 @@ def _paired(data: RunData) -> list[dict[str, Any]]:
             }
             total = statistics.mean_difference(list(by_task.values()))
             rows.append(
-                {"model": RESULT, "against": model, "split": split}
+                {"model": result, "against": model, "split": split}
                 | _difference(total)
                 | {"tasks": {task: _difference(d) for task, d in by_task.items()}}
             )
@@ -115,7 +119,7 @@ def _basis(data: RunData) -> dict[str, Any]:
     changed = {}
     for task, share in data.basis.get("energy_kept", {}).items():
         row = {"energy_kept": share, "least_kept": data.basis["least_kept"].get(task)}
-        trained = data.originals.get(f"original/{task}", {}).get("optimise")
+        trained = data.trained.get(task, {}).get("optimise")
         if trained:
             genome = data.scores[f"expert/{task}"]["optimise"]
             for key, scores in (("as_trained", trained), ("as_genome", genome)):
@@ -126,8 +130,11 @@ def _basis(data: RunData) -> dict[str, Any]:
 
 
 def _archives(data: RunData) -> dict[str, Any]:
-    """What each archive holds at the end."""
-    cells = data.state["bins"] ** (len(data.tasks) - 1)
+    """What each archive holds at the end; empty for a search without archives."""
+    if not data.elites:
+        return {}
+    facts = data.facts.search
+    cells = facts["bins"] ** (len(data.tasks) - 1)
     archives = {}
     for task in data.tasks:
         elites = [elite for elite in data.elites if elite.archive == task]
@@ -137,15 +144,15 @@ def _archives(data: RunData) -> dict[str, Any]:
             "coverage": len(elites) / cells,
             "best": max(qualities, default=None),
             "qd_score": float(sum(qualities)),
-            "range": data.state["ranges"][task],
+            "range": facts["ranges"][task],
         }
     return archives
 
 
 def _champions(data: RunData) -> dict[str, Any]:
-    """The model chosen from each archive, and what it is made of."""
+    """The champion of each group, and what it is made of."""
     return {
-        task: dict(champion)
-        | {"expert_shares": lineage.expert_shares(data, champion["individual"])}
-        for task, champion in data.state["aggregation"].items()
+        group: champion.model_dump()
+        | {"expert_shares": lineage.expert_shares(data, champion.individual)}
+        for group, champion in data.facts.aggregation.items()
     }

@@ -7,6 +7,9 @@ import rich.box
 from rich.table import Table
 
 from cycleqd_jax.reports import statistics, tables
+from cycleqd_jax.search.merges import SCALED, UNIFORM
+
+_BEST_EXPERT = "best expert"
 
 
 def score_table(report: Mapping[str, Any], split: str, *, plain: bool = False) -> Table:
@@ -23,7 +26,7 @@ def score_table(report: Mapping[str, Any], split: str, *, plain: bool = False) -
             continue
         entry = splits[split]
         cells = [_score_cell(entry, column) for column in columns]
-        table.add_row(name, *cells, style="bold" if name == tables.RESULT else None)
+        table.add_row(name, *cells, style="bold" if name == report["result"] else None)
     return table
 
 
@@ -39,7 +42,7 @@ def paired_table(
 ) -> Table:
     """The result against every other model, paired by problem."""
     table = _new_table(f"paired differences of the mean on {split}", plain)
-    table.add_column(f"{tables.RESULT} minus", no_wrap=True)
+    table.add_column(f"{report['result']} minus", no_wrap=True)
     for name in ("difference", "standard error", "won", "lost"):
         table.add_column(name, justify="right", no_wrap=True)
     for pair in report["paired"]:
@@ -64,7 +67,7 @@ def metrics_table(
     table = _new_table(f"beside the score, on {split}", plain)
     table.add_column("task", no_wrap=True)
     table.add_column("mean of")
-    columns = ("base", "its expert", "uniform_merge", tables.RESULT)
+    columns = ("base", "its expert", UNIFORM, report["result"])
     for column in columns:
         table.add_column(column, justify="right")
     for task, metrics in names.items():
@@ -84,10 +87,12 @@ def seeds_table(
 ) -> Table:
     """Several runs, one row each, and their mean: the means over tasks on one split."""
     table = _new_table(f"means over skills on {split}", plain)
-    names = ("base", "best expert", "uniform_merge", "scaled_merge", "best_of_archive")
-    gaps = ("uniform_merge", "scaled_merge")
+    experts = {f"expert/{task}" for task in reports[0]["tasks"]}
+    names = [name for name in reports[0]["models"] if name not in experts]
+    names.insert(names.index("base") + 1, _BEST_EXPERT)
+    gaps = (UNIFORM, SCALED)
     table.add_column("seed", no_wrap=True)
-    for name in (*names, tables.RESULT):
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for name in gaps:
         table.add_column(f"- {name} (s.e.)", justify="right", no_wrap=True)
@@ -121,8 +126,8 @@ def _seed_row(
 ) -> tuple[list[float], list[tuple[float, float]]]:
     models = report["models"]
     wanted = [
-        tables.best_expert(report, split) if name == "best expert" else name
-        for name in (*names, tables.RESULT)
+        tables.best_expert(report, split) if name == _BEST_EXPERT else name
+        for name in names
     ]
     pairs = {p["against"]: p for p in report["paired"] if p["split"] == split}
     return (

@@ -1,9 +1,9 @@
-"""Checkpoints of the search, by Orbax: archives, bank and the next generation.
+"""Checkpoints of the search, by Orbax: bank, next generation, the search's memory.
 
-`checkpoints/<last generation in it>/` is a folder that Orbax wrote, and `SHA256SUMS` of
-all its files in the form that `sha256sum -c` reads: Orbax would load some flipped bits
-without a word. Equal states give equal bytes, so Orbax's two files that hold wall times
-are left out.
+`checkpoints/<last generation>/` is a folder that Orbax wrote, and `SHA256SUMS` with
+the hashes of all its files in the form that `sha256sum -c` reads, because Orbax does
+not notice every flipped bit. Equal states give equal bytes: Orbax's two files that hold
+wall times are removed.
 """
 
 import hashlib
@@ -13,48 +13,64 @@ import shutil
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.qd.archives import Archives
 from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.search.base import State
 
 SUMS = "SHA256SUMS"
 _KEPT = 2
 _WALL_TIMES = ("_CHECKPOINT_METADATA", "commit_success.txt")
-_BLOCKS = 3 * 4096  # room that one array takes beside its bytes, at most
+_BLOCKS = 3 * 4096  # bytes that one array takes on disk beside its own, at most
 
 
-class CycleState(NamedTuple):
-    """All that a resumed run needs beside its settings and inputs.
+class Saved(NamedTuple):
+    """A checkpoint as it was read.
 
     Attributes:
-      archives: of all tasks.
       bank: every individual.
       next_generation: the t that comes next, from 1.
+      memory: arrays of the search's own memory, in the order of its leaves.
     """
 
-    archives: Archives
     bank: Bank
     next_generation: int
+    memory: tuple[np.ndarray, ...]
+
+    def into(self, like: State) -> State:
+        """The state of a search whose memory has the structure of that of `like`.
+
+        Raises:
+          BadInputError: the memory has another structure or other shapes.
+        """
+        leaves, structure = jax.tree.flatten(like.memory)
+        shapes = [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves]
+        found = [(leaf.shape, leaf.dtype) for leaf in self.memory]
+        if shapes != found:
+            raise BadInputError(
+                f"run_dir: the checkpoint after child {self.next_generation - 1} holds "
+                f"the memory of another search ({len(found)} arrays, expected "
+                f"{len(shapes)}); start anew with run_dir=FOLDER."
+            )
+        memory = jax.tree.unflatten(structure, self.memory)
+        return State(self.bank, self.next_generation, memory)
 
 
 class Checkpoints:
     """The checkpoints of one run folder; use it as a context manager.
 
-    A checkpoint is made beside its place and renamed, so one that was cut short is
-    never seen. The two newest are kept, so there is one when the other is damaged.
+    A checkpoint is written under another name and renamed, so a partial one is never
+    visible. The two newest are kept in case the newest is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
         self._folder = pathlib.Path(folder).absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._checkpointer = ocp.Checkpointer(
-            # One file per array: OCDBT packs them as threads happen to finish.
-            ocp.StandardCheckpointHandler(use_ocdbt=False)
-        )
+        self._checkpointer = _checkpointer()
 
     def __enter__(self) -> Self:
         return self
@@ -64,13 +80,12 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Last generations of the checkpoints, damaged ones too, in order."""
-        names = (entry.name for entry in self._folder.iterdir() if entry.is_dir())
-        return sorted(int(name) for name in names if name.isdecimal())
+        return _steps(self._folder)
 
-    def save(self, state: CycleState) -> None:
-        """Writes a state; returns when it is on disk.
+    def save(self, state: State) -> None:
+        """Writes a state and returns when it is on disk.
 
-        Checkpoints of later generations, which `restore` passed over, are removed.
+        Removes checkpoints of later generations, which `restore` skipped.
 
         Raises:
           RunError: the disk is full or not writable; the checkpoints before it stay.
@@ -96,30 +111,30 @@ class Checkpoints:
         last: int | None = None,
         beyond: str = "",
         note: Callable[[str], None] | None = None,
-    ) -> CycleState | None:
-        """The newest whole state, or None where no checkpoint was ever written.
+    ) -> Saved | None:
+        """Reads the newest whole checkpoint; None if none was ever written.
 
-        What a killed process left unfinished is cleared away.
+        Removes what a killed process left unfinished.
 
         Args:
-          last: the last generation that it may hold; None for no limit.
-          beyond: why not those after `last`.
-          note: hears in one sentence of checkpoints that are passed over.
+          last: skip checkpoints of later generations; None for no limit.
+          beyond: the reason for skipping them.
+          note: is told in one sentence which checkpoints were skipped, and why.
 
         Raises:
-          BadInputError: there are checkpoints, but none that can be used; nothing was
+          BadInputError: there are checkpoints, but none can be used; nothing was
             changed.
         """
         passed = []
         for step in reversed(self.steps()):
             late = last is not None and step > last
-            found = beyond if late else self._load(step)
-            if isinstance(found, CycleState):
+            found = beyond if late else _load(self._checkpointer, self._folder, step)
+            if isinstance(found, Saved):
                 if passed and note is not None:
                     note(f"{'; '.join(passed)}; going on from checkpoint {step}.")
                 self._tidy(step)
                 return found
-            passed.append(f"checkpoint {step} is passed over, {found}")
+            passed.append(f"checkpoint {step} is skipped, {found}")
         if not passed:
             return None
         raise BadInputError(
@@ -128,17 +143,14 @@ class Checkpoints:
         )
 
     def is_whole(self, step: int) -> bool:
-        """Whether the checkpoint of a generation is there, undamaged."""
+        """Whether the checkpoint of a generation exists and is undamaged."""
         folder = self._folder / str(step)
         return folder.is_dir() and _damage(folder) is None
 
-    def _write(self, partial: pathlib.Path, state: CycleState) -> None:
-        tree = {
-            "archives": _escaped(state.archives.to_numpy()),
-            "bank": _escaped(state.bank.to_numpy()),
-            "next_generation": np.int64(state.next_generation),
-        }
-        arrays = [*tree["archives"].values(), *tree["bank"].values()]
+    def _write(self, partial: pathlib.Path, state: State) -> None:
+        arrays = _arrays(state)
+        tree = arrays | {"next_generation": np.int64(state.next_generation)}
+        arrays = [array for group in arrays.values() for array in group.values()]
         room = sum(array.nbytes + _BLOCKS for array in arrays) + 10 * _BLOCKS
         files.check_room(self._folder, room)
         self._checkpointer.save(partial, args=ocp.args.StandardSave(tree))
@@ -148,32 +160,14 @@ class Checkpoints:
         for path in [*_files(partial).values(), partial / SUMS]:
             files.sync(path)
 
-    def _load(self, step: int) -> CycleState | str:
-        """The state of a checkpoint, or why it cannot be used."""
-        folder = self._folder / str(step)
-        damage = _damage(folder)
-        if damage is not None:
-            return damage
-        try:
-            args = ocp.args.StandardRestore()
-            tree = self._checkpointer.restore(folder, args=args)
-            return CycleState(
-                archives=Archives.from_numpy(_unescaped(tree["archives"])),
-                bank=Bank.from_numpy(_unescaped(tree["bank"])),
-                next_generation=int(tree["next_generation"]),
-            )
-        except (KeyError, ValueError, TypeError, OSError) as err:
-            return f"it was written by another version ({files.reason(err)})"
-
     def _tidy(self, step: int) -> None:
-        # A process killed between writing one and removing the last but one leaves
-        # three, and the rest of a checkpoint.
+        # A process that is killed before it removes the oldest leaves three of them.
         self._remove_leftovers()
         for old in [s for s in self.steps() if s <= step][:-_KEPT]:
             self._remove(old)
 
     def _remove(self, step: int) -> None:
-        # Renamed first: a checkpoint that is there is whole.
+        # Renamed first, so that every visible checkpoint is whole.
         gone = self._folder / f".{step}.removed"
         os.replace(self._folder / str(step), gone)
         shutil.rmtree(gone)
@@ -186,8 +180,55 @@ class Checkpoints:
                 entry.unlink(missing_ok=True)
 
 
+def newest_whole(folder: str | os.PathLike[str]) -> Saved | None:
+    """The newest checkpoint that can be read; None where there is none.
+
+    Changes nothing, so it may be called while another process writes to the folder.
+    """
+    folder = pathlib.Path(folder).absolute()
+    with _checkpointer() as checkpointer:
+        for step in reversed(_steps(folder)):
+            found = _load(checkpointer, folder, step)
+            if isinstance(found, Saved):
+                return found
+    return None
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    # One file per array: OCDBT packs them as threads happen to finish.
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(use_ocdbt=False))
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    names = (entry.name for entry in folder.iterdir() if entry.is_dir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _load(
+    checkpointer: ocp.Checkpointer, parent: pathlib.Path, step: int
+) -> Saved | str:
+    """A checkpoint, or the reason why it cannot be used."""
+    folder = parent / str(step)
+    damage = _damage(folder)
+    if damage is not None:
+        return damage
+    try:
+        args = ocp.args.StandardRestore()
+        tree = checkpointer.restore(folder, args=args)
+        memory = tree.get("memory", {})
+        return Saved(
+            Bank.from_numpy({n: np.asarray(a) for n, a in tree["bank"].items()}),
+            int(tree["next_generation"]),
+            tuple(np.asarray(memory[str(i)]) for i in range(len(memory))),
+        )
+    except (KeyError, ValueError, TypeError, OSError) as err:
+        return f"it was written by another version ({files.reason(err)})"
+
+
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """All files below a folder but the sums, by relative name, in order."""
+    """All files below a folder except `SHA256SUMS`, by relative name, in order."""
     paths = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
     return {name: paths[name] for name in sorted(paths) if name != SUMS}
 
@@ -198,12 +239,12 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def _lines(folder: pathlib.Path) -> list[str]:
-    """What `SHA256SUMS` must hold."""
+    """The lines that `SHA256SUMS` must have."""
     return [f"{_digest(path)}  {name}\n" for name, path in _files(folder).items()]
 
 
 def _damage(folder: pathlib.Path) -> str | None:
-    """What is wrong with the files of a checkpoint; None if nothing is."""
+    """What is wrong with the files of a checkpoint; None if they are whole."""
     try:
         written = (folder / SUMS).read_bytes().decode("utf-8", "replace")
         lines = _lines(folder)
@@ -218,10 +259,16 @@ def _damage(folder: pathlib.Path) -> str | None:
     return f"{names[0] if len(names) == 1 and names[0] else SUMS} does not match"
 
 
-def _escaped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    # Orbax joins names with "." and makes paths of them. Empty arrays it cannot hold.
-    return {name.replace("/", "__"): np.asarray(a) for name, a in arrays.items()}
+def _arrays(state: State) -> dict[str, dict[str, np.ndarray]]:
+    """All arrays of a state, by group and name."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state.memory)]
+    memory = {str(i): leaf for i, leaf in enumerate(leaves)}
+    return {"bank": state.bank.to_numpy()} | ({"memory": memory} if memory else {})
 
 
-def _unescaped(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.replace("__", "/"): np.asarray(a) for name, a in arrays.items()}
+def state_fingerprint(state: State | Saved) -> str:
+    """SHA-256 over all arrays of a state, 64 hexadecimal digits."""
+    groups = _arrays(state)
+    return files.hash_arrays(
+        {f"{g}/{n}": a for g in groups for n, a in groups[g].items()}
+    )

@@ -3,7 +3,7 @@
 Champions are chosen on `validate`; `test` is only ever reported.
 """
 
-import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.local import Episode, Evaluator, Individual, mean_scores
+from cycleqd_jax.evaluation.base import Episode, Evaluator, mean_scores
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import (
     Genome,
@@ -20,63 +20,70 @@ from cycleqd_jax.merging.genome import (
     scaled_sum,
     uniform,
 )
+from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.qd.aggregation import (
-    Champion,
-    aggregate,
-    champion_candidates,
-    choose_champions,
+from cycleqd_jax.qd.aggregation import Champion, aggregate, choose_champions
+from cycleqd_jax.qd.settings import AggregationSettings
+from cycleqd_jax.runs import facts
+from cycleqd_jax.runs.checkpoints import state_fingerprint
+from cycleqd_jax.runs.facts import (
+    ChampionFacts,
+    ComparedModel,
+    RunFacts,
+    ScaledMergeFacts,
+    write_facts,
 )
-from cycleqd_jax.qd.archives import state_fingerprint
-from cycleqd_jax.qd.elites import best_by_mean, elites
-from cycleqd_jax.runs.checkpoints import CycleState
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.loop import individual_name
-from cycleqd_jax.runs.names import AGGREGATED, BASE, BEST
+from cycleqd_jax.runs.names import (
+    AGGREGATED,
+    BASE,
+    BEST_OF_ARCHIVE,
+    BEST_OF_SEARCH,
+    champion_name,
+    expert_name,
+    individual_name,
+)
 from cycleqd_jax.runs.results import read_episodes, write_episodes
-from cycleqd_jax.search.merges import SCALED, UNIFORM, best_factors, merges
+from cycleqd_jax.search.base import Search, State
+from cycleqd_jax.search.merges import SCALED, UNIFORM, best_factors, merges, scaled_name
 from cycleqd_jax.tasks.base import Split
 
-# Parts of the results that depend on the final archives; a run that goes on to more
-# generations makes them anew.
-FINAL_PARTS = ("candidates-validate", "best-optimise", "final-optimise", "final-test")
+# Parts of the results that depend on the final state of the search; a run that goes on
+# to more generations makes them anew.
+FINAL_PARTS = ("candidates-validate", "final-optimise", "final-test")
 
 
-class Measured:
-    """Evaluates individuals once and keeps the episodes as a part of the results."""
+class CachedEvaluator:
+    """Evaluates individuals once and keeps their episodes as a part of the results."""
 
     def __init__(self, evaluator: Evaluator, folder: RunFolder, observer: Observer):
         self._evaluator = evaluator
         self._folder = folder
         self._observer = observer
 
-    def __call__(
-        self,
-        part: str,
-        individuals: Mapping[str, Individual],
-        split: Split,
-    ) -> list[Episode]:
-        """The episodes of a part: read where it was written, else made and written.
+    def scores(
+        self, part: str, individuals: Mapping[str, Individual], split: Split
+    ) -> dict[str, dict[str, float]]:
+        """Mean scores by individual and task.
 
-        None, and no part, for a split without problems.
+        Reads the part if it was written before; else evaluates and writes it. Nothing
+        is evaluated or written for a split without problems: the result is empty.
 
         Args:
           part: its name in the results.
-          individuals: name -> genome, or what makes whole weights.
+          individuals: by name.
           split: whose problems.
         """
         if not any(task.problems(split) for task in self._evaluator.tasks):
-            return []
+            return {}
         episodes = self._read(part, individuals)
         if episodes is None:
             self._observer.phase(f"{', '.join(individuals)} on {split}")
             episodes = self._evaluator.evaluate(
-                individuals,
-                split,
-                progress=self._observer.episodes,
-            )
+                individuals, split, progress=self._observer.episodes
+            ).episodes
             write_episodes(self._folder, part, episodes)
-        return episodes
+        return mean_scores(episodes)
 
     def _read(
         self, part: str, individuals: Mapping[str, Individual]
@@ -91,195 +98,184 @@ class Measured:
             return None
         return episodes
 
-    def copy(self, part: str, individual: str, name: str) -> None:
-        """Writes the episodes of one individual on `optimise` under a new name."""
-        parts = ["experts-optimise", "merges-optimise", *self._folder.batches()]
-        rows = [row for p in parts for row in read_episodes(self._folder, p) or []]
-        chosen = [row for row in rows if row.individual == individual]
-        renamed = [dataclasses.replace(row, individual=name) for row in chosen]
-        write_episodes(self._folder, part, renamed)
-
 
 class Finalists(NamedTuple):
     """What the search came to.
 
     Attributes:
-      champions: one per archive, in task order.
-      beta: their weights in the aggregated model.
+      champions: by group.
+      beta: their weights in the aggregated model, by group.
       aggregated: its genome.
-      best: id of the elite with the best mean.
+      best: id of the individual with the best mean on `optimise`.
     """
 
-    champions: tuple[Champion, ...]
-    beta: tuple[float, ...]
+    champions: Mapping[str, Champion]
+    beta: Mapping[str, float]
     aggregated: Genome
     best: int
 
 
-def measure_experts(
-    measured: Measured, basis: AnyBasis, tasks: Sequence[str]
-) -> list[Episode]:
-    """Base and experts on `optimise`."""
+def expert_scores(
+    cached: CachedEvaluator, basis: AnyBasis, tasks: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Scores of the base and of the experts' genomes on `optimise`."""
     models = {BASE: base_genome(basis)} | _experts(basis, tasks)
-    return measured("experts-optimise", models, Split.OPTIMISE)
+    return cached.scores("experts-optimise", models, Split.OPTIMISE)
 
 
-def finalists(
-    measured: Measured,
-    state: CycleState,
+def choose_finalists(
+    cached: CachedEvaluator,
+    search: Search,
+    state: State,
     tasks: Sequence[str],
-    *,
-    candidates: int,
-    choose_by: str,
+    settings: AggregationSettings,
 ) -> Finalists:
-    """Chooses the champions and aggregates them.
-
-    Args:
-      measured: evaluates.
-      state: of the finished search.
-      tasks: names, in the order of the archives.
-      candidates: elites per archive to score on `validate`; 0 takes each archive's
-        best as it is.
-      choose_by: see `choose_champions`.
-    """
-    archives, bank = state.archives, state.bank
-    options = champion_candidates(archives, bank, max(candidates, 1))
+    """Chooses one champion per group on `validate` and aggregates them."""
+    found = search.champions(state)
+    count = max(settings.candidates, 1)
+    groups = {name: best[:count] for name, best in found.contenders.items()}
     validated = None
-    if candidates:
-        ids = sorted({elite.individual for row in options for elite in row})
-        names = {individual_name(i, tasks): bank.genome(i) for i in ids}
-        episodes = measured("candidates-validate", names, Split.VALIDATE)
-        scores = mean_scores(episodes)
+    if settings.candidates:
+        ids = sorted({one.individual for best in groups.values() for one in best})
+        models = {individual_name(i, tasks): state.bank.genome(i) for i in ids}
+        scores = cached.scores("candidates-validate", models, Split.VALIDATE)
         validated = {
             i: [scores[individual_name(i, tasks)][task] for task in tasks] for i in ids
         }
-    champions = choose_champions(options, validated, by=choose_by)
-    chosen = bank.gather([champion.elite.individual for champion in champions])
-    result = aggregate(chosen, [champion.elite.quality for champion in champions])
+    champions = choose_champions(
+        list(groups.values()), validated, by=settings.choose_by
+    )
+    genomes = state.bank.gather([c.contender.individual for c in champions])
+    result = aggregate(genomes, [c.contender.quality for c in champions])
     return Finalists(
-        champions,
-        tuple(result.beta.tolist()),
+        dict(zip(groups, champions, strict=True)),
+        dict(zip(groups, result.beta.tolist(), strict=True)),
         result.genome,
-        best_by_mean(archives, bank).individual,
+        found.best,
     )
 
 
 def compare(
-    measured: Measured,
+    cached: CachedEvaluator,
     folder: RunFolder,
-    state: CycleState,
+    search: Search,
+    state: State,
     basis: AnyBasis,
     tasks: Sequence[str],
     *,
-    candidates: int,
-    choose_by: str,
+    aggregation: AggregationSettings,
     factors: Sequence[float],
 ) -> None:
-    """Evaluates all models and writes `archives.parquet` and `state.json`.
+    """Scores all models on `optimise` and `test`; writes `state.json`.
 
-    All are scored on `optimise` and on `test`; `validate` only chooses champions.
+    Also writes `archives.parquet` if the search has archives. `state.json` lists the
+    models in the order of the report; `scored_as` says under which name a model's
+    episodes on `optimise` are in the results.
 
     Args:
-      measured: evaluates.
+      cached: evaluates.
       folder: of the run.
+      search: the method.
       state: of the finished search.
       basis: of the genomes.
-      tasks: names, in the order of the archives.
-      candidates: see `finalists`.
-      choose_by: see `choose_champions`.
+      tasks: K names.
+      aggregation: how champions are chosen.
       factors: of the scaled merge; the best on `optimise` is taken.
     """
-    _write_archives(folder, state, tasks)
-    final = finalists(
-        measured, state, tasks, candidates=candidates, choose_by=choose_by
-    )
-    tried = mean_scores(
-        measured("merges-optimise", merges(basis, factors), Split.OPTIMISE)
-    )
-    factor = _break_tie(measured, basis, best_factors(tried, factors))
+    summary = search.summary(state)
+    _write_archives(folder, summary.archives, tasks)
+    final = choose_finalists(cached, search, state, tasks, aggregation)
+    tried = cached.scores("merges-optimise", merges(basis, factors), Split.OPTIMISE)
+    factor = _break_tie(cached, basis, best_factors(tried, factors))
     fixed = (
         {BASE: base_genome(basis)}
         | _experts(basis, tasks)
         | {UNIFORM: uniform(basis), SCALED: scaled_sum(basis, factor)}
     )
-    measured.copy("scaled-optimise", f"{SCALED}/{factor:g}", SCALED)
-    measured.copy("best-optimise", individual_name(final.best, tasks), BEST)
-    measured("final-optimise", {AGGREGATED: final.aggregated}, Split.OPTIMISE)
-    found = {BEST: state.bank.genome(final.best), AGGREGATED: final.aggregated}
-    measured("baselines-test", fixed, Split.TEST)
-    measured("final-test", found, Split.TEST)
-    files.write_sealed(
-        folder.path / "state.json",
-        {
-            "tasks": list(tasks),
-            "bins": state.archives.bins,
-            "ranges": dict(zip(tasks, state.archives.ranges, strict=True)),
-            "evaluated_children": state.next_generation - 1,
-            "archives_fingerprint": state_fingerprint(state.archives, state.bank),
-            "aggregation": {
-                task: {
-                    "individual": individual_name(champion.elite.individual, tasks),
-                    "quality": champion.elite.quality,
-                    "validated": champion.validated,
-                    "beta": beta,
-                }
-                for task, champion, beta in zip(
-                    tasks, final.champions, final.beta, strict=True
-                )
-            },
-            "best_of_archive": individual_name(final.best, tasks),
-            "scaled_merge": {
-                "factor": factor,
-                "tried": {name: _mean(row) for name, row in sorted(tried.items())},
-            },
+    best = BEST_OF_ARCHIVE if summary.archives else BEST_OF_SEARCH
+    champions = {
+        group: individual_name(champion.contender.individual, tasks)
+        for group, champion in final.champions.items()
+    }
+    scored_as = {SCALED: scaled_name(factor), best: individual_name(final.best, tasks)}
+    if len(champions) > 1:
+        result = AGGREGATED
+        cached.scores("final-optimise", {result: final.aggregated}, Split.OPTIMISE)
+    else:  # the sum of one champion is the champion
+        [(group, name)] = champions.items()
+        result = champion_name(group)
+        scored_as[result] = name
+    found = {best: state.bank.genome(final.best), result: final.aggregated}
+    cached.scores("baselines-test", fixed, Split.TEST)
+    cached.scores("final-test", found, Split.TEST)
+    run_facts = RunFacts(
+        tasks=tuple(tasks),
+        evaluated_children=state.next_generation - 1,
+        state_fingerprint=state_fingerprint(state),
+        models=tuple(
+            ComparedModel(name=name, scored_as=scored_as.get(name, name))
+            for name in (*fixed, *found)
+        ),
+        result=result,
+        best=individual_name(final.best, tasks),
+        aggregation={
+            group: ChampionFacts(
+                individual=champions[group],
+                quality=champion.contender.quality,
+                validated=champion.validated,
+                beta=final.beta[group],
+            )
+            for group, champion in final.champions.items()
         },
+        scaled_merge=ScaledMergeFacts(
+            factor=factor,
+            tried={name: _mean(row) for name, row in sorted(tried.items())},
+        ),
+        search=dict(summary.facts),
     )
+    write_facts(folder.path, run_facts)
 
 
-def _break_tie(measured: Measured, basis: AnyBasis, tied: Sequence[float]) -> float:
-    """Of factors that are equal on `optimise` the best on `validate`, else the lowest.
+def _break_tie(
+    cached: CachedEvaluator, basis: AnyBasis, tied: Sequence[float]
+) -> float:
+    """Of factors that tie on `optimise`, the best on `validate`, else the lowest.
 
-    Few discrete problems make ties common, and the baseline should not be the weaker
-    for one.
+    Few discrete problems make ties common, and a baseline must not lose by them.
     """
     if len(tied) == 1:
         return tied[0]
-    genomes = merges(basis, tied)
-    del genomes[UNIFORM]
-    scores = mean_scores(measured("merges-validate", genomes, Split.VALIDATE))
+    genomes = {scaled_name(factor): scaled_sum(basis, factor) for factor in tied}
+    scores = cached.scores("merges-validate", genomes, Split.VALIDATE)
     return best_factors(scores, tied)[0] if scores else tied[0]
 
 
 def forget_final_parts(folder: RunFolder) -> None:
-    """Removes what depends on the final archives, before the search goes on."""
-    # First what says that the run is finished.
-    (folder.path / "state.json").unlink(missing_ok=True)
+    """Removes what depends on the final state, before the search goes on."""
+    # state.json goes first: it says that the run is finished.
+    (folder.path / facts.NAME).unlink(missing_ok=True)
     for kind in ("results", "times"):
         for part in FINAL_PARTS:
             folder.part(kind, part).unlink(missing_ok=True)
 
 
 def _experts(basis: AnyBasis, tasks: Sequence[str]) -> dict[str, Genome]:
-    return {
-        individual_name(k, tasks): expert_genome(basis, k) for k in range(len(tasks))
-    }
+    return {expert_name(task): expert_genome(basis, k) for k, task in enumerate(tasks)}
 
 
 def _mean(by_task: Mapping[str, float]) -> float:
-    return sum(by_task.values()) / len(by_task)
+    return math.fsum(by_task.values()) / len(by_task)
 
 
-def _write_archives(folder: RunFolder, state: CycleState, tasks: Sequence[str]) -> None:
-    rows = []
-    for k, task in enumerate(tasks):
-        for elite in elites(state.archives, state.bank, k):
-            row = {
-                "archive": task,
-                "cell": elite.cell,
-                "bins": list(elite.bins),
-                "individual": individual_name(elite.individual, tasks),
-                "quality": elite.quality,
-            }
-            scores = zip(tasks, elite.scores, strict=True)
-            rows.append(row | {f"score/{name}": score for name, score in scores})
-    files.write_table(folder.path / "archives.parquet", pa.Table.from_pylist(rows))
+def _write_archives(
+    folder: RunFolder, rows: Sequence[Mapping], tasks: Sequence[str]
+) -> None:
+    path = folder.path / "archives.parquet"
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    named = [
+        dict(row) | {"individual": individual_name(row["individual"], tasks)}
+        for row in rows
+    ]
+    files.write_table(path, pa.Table.from_pylist(named))

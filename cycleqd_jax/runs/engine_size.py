@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.config_sections import EngineConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.memory_plan import size_text
 from cycleqd_jax.runs.prompts import check_prompts, longest_need
@@ -20,21 +20,21 @@ _MOST_SLOTS_ELSEWHERE = 256
 _SHARE = 0.8
 
 
-def cache_bytes(model: LlamaConfig, dtype: jnp.dtype | str) -> int:
+def cache_bytes(model: ModelConfig, dtype: jnp.dtype | str) -> int:
     """Keys and values of one token."""
     heads = 2 * model.num_hidden_layers * model.num_key_value_heads
     return heads * model.head_dim * jnp.dtype(dtype).itemsize
 
 
 def sized_engine(
-    engine: EngineConfig,
+    engine: EngineSettings,
     *,
     tasks: Sequence[Task],
     splits: Iterable[Split],
     tokenizer: ChatTokenizer,
     token_bytes: int,
     room: int,
-) -> EngineConfig:
+) -> EngineSettings:
     """The settings with numbers for "auto", checked against the tasks' problems.
 
     Args:

@@ -10,7 +10,6 @@ from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.qd.operators import operator_fingerprint
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.run_settings import propose_settings
 
 # What a resumed run may change: how long, how fast and where, never what is searched.
 _FREE_TO_CHANGE = ("num_generations",)
@@ -77,8 +76,8 @@ def comparison_fingerprint(config: RunConfig) -> str:
 def operator_fingerprints(config: RunConfig) -> dict[str, str]:
     """Of operators of one's own, by setting."""
     own = {
-        "qd.crossover": propose_settings(config.qd).own_crossover,
-        "qd.mutation": propose_settings(config.qd).own_mutation,
+        "qd.crossover": config.qd.own_crossover,
+        "qd.mutation": config.qd.own_mutation,
     }
     return {
         setting: operator_fingerprint(setting, path)

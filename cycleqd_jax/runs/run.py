@@ -1,19 +1,19 @@
-"""A whole run: inputs, experts' scores, the cycle, the comparison."""
+"""A whole run: inputs, experts' scores, the search, the comparison."""
 
 import time
 
+import numpy as np
+
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.local import mean_scores
-from cycleqd_jax.progress import Observer
-from cycleqd_jax.qd.cells import fixed_ranges, relative_ranges
+from cycleqd_jax.merging.genome import expert_genome
+from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
-from cycleqd_jax.runs.checkpoints import Checkpoints, CycleState
+from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.loop import first_state, individual_name, run_cycle
+from cycleqd_jax.runs.loop import run_search
+from cycleqd_jax.runs.names import expert_name
 from cycleqd_jax.runs.results import whole_batches
-from cycleqd_jax.runs.run_log import log_run
-from cycleqd_jax.runs.run_settings import cycle_settings
 from cycleqd_jax.runs.setup import (
     Prepared,
     open_evaluator,
@@ -21,18 +21,19 @@ from cycleqd_jax.runs.setup import (
     prepare,
     write_run_facts,
 )
-from cycleqd_jax.runs.trackers import check_logging
+from cycleqd_jax.runs.trackers import check_trackers, track_run
+from cycleqd_jax.search.base import State
 
 
 def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
-    """Runs, or goes on with, the run of a folder up to its comparison of models.
+    """Carries out the run of a folder, up to the comparison of its models.
 
     What is left to do is read from the folder, so it may be called again after any
     interruption; the outcome is the same, byte for byte, wall times aside.
 
     Args:
       config: the settings.
-      folder: open; empty or with a run of the same inputs.
+      folder: open; empty, or with a run of the same inputs.
       observer: hears of progress.
 
     Raises:
@@ -40,29 +41,30 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
       RunError: the run cannot go on; it can be resumed.
     """
     start = time.perf_counter()
-    check_logging(config.logging.to)
+    check_trackers(config.logging)
     sandbox = open_sandbox(config.sandbox)  # first: it may not be permitted here
     prepared = prepare(config, folder, observer)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
-    trained_experts.describe_experts(prepared, folder, observer)
+    trained_experts.describe_experts(prepared.basis, folder, observer)
     with (
-        log_run(config, folder, observer) as observer,
+        track_run(config, folder, observer) as observer,
         Checkpoints(folder.checkpoints) as checkpoints,
         open_evaluator(config, prepared, sandbox) as evaluator,
     ):
         observer.phase("compiling the engine")
         evaluator.compile(observer.note)
         folder.log_time("set-up", time.perf_counter() - start)
-        measured = comparison.Measured(evaluator, folder, observer)
-        state = _state(config, prepared, folder, checkpoints, measured, observer)
+        cached = comparison.CachedEvaluator(evaluator, folder, observer)
+        state = _state(prepared, folder, checkpoints, cached, observer)
         if state.next_generation <= config.qd.num_generations:
             comparison.forget_final_parts(folder)
-            observer.phase("evolving")
-            state = run_cycle(
+            observer.phase(SEARCHING)
+            state = run_search(
+                prepared.search,
                 state,
-                settings=cycle_settings(config),
-                basis=prepared.basis,
+                seed=config.seed,
+                qd=config.qd,
                 evaluator=evaluator,
                 folder=folder,
                 checkpoints=checkpoints,
@@ -70,13 +72,13 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
             )
         start = time.perf_counter()
         comparison.compare(
-            measured,
+            cached,
             folder,
+            prepared.search,
             state,
             prepared.basis,
             prepared.task_names,
-            candidates=config.aggregation.candidates,
-            choose_by=config.aggregation.choose_by,
+            aggregation=config.aggregation,
             factors=config.baselines.scaled_merge_factors,
         )
         folder.log_time("comparison", time.perf_counter() - start)
@@ -84,37 +86,32 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
 
 
 def _state(
-    config: RunConfig,
     prepared: Prepared,
     folder: RunFolder,
     checkpoints: Checkpoints,
-    measured: comparison.Measured,
+    cached: comparison.CachedEvaluator,
     observer: Observer,
-) -> CycleState:
+) -> State:
     """The newest checkpoint that can be used, or the state that the experts make."""
     last, beyond = whole_batches(folder)
-    state = checkpoints.restore(last=last, beyond=beyond, note=observer.note)
-    if state is None and folder.batches():
+    saved = checkpoints.restore(last=last, beyond=beyond, note=observer.note)
+    if saved is None and folder.batches():
         raise BadInputError(
             f"run_dir: {folder.path} holds results of children, but no checkpoint; "
             "bring checkpoints/ back from a copy, or start anew with run_dir=FOLDER."
         )
     start = time.perf_counter()
-    tasks = prepared.task_names
-    # Only read where they are there; the comparison needs them whole.
-    scores = mean_scores(comparison.measure_experts(measured, prepared.basis, tasks))
-    as_trained = trained_experts.measure_originals(config, prepared, measured)
-    if state is not None:
-        folder.drop_batches_from(state.next_generation)
-        return state
-    trained_experts.note_losses(as_trained, scores, observer)
+    tasks, basis = prepared.task_names, prepared.basis
+    # On resume these are read from the results.
+    scores = comparison.expert_scores(cached, basis, tasks)
+    trained = trained_experts.measure(basis, cached)
+    experts = [expert_genome(basis, k) for k in range(len(tasks))]
+    rows = [[scores[expert_name(e)][task] for task in tasks] for e in tasks]
+    state = prepared.search.init(experts, np.asarray(rows, np.float64))
+    if saved is not None:
+        folder.drop_batches_from(saved.next_generation)
+        return saved.into(state)
+    trained_experts.note_losses(trained, scores, observer)
     folder.log_time("experts", time.perf_counter() - start)
-    if config.qd.cell_range == "relative":
-        experts = [individual_name(k, tasks) for k in range(len(tasks))]
-        ranges = relative_ranges([[scores[e][t] for t in tasks] for e in experts])
-    else:
-        by_entry = config.qd.cell_range
-        ranges = fixed_ranges([by_entry[entry] for entry in config.tasks], len(tasks))
-    state = first_state(prepared.basis, tasks, scores, ranges, config.qd.bins)
     checkpoints.save(state)
     return state

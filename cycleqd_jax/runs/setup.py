@@ -13,37 +13,25 @@ import jax.numpy as jnp
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, to_yaml
-from cycleqd_jax.config_sections import (
-    EngineConfig,
-    MeshConfig,
-    ProblemsConfig,
-    SandboxConfig,
-)
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.local import Evaluator
+from cycleqd_jax.evaluation.local import LocalEvaluator
+from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import ModeChoice, choose_mode, place_basis
+from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.basis_cache import (
-    find_basis,
-    keep_basis,
-    link_basis,
-)
 from cycleqd_jax.merging.basis_store import (
     basis_fingerprint,
-    load_basis,
-    save_basis,
-    stored_fingerprint,
+    obtain_basis,
+    store_basis,
 )
 from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
-from cycleqd_jax.merging.modes import ModeChoice, choose_mode
-from cycleqd_jax.merging.noise import NoiseSource, noise_length
-from cycleqd_jax.models import sharding
+from cycleqd_jax.merging.noise import NoiseSource
+from cycleqd_jax.models import families, sharding
 from cycleqd_jax.models.attention import choose_attention
-from cycleqd_jax.models.llama.config import LlamaConfig
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.qd.operators import check_operators
 from cycleqd_jax.runs.engine_size import cache_bytes, sized_engine
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
@@ -54,10 +42,11 @@ from cycleqd_jax.runs.fingerprints import (
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import check_run_memory, state_memory, this_machine
 from cycleqd_jax.runs.memory_plan import MemoryPlan, check_memory_plan
-from cycleqd_jax.runs.run_settings import engine_shape, noise_source, propose_settings
-from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
 from cycleqd_jax.sandbox.make import make_sandbox
-from cycleqd_jax.tasks.base import Split, Task, TaskSettings
+from cycleqd_jax.search.base import Context, Search
+from cycleqd_jax.search.registry import search_class
+from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task, TaskSettings
 from cycleqd_jax.tasks.registry import make_task
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
@@ -74,6 +63,7 @@ class Prepared:
       weights: its weights on the device.
       tasks: in the order of the archives.
       basis: of the experts.
+      search: the method.
       mode: how individuals are evaluated, and why.
       noise: where Gaussian noise of genomes comes from, if they have any.
       fingerprints: hashes of all inputs and settings that decide the result.
@@ -82,14 +72,15 @@ class Prepared:
     """
 
     model: LoadedModel
-    program: LlamaProgram
+    program: CausalLM
     weights: Weights
     tasks: tuple[Task, ...]
     basis: AnyBasis
+    search: Search
     mode: ModeChoice
     noise: NoiseSource | None
     fingerprints: Mapping[str, Any]
-    engine: EngineConfig
+    engine: EngineSettings
     mesh: jax.sharding.Mesh | None = None
 
     @property
@@ -100,7 +91,7 @@ class Prepared:
 
 def make_tasks(
     names: Sequence[str],
-    problems: ProblemsConfig,
+    problems: ProblemsSettings,
     own: Mapping[str, Mapping[str, Any]],
     *,
     download: bool = True,
@@ -117,12 +108,15 @@ def make_tasks(
       BadInputError: one is unknown, or two share a name.
       MissingDataError: the data of a benchmark are not on this machine.
     """
-    sizes = {Split(split): count for split, count in problems.sizes.items()}
     tasks = tuple(
         make_task(
             name,
             TaskSettings(
-                problems.seed, sizes, problems.turns, own.get(name, {}), download
+                problems.seed,
+                problems.sizes,
+                problems.turns,
+                own.get(name, {}),
+                download,
             ),
         )
         for name in names
@@ -136,7 +130,7 @@ def make_tasks(
     return tasks
 
 
-def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
+def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
     """The mesh of the settings, None for one device.
 
     Raises:
@@ -147,7 +141,7 @@ def make_mesh(settings: MeshConfig) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(settings.data, settings.tensor)
 
 
-def make_program(config: LlamaConfig, dtype: str, engine: EngineConfig) -> LlamaProgram:
+def make_program(config: ModelConfig, dtype: str, engine: EngineSettings) -> CausalLM:
     """The model as functions, with the attention that the engine's settings ask for.
 
     Raises:
@@ -159,16 +153,33 @@ def make_program(config: LlamaConfig, dtype: str, engine: EngineConfig) -> Llama
         dtype=jnp.dtype(dtype),
         devices=engine.mesh.data * engine.mesh.tensor,
     )
-    return LlamaProgram(config, dtype, attention=attention)
+    return families.make_program(config, dtype, attention=attention)
 
 
-def put_on_device(
-    weights: Mapping[str, Any], mesh: jax.sharding.Mesh | None = None
-) -> dict[str, jax.Array]:
-    """Flat weights as JAX arrays, divided among the devices of a mesh."""
-    if mesh is not None:
-        return sharding.place_weights(weights, mesh)
-    return {name: jnp.asarray(array) for name, array in weights.items()}
+def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Refuses tasks that lack the problems that the settings need.
+
+    Every task needs problems of `optimise`, and of `validate` where champions are
+    chosen on it. On `test` either all tasks have problems or none has.
+
+    Raises:
+      BadInputError: names the task and the split.
+    """
+    needed = {Split.OPTIMISE: "the search scores candidates on them"}
+    if config.aggregation.candidates:
+        needed[Split.VALIDATE] = (
+            f"aggregation.candidates is {config.aggregation.candidates}, so champions "
+            "are chosen on them"
+        )
+    if any(task.problems(Split.TEST) for task in tasks):
+        needed[Split.TEST] = "the other tasks have some, and models are compared on all"
+    for split, why in needed.items():
+        for task in tasks:
+            if not task.problems(split):
+                raise BadInputError(
+                    f"task {task.name}: has no problems of the split {split}, but "
+                    f"{why}; give it some, or change the settings."
+                )
 
 
 def prepare(
@@ -187,8 +198,9 @@ def prepare(
         that of the run in the folder.
     """
     observer.phase("loading the base model")
-    propose = propose_settings(config.qd)
+    search_kind = search_class(config.search)
     tasks = make_tasks(config.tasks, config.problems, config.task_settings)
+    check_splits(config, tasks)
     mesh = make_mesh(config.engine.mesh)
     memory, machine = check_run_memory(config), this_machine()
     model = load_model(config.base_model, dtype=config.dtype)
@@ -207,21 +219,18 @@ def prepare(
     observer.phase("loading the experts")
     experts = [load_expert(path, model) for path in config.expert_paths]
     names = [task.name for task in tasks]
+    expert_prints = {
+        name: expert.fingerprint for name, expert in zip(names, experts, strict=True)
+    }
     basis_print = basis_fingerprint(
-        model.weights,
-        experts,
-        names,
-        rank=config.basis.rank,
-        residual=config.basis.residual,
-        conditioning=config.basis.conditioning,
-        form=_form(config),
+        model.fingerprint,
+        expert_prints,
+        config.basis,
+        _form(config),
     )
     fingerprints = {
         "base model": model.fingerprint,
-        "experts": {
-            name: expert.fingerprint
-            for name, expert in zip(names, experts, strict=True)
-        },
+        "experts": expert_prints,
         "basis": basis_print,
         "tasks": {task.name: task.fingerprint for task in tasks},
         "search settings": search_fingerprint(config),
@@ -233,19 +242,28 @@ def prepare(
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
     plan_memory(config, basis)
-    weights = put_on_device(model.weights, mesh)
-    noise = noise_source(config)
-    check_operators(
-        propose.own_crossover,
-        propose.own_mutation,
-        basis,
-        noise_length(1) if noise else None,
+    basis = place_basis(basis, mesh)
+    weights = sharding.put_on_device(model.weights, mesh)
+    noise = config.noise
+    context = Context(
+        config.qd, config.search_settings, basis, tuple(names), config.tasks
     )
+    search = search_kind(context)
     mode = choose_mode(config.engine.mode, weights, basis, noise=noise is not None)
     if mode.mode == "materialised" and memory and memory.mode.mode == "factored":
         mode = memory.mode  # by the memory that there is
     return Prepared(
-        model, program, weights, tasks, basis, mode, noise, fingerprints, engine, mesh
+        model=model,
+        program=program,
+        weights=weights,
+        tasks=tasks,
+        basis=basis,
+        search=search,
+        mode=mode,
+        noise=noise,
+        fingerprints=fingerprints,
+        engine=engine,
+        mesh=mesh,
     )
 
 
@@ -263,18 +281,17 @@ def plan_memory(config: RunConfig, basis: AnyBasis) -> MemoryPlan:
 def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) -> None:
     """Writes `config.yaml`, the basis if it is not there, and `run.json`."""
     files.write_text(folder.path / "config.yaml", to_yaml(config))
-    basis = folder.path / "basis.safetensors"
-    fingerprint = prepared.fingerprints["basis"]
-    if not basis.is_file() or stored_fingerprint(basis) != fingerprint:
-        if not (config.basis.keep and link_basis(fingerprint, basis)):
-            settings = _basis_settings(config)
-            save_basis(
-                basis, prepared.basis, fingerprint=fingerprint, settings=settings
-            )
+    store_basis(
+        folder.path / "basis.safetensors",
+        prepared.basis,
+        fingerprint=prepared.fingerprints["basis"],
+        keep=config.basis.keep,
+    )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     files.write_json(
         folder.path / "run.json",
         {
+            "tasks": list(prepared.task_names),
             "versions": versions | {"python": platform.python_version()},
             "machine": {
                 "platform": platform.platform(),
@@ -287,7 +304,7 @@ def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) ->
     )
 
 
-def open_sandbox(sandbox: SandboxConfig) -> Sandbox:
+def open_sandbox(sandbox: SandboxSettings) -> Sandbox:
     """The sandbox that the settings ask for.
 
     Raises:
@@ -299,15 +316,15 @@ def open_sandbox(sandbox: SandboxConfig) -> Sandbox:
 @contextlib.contextmanager
 def open_evaluator(
     config: RunConfig, prepared: Prepared, sandbox: Sandbox
-) -> Iterator[Evaluator]:
+) -> Iterator[LocalEvaluator]:
     """The evaluator of a run; closes the sandbox at its end."""
     engine = Engine(
         prepared.program,
         prepared.model.tokenizer,
-        engine_shape(prepared.engine),
+        prepared.engine,
         mesh=prepared.mesh,
     )
-    with Evaluator(
+    with LocalEvaluator(
         engine=engine,
         weights=prepared.weights,
         basis=prepared.basis,
@@ -316,36 +333,27 @@ def open_evaluator(
         mode=prepared.mode.mode,
         individuals_per_pass=config.qd.children_per_batch,
         noise=prepared.noise,
+        whole=WholeModels(
+            prepared.model,
+            dict(zip(prepared.task_names, config.expert_paths, strict=True)),
+            prepared.mesh,
+        ),
     ) as evaluator:
         yield evaluator
 
 
 def _form(config: RunConfig) -> str:
-    return "core" if propose_settings(config.qd).needs_cores else "diagonal"
-
-
-def _basis_settings(config: RunConfig) -> dict[str, Any]:
-    return config.basis.model_dump(mode="json", exclude={"keep"})
+    return search_class(config.search).basis_form(config.qd)
 
 
 def _basis(config, folder, model, experts, names, fingerprint) -> AnyBasis:
-    """From the run folder, else from the user's cache, else computed."""
-    path = folder.path / "basis.safetensors" if folder is not None else None
-    if path is not None and path.is_file():
-        stored = load_basis(path)
-        if stored.fingerprint == fingerprint:
-            return stored.basis
-    found = find_basis(fingerprint) if config.basis.keep else None
-    if found is not None:
-        return found
-    basis = compute_basis(
-        model.weights,
-        experts,
-        rank=config.basis.rank,
-        residual=config.basis.residual,
-        expert_names=names,
+    def compute() -> AnyBasis:
+        basis = compute_basis(model.weights, experts, config.basis, expert_names=names)
+        return core_basis(basis) if _form(config) == "core" else basis
+
+    return obtain_basis(
+        fingerprint,
+        compute,
+        file=None if folder is None else folder.path / "basis.safetensors",
+        keep=config.basis.keep,
     )
-    basis = core_basis(basis) if _form(config) == "core" else basis
-    if config.basis.keep:
-        keep_basis(basis, fingerprint, _basis_settings(config))
-    return basis

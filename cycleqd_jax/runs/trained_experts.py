@@ -1,47 +1,38 @@
-"""What becomes of the experts in their basis, said before the search begins.
+"""What the basis makes of the experts, said before the search begins.
 
-A basis of lower rank than an expert's task vectors changes the expert: how much energy
-of each matrix it keeps is written down, and the expert is scored both as it was trained
-and as its genome.
+A basis of lower rank than an expert's task vectors changes the expert. The run writes
+down how much energy of each matrix the basis keeps, and scores such an expert both as
+it was trained and as its genome.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pyarrow as pa
 
 from cycleqd_jax import files
-from cycleqd_jax.config import RunConfig
-from cycleqd_jax.evaluation.local import mean_scores
+from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.facts import (
     energy_report,
     expert_energy_kept,
     similarities,
 )
-from cycleqd_jax.merging.task_vectors import expert_weights
-from cycleqd_jax.models.llama.program import Weights
-from cycleqd_jax.models.loading import load_expert
+from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.comparison import Measured
+from cycleqd_jax.runs.comparison import CachedEvaluator
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.setup import Prepared, put_on_device
+from cycleqd_jax.runs.names import expert_name, trained_expert_name
 from cycleqd_jax.tasks.base import Split
 
-PART = "originals-optimise"  # the experts as they were trained
+PART = "trained-experts-optimise"
 
 
-def original_name(task: str) -> str:
-    """What an expert as it was trained is called in files."""
-    return f"original/{task}"
-
-
-def describe_experts(prepared: Prepared, folder: RunFolder, observer: Observer) -> None:
+def describe_experts(basis: AnyBasis, folder: RunFolder, observer: Observer) -> None:
     """Says how alike the experts are and what the basis keeps of them.
 
     Writes `basis.json`, and `energy.parquet` with a row per matrix and expert that is
     kept only in part.
     """
-    basis = prepared.basis
     alike, rows = similarities(basis), energy_report(basis)
     worst = {}
     for row in sorted(rows, key=lambda row: row.kept, reverse=True):
@@ -69,53 +60,42 @@ def describe_experts(prepared: Prepared, folder: RunFolder, observer: Observer) 
     )
 
 
-def measure_originals(
-    config: RunConfig, prepared: Prepared, measured: Measured
-) -> dict[str, dict[str, float]]:
-    """Scores on `optimise` of the experts as trained, where their genomes are others.
+def measure(basis: AnyBasis, cached: CachedEvaluator) -> dict[str, dict[str, float]]:
+    """Scores on `optimise` of the experts as trained, where their genomes differ.
 
     Returns:
-      "original/<task>" -> task -> score; empty where the basis is exact.
+      "trained_expert/<task>" -> task -> score; empty where the basis is exact.
     """
-    changed = {row.expert for row in energy_report(prepared.basis)}
-    if prepared.basis.residuals or not changed:
+    changed = {row.expert for row in energy_report(basis)}
+    if basis.residuals or not changed:
         return {}
-    makers = {
-        original_name(task): _maker(path, prepared)
-        for task, path in zip(prepared.task_names, config.expert_paths, strict=True)
+    models = {
+        trained_expert_name(task): TrainedExpert(task)
+        for task in basis.expert_names
         if task in changed
     }
-    return mean_scores(measured(PART, makers, Split.OPTIMISE))
+    return cached.scores(PART, models, Split.OPTIMISE)
 
 
 def note_losses(
-    originals: Mapping[str, Mapping[str, float]],
+    trained: Mapping[str, Mapping[str, float]],
     scores: Mapping[str, Mapping[str, float]],
     observer: Observer,
 ) -> None:
-    """One line per expert that was scored both ways.
+    """Writes one line per expert that was scored both ways.
 
     Args:
-      originals: from `measure_originals`.
+      trained: from `measure`.
       scores: "expert/<task>" -> task -> score, of the genomes.
       observer: hears of it.
     """
     for task in scores and next(iter(scores.values())):
-        if original_name(task) in originals:
-            before = originals[original_name(task)]
-            after = scores[f"expert/{task}"]
+        if trained_expert_name(task) in trained:
+            before = trained[trained_expert_name(task)]
+            after = scores[expert_name(task)]
             means = [math.fsum(row.values()) / len(row) for row in (before, after)]
             observer.note(
                 f"expert {task} as trained and as its genome: {task} "
                 f"{before[task]:.3f} -> {after[task]:.3f}, mean {means[0]:.3f} -> "
                 f"{means[1]:.3f}"
             )
-
-
-def _maker(path: str, prepared: Prepared) -> Callable[[], Weights]:
-    def make() -> Weights:
-        # One expert at a time: full fine-tunes of a large model fill the memory.
-        expert = load_expert(path, prepared.model)
-        return put_on_device(expert_weights(prepared.model.weights, expert))
-
-    return make

@@ -7,7 +7,23 @@ runs one `Program` from a fresh scratch folder and reports an `Execution`.
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
+
+from cycleqd_jax.files import Section, Whole
+
+
+class SandboxSettings(Section):
+    """Where code that a model wrote runs.
+
+    Attributes:
+      kind: "bubblewrap", or "none" to run it with this user's own rights.
+      workers: programs at a time.
+      memoise: one verdict per distinct answer to a problem.
+    """
+
+    kind: Literal["bubblewrap", "none"] = "bubblewrap"
+    workers: Whole = 2
+    memoise: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

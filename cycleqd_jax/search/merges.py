@@ -7,17 +7,43 @@ times the best of several factors.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
+from cycleqd_jax.files import Section, each_once
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome, scaled_sum, uniform
 
 UNIFORM = "uniform_merge"
 SCALED = "scaled_merge"
 
+Factor = Annotated[float, Field(gt=0, le=10)]
+
+
+class BaselinesSettings(Section):
+    """What the result is compared with.
+
+    Attributes:
+      scaled_merge_factors: factors of the sum of task vectors; the best on `optimise`
+        is the `scaled_merge`.
+    """
+
+    scaled_merge_factors: Annotated[
+        tuple[Factor, ...],
+        Field(strict=False, min_length=1),
+        AfterValidator(each_once),
+    ] = (0.3, 0.4, 0.5, 0.6, 0.8)
+
+
+def scaled_name(factor: float) -> str:
+    """The name of the scaled merge with one factor, like "scaled_merge/0.4"."""
+    return f"{SCALED}/{factor:g}"
+
 
 def merges(basis: AnyBasis, factors: Sequence[float]) -> dict[str, Genome]:
     """The uniform merge and one scaled merge per factor, by name."""
-    tried = {f"{SCALED}/{factor:g}": scaled_sum(basis, factor) for factor in factors}
+    tried = {scaled_name(factor): scaled_sum(basis, factor) for factor in factors}
     return {UNIFORM: uniform(basis)} | tried
 
 
@@ -26,6 +52,6 @@ def best_factors(
 ) -> tuple[float, ...]:
     """The factors whose merges have the highest mean score; ascending."""
     means = {
-        factor: math.fsum(scores[f"{SCALED}/{factor:g}"].values()) for factor in factors
+        factor: math.fsum(scores[scaled_name(factor)].values()) for factor in factors
     }
     return tuple(sorted(f for f in factors if means[f] == max(means.values())))

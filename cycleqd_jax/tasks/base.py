@@ -7,10 +7,14 @@ awaits replies of `chat` and results of `sandbox`, so thousands can run at once.
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
+
+import pydantic
+from pydantic import Field
 
 from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import RunError
+from cycleqd_jax.files import Count, Section, Seed, Whole
 from cycleqd_jax.sandbox.base import Sandbox
 
 _ATTEMPTS = 3  # at an episode whose environment fails
@@ -86,6 +90,39 @@ class Result:
         return 1.0 if self.outcome is Outcome.SOLVED else 0.0
 
 
+class ProblemsSettings(Section):
+    """Which problems the tasks generate.
+
+    Attributes:
+      seed: of the problems; not the seed of the search.
+      train: problems per task that experts learn from.
+      optimise: problems per task that the search scores children on.
+      validate_: problems per task that champions are chosen on; `validate` in YAML.
+      test: problems per task that are only reported; 0 reports none.
+      turns: replies per episode, 1 or 2.
+    """
+
+    model_config = pydantic.ConfigDict(validate_by_name=False, serialize_by_alias=True)
+
+    seed: Seed = 0
+    train: Count = 600
+    optimise: Whole = 24
+    # `validate` would hide a method of pydantic's.
+    validate_: Count = Field(24, alias="validate")
+    test: Count = 64
+    turns: Annotated[int, Field(ge=1, le=2)] = 1
+
+    @property
+    def sizes(self) -> dict[Split, int]:
+        """Problems per split and task."""
+        return {
+            Split.TRAIN: self.train,
+            Split.OPTIMISE: self.optimise,
+            Split.VALIDATE: self.validate_,
+            Split.TEST: self.test,
+        }
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskSettings:
     """The arguments of a task.
@@ -139,6 +176,11 @@ class Task(Protocol):
           SandboxError: the environment failed, so there is no verdict.
         """
         ...
+
+
+def reference(task: Task, problem: Problem) -> Sequence[Message] | None:
+    """A right conversation that ends with the answer; None where none is known."""
+    return getattr(task, "reference", task.dialogue)(problem)
 
 
 async def run_episode(

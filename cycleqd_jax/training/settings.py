@@ -5,26 +5,22 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 
-from cycleqd_jax import settings
-from cycleqd_jax.config_sections import (
-    IMPORT_PATH,
+from cycleqd_jax.config import LoggingSettings, TaskSections, check_task_settings
+from cycleqd_jax.files import (
     Count,
-    EngineConfig,
     Fraction,
-    LoggingConfig,
-    Positive,
-    ProblemsConfig,
-    SandboxConfig,
+    PathText,
     Section,
     Seed,
-    TaskSections,
-    Text,
+    TaskName,
     Whole,
-    check_task_settings,
-    check_tasks,
+    each_once,
 )
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.sandbox.base import SandboxSettings
+from cycleqd_jax.tasks.base import ProblemsSettings
 
 Target = Literal[
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
@@ -32,10 +28,38 @@ Target = Literal[
 TARGETS: tuple[Target, ...] = get_args(Target)
 Share = Annotated[float, Field(gt=0, le=10**6)]
 JSONL = ".jsonl"  # what the name of a source that is a file ends with
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of an expert, which is also its folder's
 
 
-class LoraConfig(Section):
+def _source(source: str) -> str:
+    if not source.endswith(JSONL):
+        try:
+            _TASK.validate_python(source)
+        except pydantic.ValidationError:
+            raise ValueError(
+                "Input should be a task's name, an import path like "
+                f"package.module:Class, or a file whose name ends in {JSONL}"
+            ) from None
+    return source
+
+
+def _folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise ValueError(
+            "Input should be a name that a folder can have, like coding or db-and-os"
+        )
+    return name
+
+
+_TASK = pydantic.TypeAdapter(TaskName)
+ExpertName = Annotated[str, AfterValidator(_folder_name)]
+Source = Annotated[PathText, AfterValidator(_source)]
+Mixture = Annotated[Mapping[Source, Share], Field(min_length=1)]
+TaskNames = Annotated[
+    tuple[TaskName, ...], Field(strict=False), AfterValidator(each_once)
+]
+
+
+class LoraSettings(Section):
     """The shape of an expert's adapter.
 
     Attributes:
@@ -46,17 +70,21 @@ class LoraConfig(Section):
     """
 
     rank: Whole = 8
-    alpha: Positive = 16.0
-    targets: Annotated[tuple[Target, ...], Field(strict=False, min_length=1)] = TARGETS
-    init_std: Positive | None = None
+    alpha: PositiveFloat = 16.0
+    targets: Annotated[
+        tuple[Target, ...],
+        Field(strict=False, min_length=1),
+        AfterValidator(each_once),
+    ] = TARGETS
+    init_std: PositiveFloat | None = None
 
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> Self:
-        settings.check_unique("lora.targets", self.targets)
-        return self
+    @property
+    def scale(self) -> float:
+        """The factor of `B A`."""
+        return self.alpha / self.rank
 
 
-class OptimiserConfig(Section):
+class OptimiserSettings(Section):
     """AdamW with linear warm-up and cosine decay.
 
     Attributes:
@@ -73,14 +101,14 @@ class OptimiserConfig(Section):
       checkpoint_every: updates between checkpoints; the last update has one too.
     """
 
-    learning_rate: Positive = 1e-3
+    learning_rate: PositiveFloat = 1e-3
     warmup_steps: Count = 10
     steps: Whole = 60
     batch_size: Whole = 8
     accumulate_steps: Whole = 1
     final_fraction: Fraction = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Positive = 1.0
+    weight_decay: NonNegativeFloat = 0.0
+    max_grad_norm: PositiveFloat = 1.0
     max_length: Annotated[int, Field(ge=8, le=10**6)] = 192
     checkpoint_every: Whole = 100
 
@@ -88,13 +116,13 @@ class OptimiserConfig(Section):
     def _check(self) -> Self:
         if self.warmup_steps >= self.steps:
             raise ValueError(
-                f"optimiser.warmup_steps is {self.warmup_steps}; expected below "
-                f"optimiser.steps, which is {self.steps}."
+                f"warmup_steps is {self.warmup_steps}; expected below steps, which is "
+                f"{self.steps}"
             )
         if self.batch_size % self.accumulate_steps:
             raise ValueError(
-                f"optimiser.accumulate_steps is {self.accumulate_steps}; expected a "
-                f"divisor of optimiser.batch_size, which is {self.batch_size}."
+                f"accumulate_steps is {self.accumulate_steps}; expected a divisor of "
+                f"batch_size, which is {self.batch_size}"
             )
         return self
 
@@ -123,24 +151,24 @@ class TrainConfig(Section):
     """
 
     seed: Seed = 0
-    base_model: Text
+    base_model: PathText
     method: Literal["lora", "full"] = "lora"
     dtype: Literal["float32", "bfloat16"] = "float32"
     save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    tasks: Annotated[tuple[Text, ...], Field(strict=False)] = ()
-    experts: Mapping[str, Mapping[str, Share]] = {}
-    validate_on: Annotated[tuple[Text, ...], Field(strict=False)] | None = None
-    output: Text
+    tasks: TaskNames = ()
+    experts: Mapping[ExpertName, Mixture] = {}
+    validate_on: TaskNames | None = None
+    output: PathText
     packing: bool = False
     too_long: Literal["error", "drop"] = "error"
     gradient_checkpointing: bool = False
-    problems: ProblemsConfig = ProblemsConfig()
+    problems: ProblemsSettings = ProblemsSettings()
     task_settings: TaskSections = Field(default_factory=dict)
-    lora: LoraConfig = LoraConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
-    engine: EngineConfig = EngineConfig()
-    sandbox: SandboxConfig = SandboxConfig()
-    logging: LoggingConfig = LoggingConfig()
+    lora: LoraSettings = LoraSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    engine: EngineSettings = EngineSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -148,19 +176,14 @@ class TrainConfig(Section):
             wrong = "and experts are both given" if self.tasks else "is missing"
             raise ValueError(
                 f"tasks {wrong}; expected either tasks, a list of names, or experts, a "
-                "mapping of names to sources and their weights."
+                "mapping of names to sources and their weights"
             )
-        check_tasks(self.tasks)
-        for name, sources in self.experts.items():
-            _check_expert(name, sources)
-        if self.validate_on is not None:
-            check_tasks(self.validate_on)
         named = (*self.task_sources, *self.validation_tasks)
         check_task_settings(self.task_settings, list(dict.fromkeys(named)))
         if self.task_sources and self.problems.train < self.optimiser.batch_size:
             raise ValueError(
                 f"problems.train is {self.problems.train}; expected at least "
-                f"optimiser.batch_size, which is {self.optimiser.batch_size}."
+                f"optimiser.batch_size, which is {self.optimiser.batch_size}"
             )
         return self
 
@@ -175,27 +198,3 @@ class TrainConfig(Section):
     def validation_tasks(self) -> tuple[str, ...]:
         """The tasks that experts are scored on."""
         return self.task_sources if self.validate_on is None else self.validate_on
-
-
-def _check_expert(name: str, sources: Mapping[str, float]) -> None:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"experts names {name!r}; expected a name that can be a folder's, like "
-            "coding or db-and-os."
-        )
-    if not sources:
-        raise ValueError(
-            f"experts.{name} has no source; expected a task or a {JSONL} file with its "
-            "weight, like {pocket_coding: 1.0}."
-        )
-    for source in sources:
-        if not (
-            source.endswith(JSONL)
-            or source.isidentifier()
-            or IMPORT_PATH.fullmatch(source)
-        ):
-            raise ValueError(
-                f"experts.{name} has the source {source!r}; expected a task's name, an "
-                f"import path like package.module:Class, or a file whose name ends in "
-                f"{JSONL}."
-            )

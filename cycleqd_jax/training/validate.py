@@ -1,18 +1,20 @@
 """Scores of base and expert on the `validate` problems, as the expert is stored."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from cycleqd_jax.evaluation.local import Evaluator, mean_scores
+from cycleqd_jax.evaluation.base import mean_scores
+from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import base_genome, expert_genome
+from cycleqd_jax.merging.individuals import TrainedExpert
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.experts import FullExpert, LoraExpert
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel
-from cycleqd_jax.runs.setup import engine_shape, open_sandbox
+from cycleqd_jax.runs.setup import open_sandbox
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training.settings import TrainConfig
 
@@ -23,7 +25,7 @@ def validate_lora(
     config: TrainConfig,
     expert: LoraExpert,
     model: LoadedModel,
-    program: LlamaProgram,
+    program: CausalLM,
     weights: Weights,
     tasks: Sequence[Task],
 ) -> Scores:
@@ -39,8 +41,8 @@ def validate_lora(
     """
     basis = compute_basis(model.weights, [expert])
     models = {"base": base_genome(basis), "expert": expert_genome(basis, 0)}
-    with Evaluator(
-        engine=Engine(program, model.tokenizer, engine_shape(config.engine)),
+    with LocalEvaluator(
+        engine=Engine(program, model.tokenizer, config.engine),
         weights=weights,
         basis=basis,
         tasks=tasks,
@@ -48,14 +50,14 @@ def validate_lora(
         mode="factored",
         individuals_per_pass=len(models),
     ) as evaluator:
-        return mean_scores(evaluator.evaluate(models, Split.VALIDATE))
+        return mean_scores(evaluator.evaluate(models, Split.VALIDATE).episodes)
 
 
 def validate_full(
     config: TrainConfig,
     expert: FullExpert,
     model: LoadedModel,
-    program: LlamaProgram,
+    program: CausalLM,
     tasks: Sequence[Task],
 ) -> Scores:
     """Accuracy of base and full fine-tune, one after the other, each as plain weights.
@@ -63,21 +65,28 @@ def validate_full(
     Arguments as for `validate_lora`; one of both models is on the device at a time.
     """
     # Whole weights: a basis would be hundreds of decompositions that nobody needs.
-    models = {
-        "base": lambda: _on_device(model.weights, program),
-        "expert": lambda: _on_device(expert.weights, program),
-    }
-    with Evaluator(
-        engine=Engine(program, model.tokenizer, engine_shape(config.engine)),
+    models = {name: TrainedExpert(name) for name in ("base", "expert")}
+    weights = {"base": model.weights, "expert": expert.weights}
+    with LocalEvaluator(
+        engine=Engine(program, model.tokenizer, config.engine),
         weights={},
         basis=None,
         tasks=tasks,
         sandbox=open_sandbox(config.sandbox),
         mode="materialised",
         individuals_per_pass=1,
+        whole=_HostWeights(weights, program),
     ) as evaluator:
-        return mean_scores(evaluator.evaluate(models, Split.VALIDATE))
+        return mean_scores(evaluator.evaluate(models, Split.VALIDATE).episodes)
 
 
-def _on_device(weights: Mapping[str, Any], program: LlamaProgram) -> Weights:
-    return {name: jnp.asarray(w, program.dtype) for name, w in weights.items()}
+class _HostWeights(NamedTuple):
+    """Weights on the host, by the name of a `TrainedExpert`."""
+
+    by_name: Mapping[str, Mapping[str, Any]]
+    program: CausalLM
+
+    def weights(self, individual: TrainedExpert) -> Weights:
+        """Puts the weights of one model on the device."""
+        found, dtype = self.by_name[individual.task], self.program.dtype
+        return {name: jnp.asarray(w, dtype) for name, w in found.items()}

@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.requests import Limits as ReplyLimits
-from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.models.base import CausalLM
+from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel
 from experiments.benchmarks import frame, limits
 from experiments.benchmarks.frame import Options, Row, Say
@@ -73,7 +75,7 @@ class _Plain:
 class _Ours:
     """The engine, asked from outside a loop."""
 
-    def __init__(self, program: LlamaProgram, weights, shape: EngineShape):
+    def __init__(self, program: CausalLM, weights, shape: EngineSettings):
         self.engine = Engine(program, _Plain(), shape)
         self.engine.load(weights)
 
@@ -110,7 +112,7 @@ class _Bench:
     """What the rows are measured with."""
 
     def __init__(self, model: LoadedModel, theirs, options: Options, say: Say):
-        self._program = LlamaProgram(model.config)
+        self._program = make_program(model.config)
         self._weights = {n: jnp.asarray(w) for n, w in model.weights.items()}
         self._text = _text(model)
         self._theirs, self._repeats, self._say = theirs, options.repeats, say
@@ -144,7 +146,7 @@ class _Bench:
     def decode(self, count: int, target: float) -> list[Row]:
         """Tokens per second of `count` sequences at once, and whether they agree."""
         self._say(f"decode, {count} at once")
-        shape = EngineShape(
+        shape = EngineSettings(
             slots=count,
             length=PROMPT * 4,
             prefill_rows=min(count, 8),
@@ -196,7 +198,7 @@ class _Bench:
     def prefill(self, count: int) -> list[Row]:
         """Prompt tokens per second, up to the first token of the reply."""
         self._say(f"prefill, {count} prompts of {LONG} tokens")
-        shape = EngineShape(
+        shape = EngineSettings(
             slots=count,
             length=LONG * 2,
             prefill_rows=count,
@@ -236,7 +238,7 @@ class _Bench:
     def conversations(self) -> list[Row]:
         """Prompt tokens computed and time, with the cache kept and without."""
         self._say(f"conversations of {TURNS} turns")
-        shape = EngineShape(
+        shape = EngineSettings(
             slots=4, length=512, prefill_rows=4, prefill_chunk=64, decode_steps=8
         )
         ours = _Ours(self._program, self._weights, shape)

@@ -7,12 +7,11 @@ import statistics
 import tempfile
 import time
 
-from cycleqd_jax.evaluation.local import Evaluator
+from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.progress import BatchSummary, Observer
 from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.loop import run_cycle
-from cycleqd_jax.runs.run_settings import cycle_settings
+from cycleqd_jax.runs.loop import run_search
 from cycleqd_jax.runs.setup import open_evaluator, open_sandbox
 from cycleqd_jax.sandbox.base import Execution, Program, Sandbox
 from experiments.benchmarks import frame, quickstart
@@ -30,8 +29,8 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     )
     prepared = quickstart.prepared_run(config, say)
     sandbox = _Watched(open_sandbox(config.sandbox))
-    state = quickstart.experts_only(prepared, config.qd.bins)
-    settings = cycle_settings(config)
+    state = quickstart.experts_only(prepared)
+    qd = config.qd
     batches: list[_Parts] = []
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -41,13 +40,14 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
         say("compiling the engine")
         evaluator.compile()
         for batch in range(-1, options.repeats):  # the first one is warm-up
-            say(f"a batch of {settings.children_per_batch} children")
-            last = state.next_generation - 1 + settings.children_per_batch
+            say(f"a batch of {qd.children_per_batch} children")
+            last = state.next_generation - 1 + qd.children_per_batch
             watch = _Watch(evaluator, sandbox)
-            state = run_cycle(
+            state = run_search(
+                prepared.search,
                 state,
-                settings=dataclasses.replace(settings, num_generations=last),
-                basis=prepared.basis,
+                seed=config.seed,
+                qd=qd.model_copy(update={"num_generations": last}),
                 evaluator=evaluator,
                 folder=folder,
                 checkpoints=checkpoints,
@@ -55,7 +55,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
             )
             if batch >= 0:
                 batches.append(watch.parts)
-    return _rows(batches, settings.children_per_batch, problems)
+    return _rows(batches, qd.children_per_batch, problems)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class _Watched:
 class _Watch(Observer):
     """Measures one batch."""
 
-    def __init__(self, evaluator: Evaluator, sandbox: _Watched):
+    def __init__(self, evaluator: LocalEvaluator, sandbox: _Watched):
         self._stats = evaluator.stats
         self._before = self._stats.copy()
         self._start = time.perf_counter()

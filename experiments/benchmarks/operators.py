@@ -14,10 +14,10 @@ from cycleqd_jax.inference.population import (
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.qd.propose import propose
-from cycleqd_jax.qd.settings import ProposeSettings
-from cycleqd_jax.runs.checkpoints import Checkpoints, CycleState
-from cycleqd_jax.runs.run_settings import propose_settings
+from cycleqd_jax.qd.settings import QDSettings
+from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.setup import Prepared
+from cycleqd_jax.search.base import State
 from experiments.benchmarks import dense, frame, quickstart
 
 _BATCH = 6  # children that a generation of the quickstart breeds at once
@@ -29,7 +29,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     """Measures the suite."""
     config = quickstart.run_config(options)
     prepared = quickstart.prepared_run(config, say)
-    settings = propose_settings(config.qd)
+    settings = config.qd
     state = quickstart.full_state(prepared, config.qd.bins)
     with tempfile.TemporaryDirectory() as folder:
         rows = _children(options, prepared, settings, state, pathlib.Path(folder), say)
@@ -41,8 +41,8 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
 def _children(
     options: frame.Options,
     prepared: Prepared,
-    settings: ProposeSettings,
-    state: CycleState,
+    settings: QDSettings,
+    state: State,
     folder: pathlib.Path,
     say: frame.Say,
 ) -> list[frame.Row]:
@@ -132,7 +132,7 @@ def _children(
 
 
 def _breeder(
-    prepared: Prepared, settings: ProposeSettings, state: CycleState, count: int = 1
+    prepared: Prepared, settings: QDSettings, state: State, count: int = 1
 ) -> Callable[[], Genome]:
     """Breeds the next children of full archives with every call."""
     key, t = jax.random.key(0), state.next_generation
@@ -140,7 +140,7 @@ def _breeder(
     def breed():
         nonlocal t
         proposal = propose(
-            state.archives,
+            state.memory.archives,
             state.bank,
             prepared.basis,
             key,
@@ -154,11 +154,11 @@ def _breeder(
 
 
 def _archives(
-    options: frame.Options, state: CycleState, folder: pathlib.Path
+    options: frame.Options, state: State, folder: pathlib.Path
 ) -> list[frame.Row]:
-    count = len(state.archives.kept_ids())
+    count = len(state.memory.archives.kept_ids())
     bank = state.bank
-    held = jax.tree.leaves((bank.genomes, state.archives))
+    held = jax.tree.leaves((bank.genomes, state.memory.archives))
     held = [*held, bank.scores, bank.parents, bank.weights, bank.active]
     with Checkpoints(folder) as checkpoints:
         took = frame.medians(

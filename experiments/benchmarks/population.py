@@ -8,12 +8,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import (
     empty_population,
     with_individual,
 )
 from cycleqd_jax.inference.requests import Limits
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.models.tokenizer import ChatTokenizer
@@ -89,7 +90,7 @@ class _World:
         self.engine = Engine(
             self.prepared.program,
             _Endless(tokenizer),
-            EngineShape(
+            EngineSettings(
                 slots=_INDIVIDUALS * _EACH,
                 length=_PROMPT + _NEW,
                 prefill_rows=_INDIVIDUALS,
@@ -158,7 +159,7 @@ def _growth(options: frame.Options, world: _World) -> list[frame.Row]:
         )
     )
     rates = [60 * n / took[str(n)] for n in counts]
-    slots = world.engine.shape.slots
+    slots = world.engine.settings.slots
     rows = [
         frame.figure(
             "children per minute, 1 at once",

@@ -1,18 +1,18 @@
 """What the suites operators, population and loop measure: the world of a run."""
 
+import dataclasses
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.genome import Genome, expert_genome
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.qd.archives import Archives, empty_archives
-from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.runs.checkpoints import CycleState
-from cycleqd_jax.runs.loop import first_state, individual_name
+from cycleqd_jax.qd.archives import SCORES, empty_archives
 from cycleqd_jax.runs.setup import Prepared, prepare
+from cycleqd_jax.search.base import State
 from experiments.benchmarks.frame import DEFAULT_MODEL, Options, Say
 
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -45,17 +45,15 @@ def prepared_run(config: RunConfig, say: Say) -> Prepared:
     return prepare(config, None, Told())
 
 
-def experts_only(prepared: Prepared, bins: int) -> CycleState:
+def experts_only(prepared: Prepared) -> State:
     """The state before generation 1, with made-up scores of the experts."""
-    names = prepared.task_names
-    scores = {
-        individual_name(k, names): {task: 0.8 if task == own else 0.1 for task in names}
-        for k, own in enumerate(names)
-    }
-    return first_state(prepared.basis, names, scores, [_RANGES] * len(names), bins)
+    count = len(prepared.task_names)
+    experts = [expert_genome(prepared.basis, k) for k in range(count)]
+    scores = np.where(np.eye(count, dtype=bool), 0.8, 0.1)
+    return prepared.search.init(experts, scores)
 
 
-def children_of(state: CycleState, count: int, seed: int = 0) -> Genome:
+def children_of(state: State, count: int, seed: int = 0) -> Genome:
     """Genomes between the experts', float32 `[count, G]` and `[count, K]`."""
     rng = np.random.default_rng(seed)
     experts = state.bank.num_tasks
@@ -64,28 +62,34 @@ def children_of(state: CycleState, count: int, seed: int = 0) -> Genome:
     return Genome(shares @ batch.coefficients, shares @ batch.scales)
 
 
-def full_state(prepared: Prepared, bins: int) -> CycleState:
+def full_state(prepared: Prepared, bins: int) -> State:
     """Archives with an elite of its own in every cell."""
-    names = prepared.task_names
-    first = experts_only(prepared, bins)
-    experts = len(names)
-    arrays = empty_archives([_RANGES] * experts, bins).to_numpy()
-    cells = arrays["0/ids"].size
+    first = experts_only(prepared)
+    experts = len(prepared.task_names)
+    archives = empty_archives([_RANGES] * experts, bins)
+    cells = archives.cell_bins(0).shape[0]
     count = experts * cells
     rng = np.random.default_rng(0)
     genomes = children_of(first, count)
     scores = rng.random((experts, cells, experts))
-    for task in range(experts):
-        bin_of = first.archives.cell_bins(task)  # [C, K - 1]
+    repertoires = []
+    for task, repertoire in enumerate(archives.repertoires):
+        bin_of = archives.cell_bins(task)  # [C, K - 1]
         others = [k for k in range(experts) if k != task]
         scores[task][:, others] = (bin_of + 0.5) / bins
-        ids = experts + task * cells + np.arange(cells)
-        arrays[f"{task}/ids"] = ids.astype(np.int32)
-        arrays[f"{task}/fitnesses"] = scores[task][:, [task]].astype(np.float32)
-        arrays[f"{task}/descriptors"] = bin_of.astype(np.float32)
-        arrays[f"{task}/scores"] = scores[task].astype(np.float32)
+        own = jnp.asarray(scores[task], jnp.float32)
+        ids = experts + task * cells + jnp.arange(cells, dtype=jnp.int32)
+        repertoires.append(
+            repertoire.replace(
+                genotypes=ids,
+                fitnesses=own[:, [task]],
+                descriptors=jnp.asarray(bin_of, jnp.float32),
+                extra_scores={SCORES: own},
+            )
+        )
     bank = first.bank
-    bank = Bank(
+    bank = dataclasses.replace(
+        bank,
         genomes={**bank.genomes, **{experts + i: genomes[i] for i in range(count)}},
         scores=np.vstack([bank.scores, scores.reshape(count, experts)]),
         parents=np.vstack([bank.parents, np.tile(np.int32([0, 1]), (count, 1))]),
@@ -93,5 +97,8 @@ def full_state(prepared: Prepared, bins: int) -> CycleState:
         active=np.append(bank.active, np.repeat(np.arange(experts), cells)).astype(
             np.int32
         ),
+        complete=np.ones(experts + count, bool),
     )
-    return CycleState(Archives.from_numpy(arrays), bank, count + 1)
+    archives = archives.replace(repertoires=tuple(repertoires))
+    memory = first.memory.replace(archives=archives)
+    return State(bank, count + 1, memory)

@@ -5,9 +5,10 @@ import pytest
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.evaluation.local import mean_scores
+from cycleqd_jax.evaluation.base import mean_scores
+from cycleqd_jax.inference.population import choose_mode
 from cycleqd_jax.merging.genome import base_genome, expert_genome, uniform
-from cycleqd_jax.merging.modes import choose_mode
+from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.setup import open_evaluator, open_sandbox, prepare
 from cycleqd_jax.tasks.base import Split
@@ -34,7 +35,7 @@ def test_factored_and_materialised_give_the_same_episodes(toy_settings):
         models = {f"expert/{k}": expert_genome(basis, k) for k in range(3)}
         models |= {"base": base_genome(basis), "uniform": uniform(basis)}
         with opened as evaluator:
-            found[mode] = evaluator.evaluate(models, Split.VALIDATE)
+            found[mode] = evaluator.evaluate(models, Split.VALIDATE).episodes
         assert [e.individual for e in found[mode][::12]] == list(models)
     assert without_time(found["factored"]) == without_time(found["materialised"])
     scores = mean_scores(found["factored"])
@@ -68,3 +69,76 @@ def test_a_failing_environment_stops_the_evaluation(toy_settings):
 def test_prompts_that_do_not_fit_are_refused_before_work_starts(toy_settings):
     with pytest.raises(BadInputError, match=r"engine\.length.*toy_.*set it to 48"):
         open_with(toy_settings, length=32, decode_steps=4)
+
+
+def test_a_subset_of_problems_gives_the_same_verdicts_for_less(toy_settings):
+    prepared, opened = open_with(toy_settings)
+    models = {"base": base_genome(prepared.basis)}
+    chosen = {"toy_c": ["toy_c/validate/2"], "toy_a": ["toy_a/validate/3"]}
+    with opened as evaluator:
+        whole = evaluator.evaluate(models, Split.VALIDATE)
+        some = evaluator.evaluate(models, Split.VALIDATE, problems=chosen)
+        with pytest.raises(BadInputError, match="'toy_x' is not one of the tasks"):
+            evaluator.evaluate(models, Split.VALIDATE, problems={"toy_x": []})
+        with pytest.raises(BadInputError, match="'toy_a/test/0' is not a problem of"):
+            bad = {"toy_a": ["toy_a/test/0"]}
+            evaluator.evaluate(models, Split.VALIDATE, problems=bad)
+    assert [e.problem for e in some.episodes] == [
+        "toy_a/validate/3",
+        "toy_c/validate/2",
+    ]
+    ids = {e.problem for e in some.episodes}
+    want = [e for e in whole.episodes if e.problem in ids]
+    assert without_time(some.episodes) == without_time(want)
+    assert 0 < some.cost.tokens_forward < whole.cost.tokens_forward / 3
+    assert some.cost.tokens_backward == 0 and some.cost.seconds > 0
+
+
+def test_reference_scores_equal_those_of_transformers(toy_settings):
+    """Base and a trained expert: the sum over the reply and its end, to 1e-4."""
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    prepared, opened = open_with(toy_settings, mode="materialised")
+    task = prepared.tasks[0]
+    problem = task.problems(Split.TEST)[1]
+    with opened as evaluator:
+        models = {
+            "base": base_genome(prepared.basis),
+            "trained": TrainedExpert("toy_a"),
+        }
+        models["genome"] = expert_genome(prepared.basis, 0)
+        got = evaluator.score(
+            models, Split.TEST, problems={task.name: [problem.id]}
+        ).scores
+    assert [row.individual for row in got] == list(models)
+    # A LoRA expert's genome is the expert as it was trained.
+    assert got[1].logprob == pytest.approx(got[2].logprob, abs=1e-4)
+    assert abs(got[0].logprob - got[1].logprob) > 1e-2
+    net = transformers.LlamaForCausalLM.from_pretrained(toy_settings["base_model"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(toy_settings["base_model"])
+    dialogue = task.dialogue(problem)
+    text = tokenizer.apply_chat_template(
+        dialogue[:1], tokenize=False, add_generation_prompt=True
+    )
+    prompt = tokenizer(text, add_special_tokens=False).input_ids
+    answer = tokenizer(dialogue[1]["content"], add_special_tokens=False).input_ids
+    answer = [*answer, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    with torch.no_grad():
+        logits = net(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+    want = sum(
+        float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)
+    )
+    assert got[0].tokens == len(answer)
+    assert got[0].logprob == pytest.approx(want, abs=1e-4)
+
+
+def test_a_task_without_a_reference_answer_has_no_score(toy_settings):
+    prepared, opened = open_with(toy_settings)
+    prepared.tasks[1].reference = lambda problem: None
+    with opened as evaluator:
+        models = {"base": base_genome(prepared.basis)}
+        rows = evaluator.score(models, Split.TEST).scores
+    assert [row.logprob is None for row in rows] == [False] * 4 + [True] * 4 + [
+        False
+    ] * 4

@@ -35,7 +35,7 @@ def test_report_has_every_model_on_every_split(run):
             assert row["mean"] == pytest.approx(sum(scores) / 3)
             assert row["problems"] == problems
     assert data["evaluated_children"] == 6
-    assert len(data["archives_fingerprint"]) == 64
+    assert len(data["state_fingerprint"]) == 64
     assert (run / "report" / "report.html").stat().st_size > 10_000
 
 
@@ -113,7 +113,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(config, tmp_path, capsys):
         (["base_model=nowhere.gguf"], ["nowhere.gguf"]),
         (["qd.bins=1"], ["qd.bins", "1"]),
         (["engine.length=16", "engine.decode_steps=4"], ["engine.length", "16"]),
-        (["qd.mutatoin=svd"], ["qd.mutatoin", "qd.mutation"]),
+        (["qd.mutatoin=svd"], ["qd.mutatoin", "did you mean mutation"]),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(

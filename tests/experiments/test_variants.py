@@ -1,12 +1,19 @@
 """The main command with every operator, basis and number of tasks."""
 
+import collections
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import toy_world
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.merging.basis_store import load_basis
+from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
+from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import setup, trained_experts
@@ -57,15 +64,15 @@ def test_runs_to_its_end(worlds, tmp_path, capsys, num_tasks, overrides, said):
     assert state["evaluated_children"] == 4
     basis = load_basis(folder / "basis.safetensors").basis
     assert bool(basis.residuals) == ("basis.residual=keep" in overrides)
-    originals = folder / "results" / "originals-optimise.parquet"
+    trained = folder / "results" / "trained-experts-optimise.parquet"
     if "basis.rank=2" in overrides and not basis.residuals:
         rows = files.read_table(folder / "energy.parquet").to_pylist()
         assert {row["expert"] for row in rows} == {"toy_b"}  # LoRAs are of rank 2
-        tried = files.read_table(originals).to_pylist()
-        assert {row["individual"] for row in tried} == {"original/toy_b"}
+        tried = files.read_table(trained).to_pylist()
+        assert {row["individual"] for row in tried} == {"trained_expert/toy_b"}
         assert "toy_b as trained and as its genome" in out
     else:
-        assert not trained_experts.exists()
+        assert not trained.exists()
 
 
 def prepared_from(settings, **changes):
@@ -76,17 +83,25 @@ def prepared_from(settings, **changes):
 def test_the_expert_as_trained_is_scored_by_its_own_weights(worlds):
     """Only the expert that a rank changes, and with the weights in its folder."""
     config, prepared = prepared_from(worlds(3), basis={"rank": 2, "keep": False})
-    seen = {}
 
-    def measured(part, individuals, split):
-        seen.update({name: make() for name, make in individuals.items()})
-        return []
+    class Cached:
+        def scores(self, part, individuals, split):
+            self.individuals = individuals
+            return {}
 
-    trained_experts.measure_originals(config, prepared, measured)
-    assert list(seen) == ["original/toy_b"]
-    expert = load_expert(config.experts["toy_task:ToyB"], prepared.model)
+    cached = Cached()
+    trained_experts.measure(prepared.basis, cached)
+    assert cached.individuals == {"trained_expert/toy_b": TrainedExpert("toy_b")}
+    entry = "toy_task:ToyB"
+    whole = WholeModels(prepared.model, {"toy_b": config.experts[entry]})
+    got = whole.weights(TrainedExpert("toy_b"))
+    expert = load_expert(config.experts[entry], prepared.model)
     for name, weight in expert.weights.items():
-        np.testing.assert_array_equal(seen["original/toy_b"][name], weight)
+        np.testing.assert_array_equal(got[name], weight)
+    same = whole.weights(Adapter(config.experts[entry]))
+    assert all(np.array_equal(same[name], got[name]) for name in got)
+    with pytest.raises(BadInputError, match="'toy_x' is unknown; there are toy_b"):
+        whole.weights(TrainedExpert("toy_x"))
 
 
 def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
@@ -96,7 +111,7 @@ def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
     original = setup.compute_basis
 
     def counted(*args, **kwargs):
-        computed.append(kwargs["rank"])
+        computed.append(args[2].rank)
         return original(*args, **kwargs)
 
     monkeypatch.setattr(setup, "compute_basis", counted)
@@ -115,3 +130,48 @@ def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
     for other in (two, four):
         for name, u in one.basis.u.items():
             np.testing.assert_array_equal(u, other.basis.u[name])
+
+
+class Counted(Mapping):
+    """The weights of a full expert; counts how often each is read."""
+
+    def __init__(self, weights):
+        self.weights = weights
+        self.reads = collections.Counter()
+
+    def __getitem__(self, name):
+        self.reads[name] += 1
+        return self.weights[name]
+
+    def __contains__(self, name):
+        return name in self.weights
+
+    def __iter__(self):
+        return iter(self.weights)
+
+    def __len__(self):
+        return len(self.weights)
+
+
+def test_with_a_kept_basis_experts_are_read_for_their_hash_only(
+    worlds, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    opened = []
+
+    def load(path, model):
+        expert = load_expert(path, model)
+        if isinstance(expert, FullExpert):
+            opened.append(Counted(expert.weights))
+            expert = FullExpert(opened[-1])
+        return expert
+
+    monkeypatch.setattr(setup, "load_expert", load)
+    first, again = (
+        prepared_from(worlds(3), basis={"rank": 2, "keep": True})[1] for _ in range(2)
+    )
+    assert first.fingerprints == again.fingerprints
+    computing, cached = opened
+    assert set(computing.reads) == set(cached.reads) == set(first.model.weights)
+    assert set(computing.reads.values()) == {2}  # for the hash and for the basis
+    assert set(cached.reads.values()) == {1}

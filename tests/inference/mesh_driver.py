@@ -4,7 +4,6 @@ Prints one JSON object: what each mesh answered, and what its programs gather.
 """
 
 import asyncio
-import dataclasses
 import json
 import re
 import sys
@@ -12,12 +11,14 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import populations
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference import programs
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.requests import Limits
-from cycleqd_jax.inference.sampling import Draws
+from cycleqd_jax.inference.sampling import RowSampling
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
@@ -32,7 +33,7 @@ CONFIG = LlamaConfig(
     head_dim=8,
     tie_word_embeddings=True,
 )
-SHAPE = EngineShape(
+SHAPE = EngineSettings(
     slots=8, length=48, prefill_rows=2, prefill_chunk=16, decode_steps=3
 )
 MESHES = ((8, 1), (4, 2), (2, 4), (1, 4), (1, 1))
@@ -52,7 +53,7 @@ def draw(shape, scale, seed):
 
 def make_population(weights):
     matrices = {n: w for n, w in weights.items() if w.ndim == 2}
-    return programs.Population.of_tables(
+    return populations.from_tables(
         u={n: draw((w.shape[0], 6), 0.2, i) for i, (n, w) in
            enumerate(matrices.items())},
         v={n: draw((w.shape[1], 6), 0.2, -i - 1 + 99) for i, (n, w) in
@@ -72,7 +73,7 @@ def replies(engine, individuals):
     async def one(i, prompt):
         with engine.conversation(i % individuals) as conversation:
             first = await engine.generate(prompt, Limits(6), conversation=conversation)
-            await together.wait()  # more than there are slots: some are set aside
+            await together.wait()  # more than there are slots: some are evicted
             more = [*prompt, *first.tokens, 5, 9]
             second = await engine.generate(more, Limits(5), conversation=conversation)
             return first.tokens, second.tokens
@@ -93,16 +94,16 @@ def replies(engine, individuals):
 def largest_gather(program, weights, population, mesh):
     """Elements of the largest array that a decode or prefill call gathers."""
     cache = jax.device_put(program.empty_cache(8, 48), sharding.cache_sharding(mesh))
-    form = programs.Form(program, 48, placed=sharding.cache_sharding(mesh))
+    key = programs.ProgramKey(program, 48, cache_sharding=sharding.cache_sharding(mesh))
     z = lambda *shape: np.zeros(shape, np.int32)  # noqa: E731
-    draws = lambda n: Draws(z(n) * 0.0, z(n), z(n) + 1.0, z(n), z(n))  # noqa: E731
-    chunk = programs.Chunk(z(2, 16), z(2), z(2), z(2), z(2), z(2))
-    slots = programs.Slots(z(8), z(8), z(8), z(8) + 1)
+    greedy = lambda n: RowSampling(z(n) * 0.0, z(n), z(n) + 1.0, z(n), z(n))  # noqa: E731
+    chunk = programs.PrefillChunk(z(2, 16), z(2), z(2), z(2), z(2), z(2))
+    state = programs.DecodeState(z(8), z(8), z(8), z(8) + 1)
     low = (
-        programs.prefill.lower(weights, population, cache, chunk, draws(2), form=form),
+        programs.prefill.lower(weights, population, cache, chunk, greedy(2), key=key),
         programs.decode.lower(
-            weights, population, cache, slots, draws(8), None,
-            form=form, steps=3, stop_ids=(0,),
+            weights, population, cache, state, greedy(8), None,
+            key=key, steps=3, stop_ids=(0,),
         ),
     )  # fmt: skip
     most = 0
@@ -120,17 +121,19 @@ def largest_gather(program, weights, population, mesh):
 def main():
     program = LlamaProgram(CONFIG)
     weights = {
-        name: draw(shape.shape, 0.3, 50 + i)
-        for i, (name, shape) in enumerate(sorted(program.weight_shapes().items()))
+        name: draw(shape, 0.3, 50 + i)
+        for i, (name, shape) in enumerate(
+            sorted(program.config.weight_shapes().items())
+        )
     }
     population = make_population(weights)
     out = {}
     for data, tensor in MESHES:
         mesh = sharding.make_mesh(data, tensor)
         entry = out[f"{data}x{tensor}"] = {}
-        # Materialised has no tables; the form of its programs is the same.
+        # Materialised mode has no tables but the same programs.
         for mode, deterministic in (("factored", True), ("materialised", False)):
-            shape = dataclasses.replace(SHAPE, deterministic=deterministic)
+            shape = SHAPE.model_copy(update={"deterministic": deterministic})
             engine = Engine(
                 program, Numbers(), shape, mesh=mesh if data * tensor > 1 else None
             )
@@ -152,7 +155,7 @@ def main():
     for axes, changes in (((1, 8), {}), ((8, 1), {"slots": 12}), ((4, 4), {})):
         try:
             mesh = sharding.make_mesh(*axes)
-            Engine(program, Numbers(), dataclasses.replace(SHAPE, **changes), mesh=mesh)
+            Engine(program, Numbers(), SHAPE.model_copy(update=changes), mesh=mesh)
         except BadInputError as err:
             refused.append(str(err))
     out["refused"] = refused

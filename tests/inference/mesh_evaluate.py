@@ -7,7 +7,7 @@ import json
 import sys
 
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.config_sections import MeshConfig
+from cycleqd_jax.inference.settings import MeshSettings
 from cycleqd_jax.merging.genome import base_genome, expert_genome
 from cycleqd_jax.runs.setup import open_evaluator, open_sandbox, prepare
 from cycleqd_jax.tasks.base import Split
@@ -28,7 +28,7 @@ def episodes(config):
         for k in range(prepared.basis.num_experts)
     }
     with open_evaluator(config, prepared, open_sandbox(config.sandbox)) as evaluator:
-        got = evaluator.evaluate(individuals, Split.OPTIMISE)
+        got = evaluator.evaluate(individuals, Split.OPTIMISE).episodes
     return [(e.individual, e.problem, list(e.tokens), e.score) for e in got]
 
 
@@ -38,7 +38,7 @@ def main():
     for data in (1, 4):
         for mode in ("factored", "materialised"):
             engine = config.engine.model_copy(
-                update={"mesh": MeshConfig(data=data), "mode": mode}
+                update={"mesh": MeshSettings(data=data), "mode": mode}
             )
             out[f"{data} {mode}"] = episodes(
                 config.model_copy(update={"engine": engine})

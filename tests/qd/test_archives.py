@@ -4,10 +4,8 @@ import pytest
 
 from cycleqd_jax.qd.archives import (
     SCORES,
-    Archives,
     Status,
     empty_archives,
-    state_fingerprint,
 )
 from cycleqd_jax.qd.cells import behaviour_bins
 
@@ -86,24 +84,6 @@ def test_repertoires_do_not_share_arrays_and_can_be_donated():
     )
     out = step(archives.repertoires)
     assert len(out) == 3 and np.asarray(out[0].centroids).shape == (9, 2)
-
-
-def test_round_trip_and_fingerprint(make):
-    archives, bank = make.run(make.problem("lora").basis)
-    again = Archives.from_numpy(archives.to_numpy())
-    assert jax.tree.structure(again) == jax.tree.structure(archives)
-    for got, want in zip(
-        jax.tree.leaves(again), jax.tree.leaves(archives), strict=True
-    ):
-        np.testing.assert_array_equal(got, want)
-        assert got.dtype == want.dtype
-    assert state_fingerprint(again, bank) == state_fingerprint(archives, bank)
-    scores = [0.93, 0.02, 0.03]
-    changed, statuses = archives.offer(99, scores)
-    assert statuses[0] is not Status.REJECTED
-    assert state_fingerprint(changed, bank) != state_fingerprint(archives, bank)
-    further, _ = again.offer(99, scores)
-    assert state_fingerprint(further, bank) == state_fingerprint(changed, bank)
 
 
 @pytest.mark.parametrize("scores", [[0.5, 0.5], [0.5, 0.5, 1.1], [0.5, 0.5, np.nan]])

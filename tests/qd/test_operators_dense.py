@@ -7,6 +7,7 @@ import pytest
 
 from cycleqd_jax.merging.core_basis import core_basis
 from cycleqd_jax.merging.genome import (
+    Genome,
     expert_genome,
     linear_combination,
     stack_genomes,
@@ -14,8 +15,8 @@ from cycleqd_jax.merging.genome import (
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import (
     NoiseSource,
-    generation_noise,
     noise_length,
+    summed_noise,
 )
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.core_mutation import child_step, num_components
@@ -23,7 +24,7 @@ from cycleqd_jax.qd.crossover import draw_weights
 from cycleqd_jax.qd.mutation import draw_steps
 from cycleqd_jax.qd.propose import propose
 from cycleqd_jax.qd.schedule import generation_keys
-from cycleqd_jax.qd.settings import ProposeSettings
+from cycleqd_jax.qd.settings import QDSettings
 
 KINDS = pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
 MIX = [0.5, 0.3, -0.4]
@@ -85,7 +86,7 @@ def test_child_svd_equals_the_dense_definition(make, kind, replaced):
 def test_children_in_core_form_do_not_depend_on_their_batch(make, mutation):
     basis = core_basis(make.problem("mixed").basis)
     state = (*make.run(basis), basis)
-    settings = ProposeSettings(mutation=mutation)
+    settings = QDSettings(mutation=mutation)
     key = jax.random.key(0)
     together = propose(*state, key, list(range(1, 7)), settings=settings)
     for i in range(6):
@@ -103,7 +104,7 @@ def test_child_svd_child_of_a_proposal(make):
     problem = make.problem("lora")
     basis = core_basis(problem.basis)
     archives, bank = make.run(basis, num_children=0)
-    settings = ProposeSettings(mutation="svd_child", w_max=0.2)
+    settings = QDSettings(mutation="svd_child", w_max=0.2)
     key = jax.random.key(5)
     got = propose(archives, bank, basis, key, [4], settings=settings)
     keys = generation_keys(key, 4)
@@ -127,12 +128,23 @@ def test_child_svd_child_of_a_proposal(make):
 SOURCE = NoiseSource(seed=3, std=0.01)
 
 
+def generation_noise(source, generation, name_index, shape):
+    """The noise of one generation alone."""
+    share = np.eye(1, 256, generation - 1, dtype=np.float32)[0]
+    return summed_noise(source, Genome(None, None, share), name_index, shape)
+
+
 def dense_noise(problem, generation):
+    """Noise of all parameters by its definition, std times a draw, in float64."""
+    domain = jax.random.fold_in(jax.random.key(SOURCE.seed), np.uint32(2**32 - 1))
+    keys = {
+        name: jax.random.fold_in(jax.random.fold_in(domain, i), generation)
+        for i, name in enumerate(sorted(problem.base))
+    }
     return {
-        name: np.asarray(
-            generation_noise(SOURCE, generation, i, base.shape), np.float64
-        )
-        for i, (name, base) in enumerate(sorted(problem.base.items()))
+        name: SOURCE.std
+        * np.asarray(jax.random.normal(key, problem.base[name].shape), np.float64)
+        for name, key in keys.items()
     }
 
 
@@ -140,7 +152,7 @@ def test_gaussian_children_equal_their_dense_definition(make):
     """Noise added to every parameter, then crossed like any weight, twice over."""
     problem = make.problem("mixed")
     archives, bank = make.run(problem.basis, num_children=0)
-    settings = ProposeSettings(mutation="gaussian")
+    settings = QDSettings(mutation="gaussian")
     key = jax.random.key(3)
     dense = {k: mixed(problem, np.eye(3)[k]) for k in range(3)}
     for t in range(1, 8):
@@ -196,7 +208,7 @@ def test_a_bank_with_noise_is_the_same_however_it_came_about(make):
     """Read and gone on with equals grown, though lengths of noise differ in memory."""
     basis = make.problem("lora").basis
     archives, bank = make.run(basis, num_children=0)
-    settings = ProposeSettings(mutation="gaussian")
+    settings = QDSettings(mutation="gaussian")
 
     def grow(bank, ts):
         for t in ts:
@@ -241,7 +253,7 @@ def test_own_operators_breed_children(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "own_operators", module)
     basis = make.problem("mixed").basis
     archives, bank = make.run(basis)
-    settings = ProposeSettings(
+    settings = QDSettings(
         crossover="own_operators:tilted", mutation="own_operators:doubled"
     )
     key = jax.random.key(2)

@@ -6,11 +6,11 @@ from cycleqd_jax.qd.archives import empty_archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.crossover import draw_weights
 from cycleqd_jax.qd.mutation import draw_steps
-from cycleqd_jax.qd.propose import propose
+from cycleqd_jax.qd.propose import _draw_parents, propose
 from cycleqd_jax.qd.schedule import generation_keys
-from cycleqd_jax.qd.settings import ProposeSettings
+from cycleqd_jax.qd.settings import QDSettings
 
-SETTINGS = ProposeSettings()
+SETTINGS = QDSettings()
 
 
 @pytest.fixture
@@ -105,13 +105,13 @@ def test_seed_settings_and_bank_size(state):
     assert not np.array_equal(base.weights, other.weights)
     pruned = bank.prune(archives.kept_ids())
     assert_same(propose(archives, pruned, basis, key, [1, 2], settings=SETTINGS), base)
-    still = ProposeSettings(mutation="none", crossover_std=0.0)
+    still = QDSettings(mutation="none", crossover_std=0.0)
     middle = propose(archives, bank, basis, key, [1], settings=still)
     pair = bank.gather(base.parents[0])
     np.testing.assert_allclose(
         middle.genomes.coefficients[0], pair.coefficients.mean(axis=0), atol=1e-6
     )
-    slow = ProposeSettings(flip_interval=5)
+    slow = QDSettings(flip_interval=5)
     assert propose(*state, key, [4, 5], settings=slow).active.tolist() == [0, 1]
 
 
@@ -119,7 +119,7 @@ def test_a_single_elite_mates_with_itself(make):
     basis = make.problem("lora").basis
     bank = make.run(basis, num_children=0)[1]
     archives, _ = empty_archives([(0.0, 1.0)] * 3, 5).offer(2, [0.5, 0.5, 0.5])
-    quiet = ProposeSettings(mutation="none")
+    quiet = QDSettings(mutation="none")
     got = propose(archives, bank, basis, jax.random.key(0), [1, 2, 3], settings=quiet)
     assert got.parents.tolist() == [[2, 2]] * 3
     for i in range(3):
@@ -153,5 +153,15 @@ def test_wrong_calls_are_refused(state):
     ],
 )
 def test_settings_are_checked(name, value):
-    with pytest.raises(ValueError, match=f"^{name}: expected .*got {value!r}"):
-        ProposeSettings(**{name: value})
+    with pytest.raises(ValueError, match=f"{name}(.|\n)*{value!r}"):
+        QDSettings(**{name: value})
+
+
+def test_other_lengths_and_batches_do_not_compile_again(state):
+    key, few = jax.random.key(0), QDSettings(num_generations=7, w_max=0.1)
+    propose(*state, key, [1, 2], settings=SETTINGS)
+    compiled = _draw_parents._cache_size()
+    propose(*state, key, [3, 4], settings=few)
+    assert _draw_parents._cache_size() == compiled
+    propose(*state, key, [3, 4], settings=QDSettings(alpha_low=0.4))
+    assert _draw_parents._cache_size() == compiled + 1

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cycleqd_jax.runs.facts import RunFacts, write_facts
+
 SIZES = {"optimise": 12, "validate": 10, "test": 20}
 BINS = 6
 
@@ -152,13 +154,16 @@ class Fabricated:
             )
             for task in tasks
         }
-        state = {
-            "ranges": {task: [0.0, 1.0] for task in tasks},
-            "bins": BINS,
-            "tasks": tasks,
-            "evaluated_children": self.num_children,
-            "archives_fingerprint": "sha256:" + "0123456789abcdef" * 4,
-            "aggregation": {
+        aliases = {"scaled_merge": "scaled_merge/0.4", "best_of_archive": best}
+        names = ["base", *experts, *list(rest)[1:]]
+        facts = RunFacts(
+            tasks=tuple(tasks),
+            evaluated_children=self.num_children,
+            state_fingerprint="0123456789abcdef" * 4,
+            models=[{"name": n, "scored_as": aliases.get(n, n)} for n in names],
+            result="aggregated",
+            best=best,
+            aggregation={
                 task: {
                     "individual": name,
                     "quality": self.scores[name][task],
@@ -167,13 +172,13 @@ class Fabricated:
                 }
                 for task, name in champions.items()
             },
-            "best_of_archive": best,
-            "scaled_merge": {
+            scaled_merge={
                 "factor": 0.4,
                 "tried": {"scaled_merge/0.3": 0.55, "scaled_merge/0.4": 0.6},
             },
-        }
-        (run / "state.json").write_text(json.dumps(state))
+            search={"ranges": {task: [0.0, 1.0] for task in tasks}, "bins": BINS},
+        )
+        write_facts(run, facts)
         (run / "config.yaml").write_text(
             f"seed: 3\nrun_dir: {run}\nbase_model: some/model\ntasks: {tasks}\n"
             f"experts: {json.dumps({task: 'x' for task in tasks})}\n"

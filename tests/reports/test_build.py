@@ -38,7 +38,8 @@ def test_rows_of_the_table(report):
         "aggregated",
     ]
     assert report["evaluated_children"] == 14
-    assert report["archives_fingerprint"].startswith("sha256:")
+    assert report["state_fingerprint"] == "0123456789abcdef" * 4
+    assert report["result"] == "aggregated" and report["search"] == "cycleqd"
     assert report["timing"]["total_s"] == 120.5
 
 
@@ -67,7 +68,7 @@ def test_selected_models_are_found_under_the_name_they_were_selected_by(
     rows = results(finished_run)
     for model, name in [
         ("scaled_merge", "scaled_merge/0.4"),
-        ("best_of_archive", state["best_of_archive"]),
+        ("best_of_archive", state["best"]),
     ]:
         scores = [
             row["score"]

@@ -30,11 +30,12 @@ def test_changed_experts_are_reported_with_both_scores(fabricate):
     expert = pq.read_table(run / "results" / "expert-skill_b-optimise.parquet")
     # As trained it solved everything.
     rows = [
-        row | {"individual": "original/skill_b", "score": 1.0, "outcome": "solved"}
+        row
+        | {"individual": "trained_expert/skill_b", "score": 1.0, "outcome": "solved"}
         for row in expert.to_pylist()
     ]
     table = pa.Table.from_pylist(rows, schema=expert.schema)
-    pq.write_table(table, run / "results" / "originals-optimise.parquet")
+    pq.write_table(table, run / "results" / "trained-experts-optimise.parquet")
     report = build.write_report(run)["basis"]
     assert report["similarity"] == FACTS["similarity"]
     changed = report["changed"]["skill_b"]

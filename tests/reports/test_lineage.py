@@ -9,10 +9,20 @@ from cycleqd_jax.reports.lineage import (
     parents_of,
 )
 from cycleqd_jax.reports.run_data import Child, read_run
+from cycleqd_jax.runs.facts import ChampionFacts
 
 
 def child(t, first, second, weights=(1.0, 1.0)):
-    return Child(t, f"child/{t}", "skill_a", (first, second), weights, {}, {}, {}, {})
+    return Child(t, f"child/{t}", "skill_a", (first, second), weights, {}, {})
+
+
+def with_family(data, children, champions):
+    aggregation = {
+        group: ChampionFacts(individual=name, quality=0.5, validated=None, beta=0.5)
+        for group, name in champions.items()
+    }
+    facts = data.facts.model_copy(update={"aggregation": aggregation})
+    return dataclasses.replace(data, children=tuple(children), facts=facts)
 
 
 @pytest.fixture
@@ -26,8 +36,7 @@ def data(finished_run):
         child(4, a, b),
     )
     family = {"skill_a": a, "skill_b": "child/2", "skill_c": "child/3"}
-    state = {"aggregation": {task: {"individual": n} for task, n in family.items()}}
-    return dataclasses.replace(read_run(finished_run), children=children, state=state)
+    return with_family(read_run(finished_run), children, family)
 
 
 def test_shares_are_mixed_as_crossed(data):
@@ -60,10 +69,16 @@ def test_only_ancestors_are_shown(data):
 def test_a_long_lineage_keeps_the_nearest(data):
     chain = [child(1, "expert/skill_a", "expert/skill_b")]
     chain += [child(t, f"child/{t - 1}", "expert/skill_c") for t in range(2, 30)]
-    state = {"aggregation": {"skill_a": {"individual": "child/29"}}}
-    long = dataclasses.replace(data, children=tuple(chain), state=state)
+    long = with_family(data, chain, {"skill_a": "child/29"})
     graph = make_lineage(long, limit=5)
     shown = [name for column in graph.columns[1:] for name in column]
     assert shown == [*(f"child/{t}" for t in range(25, 30)), "aggregated"]
     assert graph.left_out == 24
     assert parents_of(long)["child/2"] == ("child/1", "expert/skill_c")
+
+
+def test_children_without_parents_have_unknown_shares(data):
+    lone = Child(1, "child/1", None, (), (), {}, {})
+    made = with_family(data, [lone], {"mean": "child/1"})
+    assert set(expert_shares(made, "child/1").values()) == {None}
+    assert make_lineage(made).columns[1:] == (("child/1",), ("aggregated",))

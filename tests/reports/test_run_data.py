@@ -1,10 +1,10 @@
-import json
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.reports.run_data import read_run
 
@@ -46,17 +46,19 @@ def test_samples_are_one_solved_and_one_unsolved_per_task(run):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    assert "not a run folder" in refusal(tmp_path)
-    assert "not a run folder" in refusal(tmp_path / "missing")
+    assert "is not a run folder" in refusal(tmp_path)
+    assert "is not a run folder" in refusal(tmp_path / "missing")
+
+
+def rewrite(run, **changes):
+    """Changes entries of `state.json`, checksum included."""
+    facts = files.read_sealed(run / "state.json") | changes
+    files.write_sealed(run / "state.json", facts)
 
 
 def test_an_unfinished_run_says_what_is_missing(run):
-    state = json.loads((run / "state.json").read_text())
-    del state["aggregation"]
-    (run / "state.json").write_text(json.dumps(state))
-    assert "has not finished, state.json has no aggregation" in refusal(run)
     (run / "state.json").unlink()
-    assert "has not finished, state.json is missing" in refusal(run)
+    assert "no finished run (state.json is missing)" in refusal(run)
 
 
 @pytest.mark.parametrize("name", ["archives.parquet", "metrics", "results"])
@@ -108,8 +110,11 @@ def test_damaged_files(run):
     path = run / "archives.parquet"
     path.write_bytes(path.read_bytes()[:-40])
     assert "archives.parquet: not readable as Parquet" in refusal(run)
-    (run / "state.json").write_text("{")
-    assert "state.json: not readable as JSON" in refusal(run)
+    path = run / "state.json"
+    path.write_text(path.read_text().replace("0.4", "0.5"))
+    assert "state.json is damaged: its checksum" in refusal(run)
+    path.write_text("{")
+    assert "state.json is damaged: it is not JSON" in refusal(run)
 
 
 def test_wrong_columns_and_entries(run):
@@ -118,11 +123,8 @@ def test_wrong_columns_and_entries(run):
     pq.write_table(table.drop_columns(["quality"]), path)
     assert "expected a column quality" in refusal(run)
     pq.write_table(table, path)
-    state = json.loads((run / "state.json").read_text())
-    (run / "state.json").write_text(json.dumps(state | {"bins": "many"}))
-    assert "bins is 'many'" in refusal(run)
-    (run / "state.json").write_text("[]")
-    assert "expected a mapping" in refusal(run)
+    rewrite(run, result=None)
+    assert "another version (result: Input should be a valid string)" in refusal(run)
 
 
 def test_times_never_stand_in_the_way(run):

@@ -1,18 +1,26 @@
 import subprocess
 
+import jax
 import numpy as np
 import pytest
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError
 from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.qd.archives import empty_archives, state_fingerprint
+from cycleqd_jax.qd.archives import empty_archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.runs import checkpoints as module
-from cycleqd_jax.runs.checkpoints import SUMS, Checkpoints, CycleState
+from cycleqd_jax.runs.checkpoints import (
+    SUMS,
+    Checkpoints,
+    Saved,
+    state_fingerprint,
+)
+from cycleqd_jax.search.base import State
+from cycleqd_jax.search.cycleqd import Memory
 
 
-def make_state(next_generation: int) -> CycleState:
+def make_state(next_generation: int) -> State:
     """Two experts and as many children as were bred before `next_generation`."""
     rng = np.random.default_rng(0)
     archives, bank = empty_archives([(0.0, 1.0)] * 2, 3), Bank.empty(2)
@@ -26,13 +34,22 @@ def make_state(next_generation: int) -> CycleState:
                 genome, scores, parents=(0, 1), weights=(0.5, 0.5), active=0
             )
         archives, _ = archives.offer(individual, scores)
-    return CycleState(archives, bank, next_generation)
+    return State(bank, next_generation, Memory(archives, np.zeros(2, np.int32)))
 
 
-def same(got: CycleState, want: CycleState) -> bool:
-    return got.next_generation == want.next_generation and state_fingerprint(
-        got.archives, got.bank
-    ) == state_fingerprint(want.archives, want.bank)
+def same(got: Saved, want: State) -> bool:
+    return (
+        got.next_generation == want.next_generation
+        and state_fingerprint(got) == state_fingerprint(want)
+        and same_trees(got.into(make_state(1)), want)
+    )
+
+
+def same_trees(got: State, want: State) -> bool:
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    return jax.tree.structure(got.memory) == jax.tree.structure(want.memory) and all(
+        np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs
+    )
 
 
 def everything(folder) -> dict:
@@ -118,7 +135,7 @@ def test_without_a_whole_one_nothing_is_changed(folder):
         (folder / step / SUMS).unlink()
     before = everything(folder)
     with Checkpoints(folder) as checkpoints:
-        with pytest.raises(BadInputError, match="2 is passed over, SHA256SUMS is mis"):
+        with pytest.raises(BadInputError, match="2 is skipped, SHA256SUMS is mis"):
             checkpoints.restore()
     assert everything(folder) == before
 

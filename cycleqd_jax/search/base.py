@@ -1,0 +1,229 @@
+"""The door for search methods: what a run knows of the search that it carries out.
+
+    state = search.init(experts, scores)
+    candidates = search.ask(state, key, ts)
+    state = search.tell(state, candidates, outcomes)
+    champions = search.champions(state)
+
+A search never evaluates anything and never keeps anything between calls: what it learns
+is in its state, so a run that restores a state goes on as if it had never stopped.
+"""
+
+import abc
+import enum
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import numpy as np
+from qdax.custom_types import RNGKey
+
+from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.qd.aggregation import Contender
+from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.qd.settings import QDSettings
+
+
+class Context(NamedTuple):
+    """What a search is made with.
+
+    Attributes:
+      qd: the section `qd` of the config: number of children, batch size, operators.
+      options: the section `search_settings`, which only this search reads.
+      basis: of the genomes.
+      tasks: K names, in the order of scores.
+      entries: the same tasks as the config names them; keys of settings by task.
+    """
+
+    qd: QDSettings
+    options: Mapping[str, Any]
+    basis: AnyBasis
+    tasks: tuple[str, ...]
+    entries: tuple[str, ...]
+
+
+class Status(enum.StrEnum):
+    """How much of an evaluation an outcome rests on."""
+
+    COMPLETE = "complete"  # all problems
+    REJECTED = "rejected"  # some problems; an evaluator gave up on the individual
+
+
+class Outcome(NamedTuple):
+    """What came of one candidate.
+
+    Attributes:
+      scores: K mean scores in [0, 1], Python floats.
+      status: whether all problems were evaluated.
+      problems: task name -> ids of the problems that the scores rest on.
+    """
+
+    scores: tuple[float, ...]
+    status: Status = Status.COMPLETE
+    problems: Mapping[str, tuple[str, ...]] = {}
+
+
+class Lineage(NamedTuple):
+    """Where a candidate comes from.
+
+    Attributes:
+      parents: ids of its parents in the bank; empty if it has none.
+      weights: one raw crossover weight per parent; NaN where there is none.
+      active: the task whose archive it was bred from, 0-based; None without archives.
+    """
+
+    parents: tuple[int, ...] = ()
+    weights: tuple[float, ...] = ()
+    active: int | None = None
+
+
+class Candidates(NamedTuple):
+    """P individuals to evaluate.
+
+    Attributes:
+      ts: their generations, from 1, consecutive.
+      genomes: P genomes, `[G]` and `[K]` float32 on the host.
+      lineage: P entries.
+    """
+
+    ts: tuple[int, ...]
+    genomes: tuple[Genome, ...]
+    lineage: tuple[Lineage, ...]
+
+
+@flax.struct.dataclass
+class State:
+    """What a search has found.
+
+    Attributes:
+      bank: every individual: genome, scores, ancestry.
+      next_generation: the t that comes next, from 1; int.
+      memory: what else the search needs: a pytree of arrays whose shapes never change.
+    """
+
+    bank: Bank = flax.struct.field(pytree_node=False)
+    next_generation: int = flax.struct.field(pytree_node=False)
+    memory: Any = ()
+
+
+class Champions(NamedTuple):
+    """The best that a search has found.
+
+    Attributes:
+      contenders: group name -> its best individuals, the best first. One champion is
+        chosen of each group, and the champions are aggregated. CycleQD has one group
+        per archive, named after its task.
+      best: id of the individual with the highest mean score on `optimise`.
+    """
+
+    contenders: Mapping[str, tuple[Contender, ...]]
+    best: int
+
+
+class Summary(NamedTuple):
+    """What a search leaves for readers of a finished run.
+
+    Attributes:
+      facts: anything JSON can write; goes into `state.json`.
+      archives: one row per occupied cell of an archive, with the id of its elite as
+        `individual`; becomes `archives.parquet`.
+    """
+
+    facts: Mapping[str, Any] = {}
+    archives: Sequence[Mapping[str, Any]] = ()
+
+
+class Search(abc.ABC):
+    """A search method, made as `SearchClass(context)` with a `Context`."""
+
+    def __init__(self, context: Context):
+        self.context = context
+
+    @classmethod
+    def basis_form(cls, qd: QDSettings) -> str:
+        """The form of basis that it needs: "diagonal" or "core"."""
+        return "diagonal"
+
+    @classmethod
+    def uses_noise(cls, qd: QDSettings) -> bool:
+        """Whether its genomes hold Gaussian noise (`merging.noise`)."""
+        return False
+
+    @abc.abstractmethod
+    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+        """The state before generation 1.
+
+        Args:
+          experts: K genomes, in the order of tasks.
+          scores: float64 `[K, K]`; row k has expert k's scores on all tasks.
+        """
+
+    @abc.abstractmethod
+    def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
+        """Proposes the candidates of some generations.
+
+        Args:
+          state: as `init` or `tell` returned it.
+          key: one typed key, the same for the whole run: candidate t must depend on
+            `fold_in(key, t)` and on the state alone.
+          ts: P consecutive generations, from `state.next_generation`.
+        """
+
+    @abc.abstractmethod
+    def tell(
+        self, state: State, candidates: Candidates, outcomes: Sequence[Outcome]
+    ) -> State:
+        """The state after some candidates were evaluated.
+
+        Args:
+          state: that the candidates were asked from, or one that was told the
+            candidates before them.
+          candidates: in order of t, beginning at `state.next_generation`.
+          outcomes: one per candidate.
+        """
+
+    @abc.abstractmethod
+    def champions(self, state: State) -> Champions:
+        """The best individuals; all of them have their genomes in the bank."""
+
+    def metrics(self, state: State) -> dict[str, float | str]:
+        """What shows progress after the newest individual; always the same names."""
+        return {}
+
+    def summary(self, state: State) -> Summary:
+        """What readers of the finished run need beside its champions."""
+        return Summary()
+
+
+def candidate(candidates: Candidates, index: int) -> Candidates:
+    """One of some candidates, as candidates of their own."""
+    one = slice(index, index + 1)
+    return Candidates(
+        candidates.ts[one], candidates.genomes[one], candidates.lineage[one]
+    )
+
+
+def add_candidates(
+    bank: Bank, candidates: Candidates, outcomes: Sequence[Outcome]
+) -> Bank:
+    """The bank with evaluated candidates; every search does this when it is told."""
+    for genome, lineage, outcome in zip(
+        candidates.genomes, candidates.lineage, outcomes, strict=True
+    ):
+        bank = bank.add_child(
+            genome,
+            outcome.scores,
+            parents=lineage.parents,
+            weights=lineage.weights,
+            active=-1 if lineage.active is None else lineage.active,
+            complete=outcome.status is Status.COMPLETE,
+        )
+    return bank
+
+
+def to_host(genomes: Genome) -> tuple[Genome, ...]:
+    """A batch of genomes `[P, ...]` as P genomes of NumPy arrays."""
+    batch = jax.device_get(genomes)
+    return tuple(batch[i] for i in range(np.shape(batch.coefficients)[0]))

@@ -1,0 +1,175 @@
+"""CycleQD: one MAP-Elites archive per task, and the active archive changes.
+
+Child t is bred from two elites of the active archive, `(t // flip_interval) % K`, by
+crossover and mutation, and then offered to every archive.
+
+Source: CycleQD (arXiv 2410.14735), algorithm 1.
+"""
+
+from collections.abc import Sequence
+
+import flax.struct
+import numpy as np
+from qdax.custom_types import RNGKey
+
+from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.noise import noise_length
+from cycleqd_jax.qd.aggregation import contenders
+from cycleqd_jax.qd.archives import STATUSES, Archives, empty_archives
+from cycleqd_jax.qd.archives import Status as ArchiveStatus
+from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.qd.cells import Range, fixed_ranges, relative_ranges
+from cycleqd_jax.qd.elites import archive_metrics, best_by_mean, elites
+from cycleqd_jax.qd.operators import check_operators
+from cycleqd_jax.qd.propose import propose
+from cycleqd_jax.qd.settings import QDSettings
+from cycleqd_jax.search.base import (
+    Candidates,
+    Champions,
+    Context,
+    Lineage,
+    Outcome,
+    Search,
+    State,
+    Status,
+    Summary,
+    add_candidates,
+    to_host,
+)
+
+
+@flax.struct.dataclass
+class Memory:
+    """What CycleQD needs beside the bank.
+
+    Attributes:
+      archives: of all tasks.
+      statuses: int32 `[K]`, what became of the newest individual in every archive:
+        indices into `qd.archives.STATUSES`.
+    """
+
+    archives: Archives
+    statuses: np.ndarray
+
+
+class CycleQD(Search):
+    """The search of the paper; its memory is a `Memory`.
+
+    Raises:
+      BadInputError: a user-defined operator cannot be imported or called.
+    """
+
+    def __init__(self, context: Context):
+        super().__init__(context)
+        qd = context.qd
+        noise = noise_length(1) if qd.has_noise else None
+        check_operators(qd.own_crossover, qd.own_mutation, context.basis, noise)
+
+    @classmethod
+    def basis_form(cls, qd: QDSettings) -> str:
+        """Core form for mutation along the child's own singular directions."""
+        return "core" if qd.needs_cores else "diagonal"
+
+    @classmethod
+    def uses_noise(cls, qd: QDSettings) -> bool:
+        """With Gaussian mutation."""
+        return qd.has_noise
+
+    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+        """Offers every expert to every archive; their scores set the cells' ranges."""
+        rows = [[float(score) for score in row] for row in scores]
+        archives = empty_archives(self._ranges(rows), self.context.qd.bins)
+        bank = Bank.empty(len(self.context.tasks))
+        for k, (genome, own) in enumerate(zip(experts, rows, strict=True)):
+            bank = bank.add_expert(genome, own)
+            archives, statuses = archives.offer(k, own)
+        return State(bank, 1, Memory(archives, _indices(statuses)))
+
+    def _ranges(self, scores: Sequence[Sequence[float]]) -> Sequence[Range]:
+        cell_range = self.context.qd.cell_range
+        if cell_range == "relative":
+            return relative_ranges(scores)
+        given = [cell_range[entry] for entry in self.context.entries]
+        return fixed_ranges(given, len(given))
+
+    def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
+        """Breeds the children of generations `ts` from the archives as they are."""
+        got = propose(
+            state.memory.archives,
+            state.bank,
+            self.context.basis,
+            key,
+            ts,
+            settings=self.context.qd,
+        )
+        lineage = tuple(
+            Lineage(tuple(parents), tuple(weights), int(active))
+            for parents, weights, active in zip(
+                got.parents.tolist(), got.weights.tolist(), got.active, strict=True
+            )
+        )
+        return Candidates(tuple(ts), to_host(got.genomes), lineage)
+
+    def tell(
+        self, state: State, candidates: Candidates, outcomes: Sequence[Outcome]
+    ) -> State:
+        """Offers the children to all archives, in order of t.
+
+        A child whose evaluation was given up is recorded and not offered. Genomes that
+        no archive names are dropped.
+        """
+        archives, first = state.memory.archives, state.bank.next_id
+        bank = add_candidates(state.bank, candidates, outcomes)
+        for individual, outcome in enumerate(outcomes, first):
+            statuses = (ArchiveStatus.REJECTED,) * archives.num_tasks
+            if outcome.status is Status.COMPLETE:
+                archives, statuses = archives.offer(individual, outcome.scores)
+        bank = bank.prune(archives.kept_ids())
+        memory = Memory(archives, _indices(statuses))
+        return State(bank, candidates.ts[-1] + 1, memory)
+
+    def champions(self, state: State) -> Champions:
+        """Per archive its elites by quality, and the elite with the best mean."""
+        archives, bank = state.memory.archives, state.bank
+        found = contenders(archives, bank)
+        return Champions(
+            dict(zip(self.context.tasks, found, strict=True)),
+            best_by_mean(archives, bank).individual,
+        )
+
+    def metrics(self, state: State) -> dict[str, float | str]:
+        """`status/`, `best/`, `coverage/` and `qd_score/` of every task's archive."""
+        rows = archive_metrics(state.memory.archives, state.bank)
+        found: dict[str, float | str] = {}
+        for task, row, status in zip(
+            self.context.tasks, rows, state.memory.statuses, strict=True
+        ):
+            found[f"status/{task}"] = str(STATUSES[int(status)])
+            found[f"best/{task}"] = row.best
+            found[f"coverage/{task}"] = row.coverage
+            found[f"qd_score/{task}"] = row.qd_score
+        return found
+
+    def summary(self, state: State) -> Summary:
+        """The archives' bins and ranges, and a row per elite."""
+        archives, tasks = state.memory.archives, self.context.tasks
+        rows = []
+        for k, task in enumerate(tasks):
+            for elite in elites(archives, state.bank, k):
+                scores = zip(tasks, elite.scores, strict=True)
+                rows.append(
+                    {
+                        "archive": task,
+                        "cell": elite.cell,
+                        "bins": list(elite.bins),
+                        "individual": elite.individual,
+                        "quality": elite.quality,
+                    }
+                    | {f"score/{name}": score for name, score in scores}
+                )
+        ranges = dict(zip(tasks, archives.ranges, strict=True))
+        return Summary({"bins": archives.bins, "ranges": ranges}, rows)
+
+
+def _indices(statuses: Sequence[ArchiveStatus]) -> np.ndarray:
+    return np.asarray([STATUSES.index(status) for status in statuses], np.int32)

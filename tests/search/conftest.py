@@ -1,0 +1,68 @@
+"""A basis of random task vectors, and tasks that only have names and problems."""
+
+import types
+
+import numpy as np
+import pytest
+
+from cycleqd_jax.merging.basis import compute_basis
+from cycleqd_jax.qd.settings import QDSettings
+from cycleqd_jax.search.base import Context
+from cycleqd_jax.tasks.base import Problem, Split
+
+TASKS = ("a", "b", "c")
+
+
+class NamedTask:
+    max_new_tokens, fingerprint = 1, "0"
+
+    def __init__(self, name, count=4):
+        self.name = name
+        self._problems = {
+            split: [Problem(f"{name}/{split}/{i}", "?", "!") for i in range(count)]
+            for split in Split
+        }
+
+    def problems(self, split):
+        return self._problems[split]
+
+
+@pytest.fixture(scope="session")
+def basis():
+    rng = np.random.default_rng(0)
+    base = {"up.weight": rng.standard_normal((9, 6)).astype(np.float32)}
+    experts = [
+        types.SimpleNamespace(
+            weights={n: w + rng.standard_normal(w.shape).astype(np.float32)
+                     for n, w in base.items()}
+        )
+        for _ in TASKS
+    ]  # fmt: skip
+    return compute_basis(base, experts, expert_names=TASKS)
+
+
+@pytest.fixture
+def context(basis):
+    def make(options=None, **qd):
+        settings = QDSettings(**{"num_generations": 9, "children_per_batch": 3} | qd)
+        return Context(settings, options or {}, basis, TASKS, TASKS)
+
+    return make
+
+
+@pytest.fixture
+def tasks():
+    return tuple(NamedTask(name) for name in TASKS)
+
+
+def rule(individual, task, index):
+    """How close a genome's share of the task's expert is to 0.6, in quarters."""
+    share = float(np.asarray(individual.scales)[TASKS.index(task)])
+    return float(abs(share - 0.6) < 0.15 * (index + 1))
+
+
+@pytest.fixture
+def scripted(tasks):
+    from scripted import ScriptedEvaluator
+
+    return ScriptedEvaluator(tasks, rule)

@@ -1,0 +1,178 @@
+"""Every search behind the door: pure, resumable, deterministic, recorded."""
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.base import mean_scores
+from cycleqd_jax.merging.genome import expert_genome
+from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.checkpoints import Checkpoints, state_fingerprint
+from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.loop import run_search
+from cycleqd_jax.search.base import Outcome, Search, Status, candidate
+from cycleqd_jax.search.registry import SEARCHES, search_class
+from cycleqd_jax.tasks.base import Split
+
+NAMES = sorted(SEARCHES)
+
+
+def begun(search, basis, scripted):
+    experts = [expert_genome(basis, k) for k in range(3)]
+    names = [str(k) for k in range(3)]
+    got = scripted.evaluate(
+        dict(zip(names, experts, strict=True)), Split.OPTIMISE
+    ).episodes
+    means = mean_scores(got)
+    scores = [[means[name][task] for task in "abc"] for name in names]
+    return search.init(experts, np.asarray(scores))
+
+
+def run(search, state, folder, scripted, stop=9, seed=0):
+    qd = search.context.qd.model_copy(update={"num_generations": stop})
+    with RunFolder(folder, resume=True) as opened:
+        with Checkpoints(opened.checkpoints) as checkpoints:
+            return run_search(
+                search,
+                state,
+                seed=seed,
+                qd=qd,
+                evaluator=scripted,
+                folder=opened,
+                checkpoints=checkpoints,
+                observer=Observer(),
+            )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_stops_and_resumes_ends_the_same(
+    name, context, basis, scripted, tmp_path
+):
+    search = search_class(name)(context())
+    first = begun(search, basis, scripted)
+    whole = run(search, first, tmp_path / "whole", scripted)
+    run(search, first, tmp_path / "parts", scripted, stop=6)
+    again = search_class(name)(context())
+    with Checkpoints(tmp_path / "parts" / "checkpoints") as checkpoints:
+        saved = checkpoints.restore()
+    assert saved.next_generation == 7
+    resumed = saved.into(begun(again, basis, scripted))
+    resumed = run(again, resumed, tmp_path / "parts", scripted)
+    assert state_fingerprint(resumed) == state_fingerprint(whole)
+    assert resumed.next_generation == whole.next_generation == 10
+    for kind in ("results", "metrics"):
+        parts = sorted((tmp_path / "whole" / kind).glob("*.parquet"))
+        assert len(parts) == 3
+        for part in parts:
+            other = tmp_path / "parts" / kind / part.name
+            assert part.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_candidates_depend_on_key_state_and_t_alone(name, context, basis, scripted):
+    search = search_class(name)(context())
+    state = begun(search, basis, scripted)
+    key = jax.random.key(5)
+    together = search.ask(state, key, (1, 2, 3))
+    alone = [search.ask(state, key, (t,)) for t in (1, 2, 3)]
+    for i, one in enumerate(alone):
+        want = candidate(together, i)
+        assert one.ts == want.ts and one.lineage == want.lineage
+        for got, same in zip(
+            jax.tree.leaves(one.genomes), jax.tree.leaves(want.genomes), strict=True
+        ):
+            np.testing.assert_array_equal(got, same)
+    other = search.ask(state, jax.random.key(6), (1,))
+    assert not np.array_equal(
+        other.genomes[0].coefficients, together.genomes[0].coefficients
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rejected_candidate_is_recorded_and_never_a_champion(
+    name, context, basis, scripted
+):
+    search = search_class(name)(context())
+    state = begun(search, basis, scripted)
+    asked = search.ask(state, jax.random.key(0), (1, 2))
+    perfect = (1.0, 1.0, 1.0)
+    outcomes = [Outcome(perfect, Status.REJECTED), Outcome((0.25, 0.5, 0.25))]
+    state = search.tell(state, asked, outcomes)
+    assert state.bank.scores[3].tolist() == list(perfect)
+    assert state.bank.complete.tolist() == [True] * 3 + [False, True]
+    found = search.champions(state)
+    named = {one.individual for best in found.contenders.values() for one in best}
+    assert 3 not in named and found.best != 3
+    assert state.next_generation == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_have_a_row_per_child(name, context, basis, scripted, tmp_path):
+    search = search_class(name)(context())
+    run(search, begun(search, basis, scripted), tmp_path, scripted)
+    rows = []
+    for part in sorted((tmp_path / "metrics").glob("*.parquet")):
+        rows += pq.read_table(part).to_pylist()
+    assert [row["individual"] for row in rows] == [f"child/{t}" for t in range(1, 10)]
+    for row in rows:
+        assert {"score/a", "best/a", "parent_1", "active_task"} <= set(row)
+    bests = [row["best/b"] for row in rows]
+    assert bests == sorted(bests)
+
+
+def test_random_search_draws_factors_between_its_limits(context, basis, scripted):
+    search = search_class("random")(context({"low": 0.25, "high": 0.5}))
+    state = begun(search, basis, scripted)
+    asked = search.ask(state, jax.random.key(1), tuple(range(1, 40)))
+    scales = np.stack([genome.scales for genome in asked.genomes])
+    assert scales.min() >= 0.25 and scales.max() <= 0.5
+    assert scales.std(axis=0).min() > 0.05
+    want = np.asarray(basis.singular_values) * scales[7][np.asarray(basis.experts_of)]
+    np.testing.assert_allclose(asked.genomes[7].coefficients, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"low": 1.0, "high": 0.5}, "search_settings.low is 1.0"),
+        ({"lo": 1.0}, "lo"),
+        ({"low": "x"}, "low"),
+    ],
+)
+def test_wrong_settings_of_a_search_are_one_sentence(context, options, said):
+    with pytest.raises(BadInputError, match=said):
+        search_class("random")(context(options))
+
+
+class Unfinished(Search):
+    pass
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("nothing", "expected cycleqd, random, or an import path"),
+        ("no_such_module:Search", "could not be imported"),
+        ("json:Nothing", "could not be imported"),
+        ("json:JSONDecoder", "expected a subclass"),
+        (f"{__name__}:Unfinished", "lacks the methods ask, champions, init, tell"),
+    ],
+)
+def test_a_search_that_cannot_be_used_is_refused(name, said, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Unfinished.__module__])
+    with pytest.raises(BadInputError, match=said):
+        search_class(name)
+
+
+def test_the_memory_of_another_search_is_refused(context, basis, scripted, tmp_path):
+    cycleqd = search_class("cycleqd")(context())
+    run(cycleqd, begun(cycleqd, basis, scripted), tmp_path, scripted, stop=3)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        saved = checkpoints.restore()
+    random = search_class("random")(context())
+    with pytest.raises(BadInputError, match="memory of another search"):
+        saved.into(begun(random, basis, scripted))
