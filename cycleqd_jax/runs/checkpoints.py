@@ -6,7 +6,6 @@ without a word. Equal states give equal bytes, so Orbax's two files that hold wa
 are left out.
 """
 
-import hashlib
 import os
 import pathlib
 import shutil
@@ -23,7 +22,6 @@ from cycleqd_jax.merging.fingerprint import hash_arrays
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.search.base import State
 
-SUMS = "SHA256SUMS"
 _KEPT = 2
 _WALL_TIMES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _BLOCKS = 3 * 4096  # room that one array takes beside its bytes, at most
@@ -157,8 +155,8 @@ class Checkpoints:
         self._checkpointer.save(partial, args=ocp.args.StandardSave(tree))
         for name in _WALL_TIMES:
             (partial / name).unlink(missing_ok=True)
-        (partial / SUMS).write_text("".join(_lines(partial)), encoding="utf-8")
-        for path in [*_files(partial).values(), partial / SUMS]:
+        (partial / files.SUMS).write_text("".join(_lines(partial)), encoding="utf-8")
+        for path in [*_files(partial).values(), partial / files.SUMS]:
             files.sync(path)
 
     def _tidy(self, step: int) -> None:
@@ -232,23 +230,18 @@ def _load(
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """All files below a folder but the sums, by relative name, in order."""
     paths = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    return {name: paths[name] for name in sorted(paths) if name != SUMS}
-
-
-def _digest(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: paths[name] for name in sorted(paths) if name != files.SUMS}
 
 
 def _lines(folder: pathlib.Path) -> list[str]:
     """What `SHA256SUMS` must hold."""
-    return [f"{_digest(path)}  {name}\n" for name, path in _files(folder).items()]
+    return [f"{files.digest(path)}  {name}\n" for name, path in _files(folder).items()]
 
 
 def _damage(folder: pathlib.Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if nothing is."""
     try:
-        written = (folder / SUMS).read_bytes().decode("utf-8", "replace")
+        written = (folder / files.SUMS).read_bytes().decode("utf-8", "replace")
         lines = _lines(folder)
     except FileNotFoundError as err:
         return f"{pathlib.Path(err.filename).name} is missing"
@@ -258,7 +251,7 @@ def _damage(folder: pathlib.Path) -> str | None:
         return None
     odd = sorted(set(written.splitlines(keepends=True)) ^ set(lines))
     names = sorted({line.partition("  ")[2].strip() for line in odd})
-    return f"{names[0] if len(names) == 1 and names[0] else SUMS} does not match"
+    return f"{names[0] if len(names) == 1 and names[0] else files.SUMS} does not match"
 
 
 def _arrays(state: State) -> dict[str, dict[str, np.ndarray]]:

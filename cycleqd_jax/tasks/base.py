@@ -120,6 +120,15 @@ class ProblemsSettings(Section):
             Split.TEST: self.test,
         }
 
+    def task_settings(
+        self, options: Mapping[str, Any], *, download: bool = True
+    ) -> "TaskSettings":
+        """What a task with these problems is made with; see `TaskSettings`."""
+        return TaskSettings(self.seed, self.sizes, self.turns, options, download)
+
+
+_DEFAULT = ProblemsSettings()
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskSettings:
@@ -128,14 +137,14 @@ class TaskSettings:
     Attributes:
       seed: of the problems; not the seed of a search.
       sizes: problems per split; a split that is not named has none.
-      turns: 1, or 2 for the form in which the first reply may ask, run or inspect.
+      turns: replies per episode; with 2 the first may ask, run or inspect.
       options: the task's own settings, `task_settings.NAME` of a config.
       download: whether data that are not on this machine may be fetched.
     """
 
-    seed: int = 0
+    seed: int = _DEFAULT.seed
     sizes: Mapping[Split, int] = dataclasses.field(default_factory=dict)
-    turns: int = 1
+    turns: int = _DEFAULT.turns
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     download: bool = True
 
@@ -146,8 +155,11 @@ class Task(Protocol):
     Attributes:
       name: also the name of its archive.
       max_new_tokens: token limit of one reply.
-      fingerprint: hex hash of everything that decides its problems and verdicts.
+      fingerprint: hex hash of everything that decides its problems and verdicts, its
+        options included. The source of its module is hashed in addition.
 
+    A class outside this package may have `free_options`, names of options that a
+    resumed run may change: they only say where data are, or how fast the task works.
     A task that holds something open (a server, connections) may have a coroutine
     method `aclose()`, called when an evaluator ends; a later episode opens it again.
     One whose results have `metrics` may have a static method `summarise(means)`, from
