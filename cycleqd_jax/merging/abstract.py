@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.merging.basis import Basis, MatrixSlot, Rank
+from cycleqd_jax.merging.basis import DEFAULT_SETTINGS, Basis, MatrixSlot
 from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
+from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.task_vectors import whole_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -57,9 +58,8 @@ def expert_shape(expert: Any, shapes: Shapes) -> ExpertShape:
 def abstract_basis(
     shapes: Shapes,
     experts: Sequence[ExpertShape],
-    rank: Rank = "full",
+    settings: BasisSettings = DEFAULT_SETTINGS,
     *,
-    residual: str = "drop",
     expert_names: Sequence[str],
 ) -> Basis:
     """The basis `compute_basis` would make, at most.
@@ -69,8 +69,7 @@ def abstract_basis(
     Args:
       shapes: name -> shape of the base model's weights, matrices `[out, in]`.
       experts: K of them.
-      rank: see `compute_basis`.
-      residual: see `compute_basis`.
+      settings: see `compute_basis`.
       expert_names: K names.
     """
     num_experts = len(experts)
@@ -80,10 +79,10 @@ def abstract_basis(
         if not own:
             continue
         rows, columns = shapes[name]
-        kept = own if rank == "full" else min(rank, own)
-        u[name] = _floats(rows, num_experts, kept)
-        v[name] = _floats(columns, num_experts, kept)
-        if residual == "keep" and kept < own:
+        kept = own if settings.rank == "full" else min(settings.rank, own)
+        u[name] = _floats(rows, num_experts * kept)
+        v[name] = _floats(columns, num_experts * kept)
+        if settings.residual == "keep" and kept < own:
             residuals[name] = _floats(num_experts, rows, columns)
         layout.append(MatrixSlot(name, offset, num_experts, kept))
         offset += layout[-1].size

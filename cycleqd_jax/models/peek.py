@@ -1,16 +1,15 @@
-"""What can be said of models without loading their weights, or having them at all.
+"""Sizes of models and experts without loading their weights, or having them at all.
 
 Only small files are read, and the network is never asked.
 """
 
-import os
 import pathlib
 from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.formats import gguf, peft, safetensors
-from cycleqd_jax.models.known import known_model
-from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.base import ModelConfig
+from cycleqd_jax.models.families import known_checkpoint, read_config
+from cycleqd_jax.models.formats import gguf, peft
 from cycleqd_jax.models.locate import find_here
 
 
@@ -19,10 +18,11 @@ class ModelPeek(NamedTuple):
 
     Attributes:
       config: its sizes and constants.
-      sizes_of: None where the weights are here, else whose sizes these are.
+      sizes_of: None if the weights are here, else the checkpoint or file that the
+        sizes come from.
     """
 
-    config: LlamaConfig
+    config: ModelConfig
     sizes_of: str | None
 
 
@@ -31,7 +31,7 @@ class ExpertPeek(NamedTuple):
 
     Attributes:
       adapter: its content, if it is one; None for a full fine-tune.
-      loaded_bytes: of its weights in memory.
+      loaded_bytes: size of its weights in memory.
     """
 
     adapter: peft.Adapter | None
@@ -49,14 +49,11 @@ def peek_model(source: str) -> ModelPeek:
     """
     path = find_here(source)
     if path is not None and path.is_file():
-        return ModelPeek(gguf.read_config(path), None)
+        return ModelPeek(gguf.read_gguf_config(path), None)
     if path is not None and (path / "config.json").is_file():
-        config_file = path / "config.json"
-        config = LlamaConfig.from_hf(
-            safetensors.read_json(config_file), str(config_file)
-        )
-        return ModelPeek(config, None if _weight_files(path) else str(config_file))
-    known = known_model(source)
+        sizes_of = None if _weight_files(path) else str(path / "config.json")
+        return ModelPeek(read_config(path), sizes_of)
+    known = known_checkpoint(source)
     if path is not None or known is None:
         raise BadInputError(
             f"base model {source!r}: is not here, and its sizes are not known; "
@@ -65,15 +62,15 @@ def peek_model(source: str) -> ModelPeek:
     return ModelPeek(known.config, known.name)
 
 
-def peek_expert(source: str, config: LlamaConfig) -> ExpertPeek | None:
-    """Reads what kind of expert this is, and how large.
+def peek_expert(source: str, config: ModelConfig) -> ExpertPeek | None:
+    """Reads what kind of expert this is, and its size.
 
     Args:
       source: a folder or a hub name.
       config: the base model's.
 
     Returns:
-      The kind and size; None for a hub name whose weights are not here.
+      None for a hub name whose weights are not here.
 
     Raises:
       BadInputError: it is damaged, does not fit the base, or there is no such folder.
@@ -91,5 +88,5 @@ def peek_expert(source: str, config: LlamaConfig) -> ExpertPeek | None:
     return ExpertPeek(None, size) if size else None
 
 
-def _weight_files(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
-    return sorted(pathlib.Path(folder).glob("*.safetensors"))
+def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return list(folder.glob("*.safetensors"))

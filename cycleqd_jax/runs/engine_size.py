@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.settings import EngineSettings
-from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.memory_plan import size_text
 from cycleqd_jax.runs.prompts import check_prompts, longest_need
@@ -20,7 +20,7 @@ _MOST_SLOTS_ELSEWHERE = 256
 _SHARE = 0.8
 
 
-def cache_bytes(model: LlamaConfig, dtype: jnp.dtype | str) -> int:
+def cache_bytes(model: ModelConfig, dtype: jnp.dtype | str) -> int:
     """Keys and values of one token."""
     heads = 2 * model.num_hidden_layers * model.num_key_value_heads
     return heads * model.head_dim * jnp.dtype(dtype).itemsize

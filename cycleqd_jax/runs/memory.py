@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.population import ModeChoice, choose_mode
 from cycleqd_jax.merging.abstract import (
     ExpertShape,
     abstract_basis,
@@ -22,10 +23,9 @@ from cycleqd_jax.merging.abstract import (
     full_expert_shape,
 )
 from cycleqd_jax.merging.core_basis import AnyBasis
-from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import noise_length
+from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.experts import LoraExpert
-from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.peek import (
     ExpertPeek,
     ModelPeek,
@@ -199,8 +199,7 @@ def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
     diagonal = abstract_basis(
         shapes,
         [_expert_shape(expert, shapes) for expert in inputs.experts],
-        config.basis.rank,
-        residual=config.basis.residual,
+        config.basis,
         expert_names=config.tasks,
     )
     basis = abstract_core_basis(diagonal) if config.qd.needs_cores else diagonal
@@ -281,7 +280,7 @@ def _expert_shape(
 
 
 def _call(
-    config: RunConfig, model: LlamaConfig, slots: int, length: int, itemsize: int
+    config: RunConfig, model: ModelConfig, slots: int, length: int, itemsize: int
 ) -> int:
     """Bytes of the largest intermediate arrays of a prefill or decode call."""
     engine, heads = config.engine, model.num_attention_heads
@@ -302,9 +301,7 @@ def _workspace(
     itemsize: int,
 ) -> int:
     """Bytes that evaluating takes beside weights, basis and cache."""
-    directions = {
-        slot.name: math.prod(basis.v[slot.name].shape[1:]) for slot in basis.layout
-    }
+    directions = {slot.name: basis.v[slot.name].shape[1] for slot in basis.layout}
     if mode == "materialised":
         touched = [*directions, *basis.deltas]
         products = [
@@ -316,5 +313,4 @@ def _workspace(
     tables = config.qd.children_per_batch * (
         basis.genome_size + sum(math.prod(shapes[name]) for name in basis.deltas)
     )
-    copies = sum(sum(shapes[name]) * count for name, count in directions.items())
-    return (copies + tables) * _FLOAT32
+    return tables * _FLOAT32

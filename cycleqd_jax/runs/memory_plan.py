@@ -78,8 +78,8 @@ def memory_plan(
     individuals = num_tasks + num_generations
     num_genomes = min(num_cells + num_tasks + children_per_batch, individuals)
     genome_bytes = 4 * (genome_size + num_tasks + noise_size)
-    # K float64 scores, two parents, their weights and the active task.
-    record_bytes = 8 * num_tasks + 4 * (2 + 2 + 1)
+    # K float64 scores, two parents, their weights, the active task, a flag.
+    record_bytes = 8 * num_tasks + 4 * (2 + 2 + 1) + 1
     return MemoryPlan(
         cells_per_archive=cells,
         num_cells=num_cells,

@@ -36,7 +36,7 @@ from cycleqd_jax.runs.setup import (
     open_sandbox,
     prepare,
 )
-from cycleqd_jax.runs.trackers import check_logging
+from cycleqd_jax.runs.trackers import check_trackers
 from cycleqd_jax.tasks.base import Split, Task
 
 # Of the rate of a large matrix product, what a run was seen to reach all in all on two
@@ -74,7 +74,7 @@ def make_plan(config: RunConfig, observer: Observer) -> Plan:
       BadInputError: an input is wrong, or the weights are here and the run does not
         fit this machine.
     """
-    check_logging(config.logging.to)
+    check_trackers(config.logging)
     tasks, absent = _tasks(config)
     inputs, machine = peek_inputs(config), this_machine()
     memory = fitting_memory(config, inputs, machine)

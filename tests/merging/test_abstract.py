@@ -10,7 +10,8 @@ from cycleqd_jax.merging.abstract import (
 )
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.core_basis import core_basis
-from cycleqd_jax.models.known import known_model
+from cycleqd_jax.merging.settings import BasisSettings
+from cycleqd_jax.models.families import known_checkpoint
 
 NAMES = ("a", "b", "c")
 
@@ -28,7 +29,8 @@ def shapes_and_layout(basis):
 def test_has_the_shapes_of_the_real_basis(make, kind, rank, residual):
     base = make.base()
     experts = make.experts(kind, base)
-    real = compute_basis(base, experts, rank, residual=residual, expert_names=NAMES)
+    settings = BasisSettings(rank=rank, residual=residual)
+    real = compute_basis(base, experts, settings, expert_names=NAMES)
     shapes = {name: array.shape for name, array in base.items()}
     parts = [expert_shape(expert, shapes) for expert in experts]
     # What no expert changes is only known from the values.
@@ -37,7 +39,7 @@ def test_has_the_shapes_of_the_real_basis(make, kind, rank, residual):
         part._replace(ranks={n: r for n, r in part.ranks.items() if n in shapes})
         for part in parts
     ]
-    plan = abstract_basis(shapes, parts, rank, residual=residual, expert_names=NAMES)
+    plan = abstract_basis(shapes, parts, settings, expert_names=NAMES)
     assert shapes_and_layout(plan) == shapes_and_layout(real)
     assert basis_bytes(plan) == sum(x.nbytes for x in jax.tree.leaves(real))
     core = abstract_core_basis(plan)
@@ -45,9 +47,9 @@ def test_has_the_shapes_of_the_real_basis(make, kind, rank, residual):
 
 
 def llama_3_8b(rank):
-    shapes = known_model("meta-llama/Meta-Llama-3-8B").config.weight_shapes()
+    shapes = known_checkpoint("meta-llama/Meta-Llama-3-8B").config.weight_shapes()
     experts = [full_expert_shape(shapes)] * 3
-    return abstract_basis(shapes, experts, rank, expert_names=NAMES)
+    return abstract_basis(shapes, experts, BasisSettings(rank=rank), expert_names=NAMES)
 
 
 def test_genomes_of_llama_3_8b_have_the_sizes_of_the_design():

@@ -19,7 +19,7 @@ def empty_hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", no_network)
 
 
-def test_what_is_here_has_the_sizes_it_loads_with(toy_settings):
+def test_sizes_equal_those_of_the_loaded_model(toy_settings):
     base = toy_settings["base_model"]
     model = load_model(base)
     assert peek_model(base) == (model.config, None)
@@ -38,14 +38,14 @@ def test_a_gguf_file_is_not_dequantised(monkeypatch):
     assert peek.config.hidden_size == 576 and peek.sizes_of is None
 
 
-def test_what_is_not_here_is_planned_as_a_known_model():
+def test_sizes_of_a_known_checkpoint_need_no_files():
     peek = peek_model(LLAMA)
     assert peek.config.hidden_size == 4096
     assert peek.sizes_of == "meta-llama/Meta-Llama-3-8B"
     assert peek_expert("SakanaAI/Llama-3-8B-Instruct-DB-Expert", peek.config) is None
 
 
-def test_a_folder_without_weights_still_tells_its_sizes(toy_settings, tmp_path):
+def test_a_folder_needs_only_its_config(toy_settings, tmp_path):
     config = (tmp_path.parent / toy_settings["base_model"] / "config.json").read_text()
     (tmp_path / "config.json").write_text(config)
     peek = peek_model(str(tmp_path))
@@ -54,7 +54,7 @@ def test_a_folder_without_weights_still_tells_its_sizes(toy_settings, tmp_path):
     assert peek_expert(str(tmp_path), peek.config) is None
 
 
-def test_what_nobody_knows_is_refused(tmp_path):
+def test_unknown_models_are_refused(tmp_path):
     with pytest.raises(BadInputError, match=r"nobody/nothing.*sizes are not known"):
         peek_model("nobody/nothing")
     for missing in ("no/such/folder", str(tmp_path / "x"), "x.gguf"):

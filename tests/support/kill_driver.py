@@ -29,7 +29,7 @@ MOMENTS = {
         "save",
         "after",
     ),
-    "state written": ("cycleqd_jax.runs.comparison", "files", "write_sealed", "after"),
+    "state written": ("cycleqd_jax.runs.comparison", None, "write_facts", "after"),
     "report half written": (
         "cycleqd_jax.reports.build",
         None,
