@@ -35,9 +35,8 @@ from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.engine_size import cache_bytes, sized_engine
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
-    comparison_fingerprint,
-    operator_fingerprints,
-    search_fingerprint,
+    code_hashes,
+    compared_settings,
 )
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import check_run_memory, state_memory, this_machine
@@ -46,7 +45,7 @@ from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
-from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task, TaskSettings
+from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
 from cycleqd_jax.tasks.registry import make_task
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
@@ -66,7 +65,7 @@ class Prepared:
       search: the method.
       mode: how individuals are evaluated, and why.
       noise: where Gaussian noise of genomes comes from, if they have any.
-      fingerprints: hashes of all inputs and settings that decide the result.
+      fingerprints: all inputs and settings that decide the result.
       engine: its settings, with numbers where the config says "auto".
       mesh: where weights and cache lie, None on one device.
     """
@@ -109,16 +108,7 @@ def make_tasks(
       MissingDataError: the data of a benchmark are not on this machine.
     """
     tasks = tuple(
-        make_task(
-            name,
-            TaskSettings(
-                problems.seed,
-                problems.sizes,
-                problems.turns,
-                own.get(name, {}),
-                download,
-            ),
-        )
+        make_task(name, problems.task_settings(own.get(name, {}), download=download))
         for name in names
     )
     found = [task.name for task in tasks]
@@ -229,16 +219,15 @@ def prepare(
         _form(config),
     )
     fingerprints = {
+        "settings": compared_settings(config, engine.length, tasks),
         "base model": model.fingerprint,
         "experts": expert_prints,
-        "basis": basis_print,
         "tasks": {task.name: task.fingerprint for task in tasks},
-        "search settings": search_fingerprint(config),
-        "comparison settings": comparison_fingerprint(config),
-        "operators": operator_fingerprints(config),
+        "code": code_hashes(config, tasks),
+        "basis": basis_print,
     }
     if folder is not None:
-        check_same_inputs(folder, fingerprints)
+        check_same_inputs(folder.path, fingerprints)
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
     plan_memory(config, basis)
@@ -252,6 +241,9 @@ def prepare(
     mode = choose_mode(config.engine.mode, weights, basis, noise=noise is not None)
     if mode.mode == "materialised" and memory and memory.mode.mode == "factored":
         mode = memory.mode  # by the memory that there is
+    evaluation = {"evaluation": {"engine.mode": mode.mode}}
+    if folder is not None:
+        check_same_inputs(folder.path, evaluation)
     return Prepared(
         model=model,
         program=program,
@@ -261,7 +253,7 @@ def prepare(
         search=search,
         mode=mode,
         noise=noise,
-        fingerprints=fingerprints,
+        fingerprints=fingerprints | evaluation,
         engine=engine,
         mesh=mesh,
     )
