@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
@@ -28,7 +29,7 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) 
     Raises:
       RunError: the disk is full or not writable; what was at `path` is as it was.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
@@ -89,6 +90,30 @@ def read_sealed(path: pathlib.Path) -> dict[str, Any]:
 
 def _checksum(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def hash_arrays(arrays: Mapping[str, np.ndarray], settings: object = None) -> str:
+    """SHA-256 over names, dtypes, shapes and little-endian bytes of arrays.
+
+    Args:
+      arrays: name -> array of any shape and dtype (bfloat16 too), on any device; their
+        order does not matter.
+      settings: anything that JSON can hold, hashed too; the order of keys does not
+        matter.
+
+    Returns:
+      64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        if array.dtype.byteorder == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        head = json.dumps([name, array.dtype.name, list(np.shape(arrays[name]))])
+        digest.update(head.encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def write_table(path: pathlib.Path, table: pa.Table) -> None:

@@ -19,8 +19,7 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.merging.low_rank import low_rank_factors
-from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.merging.materialise import low_rank_factors, materialise
 from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.formats.peft_export import (
     AdapterPlan,

@@ -16,6 +16,7 @@ from cycleqd_jax.evaluation.language.settings import EXPERTS, LanguageConfig
 from cycleqd_jax.evaluation.language.task import Speaker
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import (
+    choose_mode,
     empty_population,
     with_individual,
 )
@@ -24,9 +25,8 @@ from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome, genome_hash
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.merging.task_vectors import expert_weights
+from cycleqd_jax.merging.task_vectors import ExpertWeights
 from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.models.locate import locate
@@ -293,7 +293,7 @@ class Stage:
         path = locate(model.source)
         if (path / "adapter_config.json").is_file():
             expert = load_expert(path, family.base)
-            own = expert_weights(family.base.weights, expert)
+            own = ExpertWeights(family.base.weights, expert)
             return family.base, put_on_device(own, self._mesh), None
         loaded = load_model(model.source, dtype=family.dtype)
         weights = put_on_device(loaded.weights, self._mesh)

@@ -1,7 +1,5 @@
 """Prints what a run will need, before it starts."""
 
-import math
-
 import jax
 import rich.console
 import rich.table
@@ -63,7 +61,7 @@ def _sizes(config: RunConfig, plan: Plan) -> dict[str, str]:
 
 def _basis_text(config: RunConfig, memory: RunMemory) -> str:
     layout, rank = memory.basis.layout, config.basis.rank
-    counts = [math.prod(memory.basis.v[slot.name].shape[1:]) for slot in layout]
+    counts = [memory.basis.v[slot.name].shape[1] for slot in layout]
     directions = max(counts, default=0)
     shown = "full rank" if rank == "full" else f"rank {rank}"
     return (

@@ -81,8 +81,8 @@ def abstract_basis(
             continue
         rows, columns = shapes[name]
         kept = own if rank == "full" else min(rank, own)
-        u[name] = _floats(rows, num_experts, kept)
-        v[name] = _floats(columns, num_experts, kept)
+        u[name] = _floats(rows, num_experts * kept)
+        v[name] = _floats(columns, num_experts * kept)
         if residual == "keep" and kept < own:
             residuals[name] = _floats(num_experts, rows, columns)
         layout.append(MatrixSlot(name, offset, num_experts, kept))

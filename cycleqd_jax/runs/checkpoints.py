@@ -19,7 +19,6 @@ import orbax.checkpoint as ocp
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.fingerprint import hash_arrays
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.search.base import State
 
@@ -271,4 +270,6 @@ def _arrays(state: State) -> dict[str, dict[str, np.ndarray]]:
 def state_fingerprint(state: State | Saved) -> str:
     """SHA-256 over all arrays of a state, 64 hexadecimal digits."""
     groups = _arrays(state)
-    return hash_arrays({f"{g}/{n}": a for g in groups for n, a in groups[g].items()})
+    return files.hash_arrays(
+        {f"{g}/{n}": a for g in groups for n, a in groups[g].items()}
+    )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.population import ModeChoice, choose_mode
 from cycleqd_jax.merging.abstract import (
     ExpertShape,
     abstract_basis,
@@ -22,7 +23,6 @@ from cycleqd_jax.merging.abstract import (
     full_expert_shape,
 )
 from cycleqd_jax.merging.core_basis import AnyBasis
-from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.experts import LoraExpert
@@ -302,9 +302,7 @@ def _workspace(
     itemsize: int,
 ) -> int:
     """Bytes that evaluating takes beside weights, basis and cache."""
-    directions = {
-        slot.name: math.prod(basis.v[slot.name].shape[1:]) for slot in basis.layout
-    }
+    directions = {slot.name: basis.v[slot.name].shape[1] for slot in basis.layout}
     if mode == "materialised":
         touched = [*directions, *basis.deltas]
         products = [
@@ -316,5 +314,4 @@ def _workspace(
     tables = config.qd.children_per_batch * (
         basis.genome_size + sum(math.prod(shapes[name]) for name in basis.deltas)
     )
-    copies = sum(sum(shapes[name]) * count for name, count in directions.items())
-    return (copies + tables) * _FLOAT32
+    return tables * _FLOAT32

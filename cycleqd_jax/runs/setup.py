@@ -17,21 +17,15 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import ModeChoice, choose_mode, place_basis
 from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.basis_cache import (
-    find_basis,
-    keep_basis,
-    link_basis,
-)
 from cycleqd_jax.merging.basis_store import (
     basis_fingerprint,
-    load_basis,
-    save_basis,
-    stored_fingerprint,
+    obtain_basis,
+    store_basis,
 )
 from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
-from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models import families, sharding
 from cycleqd_jax.models.attention import choose_attention
@@ -225,10 +219,12 @@ def prepare(
     observer.phase("loading the experts")
     experts = [load_expert(path, model) for path in config.expert_paths]
     names = [task.name for task in tasks]
+    expert_prints = {
+        name: expert.fingerprint for name, expert in zip(names, experts, strict=True)
+    }
     basis_print = basis_fingerprint(
-        model.weights,
-        experts,
-        names,
+        model.fingerprint,
+        expert_prints,
         rank=config.basis.rank,
         residual=config.basis.residual,
         conditioning=config.basis.conditioning,
@@ -236,10 +232,7 @@ def prepare(
     )
     fingerprints = {
         "base model": model.fingerprint,
-        "experts": {
-            name: expert.fingerprint
-            for name, expert in zip(names, experts, strict=True)
-        },
+        "experts": expert_prints,
         "basis": basis_print,
         "tasks": {task.name: task.fingerprint for task in tasks},
         "search settings": search_fingerprint(config),
@@ -251,6 +244,7 @@ def prepare(
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
     plan_memory(config, basis)
+    basis = place_basis(basis, mesh)
     weights = sharding.put_on_device(model.weights, mesh)
     noise = config.noise
     context = Context(
@@ -289,14 +283,12 @@ def plan_memory(config: RunConfig, basis: AnyBasis) -> MemoryPlan:
 def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) -> None:
     """Writes `config.yaml`, the basis if it is not there, and `run.json`."""
     files.write_text(folder.path / "config.yaml", to_yaml(config))
-    basis = folder.path / "basis.safetensors"
-    fingerprint = prepared.fingerprints["basis"]
-    if not basis.is_file() or stored_fingerprint(basis) != fingerprint:
-        if not (config.basis.keep and link_basis(fingerprint, basis)):
-            settings = _basis_settings(config)
-            save_basis(
-                basis, prepared.basis, fingerprint=fingerprint, settings=settings
-            )
+    store_basis(
+        folder.path / "basis.safetensors",
+        prepared.basis,
+        fingerprint=prepared.fingerprints["basis"],
+        keep=config.basis.keep,
+    )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     files.write_json(
         folder.path / "run.json",
@@ -356,28 +348,20 @@ def _form(config: RunConfig) -> str:
     return search_class(config.search).basis_form(config.qd)
 
 
-def _basis_settings(config: RunConfig) -> dict[str, Any]:
-    return config.basis.model_dump(mode="json", exclude={"keep"})
-
-
 def _basis(config, folder, model, experts, names, fingerprint) -> AnyBasis:
-    """From the run folder, else from the user's cache, else computed."""
-    path = folder.path / "basis.safetensors" if folder is not None else None
-    if path is not None and path.is_file():
-        stored = load_basis(path)
-        if stored.fingerprint == fingerprint:
-            return stored.basis
-    found = find_basis(fingerprint) if config.basis.keep else None
-    if found is not None:
-        return found
-    basis = compute_basis(
-        model.weights,
-        experts,
-        rank=config.basis.rank,
-        residual=config.basis.residual,
-        expert_names=names,
+    def compute() -> AnyBasis:
+        basis = compute_basis(
+            model.weights,
+            experts,
+            rank=config.basis.rank,
+            residual=config.basis.residual,
+            expert_names=names,
+        )
+        return core_basis(basis) if _form(config) == "core" else basis
+
+    return obtain_basis(
+        fingerprint,
+        compute,
+        file=None if folder is None else folder.path / "basis.safetensors",
+        keep=config.basis.keep,
     )
-    basis = core_basis(basis) if _form(config) == "core" else basis
-    if config.basis.keep:
-        keep_basis(basis, fingerprint, _basis_settings(config))
-    return basis

@@ -94,13 +94,13 @@ def test_what_does_not_fit_is_said_with_numbers():
 
 def test_what_is_advised_helps():
     """Only what is part of the sum is to be changed, and what can save enough."""
-    machine = Machine(128 * GB, 24 * GB)
+    machine = Machine(128 * GB, 19 * GB)
     slots = "choose fewer engine.slots or a shorter engine.length and a lower basis"
     assert slots in memory_of("paper_lowrank").misfit(machine)
     smaller = "engine.slots=2", "engine.prefill_rows=2", "basis.rank=16"
     assert memory_of("paper_lowrank", *smaller).misfit(machine) is None
     # The experts are as large as before, whatever the rank.
-    lowest = memory_of("paper_lowrank", *smaller).misfit(Machine(64 * GB, 24 * GB))
+    lowest = memory_of("paper_lowrank", *smaller).misfit(Machine(64 * GB, 19 * GB))
     assert "choose experts as LoRA adapters, or" in lowest
     # Two copies of the weights alone are more than this.
     for name in ("paper", "paper_lowrank"):
