@@ -155,6 +155,20 @@ def append_line(path: pathlib.Path, line: str) -> None:
         raise cannot_write(path, err) from err
 
 
+def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The JSON objects of a log with one per line; none if there is no log.
+
+    Other lines are skipped: a killed process may leave an unfinished last line, and a
+    log is for information only.
+    """
+    rows = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text("utf-8", "replace").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
 def sync(path: pathlib.Path) -> None:
     """Returns when a file, or a folder's list of files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -10,7 +10,6 @@ Source: CycleQD (arXiv 2410.14735), section on SVD-based mutation; the genome is
 """
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.forms import Basis, shapes_and_layout
-from cycleqd_jax.merging.svd import Rank, TruncatedSVD, truncated_svd
+from cycleqd_jax.merging.forms import DEFAULT_SETTINGS, Basis, shapes_and_layout
+from cycleqd_jax.merging.settings import BasisSettings
+from cycleqd_jax.merging.svd import TruncatedSVD, truncated_svd
 from cycleqd_jax.merging.task_vectors import (
     Delta,
     ParameterDeltas,
@@ -31,9 +31,8 @@ from cycleqd_jax.merging.task_vectors import (
 def compute_basis(
     base_weights: Weights,
     experts: Sequence[Any],
-    rank: Rank = "full",
+    settings: BasisSettings = DEFAULT_SETTINGS,
     *,
-    residual: str = "drop",
     expert_names: Sequence[str] | None = None,
 ) -> Basis:
     """The basis of a base model and its experts; slow, done once per set of experts.
@@ -44,30 +43,26 @@ def compute_basis(
       base_weights: name -> array, matrices `[out, in]`.
       experts: LoRA or full experts in archive order, see `iterate_task_vectors`. Their
         arrays may be read from disk on access; each is accessed once.
-      rank: components kept per expert and matrix, or "full": each expert's own rank,
-        which is exact.
-      residual: "drop" the components beyond the rank, or "keep" them as dense matrices.
+      settings: rank, and what is done with the components beyond it.
       expert_names: K names; "0", "1", ... by default.
 
     Returns:
       The basis. Computed in float64 on the host, stored in float32.
 
     Raises:
-      BadInputError: an expert does not fit the base (see `iterate_task_vectors`), no
-        expert differs from it, or the rank is below 1.
+      BadInputError: an expert does not fit the base (see `iterate_task_vectors`), or no
+        expert differs from it.
     """
     names = tuple(str(k) for k in range(len(experts)))
     names = names if expert_names is None else tuple(expert_names)
     task_vectors = iterate_task_vectors(base_weights, experts, names)
-    return build_basis(task_vectors, names, rank, residual=residual)
+    return build_basis(task_vectors, names, settings)
 
 
 def build_basis(
     task_vectors: Iterable[ParameterDeltas],
     expert_names: Sequence[str],
-    rank: Rank = "full",
-    *,
-    residual: str = "drop",
+    settings: BasisSettings = DEFAULT_SETTINGS,
 ) -> Basis:
     """The basis of given task vectors; the second half of `compute_basis`.
 
@@ -75,19 +70,18 @@ def build_basis(
       task_vectors: one entry per parameter, from `iterate_task_vectors` or a step after
         it. Parameters that no expert changes are left out of the basis.
       expert_names: K names.
-      rank: see `compute_basis`.
-      residual: see `compute_basis`.
+      settings: see `compute_basis`.
 
     Raises:
-      BadInputError: no expert differs from the base, or the rank is below 1.
+      BadInputError: no expert differs from the base.
     """
-    if rank != "full" and (isinstance(rank, bool) or not isinstance(rank, int)):
-        raise BadInputError(f'rank: expected "full" or a whole number, got {rank!r}.')
-    if rank != "full" and rank < 1:
-        raise BadInputError(f"rank: expected at least 1, got {rank}.")
-    if residual not in ("drop", "keep"):
-        raise BadInputError(f'residual: expected "drop" or "keep", got {residual!r}.')
-    cut = partial(_cut, rank=rank, keep_rest=residual == "keep")
+
+    def cut(delta: Delta | None) -> TruncatedSVD | None:
+        keep_rest = settings.residual == "keep"
+        if delta is None:
+            return None
+        return truncated_svd(delta, settings.rank, keep_rest=keep_rest)
+
     blocks, deltas = [], {}
     for row in task_vectors:
         # `map` drops each task vector before the next one is computed.
@@ -139,10 +133,6 @@ class _MatrixBlock(NamedTuple):
     kept: np.ndarray  # [K] float64
     values: np.ndarray  # [K, own rank] float64, all singular values
     residual: jax.Array | None  # [K, out, in] float32; None where nothing is left
-
-
-def _cut(delta: Delta | None, **settings: Any) -> TruncatedSVD | None:
-    return None if delta is None else truncated_svd(delta, **settings)
 
 
 def _join(row: ParameterDeltas, parts: Sequence[TruncatedSVD | None]) -> _MatrixBlock:

@@ -27,7 +27,7 @@ from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError
 from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
 from cycleqd_jax.merging.forms import Basis, MatrixSlot
-from cycleqd_jax.merging.svd import Rank
+from cycleqd_jax.merging.settings import BasisSettings
 
 _LOG = logging.getLogger(__name__)
 _FORMAT = "cycleqd_jax/basis/3"
@@ -68,10 +68,7 @@ class StoredBasis(NamedTuple):
 def basis_fingerprint(
     base: str,
     experts: Mapping[str, str],
-    *,
-    rank: Rank,
-    residual: str = "drop",
-    conditioning: str = "none",
+    settings: BasisSettings,
     form: str = "diagonal",
 ) -> str:
     """Hash of everything that a basis depends on: inputs and settings, not results.
@@ -79,24 +76,20 @@ def basis_fingerprint(
     Args:
       base: fingerprint of the base model's weights as loaded.
       experts: name -> fingerprint of its weights, of K experts in archive order.
-      rank: see `compute_basis`.
-      residual: see `compute_basis`.
-      conditioning: the step between task vectors and basis; "none".
+      settings: of the basis.
       form: "diagonal" for a `Basis`, "core" for a `CoreBasis`.
 
     Returns:
       64 hexadecimal digits.
     """
-    settings = {
+    facts = {
         "format": _FORMAT,
         "base": base,
         "experts": list(experts.items()),
-        "rank": rank,
-        "residual": residual,
-        "conditioning": conditioning,
+        "settings": settings.model_dump(mode="json", exclude={"keep"}),
         "form": form,
     }
-    return files.hash_arrays({}, settings)
+    return files.hash_arrays({}, facts)
 
 
 def save_basis(path: str | os.PathLike, basis: AnyBasis, *, fingerprint: str) -> None:

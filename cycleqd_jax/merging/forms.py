@@ -9,6 +9,7 @@ For every other changed parameter it holds the K differences from the base.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,10 +17,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.merging.svd import Rank
+from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.task_vectors import whole_weights
 
 Factors = tuple[jax.Array, jax.Array]  # left, right
+DEFAULT_SETTINGS = BasisSettings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +132,8 @@ class Basis(BasisForm):
 def basis_shapes(
     shapes: Mapping[str, tuple[int, ...]],
     experts: Sequence[Any | None],
-    rank: Rank = "full",
+    settings: BasisSettings = DEFAULT_SETTINGS,
     *,
-    residual: str = "drop",
     expert_names: Sequence[str],
 ) -> Basis:
     """The shapes of the largest basis that `compute_basis` can return.
@@ -143,8 +144,7 @@ def basis_shapes(
       shapes: name -> shape of the base model's weights.
       experts: as for `compute_basis`; only names and shapes are read. None is an
         unknown expert that changes every parameter at full rank.
-      rank: see `compute_basis`.
-      residual: see `compute_basis`.
+      settings: see `compute_basis`.
       expert_names: K names.
 
     Returns:
@@ -157,11 +157,13 @@ def basis_shapes(
         for name, factor in (getattr(expert, "factors", None) or {}).items():
             own[name] = min(*shapes[name], factor.a.shape[0])
         most = {n: max(own.get(n, 0), most.get(n, 0)) for n in own | most}
-    kept = {n: r if rank == "full" else min(rank, r) for n, r in most.items()}
+    limit = math.inf if settings.rank == "full" else settings.rank
+    kept = {name: min(rank, limit) for name, rank in most.items()}
+    keep_rest = settings.residual == "keep"
     return shapes_and_layout(
         {name: shapes[name] for name in most},
         {name: r for name, r in kept.items() if r},
-        [name for name in most if residual == "keep" and kept[name] < most[name]],
+        [name for name in most if keep_rest and kept[name] < most[name]],
         expert_names,
     )
 

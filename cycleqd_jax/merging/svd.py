@@ -6,8 +6,6 @@ import numpy as np
 
 from cycleqd_jax.merging.task_vectors import Delta, FactoredDelta
 
-Rank = int | Literal["full"]
-
 
 class TruncatedSVD(NamedTuple):
     """`u @ diag(values[:r]) @ v.T`, the largest singular value first.
@@ -26,7 +24,9 @@ class TruncatedSVD(NamedTuple):
     rest: np.ndarray | None
 
 
-def truncated_svd(delta: Delta, rank: Rank, *, keep_rest: bool) -> TruncatedSVD:
+def truncated_svd(
+    delta: Delta, rank: int | Literal["full"], *, keep_rest: bool
+) -> TruncatedSVD:
     """Decomposes one matrix task vector.
 
     A LoRA product `b @ a` is not computed: with `b = Q_b R_b` and `a.T = Q_a R_a`, its

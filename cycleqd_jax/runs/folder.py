@@ -1,8 +1,8 @@
-"""The folder of one run: who may write it, and where everything in it lies.
+"""The folder of one run: its lock and the paths of its files.
 
-Everything but `run.json`, `timing.jsonl`, `times/` and what is logged for watching,
-`tensorboard/` and `wandb/`, is the same, byte for byte, however often the run was
-killed and resumed; the report, but for its wall times.
+Killing and resuming a run changes no byte of the folder, except in files about time
+and place: `run.json`, `timing.jsonl`, `times/`, `tensorboard/`, `wandb/`, and the wall
+times in the report.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ REPORT = "report/report.json"
 
 
 class RunFolder:
-    """An open run folder; holds its lock until it is closed.
+    """An open run folder; it holds the folder's lock until it is closed.
 
     Attributes:
       path: the folder.
@@ -30,12 +30,12 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str], *, resume: bool):
         """Opens a folder and takes its lock.
 
-        The lock is the operating system's: it goes with the process that holds it, so
-        a process that was killed leaves none behind.
+        The operating system releases the lock when the process that holds it ends, so a
+        killed process leaves no lock behind.
 
         Args:
-          path: made if it is not there.
-          resume: whether a folder that holds a run is welcome.
+          path: created if it does not exist.
+          resume: whether the folder may hold a run already.
 
         Raises:
           BadInputError: it is in use, holds something and `resume` is False, or cannot
@@ -75,29 +75,29 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         self._lock.close()
 
     @property
     def is_used(self) -> bool:
-        """Whether anything but the lock is there."""
+        """Whether the folder holds anything but the lock."""
         return any(entry.name != "lock" for entry in self.path.iterdir())
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run's report was written."""
+        """Whether the report was written."""
         return (self.path / REPORT).is_file()
 
     def part(self, kind: str, name: str) -> pathlib.Path:
-        """Path of one parquet part: `kind` is results, metrics or times."""
+        """The path of one parquet part; `kind` is "results", "metrics" or "times"."""
         return self.path / kind / f"{name}.parquet"
 
     def batches(self) -> list[str]:
-        """Names of the batches' parts of the results, in order."""
+        """Names of the parts that hold batches of children, in order."""
         return sorted(path.stem for path in self._batch_parts("results"))
 
     def drop_batches_from(self, generation: int) -> None:
-        """Removes parts of batches that no checkpoint counts."""
+        """Removes the parts of batches that begin at a generation or later."""
         for kind in ("results", "metrics", "times"):
             for path in self._batch_parts(kind):
                 if int(path.stem.removeprefix("batch-")) >= generation:
@@ -113,7 +113,7 @@ class RunFolder:
         return [p for p in paths if p.stem.removeprefix("batch-").isdecimal()]
 
     def _remove_partials(self) -> None:
-        """Clears away what a process that was killed had half written."""
+        """Removes files that a killed process had half written."""
         for folder in ("", "results", "metrics", "times", "report"):
             for path in (self.path / folder).glob(f"*{files.PARTIAL}"):
                 path.unlink(missing_ok=True)
@@ -133,7 +133,7 @@ class RunFolder:
                 f"run_dir: {self.path} is in use by process {owner}; wait for it to "
                 "end, or choose another with run_dir=FOLDER."
             ) from err
-        # Only for the message above, so a full disk does not matter here.
+        # The process id is only for the message above, so a full disk does not matter.
         with contextlib.suppress(OSError):
             os.ftruncate(self._lock.fileno(), 0)
             os.write(self._lock.fileno(), f"{os.getpid()}\n".encode())

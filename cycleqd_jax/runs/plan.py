@@ -78,8 +78,7 @@ class Inputs(NamedTuple):
         basis = basis_shapes(
             self.model.weight_shapes(),
             self.experts,
-            config.basis.rank,
-            residual=config.basis.residual,
+            config.basis,
             expert_names=config.tasks,
         )
         form = search_class(config.search).basis_form(config.qd)

@@ -35,9 +35,9 @@ _TIMES = ("individual", "split", "task", "problem", "seconds")
 
 
 def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) -> None:
-    """Writes one part of the results and the times that belong to it.
+    """Writes one part of the results and its wall times.
 
-    The times come first: a part of the results that exists is complete.
+    Times are written first, so a part of the results that exists is complete.
     """
     rows = [
         dataclasses.asdict(episode) | {"metrics": _metrics(episode)}
@@ -52,7 +52,7 @@ def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) ->
 
 
 def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
-    """Reads one part back, with times 0; None where it was not written.
+    """Reads one part, with wall times of 0; None if it was not written.
 
     Raises:
       BadInputError: it is damaged.
@@ -79,11 +79,10 @@ def _metrics(episode: Episode) -> list[dict[str, Any]]:
 
 
 def whole_batches(folder: RunFolder) -> tuple[int, str]:
-    """How far the parts of the batches are all there and undamaged.
+    """Finds the last child up to which all parts of batches are whole.
 
     Returns:
-      The last child up to which they are, 0 if there are none; and what is wrong with
-      those after it.
+      Its generation, 0 if there is none; and what is wrong with the parts after it.
     """
     last = 0
     for name in folder.batches():
@@ -102,7 +101,7 @@ def whole_batches(folder: RunFolder) -> tuple[int, str]:
 
 
 def read_results(folder: RunFolder, name: str) -> pa.Table:
-    """One part of the results.
+    """Reads one part of the results as a table.
 
     Raises:
       BadInputError: it is missing, damaged, or has other columns.

@@ -7,7 +7,7 @@ import numpy as np
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import expert_genome
-from cycleqd_jax.progress import Observer
+from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
 from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.folder import RunFolder
@@ -21,7 +21,6 @@ from cycleqd_jax.runs.plan import (
     make_plan,
 )
 from cycleqd_jax.runs.results import whole_batches
-from cycleqd_jax.runs.run_log import log_run
 from cycleqd_jax.runs.setup import (
     Prepared,
     check_splits,
@@ -32,7 +31,7 @@ from cycleqd_jax.runs.setup import (
     prepare,
     write_run_facts,
 )
-from cycleqd_jax.runs.trackers import check_logging
+from cycleqd_jax.runs.trackers import check_trackers, track_run
 from cycleqd_jax.search.base import State
 
 
@@ -52,14 +51,14 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
       RunError: the run cannot go on; it can be resumed.
     """
     start = time.perf_counter()
-    check_logging(config.logging.to)
+    check_trackers(config.logging)
     sandbox = open_sandbox(config.sandbox)  # first: it may not be permitted here
     prepared = prepare(config, folder, observer)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
     trained_experts.describe_experts(prepared.basis, folder, observer)
     with (
-        log_run(config, folder, observer) as observer,
+        track_run(config, folder, observer) as observer,
         Checkpoints(folder.checkpoints) as checkpoints,
         open_evaluator(config, prepared, sandbox) as evaluator,
     ):
@@ -70,7 +69,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
         state = _state(prepared, folder, checkpoints, cached, observer)
         if state.next_generation <= config.qd.num_generations:
             comparison.forget_final_parts(folder)
-            observer.phase("searching")
+            observer.phase(SEARCHING)
             state = run_search(
                 prepared.search,
                 state,
@@ -102,7 +101,7 @@ def dry_run(config: RunConfig, observer: Observer) -> Plan:
     Raises:
       BadInputError: `evolve` would refuse the run, in the same words.
     """
-    check_logging(config.logging.to)
+    check_trackers(config.logging)
     tasks, missing_data = find_tasks(config)
     check_splits(config, tasks)
     inputs, machine = find_inputs(config), this_machine()

@@ -274,10 +274,8 @@ def prepare(
     basis_print = basis_fingerprint(
         model.fingerprint,
         expert_prints,
-        rank=config.basis.rank,
-        residual=config.basis.residual,
-        conditioning=config.basis.conditioning,
-        form=_form(config),
+        config.basis,
+        _form(config),
     )
     fingerprints = {
         "base model": model.fingerprint,
@@ -379,13 +377,7 @@ def _form(config: RunConfig) -> str:
 
 def _basis(config, folder, model, experts, names, fingerprint) -> AnyBasis:
     def compute() -> AnyBasis:
-        basis = compute_basis(
-            model.weights,
-            experts,
-            rank=config.basis.rank,
-            residual=config.basis.residual,
-            expert_names=names,
-        )
+        basis = compute_basis(model.weights, experts, config.basis, expert_names=names)
         return core_basis(basis) if _form(config) == "core" else basis
 
     return obtain_basis(

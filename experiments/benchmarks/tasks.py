@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
 from cycleqd_jax.tasks.base import Problem, Task, TaskSettings
-from cycleqd_jax.tasks.dbbench.mysql_address import VARIABLE
+from cycleqd_jax.tasks.dbbench.address import VARIABLE
 from cycleqd_jax.tasks.registry import make_task
 from experiments import replay
 from experiments.benchmarks import frame

@@ -16,6 +16,7 @@ from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import scaled_sum
 from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.llama.config import LlamaConfig
@@ -53,7 +54,7 @@ def main():
              for n, w in base.items()}  # fmt: skip
     expert = FullExpert(tuned)
     mesh = sharding.make_mesh(2, 4)
-    basis = compute_basis(base, [expert], 2, expert_names=["only"])
+    basis = compute_basis(base, [expert], BasisSettings(rank=2), expert_names=["only"])
     whole.load_expert = lambda path, model: expert
     loader = whole.WholeModels(
         types.SimpleNamespace(weights=base), {"only": "somewhere"}, mesh
@@ -70,7 +71,8 @@ def main():
         "materialised": {},
     }
     for residual in ("drop", "keep"):
-        basis = compute_basis(base, [expert], 2, residual=residual)
+        settings = BasisSettings(rank=2, residual=residual)
+        basis = compute_basis(base, [expert], settings)
         placed = place_basis(basis, mesh)
         genome = scaled_sum(basis, 0.7)
         want = jax.device_get(materialise(base, basis, genome))

@@ -82,7 +82,7 @@ def test_the_last_whole_checkpoint_is_used(run, finished, capsys):
         run,
         finished,
         capsys,
-        "checkpoint 6 is passed over, bank.coefficients/0.0 does not match; going on "
+        "checkpoint 6 is skipped, bank.coefficients/0.0 does not match; going on "
         "from checkpoint 4.",
         "child 6/6",
     )
@@ -92,7 +92,7 @@ def test_a_damaged_batch_is_made_again_from_the_checkpoint_before(
     run, finished, capsys
 ):
     flip(run / "results" / "batch-000005.parquet")
-    assert_made_again(run, finished, capsys, "checkpoint 6 is passed over, the parts "
+    assert_made_again(run, finished, capsys, "checkpoint 6 is skipped, the parts "
                       "batch-000005 are damaged", "going on from")  # fmt: skip
 
 

@@ -93,10 +93,10 @@ def test_the_card_of_a_champion_names_it(run, tmp_path):
 
 def loss_by_hand(folder, base, adapter):
     """Lost share of the change, from the files alone."""
-    import safetensors.numpy
+    from safetensors.numpy import load_file
 
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    tensors = safetensors.numpy.load_file(adapter / "adapter_model.safetensors")
+    tensors = load_file(adapter / "adapter_model.safetensors")
     new, old = safetensors.open_folder(folder), safetensors.open_folder(base)
     change = lost = 0.0
     for name in old:

@@ -9,11 +9,11 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import populations
 import pytest
 from forward import full_logits
 
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.llama.program import LlamaProgram
 
@@ -56,7 +56,7 @@ def population(weights):
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
     matrices = {n: w for n, w in weights.items() if w.ndim == 2}
     vectors = {n: w for n, w in weights.items() if w.ndim == 1}
-    return Population.of_tables(
+    return populations.from_tables(
         u={n: 0.2 * draw(w.shape[0], 5) for n, w in matrices.items()},
         v={n: 0.2 * draw(w.shape[1], 5) for n, w in matrices.items()},
         coefficients={n: draw(3, 5) for n in matrices},

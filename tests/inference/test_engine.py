@@ -93,7 +93,7 @@ def test_a_new_turn_computes_only_what_is_new(make, program, weights, determinis
 def test_a_conversation_that_lost_its_slot_goes_on_the_same(
     make, program, weights, deterministic
 ):
-    """Seven dialogues in two slots: the waiting ones are set aside and put back."""
+    """Seven dialogues in two slots: the waiting ones are evicted and restored."""
     engine = engine_with(make, program, weights, slots=2, deterministic=deterministic)
     alone = engine_with(make, program, weights, slots=8)
     starts = [[5 + i, 9, 23 + i, 44, 17] for i in range(7)]

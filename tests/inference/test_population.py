@@ -15,6 +15,7 @@ from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.core_basis import core_basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.merging.settings import BasisSettings
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def basis(weights):
         types.SimpleNamespace(factors=factors),
         types.SimpleNamespace(weights=whole),
     ]
-    return compute_basis(weights, experts, 4)
+    return compute_basis(weights, experts, BasisSettings(rank=4))
 
 
 def genomes(basis, count):

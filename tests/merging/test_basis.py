@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+import pydantic
 import pytest
 
 from cycleqd_jax.errors import BadInputError
@@ -12,6 +13,7 @@ from cycleqd_jax.merging import basis as basis_module
 from cycleqd_jax.merging import task_vectors
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.facts import energy_report, expert_energy_kept
+from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.svd import truncated_svd
 
 UP = "model.layers.0.mlp.up_proj.weight"
@@ -100,7 +102,7 @@ def test_signs_are_deterministic(make):
 def test_truncated_basis_reports_the_energy_it_keeps(make, rank):
     base = make.base()
     experts = make.experts("full", base)
-    basis = compute_basis(base, experts, rank)
+    basis = compute_basis(base, experts, BasisSettings(rank=rank))
     taus = make.dense_taus(base, experts)
     rows = {(row.name, row.expert): row for row in energy_report(basis)}
     assert len(rows) == 9  # three matrices, three experts
@@ -122,17 +124,18 @@ def test_truncated_basis_reports_the_energy_it_keeps(make, rank):
 
 def test_truncation_beyond_the_own_rank_loses_nothing(make):
     base = make.base()
-    basis = compute_basis(base, make.experts("lora", base), 3)
+    basis = compute_basis(base, make.experts("lora", base), BasisSettings(rank=3))
     assert [s.rank for s in basis.layout] == [3, 3]
     lost = [(row.name, row.expert) for row in energy_report(basis)]
     assert lost == [(Q, "2")]  # the only factor of rank 4
 
 
-@pytest.mark.parametrize("rank", [0, -1, 2.0, "all", True])
-def test_bad_rank_is_refused(make, rank):
-    base = make.base()
-    with pytest.raises(BadInputError, match="rank: expected"):
-        compute_basis(base, make.experts("lora", base), rank)
+@pytest.mark.parametrize(
+    "wrong", [{"rank": rank} for rank in (0, -1, 2.0, "all", True)] + [{"residual": ""}]
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(pydantic.ValidationError, match=next(iter(wrong))):
+        BasisSettings(**wrong)
 
 
 def test_experts_equal_to_the_base_are_refused(make):
@@ -195,18 +198,19 @@ class Stored(Mapping):
 def test_one_array_of_one_expert_is_in_memory_at_a_time(make, monkeypatch, residual):
     base = make.base()
     experts = make.experts("full", base)
-    want = compute_basis(base, experts, 2, residual=residual)
+    settings = BasisSettings(rank=2, residual=residual)
+    want = compute_basis(base, experts, settings)
     stored = [types.SimpleNamespace(weights=Stored(e.weights)) for e in experts]
     held = []  # references to task vectors that were decomposed
 
-    def decompose(delta, **settings):
+    def decompose(delta, rank, **options):
         assert all(reference() is None for reference in held)
         held.append(weakref.ref(delta))
-        return truncated_svd(delta, **settings)
+        return truncated_svd(delta, rank, **options)
 
     monkeypatch.setattr(basis_module, "truncated_svd", decompose)
     monkeypatch.setattr(Stored, "peak", 0)
-    got = compute_basis(base, stored, 2, residual=residual)
+    got = compute_basis(base, stored, settings)
     assert Stored.peak == 1 and Stored.live == 0 and len(held) == 9
     for expert in stored:
         assert expert.weights.reads == dict.fromkeys(base, 1)

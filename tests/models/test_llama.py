@@ -128,7 +128,7 @@ def test_prefill_and_decode_equal_the_full_forward(chunk):
     )
 
 
-def test_padding_behind_the_last_token_is_never_seen():
+def test_padding_after_the_last_token_has_no_effect():
     _, program, weights = twin(seed=4)
     tokens = tokens_of(5, batch=2, length=12)
     want = np.asarray(full_logits(program, weights, tokens))

@@ -225,7 +225,7 @@ def test_fingerprint_sees_factors_and_scale(base, tmp_path):
     assert len(seen) == 3
 
 
-def test_what_cannot_be_saved(base, tmp_path):
+def test_bad_factors_are_not_saved(base, tmp_path):
     with pytest.raises(BadInputError, match="at least one factor"):
         save_lora(tmp_path, {}, base_name="x", card="")
     odd = LoraFactor(np.ones((3, 2)), np.ones((4, 3)), 1.0)

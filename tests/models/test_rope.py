@@ -96,7 +96,7 @@ def test_logits_match_transformers_on_both_sides_of_the_context(hf, scaling):
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-def test_the_scaling_is_felt(hf, scaling):
+def test_every_scaling_changes_the_logits(hf, scaling):
     _, program, weights = pair(hf, scaling)
     _, plain, _ = pair(hf, "default")
     tokens = tokens_of(0, 1, 3 * CONTEXT)
@@ -174,7 +174,7 @@ def test_chunked_decoding_equals_generate(hf, scaling, prompt):
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("spelling", ["new", "old", "type"])
-def test_settings_survive_the_way_in_and_out(hf, scaling, spelling):
+def test_settings_survive_a_round_trip(hf, scaling, spelling):
     config = pair(hf, scaling)[0].config
     data = config.to_dict()
     if spelling != "new":

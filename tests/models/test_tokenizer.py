@@ -8,6 +8,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.formats.gguf import read_gguf_metadata
 from cycleqd_jax.models.formats.gguf_tokenizer import tokenizer_from_metadata
 from cycleqd_jax.models.formats.hf_folder import read_tokenizer
+from cycleqd_jax.models.loading import load_tokenizer
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 
 TEXTS = [
@@ -253,3 +254,24 @@ def test_damaged_tokenizer_files(hf, tmp_path):
     path.unlink()
     with pytest.raises(BadInputError, match=r"no tokenizer\.json"):
         read_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_loads_without_its_model(smollm_path, smollm_tokenizer, tmp_path):
+    assert load_tokenizer(smollm_path).fingerprint == smollm_tokenizer.fingerprint
+    smollm_tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint == smollm_tokenizer.fingerprint
+    (tmp_path / "x.bin").write_bytes(b"1")
+    with pytest.raises(BadInputError, match=r"expected a \.gguf file"):
+        load_tokenizer(tmp_path / "x.bin")
+
+
+def test_no_token_is_added_to_the_vocabulary_of_a_file(tmp_path):
+    metadata = llama3_metadata()
+    tokens = [
+        t if t != "<|endoftext|>" else "<|end|>"
+        for t in metadata["tokenizer.ggml.tokens"]
+    ]
+    metadata["tokenizer.ggml.tokens"] = tokens
+    write_vocabulary(tmp_path / "v.gguf", metadata)
+    read = read_gguf_metadata(tmp_path / "v.gguf")
+    assert tokenizer_from_metadata(read, "v.gguf").vocab_size == len(tokens)

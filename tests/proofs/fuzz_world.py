@@ -22,15 +22,16 @@ CHAT = (
 
 
 def make_tokenizer() -> ChatTokenizer:
-    """Bytes and two special tokens."""
+    """Bytes, one merge of two of them and two special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokens = ["<|end|>", "<|start|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges=[]))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {t: i for i, t in enumerate(["<|end|>", "<|start|>", *alphabet, "12"])}
+    backend = Tokenizer(models.BPE(vocab, merges=[("1", "2")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(tokens[:2])
+    backend.add_special_tokens(["<|end|>", "<|start|>"])
     return ChatTokenizer(
         PreTrainedTokenizerFast(
             tokenizer_object=backend,
@@ -62,7 +63,7 @@ def make_gguf(path: pathlib.Path, config: LlamaConfig, weights: dict) -> None:
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
-    writer.add_token_merges([])
+    writer.add_token_merges(["1 2"])
     writer.add_eos_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_chat_template(CHAT)

@@ -135,7 +135,7 @@ def test_without_a_whole_one_nothing_is_changed(folder):
         (folder / step / SUMS).unlink()
     before = everything(folder)
     with Checkpoints(folder) as checkpoints:
-        with pytest.raises(BadInputError, match="2 is passed over, SHA256SUMS is mis"):
+        with pytest.raises(BadInputError, match="2 is skipped, SHA256SUMS is mis"):
             checkpoints.restore()
     assert everything(folder) == before
 

@@ -54,6 +54,8 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], source: str) -> ChatTok
         raise BadInputError(f"{source}: tokenizer.ggml.tokens is not a list of tokens")
     if len(set(tokens)) != len(tokens):
         raise BadInputError(f"{source}: tokenizer.ggml.tokens holds a token twice")
+    if "ggml.merges" not in fields and (kind == "gpt2" or "ggml.scores" not in fields):
+        raise BadInputError(f"{source}: lacks tokenizer.ggml.merges")
     names = mapping.GGUF_TOKENIZER_MAPPING["tokenizer"]
     described = {names[key]: value for key, value in fields.items() if key in names}
     architecture = metadata.get("general.architecture")

@@ -186,7 +186,6 @@ def export_adapter(
     base_folder: str | os.PathLike[str],
     *,
     card: str = "",
-    dtype: Any = "float32",
     base_name: str | None = None,
 ) -> None:
     """Writes an adapter into a new folder, checked against its base model.
@@ -199,7 +198,6 @@ def export_adapter(
       factors: `scale * b @ a` by weight name.
       base_folder: the base's Hugging Face folder, such as one of `export_model`.
       card: body of `README.md`.
-      dtype: what the factors are stored as.
       base_name: another name for the base: its hub name `org/name@revision`.
 
     Raises:
@@ -224,7 +222,7 @@ def export_adapter(
             )
     name = os.fspath(base) if base_name is None else base_name
     with new_folder(folder) as scratch:
-        save_lora(scratch, factors, base_name=name, card=card, dtype=dtype)
+        save_lora(scratch, factors, base_name=name, card=card)
 
 
 def percent(share: float) -> str:

@@ -1,55 +1,54 @@
 """Shared databases, as in the reference; for comparison with its numbers only.
 
 The reference names a problem's database after its table, and several problems have
-tables of one name. So they share a database: the first makes the table, the others'
-rows are added or refused, each sees what the others do, and the first to end drops it
-for all. There all problems are played in rounds, one reply of each at a time, in the
-order of their ids; here the members of a group that are being played take turns so.
+tables of the same name. So they share a database: the first problem makes the table,
+the rows of the others are added or refused, each sees what the others do, and the first
+to end drops the database for all. The reference plays all problems in rounds, one reply
+of each at a time, in the order of their ids; here the problems of a group take turns.
 
-A member that comes a second time begins the group anew, with those that follow it:
-several individuals can be scored, but only one after another as in the reference.
+A problem that comes a second time begins its group anew, so several individuals can be
+scored, one after another.
 """
 
 import asyncio
 from collections.abc import Sequence
 
-from cycleqd_jax.tasks.dbbench.backend import Database
 from cycleqd_jax.tasks.dbbench.data import Case
-from cycleqd_jax.tasks.dbbench.mysql import MysqlBackend
-from cycleqd_jax.tasks.dbbench.mysql_database import MysqlDatabase
+from cycleqd_jax.tasks.dbbench.database import Database, open_database
+from cycleqd_jax.tasks.dbbench.live_server import LiveServer
 
 
 class SharedDatabases:
-    """The groups of problems that have tables of one name."""
+    """The groups of problems whose tables have the same name."""
 
-    def __init__(self, backend: MysqlBackend, cases: Sequence[Case]):
+    def __init__(self, live: LiveServer, cases: Sequence[Case]):
         """Makes no database yet.
 
         Args:
-          backend: where they are made.
+          live: the server where they are made.
           cases: all problems that are played.
         """
-        self._backend = backend
+        self._live = live
         self._cases: dict[str, list[Case]] = {}
         for case in sorted(cases, key=lambda case: case.index):
             self._cases.setdefault(case.table.name, []).append(case)
         self._groups: dict[str, _Group] = {}
 
-    async def open(self, case: Case) -> Database:
-        """The database that the problem shares.
+    async def open(self, case: Case) -> "SharedDatabase":
+        """The problem's view of the database that it shares.
 
         Raises:
           SandboxError: it cannot be made.
         """
-        # Before the first await, so that all that are started together are here
-        # before any of them goes on.
+        # Joining comes before the first await, so that all problems that are started
+        # together are in the group before one of them takes its turn.
         name = case.table.name
         group = self._groups.get(name)
         if group is None or case.index in group.joined:
             members = self._cases.get(name, [])
             first = members if case in members else [case, *members]
-            group = self._groups[name] = _Group(self._backend, first)
-        member = _Member(group, case)
+            group = self._groups[name] = _Group(self._live, first)
+        member = SharedDatabase(group, case)
         try:
             await group.make()
         except BaseException:
@@ -59,31 +58,31 @@ class SharedDatabases:
 
 
 class _Group:
-    """One shared database and those that are at it.
+    """One shared database and the problems that use it.
 
     Attributes:
       joined: the indices of all problems that have come.
-      turns: index -> what the member does next, as (round, index); the least is next.
-      moved: told of each change of `turns`.
-      database: once it is made, until it is dropped.
-      dropped: whether it is.
+      turns: index -> the problem's next turn, as (round, index); the least is next.
+      moved: is notified of each change of `turns`.
+      database: from its making to its drop.
+      dropped: whether it was dropped.
     """
 
-    def __init__(self, backend: MysqlBackend, cases: Sequence[Case]):
-        self._backend = backend
+    def __init__(self, live: LiveServer, cases: Sequence[Case]):
+        self._live = live
         self._tables = [case.table for case in cases]
         self._making = asyncio.Lock()
         self.joined: set[int] = set()
         self.turns: dict[int, tuple[int, int]] = {}
         self.moved = asyncio.Condition()
-        self.database: MysqlDatabase | None = None
+        self.database: Database | None = None
         self.dropped = False
 
     async def make(self) -> None:
-        """Makes the database where nobody has."""
+        """Makes the database where no other problem has."""
         async with self._making:
             if self.database is None and not self.dropped:
-                self.database = await self._backend.open(*self._tables)
+                self.database = await open_database(self._live, *self._tables)
 
     async def drop(self) -> None:
         """Drops it for all."""
@@ -92,8 +91,8 @@ class _Group:
             await self.database.close()
 
 
-class _Member:
-    """One problem's view of a shared database; see `backend.Database`."""
+class SharedDatabase:
+    """One problem's view of a shared database; used like a `Database`."""
 
     def __init__(self, group: _Group, case: Case):
         self._group = group
@@ -120,7 +119,7 @@ class _Member:
         await self._wait()
         if self._group.dropped or self._group.database is None:
             return self._unknown()
-        return await self._group.database.state_of(self._case.table)
+        return await self._group.database.state(self._case.table)
 
     async def close(self) -> None:
         """Drops the database for all that share it."""
@@ -140,6 +139,7 @@ class _Member:
             self._group.moved.notify_all()
 
     async def _wait(self) -> None:
+        """Waits for this problem's turn."""
         turns, index = self._group.turns, self._case.index
         async with self._group.moved:
             await self._group.moved.wait_for(

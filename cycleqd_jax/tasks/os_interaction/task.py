@@ -1,7 +1,8 @@
 """AgentBench's OS interaction: operate a Linux system in a few turns.
 
-Each turn the model runs commands in a shell that lives as long as the episode, or ends
-it with or without an answer. The benchmark's own scripts prepare the system and judge.
+In each turn the model runs commands in a shell, which lives as long as the episode, or
+ends the episode, with or without an answer. The benchmark's own scripts prepare the
+system and judge.
 """
 
 import dataclasses
@@ -24,21 +25,21 @@ from cycleqd_jax.tasks.os_interaction.options import parse_options
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_ids
 
-_PREPARE_S = 60.0  # for one script that prepares the system, by the session's clock
+_PREPARE_S = 60.0  # of one script that prepares the system, by the session's clock
 _CHECK_S = 60.0
 _PROTOCOL = 2
 
 
 class OSInteraction:
-    """OS interaction.
+    """OS interaction; see `cycleqd_jax.tasks.base.Task`.
 
     Args:
-      task_settings: `options` as in `os_env.options.Options`; `turns` is unused.
+      task_settings: `options` are described in `options.Options`; `turns` is unused.
 
     Raises:
-      BadInputError: an option or the data are wrong, or the machine lacks what the
+      BadInputError: an option or the data are wrong, or this computer lacks what the
         backend needs.
-      MissingDataError: the data are not here.
+      MissingDataError: the data are not here and could not be downloaded.
     """
 
     name = "os_interaction"
@@ -71,7 +72,7 @@ class OSInteraction:
     def _fingerprint(self) -> str:
         decides = {
             "protocol": _PROTOCOL,
-            # What was read, whichever of its forms it was read from.
+            # What was read, whatever file it was read from.
             "problems": [dataclasses.asdict(p) for p in self._data.values()],
             "prompt": dataclasses.asdict(self._prompt),
             "splits": {str(split): ids for split, ids in self._splits.items()},
@@ -85,7 +86,7 @@ class OSInteraction:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def problems(self, split: Split) -> Sequence[Problem]:
-        """The problems of one split; with `repetitions` so many times, all of them."""
+        """The problems of one split, as often as `repetitions` says."""
         ids = self._splits.get(split, ())
         return [
             self._problem(int(i), repetition)
@@ -97,7 +98,7 @@ class OSInteraction:
         """The problem with this index, whatever the splits.
 
         Raises:
-          BadInputError: there is none.
+          BadInputError: there is no such problem.
         """
         if isinstance(key, bool) or not isinstance(key, int) or key not in self._data:
             check_ids(self.name, [str(key)], {str(i): p for i, p in self._data.items()})
@@ -107,14 +108,14 @@ class OSInteraction:
         return self._problem(key, 0)
 
     def why_not(self, index: int) -> str | None:
-        """Why a problem cannot run on this machine, in words; None if it can."""
+        """Why a problem cannot run on this computer; None if it can."""
         return self._machines.why_not(index)
 
     def transcript(self, row: Mapping[str, Any]) -> tuple[Problem, tuple[str, ...]]:
-        """The problem and the replies of a row with `problem_index` and `outputs`.
+        """A problem and the replies to it, from `problem_index` and `outputs`.
 
         Raises:
-          BadInputError: the row is not of this kind, or there is no such problem.
+          BadInputError: the row lacks one of them, or there is no such problem.
         """
         outputs = row.get("outputs")
         if not isinstance(outputs, list) or not all(
@@ -137,7 +138,7 @@ class OSInteraction:
         )
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
-        """A right conversation: ends with the answer or the commands that find it."""
+        """A right conversation: ends with the answer, or with commands that find it."""
         given: OsProblem = problem.data["problem"]
         if given.match is not None:
             reply = f"Think: Now I know the answer.\n\nAct: answer({given.match})"
@@ -154,7 +155,8 @@ class OSInteraction:
         """One episode.
 
         Raises:
-          SandboxError: the system could not be prepared, run or judged.
+          SandboxError: the system could not be prepared, run or judged, so there is
+            no verdict.
         """
         given: OsProblem = problem.data["problem"]
         if why := self._machines.why_not(given.index):
@@ -221,7 +223,7 @@ class OSInteraction:
         )
 
     async def aclose(self) -> None:
-        """Ends what the backend holds."""
+        """Ends all machines."""
         await self._machines.close()
 
 
