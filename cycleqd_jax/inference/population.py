@@ -15,8 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.programs import Population
-from cycleqd_jax.merging.basis import Basis
 from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.models import sharding
 
@@ -61,8 +61,15 @@ def choose_mode(
         raise BadInputError(
             f"engine.mode is factored, but {dense[0]}; set it to auto or materialised."
         )
-    if mode != "auto":
-        return ModeChoice(mode, f"{mode} mode was asked for.")
+    auto = _least_work(weights, basis, dense)
+    if mode == "auto":
+        return auto
+    return ModeChoice(mode, f"{mode} mode was asked for; auto would take {auto.reason}")
+
+
+def _least_work(
+    weights: Mapping[str, Any], basis: AnyBasis, dense: list[str]
+) -> ModeChoice:
     if dense:
         return ModeChoice("materialised", f"materialised mode: {dense[0]}.")
     work = sum(float(np.prod(weights[slot.name].shape)) for slot in basis.layout)

@@ -97,5 +97,5 @@ class EngineSettings(Section):
             if getattr(self, name) == "auto":
                 raise ValueError(
                     f"engine.{name} is 'auto'; the engine needs a number, which "
-                    "runs.engine_size.sized_engine finds."
+                    "runs.plan.check_prompts and choose_slots find."
                 )

@@ -28,6 +28,9 @@ from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_
 _PREPARE_S = 60.0  # of one script that prepares the system, by the session's clock
 _CHECK_S = 60.0
 _PROTOCOL = 2
+# Options that decide no verdict: where the data are, which are hashed themselves, where
+# containers run, and how many.
+_FREE_OPTIONS = {"data", "engine", "sessions"}
 
 
 class OSInteraction:
@@ -79,10 +82,7 @@ class OSInteraction:
             "prompt": dataclasses.asdict(self._prompt),
             "splits": {str(split): ids for split, ids in self._splits.items()},
             "machines": self._machines.fingerprint,
-            **{
-                name: getattr(self._options, name)
-                for name in ("rounds", "terminal", "turn_s", "repetitions")
-            },
+            "options": self._options.model_dump(mode="json", exclude=_FREE_OPTIONS),
         }
         text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
