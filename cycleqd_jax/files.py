@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field
 from cycleqd_jax.errors import BadInputError, RunError, explain
 
 PARTIAL = ".partial"  # how the names of files end that are being written
+SUMS = "SHA256SUMS"  # checksums of the files beside it, as `sha256sum -c` reads them
 _SEAL = "sha256"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -140,6 +141,12 @@ def read_table(path: pathlib.Path) -> pa.Table:
         return pq.read_table(path, partitioning=None, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as err:
         raise BadInputError(f"{path} is missing or damaged ({reason(err)}).") from err
+
+
+def digest(path: pathlib.Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def append_line(path: pathlib.Path, line: str) -> None:

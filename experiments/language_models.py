@@ -122,7 +122,7 @@ def _open_run(
                 f"run: the checkpoint of {path} is damaged or is not that of its "
                 "state.json; make it again with experiments.agent_skills --resume."
             )
-        wanted = stored_fingerprints(folder)["base model"]
+        wanted = stored_fingerprints(folder.path)["base model"]
     observer.phase("loading the base model")
     base = load_model(run.base_model, dtype=run.dtype)
     if base.fingerprint != wanted:

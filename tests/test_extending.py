@@ -65,7 +65,8 @@ def test_the_examples_run(folder, toy_settings, capsys):
     del sys.modules["my_merge"]
     more = ["--config", str(path), "qd.num_generations=6", "--resume"]
     assert agent_skills.main(more) == 2
-    assert "other operators (qd.crossover)" in " ".join(capsys.readouterr().err.split())
+    error = " ".join(capsys.readouterr().err.split())
+    assert "begun with other code of qd.crossover (my_merge:by_matrix)" in error
 
 
 def test_the_search_runs_and_resumes(folder, toy_settings):

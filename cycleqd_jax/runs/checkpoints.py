@@ -6,7 +6,6 @@ not notice every flipped bit. Equal states give equal bytes: Orbax's two files t
 wall times are removed.
 """
 
-import hashlib
 import os
 import pathlib
 import shutil
@@ -22,7 +21,6 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.search.base import State
 
-SUMS = "SHA256SUMS"
 _KEPT = 2
 _WALL_TIMES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _BLOCKS = 3 * 4096  # bytes that one array takes on disk beside its own, at most
@@ -156,8 +154,8 @@ class Checkpoints:
         self._checkpointer.save(partial, args=ocp.args.StandardSave(tree))
         for name in _WALL_TIMES:
             (partial / name).unlink(missing_ok=True)
-        (partial / SUMS).write_text("".join(_lines(partial)), encoding="utf-8")
-        for path in [*_files(partial).values(), partial / SUMS]:
+        (partial / files.SUMS).write_text("".join(_lines(partial)), encoding="utf-8")
+        for path in [*_files(partial).values(), partial / files.SUMS]:
             files.sync(path)
 
     def _tidy(self, step: int) -> None:
@@ -230,23 +228,18 @@ def _load(
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """All files below a folder except `SHA256SUMS`, by relative name, in order."""
     paths = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    return {name: paths[name] for name in sorted(paths) if name != SUMS}
-
-
-def _digest(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: paths[name] for name in sorted(paths) if name != files.SUMS}
 
 
 def _lines(folder: pathlib.Path) -> list[str]:
     """The lines that `SHA256SUMS` must have."""
-    return [f"{_digest(path)}  {name}\n" for name, path in _files(folder).items()]
+    return [f"{files.digest(path)}  {name}\n" for name, path in _files(folder).items()]
 
 
 def _damage(folder: pathlib.Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if they are whole."""
     try:
-        written = (folder / SUMS).read_bytes().decode("utf-8", "replace")
+        written = (folder / files.SUMS).read_bytes().decode("utf-8", "replace")
         lines = _lines(folder)
     except FileNotFoundError as err:
         return f"{pathlib.Path(err.filename).name} is missing"
@@ -256,7 +249,7 @@ def _damage(folder: pathlib.Path) -> str | None:
         return None
     odd = sorted(set(written.splitlines(keepends=True)) ^ set(lines))
     names = sorted({line.partition("  ")[2].strip() for line in odd})
-    return f"{names[0] if len(names) == 1 and names[0] else SUMS} does not match"
+    return f"{names[0] if len(names) == 1 and names[0] else files.SUMS} does not match"
 
 
 def _arrays(state: State) -> dict[str, dict[str, np.ndarray]]:

@@ -1,5 +1,8 @@
 """The folder of one run: its lock and the paths of its files.
 
+`results/` and `metrics/` have a file `SHA256SUMS`, because the checksums in a parquet
+file cover its data, but not the names of its columns.
+
 Killing and resuming a run changes no byte of the folder, except in files about time
 and place: `run.json`, `timing.jsonl`, `times/`, `tensorboard/`, `wandb/`, and the wall
 times in the report.
@@ -12,6 +15,8 @@ import json
 import os
 import pathlib
 from typing import Self
+
+import pyarrow as pa
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
@@ -92,6 +97,35 @@ class RunFolder:
         """The path of one parquet part; `kind` is "results", "metrics" or "times"."""
         return self.path / kind / f"{name}.parquet"
 
+    def write_part(self, kind: str, name: str, table: pa.Table) -> None:
+        """Writes a part, then its checksum; checksums of parts that are gone go too.
+
+        Raises:
+          RunError: the disk is full or not writable.
+        """
+        path = self.part(kind, name)
+        files.write_table(path, table)
+        sums = self._sums(kind) | {path.name: files.digest(path)}
+        lines = [
+            f"{digest}  {part}\n"
+            for part, digest in sorted(sums.items())
+            if path.with_name(part).is_file()
+        ]
+        files.write_text(path.with_name(files.SUMS), "".join(lines))
+
+    def read_part(self, kind: str, name: str) -> pa.Table:
+        """Reads what `write_part` wrote.
+
+        Raises:
+          BadInputError: it is missing, or a byte of it or of its checksum has changed.
+        """
+        path = self.part(kind, name)
+        if path.is_file() and self._sums(kind).get(path.name) != files.digest(path):
+            raise BadInputError(
+                f"{path} is damaged: its checksum is not that in {files.SUMS}."
+            )
+        return files.read_table(path)
+
     def batches(self) -> list[str]:
         """Names of the parts that hold batches of children, in order."""
         return sorted(path.stem for path in self._batch_parts("results"))
@@ -107,6 +141,15 @@ class RunFolder:
         """Appends one line to `timing.jsonl`."""
         row = {"phase": phase, "seconds": round(seconds, 3)} | details
         files.append_line(self.path / "timing.jsonl", json.dumps(row))
+
+    def _sums(self, kind: str) -> dict[str, str]:
+        """Name of the file -> checksum, of the parts of one kind."""
+        path = self.path / kind / files.SUMS
+        if not path.is_file():
+            return {}
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        pairs = (line.partition("  ") for line in lines)
+        return {name: digest for digest, _, name in pairs if name}
 
     def _batch_parts(self, kind: str) -> list[pathlib.Path]:
         paths = (self.path / kind).glob("batch-*.parquet")

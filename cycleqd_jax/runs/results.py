@@ -48,7 +48,7 @@ def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) ->
     for row in rows:
         del row["seconds"]
     results = pa.Table.from_pylist(rows, schema=_RESULTS)
-    files.write_table(folder.part("results", name), results)
+    folder.write_part("results", name, results)
 
 
 def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
@@ -88,7 +88,7 @@ def whole_batches(folder: RunFolder) -> tuple[int, str]:
     for name in folder.batches():
         try:
             individuals = read_results(folder, name).column("individual").unique()
-            metrics = files.read_table(folder.part("metrics", name))
+            metrics = folder.read_part("metrics", name)
             generations = metrics.column("generation").to_pylist()
         except (BadInputError, KeyError) as err:
             return last, f"the parts {name} are damaged ({err})"
@@ -106,8 +106,8 @@ def read_results(folder: RunFolder, name: str) -> pa.Table:
     Raises:
       BadInputError: it is missing, damaged, or has other columns.
     """
-    path = folder.part("results", name)
-    table = files.read_table(path)
+    table = folder.read_part("results", name)
     if not table.schema.equals(_RESULTS):
+        path = folder.part("results", name)
         raise BadInputError(f"{path} is damaged: its columns are not those of results.")
     return table

@@ -35,9 +35,8 @@ from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
-    comparison_fingerprint,
-    operator_fingerprints,
-    search_fingerprint,
+    code_hashes,
+    compared_settings,
 )
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
@@ -46,7 +45,7 @@ from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
-from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task, TaskSettings
+from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
 from cycleqd_jax.tasks.registry import make_task
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
@@ -66,7 +65,7 @@ class Prepared:
       search: the method.
       memory: what the run holds in memory.
       noise: where Gaussian noise of genomes comes from, if they have any.
-      fingerprints: hashes of all inputs and settings that decide the result.
+      fingerprints: all inputs and settings that decide the result.
       engine: its settings, with numbers where the config says "auto".
       mesh: where weights and cache lie, None on one device.
     """
@@ -114,16 +113,7 @@ def make_tasks(
       MissingDataError: the data of a benchmark are not on this machine.
     """
     tasks = tuple(
-        make_task(
-            name,
-            TaskSettings(
-                problems.seed,
-                problems.sizes,
-                problems.turns,
-                own.get(name, {}),
-                download,
-            ),
-        )
+        make_task(name, problems.task_settings(own.get(name, {}), download=download))
         for name in names
     )
     _check_names(names, tasks)
@@ -278,20 +268,22 @@ def prepare(
         _form(config),
     )
     fingerprints = {
+        "settings": compared_settings(config, engine.length, tasks),
         "base model": model.fingerprint,
         "experts": expert_prints,
-        "basis": basis_print,
         "tasks": {task.name: task.fingerprint for task in tasks},
-        "search settings": search_fingerprint(config),
-        "comparison settings": comparison_fingerprint(config),
-        "operators": operator_fingerprints(config),
+        "code": code_hashes(config, tasks),
+        "basis": basis_print,
     }
     if folder is not None:
-        check_same_inputs(folder, fingerprints)
+        check_same_inputs(folder.path, fingerprints)
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
     memory = plan_memory(config, model.config, basis, machine)
     basis = place_basis(basis, mesh)
+    evaluation = {"evaluation": {"engine.mode": memory.mode.mode}}
+    if folder is not None:
+        check_same_inputs(folder.path, evaluation)
     return Prepared(
         model=model,
         program=program,
@@ -301,7 +293,7 @@ def prepare(
         search=make_search(config, basis, names),
         memory=memory,
         noise=config.noise,
-        fingerprints=fingerprints,
+        fingerprints=fingerprints | evaluation,
         engine=engine,
         mesh=mesh,
     )

@@ -122,6 +122,15 @@ class ProblemsSettings(Section):
             Split.TEST: self.test,
         }
 
+    def task_settings(
+        self, options: Mapping[str, Any], *, download: bool = True
+    ) -> "TaskSettings":
+        """What a task with these problems is made with; see `TaskSettings`."""
+        return TaskSettings(self.seed, self.sizes, self.turns, options, download)
+
+
+_DEFAULT = ProblemsSettings()
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskSettings:
@@ -135,9 +144,9 @@ class TaskSettings:
       download: whether data that are not on this machine may be downloaded.
     """
 
-    seed: int = 0
+    seed: int = _DEFAULT.seed
     sizes: Mapping[Split, int] = dataclasses.field(default_factory=dict)
-    turns: int = 1
+    turns: int = _DEFAULT.turns
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     download: bool = True
 
@@ -148,7 +157,12 @@ class Task(Protocol):
     Attributes:
       name: also the name of its archive.
       max_new_tokens: token limit of one reply.
-      fingerprint: hex hash of everything that decides its problems and verdicts.
+      fingerprint: hex hash of everything that decides its problems and verdicts, its
+        options included. The source of its module is hashed in addition.
+
+    A class outside this package may have `free_options`: names of options that may
+    change when a run is resumed, because they only say where data are or how fast the
+    task works.
 
     A task that holds resources, such as a server, may have a coroutine method
     `aclose()`. It is called when an evaluator closes; later episodes open them again. A
