@@ -39,7 +39,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     for name, backend, count, make, least in (
         ("mbpp", None, 120, _coding, 20.0),
         ("dbbench", "private", 340, _database, 150.0),
-        ("dbbench", "server", 340, _database, 150.0),
+        ("dbbench", "server", 340, _database, 50.0),
         ("os_interaction", None, 60, _system, 20.0),
     ):
         label = f"{name}{f' on {backend}' if backend else ''}: episodes judged"
