@@ -1,15 +1,56 @@
-"""Populations from genomes: the tables in which the engine looks up coefficients.
+"""Populations in factored form: tables in which the engine looks up coefficients.
 
-One row of a table is one individual; a genome is put into a row in one small program,
-so that a child is ready to run at once after it was bred.
+A row of a table is one individual. One small program writes a genome into a row, so a
+child can run as soon as it is proposed.
+
+I denotes individuals, R the summed ranks of all experts, G coefficients of a genome.
 """
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.merging.basis import Basis
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.models.llama.program import Deltas, LowRank
+
+
+@flax.struct.dataclass
+class Population:
+    """The individuals that share a pass, in factored form.
+
+    Attributes:
+      u: name -> `[out, R]`, shared.
+      v: name -> `[in, R]`, shared.
+      coefficients: `[I, G]`, of all matrices side by side, so that one operation sets
+        or looks up an individual. None if there are no matrices.
+      vectors: name -> `[I, n]`, added to norm scales and biases.
+      layout: (name, first column, R) of each matrix in `coefficients`; static.
+    """
+
+    u: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    v: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    coefficients: jax.Array | None = None
+    vectors: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    layout: tuple[tuple[str, int, int], ...] = flax.struct.field(
+        default=(), pytree_node=False
+    )
+
+    @property
+    def count(self) -> int:
+        """I; 0 if empty."""
+        tables = jax.tree.leaves((self.coefficients, self.vectors))
+        return tables[0].shape[0] if tables else 0
+
+    def deltas(self, individuals: jax.Array) -> Deltas:
+        """What each row adds to the weights; `individuals` is int32 `[B]`."""
+        own = self.coefficients[individuals] if self.layout else None
+        matrices = {
+            name: LowRank(self.u[name], self.v[name], own[:, start : start + size])
+            for name, start, size in self.layout
+        }
+        vectors = {name: table[individuals] for name, table in self.vectors.items()}
+        return Deltas(matrices, vectors)
 
 
 def empty_population(basis: Basis, rows: int) -> Population:
@@ -18,7 +59,7 @@ def empty_population(basis: Basis, rows: int) -> Population:
     Args:
       basis: in diagonal form. All experts' directions of a matrix are put side by
         side, `[out or in, K * r]`.
-      rows: how many individuals there is room for; part of every program's shape.
+      rows: number of individuals; part of every program's shape.
     """
 
     def flat(side: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -39,7 +80,7 @@ def empty_population(basis: Basis, rows: int) -> Population:
 def with_individual(
     population: Population, basis: Basis, genome: Genome, row: int
 ) -> Population:
-    """The population with one individual in another row; the others stay as they are.
+    """Writes a genome into one row of a population; the other rows do not change.
 
     Args:
       population: made by `empty_population` from the same basis.
@@ -60,7 +101,6 @@ def with_individual(
 
 @jax.jit
 def _set_row(coefficients, vectors, own, scales, deltas, row):
-    """The tables of a population with another individual in one row."""
     coefficients = coefficients.at[row].set(own)
     vectors = {
         # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
