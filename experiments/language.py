@@ -32,9 +32,9 @@ from cycleqd_jax.evaluation.language.settings import (
     LanguageConfig,
 )
 from cycleqd_jax.evaluation.language.task import Harness
+from cycleqd_jax.reports import console
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.names import BASE
-from experiments import console, report
 from experiments.language_models import Model, Stage, open_family
 
 _ODD = re.compile(r"[^\w.-]+")
@@ -90,7 +90,7 @@ def _measure(config: LanguageConfig, stem: str) -> int:
             names = [model.name for model in family.models]
             rows = _rows(results, names, tasks)
             _write(folder, config, harness.version, family.models, rows)
-    out = report.make_console()
+    out = console.make_console()
     out.print(_table(rows, names, plain=not out.is_terminal))
     for name, value in _means(rows, names).items():
         out.print(f"mean of scores relative to {BASE}: {name} {_share(value)}")
