@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
+
 from .system_calls import call_numbers
 
 MIB = 2**20
