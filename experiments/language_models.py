@@ -16,6 +16,7 @@ from cycleqd_jax.evaluation.language.settings import EXPERTS, LanguageConfig
 from cycleqd_jax.evaluation.language.task import Speaker
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import (
+    choose_mode,
     empty_population,
     with_individual,
 )
@@ -24,20 +25,17 @@ from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome, genome_hash
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.merging.task_vectors import expert_weights
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.merging.task_vectors import ExpertWeights
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.models.locate import locate
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.archives import state_fingerprint
 from cycleqd_jax.runs.checkpoints import Checkpoints
-from cycleqd_jax.runs.engine_size import cache_bytes
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.memory import this_machine
-from cycleqd_jax.runs.memory_plan import size_text
+from cycleqd_jax.runs.memory import cache_bytes, size_text, this_machine
 from cycleqd_jax.runs.names import BASE, individual_genome, known_individuals
 from cycleqd_jax.runs.setup import make_mesh, make_program, put_on_device
 
@@ -124,7 +122,7 @@ def _open_run(
                 f"run: the checkpoint of {path} is damaged or is not that of its "
                 "state.json; make it again with experiments.agent_skills --resume."
             )
-        wanted = stored_fingerprints(folder)["base model"]
+        wanted = stored_fingerprints(folder.path)["base model"]
     observer.phase("loading the base model")
     base = load_model(run.base_model, dtype=run.dtype)
     if base.fingerprint != wanted:
@@ -180,7 +178,7 @@ class Stage:
         self._engine: Engine | None = None
         self._loaded: tuple[Weights, object] | None = None
         self._speaking: LoadedModel | None = None
-        self._program: LlamaProgram | None = None
+        self._program: CausalLM | None = None
 
     def groups(self, per_pass: int) -> list[tuple[Model, ...]]:
         """Models that are asked together, in the order of tables."""
@@ -293,7 +291,7 @@ class Stage:
         path = locate(model.source)
         if (path / "adapter_config.json").is_file():
             expert = load_expert(path, family.base)
-            own = expert_weights(family.base.weights, expert)
+            own = ExpertWeights(family.base.weights, expert)
             return family.base, put_on_device(own, self._mesh), None
         loaded = load_model(model.source, dtype=family.dtype)
         weights = put_on_device(loaded.weights, self._mesh)

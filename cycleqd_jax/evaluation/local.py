@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
-from cycleqd_jax.chat import DEFAULT_CHAT, ChatOptions, Finish, Message, Reply
+from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Finish, Message, Reply
 from cycleqd_jax.evaluation.base import (
     Cost,
     Episode,
@@ -23,21 +23,24 @@ from cycleqd_jax.evaluation.base import (
 )
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.background import Tasks
-from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import empty_population, with_individual
-from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.population import (
+    Population,
+    empty_population,
+    with_individual,
+)
 from cycleqd_jax.inference.requests import Limits, Sampling
+from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import NoiseSource
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.dialogues import examples_of, turn_end
-from cycleqd_jax.models.llama.program import Weights
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.base import Problem, Split, Task, reference
+from cycleqd_jax.tasks.base import Problem, Split, Task, reference, run_episode
 
 # One coroutine: row in the population, individual's name, task, problem, place of the
 # problem in the call's order -> a row of the result.
@@ -287,9 +290,13 @@ class LocalEvaluator:
             replies.append(reply)
             return reply
 
+        def new_chat() -> Chat:
+            replies.clear()  # those of an attempt whose environment failed
+            return chat
+
         start = time.perf_counter()
         with self._engine.conversation(row, priority=place) as conversation:
-            result = await task.run(problem, chat, self._sandbox)
+            result = await run_episode(task, problem, new_chat, self._sandbox)
         last = replies[-1] if replies else Reply("")
         return Episode(
             individual=name,

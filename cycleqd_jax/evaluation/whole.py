@@ -7,8 +7,8 @@ import jax
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
-from cycleqd_jax.merging.task_vectors import expert_weights
-from cycleqd_jax.models.llama.program import Weights
+from cycleqd_jax.merging.task_vectors import ExpertWeights
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert
 from cycleqd_jax.models.sharding import put_on_device
 
@@ -44,4 +44,4 @@ class WholeModels:
                 f"expert {individual.task!r} is unknown; there are {known}."
             )
         expert = load_expert(path, self.base)
-        return put_on_device(expert_weights(self.base.weights, expert), self.mesh)
+        return put_on_device(ExpertWeights(self.base.weights, expert), self.mesh)

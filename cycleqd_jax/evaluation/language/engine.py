@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from cycleqd_jax.inference.background import Tasks
-from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.requests import (
     GREEDY,
@@ -21,6 +20,7 @@ from cycleqd_jax.inference.requests import (
     Sampling,
     Scored,
 )
+from cycleqd_jax.inference.slots import Conversation
 
 # Neighbours in one conversation, at most: a longer run would leave slots idle at the
 # end, a shorter one computes what all of them share more often.
