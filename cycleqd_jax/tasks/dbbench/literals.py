@@ -1,7 +1,7 @@
 """Values of answers: Python literals and arithmetic, evaluated within bounds.
 
-The reference gives an answer's text to `eval`. This evaluates only what answers use, and
-cannot run, read or fill anything: constants, lists, tuples, sets, dicts,
+The reference gives an answer's text to `eval`. This evaluates only what answers use,
+and cannot run, read or fill anything: constants, lists, tuples, sets, dicts,
 `+ - * / // % **`, bit operations, `not`, comparisons, `and`, `or` and `x if y else z`.
 Names, calls, subscripts and comprehensions are refused.
 """

@@ -1,7 +1,7 @@
 """Accuracies by category, and what follows from their means.
 
-Each episode has `CATEGORY_accuracy` and `GROUP_accuracy`, 1.0 if it was right, else 0.0;
-the accuracies are their means over episodes. A task's score is the reference's
+Each episode has `CATEGORY_accuracy` and `GROUP_accuracy`, 1.0 if it was right, else
+0.0; the accuracies are their means over episodes. A task's score is the reference's
 `overall_cat_accuracy`, right / all; AgentBench's overall score is the mean of SELECT,
 INSERT and UPDATE.
 """
