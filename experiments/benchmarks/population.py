@@ -40,7 +40,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     """Measures the suite."""
     config = quickstart.run_config(options)
     prepared = quickstart.prepared_run(config, say)
-    state = quickstart.experts_only(prepared, config.qd.bins)
+    state = quickstart.experts_only(prepared)
     world = _World(prepared, quickstart.children_of(state, _INDIVIDUALS))
     say("one batch of all, and one after another")
     ways = {
