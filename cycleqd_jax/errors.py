@@ -107,7 +107,7 @@ def _keys(model: Any, place: Sequence[str | int]) -> list[str]:
 
 
 class _Short(reprlib.Repr):
-    """Shows a few elements only, because aliases in a small YAML can mean huge values."""
+    """Shows a few elements only: aliases in a small YAML can mean huge values."""
 
     def __init__(self):
         super().__init__()

@@ -41,8 +41,9 @@ from cycleqd_jax.runs.fingerprints import (
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
 from cycleqd_jax.runs.plan import check_prompts, choose_slots, find_inputs
-from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
+from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
