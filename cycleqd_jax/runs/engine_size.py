@@ -68,6 +68,22 @@ def sized_engine(
             length=engine.length,
             multiple_of=engine.prefill_chunk,
         )
+    return sized_slots(engine, token_bytes=token_bytes, room=room)
+
+
+def sized_slots(
+    engine: EngineSettings, *, token_bytes: int, room: int
+) -> EngineSettings:
+    """The settings with a number for `slots`; arguments as for `sized_engine`.
+
+    Args:
+      engine: with a number for `length`.
+      token_bytes: of the cache, from `cache_bytes`.
+      room: bytes that are left for the cache on all devices of the mesh together.
+
+    Raises:
+      BadInputError: there is no room for `prefill_rows` slots.
+    """
     if engine.slots != "auto":
         return engine
     data = engine.mesh.data
