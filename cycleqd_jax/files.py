@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, Field
 from cycleqd_jax.errors import BadInputError, RunError, explain
 
 PARTIAL = ".partial"  # how the names of files end that are being written
+SUMS = "SHA256SUMS"  # checksums of the files beside it, as `sha256sum -c` reads them
 _SEAL = "sha256"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -28,7 +30,7 @@ def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], None]) 
     Raises:
       RunError: the disk is full or not writable; what was at `path` is as it was.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
@@ -91,6 +93,30 @@ def _checksum(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
+def hash_arrays(arrays: Mapping[str, np.ndarray], settings: object = None) -> str:
+    """SHA-256 over names, dtypes, shapes and little-endian bytes of arrays.
+
+    Args:
+      arrays: name -> array of any shape and dtype (bfloat16 too), on any device; their
+        order does not matter.
+      settings: anything that JSON can hold, hashed too; the order of keys does not
+        matter.
+
+    Returns:
+      64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        if array.dtype.byteorder == ">":
+            array = array.astype(array.dtype.newbyteorder("<"))
+        head = json.dumps([name, array.dtype.name, list(np.shape(arrays[name]))])
+        digest.update(head.encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
 def write_table(path: pathlib.Path, table: pa.Table) -> None:
     """Writes a parquet file atomically; equal tables give equal bytes.
 
@@ -117,6 +143,12 @@ def read_table(path: pathlib.Path) -> pa.Table:
         raise BadInputError(f"{path} is missing or damaged ({reason(err)}).") from err
 
 
+def digest(path: pathlib.Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def append_line(path: pathlib.Path, line: str) -> None:
     """Appends one line of text.
 
@@ -128,6 +160,20 @@ def append_line(path: pathlib.Path, line: str) -> None:
             file.write(line + "\n")
     except OSError as err:
         raise cannot_write(path, err) from err
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The JSON objects of a log with one per line; none if there is no log.
+
+    Other lines are skipped: a killed process may leave an unfinished last line, and a
+    log is for information only.
+    """
+    rows = []
+    with contextlib.suppress(OSError):
+        for line in path.read_text("utf-8", "replace").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def sync(path: pathlib.Path) -> None:

@@ -1,18 +1,20 @@
-"""What a long computation tells whoever watches; every method may be left out."""
+"""What a long computation tells whoever watches it."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+SEARCHING = "searching"  # the phase in which candidates are evaluated
+
 
 class Usage(NamedTuple):
-    """Where the time of a batch went, and what the engine made of it.
+    """Where the wall time of a batch went, and how fast the engine was.
 
     Attributes:
       prefill_rate: prompt tokens computed per second of prefill.
       decode_rate: tokens produced per second of decoding.
       occupancy: share of slots that were busy in decode calls, 0-1.
       device: share of the wall time in device calls, 0-1.
-      sandbox: share in which there was nothing to compute while programs ran, 0-1.
+      sandbox: share spent waiting for programs with nothing to compute, 0-1.
       python: the rest, 0-1.
     """
 
@@ -28,13 +30,14 @@ class BatchSummary(NamedTuple):
     """One batch of children.
 
     Attributes:
-      generation: the last generation that is done.
+      generation: the last generation of the batch.
       num_generations: of the whole run.
-      best: highest quality of each archive, by task.
-      coverage: share of its cells that hold an elite, by task.
+      best: best score so far, by task.
+      coverage: share of an archive's cells that hold an elite, by task; empty for a
+        search without archives.
       seconds: wall time of the batch.
-      children: how many there were in it.
-      usage: of its wall time, or None.
+      children: their number.
+      usage: of the wall time; None for an evaluator without an engine.
     """
 
     generation: int
@@ -47,19 +50,51 @@ class BatchSummary(NamedTuple):
 
 
 class Observer:
-    """Hears of progress and does nothing with it; subclasses show it."""
+    """Hears of progress and ignores it; subclasses override what they show."""
 
     def note(self, text: str) -> None:
-        """One sentence for the reader."""
+        """Hears one sentence for the reader."""
 
     def phase(self, name: str) -> None:
-        """A step of the work begins."""
+        """Hears that a step of the work begins."""
 
     def episodes(self, done: int, total: int) -> None:
-        """How many episodes of the present phase or batch are done."""
+        """Hears how many episodes of the present phase or batch are done."""
 
     def batch(self, summary: BatchSummary) -> None:
-        """A batch was told to the archives and checkpointed."""
+        """Hears that a batch was told to the search and saved."""
 
     def compared(self, generation: int) -> None:
-        """All models were compared, after so many children; the scores are kept."""
+        """Hears that all models were compared, after `generation` children."""
+
+
+class Observers(Observer):
+    """Tells several observers, in this order."""
+
+    def __init__(self, *observers: Observer):
+        self._observers = observers
+
+    def note(self, text: str) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.note(text)
+
+    def phase(self, name: str) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.phase(name)
+
+    def episodes(self, done: int, total: int) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.episodes(done, total)
+
+    def batch(self, summary: BatchSummary) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.batch(summary)
+
+    def compared(self, generation: int) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.compared(generation)

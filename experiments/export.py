@@ -19,14 +19,17 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.merging.low_rank import low_rank_factors
-from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.models.formats.adapter_plan import AdapterPlan, plan_adapter
+from cycleqd_jax.merging.materialise import low_rank_factors, materialise
+from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.formats.peft_export import (
+    AdapterPlan,
+    export_adapter,
+    plan_adapter,
+)
 from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.export import export_adapter, export_model
 from cycleqd_jax.runs.opened import OpenedRun, open_run
 from experiments import console
 

@@ -5,7 +5,7 @@
 
 Asks base, experts and result of a run (or models by path) any of the harness's tasks,
 prints their scores relative to the base, and writes language.json and language.parquet.
-Started again with the same command, it goes on behind the last task that was finished.
+The same command, started again, continues after the last finished task.
 """
 
 import argparse

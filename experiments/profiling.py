@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import jax
 
-from cycleqd_jax.progress import BatchSummary, Observer
+from cycleqd_jax.progress import SEARCHING, BatchSummary, Observer
 
 
 class FirstBatch(Observer):
-    """Traces from where evolving begins to the end of its first batch."""
+    """Traces from the beginning of the search to the end of its first batch."""
 
     def __init__(self, inner: Observer, folder: str):
         self._inner = inner
@@ -17,27 +17,27 @@ class FirstBatch(Observer):
         self._is_running = self._is_done = False
 
     def note(self, text: str) -> None:
-        """Handed on."""
+        """Hands it on."""
         self._inner.note(text)
 
     def phase(self, name: str) -> None:
-        """Handed on; evolving starts the trace."""
+        """Hands it on; the search starts the trace."""
         self._inner.phase(name)
-        if name == "evolving" and not self._is_done:
+        if name == SEARCHING and not self._is_done:
             jax.profiler.start_trace(self._folder)
             self._is_running = True
 
     def episodes(self, done: int, total: int) -> None:
-        """Handed on."""
+        """Hands it on."""
         self._inner.episodes(done, total)
 
     def batch(self, summary: BatchSummary) -> None:
-        """Handed on; the first one ends the trace."""
+        """Hands it on; the first batch ends the trace."""
         self._inner.batch(summary)
         self.stop()
 
     def compared(self, generation: int) -> None:
-        """Handed on."""
+        """Hands it on."""
         self._inner.compared(generation)
 
     def stop(self) -> None:

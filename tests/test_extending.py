@@ -34,7 +34,12 @@ def folder(tmp_path, monkeypatch):
 
 def test_each_example_is_short():
     code = blocks("python")
-    assert list(code) == ["my_task.py", "my_merge.py", "my_mutation.py"]
+    assert list(code) == [
+        "my_task.py",
+        "my_merge.py",
+        "my_mutation.py",
+        "my_search.py",
+    ]
     assert max(len(text.splitlines()) for text in code.values()) < 60
 
 
@@ -60,7 +65,25 @@ def test_the_examples_run(folder, toy_settings, capsys):
     del sys.modules["my_merge"]
     more = ["--config", str(path), "qd.num_generations=6", "--resume"]
     assert agent_skills.main(more) == 2
-    assert "other operators (qd.crossover)" in " ".join(capsys.readouterr().err.split())
+    error = " ".join(capsys.readouterr().err.split())
+    assert "begun with other code of qd.crossover (my_merge:by_matrix)" in error
+
+
+def test_the_search_runs_and_resumes(folder, toy_settings):
+    config = toy_settings | {"search": "my_search:HillClimb"}
+    states = []
+    for place, stops in (("whole", ["6"]), ("parts", ["4", "6"])):
+        path = toy_world.write_config(
+            folder / "run.yaml", config | {"run_dir": str(folder / place)}
+        )
+        for stop in stops:
+            settings = [f"qd.num_generations={stop}", "--resume"]
+            assert agent_skills.main(["--config", str(path), *settings]) == 0
+        states.append(files.read_json(folder / place / "state.json"))
+    assert states[0] == states[1]
+    assert states[0]["result"] == "champion/mean"
+    names = [model["name"] for model in states[0]["models"]]
+    assert names[-2:] == ["best_of_search", "champion/mean"]
 
 
 def test_the_task_is_right(folder):

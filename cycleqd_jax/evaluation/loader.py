@@ -12,14 +12,17 @@ from typing import Any
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.background import Tasks
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import empty_population, with_individual
-from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.population import (
+    Population,
+    empty_population,
+    with_individual,
+)
 from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models.llama.program import Weights
+from cycleqd_jax.models.base import Weights
 
 # Individual's name, its index in the engine's population -> coroutines to run at once.
 Jobs = Callable[[str, int], Iterable[Coroutine[Any, Any, Any]]]

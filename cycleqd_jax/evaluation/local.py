@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
-from cycleqd_jax.chat import DEFAULT_CHAT, ChatOptions, Finish, Message, Reply
+from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Finish, Message, Reply
 from cycleqd_jax.evaluation.base import (
     Cost,
     Episode,
@@ -22,13 +22,13 @@ from cycleqd_jax.evaluation.base import (
     select_problems,
 )
 from cycleqd_jax.evaluation.loader import IndividualLoader
-from cycleqd_jax.inference.conversations import Conversation
 from cycleqd_jax.inference.requests import Limits, Sampling
+from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.base import Problem, Split, Task, reference
+from cycleqd_jax.tasks.base import Problem, Split, Task, reference, run_episode
 
 # One coroutine: row in the population, individual's name, task, problem, place of the
 # problem in the call's order -> a row of the result.
@@ -178,9 +178,13 @@ class LocalEvaluator:
             replies.append(reply)
             return reply
 
+        def new_chat() -> Chat:
+            replies.clear()  # those of an attempt whose environment failed
+            return chat
+
         start = time.perf_counter()
         with self._engine.conversation(row, priority=place) as conversation:
-            result = await task.run(problem, chat, self._sandbox)
+            result = await run_episode(task, problem, new_chat, self._sandbox)
         last = replies[-1] if replies else Reply("")
         return Episode(
             individual=name,

@@ -7,9 +7,9 @@ import jax
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
-from cycleqd_jax.merging.task_vectors import expert_weights
+from cycleqd_jax.merging.task_vectors import ExpertWeights
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.experts import Expert
-from cycleqd_jax.models.llama.program import Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert
 from cycleqd_jax.models.sharding import put_on_device
 
@@ -46,5 +46,5 @@ class WholeModels:
 
     def weights(self, individual: TrainedExpert | Adapter) -> Weights:
         """The individual's weights on the device or mesh; errors as for `expert`."""
-        own = expert_weights(self.base.weights, self.expert(individual))
+        own = ExpertWeights(self.base.weights, self.expert(individual))
         return put_on_device(own, self.mesh)

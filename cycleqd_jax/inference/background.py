@@ -1,25 +1,29 @@
-"""Coroutines that run beside each other and end together."""
+"""Coroutines that run together and are stopped together."""
 
 import asyncio
 from collections.abc import Coroutine
 
 
 class Tasks:
-    """Coroutines under way: the first that fails is heard of, and all can be ended."""
+    """Running coroutines.
+
+    Attributes:
+      failed: a future that gets the exception of the first coroutine that fails.
+    """
 
     def __init__(self):
         self.failed = asyncio.get_running_loop().create_future()
         self._running: set[asyncio.Task] = set()
 
     def start(self, coroutine: Coroutine) -> asyncio.Task:
-        """Runs it beside the others."""
+        """Starts a coroutine."""
         task = asyncio.ensure_future(coroutine)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
 
     async def stop(self) -> None:
-        """Ends what still runs."""
+        """Cancels all coroutines that still run and waits for them."""
         self.failed.cancel()
         running = list(self._running)
         for task in running:

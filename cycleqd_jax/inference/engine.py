@@ -1,12 +1,12 @@
 """The engine: many conversations of many individuals in a fixed number of slots.
 
-Callers await `chat`, `generate` or `score`; `serve` runs beside them, fills free slots
-from a queue and alternates prefill and decode calls. Scheduling happens between device
-calls, never per token.
+Callers await `chat`, `generate` or `score`, while `serve` fills free slots from a queue
+and alternates prefill and decode calls. Scheduling happens between device calls, never
+per token.
 
-A deterministic engine answers the same bits for every order of arrival: its programs
-have one shape each, and prompts are cut at fixed offsets. Else calls shrink with the
-work (fewer rows, a shorter part of the cache), which is faster where batches thin out.
+A deterministic engine gives the same bits for every order of arrival: its programs have
+one shape each, and prompts are cut at fixed offsets. Otherwise calls shrink with the
+work (fewer rows, a shorter part of the cache), which is faster when few are left.
 """
 
 import asyncio
@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from cycleqd_jax.chat import Message
-from cycleqd_jax.inference import programs
-from cycleqd_jax.inference.conversations import Conversation, Request
 from cycleqd_jax.inference.device import DeviceCalls
+from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.requests import (
     GREEDY,
     Generation,
@@ -27,12 +26,13 @@ from cycleqd_jax.inference.requests import (
     RequestError,
     Sampling,
     Scored,
-    whole,
+    as_int,
 )
 from cycleqd_jax.inference.scheduler import Scheduler
 from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.inference.slots import Conversation, Request
 from cycleqd_jax.inference.stats import EngineStats
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 
 
@@ -42,12 +42,12 @@ class Engine:
     Attributes:
       settings: its static sizes; `slots` and `length` are numbers.
       tokenizer: of the model.
-      stats: what it did so far.
+      stats: counters of its work.
     """
 
     def __init__(
         self,
-        program: LlamaProgram,
+        program: CausalLM,
         tokenizer: ChatTokenizer,
         settings: EngineSettings,
         *,
@@ -63,60 +63,53 @@ class Engine:
         self._vocabulary = program.config.vocab_size
         self._scheduler = Scheduler(settings, self._calls, self.stats, tokenizer)
 
-    def load(
-        self, weights: Weights, population: programs.Population | None = None
-    ) -> None:
-        """Sets what runs: shared weights and, in factored mode, the population.
+    def load(self, weights: Weights, population: Population | None = None) -> None:
+        """Sets the weights and, in factored mode, the population.
 
         Raises:
-          RuntimeError: while conversations are under way.
+          RuntimeError: requests are waiting or running.
         """
         if self._scheduler.is_busy:
-            raise RuntimeError("load was called while conversations are under way.")
+            raise RuntimeError("load was called while requests are waiting or running.")
         self._scheduler.slots.clear()
-        self._calls.load(weights, population or programs.Population())
+        self._calls.load(weights, population or Population())
 
-    def replace(self, population: programs.Population) -> None:
-        """Sets another population of the same size, while others run.
+    def replace(self, population: Population) -> None:
+        """Sets another population of the same size, also while requests run.
 
-        Individuals that have conversations under way, also between two turns, must be
-        the same in both.
+        Individuals with open conversations must be the same in both.
 
         Raises:
-          ValueError: the size is another.
+          ValueError: the size differs.
         """
         count = self._calls.population.count
         if population.count != count:
             raise ValueError(
-                f"population: expected {count} individuals, as were loaded, got "
-                f"{population.count}; load it while nothing is under way."
+                f"population: expected {count} individuals, as loaded, got "
+                f"{population.count}; call load, while no request is running."
             )
         self._calls.replace(population)
 
-    def place(self, population: programs.Population) -> programs.Population:
-        """The population as it will lie on the devices, so that it is put there once.
-
-        Args:
-          population: as for `load` and `replace`, which accept the result, too.
-        """
+    def place(self, population: Population) -> Population:
+        """Shards a population, so that `load` and `replace` need not do it again."""
         return self._calls.place(population)
 
     def compile(self, progress: Callable[[str], None] | None = None) -> None:
-        """Compiles the programs for what is loaded, before anything waits.
+        """Compiles the greedy programs for what is loaded.
 
         Args:
-          progress: is told of each.
+          progress: called with the name of each.
         """
         self._calls.compile(progress or (lambda name: None))
 
     def encode(
         self, messages: Sequence[Message], template: str | None = None
     ) -> list[int]:
-        """The tokens of a conversation, up to where its next reply begins.
+        """Token ids of a conversation up to the start of the next reply.
 
         Args:
-          messages: if the last is the assistant's, it is the reply's beginning.
-          template: Jinja text in place of the model's own chat template.
+          messages: if the last is the assistant's, the reply continues it.
+          template: Jinja text that replaces the model's chat template.
         """
         return self.tokenizer.encode_chat(messages, template=template)
 
@@ -124,11 +117,11 @@ class Engine:
     def conversation(
         self, individual: int = 0, *, priority: int = 0
     ) -> Iterator[Conversation]:
-        """A dialogue that keeps its place in the cache between its turns.
+        """Opens a dialogue, which keeps its part of the cache between turns.
 
         Args:
           individual: index into the loaded population; 0 without one.
-          priority: the lowest is served first where slots are short.
+          priority: the lowest is served first if slots are short.
 
         Raises:
           RequestError: there is no such individual.
@@ -151,21 +144,20 @@ class Engine:
         logprobs: bool = False,
         conversation: Conversation | None = None,
     ) -> Generation:
-        """The reply to a conversation.
+        """Generates the reply to messages.
 
         Args:
           messages: the conversation so far.
-          individual: index into the loaded population; not looked at where there is a
-            `conversation`.
+          individual: index into the loaded population; ignored if `conversation` is
+            given.
           max_new_tokens: limit of the reply; the engine's length may cut it earlier.
-          sampling: how tokens are drawn.
+          sampling: how tokens are sampled.
           stop_strings: texts that end the reply.
-          logprobs: whether the log-probabilities of its tokens are wanted.
-          conversation: of which this is the next turn; None for one that ends with
-            this reply.
+          logprobs: whether to return the log-probabilities of the reply.
+          conversation: its next turn; None for a conversation of one turn.
 
         Raises:
-          RequestError: the prompt has no token, or no room is left for a reply.
+          RequestError: the prompt is empty, or leaves no room for a reply.
         """
         limits = Limits(max_new_tokens, stop_strings)
         return await self.generate(
@@ -187,7 +179,7 @@ class Engine:
         logprobs: bool = False,
         conversation: Conversation | None = None,
     ) -> Generation:
-        """The continuation of token ids; arguments and errors as for `chat`."""
+        """Generates the continuation of token ids; otherwise as `chat`."""
         prompt = self._checked("prompt", prompt)
         room = self.settings.length - len(prompt)
         if room < 1:
@@ -198,7 +190,7 @@ class Engine:
         if room < limits.max_new_tokens:
             limits = dataclasses.replace(limits, max_new_tokens=room)
         future = asyncio.get_running_loop().create_future()
-        request = Request(prompt, limits, future, sampling, logprobs)
+        request = Request(prompt, limits, future, sampling, wants_logprobs=logprobs)
         return await self._ask(request, individual, conversation)
 
     async def score(
@@ -209,20 +201,19 @@ class Engine:
         individual: int = 0,
         conversation: Conversation | None = None,
     ) -> Scored:
-        """Log-probabilities of `tokens[start:]` given what comes before each.
+        """Computes log-probabilities of `tokens[start:]`, each given all before it.
 
         Args:
           tokens: context and continuation.
           start: where the continuation begins, >= 1.
-          individual: index into the loaded population.
-          conversation: whose tokens in the cache are used again as far as the new ones
-            begin alike; it says the individual then.
+          individual: index into the loaded population; ignored if `conversation` is
+            given.
+          conversation: its cached tokens are reused as far as `tokens` begins alike.
 
         Raises:
-          RequestError: there is no context or no continuation, or the engine has no
-            room for them.
+          RequestError: context or continuation is empty, or they are too long.
         """
-        tokens, start = self._checked("tokens", tokens), whole("start", start)
+        tokens, start = self._checked("tokens", tokens), as_int("start", start)
         if len(tokens) < 2:
             raise RequestError(
                 "tokens: expected a context and a continuation of one token at least, "
@@ -239,13 +230,13 @@ class Engine:
                 f"{self.settings.length} holds; raise engine.length."
             )
         future = asyncio.get_running_loop().create_future()
-        request = Request(tokens, Limits(1), future, targets=start)
+        request = Request(tokens, Limits(1), future, score_from=start)
         return await self._ask(request, individual, conversation)
 
     async def serve(self) -> None:
         """Answers requests until it is cancelled or a device call fails.
 
-        Requests that are under way then fail; the next `serve` begins anew.
+        Waiting and running requests then fail; `serve` may be called again.
 
         Raises:
           RuntimeError: it is running already.
@@ -263,14 +254,14 @@ class Engine:
 
     def _check_individual(self, individual: int) -> None:
         count = max(self._calls.population.count, 1)
-        if not 0 <= whole("individual", individual) < count:
+        if not 0 <= as_int("individual", individual) < count:
             raise RequestError(
                 f"individual: expected 0 to {count - 1}, got {individual}."
             )
 
     def _checked(self, name: str, tokens: Sequence[int]) -> tuple[int, ...]:
-        """Tokens as ints that the model knows, one at least."""
-        tokens = tuple(whole(name, token) for token in tokens)
+        """Checks that there is a token and that all are in the vocabulary."""
+        tokens = tuple(as_int(name, token) for token in tokens)
         if not tokens:
             raise RequestError(f"{name}: expected at least one token, got none.")
         for token in (min(tokens), max(tokens)):

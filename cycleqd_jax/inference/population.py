@@ -1,32 +1,161 @@
-"""Populations from genomes: the tables in which the engine looks up coefficients.
+"""Individuals in factored form: when it pays, and the tables that hold them.
 
-One row of a table is one individual; a genome is put into a row in one small program,
-so that a child is ready to run at once after it was bred.
+In factored form individuals share the base weights and the directions of the basis;
+each of them is one row of a table. In materialised form an individual is a set of plain
+weights (`merging/materialise.py`).
 """
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cycleqd_jax.inference.programs import Population
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.models import sharding
+from cycleqd_jax.models.base import Deltas, LowRank
+
+# A factored pass costs R (m + n) / (m n) extra work. Above this share of the whole, one
+# read of the base weights for all individuals no longer saves as much time.
+MAX_FACTORED_OVERHEAD = 0.25
+
+
+@flax.struct.dataclass
+class Population:
+    """The individuals that share a pass, in factored form.
+
+    Attributes:
+      u: name -> `[out, R]`, shared.
+      v: name -> `[in, R]`, shared.
+      coefficients: `[I, G]`, of all matrices side by side, so that one operation sets
+        or looks up an individual. None if there are no matrices.
+      vectors: name -> `[I, n]`, added to norm scales and biases.
+      layout: (name, first column, R) of each matrix in `coefficients`; static.
+    """
+
+    u: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    v: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    coefficients: jax.Array | None = None
+    vectors: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    layout: tuple[tuple[str, int, int], ...] = flax.struct.field(
+        default=(), pytree_node=False
+    )
+
+    @property
+    def count(self) -> int:
+        """I; 0 if empty."""
+        tables = jax.tree.leaves((self.coefficients, self.vectors))
+        return tables[0].shape[0] if tables else 0
+
+    def deltas(self, individuals: jax.Array) -> Deltas:
+        """What each row adds to the weights; `individuals` is int32 `[B]`."""
+        own = self.coefficients[individuals] if self.layout else None
+        matrices = {
+            name: LowRank(self.u[name], self.v[name], own[:, start : start + size])
+            for name, start, size in self.layout
+        }
+        vectors = {name: table[individuals] for name, table in self.vectors.items()}
+        return Deltas(matrices, vectors)
+
+
+class ModeChoice(NamedTuple):
+    """How individuals are evaluated.
+
+    Attributes:
+      mode: "factored" or "materialised".
+      reason: one sentence that says why.
+    """
+
+    mode: str
+    reason: str
+
+
+def choose_mode(
+    mode: str, weights: Mapping[str, Any], basis: AnyBasis, *, noise: bool = False
+) -> ModeChoice:
+    """Resolves `auto`: factored where genomes have that form and the extra work is low.
+
+    Args:
+      mode: "auto", "factored" or "materialised".
+      weights: of the base model; only their shapes are read.
+      basis: of the genomes; only its shapes are read.
+      noise: whether genomes hold Gaussian noise.
+
+    Raises:
+      BadInputError: the mode is "factored", but these genomes have no factored form.
+    """
+    reasons = {
+        "individuals in core form share no directions": isinstance(basis, CoreBasis),
+        "residuals are dense": bool(basis.residuals),
+        "Gaussian noise is dense": noise,
+    }
+    dense = [reason for reason, holds in reasons.items() if holds]
+    if mode == "factored" and dense:
+        raise BadInputError(
+            f"engine.mode is factored, but {dense[0]}; set it to auto or materialised."
+        )
+    auto = _least_work(weights, basis, dense)
+    if mode == "auto":
+        return auto
+    return ModeChoice(mode, f"{mode} mode was asked for; auto would take {auto.reason}")
+
+
+def _least_work(
+    weights: Mapping[str, Any], basis: AnyBasis, dense: list[str]
+) -> ModeChoice:
+    if dense:
+        return ModeChoice("materialised", f"materialised mode: {dense[0]}.")
+    work = sum(float(np.prod(weights[slot.name].shape)) for slot in basis.layout)
+    extra = sum(slot.size * sum(weights[slot.name].shape) for slot in basis.layout)
+    share = extra / max(work, 1.0)
+    if share <= MAX_FACTORED_OVERHEAD:
+        return ModeChoice(
+            "factored",
+            f"factored mode: the basis adds {share:.0%} of a pass's work, and several "
+            "individuals share it.",
+        )
+    return ModeChoice(
+        "materialised",
+        f"materialised mode: the basis would add {share:.0%} of a pass's work.",
+    )
+
+
+def place_basis(basis: AnyBasis, mesh: Mesh | None) -> AnyBasis:
+    """The basis with its directions and residuals on a mesh, divided as its matrices.
+
+    The engine then uses these arrays without another copy. Without a mesh the basis
+    itself is returned.
+    """
+    if mesh is None:
+        return basis
+    u, v = sharding.place_directions(basis.u, basis.v, mesh)
+    residuals = {
+        name: jax.device_put(
+            array, NamedSharding(mesh, PartitionSpec(None, *sharding.weight_spec(name)))
+        )
+        for name, array in basis.residuals.items()
+    }
+    return basis.replace(u=u, v=v, residuals=residuals)
 
 
 def empty_population(basis: Basis, rows: int) -> Population:
-    """A population of base models, I = `rows`.
+    """A population whose rows all hold the base model.
 
     Args:
-      basis: in diagonal form. All experts' directions of a matrix are put side by
-        side, `[out or in, K * r]`.
-      rows: how many individuals there is room for; part of every program's shape.
+      basis: in diagonal form. The population holds its directions themselves, not
+        copies of them.
+      rows: I, the number of individuals that share a pass; programs are compiled for
+        this number.
     """
-
-    def flat(side: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        return {name: array.reshape(array.shape[0], -1) for name, array in side.items()}
-
     return Population(
-        u=flat(basis.u),
-        v=flat(basis.v),
+        u=basis.u,
+        v=basis.v,
         coefficients=jnp.zeros((rows, basis.genome_size), jnp.float32),
         vectors={
             name: jnp.zeros((rows, *delta.shape[1:]), jnp.float32)
@@ -39,7 +168,7 @@ def empty_population(basis: Basis, rows: int) -> Population:
 def with_individual(
     population: Population, basis: Basis, genome: Genome, row: int
 ) -> Population:
-    """The population with one individual in another row; the others stay as they are.
+    """The population with an individual in one row; its other rows do not change.
 
     Args:
       population: made by `empty_population` from the same basis.
@@ -60,7 +189,7 @@ def with_individual(
 
 @jax.jit
 def _set_row(coefficients, vectors, own, scales, deltas, row):
-    """The tables of a population with another individual in one row."""
+    """The tables `[I, G]` and name -> `[I, ...]` with an individual in one row."""
     coefficients = coefficients.at[row].set(own)
     vectors = {
         # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.

@@ -1,25 +1,26 @@
-"""What is asked of the engine, and what it answers."""
+"""Requests to the engine and its answers; where a reply ends."""
 
 import dataclasses
 import operator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 from cycleqd_jax.chat import Finish
 
-# What programs get is float32 and int32.
-_MOST_TEMPERATURE = 3e38
-_MOST_TOP_K = 2**31 - 1
+# The compiled programs take float32 and int32.
+_MAX_TEMPERATURE = 3e38
+_MAX_TOP_K = 2**31 - 1
 
 
 class RequestError(ValueError):
-    """A request cannot be answered; others are not touched by it."""
+    """A request cannot be answered; other requests are not affected."""
 
 
-def whole(name: str, value: Any) -> int:
-    """A value as an int.
+def as_int(name: str, value: Any) -> int:
+    """Converts an integer of any type, also NumPy's.
 
     Raises:
-      RequestError: it is not a whole number, or is a bool.
+      RequestError: it is not an integer, or is a bool.
     """
     try:
         if not isinstance(value, bool):
@@ -31,18 +32,17 @@ def whole(name: str, value: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; the default is greedy.
+    """How tokens are sampled; greedy by default.
 
     Attributes:
-      temperature: 0 to 3e38; 0 takes the most likely token.
-      top_k: only the k most likely tokens; 0 for all.
-      top_p: only the smallest set of tokens whose probabilities add up to p; after
-        top_k.
-      seed: of the draws of this request, 0 to 2**32 - 1. The same request with the same
-        seed gets the same tokens, whatever runs beside it.
+      temperature: 0 to 3e38; 0 is greedy.
+      top_k: keeps the k most likely tokens; 0 keeps all.
+      top_p: then keeps the smallest set of tokens whose probabilities add up to p.
+      seed: 0 to 2**32 - 1. Tokens depend on the request and its seed alone, never on
+        other requests.
 
     Raises:
-      ValueError: a value is not allowed.
+      ValueError: a value is out of range.
     """
 
     temperature: float = 0.0
@@ -51,11 +51,11 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole("top_k", self.top_k)
-        whole("seed", self.seed)
+        as_int("top_k", self.top_k)
+        as_int("seed", self.seed)
         checks = {
-            "temperature": (0 <= self.temperature <= _MOST_TEMPERATURE, "0 to 3e38"),
-            "top_k": (0 <= self.top_k <= _MOST_TOP_K, "0 to 2**31 - 1"),
+            "temperature": (0 <= self.temperature <= _MAX_TEMPERATURE, "0 to 3e38"),
+            "top_k": (0 <= self.top_k <= _MAX_TOP_K, "0 to 2**31 - 1"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "seed": (0 <= self.seed < 2**32, "0 to 2**32 - 1"),
         }
@@ -74,9 +74,9 @@ class Limits:
     """When a reply ends.
 
     Attributes:
-      max_new_tokens: at the latest then.
-      stop_strings: texts that end it, wherever token borders lie; the text ends before
-        the first of them.
+      max_new_tokens: its longest length.
+      stop_strings: texts that end it, also across token borders; they are not part of
+        the reply.
 
     Raises:
       ValueError: a value is not allowed.
@@ -86,12 +86,12 @@ class Limits:
     stop_strings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if whole("max_new_tokens", self.max_new_tokens) < 1:
+        if as_int("max_new_tokens", self.max_new_tokens) < 1:
             raise ValueError(
                 f"max_new_tokens: expected at least 1, got {self.max_new_tokens}."
             )
         stops = self.stop_strings
-        # A text would be taken for its characters, each of which would end the reply.
+        # A string is a sequence too: each of its characters would end the reply.
         if isinstance(stops, str) or not all(isinstance(s, str) and s for s in stops):
             raise ValueError(
                 "stop_strings: expected a tuple of texts that are not empty, got "
@@ -101,16 +101,16 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """The answer to one request.
+    """The reply to a prompt.
 
     Attributes:
-      text: decoded, without what ended it.
-      tokens: ids, the ending ones included.
+      text: decoded, without the stop token or stop string.
+      tokens: ids, including those of the stop token or stop string.
       finish: why it ended.
       prompt_tokens: tokens of the prompt.
-      reused_tokens: how many of them were in the cache already.
-      logprobs: of each token given all before it, natural logarithm, at temperature
-        1 and without top-k and top-p; empty unless they were asked for.
+      reused_tokens: tokens of the prompt that were in the cache already.
+      logprobs: natural log-probability of each token given all before it, at
+        temperature 1 without top-k and top-p; empty unless requested.
     """
 
     text: str
@@ -123,11 +123,11 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """How likely a continuation is.
+    """How likely a given continuation is.
 
     Attributes:
-      logprobs: of each token given all before it, natural logarithm.
-      greedy: for each token whether it is the most likely one.
+      logprobs: natural log-probability of each token given all before it.
+      greedy: whether each token is the most likely one.
     """
 
     logprobs: tuple[float, ...]
@@ -135,10 +135,70 @@ class Scored:
 
     @property
     def logprob(self) -> float:
-        """Of the whole continuation."""
+        """Log-probability of the whole continuation."""
         return float(sum(self.logprobs))
 
     @property
     def is_greedy(self) -> bool:
-        """Whether greedy decoding would have given the whole continuation."""
+        """Whether greedy decoding would produce the whole continuation."""
         return all(self.greedy)
+
+
+class Decoder(Protocol):
+    """The part of a tokenizer that the end of a reply depends on."""
+
+    stop_ids: tuple[int, ...]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids."""
+        ...
+
+
+class Ending(NamedTuple):
+    """How a reply ended.
+
+    Attributes:
+      tokens: how many generated tokens belong to it, including the stop token or stop
+        string.
+      text: decoded, without the stop token or stop string.
+      finish: why it ended.
+    """
+
+    tokens: int
+    text: str
+    finish: Finish
+
+
+def find_end(
+    generated: Sequence[int], limits: Limits, tokenizer: Decoder
+) -> Ending | None:
+    """Finds the end of a reply; None if it is not finished.
+
+    A reply with a stop string ends at the first token that completes it.
+
+    Args:
+      generated: tokens so far; a stop token can only be the last.
+      limits: of this request.
+      tokenizer: of the model.
+    """
+    stopped = bool(generated) and generated[-1] in tokenizer.stop_ids
+    ids = generated[:-1] if stopped else generated
+    if limits.stop_strings and _has_stop(ids, limits, tokenizer):
+        count = len(ids)
+        # Backwards: only the tokens of the last device call were not checked before.
+        while count > 1 and _has_stop(ids[: count - 1], limits, tokenizer):
+            count -= 1
+        text = tokenizer.decode(ids[:count])
+        starts = [text.find(stop) for stop in limits.stop_strings]
+        first = min(start for start in starts if start >= 0)
+        return Ending(count, text[:first], Finish.STOP)
+    if stopped:
+        return Ending(len(generated), tokenizer.decode(ids), Finish.STOP)
+    if len(generated) >= limits.max_new_tokens:
+        return Ending(len(generated), tokenizer.decode(ids), Finish.LENGTH)
+    return None
+
+
+def _has_stop(ids: Sequence[int], limits: Limits, tokenizer: Decoder) -> bool:
+    text = tokenizer.decode(ids)
+    return any(stop in text for stop in limits.stop_strings)

@@ -1,26 +1,30 @@
-"""How the next token is taken from logits.
+"""Chooses the next token from logits: greedy, temperature, top-k, top-p.
 
-B denotes rows, V the vocabulary.
+B denotes rows of a device call, V the vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-_BLOCK = 128  # tokens of which the most likely is looked for together
-_COLDEST = 1e-30  # logits over it are finite
+from cycleqd_jax.inference.requests import Sampling
+
+_BLOCK = 128  # tokens per block in `greedy`
+_MIN_TEMPERATURE = 1e-30  # logits divided by it are finite
 
 
-class Draws(NamedTuple):
-    """How each row draws its next token, `[B]` each.
+class RowSampling(NamedTuple):
+    """How the next token of each row is sampled, `[B]` each.
 
     Attributes:
       temperature: float32; 0 is greedy.
-      top_k: int32; 0 for all.
-      top_p: float32; 1 for all.
+      top_k: int32; 0 keeps all tokens.
+      top_p: float32; 1 keeps all tokens.
       seeds: uint32, of the request.
-      counts: int32, how many tokens the reply has already.
+      counts: int32, tokens that the reply has already.
     """
 
     temperature: jax.Array
@@ -30,8 +34,31 @@ class Draws(NamedTuple):
     counts: jax.Array
 
 
+def row_sampling(
+    settings: Sequence[Sampling],
+    generated: Sequence[int],
+    indices: Sequence[int],
+    size: int,
+) -> RowSampling:
+    """Arrays of `size` rows; the rows that are not in `indices` are greedy.
+
+    Args:
+      settings: of the rows at `indices`.
+      generated: tokens that their replies have already.
+      indices: one per row that is used.
+      size: B.
+    """
+    temperature, top_p = np.zeros(size, np.float32), np.ones(size, np.float32)
+    top_k, counts = np.zeros((2, size), np.int32)
+    seeds = np.zeros(size, np.uint32)
+    for i, sampling, count in zip(indices, settings, generated, strict=True):
+        temperature[i], top_p[i] = sampling.temperature, sampling.top_p
+        top_k[i], seeds[i], counts[i] = sampling.top_k, sampling.seed, count
+    return RowSampling(temperature, top_k, top_p, seeds, counts)
+
+
 def greedy(logits: jax.Array) -> jax.Array:
-    """The most likely token, the lowest id among equals.
+    """The most likely token; the lowest id among equals.
 
     Args:
       logits: float32 `[B, V]`.
@@ -42,61 +69,61 @@ def greedy(logits: jax.Array) -> jax.Array:
     batch, size = logits.shape
     if size % _BLOCK:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    # First the block, then the place in it: a CPU finds a maximum ten times as fast as
-    # where it is. In both steps the first of equals wins.
+    # First the block, then the token in it: on CPUs max is ten times as fast as argmax.
+    # Both steps take the first of equals.
     blocks = logits.reshape(batch, size // _BLOCK, _BLOCK)
     block = jnp.argmax(jnp.max(blocks, axis=-1), axis=-1)
     inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
     return (block * _BLOCK + jnp.argmax(inside, axis=-1)).astype(jnp.int32)
 
 
-def sample(logits: jax.Array, draws: Draws) -> jax.Array:
-    """One token per row, drawn as its request asks.
+def sample(logits: jax.Array, sampling: RowSampling) -> jax.Array:
+    """Samples one token per row.
 
-    A draw is a function of the request's seed and of how many tokens came before it.
+    The random numbers depend on the request's seed and the number of tokens before.
 
     Args:
       logits: float32 `[B, V]`.
-      draws: of each row.
+      sampling: of each row.
 
     Returns:
       Int32 `[B]`.
     """
-    scaled = jnp.where(allowed(logits, draws), _scaled(logits, draws), -jnp.inf)
+    scaled = jnp.where(allowed(logits, sampling), _scaled(logits, sampling), -jnp.inf)
 
     def noise(seed: jax.Array, count: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), count)
         return jax.random.gumbel(key, logits.shape[1:])
 
-    drawn = greedy(scaled + jax.vmap(noise)(draws.seeds, draws.counts))
-    return jnp.where(draws.temperature > 0, drawn, greedy(logits))
+    drawn = greedy(scaled + jax.vmap(noise)(sampling.seeds, sampling.counts))
+    return jnp.where(sampling.temperature > 0, drawn, greedy(logits))
 
 
-def allowed(logits: jax.Array, draws: Draws) -> jax.Array:
-    """Which tokens top-k and top-p leave, bool `[B, V]`; the best one always.
+def allowed(logits: jax.Array, sampling: RowSampling) -> jax.Array:
+    """Tokens that top-k and top-p keep, bool `[B, V]`; always the most likely one.
 
-    Top-p looks at the probabilities after temperature and top-k, as transformers does.
+    Top-p uses the probabilities after temperature and top-k, as transformers does.
     """
-    scaled = _scaled(logits, draws)
+    scaled = _scaled(logits, sampling)
     ranked = jnp.sort(scaled, axis=-1, descending=True)
-    k = jnp.where(draws.top_k > 0, draws.top_k, logits.shape[-1])
+    k = jnp.where(sampling.top_k > 0, sampling.top_k, logits.shape[-1])
     last = jnp.clip(k - 1, 0, logits.shape[-1] - 1)
     least = jnp.take_along_axis(ranked, last[:, None], axis=-1)  # [B, 1]
     ranked = jnp.where(ranked >= least, ranked, -jnp.inf)
     shares = jax.nn.softmax(ranked, axis=-1)
-    # A token stays while those before it have not reached p.
-    inside = jnp.cumsum(shares, axis=-1) - shares < draws.top_p[:, None]
-    # The sum of many rounded shares may reach 1 before the last of them.
-    inside |= draws.top_p[:, None] >= 1
+    # A token is kept while the sum of those before it is below p.
+    inside = jnp.cumsum(shares, axis=-1) - shares < sampling.top_p[:, None]
+    # With p = 1 keep all: a sum of many rounded shares may reach 1 too early.
+    inside |= sampling.top_p[:, None] >= 1
     inside = inside.at[:, 0].set(True) & jnp.isfinite(ranked)
     least = jnp.min(jnp.where(inside, ranked, jnp.inf), axis=-1, keepdims=True)
     return scaled >= least
 
 
-def _scaled(logits: jax.Array, draws: Draws) -> jax.Array:
-    """Logits over temperature, 1 for greedy rows."""
-    temperature = jnp.where(draws.temperature > 0, draws.temperature, 1.0)
-    return logits / jnp.maximum(temperature, _COLDEST)[:, None]
+def _scaled(logits: jax.Array, sampling: RowSampling) -> jax.Array:
+    """Logits divided by the temperature; by 1 in greedy rows."""
+    temperature = jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
+    return logits / jnp.maximum(temperature, _MIN_TEMPERATURE)[:, None]
 
 
 def logprob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:

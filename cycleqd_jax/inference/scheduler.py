@@ -1,40 +1,44 @@
-"""What is computed next: a queue, the slots, and one device call after another.
-
-Scheduling happens between device calls, never per token.
-"""
+"""The scheduler: a queue, the slots, and one device call after another."""
 
 import asyncio
 import contextlib
 import heapq
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from cycleqd_jax.inference.conversations import (
+from cycleqd_jax.inference.device import DeviceCalls
+from cycleqd_jax.inference.requests import (
+    Decoder,
+    Generation,
+    RequestError,
+    Scored,
+    find_end,
+)
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.inference.slots import (
+    BatchRow,
     Conversation,
     Request,
     SlotTable,
 )
-from cycleqd_jax.inference.device import DeviceCalls
-from cycleqd_jax.inference.requests import Generation, RequestError, Scored
-from cycleqd_jax.inference.settings import EngineSettings
-from cycleqd_jax.inference.slots import Row
 from cycleqd_jax.inference.stats import EngineStats
-from cycleqd_jax.inference.stops import Decoder, find_end
 
-# Decode calls that a prompt may wait for others to fill its prefill call.
-_PATIENCE = 4
-# Rows that lie aside may take a quarter of the cache's bytes, where it is large.
-_ASIDE_SHARE, _ASIDE_BYTES = 0.25, 512 * 2**20
-# After so many seconds without a call waiting conversations may wait for each other.
+# Decode calls for which a prompt may wait until its prefill call is full.
+_MAX_SKIPPED_CALLS = 4
+# Evicted slots may take this share of the cache's bytes on the host, or so many bytes
+# if that is more.
+_EVICTED_SHARE, _EVICTED_BYTES = 0.25, 512 * 2**20
+# After so many seconds without a device call the engine is stalled: see
+# `SlotTable.choose_eviction`.
 _STALL_SECONDS = 5.0
 
 
 class Scheduler:
-    """Brings requests into slots and their tokens back.
+    """Brings requests into slots, runs device calls and answers finished requests.
 
     Attributes:
-      slots: who lies where in the cache.
+      slots: which conversation is in which slot.
     """
 
     def __init__(
@@ -44,8 +48,8 @@ class Scheduler:
         stats: EngineStats,
         tokenizer: Decoder,
     ):
-        most_bytes = max(int(_ASIDE_SHARE * calls.cache_bytes), _ASIDE_BYTES)
-        self.slots = SlotTable(settings.slots, most_bytes)
+        max_host_bytes = max(int(_EVICTED_SHARE * calls.cache_bytes), _EVICTED_BYTES)
+        self.slots = SlotTable(settings.slots, max_host_bytes)
         self._settings = settings
         self._calls = calls
         self._stats = stats
@@ -55,23 +59,23 @@ class Scheduler:
         self._wake: asyncio.Event | None = None
         self._serving = False
         self._stalled = False
-        # Calls without a decode call between them; as many as fill all slots with the
-        # longest prompts may follow each other.
+        # Prefill calls since the last decode call. At most as many as fill all slots
+        # with the longest prompts, so that replies make progress too.
         self._prefills = 0
-        self._most_prefills = -(-settings.slots // settings.prefill_rows) * (
+        self._max_prefills = -(-settings.slots // settings.prefill_rows) * (
             -(-settings.length // settings.prefill_chunk)
         )
 
     @property
     def is_busy(self) -> bool:
-        """Whether requests wait or are under way."""
-        waiting = any(_is_asked(*entry[-2:]) for entry in self._waiting)
+        """Whether requests are waiting or running."""
+        waiting = any(_is_wanted(*entry[-2:]) for entry in self._waiting)
         return waiting or bool(self.slots.active)
 
     async def ask(
         self, request: Request, conversation: Conversation
     ) -> Generation | Scored:
-        """The answer to a request, which is the next turn of a conversation.
+        """Answers a request, the next turn of a conversation.
 
         Raises:
           RequestError: the conversation is closed or its last turn has not ended.
@@ -83,33 +87,33 @@ class Scheduler:
         conversation.request = request
         request.arrival = next(self._arrivals)
         if conversation.slot is not None:
-            self._begin(conversation)
+            self._start(conversation)
         else:
-            # Who has begun comes before who has not, so that few have to lie aside.
-            rank = (conversation.priority, conversation.aside is None, request.arrival)
-            entry = (*rank, conversation, request)
+            # Evicted conversations come first, to keep few of them on the host.
+            rank = (conversation.priority, conversation.evicted is None)
+            entry = (*rank, request.arrival, conversation, request)
             heapq.heappush(self._waiting, entry)
-        self._notice()
+        self._notify()
         try:
-            return await request.reply
+            return await request.answer
         except BaseException:
-            # A caller may be cancelled at the moment of its answer.
+            # The caller may be cancelled just when its answer arrives.
             if conversation.request in (request, None):
-                conversation.give_up(request)
+                conversation.abandon(request)
             raise
 
     def close(self, conversation: Conversation) -> None:
         """Ends a conversation and frees its slot."""
         conversation.closed = True
-        if conversation.request is not None:  # another task's turn
+        if conversation.request is not None:  # another asyncio task awaits it
             _fail(conversation.request, RequestError("conversation: it was closed."))
         self.slots.release(conversation)
-        self._notice()  # somebody may wait for its slot
+        self._notify()  # a conversation may be waiting for the slot
 
     async def serve(self) -> None:
         """Answers requests until it is cancelled or a device call fails.
 
-        Requests that are under way then fail; the next `serve` begins anew.
+        Waiting and running requests then fail; `serve` may be called again.
 
         Raises:
           RuntimeError: it is running already.
@@ -121,7 +125,7 @@ class Scheduler:
         error: BaseException = RuntimeError("the engine stopped serving.")
         try:
             while True:
-                wake.clear()  # before the step: what it does not see sets it again
+                wake.clear()  # first, so that no notification during the step is lost
                 if not await self._step():
                     await self._sleep(wake)
         except Exception as err:
@@ -129,21 +133,21 @@ class Scheduler:
             raise
         finally:
             self._serving = False
-            self._give_up(error)
+            self._fail_all(error)
 
     async def _sleep(self, wake: asyncio.Event) -> None:
-        """Waits until somebody asks or ends; not for long while somebody waits."""
+        """Waits for a notification, or for a stall while conversations wait."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout(_STALL_SECONDS if self._waiting else None):
                 await wake.wait()
         except TimeoutError:
             self._stalled = True
-        finally:  # the last wait of a batch ends by being cancelled
+        finally:  # the last sleep of a batch ends by cancellation
             self._stats.idle_seconds += time.perf_counter() - start
 
-    def _give_up(self, error: BaseException) -> None:
-        """Lets all requests fail that wait or are under way."""
+    def _fail_all(self, error: BaseException) -> None:
+        """Fails all waiting and running requests."""
         requests = [request for *_, request in self._waiting]
         requests += [conversation.request for conversation in self.slots.active]
         self._waiting.clear()
@@ -152,11 +156,8 @@ class Scheduler:
             _fail(request, error)
 
     async def _step(self) -> bool:
-        """One device call, if there is anything to compute; says whether there was.
-
-        It is a prefill call where that can be full or would not get fuller.
-        """
-        # Let every coroutine that can go on ask first, so that calls are full.
+        """Makes one device call; returns False if there is nothing to compute."""
+        # Let every coroutine that is ready send its request, so that calls are full.
         await asyncio.sleep(0)
         self._admit()
         active = self.slots.active
@@ -164,21 +165,21 @@ class Scheduler:
         decoding = [c for c in active if not c.request.in_prefill]
         if new and self._prefers_prefill(new, decoding):
             self._prefills += 1
-            chosen = self._alike(new)[: self._settings.prefill_rows]
-            scores = chosen[0].request.targets is not None
+            chosen = self._compatible(new)[: self._settings.prefill_rows]
+            scoring = chosen[0].request.score_from is not None
             await self._run(
-                self._calls.score if scores else self._calls.prefill, chosen
+                self._calls.score if scoring else self._calls.prefill, chosen
             )
         elif decoding:
             self._prefills = 0
-            chosen = self._alike(decoding)
+            chosen = self._compatible(decoding)
             await self._run(self._calls.decode, chosen)
             for conversation in chosen:
                 if conversation.request is not None:
-                    conversation.request.served = next(self._arrivals)
+                    conversation.request.last_served = next(self._arrivals)
             for conversation in new:
                 if conversation.request is not None:
-                    conversation.request.waited += 1
+                    conversation.request.skipped_calls += 1
         return bool(active)
 
     def _prefers_prefill(
@@ -186,112 +187,110 @@ class Scheduler:
     ) -> bool:
         if not decoding:
             return True
-        if self._prefills >= self._most_prefills:  # replies must go on, too
+        if self._prefills >= self._max_prefills:
             return False
         if len(new) >= self._settings.prefill_rows or not self._waiting:
-            return True  # waiting longer would not fill the call
-        return max(c.request.waited for c in new) >= _PATIENCE
+            return True  # waiting longer would not add rows
+        return max(c.request.skipped_calls for c in new) >= _MAX_SKIPPED_CALLS
 
-    def _alike(self, conversations: Sequence[Conversation]) -> list[Conversation]:
-        """Those that can share a call with the one that has waited longest.
+    def _compatible(self, conversations: Sequence[Conversation]) -> list[Conversation]:
+        """Conversations that can share a call with the one served longest ago.
 
-        Whether a program draws or gives log-probabilities may show in its last bits, so
-        in a deterministic engine it never depends on what a row's neighbours want.
+        Sampling and log-probabilities need other programs, whose last bits may differ.
+        So in a deterministic engine a row's program never depends on the other rows.
         """
 
         def kind(conversation: Conversation) -> tuple[bool, ...]:
             request = conversation.request
-            scores = request.targets is not None
+            scoring = request.score_from is not None
             if not self._settings.deterministic:
-                return (scores,)
-            return scores, request.sampling.temperature > 0, request.logprobs
+                return (scoring,)
+            return scoring, request.sampling.temperature > 0, request.wants_logprobs
 
-        ordered = sorted(conversations, key=lambda c: c.request.turn)
+        ordered = sorted(
+            conversations, key=lambda c: (c.request.last_served, c.request.arrival)
+        )
         return [c for c in ordered if kind(c) == kind(ordered[0])]
 
-    async def _run(self, call, conversations: Sequence[Conversation]) -> None:
-        """One device call in a thread, and what it brought."""
-        rows = [Row(c, c.request, c.slot) for c in conversations]
+    async def _run(self, call: Callable, conversations: Sequence[Conversation]) -> None:
+        """Makes a device call in a thread and handles its results."""
+        rows = [BatchRow(c, c.request, c.slot) for c in conversations]
         running = asyncio.ensure_future(asyncio.to_thread(call, rows))
         try:
-            finish = await asyncio.shield(running)
+            store_results = await asyncio.shield(running)
         except asyncio.CancelledError:
             # A device call cannot be stopped, and nothing else may use the cache.
             while not running.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait({running})
-            running.exception()  # heard of
+            running.exception()  # else asyncio logs that it was never retrieved
             raise
-        finish()
+        store_results()
         for row in rows:
             if row.is_current:
                 self._answer(row.conversation, row.request)
 
     def _admit(self) -> None:
-        """Places waiting conversations, by priority and then by arrival."""
+        """Gives slots to waiting conversations, by priority and then by arrival."""
         while self._waiting:
             *_, conversation, request = self._waiting[0]
-            if not _is_asked(conversation, request):
+            if not _is_wanted(conversation, request):
                 heapq.heappop(self._waiting)
                 continue
-            if not self.slots.place(conversation):
-                other = self.slots.dispensable(conversation, stalled=self._stalled)
-                if other is None:
+            if not self.slots.assign(conversation):
+                evicted = self.slots.choose_eviction(
+                    conversation, stalled=self._stalled
+                )
+                if evicted is None:
                     break
-                row = self._calls.take(other.slot, len(other.held))
-                self.slots.set_aside(other, row)
-                self.slots.place(conversation)
+                cache = self._calls.read_slot(evicted.slot, len(evicted.cached))
+                self.slots.evict(evicted, cache)
+                self.slots.assign(conversation)
                 self._stats.evictions += 1
             heapq.heappop(self._waiting)
-            row = self.slots.take_back(conversation)
-            if row is not None:
-                self._calls.put(conversation.slot, row)
-            self._begin(conversation)
+            cache = self.slots.restore(conversation)
+            if cache is not None:
+                self._calls.write_slot(conversation.slot, cache)
+            self._start(conversation)
             self._stalled = False
 
-    def _begin(self, conversation: Conversation) -> None:
-        """Starts a turn behind what the cache has of it already."""
-        conversation.reuse()
+    def _start(self, conversation: Conversation) -> None:
+        """Starts a turn after the tokens that the cache has already."""
+        conversation.reuse_prefix()
         self._stats.reused_tokens += conversation.request.reused
 
     def _answer(self, conversation: Conversation, request: Request) -> None:
-        """Answers a request that has ended."""
+        """Answers a request if it is finished."""
         if request.in_prefill:
             return
-        if request.targets is not None:
-            scored = Scored(tuple(request.values), tuple(request.hits))
-            self._end(conversation, scored)
-            return
-        ending = find_end(request.produced, request.limits, self._tokenizer)
-        if ending is None:
-            return
-        self._end(
-            conversation,
-            Generation(
+        if request.score_from is not None:
+            answer = Scored(tuple(request.logprobs), tuple(request.greedy))
+        else:
+            ending = find_end(request.generated, request.limits, self._tokenizer)
+            if ending is None:
+                return
+            answer = Generation(
                 text=ending.text,
-                tokens=tuple(request.produced[: ending.tokens]),
+                tokens=tuple(request.generated[: ending.tokens]),
                 finish=ending.finish,
                 prompt_tokens=len(request.prompt),
                 reused_tokens=request.reused,
-                logprobs=tuple(request.values[: ending.tokens]),
-            ),
-        )
+                logprobs=tuple(request.logprobs[: ending.tokens]),
+            )
+        conversation.request = None
+        request.answer.set_result(answer)
 
-    def _end(self, conversation: Conversation, answer: Generation | Scored) -> None:
-        request, conversation.request = conversation.request, None
-        request.reply.set_result(answer)
-
-    def _notice(self) -> None:
-        """Lets `serve` look at what there is to do."""
+    def _notify(self) -> None:
+        """Wakes `serve` up."""
         if self._wake is not None:
             self._wake.set()
 
 
-def _is_asked(conversation: Conversation, request: Request) -> bool:
-    """Whether somebody still waits for the answer."""
-    return conversation.request is request and not request.reply.done()
+def _is_wanted(conversation: Conversation, request: Request) -> bool:
+    """Whether a caller still waits for the answer."""
+    return conversation.request is request and not request.answer.done()
 
 
 def _fail(request: Request, error: BaseException) -> None:
-    if not request.reply.done():
-        request.reply.set_exception(error)
+    if not request.answer.done():
+        request.answer.set_exception(error)

@@ -1,25 +1,25 @@
-"""What the engine did and how long it took: counters that only grow."""
+"""Counters of what the engine did and how long it took."""
 
 import dataclasses
 
 
 @dataclasses.dataclass
 class EngineStats:
-    """Counters of one engine, since it was made or since an earlier copy.
+    """Counters of one engine; they only grow.
 
     Attributes:
       prefill_tokens: prompt tokens computed.
-      reused_tokens: prompt tokens that were in the cache from earlier turns.
-      decode_tokens: tokens produced.
+      reused_tokens: prompt tokens that the cache had from earlier turns.
+      decode_tokens: tokens generated.
       scored_tokens: tokens of continuations scored.
       prefill_calls: device calls.
       decode_calls: device calls.
-      prefill_seconds: wall time in them.
-      decode_seconds: wall time in them.
-      busy_slots: sum over decode calls of the slots that produced something.
-      all_slots: sum over decode calls of all slots.
-      idle_seconds: wall time with nothing to compute, waiting for programs to end.
-      evictions: conversations that gave their slot up while they waited.
+      prefill_seconds: wall time of prefill calls.
+      decode_seconds: wall time of decode calls.
+      busy_slots: slots that generated tokens, summed over decode calls.
+      all_slots: all slots, summed over decode calls.
+      idle_seconds: wall time with nothing to compute, waiting for callers.
+      evictions: conversations that lost their slot between two turns.
     """
 
     prefill_tokens: int = 0
@@ -40,7 +40,7 @@ class EngineStats:
         return dataclasses.replace(self)
 
     def since(self, earlier: "EngineStats") -> "EngineStats":
-        """What was added since a copy."""
+        """Differences to an earlier copy."""
         return EngineStats(
             **{
                 field.name: getattr(self, field.name) - getattr(earlier, field.name)
@@ -55,15 +55,15 @@ class EngineStats:
 
     @property
     def prefill_rate(self) -> float:
-        """Prompt tokens computed per second of prefill; 0 without any."""
+        """Prompt tokens per second of prefill calls; 0 before the first."""
         return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else 0
 
     @property
     def decode_rate(self) -> float:
-        """Tokens produced per second of decoding; 0 without any."""
+        """Tokens generated per second of decode calls; 0 before the first."""
         return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0
 
     @property
     def occupancy(self) -> float:
-        """Share of slots that were busy in decode calls, 0-1."""
+        """Share of slots that generated tokens in decode calls, 0 to 1."""
         return self.busy_slots / self.all_slots if self.all_slots else 0.0

@@ -1,275 +1,178 @@
-"""The spectral basis: the directions along which every individual is written.
+"""Computes the spectral basis: the directions along which individuals are expressed.
 
-Each matrix that an expert changes gets the thin SVDs of all K experts' task vectors,
-side by side:
-
-    W = W_base + sum_k U_k diag(c_k) V_k^T      (expert k itself: c_k = s_k)
-
-and every other changed parameter the K differences themselves. An individual is then
-the coefficients `c` and one scalar per expert (`genome.py`); every operator of the
-method is linear in task vectors, so it acts on these numbers exactly.
+Of every matrix that an expert changes it takes the SVDs of all K experts' task vectors,
+of every other changed parameter the K differences from the base (`forms.py`). An
+individual is then one coefficient per direction and one scalar per expert
+(`genome.py`). Every operator of the method is linear in task vectors, so on these
+numbers it is exact.
 
 Source: CycleQD (arXiv 2410.14735), section on SVD-based mutation; the genome is ours.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.svd import ThinSVD, own_rank, thin_svd
+from cycleqd_jax.merging.forms import DEFAULT_SETTINGS, Basis, shapes_and_layout
+from cycleqd_jax.merging.settings import BasisSettings
+from cycleqd_jax.merging.svd import TruncatedSVD, truncated_svd
 from cycleqd_jax.merging.task_vectors import (
+    Delta,
     ParameterDeltas,
     Weights,
     iterate_task_vectors,
 )
 
-Rank = int | Literal["full"]
-Factors = tuple[jax.Array, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class MatrixSlot:
-    """Where one matrix's coefficients lie in a genome.
-
-    They are `coefficients[offset : offset + num_experts * rank]`, expert after
-    expert, the largest singular value of each first.
-    """
-
-    name: str
-    offset: int
-    num_experts: int
-    rank: int
-
-    @property
-    def size(self) -> int:
-        """Number of coefficients, `K * r`."""
-        return self.num_experts * self.rank
-
-
-class BasisSizes:
-    """Sizes that every form of a basis has, from `layout` and `expert_names`."""
-
-    @property
-    def num_experts(self) -> int:
-        """K."""
-        return len(self.expert_names)
-
-    @property
-    def genome_size(self) -> int:
-        """G, the number of coefficients of a genome."""
-        # Slots lie one behind the other.
-        return self.layout[-1].offset + self.layout[-1].size if self.layout else 0
-
-
-@flax.struct.dataclass
-class Basis(BasisSizes):
-    """Directions of K experts; a pytree whose layout is static.
-
-    Letters: K experts, M matrices, G coefficients (the sum of K * r over matrices).
-
-    Attributes:
-      u: name -> `[out, K, r]` float32; zero columns pad experts of lower rank.
-      v: name -> `[in, K, r]` float32.
-      singular_values: `[G]` float32, in the order of `layout`.
-      experts_of: `[G]` int32, the expert each coefficient belongs to.
-      deltas: name -> `[K, ...]` float32: differences of parameters that are no matrix.
-      residuals: name -> `[K, out, in]` float32: what a rank cut off of a matrix, each
-        expert's part scaled like `deltas`; empty unless it was asked to be kept.
-      energy: `[M, K]` float32, squared Frobenius norm of each matrix task vector.
-      energy_kept: `[M, K]` float32, the share of it inside the basis, 0-1.
-      similarity: `[K, K]` float32, mean over matrices of the cosine between two
-        experts' singular values, all of them, also those that a rank cuts off.
-      layout: one slot per matrix, sorted by name; static.
-      expert_names: K names; static.
-    """
-
-    u: dict[str, jax.Array]
-    v: dict[str, jax.Array]
-    singular_values: jax.Array
-    experts_of: jax.Array
-    deltas: dict[str, jax.Array]
-    residuals: dict[str, jax.Array]
-    energy: jax.Array
-    energy_kept: jax.Array
-    similarity: jax.Array
-    layout: tuple[MatrixSlot, ...] = flax.struct.field(pytree_node=False)
-    expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
-
-    @property
-    def max_rank(self) -> int:
-        """The largest rank r of any matrix; 0 without matrices."""
-        return max((slot.rank for slot in self.layout), default=0)
-
-    def expert_coefficients(self, expert: int) -> jax.Array:
-        """The coefficients of one expert, `[G]`: its singular values, else zero."""
-        return jnp.where(self.experts_of == expert, self.singular_values, 0.0)
-
-    def summed_coefficients(self) -> jax.Array:
-        """The coefficients of all experts' task vectors added up, `[G]`."""
-        return self.singular_values
-
-    def factors(
-        self, name: str, coefficients: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """`left [out, R]` and `right [in, R]`: one matrix changes by their product.
-
-        Args:
-          name: of the matrix.
-          coefficients: `[R]`, R = K * r, the matrix's part of a genome.
-        """
-        return self.factors_of(self.u[name], self.v[name], coefficients)
-
-    @staticmethod
-    def factors_of(u: jax.Array, v: jax.Array, coefficients: jax.Array) -> Factors:
-        """`factors` from one matrix's `u` and `v`, for compiled programs."""
-        return u.reshape(u.shape[0], -1) * coefficients, v.reshape(v.shape[0], -1)
-
 
 def compute_basis(
     base_weights: Weights,
     experts: Sequence[Any],
-    rank: Rank = "full",
+    settings: BasisSettings = DEFAULT_SETTINGS,
     *,
-    residual: str = "drop",
     expert_names: Sequence[str] | None = None,
 ) -> Basis:
     """The basis of a base model and its experts; slow, done once per set of experts.
 
+    One task vector of one parameter is in memory at a time, beside the basis.
+
     Args:
       base_weights: name -> array, matrices `[out, in]`.
-      experts: LoRA or full experts in archive order, see `iterate_task_vectors`.
-      rank: components kept per expert and matrix, or "full": each expert's own rank,
-        which is exact.
-      residual: "drop" what a rank cuts off, or "keep" it as dense matrices.
+      experts: LoRA or full experts in archive order, see `iterate_task_vectors`. Their
+        arrays may be read from disk on access; each is accessed once.
+      settings: rank, and what is done with the components beyond it.
       expert_names: K names; "0", "1", ... by default.
 
     Returns:
       The basis. Computed in float64 on the host, stored in float32.
 
     Raises:
-      BadInputError: an expert does not fit the base (see `iterate_task_vectors`), no
-        expert differs from it, or the rank is below 1.
+      BadInputError: an expert does not fit the base (see `iterate_task_vectors`), or no
+        expert differs from it.
     """
     names = tuple(str(k) for k in range(len(experts)))
     names = names if expert_names is None else tuple(expert_names)
     task_vectors = iterate_task_vectors(base_weights, experts, names)
-    return build_basis(task_vectors, names, rank, residual=residual)
+    return build_basis(task_vectors, names, settings)
 
 
 def build_basis(
     task_vectors: Iterable[ParameterDeltas],
     expert_names: Sequence[str],
-    rank: Rank = "full",
-    *,
-    residual: str = "drop",
+    settings: BasisSettings = DEFAULT_SETTINGS,
 ) -> Basis:
     """The basis of given task vectors; the second half of `compute_basis`.
 
     Args:
-      task_vectors: one entry per changed parameter, from `iterate_task_vectors` or a
-        step after it.
+      task_vectors: one entry per parameter, from `iterate_task_vectors` or a step after
+        it. Parameters that no expert changes are left out of the basis.
       expert_names: K names.
-      rank: see `compute_basis`.
-      residual: see `compute_basis`.
+      settings: see `compute_basis`.
 
     Raises:
-      BadInputError: no expert differs from the base, or the rank is below 1.
+      BadInputError: no expert differs from the base.
     """
-    if rank != "full" and (isinstance(rank, bool) or not isinstance(rank, int)):
-        raise BadInputError(f'rank: expected "full" or a whole number, got {rank!r}.')
-    if rank != "full" and rank < 1:
-        raise BadInputError(f"rank: expected at least 1, got {rank}.")
-    if residual not in ("drop", "keep"):
-        raise BadInputError(f'residual: expected "drop" or "keep", got {residual!r}.')
-    # One parameter at a time: dense task vectors of a large model fill the memory.
+
+    def cut(delta: Delta | None) -> TruncatedSVD | None:
+        keep_rest = settings.residual == "keep"
+        if delta is None:
+            return None
+        return truncated_svd(delta, settings.rank, keep_rest=keep_rest)
+
     blocks, deltas = [], {}
     for row in task_vectors:
+        # `map` drops each task vector before the next one is computed.
+        parts = list(map(cut if row.is_matrix else _to_float32, row.deltas))
+        if all(part is None for part in parts):
+            continue
         if row.is_matrix:
-            blocks.append(_matrix_block(row, rank, residual == "keep"))
+            blocks.append(_join(row, parts))
         else:
-            deltas[row.name] = _stack_deltas(row)
+            zero = np.zeros(row.shape, np.float32)
+            dense = [zero if part is None else part for part in parts]
+            deltas[row.name] = jnp.asarray(np.stack(dense))
     blocks.sort(key=lambda block: block.name)
     if not blocks and not deltas:
         raise BadInputError(
             "experts: none of them differs from the base model, so there is nothing "
             "to merge; check the expert folders."
         )
-    layout, offset = [], 0
-    for block in blocks:
-        num_experts, block_rank = block.s.shape
-        layout.append(MatrixSlot(block.name, offset, num_experts, block_rank))
-        offset += num_experts * block_rank
     owners = [np.repeat(np.arange(b.s.shape[0]), b.s.shape[1]) for b in blocks]
     num_experts = len(expert_names)
-    return Basis(
-        u={b.name: jnp.asarray(b.u, jnp.float32) for b in blocks},
-        v={b.name: jnp.asarray(b.v, jnp.float32) for b in blocks},
+    shapes = shapes_and_layout(
+        {b.name: (b.u.shape[0], b.v.shape[0]) for b in blocks}
+        | {name: array.shape[1:] for name, array in deltas.items()},
+        {b.name: b.s.shape[1] for b in blocks},
+        [b.name for b in blocks if b.residual is not None],
+        expert_names,
+    )
+    return shapes.replace(
+        u={b.name: b.u for b in blocks},
+        v={b.name: b.v for b in blocks},
         singular_values=_concatenate([b.s.ravel() for b in blocks], np.float32),
         experts_of=_concatenate(owners, np.int32),
         deltas=dict(sorted(deltas.items())),
-        residuals={
-            b.name: jnp.asarray(b.residual) for b in blocks if b.residual is not None
-        },
+        residuals={b.name: b.residual for b in blocks if b.residual is not None},
         energy=_stack([b.energy for b in blocks], num_experts),
         energy_kept=_stack([b.kept for b in blocks], num_experts),
         similarity=_mean_cosines([b.values for b in blocks], num_experts),
-        layout=tuple(layout),
-        expert_names=tuple(expert_names),
     )
 
 
 class _MatrixBlock(NamedTuple):
+    """All experts' shares of a matrix."""
+
     name: str
-    u: np.ndarray  # [out, K, r] float32
-    v: np.ndarray  # [in, K, r] float32
+    u: jax.Array  # [out, R] float32
+    v: jax.Array  # [in, R] float32
     s: np.ndarray  # [K, r] float64
     energy: np.ndarray  # [K] float64
     kept: np.ndarray  # [K] float64
     values: np.ndarray  # [K, own rank] float64, all singular values
-    residual: np.ndarray | None  # [K, out, in] float32; None where nothing is left
+    residual: jax.Array | None  # [K, out, in] float32; None where nothing is left
 
 
-def _matrix_block(row: ParameterDeltas, rank: Rank, keep_rest: bool) -> _MatrixBlock:
-    """Decomposes one matrix for all experts and pads to the largest rank."""
-    num_experts = len(row.deltas)
-    ranks = [0 if d is None else own_rank(d) for d in row.deltas]
-    width = max(ranks) if rank == "full" else min(rank, max(ranks))
-    rows, columns = row.shape
-    u = np.zeros((rows, num_experts, width), np.float32)
-    v = np.zeros((columns, num_experts, width), np.float32)
+def _join(row: ParameterDeltas, parts: Sequence[TruncatedSVD | None]) -> _MatrixBlock:
+    """Puts the experts' components side by side, padded to the largest rank."""
+    (rows, columns), num_experts = row.shape, len(parts)
+    there = [(k, part) for k, part in enumerate(parts) if part is not None]
+    width = max(part.u.shape[1] for _, part in there)
+    u = np.zeros((rows, num_experts * width), np.float32)
+    v = np.zeros((columns, num_experts * width), np.float32)
     s = np.zeros((num_experts, width))
     energy, kept = np.zeros(num_experts), np.ones(num_experts)
-    values = np.zeros((num_experts, max(ranks)))
+    values = np.zeros((num_experts, max(part.values.size for _, part in there)))
     residual = None
-    for k, delta in enumerate(row.deltas):
-        if delta is None:
-            continue
-        svd: ThinSVD = thin_svd(delta)
-        keep = min(width, svd.s.size)
-        u[:, k, :keep] = svd.u[:, :keep]
-        v[:, k, :keep] = svd.v[:, :keep]
-        s[k, :keep] = svd.s[:keep]
-        values[k, : svd.s.size] = svd.s
-        energy[k] = np.sum(svd.s**2)
-        if keep < svd.s.size and energy[k] > 0:
-            kept[k] = np.sum(svd.s[:keep] ** 2) / energy[k]
-            if keep_rest:
-                if residual is None:
-                    residual = np.zeros((num_experts, rows, columns), np.float32)
-                residual[k] = (svd.u[:, keep:] * svd.s[keep:]) @ svd.v[:, keep:].T
-    return _MatrixBlock(row.name, u, v, s, energy, kept, values, residual)
+    for k, part in there:
+        keep, first = part.u.shape[1], k * width
+        u[:, first : first + keep] = part.u
+        v[:, first : first + keep] = part.v
+        s[k, :keep] = part.values[:keep]
+        values[k, : part.values.size] = part.values
+        energy[k] = np.sum(part.values**2)
+        if keep < part.values.size and energy[k] > 0:
+            kept[k] = np.sum(part.values[:keep] ** 2) / energy[k]
+        if part.rest is not None:
+            if residual is None:
+                residual = np.zeros((num_experts, rows, columns), np.float32)
+            residual[k] = part.rest
+    return _MatrixBlock(
+        row.name,
+        jnp.asarray(u),
+        jnp.asarray(v),
+        s,
+        energy,
+        kept,
+        values,
+        None if residual is None else jnp.asarray(residual),
+    )
 
 
-def _stack_deltas(row: ParameterDeltas) -> jax.Array:
-    zero = np.zeros(row.shape)
-    dense = [zero if delta is None else delta.dense() for delta in row.deltas]
-    return jnp.asarray(np.stack(dense), jnp.float32)
+def _to_float32(delta: Delta | None) -> np.ndarray | None:
+    return None if delta is None else delta.dense().astype(np.float32)
 
 
 def _concatenate(parts: list[np.ndarray], dtype: Any) -> jax.Array:
@@ -281,10 +184,10 @@ def _stack(parts: list[np.ndarray], num_experts: int) -> jax.Array:
 
 
 def _mean_cosines(values: list[np.ndarray], num_experts: int) -> jax.Array:
-    """Mean over matrices of the cosines between rows of `[K, r]` each.
+    """Mean over matrices of the cosines between the rows of each, `[K, r]`.
 
-    A matrix that one of two experts leaves alone counts as 0, one that both leave alone
-    not at all.
+    A matrix that only one of two experts changes counts as 0. A matrix that neither
+    changes does not count.
     """
     total, count = np.zeros((2, num_experts, num_experts))
     for s in values:

@@ -1,30 +1,37 @@
-"""The basis on disk: one safetensors file, equal bytes for equal content.
+"""The basis on disk: one safetensors file in the run folder, one in the user's cache.
 
-A stored basis is never computed again on another machine (LAPACK differs); its
-fingerprint says what it was made from.
+Equal content gives equal bytes. A stored basis is never computed again on another
+machine, because LAPACK's results differ between machines; its fingerprint says what it
+was made from. The basis of full fine-tunes takes minutes to hours to compute, so other
+runs of the same experts find it in the cache by that fingerprint. Where the cache
+cannot be read or written, the run computes the basis and goes on.
 """
 
 import contextlib
 import dataclasses
 import json
+import logging
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError
-from cycleqd_jax.merging.basis import Basis, MatrixSlot, Rank
 from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
-from cycleqd_jax.merging.fingerprint import hash_arrays
-from cycleqd_jax.merging.task_vectors import Weights, whole_weights
+from cycleqd_jax.merging.forms import Basis, MatrixSlot
+from cycleqd_jax.merging.settings import BasisSettings
 
-_FORMAT = "cycleqd_jax/basis/2"
-# What reading a damaged file was seen to raise.
+_LOG = logging.getLogger(__name__)
+_FORMAT = "cycleqd_jax/basis/3"
+# Exceptions that reading a damaged file can raise.
 _DAMAGE = (
     safetensors.SafetensorError,
     AttributeError,
@@ -47,76 +54,51 @@ _FORMS = {
 
 
 class StoredBasis(NamedTuple):
-    """A basis read from a file.
+    """A basis that was read from a file.
 
     Attributes:
       basis: the basis.
       fingerprint: of the inputs and settings it was made from.
-      settings: what `save_basis` was given.
     """
 
     basis: AnyBasis
     fingerprint: str
-    settings: dict[str, Any]
 
 
 def basis_fingerprint(
-    base_weights: Weights,
-    experts: Sequence[Any],
-    expert_names: Sequence[str],
-    *,
-    rank: Rank,
-    residual: str = "drop",
-    conditioning: str = "none",
+    base: str,
+    experts: Mapping[str, str],
+    settings: BasisSettings,
     form: str = "diagonal",
 ) -> str:
-    """Fingerprint of everything a basis depends on: inputs and settings, not results.
+    """Hash of everything that a basis depends on: inputs and settings, not results.
 
     Args:
-      base_weights: name -> array.
-      experts: as for `compute_basis`.
-      expert_names: K names.
-      rank: see `compute_basis`.
-      residual: see `compute_basis`.
-      conditioning: the step between task vectors and basis; "none".
+      base: fingerprint of the base model's weights as loaded.
+      experts: name -> fingerprint of its weights, of K experts in archive order.
+      settings: of the basis.
       form: "diagonal" for a `Basis`, "core" for a `CoreBasis`.
 
     Returns:
       64 hexadecimal digits.
     """
-    arrays = {f"base/{name}": array for name, array in base_weights.items()}
-    for k, expert in enumerate(experts):
-        for name, factor in (getattr(expert, "factors", None) or {}).items():
-            arrays[f"expert/{k}/{name}/b"] = factor.b
-            arrays[f"expert/{k}/{name}/a"] = factor.a
-            arrays[f"expert/{k}/{name}/scale"] = np.float64(factor.scale)
-        for name, array in whole_weights(expert).items():
-            arrays[f"expert/{k}/{name}"] = array
-    settings = {
+    facts = {
         "format": _FORMAT,
-        "experts": list(expert_names),
-        "rank": rank,
-        "residual": residual,
-        "conditioning": conditioning,
+        "base": base,
+        "experts": list(experts.items()),
+        "settings": settings.model_dump(mode="json", exclude={"keep"}),
         "form": form,
     }
-    return hash_arrays(arrays, settings)
+    return files.hash_arrays({}, facts)
 
 
-def save_basis(
-    path: str | os.PathLike,
-    basis: AnyBasis,
-    *,
-    fingerprint: str,
-    settings: dict[str, Any] | None = None,
-) -> None:
+def save_basis(path: str | os.PathLike, basis: AnyBasis, *, fingerprint: str) -> None:
     """Writes a basis, replacing the file in one step.
 
     Args:
-      path: the file; its folder must exist.
+      path: the file.
       basis: the basis.
       fingerprint: from `basis_fingerprint`.
-      settings: anything JSON can write, kept for readers (rank, conditioning).
 
     Raises:
       RunError: the disk is full or not writable.
@@ -130,35 +112,28 @@ def save_basis(
         "format": _FORMAT,
         "form": form,
         "fingerprint": fingerprint,
-        "settings": settings or {},
         "expert_names": list(basis.expert_names),
         "layout": [dataclasses.asdict(slot) for slot in basis.layout],
     }
-    # safetensors has no checksum, and a flipped bit would read as another basis.
-    header["sha256"] = hash_arrays(arrays, header)
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        safetensors.numpy.save_file(
-            {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-            partial,
-            # One metadata entry only: safetensors writes several in random order.
-            metadata={"cycleqd_jax": json.dumps(header, sort_keys=True)},
-        )
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (safetensors.SafetensorError, OSError) as err:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise RunError(
-            f"{path} cannot be written ({err}); make room on that disk, or make it "
-            "writable."
-        ) from err
+    # safetensors has no checksum, so a flipped bit would be read as another basis.
+    header["sha256"] = files.hash_arrays(arrays, header)
+
+    def write(partial: Path) -> None:
+        try:
+            safetensors.numpy.save_file(
+                {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+                partial,
+                # safetensors writes several entries in random order, so there is one.
+                metadata={"cycleqd_jax": json.dumps(header, sort_keys=True)},
+            )
+        except safetensors.SafetensorError as err:
+            raise OSError(str(err)) from err
+
+    files.write_atomically(Path(path), write)
 
 
 def stored_fingerprint(path: str | os.PathLike) -> str:
-    """The fingerprint in a basis file, read without its arrays.
+    """The fingerprint in a basis file; its arrays are not read.
 
     Raises:
       BadInputError: the file is damaged or of another kind.
@@ -171,10 +146,11 @@ def stored_fingerprint(path: str | os.PathLike) -> str:
 
 
 def load_basis(path: str | os.PathLike) -> StoredBasis:
-    """Reads a basis written by `save_basis`.
+    """Reads a basis that `save_basis` wrote.
 
     Raises:
-      BadInputError: there is no such file, or it is damaged or of another kind.
+      BadInputError: there is no such file, or it is damaged, of another kind or of
+        another format.
     """
     path = Path(path)
     if not path.is_file():
@@ -185,8 +161,8 @@ def load_basis(path: str | os.PathLike) -> StoredBasis:
             arrays = {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}
         if header["format"] != _FORMAT:
             raise BadInputError(
-                f"basis: {path} has format {header['format']!r}, expected {_FORMAT!r}; "
-                "it was written by another version."
+                f"basis: {path} has format {header['format']!r}, but this version "
+                f"reads {_FORMAT!r}; delete the file to have it made again."
             )
         kind, slot_kind, names = _FORMS[header["form"]]
         basis = kind(
@@ -195,13 +171,122 @@ def load_basis(path: str | os.PathLike) -> StoredBasis:
             layout=tuple(slot_kind(**slot) for slot in header["layout"]),
             expert_names=tuple(header["expert_names"]),
         )
-        if header.pop("sha256") != hash_arrays(arrays, header):
+        if header.pop("sha256") != files.hash_arrays(arrays, header):
             raise ValueError("its content does not have the checksum in it")
     except BadInputError:
         raise
     except _DAMAGE as err:
         raise _damaged(path, err) from err
-    return StoredBasis(basis, header["fingerprint"], header["settings"])
+    return StoredBasis(basis, header["fingerprint"])
+
+
+def kept_path(fingerprint: str) -> Path:
+    """Where the user's cache holds the basis of a fingerprint; it need not exist.
+
+    `$XDG_CACHE_HOME/cycleqd_jax/bases/<fingerprint>.safetensors`, by default in
+    `~/.cache`.
+    """
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(root).expanduser() / "cycleqd_jax" / "bases"
+    return folder / f"{fingerprint}.safetensors"
+
+
+def obtain_basis(
+    fingerprint: str,
+    compute: Callable[[], AnyBasis],
+    *,
+    file: Path | None = None,
+    keep: bool = True,
+) -> AnyBasis:
+    """The basis of a fingerprint: from a file, else from the cache, else computed.
+
+    Args:
+      fingerprint: from `basis_fingerprint`.
+      compute: makes the basis; called only where it is stored nowhere.
+      file: of the run folder, if there is one. A basis of another fingerprint in it is
+        passed over.
+      keep: whether the user's cache is read, and written after a computation.
+
+    Raises:
+      BadInputError: the file is damaged or of another format, or `compute` raises it.
+    """
+    if file is not None and file.is_file():
+        stored = load_basis(file)
+        if stored.fingerprint == fingerprint:
+            return stored.basis
+    basis = _find_kept(fingerprint) if keep else None
+    if basis is None:
+        basis = compute()
+        if keep:
+            _keep(basis, fingerprint)
+    return basis
+
+
+def store_basis(
+    file: Path, basis: AnyBasis, *, fingerprint: str, keep: bool = True
+) -> None:
+    """Writes the basis into a run folder, unless it is there.
+
+    The file is a copy of the one in the cache where there is one, never a link to it:
+    damage to one file must not damage the other.
+
+    Args:
+      file: the file.
+      basis: the basis.
+      fingerprint: from `basis_fingerprint`.
+      keep: whether the user's cache may hold the basis.
+
+    Raises:
+      BadInputError: there is a damaged file.
+      RunError: the disk is full or not writable.
+    """
+    if file.is_file() and stored_fingerprint(file) == fingerprint:
+        return
+    kept = kept_path(fingerprint)
+    if keep and kept.is_file():
+        files.write_atomically(file, lambda partial: _copy(kept, partial))
+    else:
+        save_basis(file, basis, fingerprint=fingerprint)
+
+
+def _find_kept(fingerprint: str) -> AnyBasis | None:
+    path = kept_path(fingerprint)
+    if not path.is_file():
+        return None
+    try:
+        stored = load_basis(path)
+    except BadInputError as err:  # computing it again is slow, but not an error
+        _LOG.warning("%s", err)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+    return stored.basis if stored.fingerprint == fingerprint else None
+
+
+def _keep(basis: AnyBasis, fingerprint: str) -> None:
+    """Writes a basis to the cache if that takes at most half of the free disk space."""
+    path = kept_path(fingerprint)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(basis))
+        if size > shutil.disk_usage(path.parent).free // 2:
+            _LOG.warning("The basis is not kept: %s has no room for it.", path.parent)
+            return
+        save_basis(path, basis, fingerprint=fingerprint)
+    except OSError as err:
+        _LOG.warning("The basis is not kept in %s: %s.", path.parent, err.strerror)
+    except RunError as err:
+        _LOG.warning("The basis is not kept: %s", err)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file; btrfs and XFS then store the equal blocks of both only once."""
+    try:
+        with open(source, "rb") as old, open(target, "wb") as new:
+            while os.copy_file_range(old.fileno(), new.fileno(), 2**30):
+                pass
+    except OSError:  # not between these two file systems
+        shutil.copyfile(source, target)
 
 
 def _group(arrays: dict[str, Any], group: str) -> dict[str, Any]:

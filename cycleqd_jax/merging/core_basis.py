@@ -1,13 +1,13 @@
 """The basis in core form, for operators that mix the experts' directions.
 
 With all experts' directions side by side, `U = Q_u R_u` and `V = Q_v R_v`, every change
-of a matrix that a `Basis` can say is also
+of a matrix that a `Basis` can express is also
 
     W = W_base + Q_u M Q_v^T        M = R_u diag(c) R_v^T,  [Ru, Rv]
 
-with orthonormal `Q_u`, `Q_v`. A genome holds the cores `M` instead of the diagonals: it
-is larger, but the singular vectors of a child's own task vector, which are no expert's,
-are those of its small core. Crossover stays the same mean of two vectors.
+with orthonormal `Q_u`, `Q_v`. A genome holds the cores `M` instead of the diagonals. It
+is larger, but the singular vectors of a child's own task vector, which belong to no
+expert, follow from those of its small core. Crossover is the same weighted mean.
 
 Source: ours, for the mutation along the child's own directions.
 """
@@ -19,14 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.merging.basis import Basis, BasisSizes
+from cycleqd_jax.merging.forms import Basis, BasisForm, Factors, float32_shape
 
 
 @dataclasses.dataclass(frozen=True)
 class CoreSlot:
-    """Where one matrix's core lies in a genome.
+    """The coefficients of one matrix.
 
-    It is `coefficients[offset : offset + rows * columns]`, row after row.
+    Its core is `coefficients[offset : offset + rows * columns]` of a genome, row by
+    row.
     """
 
     name: str
@@ -41,61 +42,27 @@ class CoreSlot:
 
 
 @flax.struct.dataclass
-class CoreBasis(BasisSizes):
-    """Orthonormal directions that hold K experts; a pytree whose layout is static.
+class CoreBasis(BasisForm):
+    """The basis in core form: orthonormal directions that span those of K experts.
 
     Attributes:
-      u: name -> `[out, Ru]` float32, Ru = min(out, K * r), orthonormal columns.
-      v: name -> `[in, Rv]` float32, Rv = min(in, K * r), orthonormal columns.
+      u: name -> `[out, Ru]`, Ru = min(out, K * r), orthonormal columns.
+      v: name -> `[in, Rv]`, Rv = min(in, K * r), orthonormal columns.
       experts: `[K, G]` float32, the experts' own coefficients.
-      deltas: as of `Basis`.
-      residuals: as of `Basis`.
-      energy: as of `Basis`.
-      energy_kept: as of `Basis`.
-      similarity: as of `Basis`.
-      layout: one slot per matrix, sorted by name; static.
-      expert_names: K names; static.
     """
 
-    u: dict[str, jax.Array]
-    v: dict[str, jax.Array]
     experts: jax.Array
-    deltas: dict[str, jax.Array]
-    residuals: dict[str, jax.Array]
-    energy: jax.Array
-    energy_kept: jax.Array
-    similarity: jax.Array
-    layout: tuple[CoreSlot, ...] = flax.struct.field(pytree_node=False)
-    expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
-
-    @property
-    def max_rank(self) -> int:
-        """The largest number of directions of any matrix; 0 without matrices."""
-        return max((min(s.rows, s.columns) for s in self.layout), default=0)
 
     def expert_coefficients(self, expert: int) -> jax.Array:
         """The coefficients of one expert, `[G]`."""
         return self.experts[expert]
 
     def summed_coefficients(self) -> jax.Array:
-        """The coefficients of all experts' task vectors added up, `[G]`."""
+        """The coefficients of the sum of all experts' task vectors, `[G]`."""
         return jnp.sum(self.experts, axis=0)
 
-    def factors(
-        self, name: str, coefficients: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """`left [out, Rv]` and `right [in, Rv]`: a matrix changes by their product.
-
-        Args:
-          name: of the matrix.
-          coefficients: `[Ru * Rv]`, the matrix's part of a genome.
-        """
-        return self.factors_of(self.u[name], self.v[name], coefficients)
-
     @staticmethod
-    def factors_of(
-        u: jax.Array, v: jax.Array, coefficients: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def factors_of(u: jax.Array, v: jax.Array, coefficients: jax.Array) -> Factors:
         """`factors` from one matrix's `u` and `v`, for compiled programs."""
         core = coefficients.reshape(u.shape[1], v.shape[1])
         # Without HIGHEST a GPU or TPU would multiply in TF32 or bfloat16.
@@ -106,31 +73,53 @@ AnyBasis = Basis | CoreBasis
 
 
 def core_basis(basis: Basis) -> CoreBasis:
-    """The core form of a basis; computed in float64 on the host.
+    """The core form of a basis; every expert has the same weights in both forms.
 
-    Args:
-      basis: in diagonal form; every expert keeps its weights.
+    Computed in float64 on the host.
     """
     values = np.asarray(basis.singular_values, np.float64)
-    u, v, cores, layout, offset = {}, {}, [], [], 0
+    u, v, cores = {}, {}, []
     for slot in basis.layout:
         s = values[slot.offset : slot.offset + slot.size].reshape(-1, slot.rank)
-        q_u, r_u = _orthonormal(basis.u[slot.name])
-        q_v, r_v = _orthonormal(basis.v[slot.name])
+        q_u, r_u = np.linalg.qr(np.asarray(basis.u[slot.name], np.float64))
+        q_v, r_v = np.linalg.qr(np.asarray(basis.v[slot.name], np.float64))
         u[slot.name] = jnp.asarray(q_u, jnp.float32)
         v[slot.name] = jnp.asarray(q_v, jnp.float32)
         cores.append(
             np.stack(
-                [((r_u[:, k] * s[k]) @ r_v[:, k].T).ravel() for k in range(len(s))]
+                [
+                    ((r_u[:, own] * s[k]) @ r_v[:, own].T).ravel()
+                    for k, own in enumerate(map(slot.columns, range(len(s))))
+                ]
             )
         )
-        layout.append(CoreSlot(slot.name, offset, r_u.shape[0], r_v.shape[0]))
-        offset += layout[-1].size
     no_cores = np.zeros((basis.num_experts, 0))
+    experts = np.concatenate([no_cores, *cores], axis=1)
+    return core_shapes(basis).replace(
+        u=u, v=v, experts=jnp.asarray(experts, np.float32)
+    )
+
+
+def core_shapes(basis: Basis) -> CoreBasis:
+    """The core form's shapes (`jax.ShapeDtypeStruct`s) and layout.
+
+    Args:
+      basis: the diagonal form or its shapes. What both forms share is taken from it.
+    """
+    u, v, layout, offset = {}, {}, [], 0
+    for slot in basis.layout:
+        rows, columns = basis.u[slot.name].shape[0], basis.v[slot.name].shape[0]
+        core = CoreSlot(
+            slot.name, offset, min(rows, slot.size), min(columns, slot.size)
+        )
+        u[slot.name] = float32_shape(rows, core.rows)
+        v[slot.name] = float32_shape(columns, core.columns)
+        layout.append(core)
+        offset += core.size
     return CoreBasis(
         u=u,
         v=v,
-        experts=jnp.asarray(np.concatenate([no_cores, *cores], axis=1), jnp.float32),
+        experts=float32_shape(basis.num_experts, offset),
         deltas=basis.deltas,
         residuals=basis.residuals,
         energy=basis.energy,
@@ -139,10 +128,3 @@ def core_basis(basis: Basis) -> CoreBasis:
         layout=tuple(layout),
         expert_names=basis.expert_names,
     )
-
-
-def _orthonormal(columns: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """`[n, K, r]` as `Q [n, R]` and `R [R, K, r]`, float64."""
-    stacked = np.asarray(columns, np.float64).reshape(columns.shape[0], -1)
-    q, r = np.linalg.qr(stacked)
-    return q, r.reshape(-1, *columns.shape[1:])

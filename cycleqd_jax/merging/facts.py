@@ -1,4 +1,4 @@
-"""What a truncated basis keeps of the experts, and how alike experts are.
+"""How much of the experts a basis keeps, and how similar the experts are.
 
 Source: CycleQD (arXiv 2410.14735) for the similarity of models.
 """
@@ -11,13 +11,13 @@ from cycleqd_jax.merging.core_basis import AnyBasis
 
 
 class EnergyRow(NamedTuple):
-    """How much of one expert's task vector of one matrix the basis keeps.
+    """How much the basis keeps of one expert's task vector of one matrix.
 
     Attributes:
       name: the matrix.
       expert: the expert's name.
       energy: squared Frobenius norm of the task vector.
-      kept: share of it that the basis keeps, 0-1.
+      kept: the share of it that the basis keeps, 0-1.
     """
 
     name: str
@@ -27,7 +27,7 @@ class EnergyRow(NamedTuple):
 
 
 def energy_report(basis: AnyBasis) -> list[EnergyRow]:
-    """The matrices and experts that the basis keeps only in part.
+    """The matrices and experts that the basis does not keep in full.
 
     Empty for a full-rank basis. An expert that loses much is a changed expert and
     should be scored again as its genome.
@@ -42,7 +42,7 @@ def energy_report(basis: AnyBasis) -> list[EnergyRow]:
 
 
 def expert_energy_kept(basis: AnyBasis) -> dict[str, float]:
-    """Per expert, the share of its matrix task vectors' energy that is kept, 0-1."""
+    """Expert's name -> share of the energy of all its matrices that is kept, 0-1."""
     energy = np.asarray(basis.energy, np.float64)
     kept = (energy * np.asarray(basis.energy_kept, np.float64)).sum(axis=0)
     total = energy.sum(axis=0)
@@ -51,11 +51,11 @@ def expert_energy_kept(basis: AnyBasis) -> dict[str, float]:
 
 
 class Similarity(NamedTuple):
-    """How alike two experts are.
+    """How similar two experts are.
 
     Attributes:
-      first: an expert's name.
-      second: another's.
+      first: the name of one expert.
+      second: the name of the other.
       cosine: mean over matrices of the cosine between their singular values, 0-1.
     """
 
@@ -65,10 +65,11 @@ class Similarity(NamedTuple):
 
 
 def similarities(basis: AnyBasis) -> list[Similarity]:
-    """Model similarity of every pair of experts: a predictor of how well they merge.
+    """The similarity of every pair of experts, which predicts how well they merge.
 
     The paper correlates it with the score of the merged model (0.83). A matrix that
-    one of the two leaves alone counts as 0, one that both leave alone not at all.
+    only one of the two changes counts as 0; a matrix that neither changes does not
+    count.
     """
     names, cosines = basis.expert_names, np.asarray(basis.similarity, np.float64)
     return [

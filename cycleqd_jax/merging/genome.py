@@ -1,7 +1,7 @@
-"""Genomes: an individual as a few numbers along the directions of a basis.
+"""Genomes: an individual as coefficients along the directions of a basis.
 
-A batch of genomes has leading axes before G, K and N. All functions are pure; nothing
-here is random.
+A batch of genomes has leading axes before G, K and N. All functions are pure and
+deterministic.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ class Genome:
 
     Attributes:
       coefficients: `[..., G]` float32, in the order of the basis's `layout`.
-      scales: `[..., K]` float32, one per expert for what the coefficients cannot say:
-        parameters that are no matrix, and residuals.
-      noise: `[..., N]` float32, entry t - 1 the share of generation t's Gaussian noise
-        (`noise.py`); None where there is no such mutation, which is all zero.
+      scales: `[..., K]` float32, one scalar per expert for the parameters that have no
+        coefficients: those other than matrices, and residuals.
+      noise: `[..., N]` float32; entry t - 1 is the share of generation t's Gaussian
+        noise (`noise.py`). None stands for zeros, where mutation is not Gaussian.
     """
 
     coefficients: jax.Array
@@ -37,7 +37,11 @@ class Genome:
 
 
 def expert_genome(basis: AnyBasis, expert: int) -> Genome:
-    """The genome of expert `expert` (0-based): its own coefficients, the rest zero."""
+    """The genome of expert `expert` (0-based): its own coefficients, zero elsewhere.
+
+    Raises:
+      ValueError: there is no such expert.
+    """
     if not 0 <= expert < basis.num_experts:
         raise ValueError(
             f"expert: expected 0 to {basis.num_experts - 1}, got {expert}."
@@ -49,7 +53,7 @@ def expert_genome(basis: AnyBasis, expert: int) -> Genome:
 
 
 def base_genome(basis: AnyBasis) -> Genome:
-    """The genome of the base model: all zero."""
+    """The genome of the base model: zero everywhere."""
     return scaled_sum(basis, 0.0)
 
 
@@ -69,7 +73,7 @@ def uniform(basis: AnyBasis) -> Genome:
 def stack_genomes(genomes: Sequence[Genome]) -> Genome:
     """One batch `[P, ...]` from P single genomes; on the host.
 
-    Where one has noise all get it, filled up with zeros to the longest.
+    If any of them has noise, all get noise of the largest length, padded with zeros.
     """
     noise = None
     if any(genome.noise is not None for genome in genomes):
@@ -84,10 +88,10 @@ def stack_genomes(genomes: Sequence[Genome]) -> Genome:
 
 
 def resize_noise(noise: np.ndarray, length: int) -> np.ndarray:
-    """Noise shares `[N]` filled up with zeros to `[length]`.
+    """Noise shares `[N]`, padded with zeros to `[length]`.
 
     Raises:
-      ValueError: it is longer.
+      ValueError: N is larger than the length.
     """
     noise = np.asarray(noise, np.float32)
     if noise.shape[0] > length:

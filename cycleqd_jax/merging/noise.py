@@ -1,12 +1,12 @@
-"""Gaussian noise of generations, made again from its key whenever it is needed.
+"""Gaussian noise of generations, generated again from its key whenever it is needed.
 
 Gaussian mutation adds `Normal(0, std^2)` to every parameter of a child. The noise of
-generation t is a function of the seed, t and the parameter, so an individual holds one
-number per generation (`Genome.noise`), and the weights it stands for are
+generation t is a function of the seed, t and the parameter. An individual therefore
+stores one number g_t per generation (`Genome.noise`), and its weights are
 
     theta = theta_base + tau + sum_t g_t noise_t
 
-Source: CycleQD (arXiv 2410.14735), the ablation of its mutation; the form is ours.
+Source: CycleQD (arXiv 2410.14735), the ablation of its mutation; this form is ours.
 """
 
 import dataclasses
@@ -18,15 +18,16 @@ import numpy as np
 
 from cycleqd_jax.merging.genome import Genome
 
-# Lengths of noise vectors are multiples of this, so that programs are compiled rarely.
-BLOCK = 256
-# Folded into the seed's key: no generation is that late, so no other draw shares it.
+# Lengths of noise vectors are multiples of this, so that few programs are compiled.
+_BLOCK = 256
+# Folded into the seed's key. No generation has this number, so no other draw of the
+# search uses the resulting keys.
 _DOMAIN = 0xFFFFFFFF
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseSource:
-    """What noise is made from.
+    """What determines the noise of all generations.
 
     Attributes:
       seed: of the search.
@@ -38,47 +39,33 @@ class NoiseSource:
 
 
 def noise_length(generation: int) -> int:
-    """How long noise vectors are once there are children up to `generation`."""
-    return -(-max(generation, 1) // BLOCK) * BLOCK
-
-
-def generation_noise(
-    source: NoiseSource, generation: int, name_index: int, shape: tuple[int, ...]
-) -> jax.Array:
-    """The noise of one generation in one parameter, float32.
-
-    Args:
-      source: seed and size.
-      generation: t, >= 1.
-      name_index: the parameter's place among the sorted names of all parameters.
-      shape: the parameter's.
-    """
-    key = jax.random.fold_in(_root(source, name_index), generation)
-    return source.std * jax.random.normal(key, shape, jnp.float32)
+    """N, the length of noise vectors when the last generation is `generation`."""
+    return -(-max(generation, 1) // _BLOCK) * _BLOCK
 
 
 def summed_noise(
     source: NoiseSource, genome: Genome, name_index: int, shape: tuple[int, ...]
 ) -> jax.Array:
-    """`sum_t g_t noise_t` of one parameter, float32, in order of t.
+    """`sum_t g_t noise_t` of one parameter, float32, added in order of t.
 
-    Arguments as for `generation_noise`; the genome is a single one, on the host.
+    Args:
+      source: seed and standard deviation; the keys of all draws come from the seed.
+      genome: one genome with noise `[N]`, on the host.
+      name_index: the parameter's place among the sorted names of all parameters.
+      shape: the parameter's shape.
     """
     shares = np.asarray(genome.noise)
     entries = np.flatnonzero(shares)
-    # A power of two of entries, so that few programs are compiled.
+    # The number of entries is padded to a power of two, so that few programs are
+    # compiled.
     length = 1 << max(len(entries) - 1, 0).bit_length()
     generations = np.zeros(length, np.int32)
     amounts = np.zeros(length, np.float32)
     generations[: len(entries)] = entries + 1
     amounts[: len(entries)] = shares[entries] * np.float32(source.std)
-    root = _root(source, name_index)
-    return _sum(root, generations, amounts, np.int32(len(entries)), shape=shape)
-
-
-def _root(source: NoiseSource, name_index: int) -> jax.Array:
     domain = jax.random.fold_in(jax.random.key(source.seed), np.uint32(_DOMAIN))
-    return jax.random.fold_in(domain, name_index)
+    root = jax.random.fold_in(domain, name_index)
+    return _sum(root, generations, amounts, np.int32(len(entries)), shape=shape)
 
 
 @partial(jax.jit, static_argnames="shape")

@@ -1,46 +1,44 @@
-"""Thin singular value decompositions of task vectors, in float64 on the host."""
+"""Singular value decompositions of task vectors, in float64 on the host."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from cycleqd_jax.merging.task_vectors import Delta, FactoredDelta
 
 
-class ThinSVD(NamedTuple):
-    """`u @ diag(s) @ v.T`, the largest singular value first.
+class TruncatedSVD(NamedTuple):
+    """`u @ diag(values[:r]) @ v.T`, the largest singular value first.
 
     Attributes:
-      u: float64 `[out, r]`, orthonormal columns.
-      s: float64 `[r]`, >= 0.
-      v: float64 `[in, r]`, orthonormal columns.
+      u: float32 `[out, r]`, orthonormal columns.
+      v: float32 `[in, r]`, orthonormal columns.
+      values: float64, >= 0, all singular values, also those beyond r.
+      rest: float32 `[out, in]`, the sum of the components beyond r; None where there
+        are none or they were dropped.
     """
 
     u: np.ndarray
-    s: np.ndarray
     v: np.ndarray
+    values: np.ndarray
+    rest: np.ndarray | None
 
 
-def own_rank(delta: Delta) -> int:
-    """The number of components that write a matrix task vector exactly."""
-    if isinstance(delta, FactoredDelta):
-        (rows, inner), columns = delta.b.shape, delta.a.shape[1]
-        return min(rows, inner, columns)
-    return min(delta.array.shape)
+def truncated_svd(
+    delta: Delta, rank: int | Literal["full"], *, keep_rest: bool
+) -> TruncatedSVD:
+    """Decomposes one matrix task vector.
 
-
-def thin_svd(delta: Delta) -> ThinSVD:
-    """Decomposes one matrix task vector at its own rank.
-
-    A LoRA product is never written out: with `b = Q_b R_b` and `a.T = Q_a R_a` its
-    decomposition is that of the small core `R_b R_a.T`, turned by `Q_b` and `Q_a`.
+    A LoRA product `b @ a` is not computed: with `b = Q_b R_b` and `a.T = Q_a R_a`, its
+    singular vectors are those of the small core `R_b R_a.T`, multiplied by `Q_b` and
+    `Q_a`. The sign of each component is chosen so that the entry of its `u` column with
+    the largest magnitude is positive.
 
     Args:
       delta: a matrix task vector, `[out, in]`.
-
-    Returns:
-      The decomposition. Each component's sign is chosen so that the entry of its
-      `u` column with the largest magnitude is positive.
+      rank: r, or "full": the smallest dimension of the matrix or of its factors, which
+        is exact.
+      keep_rest: whether the components beyond r are kept as a dense matrix.
     """
     if isinstance(delta, FactoredDelta):
         q_b, r_b = np.linalg.qr(delta.b)
@@ -52,4 +50,10 @@ def thin_svd(delta: Delta) -> ThinSVD:
         v = vt.T
     largest = np.abs(u).argmax(axis=0)
     signs = np.where(u[largest, np.arange(u.shape[1])] < 0, -1.0, 1.0)
-    return ThinSVD(u * signs, s, v * signs)
+    u, v = u * signs, v * signs
+    keep = s.size if rank == "full" else min(rank, s.size)
+    rest = None
+    if keep_rest and keep < s.size and s.any():
+        rest = ((u[:, keep:] * s[keep:]) @ v[:, keep:].T).astype(np.float32)
+    first = (side[:, :keep].astype(np.float32) for side in (u, v))
+    return TruncatedSVD(*first, s, rest)

@@ -1,16 +1,16 @@
 """Task vectors: what an expert adds to the base model, one parameter at a time.
 
-`tau = theta_expert - theta_base`. A LoRA expert's stays in its two factors, a
-fully fine-tuned expert's is a dense difference; experts of both kinds may be
-mixed. Parameters are visited one by one, so that three dense experts of a large
-model never lie in memory together. A step that changes task vectors before the
-basis is made (conditioning) maps over `iterate_task_vectors`.
+`tau = theta_expert - theta_base`. A LoRA expert's task vector stays in its two factors;
+a fully fine-tuned expert's is a dense difference. Both kinds may be mixed. Arrays are
+read when their task vector is computed, so experts whose arrays are read from disk on
+access need memory for one array at a time. A step that changes task vectors before the
+basis is computed (conditioning) maps over `iterate_task_vectors`.
 
 Source: Ilharco et al., "Editing models with task arithmetic" (arXiv 2212.04089).
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ class FactoredDelta:
 
 @dataclasses.dataclass(frozen=True)
 class DenseDelta:
-    """A task vector written out.
+    """A task vector as one array.
 
     Attributes:
       array: float64, shaped like the parameter.
@@ -61,12 +61,13 @@ class ParameterDeltas(NamedTuple):
     Attributes:
       name: the parameter's name.
       shape: its shape; two dimensions are `[out, in]`.
-      deltas: one per expert, None where the expert leaves the parameter alone.
+      deltas: one per expert, None where the expert does not change the parameter. Each
+        iteration computes them anew, one at a time.
     """
 
     name: str
     shape: tuple[int, ...]
-    deltas: tuple[Delta | None, ...]
+    deltas: Iterable[Delta | None]
 
     @property
     def is_matrix(self) -> bool:
@@ -74,38 +75,49 @@ class ParameterDeltas(NamedTuple):
         return len(self.shape) == 2
 
 
+class _Deltas(Iterable):
+    """The task vectors of one parameter; each is computed when it is its turn."""
+
+    def __init__(self, base_weights: Weights, experts: Sequence[tuple[str, Any]], name):
+        self._base_weights = base_weights
+        self._experts = experts
+        self._name = name
+
+    def __iter__(self) -> Iterator[Delta | None]:
+        for expert_name, expert in self._experts:
+            yield task_vector(self._base_weights, expert, self._name, expert_name)
+
+
 def iterate_task_vectors(
     base_weights: Weights,
     experts: Sequence[Any],
     expert_names: Sequence[str] | None = None,
 ) -> Iterator[ParameterDeltas]:
-    """Yields the task vectors of every parameter that any expert changes.
+    """Yields the task vectors of every parameter that an expert has.
 
     Args:
       base_weights: name -> array; matrices are `[out, in]`. Tied embeddings are one
         entry and so one task vector.
       experts: in archive order, `LoraExpert`s (`factors`: name -> `b [out, r]`,
-        `a [r, in]`, `scale`; `replacements`: name -> array, replaced whole) and
-        `FullExpert`s (`weights`: name -> array).
+        `a [r, in]`, `scale`; `replacements`: name -> array that replaces the base's)
+        and `FullExpert`s (`weights`: name -> array).
       expert_names: names for messages; "0", "1", ... by default.
 
     Yields:
       Parameters in sorted order of their names.
 
     Raises:
-      BadInputError: an expert has a parameter the base lacks, or of another shape,
-        or a value that is not finite; or a full expert lacks one.
+      BadInputError: an expert has a parameter that the base lacks, or of another shape,
+        or a value that is not finite; or a full expert lacks a parameter.
     """
-    names = _names(experts, expert_names)
-    for expert, expert_name in zip(experts, names, strict=True):
+    named = list(zip(_names(experts, expert_names), experts, strict=True))
+    found: set[str] = set()
+    for expert_name, expert in named:
         _check_names(base_weights, expert, expert_name)
-    for name in sorted(base_weights):
-        deltas = tuple(
-            task_vector(base_weights, expert, name, expert_name)
-            for expert, expert_name in zip(experts, names, strict=True)
-        )
-        if any(delta is not None for delta in deltas):
-            yield ParameterDeltas(name, tuple(np.shape(base_weights[name])), deltas)
+        found |= {*(getattr(expert, "factors", None) or ()), *whole_weights(expert)}
+    for name in sorted(found):
+        shape = tuple(np.shape(base_weights[name]))
+        yield ParameterDeltas(name, shape, _Deltas(base_weights, named, name))
 
 
 def task_vector(
@@ -134,37 +146,45 @@ def task_vector(
         return _lora_delta(shape, factor, name, expert_name)
     if name not in weights:
         return None
-    _check_shape(tuple(np.shape(weights[name])), shape, name, expert_name)
-    after = np.asarray(weights[name], np.float64)
+    stored = weights[name]  # once, as it may be read from disk
+    _check_shape(tuple(np.shape(stored)), shape, name, expert_name)
+    after = np.asarray(stored, np.float64)
     _check_finite(after, name, expert_name)
     delta = after - np.asarray(base_weights[name], np.float64)
     return DenseDelta(delta) if np.any(delta) else None
 
 
-def expert_weights(base_weights: Weights, expert: Any) -> dict[str, np.ndarray]:
-    """An expert's own weights, as it was trained.
+class ExpertWeights(Mapping):
+    """An expert's own weights, as it was trained; computed one by one on access.
 
-    Args:
-      base_weights: name -> array.
-      expert: see `iterate_task_vectors`.
-
-    Returns:
-      name -> array in the base's dtype, on the host; what the expert leaves alone is
-      the base's own.
+    name -> array in the base's dtype, on the host. Parameters that the expert does not
+    change are the base's own arrays.
     """
-    own = {name: np.asarray(array) for name, array in base_weights.items()}
-    for name, array in whole_weights(expert).items():
-        own[name] = np.asarray(array).astype(own[name].dtype)
-    for name in getattr(expert, "factors", None) or {}:
-        delta = task_vector(base_weights, expert, name)
-        if delta is not None:
-            changed = own[name].astype(np.float64) + delta.dense()
-            own[name] = changed.astype(own[name].dtype)
-    return own
+
+    def __init__(self, base_weights: Weights, expert: Any):
+        """Takes name -> array of the base, and an expert (`iterate_task_vectors`)."""
+        self._base_weights = base_weights
+        self._expert = expert
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        base = np.asarray(self._base_weights[name])
+        whole = whole_weights(self._expert)
+        if name in whole:
+            return np.asarray(whole[name]).astype(base.dtype)
+        delta = task_vector(self._base_weights, self._expert, name)
+        if delta is None:
+            return base
+        return (base.astype(np.float64) + delta.dense()).astype(base.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._base_weights)
+
+    def __len__(self) -> int:
+        return len(self._base_weights)
 
 
 def whole_weights(expert: Any) -> Weights:
-    """What an expert replaces whole: a full expert's weights, a LoRA's replacements."""
+    """The arrays that replace the base's: a full expert's, or a LoRA's replacements."""
     full = getattr(expert, "weights", None)
     return (getattr(expert, "replacements", None) or {}) if full is None else full
 

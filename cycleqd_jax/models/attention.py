@@ -1,18 +1,18 @@
 """Grouped-query attention over a key-value cache, one interface for all platforms.
 
-Kinds of implementation, all equal but for rounding:
+Kinds of implementation, equal up to rounding:
 
-- `xla`: plain products, laid out for a CPU.
+- `xla`: plain matrix products, laid out for a CPU.
 - `dot_product`: `jax.nn.dot_product_attention` as XLA compiles it.
-- `cudnn`: the same by way of cuDNN; GPUs, 16-bit dtypes.
-- `pallas`: JAX's own kernels where one new token per row meets a cache, which is where
-  they read only what a row holds: `decode_attention` on GPUs, `paged_attention` on
-  TPUs (each cache row a sequence of pages, so nothing is moved). JAX ships no kernel
-  for a chunk that begins behind what is cached, so prefill is as `dot_product`.
+- `cudnn`: the same through cuDNN; GPUs, 16-bit dtypes.
+- `pallas`: for decoding, JAX's own kernels, which read only the filled part of each
+  cache row: `decode_attention` on GPUs, `paged_attention` on TPUs (each cache row is a
+  sequence of pages, so nothing is copied). JAX has no such kernel for a chunk that
+  follows cached tokens, so prefill is as with `dot_product`.
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,28 +21,28 @@ from cycleqd_jax.errors import BadInputError
 
 Kind = Literal["xla", "dot_product", "cudnn", "pallas"]
 Setting = Literal["auto", "xla", "dot_product", "cudnn", "pallas"]
-# Tokens that a kernel looks at together.
+# Tokens per block of a kernel, best first.
 _BLOCKS = (128, 64, 32, 16)
-# Scores of more bytes than this are made row by row on a CPU.
+# Attention scores larger than this are computed row by row.
 _CACHED_BYTES = 4 * 2**20
 
 
 def choose_attention(
     setting: Setting, *, head_dim: int, dtype: jnp.dtype, devices: int = 1
 ) -> Kind:
-    """The implementation that a setting stands for on this platform.
+    """The implementation to use on this platform.
 
-    `auto` takes what runs everywhere on its platform: `xla` on a CPU, `dot_product` on
-    a GPU or TPU. The kernels of cuDNN and Pallas have to be asked for.
+    `auto` is `xla` on a CPU and `dot_product` on a GPU or TPU, which run everywhere
+    there. The kernels of cuDNN and Pallas must be chosen by name.
 
     Args:
       setting: a kind, or `auto`.
       head_dim: of the model.
       dtype: of the computation.
-      devices: of the mesh.
+      devices: number of devices in the mesh.
 
     Raises:
-      BadInputError: it cannot run here.
+      BadInputError: this platform, dtype, mesh or model cannot use it.
     """
     platform = jax.default_backend()
     if setting == "auto":
@@ -62,7 +62,6 @@ def choose_attention(
         raise BadInputError(
             f"engine.attention is {setting}, which needs {wrong}; set it to auto."
         )
-    assert setting in get_args(Kind)
     return setting
 
 
@@ -75,14 +74,14 @@ def attend(
     *,
     kind: Kind = "xla",
 ) -> jax.Array:
-    """Softmax attention in which a query sees every key at or before its position.
+    """Causal softmax attention: a query attends to keys at or before its position.
 
     Args:
       queries: `[B, L, heads, head_dim]`, rotated.
       keys: `[B, kv_heads, S, head_dim]`, rotated; entry j belongs to position j.
       values: `[B, kv_heads, S, head_dim]`.
       positions: int32 `[B, L]`, the position of each query.
-      segments: int32 `[B, L]` where S is L: a query sees its own segment only.
+      segments: int32 `[B, L]` (then S is L): a query attends to its own segment only.
       kind: the implementation; static.
 
     Returns:
@@ -101,10 +100,10 @@ def attend(
 
 
 def _plain(queries, keys, values, positions, segments):
-    """Plain products, whose scores stay in a core's cache where rows are many.
+    """Plain products; long rows one by one, so that scores stay in the CPU's cache.
 
-    Scores of several rows together are written to memory and read again for every step
-    of the softmax; one row's are not, so rows that are long are taken one by one.
+    The scores of all rows together would be written to memory and read again in every
+    step of the softmax.
     """
     batch, length, heads, _ = queries.shape
     scores = batch * heads * length * keys.shape[2] * 4
@@ -119,10 +118,7 @@ def _plain(queries, keys, values, positions, segments):
 
 
 def _products(queries, keys, values, positions, segments):
-    """Key-value heads lead both operands of both products.
-
-    So they are batched matrix products without a transposed copy of the cache.
-    """
+    """Batched matrix products over key-value heads, without transposing the cache."""
     batch, length, heads, head_dim = queries.shape
     kv_heads, span = keys.shape[1], keys.shape[2]
     group = heads // kv_heads
@@ -153,7 +149,7 @@ def _dot_product(queries, keys, values, positions, segments, *, cudnn: bool):
 
 
 def _visible(positions, segments, span: int) -> jax.Array:
-    """Which keys each query sees, bool `[B, 1, L, S]`."""
+    """The keys that each query attends to, bool `[B, 1, L, S]`."""
     visible = jnp.arange(span) <= positions[:, None, :, None]
     if segments is not None:
         visible &= (segments[:, :, None] == segments[:, None, :])[:, None]
@@ -161,10 +157,10 @@ def _visible(positions, segments, span: int) -> jax.Array:
 
 
 def _decode(queries, keys, values, lengths, *, interpret: bool = False) -> jax.Array:
-    """One query per row, `[B, heads, head_dim]`, by JAX's Triton kernel.
+    """One query per row, `[B, heads, head_dim]`, with JAX's Triton kernel.
 
-    Each pair of a row and a key-value head is a sequence of its own, so that the cache
-    is taken as it lies.
+    Each pair of a row and a key-value head is one sequence for the kernel, so the cache
+    is used in place.
     """
     from jax.experimental.pallas.ops.gpu.decode_attention import mqa
 
@@ -184,7 +180,7 @@ def _decode(queries, keys, values, lengths, *, interpret: bool = False) -> jax.A
 
 
 def _paged(queries, keys, values, lengths) -> jax.Array:
-    """As `_decode`, by JAX's TPU kernel; it multiplies in bfloat16."""
+    """As `_decode`, with JAX's TPU kernel, which multiplies in bfloat16."""
     from jax.experimental.pallas.ops.tpu.paged_attention import paged_attention
 
     batch, kv_heads, span, head_dim = keys.shape
@@ -204,7 +200,7 @@ def _paged(queries, keys, values, lengths) -> jax.Array:
 
 
 def _by_head(queries, keys, values, lengths):
-    """Rows and key-value heads as one dimension."""
+    """Merges rows and key-value heads into one dimension."""
     batch, kv_heads, span, head_dim = keys.shape
     whole = (batch * kv_heads, span, head_dim)
     q = queries.reshape(batch * kv_heads, -1, head_dim)
@@ -213,5 +209,5 @@ def _by_head(queries, keys, values, lengths):
 
 
 def _block(span: int) -> int | None:
-    """The largest block that divides a span, None without any."""
+    """The largest block size that divides a span, or None."""
     return next((block for block in _BLOCKS if span % block == 0), None)

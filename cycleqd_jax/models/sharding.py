@@ -1,7 +1,7 @@
-"""Where weights and cache lie on a mesh: dimensions by name, names by one table.
+"""How weights and cache are divided among the devices of a mesh, by rule tables.
 
 The mesh has the axes `data` (slots, individuals) and `tensor` (heads, feed-forward,
-vocabulary). Programs are compiled by `jax.jit` from where their arguments lie.
+vocabulary). `jax.jit` compiles programs for the placement of their arguments.
 """
 
 import re
@@ -17,7 +17,7 @@ from cycleqd_jax.errors import BadInputError
 
 AXES = ("data", "tensor")
 
-# Logical dimension -> mesh axis; None is replicated.
+# Logical dimension -> mesh axis; None means replicated.
 AXIS_RULES = {
     "slot": "data",
     "heads": "tensor",
@@ -28,7 +28,7 @@ AXIS_RULES = {
     "length": None,
     "head_dim": None,
 }
-# Weight name -> the names of its dimensions; a weight that matches no row is an error.
+# Weight name -> its logical dimensions; a weight that matches no row is an error.
 _WEIGHT_RULES = (
     (r"model\.embed_tokens\.weight|lm_head\.weight", ("vocab", "embed")),
     (r".*\.q_proj\.weight", ("heads", "embed")),
@@ -65,7 +65,7 @@ def spec(*logical: str) -> PartitionSpec:
     """The partition of one array, from the logical name of each dimension.
 
     Raises:
-      ValueError: two dimensions would lie on one mesh axis.
+      ValueError: two dimensions map to one mesh axis.
     """
     axes = [AXIS_RULES[name] for name in logical]
     used = [axis for axis in axes if axis is not None]
@@ -78,7 +78,7 @@ def weight_spec(name: str) -> PartitionSpec:
     """The partition of one weight.
 
     Raises:
-      ValueError: no rule knows it.
+      ValueError: it matches no rule.
     """
     for pattern, logical in _WEIGHT_RULES:
         if re.fullmatch(pattern, name):
@@ -87,7 +87,7 @@ def weight_spec(name: str) -> PartitionSpec:
 
 
 def place_weights(weights: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """The weights on a mesh, sharded by the rules.
+    """Puts weights on a mesh, sharded by the rules.
 
     Raises:
       BadInputError: a dimension cannot be divided among the mesh's devices.
@@ -106,10 +106,10 @@ def place_weights(weights: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array
 
 
 def check_sizes(mesh: Mesh, *, slots: int, kv_heads: int) -> None:
-    """Refuses a cache that cannot be divided among the mesh's devices.
+    """Checks that a cache can be divided among the mesh's devices.
 
     Raises:
-      BadInputError: names the size and its divisors that fit.
+      BadInputError: it cannot; names the size and the divisors that fit.
     """
     for axis, setting, size in (
         ("data", "engine.slots", slots),
@@ -127,9 +127,9 @@ def check_sizes(mesh: Mesh, *, slots: int, kv_heads: int) -> None:
 def place_directions(
     u: Mapping[str, Any], v: Mapping[str, Any], mesh: Mesh
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Directions of matrices, `[out, R]` and `[in, R]`, divided as the matrices are.
+    """Puts directions, `[out, R]` and `[in, R]`, on a mesh, sharded as their matrices.
 
-    Arrays that lie there already are not copied.
+    Arrays that are there already are not copied.
     """
 
     def place(name: str, side: Any, dimension: int) -> jax.Array:
@@ -143,12 +143,12 @@ def place_directions(
 
 
 def by_slot(mesh: Mesh) -> NamedSharding:
-    """Of what has one entry per slot in its first dimension."""
+    """Sharding of arrays whose first dimension is the slot."""
     return NamedSharding(mesh, spec("slot"))
 
 
 def cache_sharding(mesh: Mesh) -> NamedSharding:
-    """Of every array of the cache, `[slots, kv_heads, length, head_dim]`."""
+    """Sharding of the cache's arrays, `[slots, kv_heads, length, head_dim]`."""
     return NamedSharding(mesh, spec(*_CACHE))
 
 

@@ -1,8 +1,8 @@
 """Text to token ids and back, and the chat format of a model.
 
-A thin wrapper around a Hugging Face fast tokeniser: it renders chats with the model's
-own template, tokenises them without adding special tokens, and knows which tokens end
-a turn.
+A thin wrapper around a fast tokeniser of `transformers`: it renders chats with the
+model's own template, tokenises them without adding special tokens, and knows which
+tokens end a turn.
 """
 
 import functools
@@ -14,8 +14,8 @@ from typing import Any
 
 from cycleqd_jax.errors import BadInputError
 
-# Some templates (Llama 3.2) print today's date unless told one; a prompt must not
-# depend on the day. This is the date that Llama 3.1's own template falls back to.
+# Some chat templates print today's date unless given one; a prompt must not depend on
+# the day. This is the default date of the template of meta-llama/Llama-3.1-8B-Instruct.
 _DATE = "26 Jul 2024"
 _PROBE = "Zq7probe"
 
@@ -36,7 +36,7 @@ class ChatTokenizer:
         Args:
           tokenizer: a `transformers.PreTrainedTokenizerFast`; its truncation and
             padding are switched off.
-          eos_ids: further end-of-sequence ids, for example of `generation_config.json`.
+          eos_ids: more end-of-sequence ids, for example of `generation_config.json`.
 
         Raises:
           BadInputError: if no end-of-sequence token is known.
@@ -94,8 +94,8 @@ class ChatTokenizer:
 
         Args:
           messages: dicts with `role` and `content`. With `add_generation_prompt` the
-            last may be the assistant's: its text comes last, as the beginning of the
-            turn that is generated.
+            last may be the assistant's: its text is the beginning of the turn to
+            generate.
           add_generation_prompt: whether to end with the start of an assistant's turn.
           template: Jinja text in place of the model's own.
 
@@ -138,13 +138,13 @@ class ChatTokenizer:
     ) -> list[int]:
         """Renders a chat and tokenises it without adding special tokens.
 
-        A beginning-of-sequence token is put in front only if the tokeniser's own
-        setting asks for one and the template did not write it.
+        A beginning-of-sequence token is added only if the tokeniser's own setting asks
+        for one and the template did not write it.
 
         Args:
           messages: as for `render`.
-          add_generation_prompt: likewise.
-          template: likewise.
+          add_generation_prompt: as for `render`.
+          template: as for `render`.
 
         Returns:
           Token ids.
@@ -162,7 +162,7 @@ class ChatTokenizer:
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """Text of token ids; spaces are left as they are.
+        """Text of token ids, without cleaning up spaces.
 
         Args:
           ids: token ids; incomplete UTF-8 becomes U+FFFD.
@@ -183,11 +183,10 @@ class ChatTokenizer:
         path = os.path.join(folder, "tokenizer_config.json")
         with open(path, encoding="utf-8") as file:
             config = json.load(file)
-        # The one class name that transformers 4 and 5 both read as "tokenizer.json as
-        # it is"; `local_files_only` and the like are how it was loaded, not what it is.
+        # With this class name, transformers 4 and 5 both use tokenizer.json unchanged.
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         for name in ("local_files_only", "is_local", "name_or_path", "backend"):
-            config.pop(name, None)
+            config.pop(name, None)  # they say how it was loaded
         with open(path, "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2, ensure_ascii=False, sort_keys=True)
             file.write("\n")
@@ -217,7 +216,7 @@ class ChatTokenizer:
         ]
         try:
             text = self.render(chat, add_generation_prompt=False)
-        except BadInputError:  # a template that wants other messages: eos must do
+        except BadInputError:  # the template wants other messages; eos must suffice
             return set()
         _, found, tail = text.rpartition(_PROBE)
         following = self.encode(tail.lstrip())[:1] if found else []

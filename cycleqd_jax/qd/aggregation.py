@@ -2,11 +2,11 @@
 
     theta = theta_base + sum_k beta_k tau_k*,    beta = softmax(qualities)
 
-where tau_k* is the task vector of archive k's champion. The maxima of an archive are
-picked on few, discrete problems and so are optimistic; therefore the few best of each
-archive may be scored again on other problems before one is chosen, by the mean over
-all tasks: by its own task alone an archive's expert mostly wins, and an average of
-experts is the uniform merge.
+where tau_k* is the task vector of archive k's champion. The best quality of an archive
+is the maximum of many scores on few problems, so it is optimistic. Therefore the best
+few elites of each archive may be scored again, on other problems, before a champion is
+chosen. It is chosen by the mean over all tasks: by the archive's own task alone the
+expert of that task mostly wins, and an average of experts is the uniform merge.
 
 Source: CycleQD (arXiv 2410.14735), model aggregation; choosing by validation is ours.
 """
@@ -23,11 +23,11 @@ from cycleqd_jax.qd.elites import elites, mean_score, rank_elites
 
 
 class Contender(NamedTuple):
-    """An individual that may stand for its group, such as an archive.
+    """An individual that may represent its group, such as an archive.
 
     Attributes:
       individual: its id.
-      quality: what the search ranked it by, on `optimise`.
+      quality: the score on `optimise` by which the search ranked it.
       task: the task that `quality` is the score on, 0-based; None if it is the mean
         over all tasks.
     """
@@ -38,11 +38,11 @@ class Contender(NamedTuple):
 
 
 class Champion(NamedTuple):
-    """The contender that stands for its group.
+    """The contender that represents its group.
 
     Attributes:
-      contender: with the quality that the search ranked it by.
-      validated: its score on validation problems; None where nothing was validated.
+      contender: the contender.
+      validated: the validation score by which it was chosen; None without validation.
     """
 
     contender: Contender
@@ -62,7 +62,7 @@ class Aggregate(NamedTuple):
 
 
 def contenders(archives: Archives, bank: Bank) -> tuple[tuple[Contender, ...], ...]:
-    """Per archive its elites, the best first (see `rank_elites`).
+    """The elites of each archive, the best first (see `rank_elites`).
 
     Raises:
       ValueError: an archive is empty.
@@ -85,14 +85,14 @@ def choose_champions(
     """Chooses one champion per group.
 
     Args:
-      contenders: per group, the best first.
-      validated: individual id -> its K validation scores, for all contenders; None
-        takes the first contender of each group.
+      contenders: of each group, the best first.
+      validated: individual id -> its K validation scores, for all contenders. If None,
+        the first contender of each group is its champion.
       by: "mean" over all tasks, or "quality", the score on the group's own task.
 
     Returns:
-      Per group the contender with the highest validation score; ties go to the one
-      that the search ranked higher.
+      For each group the contender with the highest validation score. Of equal ones
+      that which the search ranked higher is chosen.
 
     Raises:
       ValueError: a contender has no validation scores.

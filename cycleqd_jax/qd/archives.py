@@ -1,17 +1,19 @@
-"""The archives: one MAP-Elites grid per task, holding ids.
+"""The archives: one MAP-Elites grid of individuals' ids per task.
 
-Archive k takes task k's score as quality and the bins of all other tasks as behaviour.
-Each is a QDax `MapElitesRepertoire` whose genotype is an individual's id (int32) and
-whose extra scores are all K scores, for selection. What is worth knowing about QDax:
+In archive k, task k's score is the quality and the bins of all other tasks' scores are
+the behaviour. An archive is a QDax `MapElitesRepertoire` whose genotype is an
+individual's id (int32) and whose extra scores are all K scores, which selection needs.
+Properties of QDax that matter here:
 
-- It sees bin indices as descriptors, on an integer grid where its nearest-centroid
-  lookup is exact; the bins come from `cells.py`.
-- Of equally fit children of one batch in one cell it keeps an undefined one, and our
-  scores are discrete: individuals are offered one at a time, in order of t.
-- `init` drops extra scores: repertoires start from `init_default`.
-- Its cell order is not that of a reshape: positions are read from the centroids.
-- Qualities are float32 there, so two that differ by less than about 1e-7 are equal.
-  Reports and ties use the float64 scores of the bank (`elites.py`).
+- The descriptors it gets are bin indices (`cells.py`): on an integer grid its search
+  for the nearest centroid is exact.
+- If a batch has equally fit children for one cell, it is undefined which of them QDax
+  keeps. Our scores are discrete, so this happens often; individuals are therefore
+  offered one at a time, in order of t.
+- `init` drops extra scores, so repertoires are made by `init_default`.
+- Cells are not in the order of a reshape; their positions are read from the centroids.
+- Qualities are float32, so two that differ by less than about 1e-7 are equal. Reports
+  use the float64 scores of the bank (`elites.py`).
 
 Source: Mouret and Clune, "Illuminating search spaces by mapping elites"
 (arXiv 1504.04909); CycleQD (arXiv 2410.14735) for one archive per task.
@@ -36,10 +38,10 @@ SCORES = "scores"  # key of the extra scores, float32 [C, K]
 
 
 class Status(enum.StrEnum):
-    """What became of an individual that was offered to an archive."""
+    """What an archive did with an individual that was offered to it."""
 
-    NEW = "new"  # it took an empty cell
-    IMPROVED = "improved"  # it replaced an elite of strictly lower quality
+    NEW = "new"  # put into an empty cell
+    IMPROVED = "improved"  # replaced an elite of strictly lower quality
     REJECTED = "rejected"
 
 
@@ -68,16 +70,16 @@ class Archives:
         return len(self.repertoires)
 
     def ids(self, task: int) -> np.ndarray:
-        """Ids of one archive's elites, int32, in order of their cells."""
+        """Ids of one archive's elites, int32, in order of cells."""
         repertoire = self.repertoires[task]
         return np.asarray(repertoire.genotypes)[occupied(repertoire)]
 
     def kept_ids(self) -> set[int]:
-        """Ids that some archive names."""
+        """Ids of all elites of all archives."""
         return {int(i) for task in range(self.num_tasks) for i in self.ids(task)}
 
     def cell_bins(self, task: int) -> np.ndarray:
-        """The bins of every cell, int32 `[C, K - 1]`, one row per cell index."""
+        """The bins of every cell, int32 `[C, K - 1]`; row i is cell i."""
         return np.rint(self.repertoires[task].centroids).astype(np.int32)
 
     def offer(
@@ -85,14 +87,15 @@ class Archives:
     ) -> tuple["Archives", tuple[Status, ...]]:
         """Offers one evaluated individual to every archive.
 
-        It takes its cell if the cell is empty or its quality is strictly greater.
+        An archive accepts it if its cell there is empty or holds an elite of strictly
+        lower quality.
 
         Args:
           individual: its id.
           scores: K scores in [0, 1], one per task, as Python floats.
 
         Returns:
-          The new archives, and what became of it in each.
+          The new archives, and the status of the individual in each.
 
         Raises:
           ValueError: the scores are not K numbers in [0, 1].
@@ -118,8 +121,8 @@ def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
 
     Args:
       ranges: K score ranges, K >= 2.
-      bins: bins per task, >= 1; each archive gets bins ** (K - 1) cells. Make a
-        `memory_plan` first.
+      bins: bins per task, >= 1. Each archive has bins ** (K - 1) cells, so check that
+        they fit into memory first.
 
     Raises:
       ValueError: there are fewer than two tasks or no bins.
@@ -135,7 +138,7 @@ def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
     repertoires = tuple(
         MapElitesRepertoire.init_default(
             genotype=jnp.zeros((), jnp.int32),
-            # A copy each: repertoires sharing one array could not be donated.
+            # One copy each: repertoires that share an array cannot be donated.
             centroids=jnp.array(centroids),
             one_extra_score={SCORES: jnp.zeros(num_tasks, jnp.float32)},
             keys_extra_scores=(SCORES,),
@@ -159,7 +162,7 @@ def _offer(
     quality: jax.Array,
     scores: jax.Array,
 ) -> tuple[MapElitesRepertoire, jax.Array]:
-    """Adds one individual; the status is an index into `STATUSES`."""
+    """Adds one individual; the second result is its status, as index of `STATUSES`."""
     cell = get_cells_indices(place[None], repertoire.centroids)[0]
     before = repertoire.fitnesses[cell, 0]
     added = repertoire.add(

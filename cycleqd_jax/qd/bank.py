@@ -1,15 +1,14 @@
-"""The bank: every individual's genome, scores and ancestry, under its id.
+"""The bank: genome, scores and ancestry of every individual, by id.
 
-Ids are rows: experts 0 to K - 1 first, then the child of generation t at K - 1 + t.
-Genomes lie on the host; archives name ids only, so a child kept by three archives is
-stored once. A genome that no archive names any more may be dropped; scores and
-ancestry of every individual stay. A bank is never edited: every change is a new one
-that shares the unchanged genomes.
+Experts have the ids 0 to K - 1; the child of generation t has the id K - 1 + t. Genomes
+are in host memory. Archives hold only ids, so a child that three archives keep is
+stored once. The genome of an individual that no archive keeps may be dropped; its
+scores and ancestry stay. A bank does not change: each addition returns a new bank that
+shares the genomes of the old one.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,38 +17,25 @@ from cycleqd_jax.merging.genome import Genome, resize_noise, stack_genomes
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.qd.cells import check_scores
 
-NO_PARENT = -1
-
-
-class Ancestor(NamedTuple):
-    """One individual of a lineage.
-
-    Attributes:
-      individual: its id.
-      parents: two ids, or () for an expert.
-      weights: the raw crossover weights of the parents, or ().
-      active: the task whose archive it was bred from, -1 for an expert.
-    """
-
-    individual: int
-    parents: tuple[int, ...]
-    weights: tuple[float, ...]
-    active: int
+_NO_PARENT = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Bank:
-    """All individuals of a run; N of them, K tasks, G coefficients.
+    """All individuals of a run.
+
+    Letters: N individuals, K tasks (as many experts), G coefficients of a genome.
 
     Attributes:
-      genomes: id -> genome of `[G]` and `[K]` float32 NumPy arrays, all with noise or
-        none; some ids may have been dropped.
+      genomes: id -> genome of float32 NumPy arrays, `[G]` and `[K]`. Either all of them
+        have noise or none has. Ids whose genomes were dropped are missing.
       scores: float64 `[N, K]`, in [0, 1].
-      parents: int32 `[N, 2]`, -1 where there are none.
-      weights: float32 `[N, 2]`, raw crossover weights, 0 without parents.
-      active: int32 `[N]`, the task whose archive the individual was bred from, -1
-        for experts and searches without archives.
-      complete: bool `[N]`, whether the scores rest on all problems.
+      parents: ids, int32 `[N, 2]`; -1 where there are none.
+      weights: raw crossover weights of the parents, float32 `[N, 2]`; 0 where there are
+        none.
+      active: the task from whose archive the parents were drawn, 0-based, int32 `[N]`;
+        -1 for experts and searches without archives.
+      complete: bool `[N]`, whether the scores are means over all problems.
     """
 
     genomes: Mapping[int, Genome]
@@ -78,14 +64,15 @@ class Bank:
 
     @property
     def next_id(self) -> int:
-        """The id the next individual gets, which is also N."""
+        """The id of the next individual, which is N."""
         return self.scores.shape[0]
 
     def add_expert(self, genome: Genome, scores: Sequence[float]) -> "Bank":
-        """This bank and one more expert; all K experts come before any child.
+        """A bank with one more expert. All K experts must come before any child.
 
         Raises:
-          ValueError: the scores are not K numbers in [0, 1], or K experts are there.
+          ValueError: the scores are not K numbers in [0, 1], or the bank has K experts
+            already.
         """
         if self.next_id >= self.num_tasks:
             raise ValueError(
@@ -104,19 +91,19 @@ class Bank:
         active: int = -1,
         complete: bool = True,
     ) -> "Bank":
-        """This bank and the child of the next generation.
+        """A bank with one more child, that of the next generation.
 
         Args:
           genome: one genome, `[G]` and `[K]`.
           scores: K scores in [0, 1].
-          parents: two ids already in the bank, or none.
+          parents: two ids of this bank, or none.
           weights: the parents' raw crossover weights.
-          active: the task whose archive they were drawn from, 0-based; -1 for none.
-          complete: whether the scores rest on all problems.
+          active: the task from whose archive they were drawn, 0-based; -1 for none.
+          complete: whether the scores are means over all problems.
 
         Raises:
-          ValueError: the scores are not K numbers in [0, 1], a parent is not in the
-            bank, or experts are missing.
+          ValueError: the scores are not K numbers in [0, 1], a parent's id is unknown,
+            or the bank has fewer than K experts.
         """
         if self.next_id < self.num_tasks:
             raise ValueError(
@@ -135,7 +122,7 @@ class Bank:
         self, genome, scores, parents=(), weights=(), active=-1, complete=True
     ) -> "Bank":
         if not len(parents):
-            parents, weights = (NO_PARENT, NO_PARENT), (0.0, 0.0)
+            parents, weights = (_NO_PARENT, _NO_PARENT), (0.0, 0.0)
         kept = jax.tree.map(lambda leaf: np.array(leaf, np.float32), genome)
         row = check_scores(scores, self.num_tasks)
         return Bank(
@@ -163,11 +150,15 @@ class Bank:
     def gather(
         self, individuals: Sequence[int], *, noise_length: int | None = None
     ) -> Genome:
-        """The genomes of several ids as one batch, `[P, G]` and `[P, K]`.
+        """The genomes of P ids as one batch, `[P, G]` and `[P, K]`.
 
         Args:
-          individuals: P ids.
-          noise_length: fill noise up to it, `[P, N]`, also where genomes have none.
+          individuals: P ids; an id may be there several times.
+          noise_length: if given, every genome gets noise of this length: its own,
+            padded with zeros, or zeros where it has none.
+
+        Raises:
+          KeyError: an id is unknown, or its genome was dropped.
         """
         genomes = [self.genome(int(i)) for i in individuals]
         if noise_length is not None:
@@ -175,39 +166,17 @@ class Bank:
         return stack_genomes(genomes)
 
     def prune(self, keep_ids: Iterable[int]) -> "Bank":
-        """Without the genomes of all children but `keep_ids`; experts always stay."""
+        """A bank that has only the genomes of experts and of `keep_ids`."""
         keep = {int(i) for i in keep_ids} | set(range(self.num_tasks))
         kept = {i: genome for i, genome in self.genomes.items() if i in keep}
         return dataclasses.replace(self, genomes=kept)
 
-    def lineage(self, individual: int) -> list[Ancestor]:
-        """An individual and all its ancestors, each once, the highest id first.
-
-        Raises:
-          KeyError: the id is unknown.
-        """
-        if not 0 <= individual < self.next_id:
-            raise KeyError(
-                f"individual: expected an id below {self.next_id}, got {individual}."
-            )
-        found: dict[int, Ancestor] = {}
-        todo = [int(individual)]
-        while todo:
-            one = todo.pop()
-            if one in found:
-                continue
-            born = self.parents[one, 0] != NO_PARENT
-            parents = tuple(self.parents[one].tolist()) if born else ()
-            weights = tuple(self.weights[one].tolist()) if born else ()
-            found[one] = Ancestor(one, parents, weights, int(self.active[one]))
-            todo.extend(parents)
-        return [found[i] for i in sorted(found, reverse=True)]
-
     def to_numpy(self) -> dict[str, np.ndarray]:
-        """Everything as named arrays; genomes are rows in order of `genome_ids`."""
+        """All data as named arrays; row i of the genomes belongs to `genome_ids[i]`."""
         ids = sorted(self.genomes)
         noisy = any(genome.noise is not None for genome in self.genomes.values())
-        # The same length however the bank came about: grown, or read and gone on with.
+        # In memory, lengths of noise depend on when the run was last resumed. In a file
+        # they depend on the number of children only.
         length = noise_length(self.next_id - self.num_tasks) if noisy else None
         batch = self.gather(ids, noise_length=length) if ids else None
         no_genomes = np.zeros((0, 0), np.float32)
@@ -225,7 +194,7 @@ class Bank:
 
     @classmethod
     def from_numpy(cls, arrays: Mapping[str, np.ndarray]) -> "Bank":
-        """The bank that `to_numpy` wrote."""
+        """The bank whose `to_numpy` gave these arrays."""
         coefficients = np.asarray(arrays["coefficients"], np.float32)
         scales = np.asarray(arrays["scales"], np.float32)
         noise = arrays.get("noise")
@@ -247,6 +216,6 @@ class Bank:
 
 
 def _with_noise(genome: Genome, length: int) -> Genome:
-    """The genome with noise of that length, zero where it has none."""
+    """The genome with its noise padded to a length; zeros where it has none."""
     noise = np.zeros(0, np.float32) if genome.noise is None else genome.noise
     return genome.replace(noise=resize_noise(noise, length))

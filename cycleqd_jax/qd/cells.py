@@ -2,9 +2,9 @@
 
     bin = digitize(score, linspace(low, high, bins + 1), right=True) - 1
 
-clipped to 0..bins - 1. A score on an edge belongs to the LOWER bin. QDax's nearest
-centroid on real-valued centres rounds and does not always agree (9/25 on [0, 0.45]), so
-it only ever sees the bin indices (see `archives.py`).
+clipped to 0..bins - 1. A score on an edge belongs to the LOWER bin. QDax's search for
+the nearest centroid rounds, and for real-valued centroids it does not always agree
+(9/25 on [0, 0.45]). It is therefore given bin indices (see `archives.py`).
 
 Source: CycleQD (arXiv 2410.14735) for the relative ranges; clipping is ours.
 """
@@ -16,20 +16,21 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 
-Range = tuple[float, float]  # lowest and highest score that is told apart
+Range = tuple[float, float]  # lower end of the first bin, upper end of the last
 
 LOW_SHARE = 0.85  # of the weakest expert's score
 HIGH_SHARE = 1.15  # of the strongest expert's score
 
 
 def relative_ranges(expert_scores: np.ndarray) -> tuple[Range, ...]:
-    """Per task, 85 % of the weakest expert's score to 115 % of the strongest's.
+    """Ranges from 85 % of the weakest expert's score to 115 % of the strongest's.
 
     Args:
       expert_scores: float64 `[experts, K]` in [0, 1].
 
     Returns:
-      K ranges; the upper end is clipped to 1, and a range of no width becomes [0, 1].
+      One range per task. An upper end above 1 becomes 1; a range without width becomes
+      [0, 1].
 
     Raises:
       ValueError: a score is missing, not finite, or outside [0, 1].
@@ -52,7 +53,7 @@ def relative_ranges(expert_scores: np.ndarray) -> tuple[Range, ...]:
 def fixed_ranges(
     ranges: Sequence[Sequence[float]], num_tasks: int
 ) -> tuple[Range, ...]:
-    """Checked ranges from settings, one `[low, high]` per task.
+    """Checks the ranges of the settings, one `[low, high]` per task.
 
     Raises:
       BadInputError: their number is not K, or one is not `low < high`.
@@ -77,8 +78,9 @@ def bin_index(score: float, score_range: Range, bins: int) -> int:
     """The bin of one score.
 
     Args:
-      score: a Python float; never a float32 that was rounded before.
-      score_range: lowest and highest score told apart; others are clipped to it.
+      score: a Python float; it must not have been rounded to float32.
+      score_range: lower end of the first bin and upper end of the last. Scores outside
+        belong to the first or the last bin.
       bins: number of bins, >= 1.
 
     Returns:
@@ -88,9 +90,9 @@ def bin_index(score: float, score_range: Range, bins: int) -> int:
 
 
 def bin_indices(scores: np.ndarray, score_range: Range, bins: int) -> np.ndarray:
-    """`bin_index` for many scores at once: float64 of any shape to int64 like it.
+    """`bin_index` of many scores: float64 of any shape -> int64 of the same shape.
 
-    The edges are the float64 values of `numpy.linspace`; comparing with them is exact.
+    The edges are the float64 values of `numpy.linspace`, and comparisons are exact.
     """
     edges = np.linspace(score_range[0], score_range[1], bins + 1)
     return np.clip(np.digitize(scores, edges, right=True) - 1, 0, bins - 1)
@@ -99,7 +101,7 @@ def bin_indices(scores: np.ndarray, score_range: Range, bins: int) -> np.ndarray
 def behaviour_bins(
     scores: Sequence[float], ranges: Sequence[Range], bins: int, task: int
 ) -> tuple[int, ...]:
-    """The bins of one individual in archive `task`: of all other tasks, in task order.
+    """One individual's bins in archive `task`: those of all other tasks, in order.
 
     Args:
       scores: K scores, one per task.
@@ -115,7 +117,7 @@ def behaviour_bins(
 
 
 def check_scores(scores: Sequence[float], num_tasks: int) -> tuple[float, ...]:
-    """The scores as K Python floats.
+    """Returns the scores as K Python floats.
 
     Raises:
       ValueError: their number is not K, or one is not a number in [0, 1].

@@ -1,14 +1,15 @@
 """Mutation along the child's own singular directions, for genomes in core form.
 
-With `U, s, V` the SVD of the CHILD's own task vector of a matrix, after crossover, and
-`w ~ Uniform[0, w_max]` independently for each component:
+`U, s, V` is the SVD of the CHILD's own task vector of a matrix, after crossover, and
+`w ~ Uniform[0, w_max]` independently for each component. The mutated task vector is
 
     svd_child:  tau + U diag(w * s) V^T
     svd_scale:        U diag(w * s) V^T
 
-The child's task vector is `Q_u M Q_v^T` with orthonormal sides, so its SVD is that of
-the small core M, turned. `svd_scale` is the paper's formula read literally; it shrinks
-the task vector to about w_max / 2, so it is unlikely to be what was run.
+The child's task vector is `Q_u M Q_v^T` with orthonormal sides, so its singular vectors
+are those of the small core M, multiplied by `Q_u` and `Q_v`. `svd_scale` is the paper's
+formula taken literally. It shrinks the task vector to about w_max / 2, so the authors
+probably did not run it.
 
 Source: CycleQD (arXiv 2410.14735), SVD-based mutation; the core form is ours.
 """
@@ -24,23 +25,23 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def num_components(layout: Sequence[CoreSlot]) -> int:
-    """How many singular components a child has, all matrices together."""
+    """The number of singular components of a child, summed over matrices."""
     return sum(min(slot.rows, slot.columns) for slot in layout)
 
 
 def child_step(
     coefficients: jax.Array, steps: jax.Array, layout: Sequence[CoreSlot]
 ) -> jax.Array:
-    """`diag(w * s)` between the singular vectors of every core, `[G]`.
+    """The core of `U diag(w * s) V^T` for every matrix; deterministic.
 
     Args:
       coefficients: of one genome in core form, `[G]`.
-      steps: `w`, one per component, `[num_components(layout)]`: matrix after matrix, in
-        each the largest singular value first. `mutation.draw_steps` draws them.
+      steps: `w`, `[num_components(layout)]`, from `mutation.draw_steps`: matrix after
+        matrix, and for each from the largest singular value to the smallest.
       layout: of the basis.
 
     Returns:
-      What `svd_child` adds to the coefficients, and what `svd_scale` replaces them by.
+      `[G]`: `svd_child` adds it to the coefficients, `svd_scale` replaces them by it.
     """
     # Matrices of one shape are decomposed in one call.
     by_shape: dict[tuple[int, int], list[tuple[int, CoreSlot]]] = {}

@@ -1,7 +1,7 @@
-"""Reading archives: their elites, the best of them, coverage and QD score.
+"""Elites of archives, their order, coverage and QD score.
 
-Numbers come from the float64 scores of the bank. Where one elite must be named: highest
-quality, then highest mean over all tasks, then lowest cell index.
+Numbers come from the float64 scores of the bank. Elites are ordered by quality, then by
+mean over all tasks, then by cell index (the lowest first).
 """
 
 import math
@@ -35,17 +35,17 @@ class Elite(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Mean score over all tasks, independent of their order."""
+        """Mean score over all tasks; it does not depend on their order."""
         return mean_score(self.scores)
 
 
 class ArchiveMetrics(NamedTuple):
-    """One archive in three numbers.
+    """Numbers that summarise one archive.
 
     Attributes:
       best: the highest quality; 0 for an empty archive.
-      coverage: share of cells that are occupied, 0-1.
-      qd_score: sum of its elites' qualities.
+      coverage: share of cells that have an elite, 0-1.
+      qd_score: sum of the elites' qualities.
     """
 
     best: float
@@ -54,12 +54,12 @@ class ArchiveMetrics(NamedTuple):
 
 
 def mean_score(scores: Sequence[float]) -> float:
-    """Mean of scores; exactly rounded sum, so that equal sets of scores tie."""
+    """Mean of scores; equal sets of scores have equal means in any order."""
     return math.fsum(scores) / len(scores)
 
 
 def elites(archives: Archives, bank: Bank, task: int) -> list[Elite]:
-    """All elites of one archive, in order of their cells."""
+    """All elites of one archive, in order of cells."""
     repertoire = archives.repertoires[task]
     ids, places = np.asarray(repertoire.genotypes), archives.cell_bins(task)
     found = []
@@ -72,27 +72,15 @@ def elites(archives: Archives, bank: Bank, task: int) -> list[Elite]:
 
 
 def rank_elites(found: Sequence[Elite]) -> list[Elite]:
-    """The best first: by quality, then mean over all tasks, then lowest cell."""
+    """Sorts elites, the best first: by quality, then mean, then lowest cell."""
     return sorted(found, key=lambda e: (-e.quality, -e.mean, e.cell))
 
 
-def best_elite(archives: Archives, bank: Bank, task: int) -> Elite:
-    """The best elite of one archive.
-
-    Raises:
-      ValueError: the archive is empty.
-    """
-    found = elites(archives, bank, task)
-    if not found:
-        raise ValueError(f"archive {task} is empty; offer the experts first.")
-    return rank_elites(found)[0]
-
-
 def best_by_mean(archives: Archives, bank: Bank) -> Elite:
-    """The elite of any archive with the highest mean over all tasks.
+    """The elite with the highest mean over all tasks, of all archives.
 
-    Ties go to the lowest id, the one that was there first; of an individual that
-    several archives hold, the entry of the first archive is returned.
+    Of equal elites the one with the lowest id is returned, and of its entries in
+    several archives that of the first archive.
 
     Raises:
       ValueError: all archives are empty.

@@ -1,11 +1,12 @@
-"""Operators of one's own, named in the config by their import path.
+"""User-defined operators, which a config names by their import path.
 
     def my_crossover(x1: Genome, x2: Genome, key, *, basis) -> Genome
     def my_mutation(genome: Genome, key, *, active, basis) -> Genome
 
-Both see single genomes and are vmapped and jit-compiled over a batch of children, so
-they are pure JAX functions. `active` is the active task, int32 `[]`; `basis` the basis
-of the genomes. What they return has the shapes and dtypes of what they were given.
+Each gets single genomes and is vmapped and jit-compiled over a batch of children, so it
+must be a pure JAX function. `active` is the active task, int32 `[]`; `basis` is the
+basis of the genomes; `key` is one typed key for all random draws. The result must have
+the shapes and dtypes of the genome that was passed in.
 """
 
 import hashlib
@@ -27,14 +28,14 @@ _ARGUMENTS = {
 
 
 def load_operator(setting: str, path: str) -> Callable[..., Genome]:
-    """Imports an operator.
+    """Imports a user-defined operator.
 
     Args:
       setting: "qd.crossover" or "qd.mutation".
       path: "package.module:function".
 
     Raises:
-      BadInputError: there is no such function, or it takes other arguments.
+      BadInputError: there is no such function, or its arguments are others.
     """
     module_name, _, name = path.partition(":")
     try:
@@ -63,7 +64,7 @@ def load_operator(setting: str, path: str) -> Callable[..., Genome]:
 
 
 def operator_fingerprint(setting: str, path: str) -> str:
-    """Hash of an operator's name and of the source of its module, 64 hex digits."""
+    """SHA-256 of an operator's name and its module's source, 64 hexadecimal digits."""
     source = inspect.getsource(inspect.getmodule(load_operator(setting, path)))
     return hashlib.sha256(f"{path}\n{source}".encode()).hexdigest()
 
@@ -74,17 +75,17 @@ def check_operators(
     basis: AnyBasis,
     noise_length: int | None = None,
 ) -> None:
-    """Traces operators of one's own on abstract genomes, before work starts.
+    """Traces user-defined operators on abstract genomes, before the run starts.
 
     Args:
-      crossover: an import path, or None.
-      mutation: an import path, or None.
+      crossover: the import path of a user-defined crossover, or None.
+      mutation: the import path of a user-defined mutation, or None.
       basis: of the run.
-      noise_length: N of the genomes, None where they have no noise.
+      noise_length: N of the genomes; None if they have no noise.
 
     Raises:
-      BadInputError: one cannot be traced, or returns something else than a genome of
-        the same shapes and dtypes.
+      BadInputError: an operator cannot be traced, or does not return a genome of the
+        same shapes and dtypes.
     """
     genome = Genome(
         jax.ShapeDtypeStruct((basis.genome_size,), jnp.float32),
@@ -112,7 +113,7 @@ def check_operators(
 def _check(setting: str, path: str, genome: Genome, function, *args) -> None:
     try:
         got = jax.eval_shape(function, *args)
-    # A user's function may fail in any way; the cause is kept.
+    # A user's function may raise anything; the cause is kept.
     except Exception as err:
         raise BadInputError(
             f"{setting}: {path} cannot be compiled for genomes of shapes "

@@ -1,7 +1,7 @@
-"""Which generations form a batch, which archive each belongs to, and their keys.
+"""The batch, the active archive and the random keys of each generation.
 
-Generation t (t = 1, 2, ...) is one child. Everything about it that is random derives
-from the seed and t, never from the batch it is made in.
+Generation t (t = 1, 2, ...) is one child. All its random draws depend on the seed and
+t, and never on the batch that it is part of.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from qdax.custom_types import RNGKey
 
 
 class GenerationKeys(NamedTuple):
-    """The keys of one generation; each is consumed once."""
+    """The random keys of one generation; each must be used once."""
 
     parents: RNGKey
     crossover: RNGKey
@@ -20,7 +20,7 @@ class GenerationKeys(NamedTuple):
 
 
 def generation_keys(run_key: RNGKey, generation: jax.Array | int) -> GenerationKeys:
-    """The keys of one generation: `fold_in(run_key, t)`, split by purpose.
+    """The keys of one generation: `fold_in(run_key, t)`, split into four.
 
     Args:
       run_key: one typed key, `jax.random.key(seed)`; not consumed.
@@ -32,14 +32,14 @@ def generation_keys(run_key: RNGKey, generation: jax.Array | int) -> GenerationK
 def active_archive(
     generation: jax.Array | int, num_tasks: int, flip_interval: int
 ) -> jax.Array | int:
-    """The archive that generation t draws from: `(t // flip_interval) % K`, 0-based."""
+    """The archive of generation t's parents: `(t // flip_interval) % K`, 0-based."""
     return (generation // flip_interval) % num_tasks
 
 
 def generation_batch(
     first: int, num_generations: int, children_per_batch: int
 ) -> tuple[int, ...]:
-    """The generations proposed together, beginning with `first`.
+    """The generations that are proposed together, starting with `first`.
 
     Args:
       first: the next t, >= 1.
@@ -50,8 +50,3 @@ def generation_batch(
       At most P consecutive generations; empty when the run is over.
     """
     return tuple(range(first, min(first + children_per_batch, num_generations + 1)))
-
-
-def child_id(generation: int, num_tasks: int) -> int:
-    """The id of generation t's child; experts are 0 to K - 1, so it is `K - 1 + t`."""
-    return num_tasks - 1 + generation

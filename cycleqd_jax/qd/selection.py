@@ -1,19 +1,21 @@
 """Parent selection: which two elites of an archive are crossed.
 
-`elite`, the paper's rule: an elite's weight is the product over all its K scores f
-(quality and behaviours) of
+`elite` is the paper's rule. The weight of an elite is the product, over all its K
+scores f (quality and behaviours), of
 
     alpha_low + (f - f_min) / (f_max - f_min) * (alpha_high - alpha_low)
 
-with f_min and f_max over the archive's elites; a score that is equal for all of them
-contributes 1. `elite_ref`, the published code's: the factor is
+where f_min and f_max are the extremes over the archive's elites. A score that is equal
+for all elites contributes 1. `elite_ref` is the rule of the published code. Its factor
+is
 
     alpha_low + (f - f_min) / (f_max - f_min) * alpha_high
 
-and for behaviours f is the bin index instead of the score. `random`: all alike.
+and for behaviours f is the bin index instead of the score. `random` gives all elites
+the same weight.
 
-Two different parents are drawn without replacement, the second in proportion to the
-remaining weights; a single elite is both parents.
+Two different parents are drawn without replacement: the second in proportion to the
+weights of the elites that remain. A single elite is both parents.
 
 Source: CycleQD (arXiv 2410.14735), elite sampling; SakanaAI/CycleQD for `elite_ref`.
 """
@@ -43,9 +45,9 @@ class PairSelector(Selector):
         """Draws `num_samples / 2` pairs of parents.
 
         Args:
-          repertoire: an archive with at least one elite and all K scores as extra
-            scores; where it is empty the result is undefined.
-          key: one typed key; consumed. A single pair uses it unsplit.
+          repertoire: an archive with all K scores as extra scores. It must have an
+            elite, else the result is undefined.
+          key: one typed key; consumed. It is split only for several pairs.
           num_samples: an even number.
 
         Returns:
@@ -91,7 +93,7 @@ class EliteRefSelector(PairSelector):
 
     Attributes:
       alpha_low: factor of the lowest value, > 0.
-      alpha_high: what the highest value has more than that, >= 0.
+      alpha_high: added to that for the highest value, >= 0.
     """
 
     alpha_low: float = 0.5
@@ -107,7 +109,7 @@ class EliteRefSelector(PairSelector):
 
 @dataclasses.dataclass(frozen=True)
 class RandomSelector(PairSelector):
-    """All elites alike."""
+    """The same weight for all elites."""
 
     def weights(self, repertoire: MapElitesRepertoire) -> jax.Array:
         """See `PairSelector.weights`."""
@@ -115,7 +117,7 @@ class RandomSelector(PairSelector):
 
 
 def make_selector(name: str, *, alpha_low: float, alpha_high: float) -> PairSelector:
-    """The selector of a setting.
+    """The selector that a setting names.
 
     Raises:
       ValueError: the name is not "elite", "elite_ref" or "random".
@@ -144,23 +146,23 @@ def _product(
         low = jnp.min(jnp.where(present, column, jnp.inf))
         high = jnp.max(jnp.where(present, column, -jnp.inf))
         span = jnp.where(high > low, high - low, 1.0)
-        # Empty cells have a fitness of -inf, and 0 * inf is no number.
+        # Empty cells have a fitness of -inf, and 0 * inf would be NaN.
         scaled = jnp.where(present, column - low, 0.0) / span
         weights = weights * jnp.where(high > low, lowest + scaled * width, 1.0)
     return weights
 
 
 def draw_pair(weights: jax.Array, key: RNGKey) -> jax.Array:
-    """Two different cells, drawn one after the other in proportion to the weights.
+    """Draws two different cells, one after the other in proportion to the weights.
 
-    The two largest of `log weight + Gumbel noise` have exactly that distribution.
+    The two largest values of `log(weight) + Gumbel noise` have this distribution.
 
     Args:
       weights: `[C]`, >= 0; cells of weight 0 are never drawn.
       key: one typed key; consumed.
 
     Returns:
-      int32 `[2]`; twice the same cell if only one has a weight.
+      Int32 `[2]`; the same cell twice if only one has a weight above 0.
     """
     perturbed = jnp.log(weights) + jax.random.gumbel(key, weights.shape)  # -inf: never
     first = jnp.argmax(perturbed)

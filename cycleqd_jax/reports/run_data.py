@@ -7,7 +7,7 @@ from typing import Any
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.reports import run_files
+from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.facts import RunFacts
 from cycleqd_jax.runs.names import trained_expert_name
 from cycleqd_jax.runs.opened import open_run
@@ -107,7 +107,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
     aliases = {model.name: model.scored_as for model in facts.models}
     trained = {task: trained_expert_name(task) for task in tasks}
     wanted = {*aliases, *aliases.values(), *trained.values()}
-    found = run_files.read_scores(run, wanted)
+    found = reading.read_scores(run, wanted)
     scores = {
         model: _resolve(model, scored_as, found) for model, scored_as in aliases.items()
     }
@@ -122,10 +122,10 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         samples=_samples(run, facts.result, aliases[facts.result], scores),
         children=_children(run, tasks),
         elites=_elites(run, facts),
-        basis=run_files.read_basis_facts(run),
+        basis=reading.read_basis_facts(run),
         metrics=_metrics(run, aliases, classes),
         trained={t: found[name] for t, name in trained.items() if name in found},
-        seconds=run_files.read_seconds(run),
+        seconds=reading.read_seconds(run),
     )
 
 
@@ -144,7 +144,7 @@ def _metrics(
 
     `classes` has each task's name or import path in the config.
     """
-    found = run_files.read_metrics(run, {*aliases, *aliases.values()})
+    found = reading.read_metrics(run, {*aliases, *aliases.values()})
     ways = {task: _summary(classes[task]) for task in classes}
     resolved: dict[str, dict[str, Any]] = {}
     for model, scored_as in aliases.items():
@@ -177,7 +177,7 @@ def _check_complete(
     for model, splits in scores.items():
         for task in tasks:
             if not splits.get(reported, {}).get(task):
-                raise run_files.unfinished(
+                raise reading.unfinished(
                     run, f"results hold no score of {model} on {reported} of {task}"
                 )
         for split, by_task in splits.items():
@@ -201,7 +201,7 @@ def _samples(
         solved = [problem for problem in sorted(problems) if problems[problem] > 0]
         failed = [problem for problem in sorted(problems) if problems[problem] == 0]
         wanted.update(solved[:1] + failed[:1])
-    return run_files.read_replies(run, (result, scored_as), split, wanted)
+    return reading.read_replies(run, (result, scored_as), split, wanted)
 
 
 def _children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
@@ -210,7 +210,7 @@ def _children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
     plain += ["weight_1", "weight_2"]
     columns = plain + [f"score/{task}" for task in tasks]
     children = []
-    for row in run_files.read_rows(run_files.parts(run, "metrics"), columns, PROGRESS):
+    for row in reading.read_rows(reading.parts(run, "metrics"), columns, PROGRESS):
         parents = (row["parent_1"], row["parent_2"])
         has_parents = None not in parents
         children.append(
@@ -232,7 +232,7 @@ def _elites(run: pathlib.Path, facts: RunFacts) -> tuple[Elite, ...]:
     if "bins" not in facts.search:
         return ()
     columns = ["archive", "bins", "individual", "quality"]
-    rows = run_files.read_rows([run / "archives.parquet"], columns)
+    rows = reading.read_rows([run / "archives.parquet"], columns)
     return tuple(
         Elite(row["archive"], tuple(row["bins"]), row["individual"], row["quality"])
         for row in rows

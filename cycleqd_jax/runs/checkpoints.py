@@ -1,12 +1,11 @@
 """Checkpoints of the search, by Orbax: bank, next generation, the search's memory.
 
-`checkpoints/<last generation in it>/` is a folder that Orbax wrote, and `SHA256SUMS` of
-all its files in the form that `sha256sum -c` reads: Orbax would load some flipped bits
-without a word. Equal states give equal bytes, so Orbax's two files that hold wall times
-are left out.
+`checkpoints/<last generation>/` is a folder that Orbax wrote, and `SHA256SUMS` with
+the hashes of all its files in the form that `sha256sum -c` reads, because Orbax does
+not notice every flipped bit. Equal states give equal bytes: Orbax's two files that hold
+wall times are removed.
 """
 
-import hashlib
 import os
 import pathlib
 import shutil
@@ -19,14 +18,12 @@ import orbax.checkpoint as ocp
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.fingerprint import hash_arrays
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.search.base import State
 
-SUMS = "SHA256SUMS"
 _KEPT = 2
 _WALL_TIMES = ("_CHECKPOINT_METADATA", "commit_success.txt")
-_BLOCKS = 3 * 4096  # room that one array takes beside its bytes, at most
+_BLOCKS = 3 * 4096  # bytes that one array takes on disk beside its own, at most
 
 
 class Saved(NamedTuple):
@@ -64,8 +61,8 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run folder; use it as a context manager.
 
-    A checkpoint is made beside its place and renamed, so one that was cut short is
-    never seen. The two newest are kept, so there is one when the other is damaged.
+    A checkpoint is written under another name and renamed, so a partial one is never
+    visible. The two newest are kept in case the newest is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -84,9 +81,9 @@ class Checkpoints:
         return _steps(self._folder)
 
     def save(self, state: State) -> None:
-        """Writes a state; returns when it is on disk.
+        """Writes a state and returns when it is on disk.
 
-        Checkpoints of later generations, which `restore` passed over, are removed.
+        Removes checkpoints of later generations, which `restore` skipped.
 
         Raises:
           RunError: the disk is full or not writable; the checkpoints before it stay.
@@ -113,17 +110,17 @@ class Checkpoints:
         beyond: str = "",
         note: Callable[[str], None] | None = None,
     ) -> Saved | None:
-        """The newest whole state, or None where no checkpoint was ever written.
+        """Reads the newest whole checkpoint; None if none was ever written.
 
-        What a killed process left unfinished is cleared away.
+        Removes what a killed process left unfinished.
 
         Args:
-          last: the last generation that it may hold; None for no limit.
-          beyond: why not those after `last`.
-          note: hears in one sentence of checkpoints that are passed over.
+          last: skip checkpoints of later generations; None for no limit.
+          beyond: the reason for skipping them.
+          note: is told in one sentence which checkpoints were skipped, and why.
 
         Raises:
-          BadInputError: there are checkpoints, but none that can be used; nothing was
+          BadInputError: there are checkpoints, but none can be used; nothing was
             changed.
         """
         passed = []
@@ -135,7 +132,7 @@ class Checkpoints:
                     note(f"{'; '.join(passed)}; going on from checkpoint {step}.")
                 self._tidy(step)
                 return found
-            passed.append(f"checkpoint {step} is passed over, {found}")
+            passed.append(f"checkpoint {step} is skipped, {found}")
         if not passed:
             return None
         raise BadInputError(
@@ -144,7 +141,7 @@ class Checkpoints:
         )
 
     def is_whole(self, step: int) -> bool:
-        """Whether the checkpoint of a generation is there, undamaged."""
+        """Whether the checkpoint of a generation exists and is undamaged."""
         folder = self._folder / str(step)
         return folder.is_dir() and _damage(folder) is None
 
@@ -157,19 +154,18 @@ class Checkpoints:
         self._checkpointer.save(partial, args=ocp.args.StandardSave(tree))
         for name in _WALL_TIMES:
             (partial / name).unlink(missing_ok=True)
-        (partial / SUMS).write_text("".join(_lines(partial)), encoding="utf-8")
-        for path in [*_files(partial).values(), partial / SUMS]:
+        (partial / files.SUMS).write_text("".join(_lines(partial)), encoding="utf-8")
+        for path in [*_files(partial).values(), partial / files.SUMS]:
             files.sync(path)
 
     def _tidy(self, step: int) -> None:
-        # A process killed between writing one and removing the last but one leaves
-        # three, and the rest of a checkpoint.
+        # A process that is killed before it removes the oldest leaves three of them.
         self._remove_leftovers()
         for old in [s for s in self.steps() if s <= step][:-_KEPT]:
             self._remove(old)
 
     def _remove(self, step: int) -> None:
-        # Renamed first: a checkpoint that is there is whole.
+        # Renamed first, so that every visible checkpoint is whole.
         gone = self._folder / f".{step}.removed"
         os.replace(self._folder / str(step), gone)
         shutil.rmtree(gone)
@@ -211,7 +207,7 @@ def _steps(folder: pathlib.Path) -> list[int]:
 def _load(
     checkpointer: ocp.Checkpointer, parent: pathlib.Path, step: int
 ) -> Saved | str:
-    """A checkpoint, or why it cannot be used."""
+    """A checkpoint, or the reason why it cannot be used."""
     folder = parent / str(step)
     damage = _damage(folder)
     if damage is not None:
@@ -230,25 +226,20 @@ def _load(
 
 
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """All files below a folder but the sums, by relative name, in order."""
+    """All files below a folder except `SHA256SUMS`, by relative name, in order."""
     paths = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
-    return {name: paths[name] for name in sorted(paths) if name != SUMS}
-
-
-def _digest(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: paths[name] for name in sorted(paths) if name != files.SUMS}
 
 
 def _lines(folder: pathlib.Path) -> list[str]:
-    """What `SHA256SUMS` must hold."""
-    return [f"{_digest(path)}  {name}\n" for name, path in _files(folder).items()]
+    """The lines that `SHA256SUMS` must have."""
+    return [f"{files.digest(path)}  {name}\n" for name, path in _files(folder).items()]
 
 
 def _damage(folder: pathlib.Path) -> str | None:
-    """What is wrong with the files of a checkpoint; None if nothing is."""
+    """What is wrong with the files of a checkpoint; None if they are whole."""
     try:
-        written = (folder / SUMS).read_bytes().decode("utf-8", "replace")
+        written = (folder / files.SUMS).read_bytes().decode("utf-8", "replace")
         lines = _lines(folder)
     except FileNotFoundError as err:
         return f"{pathlib.Path(err.filename).name} is missing"
@@ -258,7 +249,7 @@ def _damage(folder: pathlib.Path) -> str | None:
         return None
     odd = sorted(set(written.splitlines(keepends=True)) ^ set(lines))
     names = sorted({line.partition("  ")[2].strip() for line in odd})
-    return f"{names[0] if len(names) == 1 and names[0] else SUMS} does not match"
+    return f"{names[0] if len(names) == 1 and names[0] else files.SUMS} does not match"
 
 
 def _arrays(state: State) -> dict[str, dict[str, np.ndarray]]:
@@ -271,4 +262,6 @@ def _arrays(state: State) -> dict[str, dict[str, np.ndarray]]:
 def state_fingerprint(state: State | Saved) -> str:
     """SHA-256 over all arrays of a state, 64 hexadecimal digits."""
     groups = _arrays(state)
-    return hash_arrays({f"{g}/{n}": a for g in groups for n, a in groups[g].items()})
+    return files.hash_arrays(
+        {f"{g}/{n}": a for g in groups for n, a in groups[g].items()}
+    )

@@ -1,86 +1,193 @@
-"""What decides the result of a run, as hashes: a run is only resumed with the same."""
+"""What decides the result of a run; a run is only resumed with the same.
 
-import hashlib
-import json
-from collections.abc import Mapping
+`run.json` keeps it under `fingerprints`:
+
+  settings       dotted name -> value, of every setting that is not in `FREE`
+  base model     hash of the weights
+  experts        task -> hash of its expert
+  tasks          task -> its own fingerprint: problems, prompts and options
+  code           whose -> file or module -> hash of the source
+  basis          hash of all that the basis is made from
+  evaluation     what is only known once there is a basis
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.qd.operators import operator_fingerprint
-from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.source_hashes import own_modules, shared_judges, task_judges
+from cycleqd_jax.search.registry import search_class
+from cycleqd_jax.tasks.base import Task
 
-# What a resumed run may change: how long, how fast and where, never what is searched.
-_FREE_TO_CHANGE = ("num_generations",)
+# Settings and sections that a resumed run may change. All others are compared, so a
+# new one is compared unless it is named here.
+FREE = (
+    "qd.num_generations",
+    # Where things are; the contents are hashed.
+    "run_dir",
+    "base_model",
+    "experts",
+    "logging",
+    "basis.keep",
+    # How fast it goes.
+    "sandbox.workers",
+    "sandbox.memoise",
+    "engine.slots",
+    "engine.prefill_rows",
+    "engine.prefill_chunk",
+    "engine.decode_steps",
+    "engine.attention",
+    "engine.mesh",
+    # Compared in other forms: resolved, or by the tasks themselves.
+    "engine.length",
+    "engine.mode",
+    "task_settings",
+)
+_VALUES = ("settings", "evaluation")  # kept as they are, not as hashes
+_SHOWN = 3  # differences that a message names
+_UNSET = object()
 
 
-def stored_fingerprints(folder: RunFolder) -> dict[str, Any]:
+def stored_fingerprints(path: pathlib.Path) -> dict[str, Any]:
     """What the run in a folder was begun with.
+
+    Args:
+      path: of the run folder.
 
     Raises:
       BadInputError: its `run.json` is missing or damaged.
     """
-    path = folder.path / "run.json"
+    facts = path / "run.json"
     try:
-        known = dict(files.read_json(path)["fingerprints"])
+        known = dict(files.read_json(facts)["fingerprints"])
         if not isinstance(known["base model"], str):
             raise TypeError("base model")
     except (BadInputError, KeyError, TypeError, ValueError) as err:
         raise BadInputError(
-            f"run_dir: {path} is damaged, so it is not known what the run was begun "
+            f"run_dir: {facts} is damaged, so it is not known what the run was begun "
             "with; bring it back from a copy, or delete it if model, experts, tasks "
             "and settings are surely the same."
         ) from err
     return known
 
 
-def check_same_inputs(folder: RunFolder, fingerprints: Mapping[str, Any]) -> None:
+def check_same_inputs(path: pathlib.Path, fingerprints: Mapping[str, Any]) -> None:
     """Refuses to go on with a run that was begun with other inputs.
 
+    Args:
+      path: of the run folder; one without `run.json` has no run yet.
+      fingerprints: of now; those that are left out are not compared.
+
     Raises:
-      BadInputError: names the first input that differs.
+      BadInputError: names what differs.
     """
-    path = folder.path / "run.json"
-    if not path.is_file():
+    if not (path / "run.json").is_file():
         return
-    known = stored_fingerprints(folder)
+    known = stored_fingerprints(path)
     for name, new in fingerprints.items():
         old = known.get(name)
-        if old != new:
-            which = name
-            if isinstance(old, dict) and isinstance(new, dict):
-                odd = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-                which = f"{name} ({', '.join(odd)})"
+        if type(old) is not type(new):
             raise BadInputError(
-                f"run_dir: the run in {folder.path} was begun with other {which}; "
-                "resume it with the same, or start anew with run_dir=FOLDER."
+                f"run_dir: the run in {path} was begun with another version, which "
+                f"kept no {name}; start anew with run_dir=FOLDER."
+            )
+        if old != new:
+            raise BadInputError(
+                f"run_dir: the run in {path} was begun with other "
+                f"{_difference(name, old, new)}; resume it with the same, or start "
+                "anew with run_dir=FOLDER."
             )
 
 
-def search_fingerprint(config: RunConfig) -> str:
-    """Of the seed, the dtype and the settings of the search."""
-    settings = config.qd.model_dump(mode="json", exclude=set(_FREE_TO_CHANGE))
-    text = json.dumps({"seed": config.seed, "dtype": config.dtype, "qd": settings},
-                      sort_keys=True)  # fmt: skip
-    return hashlib.sha256(text.encode()).hexdigest()
+def compared_settings(
+    config: RunConfig, length: int, tasks: Sequence[Task]
+) -> dict[str, Any]:
+    """Dotted name -> value of the settings that a resumed run must share.
+
+    Args:
+      config: the settings.
+      length: `engine.length` as a number.
+      tasks: in the order of the config. The options of a user's own task count as they
+        were given, but for those in the task's `free_options`; built-in tasks put
+        theirs into their fingerprints.
+    """
+    dumped = config.model_dump(mode="json")
+    free = tuple(f"{name}." for name in FREE)
+    settings = {
+        name: value
+        for name, value in _flat(dumped).items()
+        if not f"{name}.".startswith(free)
+    }
+    for entry, task in zip(config.tasks, tasks, strict=True):
+        if not type(task).__module__.startswith("cycleqd_jax."):
+            options = dict(dumped["task_settings"].get(entry, {}))
+            for name in getattr(task, "free_options", ()):
+                options.pop(name, None)
+            settings |= _flat({"task_settings": {entry: options}})
+    return settings | {"engine.length": length}
 
 
-def comparison_fingerprint(config: RunConfig) -> str:
-    """Of how champions are chosen and what the result is compared with."""
-    sections = (config.aggregation, config.baselines)
-    text = json.dumps([s.model_dump(mode="json") for s in sections], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def code_hashes(config: RunConfig, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
+    """Whose code -> file or module -> hash.
 
+    Args:
+      config: names the search and the operators; the source of a user's own counts.
+      tasks: their judges count.
 
-def operator_fingerprints(config: RunConfig) -> dict[str, str]:
-    """Of operators of one's own, by setting."""
+    Raises:
+      BadInputError: a source cannot be read.
+    """
+    code = {f"task {task.name}": task_judges(type(task)) for task in tasks}
+    code["all tasks"] = shared_judges()
+    code["search"] = own_modules(search_class(config.search))
     own = {
         "qd.crossover": config.qd.own_crossover,
         "qd.mutation": config.qd.own_mutation,
     }
-    return {
-        setting: operator_fingerprint(setting, path)
-        for setting, path in own.items()
-        if path is not None
-    }
+    for setting, path in own.items():
+        if path is not None:
+            code[setting] = {path: operator_fingerprint(setting, path)}
+    return code
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value; lists are values, empty sections disappear."""
+    flat = {}
+    for name, value in section.items():
+        inner = isinstance(value, Mapping)
+        key = f"{prefix}{name}"
+        flat |= _flat(value, f"{key}.") if inner else {key: value}
+    return flat
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    """What differs between two unequal fingerprints of one type, in words."""
+    if not isinstance(old, dict):
+        return name
+    odd = _unequal(old, new)
+    if name in _VALUES:
+        texts = [f"{k} was {_shown(old, k)}, now is {_shown(new, k)}" for k in odd]
+        return f"{name}: {_few(texts, '; ')}"
+    if name == "code":
+        whose = {k: _unequal(old.get(k, {}), new.get(k, {})) for k in odd}
+        texts = [f"{k} ({_few(changed)})" for k, changed in whose.items()]
+        return f"code of {_few(texts)}"
+    return f"{name} ({_few(odd)})"
+
+
+def _unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    names = {**new, **old}
+    return [n for n in names if old.get(n, _UNSET) != new.get(n, _UNSET)]
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return show(values[key]) if key in values else "not set"
+
+
+def _few(texts: Sequence[str], separator: str = ", ") -> str:
+    more = len(texts) - _SHOWN
+    return separator.join(texts[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

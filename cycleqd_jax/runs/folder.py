@@ -1,8 +1,11 @@
-"""The folder of one run: who may write it, and where everything in it lies.
+"""The folder of one run: its lock and the paths of its files.
 
-Everything but `run.json`, `timing.jsonl`, `times/` and what is logged for watching,
-`tensorboard/` and `wandb/`, is the same, byte for byte, however often the run was
-killed and resumed; the report, but for its wall times.
+`results/` and `metrics/` have a file `SHA256SUMS`, because the checksums in a parquet
+file cover its data, but not the names of its columns.
+
+Killing and resuming a run changes no byte of the folder, except in files about time
+and place: `run.json`, `timing.jsonl`, `times/`, `tensorboard/`, `wandb/`, and the wall
+times in the report.
 """
 
 import contextlib
@@ -13,6 +16,8 @@ import os
 import pathlib
 from typing import Self
 
+import pyarrow as pa
+
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
 
@@ -20,7 +25,7 @@ REPORT = "report/report.json"
 
 
 class RunFolder:
-    """An open run folder; holds its lock until it is closed.
+    """An open run folder; it holds the folder's lock until it is closed.
 
     Attributes:
       path: the folder.
@@ -30,12 +35,12 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str], *, resume: bool):
         """Opens a folder and takes its lock.
 
-        The lock is the operating system's: it goes with the process that holds it, so
-        a process that was killed leaves none behind.
+        The operating system releases the lock when the process that holds it ends, so a
+        killed process leaves no lock behind.
 
         Args:
-          path: made if it is not there.
-          resume: whether a folder that holds a run is welcome.
+          path: created if it does not exist.
+          resume: whether the folder may hold a run already.
 
         Raises:
           BadInputError: it is in use, holds something and `resume` is False, or cannot
@@ -75,29 +80,58 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         self._lock.close()
 
     @property
     def is_used(self) -> bool:
-        """Whether anything but the lock is there."""
+        """Whether the folder holds anything but the lock."""
         return any(entry.name != "lock" for entry in self.path.iterdir())
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run's report was written."""
+        """Whether the report was written."""
         return (self.path / REPORT).is_file()
 
     def part(self, kind: str, name: str) -> pathlib.Path:
-        """Path of one parquet part: `kind` is results, metrics or times."""
+        """The path of one parquet part; `kind` is "results", "metrics" or "times"."""
         return self.path / kind / f"{name}.parquet"
 
+    def write_part(self, kind: str, name: str, table: pa.Table) -> None:
+        """Writes a part, then its checksum; checksums of parts that are gone go too.
+
+        Raises:
+          RunError: the disk is full or not writable.
+        """
+        path = self.part(kind, name)
+        files.write_table(path, table)
+        sums = self._sums(kind) | {path.name: files.digest(path)}
+        lines = [
+            f"{digest}  {part}\n"
+            for part, digest in sorted(sums.items())
+            if path.with_name(part).is_file()
+        ]
+        files.write_text(path.with_name(files.SUMS), "".join(lines))
+
+    def read_part(self, kind: str, name: str) -> pa.Table:
+        """Reads what `write_part` wrote.
+
+        Raises:
+          BadInputError: it is missing, or a byte of it or of its checksum has changed.
+        """
+        path = self.part(kind, name)
+        if path.is_file() and self._sums(kind).get(path.name) != files.digest(path):
+            raise BadInputError(
+                f"{path} is damaged: its checksum is not that in {files.SUMS}."
+            )
+        return files.read_table(path)
+
     def batches(self) -> list[str]:
-        """Names of the batches' parts of the results, in order."""
+        """Names of the parts that hold batches of children, in order."""
         return sorted(path.stem for path in self._batch_parts("results"))
 
     def drop_batches_from(self, generation: int) -> None:
-        """Removes parts of batches that no checkpoint counts."""
+        """Removes the parts of batches that begin at a generation or later."""
         for kind in ("results", "metrics", "times"):
             for path in self._batch_parts(kind):
                 if int(path.stem.removeprefix("batch-")) >= generation:
@@ -108,12 +142,21 @@ class RunFolder:
         row = {"phase": phase, "seconds": round(seconds, 3)} | details
         files.append_line(self.path / "timing.jsonl", json.dumps(row))
 
+    def _sums(self, kind: str) -> dict[str, str]:
+        """Name of the file -> checksum, of the parts of one kind."""
+        path = self.path / kind / files.SUMS
+        if not path.is_file():
+            return {}
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        pairs = (line.partition("  ") for line in lines)
+        return {name: digest for digest, _, name in pairs if name}
+
     def _batch_parts(self, kind: str) -> list[pathlib.Path]:
         paths = (self.path / kind).glob("batch-*.parquet")
         return [p for p in paths if p.stem.removeprefix("batch-").isdecimal()]
 
     def _remove_partials(self) -> None:
-        """Clears away what a process that was killed had half written."""
+        """Removes files that a killed process had half written."""
         for folder in ("", "results", "metrics", "times", "report"):
             for path in (self.path / folder).glob(f"*{files.PARTIAL}"):
                 path.unlink(missing_ok=True)
@@ -133,7 +176,7 @@ class RunFolder:
                 f"run_dir: {self.path} is in use by process {owner}; wait for it to "
                 "end, or choose another with run_dir=FOLDER."
             ) from err
-        # Only for the message above, so a full disk does not matter here.
+        # The process id is only for the message above, so a full disk does not matter.
         with contextlib.suppress(OSError):
             os.ftruncate(self._lock.fileno(), 0)
             os.write(self._lock.fileno(), f"{os.getpid()}\n".encode())

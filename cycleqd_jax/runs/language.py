@@ -1,7 +1,7 @@
-"""Language retention: what individuals of a run score on language tasks.
+"""Language retention: the scores of a run's individuals on language tasks.
 
-Scores are kept as soon as a task is finished, in one sealed file per individual and
-task; the same measurement goes on behind the last of them.
+Every finished task is saved in one sealed file per individual. The same measurement,
+started again, continues after the last finished task.
 """
 
 import hashlib
@@ -24,20 +24,20 @@ from cycleqd_jax.evaluation.language.settings import (
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import choose_mode, place_basis
 from cycleqd_jax.merging.genome import Genome, genome_hash
 from cycleqd_jax.merging.individuals import Adapter, Individual
-from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.engine_size import cache_bytes, sized_slots
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.machine import this_machine
+from cycleqd_jax.runs.memory import cache_bytes, this_machine
 from cycleqd_jax.runs.names import BASE, expert_name
 from cycleqd_jax.runs.opened import open_run
+from cycleqd_jax.runs.plan import choose_slots
 from cycleqd_jax.runs.setup import make_mesh, make_program
 
-_CACHE_SHARE = 1 / 3  # of the memory, for keys and values; the rest is weights and work
+_CACHE_SHARE = 1 / 3  # of the memory, for keys and values
 _LENGTH_STEP = 256  # every new length of the engine compiles new programs
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("model", "asked", "task", "metric")]
@@ -54,14 +54,15 @@ class Models:
       base: the base model, on the host.
       dtype: of weights and computation.
       individuals: by name, the base first; None is the base where there is no run.
-      fingerprints: name -> sha256 of what the individual is made of.
+      fingerprints: name -> sha256 of everything that decides the weights.
     """
 
     def __init__(self, config: LanguageConfig, observer: Observer):
-        """Loads the base, and reads all others once.
+        """Loads the base model and reads all others once, to check them.
 
         Raises:
-          BadInputError: a model is missing, damaged, unknown or of another base.
+          BadInputError: a model is missing, damaged, unknown or not a fine-tune of the
+            base.
         """
         observer.phase("loading the base model")
         self._config, self._mesh = config, make_mesh(config.engine.mesh)
@@ -91,13 +92,14 @@ class Models:
         self._whole = WholeModels(self.base, experts, self._mesh)
         self.fingerprints = {n: self._print(i) for n, i in self.individuals.items()}
         self._weights = put_on_device(self.base.weights, self._mesh)
+        self._basis = self._basis and place_basis(self._basis, self._mesh)
         self._program = make_program(self.base.config, self.dtype, config.engine)
 
     def loader(self, length: int) -> IndividualLoader:
         """The last loader if its engine has room for `length` tokens, else a new one.
 
         Raises:
-          BadInputError: the settings or the memory do not allow it.
+          BadInputError: `engine.length` or the memory is too small.
         """
         settings, mesh = self._config.engine, self._config.engine.mesh
         if self._loader and self._loader.engine.settings.length >= length:
@@ -109,16 +111,16 @@ class Models:
         elif settings.length < length:
             raise BadInputError(
                 f"engine.length is {settings.length}; a problem needs {length} tokens, "
-                "so set it to auto or that much, or cut contexts with max_length."
+                "set it to auto or that much, or cut contexts with max_length."
             )
         machine = this_machine()
         devices = (machine.device_bytes or 0) * mesh.data * mesh.tensor
-        settings = sized_slots(
+        settings = choose_slots(
             settings,
-            token_bytes=cache_bytes(self.base.config, self.dtype),
-            room=int((devices or machine.host_bytes) * _CACHE_SHARE),
+            cache_bytes(self.base.config, self.dtype),
+            int((devices or machine.host_bytes) * _CACHE_SHARE),
         )
-        self._loader = None  # its cache goes before the new one comes
+        self._loader = None  # frees its cache first
         tokenizer = self.base.tokenizer
         self._loader = IndividualLoader(
             engine=Engine(self._program, tokenizer, settings, mesh=self._mesh),
@@ -142,17 +144,17 @@ class Models:
 
 
 def measure(config: LanguageConfig, output: str, observer: Observer) -> dict[str, Any]:
-    """Asks all models all tasks.
+    """Runs all tasks on all models.
 
     Args:
       config: models and tasks.
-      output: a folder; what was finished there is not asked again.
-      observer: is told what is done.
+      output: folder of the results; tasks that are finished there are not run again.
+      observer: hears of progress.
 
     Returns:
-      What `language.json` holds. Rows of "scores" are those of `harness.score_rows`
-      with `model`, `asked` (the entry of `tasks`) and `relative`, the value divided by
-      the base's or None.
+      The content of `language.json`. Rows of "scores" are those of
+      `harness.score_rows` with `model`, `asked` (the entry of `tasks`) and `relative`:
+      the value divided by the base's, None where that is 0.
 
     Raises:
       BadInputError: a model or task is wrong, or the harness is not installed.
@@ -218,7 +220,7 @@ def _hash(data: Any) -> str:
 
 
 def _kept(path: pathlib.Path) -> list[dict[str, Any]] | None:
-    """The scores in a file; None where it is missing or damaged."""
+    """The scores in a part's file; None where it is missing or damaged."""
     try:
         return files.read_sealed(path)["scores"]
     except BadInputError:
@@ -226,11 +228,11 @@ def _kept(path: pathlib.Path) -> list[dict[str, Any]] | None:
 
 
 def _included(folders: Sequence[str]) -> list[list[str]]:
-    """Names and hashes of all files in the folders of task files of one's own."""
+    """Names and sha256 of all files in the folders of user-defined tasks."""
     found = []
     for folder in map(pathlib.Path, folders):
         if not folder.is_dir():
-            raise BadInputError(f"include: {folder} is no folder; see to its name.")
+            raise BadInputError(f"include: {folder} is no folder; check the name.")
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             if path.suffix != ".pyc":
                 name = str(path.relative_to(folder))

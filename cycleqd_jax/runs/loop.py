@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import jax
 import pyarrow as pa
 
-from cycleqd_jax import files
 from cycleqd_jax.evaluation.base import Cost, Evaluator, mean_scores
 from cycleqd_jax.progress import BatchSummary, Observer, Usage
 from cycleqd_jax.qd.schedule import generation_batch
@@ -94,7 +93,7 @@ def run_search(
             )
         part = f"batch-{ts[0]:06d}"
         write_episodes(folder, part, evaluation.episodes)
-        files.write_table(folder.part("metrics", part), pa.Table.from_pylist(rows))
+        folder.write_part("metrics", part, pa.Table.from_pylist(rows))
         checkpoints.save(state)
         seconds = time.perf_counter() - start
         usage = usage_of(evaluation.cost, seconds)

@@ -139,7 +139,7 @@ class OpenedRun:
           BadInputError: it is missing, damaged, or not the one the run was made with.
         """
         model = load_model(self.config.base_model, dtype=self.config.dtype)
-        wanted = stored_fingerprints(self)["base model"]
+        wanted = stored_fingerprints(self.path)["base model"]
         if model.fingerprint != wanted:
             raise BadInputError(
                 f"base_model: {model.source} has other weights now (sha256 "
@@ -221,8 +221,10 @@ def is_complete(folder: RunFolder, num_generations: int) -> bool:
         facts = read_facts(path)
         if facts is None or facts.evaluated_children < num_generations:
             return False
-        for table in [*path.glob("archives.parquet"), *path.glob("metrics/*.parquet")]:
+        for table in path.glob("archives.parquet"):
             files.read_table(table)
+        for part in (path / "metrics").glob("*.parquet"):
+            folder.read_part("metrics", part.stem)
         for part in (path / "results").glob("*.parquet"):
             read_results(folder, part.stem)  # also checks the names of columns
     except BadInputError:

@@ -35,9 +35,9 @@ _TIMES = ("individual", "split", "task", "problem", "seconds")
 
 
 def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) -> None:
-    """Writes one part of the results and the times that belong to it.
+    """Writes one part of the results and its wall times.
 
-    The times come first: a part of the results that exists is complete.
+    Times are written first, so a part of the results that exists is complete.
     """
     rows = [
         dataclasses.asdict(episode) | {"metrics": _metrics(episode)}
@@ -48,11 +48,11 @@ def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) ->
     for row in rows:
         del row["seconds"]
     results = pa.Table.from_pylist(rows, schema=_RESULTS)
-    files.write_table(folder.part("results", name), results)
+    folder.write_part("results", name, results)
 
 
 def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
-    """Reads one part back, with times 0; None where it was not written.
+    """Reads one part, with wall times of 0; None if it was not written.
 
     Raises:
       BadInputError: it is damaged.
@@ -79,17 +79,16 @@ def _metrics(episode: Episode) -> list[dict[str, Any]]:
 
 
 def whole_batches(folder: RunFolder) -> tuple[int, str]:
-    """How far the parts of the batches are all there and undamaged.
+    """Finds the last child up to which all parts of batches are whole.
 
     Returns:
-      The last child up to which they are, 0 if there are none; and what is wrong with
-      those after it.
+      Its generation, 0 if there is none; and what is wrong with the parts after it.
     """
     last = 0
     for name in folder.batches():
         try:
             individuals = read_results(folder, name).column("individual").unique()
-            metrics = files.read_table(folder.part("metrics", name))
+            metrics = folder.read_part("metrics", name)
             generations = metrics.column("generation").to_pylist()
         except (BadInputError, KeyError) as err:
             return last, f"the parts {name} are damaged ({err})"
@@ -102,13 +101,13 @@ def whole_batches(folder: RunFolder) -> tuple[int, str]:
 
 
 def read_results(folder: RunFolder, name: str) -> pa.Table:
-    """One part of the results.
+    """Reads one part of the results as a table.
 
     Raises:
       BadInputError: it is missing, damaged, or has other columns.
     """
-    path = folder.part("results", name)
-    table = files.read_table(path)
+    table = folder.read_part("results", name)
     if not table.schema.equals(_RESULTS):
+        path = folder.part("results", name)
         raise BadInputError(f"{path} is damaged: its columns are not those of results.")
     return table

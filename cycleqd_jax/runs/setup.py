@@ -13,48 +13,40 @@ import jax.numpy as jnp
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, to_yaml
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import ModeChoice, place_basis
 from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.basis_cache import (
-    find_basis,
-    keep_basis,
-    link_basis,
-)
 from cycleqd_jax.merging.basis_store import (
     basis_fingerprint,
-    load_basis,
-    save_basis,
-    stored_fingerprint,
+    obtain_basis,
+    store_basis,
 )
 from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
-from cycleqd_jax.merging.modes import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models import sharding
+from cycleqd_jax.models import families, sharding
 from cycleqd_jax.models.attention import choose_attention
-from cycleqd_jax.models.llama.config import LlamaConfig
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
+from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.engine_size import cache_bytes, sized_engine
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
-    comparison_fingerprint,
-    operator_fingerprints,
-    search_fingerprint,
+    code_hashes,
+    compared_settings,
 )
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.memory import check_run_memory, state_memory, this_machine
-from cycleqd_jax.runs.memory_plan import MemoryPlan, check_memory_plan
+from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
+from cycleqd_jax.runs.plan import check_prompts, choose_slots, find_inputs
 from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
-from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task, TaskSettings
+from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
 from cycleqd_jax.tasks.registry import make_task
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
@@ -72,20 +64,20 @@ class Prepared:
       tasks: in the order of the archives.
       basis: of the experts.
       search: the method.
-      mode: how individuals are evaluated, and why.
+      memory: what the run holds in memory.
       noise: where Gaussian noise of genomes comes from, if they have any.
-      fingerprints: hashes of all inputs and settings that decide the result.
+      fingerprints: all inputs and settings that decide the result.
       engine: its settings, with numbers where the config says "auto".
       mesh: where weights and cache lie, None on one device.
     """
 
     model: LoadedModel
-    program: LlamaProgram
+    program: CausalLM
     weights: Weights
     tasks: tuple[Task, ...]
     basis: AnyBasis
     search: Search
-    mode: ModeChoice
+    memory: RunMemory
     noise: NoiseSource | None
     fingerprints: Mapping[str, Any]
     engine: EngineSettings
@@ -95,6 +87,11 @@ class Prepared:
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks, which are also those of the archives."""
         return tuple(task.name for task in self.tasks)
+
+    @property
+    def mode(self) -> ModeChoice:
+        """How individuals are evaluated, and why."""
+        return self.memory.mode
 
 
 def make_tasks(
@@ -117,25 +114,38 @@ def make_tasks(
       MissingDataError: the data of a benchmark are not on this machine.
     """
     tasks = tuple(
-        make_task(
-            name,
-            TaskSettings(
-                problems.seed,
-                problems.sizes,
-                problems.turns,
-                own.get(name, {}),
-                download,
-            ),
-        )
+        make_task(name, problems.task_settings(own.get(name, {}), download=download))
         for name in names
     )
+    _check_names(names, tasks)
+    return tasks
+
+
+def find_tasks(config: RunConfig) -> tuple[tuple[Task, ...], list[str]]:
+    """Makes the tasks whose data are on this machine, and says why not the others.
+
+    Raises:
+      BadInputError: one is unknown, or two share a name.
+    """
+    tasks, missing = [], []
+    for name in config.tasks:
+        try:
+            tasks += make_tasks(
+                [name], config.problems, config.task_settings, download=False
+            )
+        except MissingDataError as err:
+            missing.append(str(err))
+    _check_names(config.tasks, tasks)
+    return tuple(tasks), missing
+
+
+def _check_names(names: Sequence[str], tasks: Sequence[Task]) -> None:
     found = [task.name for task in tasks]
     if len(set(found)) < len(found):
         raise BadInputError(
             f"tasks: {', '.join(names)} have the names {', '.join(found)}, but each "
             "archive needs another; leave one out."
         )
-    return tasks
 
 
 def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
@@ -149,9 +159,7 @@ def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
     return sharding.make_mesh(settings.data, settings.tensor)
 
 
-def make_program(
-    config: LlamaConfig, dtype: str, engine: EngineSettings
-) -> LlamaProgram:
+def make_program(config: ModelConfig, dtype: str, engine: EngineSettings) -> CausalLM:
     """The model as functions, with the attention that the engine's settings ask for.
 
     Raises:
@@ -163,7 +171,7 @@ def make_program(
         dtype=jnp.dtype(dtype),
         devices=engine.mesh.data * engine.mesh.tensor,
     )
-    return LlamaProgram(config, dtype, attention=attention)
+    return families.make_program(config, dtype, attention=attention)
 
 
 def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
@@ -192,8 +200,27 @@ def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
                 )
 
 
+def make_search(config: RunConfig, basis: AnyBasis, names: Sequence[str]) -> Search:
+    """The search method that a config names.
+
+    Args:
+      config: the settings.
+      basis: of the genomes, or its shapes.
+      names: of the tasks.
+
+    Raises:
+      BadInputError: there is none such, or its settings are wrong.
+    """
+    return search_class(config.search)(
+        Context(config.qd, config.search_settings, basis, tuple(names), config.tasks)
+    )
+
+
 def prepare(
-    config: RunConfig, folder: RunFolder | None, observer: Observer
+    config: RunConfig,
+    folder: RunFolder | None,
+    observer: Observer,
+    tasks: tuple[Task, ...] | None = None,
 ) -> Prepared:
     """Loads and checks all inputs of a run.
 
@@ -202,105 +229,86 @@ def prepare(
       folder: of the run: its basis is used if it has one, and its inputs must be the
         same; None where there is none. Nothing is written.
       observer: hears what is being done.
+      tasks: those of the config if they are made already.
 
     Raises:
       BadInputError: an input is missing, damaged or does not fit, or is another than
         that of the run in the folder.
     """
     observer.phase("loading the base model")
-    search_kind = search_class(config.search)
-    tasks = make_tasks(config.tasks, config.problems, config.task_settings)
+    search_class(config.search)
+    if tasks is None:
+        tasks = make_tasks(config.tasks, config.problems, config.task_settings)
     check_splits(config, tasks)
-    mesh = make_mesh(config.engine.mesh)
-    memory, machine = check_run_memory(config), this_machine()
+    mesh, machine = make_mesh(config.engine.mesh), this_machine()
+    for source in (config.base_model, *config.expert_paths):
+        if is_hub_name(source):
+            locate(source)  # downloads it
+    inputs = find_inputs(config)
+    memory = plan_memory(config, inputs.model, inputs.basis(config), machine)
+    memory.check(machine)
     model = load_model(config.base_model, dtype=config.dtype)
     program = make_program(model.config, config.dtype, config.engine)
-    engine = sized_engine(
-        config.engine,
-        tasks=tasks,
-        splits=(Split.OPTIMISE, Split.VALIDATE, Split.TEST),
-        tokenizer=model.tokenizer,
-        token_bytes=cache_bytes(model.config, config.dtype),
-        room=machine.host_bytes // 2 if memory is None else memory.room(machine),
-    )
+    splits = (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
+    engine = check_prompts(tasks, splits, model.tokenizer, config.engine)
+    token_bytes = cache_bytes(model.config, config.dtype)
+    engine = choose_slots(engine, token_bytes, memory.room(machine))
     if mesh is not None:
         kv_heads = model.config.num_key_value_heads
         sharding.check_sizes(mesh, slots=engine.slots, kv_heads=kv_heads)
     observer.phase("loading the experts")
     experts = [load_expert(path, model) for path in config.expert_paths]
     names = [task.name for task in tasks]
+    expert_prints = {
+        name: expert.fingerprint for name, expert in zip(names, experts, strict=True)
+    }
     basis_print = basis_fingerprint(
-        model.weights,
-        experts,
-        names,
-        rank=config.basis.rank,
-        residual=config.basis.residual,
-        conditioning=config.basis.conditioning,
-        form=_form(config),
+        model.fingerprint,
+        expert_prints,
+        config.basis,
+        _form(config),
     )
     fingerprints = {
+        "settings": compared_settings(config, engine.length, tasks),
         "base model": model.fingerprint,
-        "experts": {
-            name: expert.fingerprint
-            for name, expert in zip(names, experts, strict=True)
-        },
-        "basis": basis_print,
+        "experts": expert_prints,
         "tasks": {task.name: task.fingerprint for task in tasks},
-        "search settings": search_fingerprint(config),
-        "comparison settings": comparison_fingerprint(config),
-        "operators": operator_fingerprints(config),
+        "code": code_hashes(config, tasks),
+        "basis": basis_print,
     }
     if folder is not None:
-        check_same_inputs(folder, fingerprints)
+        check_same_inputs(folder.path, fingerprints)
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
-    plan_memory(config, basis)
-    weights = sharding.put_on_device(model.weights, mesh)
-    noise = config.noise
-    context = Context(
-        config.qd, config.search_settings, basis, tuple(names), config.tasks
-    )
-    search = search_kind(context)
-    mode = choose_mode(config.engine.mode, weights, basis, noise=noise is not None)
-    if mode.mode == "materialised" and memory and memory.mode.mode == "factored":
-        mode = memory.mode  # by the memory that there is
+    memory = plan_memory(config, model.config, basis, machine)
+    basis = place_basis(basis, mesh)
+    evaluation = {"evaluation": {"engine.mode": memory.mode.mode}}
+    if folder is not None:
+        check_same_inputs(folder.path, evaluation)
     return Prepared(
         model=model,
         program=program,
-        weights=weights,
+        weights=sharding.put_on_device(model.weights, mesh),
         tasks=tasks,
         basis=basis,
-        search=search,
-        mode=mode,
-        noise=noise,
-        fingerprints=fingerprints,
+        search=make_search(config, basis, names),
+        memory=memory,
+        noise=config.noise,
+        fingerprints=fingerprints | evaluation,
         engine=engine,
         mesh=mesh,
     )
 
 
-def plan_memory(config: RunConfig, basis: AnyBasis) -> MemoryPlan:
-    """Memory of archives and bank.
-
-    Raises:
-      BadInputError: it cannot fit in half of this machine's memory.
-    """
-    plan = state_memory(config, basis.genome_size)
-    check_memory_plan(plan, this_machine().host_bytes // 2)
-    return plan
-
-
 def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) -> None:
     """Writes `config.yaml`, the basis if it is not there, and `run.json`."""
     files.write_text(folder.path / "config.yaml", to_yaml(config))
-    basis = folder.path / "basis.safetensors"
-    fingerprint = prepared.fingerprints["basis"]
-    if not basis.is_file() or stored_fingerprint(basis) != fingerprint:
-        if not (config.basis.keep and link_basis(fingerprint, basis)):
-            settings = _basis_settings(config)
-            save_basis(
-                basis, prepared.basis, fingerprint=fingerprint, settings=settings
-            )
+    store_basis(
+        folder.path / "basis.safetensors",
+        prepared.basis,
+        fingerprint=prepared.fingerprints["basis"],
+        keep=config.basis.keep,
+    )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     files.write_json(
         folder.path / "run.json",
@@ -356,28 +364,14 @@ def _form(config: RunConfig) -> str:
     return search_class(config.search).basis_form(config.qd)
 
 
-def _basis_settings(config: RunConfig) -> dict[str, Any]:
-    return config.basis.model_dump(mode="json", exclude={"keep"})
-
-
 def _basis(config, folder, model, experts, names, fingerprint) -> AnyBasis:
-    """From the run folder, else from the user's cache, else computed."""
-    path = folder.path / "basis.safetensors" if folder is not None else None
-    if path is not None and path.is_file():
-        stored = load_basis(path)
-        if stored.fingerprint == fingerprint:
-            return stored.basis
-    found = find_basis(fingerprint) if config.basis.keep else None
-    if found is not None:
-        return found
-    basis = compute_basis(
-        model.weights,
-        experts,
-        rank=config.basis.rank,
-        residual=config.basis.residual,
-        expert_names=names,
+    def compute() -> AnyBasis:
+        basis = compute_basis(model.weights, experts, config.basis, expert_names=names)
+        return core_basis(basis) if _form(config) == "core" else basis
+
+    return obtain_basis(
+        fingerprint,
+        compute,
+        file=None if folder is None else folder.path / "basis.safetensors",
+        keep=config.basis.keep,
     )
-    basis = core_basis(basis) if _form(config) == "core" else basis
-    if config.basis.keep:
-        keep_basis(basis, fingerprint, _basis_settings(config))
-    return basis

@@ -1,7 +1,7 @@
-"""Where metrics go beside the tables of a run: TensorBoard and Weights & Biases.
+"""Shows the metrics of a run or a training in TensorBoard and Weights & Biases.
 
-Both are extras. They are for watching: nothing is ever read back from them, and where
-one fails, it is left out and the work goes on.
+Both packages are optional and only written to. A run's metrics are read from its own
+tables, after the checkpoint that counts them, so a resumed run shows each step once.
 """
 
 import contextlib
@@ -10,213 +10,26 @@ import pathlib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from statistics import fmean
+from typing import Any
 
 from cycleqd_jax import files
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.config import LoggingSettings, RunConfig
+from cycleqd_jax.errors import BadInputError, CycleQDError
+from cycleqd_jax.progress import BatchSummary, Observer, Observers
+from cycleqd_jax.runs.facts import read_facts
+from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.reading import read_scores
 
 Metrics = Mapping[str, float]
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-# How long Weights & Biases may hold up the start and the end, in seconds.
-_START_S, _END_S = 60, 120
 
 
-class MetricsLogger(Protocol):
-    """Shows metrics to people."""
-
-    def log(self, metrics: Metrics, step: int) -> None:
-        """Takes what was measured at a step; steps come in rising order."""
-
-    def result(self, metrics: Metrics, step: int) -> None:
-        """Takes what it all came to, after the last step; may come again."""
-
-    def close(self, *, failed: bool = False) -> None:
-        """Lets everything reach its place; nothing is logged afterwards."""
-
-
-class TensorBoardLogger:
-    """Event files in `<folder>/tensorboard`.
-
-    They are made anew at every start: whoever goes on with a run logs its steps again
-    from the first. So there is always one file, and no step is in it twice.
-    """
-
-    def __init__(self, folder: pathlib.Path):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        self._events, self._summaries = event_pb2, summary_pb2
-        target = folder / "tensorboard"
-        target.mkdir(parents=True, exist_ok=True)
-        for old in target.glob("events.out.tfevents.*"):
-            old.unlink()
-        # Not `SummaryWriter`: its thread dies of a full disk and then blocks callers.
-        self._writer = EventsWriter(str(target / "events"))
-        # A TensorBoard that watched the old file forgets what it read there.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(step=0, session_log=start)
-
-    def log(self, metrics: Metrics, step: int) -> None:
-        """One scalar per metric."""
-        value = self._summaries.Summary.Value
-        values = [value(tag=tag, simple_value=x) for tag, x in metrics.items()]
-        self._write(step=step, summary=self._summaries.Summary(value=values))
-
-    def result(self, metrics: Metrics, step: int) -> None:
-        """As `log`."""
-        self.log(metrics, step)
-
-    def close(self, *, failed: bool = False) -> None:
-        """Closes the file."""
-        self._writer.close()
-
-    def _write(self, **content: Any) -> None:
-        event = self._events.Event(wall_time=time.time(), **content)
-        try:
-            self._writer.write_event(event)
-            self._writer.flush()
-        except OSError:
-            with contextlib.suppress(OSError):
-                self._writer.close()
-            raise
-
-
-class WandbLogger:
-    """One run of Weights & Biases per folder, however often it is gone on with.
-
-    The run's id and the last step that was logged are kept in
-    `<folder>/wandb/cycleqd_jax.json`, so steps are not logged twice; only a step in
-    which the process was killed may be, with the same values. `WANDB_MODE=offline` and
-    the other settings of wandb's own hold.
-    """
-
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        *,
-        project: str,
-        settings: Mapping[str, Any],
-        note: Callable[[str], None],
-    ):
-        import wandb
-
-        self._path = folder / "wandb" / "cycleqd_jax.json"
-        self._state = {"id": secrets.token_hex(4), "logged": -1}
-        if self._path.is_file():
-            self._state |= files.read_json(self._path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._run = wandb.init(
-                project=project,
-                name=folder.resolve().name,
-                dir=str(folder),
-                id=self._state["id"],
-                resume="allow",
-                config=dict(settings),
-                allow_val_change=True,
-                settings=wandb.Settings(
-                    console="off",
-                    silent=True,
-                    disable_git=True,
-                    disable_code=True,
-                    init_timeout=_START_S,
-                    finish_timeout=_END_S,
-                ),
-            )
-        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as err:
-            raise BadInputError(
-                f"logging.to names wandb, but Weights & Biases refuses: {_line(err)} "
-                "Log in with `wandb login`, or set WANDB_MODE=offline."
-            ) from err
-        # Steps are a metric: wandb's own may only rise, also over a killed process.
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
-        files.write_json(self._path, self._state)
-        if self._run.offline:
-            note(
-                "Weights & Biases is offline; send its files later with: wandb sync "
-                f"{folder / 'wandb'}/offline-run-*"
-            )
-        elif self._run.url:
-            note(f"Weights & Biases shows this run at {self._run.url}")
-
-    def log(self, metrics: Metrics, step: int) -> None:
-        """One row of history, unless the run has this step already."""
-        if step <= self._state["logged"]:
-            return
-        self._run.log({**metrics, "step": step})
-        self._state["logged"] = step
-        files.write_json(self._path, self._state)
-
-    def result(self, metrics: Metrics, step: int) -> None:
-        """The run's summary."""
-        self._run.summary.update(dict(metrics))
-
-    def close(self, *, failed: bool = False) -> None:
-        """Ends the run; waits at most two minutes for what is still to be sent."""
-        self._run.finish(exit_code=int(failed))
-
-
-class Loggers:
-    """Several loggers as one; one that fails is left out, with a note."""
-
-    def __init__(self, note: Callable[[str], None]):
-        self._note = note
-        self._loggers: dict[str, MetricsLogger] = {}
-
-    def open(self, name: str, make: Callable[[], MetricsLogger]) -> None:
-        """Adds a logger.
-
-        Raises:
-          BadInputError: it needs something from the user first.
-        """
-        try:
-            self._loggers[name] = make()
-        except BadInputError:
-            raise
-        except Exception as err:  # noqa: BLE001 - whatever it is, the work goes on
-            self._drop(name, err)
-
-    def log(self, metrics: Metrics, step: int) -> None:
-        """Tells all loggers."""
-        self._each(lambda logger: logger.log(metrics, step))
-
-    def result(self, metrics: Metrics, step: int) -> None:
-        """Tells all loggers."""
-        self._each(lambda logger: logger.result(metrics, step))
-
-    def close(self, *, failed: bool = False) -> None:
-        """Closes all loggers."""
-        self._each(lambda logger: logger.close(failed=failed))
-        self._loggers = {}
-
-    def _each(self, call: Callable[[MetricsLogger], None]) -> None:
-        for name, logger in list(self._loggers.items()):
-            try:
-                call(logger)
-            except Exception as err:  # noqa: BLE001 - whatever it is, the work goes on
-                self._drop(name, err)
-
-    def _drop(self, name: str, err: Exception) -> None:
-        self._loggers.pop(name, None)
-        self._note(
-            f"Nothing more is logged to {name} ({type(err).__name__}: {_line(err)}); "
-            "the work goes on."
-        )
-
-
-def check_logging(to: Sequence[str]) -> None:
-    """Looks whether the packages are there, before work starts.
-
-    Args:
-      to: "tensorboard", "wandb".
-
-    Raises:
-      BadInputError: one is not; with the command that installs it.
-    """
-    for name in to:
+def check_trackers(config: LoggingSettings) -> None:
+    """Raises BadInputError, with the pip command, if a package is not installed."""
+    for name in config.to:
         spec = importlib.util.find_spec(_PACKAGES[name])
-        # A folder of that name in the working directory has no origin.
+        # W&B leaves a folder "wandb", which Python takes for a package without origin.
         if spec is None or spec.origin is None:
             raise BadInputError(
                 f"logging.to names {name}, but the Python package {_PACKAGES[name]} is "
@@ -224,43 +37,234 @@ def check_logging(to: Sequence[str]) -> None:
             )
 
 
-@contextlib.contextmanager
-def open_loggers(
-    to: Sequence[str],
-    folder: pathlib.Path,
-    *,
-    project: str,
-    settings: Mapping[str, Any],
-    note: Callable[[str], None],
-) -> Iterator[MetricsLogger]:
-    """Opens loggers, and closes them at the end.
+class Trackers:
+    """The trackers of one run or training; one that fails is dropped with one note.
 
     Args:
-      to: "tensorboard", "wandb"; may be empty.
-      folder: of the run or training; what they write is in it.
-      project: of Weights & Biases.
-      settings: the resolved config, shown beside the metrics.
+      config: of a run or a training; its `logging.to` may be empty.
+      folder: where the trackers write.
       note: takes a sentence for the reader.
 
     Raises:
-      BadInputError: a package is missing, or Weights & Biases wants a log-in.
+      BadInputError: a package is missing, or W&B wants a login.
     """
-    check_logging(to)
-    loggers = Loggers(note)
-    makers = {
-        "tensorboard": lambda: TensorBoardLogger(folder),
-        "wandb": lambda: WandbLogger(
-            folder, project=project, settings=settings, note=note
-        ),
-    }
-    done = False
-    try:
-        for name in to:
-            loggers.open(name, makers[name])
-        yield loggers
-        done = True
-    finally:
-        loggers.close(failed=not done)
+
+    def __init__(self, config: Any, folder: pathlib.Path, note: Callable[[str], None]):
+        check_trackers(config.logging)
+        self._note = note
+        self._open: dict[str, _TensorBoard | _WeightsAndBiases] = {}
+        kinds = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
+        try:
+            for name in config.logging.to:
+                with self._dropping(name):
+                    self._open[name] = kinds[name](folder, config)
+        except BadInputError:
+            self._each(lambda tracker: tracker.close(failed=True))
+            raise
+
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        self._each(lambda tracker: tracker.close(failed=kind is not None))
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        """Records the metrics of one step; steps rise."""
+        self._each(lambda tracker: tracker.log(metrics, step))
+
+    def summarise(self, metrics: Metrics, step: int) -> None:
+        """Records final metrics, after the last step; may be called again."""
+        self._each(lambda tracker: tracker.summarise(metrics, step))
+
+    def _each(self, call: Callable[[Any], None]) -> None:
+        for name, tracker in list(self._open.items()):
+            with self._dropping(name):
+                call(tracker)
+
+    @contextlib.contextmanager
+    def _dropping(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except BadInputError:
+            raise
+        except Exception as err:  # noqa: BLE001 - no failure of a tracker stops a run
+            self._open.pop(name, None)
+            self._note(
+                f"Logging to {name} stopped ({type(err).__name__}: {_line(err)}); "
+                "the run goes on."
+            )
+
+
+class _TensorBoard:
+    """Event files in `<folder>/tensorboard`, rewritten from the first step at resume.
+
+    Not `SummaryWriter`: a full disk ends the thread that empties its queue, and once
+    the queue is full, `add_scalar` blocks for ever. `EventsWriter` is its file writer.
+    """
+
+    def __init__(self, folder: pathlib.Path, config: Any):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        target = folder / "tensorboard"
+        target.mkdir(parents=True, exist_ok=True)
+        for old in target.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer, self._event = EventsWriter(str(target / "events")), Event
+        # A TensorBoard that is watching forgets the steps of the old file.
+        self._write(step=0, session_log=SessionLog(status=SessionLog.START))
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        values = [{"tag": tag, "simple_value": x} for tag, x in metrics.items()]
+        self._write(step=step, summary={"value": values})
+
+    summarise = log
+
+    def close(self, *, failed: bool) -> None:
+        self._writer.close()
+
+    def _write(self, **content: Any) -> None:
+        try:
+            self._writer.write_event(self._event(wall_time=time.time(), **content))
+            self._writer.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+            raise
+
+
+class _WeightsAndBiases:
+    """One W&B run per folder.
+
+    Offline, W&B does not know which steps an earlier process logged. So the id of its
+    run and the last logged step are kept in `<folder>/wandb/cycleqd_jax.json`.
+    """
+
+    def __init__(self, folder: pathlib.Path, config: Any):
+        import wandb
+
+        self._path = folder / "wandb" / "cycleqd_jax.json"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._state = {"id": secrets.token_hex(4), "logged": -1}
+        if self._path.is_file():
+            self._state |= files.read_json(self._path)
+        try:
+            self._run = wandb.init(
+                project=config.logging.project,
+                name=folder.resolve().name,
+                dir=str(folder),
+                id=self._state["id"],
+                resume="allow",
+                config=config.model_dump(mode="json"),
+                allow_val_change=True,
+                # Without a network the end of a run waits two minutes at most.
+                settings=wandb.Settings(console="off", finish_timeout=120),
+            )
+        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as err:
+            raise BadInputError(
+                f"logging.to names wandb, but Weights & Biases refuses: {_line(err)} "
+                "Log in with `wandb login`, or set WANDB_MODE=offline."
+            ) from err
+        files.write_json(self._path, self._state)
+
+    def log(self, metrics: Metrics, step: int) -> None:
+        if step > self._state["logged"]:
+            self._run.log(dict(metrics), step=step, commit=True)
+            self._state["logged"] = step
+            files.write_json(self._path, self._state)
+
+    def summarise(self, metrics: Metrics, step: int) -> None:
+        self._run.summary.update(dict(metrics))
+
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+class RunTracking(Observer):
+    """Logs each batch of a run, and the comparison of models at its end."""
+
+    def __init__(
+        self, trackers: Trackers, folder: RunFolder, note: Callable[[str], None]
+    ):
+        self._trackers, self._folder, self._note = trackers, folder, note
+        self._logged = 0  # last generation that this process logged
+        self._seconds = {
+            row.get("generation"): row.get("seconds")
+            for row in files.read_log(folder.path / "timing.jsonl")
+        }
+
+    def batch(self, summary: BatchSummary) -> None:
+        """Logs all batches up to this one that were not logged yet."""
+        self._seconds[summary.generation] = summary.seconds
+        with self._noting_errors():
+            self._log_batches(summary.generation)
+
+    def compared(self, generation: int) -> None:
+        """Logs `<split>/<model>/<task>` and `<split>/<model>/mean`."""
+        with self._noting_errors():
+            self._log_batches(generation)
+            self._trackers.summarise(_comparison(self._folder.path), generation)
+
+    @contextlib.contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (CycleQDError, OSError, ValueError, KeyError) as err:
+            self._note(f"Not logged: {err}")
+
+    def _log_batches(self, last: int) -> None:
+        for name in self._folder.batches():
+            if self._logged < int(name.removeprefix("batch-")) <= last:
+                table = files.read_table(self._folder.part("metrics", name)).to_pydict()
+                step = table["generation"][-1]
+                self._trackers.log(batch_metrics(table, self._seconds.get(step)), step)
+                self._logged = step
+
+
+@contextlib.contextmanager
+def track_run(
+    config: RunConfig, folder: RunFolder, observer: Observer
+) -> Iterator[Observer]:
+    """An observer that also logs to the trackers of the config; see `Trackers`."""
+    with Trackers(config, folder.path, observer.note) as trackers:
+        yield Observers(observer, RunTracking(trackers, folder, observer.note))
+
+
+def batch_metrics(
+    columns: Mapping[str, Sequence[Any]], seconds: float | None
+) -> dict[str, float]:
+    """Metrics of a batch, from the columns of its table and its wall time.
+
+    Returns:
+      `best/`, `coverage/` and `qd_score/` of each task's archive after the batch,
+      `score/<task>`, the mean over the children, `score/mean` over the tasks, and
+      `children_per_minute` if the time is known.
+    """
+    archives, scores = {}, {}
+    for name, column in columns.items():
+        if name.startswith(("best/", "coverage/", "qd_score/")):
+            archives[name] = column[-1]
+        elif name.startswith("score/"):
+            scores[name] = fmean(column)
+    metrics = archives | scores | {"score/mean": fmean(scores.values())}
+    if seconds:
+        metrics["children_per_minute"] = 60 * len(columns["generation"]) / seconds
+    return metrics
+
+
+def _comparison(run: pathlib.Path) -> dict[str, float]:
+    """Mean scores of the compared models, by split, model and task."""
+    facts = read_facts(run)
+    names = {model.name: model.scored_as for model in facts.models}
+    found = read_scores(run, {*names, *names.values()})
+    metrics = {}
+    for model, scored_as in names.items():
+        splits = {**found.get(scored_as, {}), **found.get(model, {})}
+        for split, tasks in splits.items():
+            means = {task: fmean(scores.values()) for task, scores in tasks.items()}
+            for task, mean in {**means, "mean": fmean(means.values())}.items():
+                metrics[f"{split}/{model}/{task}"] = mean
+    return metrics
 
 
 def _line(err: Exception) -> str:

@@ -1,13 +1,13 @@
-"""Files into and out of a scratch folder; part of the supervisor.
+"""Writes and reads the files of a scratch folder; part of the supervisor.
 
-Like all of the supervisor it needs nothing but built-in modules (see `_supervisor`).
+It uses only built-in modules (see `_supervisor`).
 """
 
 import posix
 
-MAX_ENTRIES = 4096  # files and folders that are returned
+MAX_ENTRIES = 4096  # files and folders in a report
 MAX_DEPTH = 64
-MAX_PATH_BYTES = 3900  # the kernel takes 4095, and the folder comes before
+MAX_PATH_BYTES = 3900  # the kernel's limit is 4095, with the folder before it
 PAGE_BYTES = posix.sysconf("SC_PAGE_SIZE")
 READ_FLAGS = posix.O_RDONLY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 FOLDER_FLAGS = READ_FLAGS | posix.O_DIRECTORY
@@ -15,7 +15,7 @@ S_IFMT, S_IFDIR, S_IFREG = 0o170000, 0o040000, 0o100000
 
 
 def read_all(fd):
-    """Everything that can be read from `fd`."""
+    """Reads `fd` to its end."""
     parts = []
     while part := posix.read(fd, 1 << 20):
         parts.append(part)
@@ -30,7 +30,7 @@ def write_all(fd, data):
 
 
 def write_files(root, files):
-    """Writes (name, content) pairs under the folder `root`, all of them bytes.
+    """Writes (name, content) pairs of bytes under the folder `root`.
 
     A name that ends with a slash is an empty folder.
     """
@@ -49,13 +49,12 @@ def write_files(root, files):
 
 
 class Collector:
-    """Reports the entries of a folder in sorted order, at most so and so many.
+    """Writes the entries of a folder into a report, sorted.
 
-    Nothing else runs any more, so nothing changes underneath. Links are not followed,
-    devices and pipes not opened, what cannot be read is left out, and so is what is
-    beyond `MAX_ENTRIES` entries, `MAX_DEPTH` folders deep or `budget` bytes of whole
-    pages: whatever a program made, it gets a report, and what is in it fits into a
-    scratch folder of `budget` bytes again.
+    No other process runs, so the folder does not change. Links are not followed, and
+    devices and pipes not opened. Entries are left out if they cannot be read or exceed
+    `MAX_ENTRIES`, `MAX_DEPTH` or `budget` bytes of whole memory pages, so every program
+    gets a report, whose files fit into a scratch folder of `budget` bytes.
     """
 
     def __init__(self, budget, report_fd):
@@ -64,7 +63,7 @@ class Collector:
         self.report_fd = report_fd
 
     def folder(self, fd, prefix=b"", depth=0):
-        """Reports what is below the open folder `fd`, and closes it."""
+        """Reports everything in the open folder `fd`, and closes it."""
         try:
             names = first_names(fd)
             if not names and prefix:
@@ -80,7 +79,7 @@ class Collector:
             posix.close(fd)
 
     def entry(self, folder_fd, name, path, depth):
-        """Reports one entry of a folder, with what is below it."""
+        """Reports one entry of a folder, recursively."""
         status = posix.stat(name, dir_fd=folder_fd, follow_symlinks=False)
         kind = status.st_mode & S_IFMT
         if kind == S_IFDIR and depth < MAX_DEPTH:
@@ -94,7 +93,7 @@ class Collector:
                 posix.close(fd)
 
     def report(self, kind, path, content):
-        """Writes an entry if it is still within the limits."""
+        """Writes an entry if it is within the limits."""
         size = whole_pages(len(content))
         if len(path) <= MAX_PATH_BYTES and size <= self.budget and self.entries_left:
             self.entries_left -= 1
@@ -104,12 +103,12 @@ class Collector:
 
 
 def whole_pages(size):
-    """What a file of `size` bytes takes in a memory file system."""
+    """Bytes that a file of `size` bytes occupies in a memory file system."""
     return -(-size // PAGE_BYTES) * PAGE_BYTES
 
 
 def first_names(folder):
-    """At most `MAX_ENTRIES` names in the folder of this descriptor, sorted."""
+    """At most `MAX_ENTRIES` names in an open folder, sorted."""
     names = []
     with posix.scandir(folder) as entries:
         for entry in entries:

@@ -1,12 +1,12 @@
 """Runs one program inside a sandbox, as its process 1.
 
-The sandbox's own Python runs this file, together with `_collect.py` and `_watch.py`
-(see `host`), so it needs nothing but the interpreter's built-in modules (`os` and
-`signal` would cost milliseconds). It is trusted: it holds one capability that it takes
-from the program, hence the kernel lets the program neither trace it, nor read its
-memory, nor open its file descriptors, and only the supervisor can write the report.
-As process 1 it ignores every signal from inside; its folder in /proc is covered, and
-the filter of system calls lets nobody change its limits or priority.
+The Python of the sandbox runs this file with `_collect.py` and `_watch.py` (see
+`host`). They import only built-in modules: `os` and `signal` would cost milliseconds.
+The supervisor is trusted. It has a capability that the program lacks, so the kernel
+does not let the program trace it, read its memory or open its file descriptors; only
+the supervisor can write the report. As process 1 it ignores all signals from inside the
+sandbox. Its folder in /proc is covered, and the system call filter denies changes of
+its limits and priority.
 
 Request (marshal, version 2, from the library): a dictionary. Report (to the library):
 one header line `ending code cpu_us`, then each entry as a line
@@ -37,11 +37,11 @@ from cycleqd_jax.sandbox._watch import (
 )
 
 WORK = b"/box/work"
-FOLDERS = ("/box", "/dev/shm")  # all that can be written to
+FOLDERS = ("/box", "/dev/shm")  # the writable file systems
 
 
 def find_command(name, path):
-    """The file to execute, or None."""
+    """The file to execute; None if there is none."""
     if b"/" in name:
         return name
     for folder in path.split(b":"):
@@ -57,7 +57,7 @@ def is_folder(path):
 
 
 def lower_limit(number, soft, hard):
-    """Sets a resource limit; one that we have ourselves and is lower stays."""
+    """Sets a resource limit, but no higher than our own."""
     most = resource.getrlimit(number)[1]
     if most != resource.RLIM_INFINITY:
         soft, hard = min(soft, most), min(hard, most)
@@ -65,12 +65,12 @@ def lower_limit(number, soft, hard):
 
 
 def become_program(request, failure_fd):
-    """In the child: sets the limits, drops the capability, executes the program."""
+    """Runs in the child: sets limits, drops the capability, executes the program."""
     posix.setsid()
     for number in (_signal.SIGPIPE, _signal.SIGCHLD, _signal.SIGINT):
         _signal.signal(number, _signal.SIG_DFL)
-    # SIGXFSZ stays ignored, as Python left it: a file that grows too large is an
-    # error of that write, which the program can report.
+    # SIGXFSZ stays ignored, as in Python: if a file grows too large, the write fails,
+    # and the program can report the error.
     for number, soft, hard in request["rlimits"]:
         lower_limit(number, soft, hard)
     score = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY)
@@ -90,16 +90,16 @@ def become_program(request, failure_fd):
 
 
 def main(request_fd, report_fd, *stop_fds):
-    """One program, from request to report."""
+    """Runs one program, from request to report."""
     wake_fd, ring_fd = posix.pipe()
     posix.set_blocking(wake_fd, False)
     posix.set_blocking(ring_fd, False)
     _signal.set_wakeup_fd(ring_fd, warn_on_full_buffer=False)
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # else it would be an exception
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # not KeyboardInterrupt
     posix.umask(0o022)
     request = marshal.loads(read_all(request_fd))
-    work_fd = posix.open(WORK, FOLDER_FLAGS)  # the program may move or replace it
+    work_fd = posix.open(WORK, FOLDER_FLAGS)  # open: the program may move or replace it
     write_files(WORK, request["files"])
     failure_read, failure_write = posix.pipe2(posix.O_CLOEXEC)
     main_pid = posix.fork()
@@ -108,7 +108,7 @@ def main(request_fd, report_fd, *stop_fds):
             become_program(request, failure_write)
         except (OSError, ValueError) as error:
             write_all(failure_write, repr(error).encode())
-        finally:  # only reached when nothing was executed
+        finally:  # reached only if execution failed
             write_all(failure_write, b" in the child")
             posix._exit(1)
     posix.close(failure_write)
@@ -135,4 +135,4 @@ def main(request_fd, report_fd, *stop_fds):
 
 if __name__ == "__main__":
     main(*(int(word) for word in sys.argv[1:]))
-    posix._exit(0)  # without the time that Python takes to clean up
+    posix._exit(0)  # skips the interpreter's clean-up

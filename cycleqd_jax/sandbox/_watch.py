@@ -1,8 +1,8 @@
-"""What a program's processes use together, and when to stop them.
+"""Measures what all processes of a program use together, and enforces the limits.
 
-Part of the supervisor; it needs nothing but built-in modules (see `_supervisor`).
-The kernel limits each process by itself (`setrlimit`); what is only limited for all
-together is looked at here, every `POLL_S` seconds: CPU time, memory, number of files.
+Part of the supervisor; it uses only built-in modules (see `_supervisor`). The kernel
+limits single processes (`setrlimit`). CPU time, memory and number of files of all
+processes together are polled here every `POLL_S` seconds.
 """
 
 import _signal
@@ -13,44 +13,44 @@ import time
 
 from cycleqd_jax.sandbox._collect import PAGE_BYTES, read_all
 
-POLL_S = 0.02  # pause between two looks
-POLL_COST = 20  # or so many times what the last look took, if that is longer
-MAX_POLL_S = 0.2  # but never more
-# So many looks in a row must find too much memory: between `vfork` and `exec` a child
-# has all the memory of its parent, which then seems to be there twice.
-MEMORY_LOOKS = 3
+POLL_S = 0.02  # pause between two polls
+POLL_COST = 20  # or this multiple of the last poll's duration, if longer
+MAX_POLL_S = 0.2  # longest pause
+# So many polls in a row must find too much memory: between `vfork` and `exec` a child
+# shares the memory of its parent, which is then counted twice.
+MEMORY_POLLS = 3
 TICK_S = 1 / posix.sysconf("SC_CLK_TCK")
-# Fields of /proc/PID/stat after the name in parentheses, which may hold anything.
+# Fields of /proc/PID/stat after the name, which is in parentheses.
 STATE, PARENT, UTIME, STIME, CUTIME, CSTIME = 0, 1, 11, 12, 13, 14
 THREADS, STARTED, SIZE, RESIDENT = 17, 19, 20, 21
 
 
 class Processes:
-    """All processes of this namespace but the supervisor, as of the last look.
+    """All processes of this namespace except the supervisor, as of the last poll.
 
-    A process's CPU time goes to whoever waits for it, or to nobody if its parent
-    ignores SIGCHLD. So the own time of each is remembered, and of those that are gone
-    either what was passed on counts or what was seen, whichever is more. Neither can
-    be more than what was used, and a program gains nothing by ignoring its children
-    but what they use between their last look and their end.
+    When a process ends, its CPU time is added to the parent that waits for it, or lost
+    if the parent ignores SIGCHLD. So the time of each process is remembered here, and
+    of the processes that are gone the larger counts: the time added to parents or the
+    time remembered. Neither exceeds the time used. A program that ignores SIGCHLD hides
+    only what its children use between their last poll and their end.
 
     Attributes:
-      cpu_s: seconds of CPU time, of all that ran since the start.
-      resident_bytes: memory, what several processes share counted for each of them.
+      cpu_s: CPU seconds of all processes since the start.
+      resident_bytes: memory; shared memory counts once per process.
     """
 
     def __init__(self):
         self.cpu_s = 0.0
         self.resident_bytes = 0
         self._own: dict[tuple[bytes, bytes], float] = {}  # (pid, start) -> seconds
-        self._gone_s = 0.0
+        self._ended_s = 0.0
         self._stats: dict[bytes, list[bytes]] = {}  # pid -> fields
-        self._memory: dict[bytes, tuple[str, int]] = {}  # pid -> where, pages
+        self._memory: dict[bytes, tuple[str, int]] = {}  # pid -> /proc folder, pages
 
-    def look(self):
-        """Brings the attributes up to date."""
+    def poll(self):
+        """Updates the attributes."""
         own = {}
-        passed_on_s = 0.0
+        inherited_s = 0.0
         self._stats.clear()
         self._memory.clear()
         for pid in _pids():
@@ -62,37 +62,37 @@ class Processes:
             if own_s == 0.0:
                 own_s = _short_time(pid)
             own[pid, fields[STARTED]] = own_s
-            passed_on_s += (int(fields[CUTIME]) + int(fields[CSTIME])) * TICK_S
-            place, pages = f"/proc/{pid}", int(fields[RESIDENT])
+            inherited_s += (int(fields[CUTIME]) + int(fields[CSTIME])) * TICK_S
+            folder, pages = f"/proc/{pid}", int(fields[RESIDENT])
             if fields[STATE] == b"Z" and int(fields[THREADS]) > 1:
-                place, pages = _of_other_threads(pid)
+                folder, pages = _memory_of_other_threads(pid)
             self._stats[pid.encode()] = fields
-            self._memory[pid.encode()] = place, pages
+            self._memory[pid.encode()] = folder, pages
         for key, own_s in self._own.items():
             if key not in own:
-                self._gone_s += own_s
+                self._ended_s += own_s
         self._own = own
-        passed_on_s += cpu_of_reaped()
-        self.cpu_s = sum(own.values()) + max(passed_on_s, self._gone_s)
+        inherited_s += cpu_of_reaped()
+        self.cpu_s = sum(own.values()) + max(inherited_s, self._ended_s)
         pages = sum(pages for _, pages in self._memory.values())
         self.resident_bytes = pages * PAGE_BYTES
 
     def shared_bytes(self):
-        """Memory, with each process's share of what it has in common with others."""
-        total = twice = 0
-        for pid, (place, pages) in self._memory.items():
-            size = _share(place)
-            if size is None:  # it forbids to be looked at: all that it has counts
+        """Memory; shared memory counts in proportional shares."""
+        total = duplicate = 0
+        for pid, (folder, pages) in self._memory.items():
+            size = _proportional_bytes(folder)
+            if size is None:  # not readable: all of it counts
                 size = pages * PAGE_BYTES
             total += size
-            if self._is_twin(pid):
-                twice = max(twice, size)
-        return total - twice
+            if self._is_vfork_child(pid):
+                duplicate = max(duplicate, size)
+        return total - duplicate
 
-    def _is_twin(self, pid):
-        """Whether this seems to be a child after `vfork`, with its parent's memory.
+    def _is_vfork_child(self, pid):
+        """Whether this looks like a child after `vfork`, with its parent's memory.
 
-        A program can make it seem so, hence only one such child is not counted.
+        A program can imitate that, so only one such child is left out of the sum.
         """
         child = self._stats[pid]
         parent = self._stats.get(child[PARENT])
@@ -104,12 +104,12 @@ class Processes:
 
 
 def _pids():
-    """The other processes of this namespace."""
+    """Ids of the other processes of this namespace."""
     return [name for name in posix.listdir("/proc") if name.isdecimal() and name != "1"]
 
 
 def _read(path):
-    """The content of a file, or None if it is gone or forbidden."""
+    """The content of a file; None if it is gone or not readable."""
     try:
         fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
@@ -122,23 +122,23 @@ def _read(path):
         posix.close(fd)
 
 
-def _of_other_threads(pid):
-    """(Where, how many pages) the memory is of a process whose first thread ended."""
+def _memory_of_other_threads(pid):
+    """(/proc folder, pages) of a process whose first thread has ended."""
     try:
         threads = posix.listdir(f"/proc/{pid}/task")
     except OSError:
         threads = []
     for thread in threads:
-        place = f"/proc/{pid}/task/{thread}"
-        text = _read(f"{place}/statm")
+        folder = f"/proc/{pid}/task/{thread}"
+        text = _read(f"{folder}/statm")
         if text and (pages := int(text.split()[1])):
-            return place, pages
+            return folder, pages
     return f"/proc/{pid}", 0
 
 
-def _share(place):
-    """Proportional memory of a process in bytes, or None if that cannot be seen."""
-    text = _read(f"{place}/smaps_rollup")
+def _proportional_bytes(folder):
+    """Proportional memory (PSS) of a process in bytes; None if not readable."""
+    text = _read(f"{folder}/smaps_rollup")
     if text is None:
         return None
     return 1024 * sum(
@@ -149,19 +149,19 @@ def _share(place):
 
 
 def _short_time(pid):
-    """CPU seconds of a process that used less than a clock tick."""
+    """CPU seconds of a process that has used less than a clock tick."""
     text = _read(f"/proc/{pid}/schedstat")  # absent in some kernels
     return int(text.split()[0]) / 1e9 if text else 0.0
 
 
 def cpu_of_reaped():
-    """CPU seconds of all processes that have ended and were waited for."""
+    """CPU seconds of all processes that ended and were waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def entries(folders):
-    """How many files and folders the memory file systems of these folders hold."""
+    """Number of files and folders in the file systems of these folders."""
     total = 0
     for folder in folders:
         status = posix.statvfs(folder)
@@ -170,7 +170,7 @@ def entries(folders):
 
 
 def reap(main_pid):
-    """Waits for all that has ended; the status of the main program or None."""
+    """Reaps all ended processes; the status of the main program, None if it runs."""
     main_status = None
     while True:
         try:
@@ -184,7 +184,7 @@ def reap(main_pid):
 
 
 def kill_all():
-    """Ends every other process of this namespace and waits for it."""
+    """Kills all other processes of this namespace and waits for them."""
     while True:
         try:
             posix.kill(-1, _signal.SIGKILL)
@@ -197,43 +197,43 @@ def kill_all():
 
 
 class Watch:
-    """Waits for the end of a program, or ends the waiting.
+    """Waits for the end of a program or for a limit.
 
     Args:
-      request: its limits `cpu_s`, `wall_s`, `memory_bytes` and `scratch_entries`.
-      folders: in which memory file systems it can make files.
+      request: has the limits `cpu_s`, `wall_s`, `memory_bytes` and `scratch_entries`.
+      folders: in the file systems in which the program can create files.
     """
 
     def __init__(self, request, folders):
         self._request = request
         self._folders = folders
         self._processes = Processes()
-        self._looks_over = 0  # with too much memory, in a row
+        self._polls_over = 0  # consecutive ones with too much memory
 
     def over(self):
-        """The limit that all processes together have reached, or None."""
+        """The limit that all processes together have reached; None if there is none."""
         request = self._request
-        self._processes.look()
+        self._processes.poll()
         if self._processes.cpu_s >= request["cpu_s"]:
             return "cpu"
         if entries(self._folders) > request["scratch_entries"]:
             return "files"
-        # The exact number costs a walk through all pages, so it comes second.
+        # `shared_bytes` walks through all page tables, so it comes second.
         most = request["memory_bytes"]
         over = (
             self._processes.resident_bytes > most
             and self._processes.shared_bytes() > most
         )
-        self._looks_over = self._looks_over + 1 if over else 0
-        return "memory" if self._looks_over == MEMORY_LOOKS else None
+        self._polls_over = self._polls_over + 1 if over else 0
+        return "memory" if self._polls_over == MEMORY_POLLS else None
 
     def wait(self, main_pid, wake_fd, stop_fds):
-        """Waits until the program ends or a limit stops it: (reason, raw status).
+        """Waits until the program ends or reaches a limit: (reason, raw status).
 
         Args:
           main_pid: its first process.
           wake_fd: readable after a signal.
-          stop_fds: readable when the library wants an end, or has ended itself.
+          stop_fds: readable when the library asks to stop, or its process has ended.
         """
         poller = select.poll()
         poller.register(wake_fd, select.POLLIN)
@@ -241,7 +241,7 @@ class Watch:
             poller.register(fd, select.POLLIN)
         now = time.monotonic()
         end = now + self._request["wall_s"]
-        next_look = now + POLL_S
+        next_poll = now + POLL_S
         while True:
             status = reap(main_pid)
             if status is not None:
@@ -249,13 +249,13 @@ class Watch:
             now = time.monotonic()
             if now >= end:
                 return "wall", 0
-            if now >= next_look:
+            if now >= next_poll:
                 if reason := self.over():
                     return reason, 0
-                looked = time.monotonic()
-                pause_s = max(POLL_S, POLL_COST * (looked - now))
-                next_look = looked + min(pause_s, MAX_POLL_S)
-            for fd, _ in poller.poll((min(next_look, end) - now) * 1000 + 1):
+                polled = time.monotonic()
+                pause_s = max(POLL_S, POLL_COST * (polled - now))
+                next_poll = polled + min(pause_s, MAX_POLL_S)
+            for fd, _ in poller.poll((min(next_poll, end) - now) * 1000 + 1):
                 if fd in stop_fds:
                     return "stopped", 0
                 posix.read(wake_fd, 4096)

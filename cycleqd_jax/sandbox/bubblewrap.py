@@ -1,12 +1,11 @@
 """The default sandbox: bubblewrap (https://github.com/containers/bubblewrap).
 
-Each program gets its own user, PID, mount, network, IPC, UTS and (where permitted)
-cgroup namespaces, can make no further user namespaces, sees a read-only system and one
-small private file system, and is watched by a trusted process 1 (`_supervisor.py`)
-that it can neither trace nor signal. All communication goes through file descriptors
-made here: the request and the report are memory files, standard input another one,
-standard output and error pipes, one pipe whose closing stops the program, and one
-descriptor of this process, whose end stops it too.
+Each program runs in its own user, PID, mount, network, IPC, UTS and (if permitted)
+cgroup namespaces. It cannot create user namespaces, sees a read-only system and one
+small private file system, and is watched by a trusted process 1 (`_supervisor.py`) that
+it can neither trace nor signal. All communication uses file descriptors created here:
+request, report and standard input are memory files, standard output and error are
+pipes. Closing a further pipe stops the program, and so does the end of this process.
 """
 
 import asyncio
@@ -40,7 +39,7 @@ _ENDINGS = {
     "wall": Ending.WALL_LIMIT,
     "memory": Ending.MEMORY_LIMIT,
     "files": Ending.ENTRIES_LIMIT,
-    "stopped": Ending.WALL_LIMIT,  # by us, when the supervisor itself was late
+    "stopped": Ending.WALL_LIMIT,  # by us, because the supervisor was late
 }
 _log = logging.getLogger(__name__)
 
@@ -48,19 +47,17 @@ _log = logging.getLogger(__name__)
 class BubblewrapSandbox:
     """Runs programs under bubblewrap, at most `workers` at once.
 
-    Programs find themselves as user 1000 in `/box/work`, which is also `HOME`; `/tmp`
-    is beside it; both count towards `scratch_bytes`.
+    A program runs as user 1000 in `/box/work`, which is also `HOME`. Its files there
+    and in `/tmp` count towards `scratch_bytes`.
 
-    Of CPU time all processes of a program are counted together, and only this total
-    decides about `Ending.CPU_LIMIT`. A program that reaches the wall-clock limit is
-    run once more with nothing beside it, and only that run counts. A file that grows
-    over `file_bytes` is a failed write. Of the collected files at most 4096, 64
-    folders deep and `scratch_bytes` in all come back; names are decoded with
-    `os.fsdecode`, so bytes that are not UTF-8 become surrogates. All that was collected
-    can be given as `Program.files` again, empty folders (a trailing slash) too;
-    permissions, links and times are lost.
+    Only the total CPU time of all processes decides about `Ending.CPU_LIMIT`. A program
+    that reaches the wall-clock limit runs once more, alone, and only that run counts.
+    A write beyond `file_bytes` fails. At most 4096 files and folders, 64 levels deep
+    and `scratch_bytes` large, are collected; bytes of names that are not UTF-8 become
+    surrogates (`os.fsdecode`). They can be given as `Program.files` again; permissions,
+    links and times are lost.
 
-    Started as root, each worker's programs run under an own unprivileged user id.
+    If started as root, each worker has its own unprivileged user id.
 
     Args:
       workers: programs at once; at least 1.
@@ -81,19 +78,19 @@ class BubblewrapSandbox:
         """Runs `program` to its end or limit.
 
         Raises:
-          ValueError: `program` can run in no sandbox, see `check_program`.
-          SandboxError: the sandbox itself failed three times, or is closed.
+          ValueError: see `check_program`.
+          SandboxError: the sandbox failed three times, or is closed.
         """
         check_program(program)
         return await self._gate.run(lambda slot: self._attempts(program, slot))
 
     async def close(self) -> None:
-        """Stops what runs, whose callers get a `SandboxError`; nothing starts again."""
+        """Stops running programs, with a `SandboxError`, and refuses more."""
         self._closed = True
         for stop in tuple(self._stops):
             stop()
         async with self._gate.enter(alone=True):
-            pass  # all have ended
+            pass  # waits until all have ended
 
     async def _attempts(self, program: Program, slot: int) -> Execution:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -104,8 +101,8 @@ class BubblewrapSandbox:
             except (SandboxError, OSError) as error:
                 if attempt == _ATTEMPTS:
                     raise SandboxError(
-                        f"{program.argv[0]!r} could not be run in a sandbox, {attempt} "
-                        f"attempts failed, the last with: {error}"
+                        f"{program.argv[0]!r} could not be run in a sandbox after "
+                        f"{attempt} attempts; the last error was: {error}"
                     ) from error
                 _log.warning("attempt %d of %d: %s", attempt, _ATTEMPTS, error)
             await asyncio.sleep(_PAUSE_S * attempt)
@@ -117,7 +114,7 @@ class BubblewrapSandbox:
             report = fds.memory(b"")
             stdin = fds.memory(program.stdin)
             stop_read, stop_write = fds.pipe()
-            ourselves = fds.process(os.getpid())
+            parent = fds.process(os.getpid())
             out_read, out_write = fds.pipe()
             err_read, err_write = fds.pipe()
             uid = self._host.uid(slot)
@@ -136,23 +133,23 @@ class BubblewrapSandbox:
                 files=files,
                 seccomp=seccomp,
             )
-            handed = (request, report, stop_read, ourselves)
-            command += [self._host.python, "-I", "-S", _SUPERVISOR, *map(str, handed)]
+            passed = (request, report, stop_read, parent)
+            command += [self._host.python, "-I", "-S", _SUPERVISOR, *map(str, passed)]
             seccomps = () if seccomp is None else (seccomp,)
             process = subprocess.Popen(
                 command,
                 stdin=stdin,
                 stdout=out_write,
                 stderr=err_write,
-                pass_fds=(*handed, *files.values(), *seccomps),
+                pass_fds=(*passed, *files.values(), *seccomps),
                 env={},
                 cwd="/",
-                start_new_session=True,  # Ctrl-C is for us alone
+                start_new_session=True,  # Ctrl-C reaches only us
             )
             fds.close(out_write, err_write, stop_read)
 
             def stop() -> None:
-                fds.say_and_close(stop_write)
+                fds.signal_and_close(stop_write)
 
             self._stops.add(stop)
             try:
@@ -171,20 +168,20 @@ class BubblewrapSandbox:
         stdout: Capture,
         stderr: Capture,
     ) -> Execution:
-        """What became of the program, from the supervisor's report and the output."""
+        """The result, from the supervisor's report and the captured output."""
         try:
-            # When bubblewrap was killed, the supervisor may be writing still.
+            # If bubblewrap was killed, the supervisor may still be writing.
             if process.returncode != 0:
-                raise SandboxError("the sandbox ended without a whole report")
+                raise SandboxError("the sandbox ended without a complete report")
             report = read_report(report_fd, program.limits.scratch_bytes)
         except SandboxError as error:
             said = stderr.data.decode(errors="replace").strip()[-500:]
             raise SandboxError(
-                f"{error} (exit status {process.returncode}, it said {said!r})"
+                f"{error} (exit status {process.returncode}, stderr {said!r})"
             ) from error
         ending = _ENDINGS[report.reason]
-        # What came out counts before how it ended: only then is it the same whether
-        # the end or our reading was faster.
+        # The output decides first: whether the program ended before we had read too
+        # much output must not change the result.
         if stdout.over or stderr.over:
             ending = Ending.OUTPUT_LIMIT
         elif report.reason == "stopped" and self._closed:
@@ -199,7 +196,7 @@ class BubblewrapSandbox:
 
 
 def _request(program: Program, host: Host) -> bytes:
-    """The supervisor's instructions."""
+    """The request to the supervisor."""
     limits = program.limits
     return marshal.dumps(
         {
@@ -221,15 +218,15 @@ def _request(program: Program, host: Host) -> bytes:
 
 def _rlimits(limits: Limits, host: Host) -> list[tuple[int, int, int]]:
     """(resource, soft, hard) for the program's processes."""
-    # The supervisor stops a program at its exact total; the kernel's whole seconds
-    # of each process are only a second fence.
+    # The supervisor enforces the exact total; the kernel's limit, in whole seconds per
+    # process, is only a second barrier.
     cpu_s = math.ceil(limits.cpu_s) + 1
     same = {
         resource.RLIMIT_AS: limits.memory_bytes,
         resource.RLIMIT_NPROC: limits.processes + host.own_processes,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_FSIZE: limits.file_bytes,
-        resource.RLIMIT_CORE: 1,  # 0 would not stop a core_pattern that is a pipe
+        resource.RLIMIT_CORE: 1,  # 0 would still run a core_pattern that is a pipe
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
     }

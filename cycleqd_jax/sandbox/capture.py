@@ -1,16 +1,16 @@
-"""Reading what a program writes, up to a limit."""
+"""Reads the output of a program, up to a limit."""
 
 import asyncio
 import os
 
 
 class Capture:
-    """Collects at most `limit` bytes from the pipe `fd` while it is entered.
+    """Reads at most `limit` bytes from a pipe, as a context manager.
 
     Args:
-      fd: the end to read; set to non-blocking.
+      fd: the end to read; is made non-blocking.
       limit: bytes to keep.
-      on_over: set when more than `limit` bytes came; reading stops then.
+      on_over: is set when more than `limit` bytes were read; reading then stops.
     """
 
     def __init__(self, fd: int, limit: int, on_over: asyncio.Event):
@@ -24,12 +24,12 @@ class Capture:
 
     @property
     def data(self) -> bytes:
-        """What was read, never more than the limit."""
+        """The bytes read, at most the limit."""
         return b"".join(self._parts)[: self._limit]
 
     @property
     def over(self) -> bool:
-        """Whether more than the limit came."""
+        """Whether there were more bytes than the limit."""
         return self._size > self._limit
 
     def __enter__(self) -> "Capture":
@@ -40,13 +40,13 @@ class Capture:
         self._stop()
 
     def drain(self) -> None:
-        """Reads what is left in the pipe once its writers are gone."""
+        """Reads the rest of the pipe after its writers have ended."""
         while not self._done:
             if not self._read():
                 self._stop()
 
     def _read(self) -> bool:
-        """Reads once; returns False when nothing was there."""
+        """Reads once; returns False if there was nothing."""
         try:
             part = os.read(self._fd, 1 << 16)
         except BlockingIOError:

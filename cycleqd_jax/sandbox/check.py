@@ -1,4 +1,4 @@
-"""What a program to run must be, whatever the sandbox."""
+"""Checks a program before it runs in any sandbox."""
 
 import os
 import pathlib
@@ -8,16 +8,16 @@ from cycleqd_jax.sandbox.base import Program
 
 _MAX_NAME_BYTES = 255
 _MAX_WORD_BYTES = 2**17 - 1  # MAX_ARG_STRLEN of the kernel, without the final NUL
-_MAX_ARGV_BYTES = 2**20  # the kernel takes a quarter of the stack's limit, 2 MiB
+_MAX_ARGV_BYTES = 2**20  # the kernel's limit is a quarter of the stack's, 2 MiB
 
 
 def check_program(program: Program) -> None:
-    """Refuses a program that no sandbox could run as it is meant.
+    """Refuses a program that cannot run.
 
     Raises:
-      ValueError: no command, a NUL byte, words that are longer than the kernel takes,
-        a path that leaves the scratch folder, is too long or is both file and folder,
-        or more files or content than the scratch folder holds (in whole memory pages).
+      ValueError: there is no command; a word has a NUL byte or is too long for the
+        kernel; a path leaves the scratch folder, is too long, or is both a file and a
+        folder; or the files exceed the scratch folder (in whole memory pages).
     """
     if not program.argv or not program.argv[0]:
         raise ValueError("argv: expected a command, got none")

@@ -1,11 +1,10 @@
 """Sessions in containers of Docker or Podman, for exact images.
 
-A container has no network and lives as long as its session. Its programs are its own:
-what an episode changes in them cannot be taken back, so it is looked for instead. When
-an answer is judged, the container is stopped, which ends all its processes, and what
-differs from its image is listed; where programs, libraries or their configuration
-differ in content, the answer does not count (`container_changes`). The same is done
-once more after a check that may run commands of the episode.
+A container has no network and lives as long as its session. Changes of an episode to
+its programs cannot be undone, so they are detected (`container_changes`): for judging,
+the container is stopped, which ends all its processes, and compared with its image. If
+programs, libraries or their configuration differ in content, the answer fails. The same
+is checked again after a check that may run commands of the episode.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ from cycleqd_jax.sandbox.session_mark import COMMAND, FIRST_LINE, Mark
 from cycleqd_jax.sandbox.session_shell import KEPT_BYTES, Output
 
 _TRUSTED = {"PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
-# Types each line when the shell has read the one before; see `session_shell`.
+# Types each line after the shell has read the one before; see `session_shell`.
 _RELAY = """
 import fcntl, os, struct, subprocess, sys, threading, time
 FIONREAD = 0x541B  # a small Python has no termios
@@ -55,13 +54,13 @@ class Containers:
     """Starts containers.
 
     Args:
-      image: its name, as the engine knows it.
-      slots: at most so many at once.
-      engine: the address of its API, see `Engine`.
+      image: name of the image.
+      slots: containers at once.
+      engine: address of its API, see `Engine`.
       limits: of each container, see `Engine`.
 
     Raises:
-      BadInputError: no engine answers there, or the SDK is not installed.
+      BadInputError: no engine answers, or the SDK is not installed.
     """
 
     def __init__(
@@ -73,19 +72,19 @@ class Containers:
     ):
         self._engine = Engine(image, engine, limits)
         self._slots = slots
-        self._places: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+        self._free: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
         self._commands: frozenset[str] | None = None
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator["ContainerSession"]:
-        """Starts a container, and removes it at the end.
+        """Starts a container and removes it at the end.
 
         Raises:
           SandboxError: it could not be started.
         """
         loop = asyncio.get_running_loop()
-        places = self._places.setdefault(loop, asyncio.Semaphore(self._slots))
-        async with places:
+        free = self._free.setdefault(loop, asyncio.Semaphore(self._slots))
+        async with free:
             name = f"cycleqd-{os.getpid()}-{secrets.token_hex(6)}"
             try:
                 await self._engine.start(name)
@@ -101,10 +100,10 @@ class Containers:
 
 
 class ContainerSession:
-    """One container; the same members as `session.Session`.
+    """One container, with the interface of `session.Session`.
 
     Args:
-      engine: started it.
+      engine: runs it.
       name: of the container.
       commands: names of the image's own commands.
     """
@@ -126,8 +125,8 @@ class ContainerSession:
     ) -> ScriptRun:
         """Runs a script on its own, in `/`; see `session_connection.Session.script`.
 
-        A check is not kept from changing files; that it or what it ran did so to
-        programs is found out, and then it has not passed.
+        A check may change files; if it or a program that it ran changed programs, it
+        fails.
         """
         words = {"bash": ["bash", "-c", code, "--"], "python": ["python3", "-c", code]}
         given = [os.fsdecode(a) if isinstance(a, bytes) else a for a in arguments]
@@ -153,10 +152,10 @@ class ContainerSession:
         return ScriptRun(status, "done", output[:KEPT_BYTES])
 
     async def start_shell(self, *, terminal: bool, limit_s: float) -> Typed:
-        """Starts the login shell that stays.
+        """Starts the login shell of the session.
 
         Raises:
-          SandboxError: for a terminal, which there is none.
+          SandboxError: a terminal was asked for.
         """
         if terminal:
             raise SandboxError("the backend container has no terminal; choose another")
@@ -168,9 +167,11 @@ class ContainerSession:
         return await self._type(FIRST_LINE, limit_s)
 
     async def type(self, code: str, *, limit_s: float) -> Typed:
-        """Types into the shell, and waits until it is ready again or out of time.
+        """Types into the shell and waits until it is ready again.
 
-        The time is that of the clock on the wall.
+        Args:
+          code: a command.
+          limit_s: wall-clock limit.
         """
         return await self._type(f"{code}\n".encode("utf-8", "replace"), limit_s)
 
@@ -200,14 +201,14 @@ class ContainerSession:
         return Typed(ended, output.kept, output.valid)
 
     async def remember(self) -> None:
-        """Notes how the container differs from its image before the episode."""
+        """Records how the container differs from its image before the episode."""
         await self._changes.remember()
 
     async def judge(self, *, freeze: bool = False) -> str | None:
-        """Ends all processes of the container; `freeze` cannot keep them.
+        """Ends all processes of the container; `freeze` has no effect.
 
         Returns:
-          What of its programs was changed, or None.
+          A change of its programs, in words; None if there is none.
         """
         await self.close()
         await self._engine.end(self._name)
@@ -217,7 +218,7 @@ class ContainerSession:
         try:
             await self._engine.start_again(self._name)
         except SandboxError as error:
-            # Where another one starts, it is what the episode did to this one.
+            # If another container starts, the episode has broken this one.
             other = f"{self._name}-other"
             try:
                 await self._engine.start(other)
@@ -227,7 +228,7 @@ class ContainerSession:
         return None
 
     async def close(self) -> None:
-        """Leaves the shell; the container is removed by `Containers.open`."""
+        """Closes the shell; `Containers.open` removes the container."""
         shell, self._shell = self._shell, None
         if shell is not None:
             shell.close()

@@ -1,4 +1,4 @@
-"""Where Docker or Podman answers, and the SDK's client for it."""
+"""Finds the API of Docker or Podman and connects the SDK to it."""
 
 import contextlib
 import os
@@ -22,23 +22,23 @@ _START = (
     "--time=0 unix:///tmp/podman.sock and that address as engine), or choose the "
     "backend host"
 )
-_FIRST_S = 10.0  # for the first answer
-CALL_S = 120.0  # for every later one
-_CONNECTIONS = 64  # kept open at most
+_FIRST_S = 10.0  # timeout of the first call
+CALL_S = 120.0  # timeout of later calls
+_CONNECTIONS = 64  # most that are kept open
 
 
 def addresses(
     given: str | None, environment: Mapping[str, str] = os.environ
 ) -> list[str]:
-    """Where an engine may answer, best first.
+    """Addresses at which an engine may answer, in the order to try them.
 
     Args:
-      given: the only one, unless None.
-      environment: its DOCKER_HOST is the next choice, and then the sockets of Docker
-        and Podman that are there, the user's own one behind the system's.
+      given: the only address, unless None.
+      environment: otherwise its DOCKER_HOST is the only one; without that, the existing
+        sockets of Docker and Podman, the system's before the user's.
 
     Raises:
-      BadInputError: there is none, or it is none of unix:// and tcp://.
+      BadInputError: there is none, or the address is neither unix:// nor tcp://.
     """
     name, only = ("engine", given) if given else (VARIABLE, environment.get(VARIABLE))
     if only:
@@ -68,7 +68,7 @@ def connect(given: str | None) -> tuple[str, "docker.APIClient"]:
     """The first of `addresses` that answers, and a client for it.
 
     Raises:
-      BadInputError: none does, or the SDK is not installed.
+      BadInputError: no engine answers, or the SDK is not installed.
     """
     try:
         import docker
@@ -80,7 +80,7 @@ def connect(given: str | None) -> tuple[str, "docker.APIClient"]:
     failures = []
     for address in addresses(given):
         try:
-            _knock(address)
+            _check_listens(address)
             client = docker.APIClient(
                 address, "auto", timeout=_FIRST_S, max_pool_size=_CONNECTIONS
             )
@@ -94,14 +94,14 @@ def connect(given: str | None) -> tuple[str, "docker.APIClient"]:
     )
 
 
-def _knock(address: str) -> None:
-    """Whether somebody listens, since the SDK leaves a socket open where nobody does.
+def _check_listens(address: str) -> None:
+    """Connects to a Unix socket, since the SDK leaks a socket if nobody listens.
 
     Raises:
-      OSError: nobody does.
+      OSError: nobody listens.
     """
     scheme, _, path = address.partition("://")
     if scheme == "unix":
-        with socket.socket(socket.AF_UNIX) as made:
-            made.settimeout(_FIRST_S)
-            made.connect(path)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_FIRST_S)
+            connection.connect(path)

@@ -1,8 +1,8 @@
-"""What an episode changed of the programs that judge it, in a container.
+"""Finds changes of an episode to the programs that judge it, in a container.
 
-They cannot be put back there, so it is looked for: programs, libraries and their
-configuration whose content differs from the image, commands put before those of the
-image on PATH, login scripts.
+They cannot be restored there, so changes are detected: programs, libraries and their
+configuration whose content differs from the image, commands that come before those of
+the image on PATH, and login scripts.
 """
 
 import re
@@ -21,10 +21,10 @@ _LOGIN_SCRIPTS = re.compile(r"/home/[^/]+/\.(bash_login|bash_profile|profile|bas
 
 
 class Changes:
-    """Those of one container.
+    """The changes in one container.
 
     Args:
-      engine: asked for them.
+      engine: that runs the container.
       name: of the container.
       commands: names of the image's own commands.
     """
@@ -33,19 +33,19 @@ class Changes:
         self._engine = engine
         self._name = name
         self._commands = commands
-        self._before: dict[str, str] = {}  # path -> how it differs from the image
+        self._before: dict[str, str] = {}  # path -> kind of difference from the image
         self._contents: dict[str, bytes | None] = {}
         self._judged: dict[str, str] = {}
 
     async def remember(self) -> None:
-        """What differs now is the problem's own doing."""
+        """Records the differences that the problem's set-up made."""
         self._before = await self._engine.differences(self._name)
         for path, kind in self._before.items():
             if kind != "D" and _trusted(path):
                 self._contents[path] = await self._engine.content(self._name, path)
 
     async def of_episode(self) -> str | None:
-        """What the episode changed that could decide a verdict, in words, or None."""
+        """A change of the episode that could decide a verdict, in words, or None."""
         self._judged = await self._engine.differences(self._name)
         for path, kind in self._judged.items():
             if self._suspicious(path, kind) and not await self._unchanged(path, kind):
@@ -53,14 +53,14 @@ class Changes:
         return None
 
     async def while_judging(self) -> bool:
-        """Whether there is any such change since `of_episode`."""
+        """Whether there is a further such change since `of_episode`."""
         return any(
             path not in self._judged and self._suspicious(path, kind)
             for path, kind in (await self._engine.differences(self._name)).items()
         )
 
     async def _unchanged(self, path: str, kind: str) -> bool:
-        """Whether a file's content is that from before the episode."""
+        """Whether a file has the content from before the episode."""
         if kind == "D":
             return self._before.get(path) == "D"
         now = await self._engine.content(self._name, path)
@@ -71,7 +71,7 @@ class Changes:
         return now == await self._engine.image_content(path, f"{self._name}-image")
 
     def _suspicious(self, path: str, kind: str) -> bool:
-        """Whether a difference there could decide a verdict."""
+        """Whether a difference at this path could decide a verdict."""
         command = _COMMANDS.match(path)
         if command and kind == "A":
             return command[3] in self._commands

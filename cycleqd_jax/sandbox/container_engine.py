@@ -1,4 +1,4 @@
-"""Docker or Podman, by the docker SDK: how a container is started and asked."""
+"""Runs containers in Docker or Podman through the docker SDK."""
 
 import asyncio
 import contextlib
@@ -14,21 +14,20 @@ from cycleqd_jax.sandbox.container_address import CALL_S, connect
 from cycleqd_jax.sandbox.container_stream import Channel
 from cycleqd_jax.sandbox.session import SessionLimits
 
-_MAX_BYTES = 2**24  # of what a command prints; more is read, but not kept
+_MAX_BYTES = 2**24  # of a command's output; more is read but not kept
 _FOLDERS = ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
 _KINDS = {0: "C", 1: "A", 2: "D"}
-_END_S = 5.0  # until the engine knows that a command has ended whose output has
-_LOOK_S = 0.02
+_END_S = 5.0  # between the end of a command's output and its exit status, at most
+_POLL_S = 0.02
 
 
 class Engine:
-    """Asks an engine for containers of one image.
+    """Runs containers of one image.
 
     Args:
-      image: its name, as the engine knows it.
-      address: of its API, see `container_address.addresses`.
-      limits: of each container; time of the processor and size of all files are not
-        limited.
+      image: name of the image.
+      address: of the engine's API, see `container_address.addresses`.
+      limits: of each container; CPU time and total size of files are not limited.
 
     Raises:
       BadInputError: no engine answers there, or the SDK is not installed.
@@ -40,7 +39,7 @@ class Engine:
         self._limits = limits
 
     async def start(self, name: str) -> None:
-        """Starts a container in which nothing runs yet."""
+        """Starts a container that runs nothing yet."""
         await self._ask(self._start, name)
 
     def _start(self, name: str) -> None:
@@ -74,20 +73,20 @@ class Engine:
         )
 
     async def start_again(self, name: str) -> None:
-        """Starts a container that has ended."""
+        """Starts a stopped container again."""
         await self._ask(self._client.start, name)
 
     async def end(self, name: str) -> None:
-        """Ends all that runs in a container, whatever its state."""
+        """Kills all processes of a container, in any state."""
         await self._ask(self._client.kill, name, check=False)
 
     async def wait(self, name: str) -> None:
-        """Waits until a container has ended."""
+        """Waits until a container has stopped."""
         await self._ask(self._client.wait, name, timeout=CALL_S)
 
     async def remove(self, name: str) -> None:
-        """Ends a container and removes it, whatever its state."""
-        await self.end(name)  # else it is asked to end, and given time
+        """Kills and removes a container, in any state."""
+        await self.end(name)  # otherwise the engine sends SIGTERM and waits
         await self._remove(name)
 
     async def _remove(self, name: str) -> None:
@@ -96,7 +95,7 @@ class Engine:
         )
 
     async def commands(self, name: str) -> frozenset[str]:
-        """Names of the image's own commands, as a fresh container has them."""
+        """Names of the image's own commands, listed in a fresh container."""
         status, output = await self.run(name, ("ls", *_FOLDERS), {}, None)
         listed = output.decode(errors="replace")
         if status != 0:
@@ -110,12 +109,12 @@ class Engine:
         """Path -> A (added), C (changed) or D (deleted), compared with the image."""
         listed = await self._ask(self._client.diff, name) or ()
         found = {change["Path"]: _KINDS[change["Kind"]] for change in listed}
-        # A folder is said to be changed when something in it is.
+        # The engine lists a folder as changed if something in it is.
         parents = {os.path.dirname(path) for path in found}
         return {p: k for p, k in found.items() if k != "C" or p not in parents}
 
     async def content(self, name: str, path: str) -> bytes | None:
-        """A hash of a file's type, link target and content, None if there is none."""
+        """Hash of a file's type, link target and content; None if there is no file."""
         return await self._ask(self._content, name, path, check=False)
 
     def _content(self, name: str, path: str) -> bytes | None:
@@ -136,11 +135,11 @@ class Engine:
         except tarfile.TarError:
             return None
         finally:
-            for _ in parts:  # of a folder all files follow
+            for _ in parts:  # the archive of a folder goes on with its files
                 pass
 
     async def image_content(self, path: str, name: str) -> bytes | None:
-        """`content` of the image itself, by a container `name` that never runs."""
+        """`content` in the image, from a container `name` that never runs."""
         try:
             await self._ask(self._create, name, ["true"], [])
             return await self.content(name, path)
@@ -154,10 +153,10 @@ class Engine:
         variables: dict[str, str],
         limit_s: float | None,
     ) -> tuple[int | None, bytes]:
-        """(Exit status, both outputs) of a command; None where its time was up.
+        """Runs a command: (exit status, or None after `limit_s`; both outputs).
 
         Raises:
-          SandboxError: it could not be started, or its container has ended.
+          SandboxError: it could not be started, or the container has stopped.
         """
         channel = await self.execute(name, words, variables)
         try:
@@ -168,9 +167,9 @@ class Engine:
         finally:
             channel.close()
         status = await self.status(channel)
-        if status in (None, 125):  # the latter is the engine's own
+        if status in (None, 125):  # 125 is the engine's own
             said = output.decode(errors="replace")[-300:]
-            raise SandboxError(f"a container has ended: {said}")
+            raise SandboxError(f"a container has stopped: {said}")
         return status, output
 
     async def execute(
@@ -196,10 +195,10 @@ class Engine:
         return channel
 
     async def status(self, channel: Channel) -> int | None:
-        """How a command has ended; None where its container ended before it.
+        """Exit status of an ended command; None if its container stopped.
 
         Raises:
-          SandboxError: it has not, so that the engine must have failed.
+          SandboxError: it still runs, so the engine must have failed.
         """
         until = time.monotonic() + _END_S
         while True:
@@ -210,17 +209,17 @@ class Engine:
                 return found["ExitCode"]
             if time.monotonic() > until:
                 raise SandboxError(
-                    f"the container engine at {self._address} ended its connection "
-                    "to a command that still runs; see whether it was restarted"
+                    f"the container engine at {self._address} closed the connection "
+                    "to a command that still runs; check whether it was restarted"
                 )
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
 
     async def _ask(self, call: Callable, *arguments, check: bool = True, **rest) -> Any:
-        """Makes a call of the SDK in a thread, to its end even when cancelled.
+        """Calls the SDK in a thread; a cancelled caller waits for the end too.
 
         Raises:
-          SandboxError: it failed; where `check` is False and the engine has refused
-            it, the answer is None instead.
+          SandboxError: the call failed. If `check` is False and the engine refused it,
+            the result is None instead.
         """
         running = asyncio.ensure_future(
             asyncio.to_thread(self._call, check, call, *arguments, **rest)
@@ -228,7 +227,7 @@ class Engine:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            # Half done, it would leave a container that starts when it was removed.
+            # An abandoned call could start a container after its removal.
             with contextlib.suppress(SandboxError):
                 await running
             raise
@@ -256,19 +255,19 @@ class Engine:
         except (errors.DockerException, OSError) as error:
             raise SandboxError(
                 f"the container engine at {self._address} does not answer "
-                f"({str(error)[-300:]}); see whether it is still running"
+                f"({str(error)[-300:]}); check whether it is running"
             ) from error
 
 
 class _Archive:
-    """A file to read from what the SDK gives in parts."""
+    """A readable file made of the parts that the SDK yields."""
 
     def __init__(self, parts: Iterator[bytes]):
         self._parts = parts
         self._rest = b""
 
     def read(self, size: int) -> bytes:
-        """The next so many bytes, fewer only at the end."""
+        """The next `size` bytes; fewer only at the end."""
         while len(self._rest) < size and (part := next(self._parts, b"")):
             self._rest += part
         found, self._rest = self._rest[:size], self._rest[size:]

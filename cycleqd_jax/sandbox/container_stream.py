@@ -1,7 +1,7 @@
-"""What a command in a container reads and prints, over the engine's connection.
+"""Input and output of a command in a container, over the engine's connection.
 
-The engine sends both outputs over one connection, in frames: a byte that tells the
-output, three zeros, four bytes with the length, and so many bytes.
+The engine sends both outputs in frames: one byte for the stream, three zero bytes, four
+bytes for the length, and the content.
 """
 
 import asyncio
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 _HEADER = 8  # bytes
 _OUTPUTS = (0, 1, 2)
-_PART = 2**16  # bytes read at once
+_PART = 2**16  # bytes per read
 
 
 class Frames:
-    """Takes the frames off what is received, wherever that is cut."""
+    """Decodes frames from data that may be cut anywhere."""
 
     def __init__(self):
         self._header = b""
-        self._left = 0  # bytes of the present frame that have not come yet
+        self._left = 0  # bytes of the current frame that are missing
 
     @property
     def complete(self) -> bool:
-        """Whether a frame ends where the data so far end."""
+        """Whether the data so far end with a frame."""
         return not self._header and not self._left
 
     def feed(self, data: bytes) -> bytes:
-        """What the command printed of the next data.
+        """Decodes more data into the output that they contain.
 
         Raises:
-          SandboxError: they are no frames.
+          SandboxError: they are not frames.
         """
         printed, data = bytearray(), memoryview(data)
         while data:
@@ -80,59 +80,60 @@ class Channel:
         variables: dict[str, str],
         stdin: bool,
     ) -> None:
-        """Starts it; blocks until the engine has done so.
+        """Starts the command; blocks until the engine has started it.
 
         Args:
           client: of the engine.
           name: of the container.
           words: the command, run in `/`.
-          variables: of its environment, beside those of the container.
-          stdin: whether it reads what `send` is given; else it finds its input empty.
+          variables: added to the container's environment.
+          stdin: whether it reads what `send` gets; otherwise its input is empty.
         """
         self.id = client.exec_create(
             name, words, stdin=stdin, workdir="/", environment=variables
         )["Id"]
         stream = client.exec_start(self.id, socket=True)
-        # The SDK has no call for what its own buffer took behind the answer's headers.
+        # The SDK's buffer may hold output after the response's headers, without a call
+        # to get it.
         self._response = stream._response
         self._socket = stream._sock
         self._socket.setblocking(False)
         self._early = self._response.raw._fp.fp.peek()
 
     async def send(self, data: bytes) -> None:
-        """Gives it input; nothing happens where its connection has ended."""
+        """Sends input; does nothing if the connection is closed."""
         with contextlib.suppress(OSError):
             await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def receive(self) -> bytes:
-        """The next that it prints, or nothing at its end or the engine's.
+        """The next output; empty at the end.
 
         Raises:
-          SandboxError: the engine sent something else, or stopped inside a frame.
+          SandboxError: the engine sent no frame, or closed inside a frame.
         """
         loop = asyncio.get_running_loop()
         while True:
             data, self._early = self._early, b""
             if not data:
-                # An error is an end: of the command, if its input was not all read.
+                # An error is the end too: of a command that did not read its input.
                 with contextlib.suppress(OSError):
                     data = await loop.sock_recv(self._socket, _PART)
             if not data and not self._frames.complete:
                 raise SandboxError(
-                    "the container engine ended its connection in the middle of an "
-                    "output; see whether it is still running"
+                    "the container engine closed its connection in the middle of an "
+                    "output; check whether it is running"
                 )
             if (printed := self._frames.feed(data)) or not data:
                 return printed
 
     async def read(self, most: int) -> bytes:
-        """All that it prints until its end, the first `most` bytes of it."""
+        """Reads the output to its end and returns the first `most` bytes."""
         output = bytearray()
         while part := await self.receive():
             output += part[: most - len(output)]
         return bytes(output)
 
     def close(self) -> None:
-        """Ends the connection, not the command."""
+        """Closes the connection; the command goes on."""
         if self._response is not None:
             self._response.close()

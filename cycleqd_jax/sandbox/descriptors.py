@@ -1,11 +1,11 @@
-"""File descriptors that are closed for sure."""
+"""File descriptors that are closed on every path."""
 
 import contextlib
 import os
 
 
 class Descriptors(contextlib.ExitStack):
-    """File descriptors that are closed at the latest on leaving."""
+    """Closes all its file descriptors when the context is left."""
 
     def __init__(self):
         super().__init__()
@@ -13,7 +13,7 @@ class Descriptors(contextlib.ExitStack):
         self.callback(lambda: self.close(*self._open))
 
     def memory(self, content: bytes) -> int:
-        """A memory file with `content`, to be read from its start."""
+        """A memory file with `content`, positioned at its start."""
         fd = os.memfd_create("sandbox")
         self._open.add(fd)
         view = memoryview(content)
@@ -29,13 +29,16 @@ class Descriptors(contextlib.ExitStack):
         return ends
 
     def process(self, pid: int) -> int:
-        """A descriptor that can be read from once the process `pid` has ended."""
+        """A descriptor that becomes readable when the process `pid` has ended."""
         fd = os.pidfd_open(pid)
         self._open.add(fd)
         return fd
 
-    def say_and_close(self, fd: int) -> None:
-        """Makes the other end of a pipe readable; a fork of ours may keep it open."""
+    def signal_and_close(self, fd: int) -> None:
+        """Makes the other end of a pipe readable, and closes this end.
+
+        Closing is not enough: a fork of this process may keep the pipe open.
+        """
         if fd in self._open:
             with contextlib.suppress(BrokenPipeError):
                 os.write(fd, b"x")

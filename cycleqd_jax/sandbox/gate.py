@@ -1,4 +1,4 @@
-"""Who may run when: at most N programs at once, or one alone."""
+"""Limits how many programs run at once, and lets one run alone."""
 
 import asyncio
 import collections
@@ -9,10 +9,10 @@ from cycleqd_jax.sandbox.base import Ending, Execution
 
 
 class Gate:
-    """Hands out the slots 0 .. `slots` - 1, or on demand all of them to one caller.
+    """Gives callers the slots 0 to `slots` - 1, or all slots to one caller.
 
-    First come, first served, but a caller that wants to be alone goes before the
-    others that wait, so it waits at most for what runs already.
+    First come, first served. A caller that wants to be alone goes before all others
+    that wait, so it waits only for what is running.
     """
 
     def __init__(self, slots: int):
@@ -28,7 +28,7 @@ class Gate:
         """Waits for a free slot, or for all of them, and holds it.
 
         Args:
-          alone: True to run while nobody else does; the slot is then 0.
+          alone: wait until no other slot is used; the slot is then 0.
 
         Yields:
           The number of the slot, from 0.
@@ -40,16 +40,16 @@ class Gate:
             self._release(slot, alone)
 
     async def run(self, once: Callable[[int], Awaitable[Execution]]) -> Execution:
-        """Runs a program in a slot, and once more alone if it hit the wall-clock limit.
+        """Runs a program, and once more alone if it reached the wall-clock limit.
 
         Args:
-          once: runs the program in the slot that it is given.
+          once: runs the program in the given slot.
         """
         async with self.enter() as slot:
             execution = await once(slot)
         if execution.ending is not Ending.WALL_LIMIT:
             return execution
-        # Beside others it may have been too slow for a reason that is not its own.
+        # Other programs may have slowed it down.
         async with self.enter(alone=True) as slot:
             return await once(slot)
 

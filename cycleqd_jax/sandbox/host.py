@@ -1,4 +1,4 @@
-"""What this machine offers for bubblewrap: paths, user ids, what is permitted."""
+"""Inspects this machine for bubblewrap: paths, user ids, permissions."""
 
 import dataclasses
 import marshal
@@ -18,11 +18,11 @@ SEARCH_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
 WORK_FOLDER = "/box/work"
 _SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SYSTEM_FILES = ("/etc/alternatives", "/etc/ld.so.cache")
-_FIRST_UID = 62_000  # of systemd's range for short-lived users, 61184 to 65519
+_FIRST_UID = 62_000  # in systemd's range for transient users, 61184 to 65519
 _LAST_UID = 65_519
 _SHM_BYTES = 2**20
-# The supervisor's parts, the last of them the main one. Compiled into one file, where
-# each part finds the earlier ones as modules of the same name.
+# The modules of the supervisor, the main one last. They are compiled into one file, in
+# which each can import the earlier ones.
 _PARTS = ("_collect", "_watch", "_supervisor")
 _COMPILE = """
 import importlib.util, marshal, sys
@@ -43,7 +43,7 @@ sys.stdout.buffer.write(data)
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """What a start of bubblewrap needs to know about this machine.
+    """What the start of bubblewrap depends on.
 
     Attributes:
       bwrap: path of bubblewrap.
@@ -51,9 +51,9 @@ class Host:
       python: path of the sandbox's Python.
       search_path: the sandbox's PATH.
       mounts: bubblewrap arguments for the read-only system.
-      as_root: whether privileges are dropped to an own user id per worker first.
-      own_processes: how many processes of ours count towards the program's limit.
-      seccomp: filter of system calls, empty where there is none.
+      as_root: whether each worker first changes to its own unprivileged user id.
+      own_processes: processes of the sandbox that count towards the program's limit.
+      seccomp: system call filter; empty if there is none for this machine.
       supervisor: the compiled supervisor, for `python`.
     """
 
@@ -68,12 +68,12 @@ class Host:
     supervisor: bytes = b""
 
     def uid(self, slot: int) -> int | None:
-        """The user id to drop to for worker `slot`; None where we are a user."""
+        """The user id of worker `slot`; None if not started as root."""
         return _FIRST_UID + slot if self.as_root else None
 
     @property
     def drop_capability(self) -> tuple[str, ...]:
-        """The start of a command line that takes the supervisor's capability away."""
+        """Start of a command line that drops the supervisor's capability."""
         return (self.setpriv, "--inh-caps=-all", "--ambient-caps=-all", "--")
 
     def command(
@@ -84,32 +84,32 @@ class Host:
         files: Mapping[str, int],
         seccomp: int | None = None,
     ) -> list[str]:
-        """The command line that builds a sandbox, without the program.
+        """The command line that creates a sandbox, without the program.
 
         Args:
-          uid: user id to drop to, or None.
+          uid: user id to change to, or None.
           scratch_bytes: size of the private file system.
           files: path inside -> file descriptor of its content.
           seccomp: file descriptor of the filter, or None.
 
         Returns:
-          A list of strings, ends with `--`.
+          Words, the last is `--`.
         """
         drop = [self.setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         command = [*drop, "--"] if uid is not None else []
         command += [self.bwrap, "--unshare-all", "--unshare-user", "--disable-userns"]
-        # Without --die-with-parent: it would kill bubblewrap, but not what waits to be
-        # set up by it. The supervisor sees our end by itself.
+        # Not --die-with-parent: bubblewrap killed during set-up leaves its child
+        # waiting for ever. The supervisor notices our end itself.
         command += ["--new-session", "--as-pid-1"]
         command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
-        # One capability over the program's own user makes the supervisor untraceable,
-        # this one also lets it read files that the program made unreadable.
+        # A capability that the program lacks makes the supervisor untraceable; with
+        # this one it can also read files that the program made unreadable.
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"]
         command += self.mounts
         command += ["--proc", "/proc", "--dev", "/dev"]
-        # It would list the key rings of whoever started us.
+        # /proc/keys would list the key rings of the user who started us.
         command += ["--ro-bind-try", "/dev/null", "/proc/keys"]
-        # The supervisor's folder, where its user may change its OOM score and more.
+        # Covers the supervisor's folder, in which its user could change its OOM score.
         command += ["--perms", "0555", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"]
         command += ["--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm"]
         command += ["--size", str(scratch_bytes), "--tmpfs", "/box"]
@@ -142,10 +142,10 @@ class Host:
 
 
 def inspect_host(workers: int) -> Host:
-    """Finds what is needed and tries it once.
+    """Finds bubblewrap and its tools, and creates one sandbox as a test.
 
     Args:
-      workers: how many user ids a start as root must have.
+      workers: number of user ids needed when started as root.
 
     Raises:
       BadInputError: something is missing, too old, or present but not permitted.
@@ -166,8 +166,8 @@ def inspect_host(workers: int) -> Host:
     as_root = _is_root()
     if as_root and _FIRST_UID + workers - 1 > _LAST_UID:
         raise BadInputError(
-            f"sandbox: started as root, at most {_LAST_UID - _FIRST_UID + 1} workers "
-            f"have a user id of their own, got {workers}; ask for fewer"
+            f"sandbox: as root at most {_LAST_UID - _FIRST_UID + 1} workers get their "
+            f"own user id, got {workers}; set sandbox.workers lower"
         )
     python, path, mounts = _system(Path("/"))
     host = Host(
@@ -184,30 +184,29 @@ def inspect_host(workers: int) -> Host:
 
 
 def _is_root() -> bool:
-    """Whether we are the root that no limit on processes binds.
+    """Whether we are the root that limits on processes do not bind.
 
-    The root of a rootless container is an ordinary user outside.
+    The root of a rootless container is an ordinary user outside it.
     """
     first = Path("/proc/self/uid_map").read_text().split()
     return os.geteuid() == 0 and first[:2] == ["0", "0"]
 
 
 def _own_processes(as_root: bool) -> int:
-    """How many processes of ours count towards a program's RLIMIT_NPROC.
+    """Processes of the sandbox that count towards a program's RLIMIT_NPROC.
 
-    Since Linux 5.14 the processes of each user namespace are counted by themselves,
-    before that all of a user, whatever else that user runs.
+    Since Linux 5.14 the kernel counts per user and namespace, before that per user.
     """
     release = platform.release()
     numbers = re.match(r"(\d+)\.(\d+)", release)
     if numbers is None or (int(numbers[1]), int(numbers[2])) >= (5, 14):
         return 1  # the supervisor
     if as_root:
-        return 2  # and bubblewrap, which has the worker's own user id
+        return 2  # and bubblewrap, which has the same user id
     raise BadInputError(
-        f"sandbox: Linux {release} counts the processes of a user, not of a sandbox, "
-        "so the limit on processes cannot hold; use Linux 5.14 or later, or start as "
-        "root, which gives each worker a user of its own"
+        f"sandbox: Linux {release} counts processes per user, not per sandbox, so the "
+        "limit on processes would not work; use Linux 5.14 or later, or start as root, "
+        "where each worker has its own user id"
     )
 
 
@@ -232,13 +231,15 @@ def _system(root: Path) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _compile_supervisor(host: Host) -> bytes:
-    """Compiles the supervisor with the sandbox's Python, inside a sandbox."""
+    """Compiles the supervisor inside a sandbox, with its Python.
+
+    The sandbox is started like those of programs, so this also tests it.
+    """
     parts = [
         (f"{__package__}.{name}", Path(__file__).with_name(f"{name}.py").read_bytes())
         for name in _PARTS
     ]
     command = host.command(uid=host.uid(0), scratch_bytes=2**20, files={})
-    # The way that programs are started, too, so that all of it is tried.
     command += [*host.drop_capability, host.python, "-I", "-S", "-c", _COMPILE]
     source = marshal.dumps(parts, 2)
     status, output, errors = permission.start(command, source)
@@ -247,6 +248,6 @@ def _compile_supervisor(host: Host) -> bytes:
     lines = errors.decode(errors="replace").strip().splitlines()
     said = lines[-1] if lines else f"exit status {status}"
     raise BadInputError(
-        f"sandbox: {host.bwrap} is installed but could not build a sandbox "
+        f"sandbox: {host.bwrap} is installed but could not create a sandbox "
         f"({said}); {permission.remedy(said, _FIRST_UID)}"
     )

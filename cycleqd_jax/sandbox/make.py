@@ -1,4 +1,4 @@
-"""Choosing a sandbox by its name in the config."""
+"""Creates a sandbox by its name in the config."""
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.base import Sandbox
@@ -10,15 +10,15 @@ KINDS = {"bubblewrap": BubblewrapSandbox, "none": UnsafeSandbox}
 
 
 def make_sandbox(kind: str, workers: int, memoise: bool) -> Sandbox:
-    """Makes the sandbox that `kind` names and checks that it can work here.
+    """Creates a sandbox and checks that it works on this machine.
 
     Args:
       kind: "bubblewrap", or "none" for no protection at all (see `UnsafeSandbox`).
       workers: programs at once; at least 1.
-      memoise: True to run each different program once (see `MemoSandbox`).
+      memoise: run equal programs only once (see `MemoSandbox`).
 
     Raises:
-      BadInputError: `kind` is unknown, or it is missing or not permitted here.
+      BadInputError: the sandbox is unknown, not installed or not permitted here.
     """
     if kind not in KINDS:
         raise BadInputError(

@@ -1,79 +1,113 @@
-"""Runs a program once, however often it is asked for."""
+"""A sandbox that remembers what programs did, and runs each of them once."""
 
 import asyncio
 import collections
 import dataclasses
+import hashlib
+import marshal
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
 
 from cycleqd_jax.sandbox.base import Execution, Program, Sandbox
 
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+_MAX_BYTES = 2**28
+_ENTRY_BYTES = 1024  # of an entry with no content: key, objects, links
+
 
 class MemoSandbox:
-    """Remembers what became of a program and answers the same program from memory.
+    """Runs each program once and answers the same program from memory.
 
-    Only for programs that are deterministic: one that reads the clock, random numbers
-    or process ids would get the same answer again. Programs are the same when all
-    their fields are equal. Requests for a program that runs already share that run.
-    A `SandboxError` goes to all that wait for the run and is not remembered.
+    Only for deterministic programs: a program that reads the clock, random numbers or
+    process ids gets its first result again. Two programs are the same if all their
+    fields are equal. A program that is asked for while it runs is not started again. A
+    `SandboxError` goes to all who wait for the run and is not remembered.
 
     Args:
-      inner: the sandbox that runs programs; closed with this one.
-      max_entries: how many results are kept, the least recently used dropped first.
+      inner: runs the programs; closed with this sandbox.
+      max_bytes: of all remembered results; the least recently used are dropped first.
     """
 
-    def __init__(self, inner: Sandbox, max_entries: int = 65_536):
-        if max_entries < 1:
-            raise ValueError(f"max_entries must be at least 1, got {max_entries}")
+    def __init__(self, inner: Sandbox, max_bytes: int = _MAX_BYTES):
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must be at least 0, got {max_bytes}")
         self._inner = inner
-        self._max_entries = max_entries
-        self._known: collections.OrderedDict[Program, Execution] = (
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        # By hash, since some programs are larger than their results.
+        self._known: collections.OrderedDict[bytes, Execution] = (
             collections.OrderedDict()
         )
-        self._running: dict[Program, _Run] = {}
+        self._runs: SharedRuns[bytes, Execution] = SharedRuns()
 
     async def run(self, program: Program) -> Execution:
-        """As the inner sandbox's `run`, or what that gave before."""
-        if program in self._known:
-            self._known.move_to_end(program)
-            return self._known[program]
-        run = self._running.get(program)
+        """The result of the inner sandbox's `run`, now or earlier."""
+        key = _hash(program)
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        return await self._runs.get(key, lambda: self._first(key, program))
+
+    async def close(self) -> None:
+        """Closes the inner sandbox and forgets all results."""
+        await self._inner.close()
+        self._known.clear()
+        self._bytes = 0
+
+    async def _first(self, key: bytes, program: Program) -> Execution:
+        execution = await self._inner.run(program)
+        self._known[key] = execution
+        self._bytes += _size(execution)
+        while self._bytes > self._max_bytes:
+            _, dropped = self._known.popitem(last=False)
+            self._bytes -= _size(dropped)
+        return execution
+
+
+class SharedRuns(Generic[Key, Value]):
+    """Work by key: whoever asks for a key while its work is under way shares the work.
+
+    A result or an exception goes to all who wait; nothing is remembered. When nobody
+    waits any more, the work is cancelled.
+    """
+
+    def __init__(self):
+        self._running: dict[Key, _Run[Value]] = {}
+
+    async def get(self, key: Key, make: Callable[[], Awaitable[Value]]) -> Value:
+        """What `make` returns, or what the work under way for this key does."""
+        run = self._running.get(key)
         if run is None:
-            run = _Run(asyncio.ensure_future(self._first(program)))
-            self._running[program] = run
+            run = self._running[key] = _Run(asyncio.ensure_future(make()))
         run.waiting += 1
         try:
             # Shielded, since the others that wait must not be cancelled with us.
             return await asyncio.shield(run.task)
         finally:
             run.waiting -= 1
-            if run.waiting == 0 and not run.task.done():
-                self._forget(program, run)
+            if run.task.done() or not run.waiting:
+                if self._running.get(key) is run:
+                    del self._running[key]
+            if not run.task.done() and not run.waiting:
                 run.task.cancel()
                 await asyncio.wait((run.task,))
 
-    async def close(self) -> None:
-        """Closes the inner sandbox and forgets all results."""
-        await self._inner.close()
-        self._known.clear()
-
-    async def _first(self, program: Program) -> Execution:
-        run = self._running[program]
-        try:
-            execution = await self._inner.run(program)
-        finally:
-            self._forget(program, run)
-        self._known[program] = execution
-        while len(self._known) > self._max_entries:
-            self._known.popitem(last=False)
-        return execution
-
-    def _forget(self, program: Program, run: "_Run") -> None:
-        if self._running.get(program) is run:
-            del self._running[program]
-
 
 @dataclasses.dataclass
-class _Run:
-    """A run under way and how many wait for it."""
+class _Run(Generic[Value]):
+    """Work under way and how many wait for it."""
 
-    task: asyncio.Future[Execution]
+    task: asyncio.Future[Value]
     waiting: int = 0
+
+
+def _hash(program: Program) -> bytes:
+    """SHA-256 of all fields."""
+    return hashlib.sha256(marshal.dumps(dataclasses.astuple(program), 2)).digest()
+
+
+def _size(execution: Execution) -> int:
+    """Bytes that one entry takes."""
+    files = sum(len(name) + len(data) for name, data in execution.files.items())
+    return _ENTRY_BYTES + len(execution.stdout) + len(execution.stderr) + files

@@ -1,4 +1,4 @@
-"""No sandbox: the program runs as we do."""
+"""No sandbox: programs run with our own rights."""
 
 import asyncio
 import concurrent.futures
@@ -22,8 +22,8 @@ from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.report import parse_entries
 
-# Limits are set by a small Python that then becomes the program: functions given to
-# `subprocess` to run in the child are not safe in a process with threads.
+# A small Python program sets the limits and then executes the program: `preexec_fn` of
+# `subprocess` is not safe in a process with threads.
 _LAUNCH = """
 import _signal, marshal, os, resource, sys
 for number, soft, hard in marshal.loads(bytes.fromhex(sys.argv[1])):
@@ -46,18 +46,16 @@ _STOP_GRACE_S = 10.0
 
 
 class UnsafeSandbox:
-    """Runs programs with our own rights: no protection of anything.
+    """Runs programs with our own rights, without any protection.
 
-    A program can read and change every file that you can, reach the network, signal
-    your processes, and leave processes behind that left its process group. For code
-    that you trust, or on a machine that holds nothing but this. It must be asked for
-    by name ("none").
+    A program can read and change all your files, use the network, signal your processes
+    and leave processes running. Use it only for code that you trust, or on a machine
+    that holds nothing else. It must be chosen by name ("none").
 
-    Of the limits, CPU time (of each process; the total decides afterwards), address
-    space of a process, open files, file size, output and wall-clock time hold; the
-    number of processes, their memory together, and the size of the scratch folder and
-    its number of files do not. The environment is
-    cleared but for PATH, and the scratch folder is a temporary one.
+    These limits are enforced: CPU time (per process while it runs, the total at the
+    end), address space, open files, file size, output, wall-clock time. These are not:
+    number of processes, their memory together, size and entries of the scratch folder.
+    The environment has only PATH of ours; the scratch folder is a temporary one.
 
     Args:
       workers: programs at once; at least 1.
@@ -67,7 +65,7 @@ class UnsafeSandbox:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._gate = Gate(workers)
-        # A thread each: the CPU time of a process is only to be had by waiting for it.
+        # One thread per worker: only `wait4` returns the CPU time of a process.
         self._threads = concurrent.futures.ThreadPoolExecutor(workers)
         self._running: set[int] = set()
         self._closed = False
@@ -83,12 +81,12 @@ class UnsafeSandbox:
         return await self._gate.run(lambda _: self._once(program))
 
     async def close(self) -> None:
-        """Stops what runs; nothing starts again."""
+        """Stops running programs and refuses more."""
         self._closed = True
         for pid in tuple(self._running):
             _kill_group(pid)
         async with self._gate.enter(alone=True):
-            self._threads.shutdown()  # all have ended
+            self._threads.shutdown()  # now that all have ended
 
     async def _once(self, program: Program) -> Execution:
         if self._closed:
@@ -165,7 +163,7 @@ class UnsafeSandbox:
 
 
 async def _until_end(process, over, limits, threads) -> tuple[bool, int, float]:
-    """Waits for the end or stops it: (out of time, raw status, CPU seconds)."""
+    """Waits for the end or stops it: (timed out, raw status, CPU seconds)."""
     loop = asyncio.get_running_loop()
     ended = loop.run_in_executor(threads, os.wait4, process.pid, 0)
     flooded = asyncio.ensure_future(over.wait())
@@ -180,7 +178,7 @@ async def _until_end(process, over, limits, threads) -> tuple[bool, int, float]:
         flooded.cancel()
         _kill_group(process.pid)
         await asyncio.wait((ended,), timeout=_STOP_GRACE_S)
-        process.returncode = 0  # waited for already, in the thread
+        process.returncode = 0  # the thread has reaped it
     _, status, usage = await ended
     return timed_out, status, usage.ru_utime + usage.ru_stime
 
@@ -193,7 +191,7 @@ def _collect(work: Path, budget: int) -> dict[str, bytes]:
 
 
 def _kill_group(pid: int) -> None:
-    # The leader may be gone, its group is not while another member lives.
+    # The group may outlive its leader.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 

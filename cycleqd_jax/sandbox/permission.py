@@ -1,4 +1,4 @@
-"""Why bubblewrap is not permitted, and what to do about it."""
+"""Explains why bubblewrap is not permitted, and how to permit it."""
 
 import subprocess
 from pathlib import Path
@@ -7,8 +7,8 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.process import end_at_once
 
 NEEDED_OPTIONS = ("--disable-userns", "--size", "--perms", "--as-pid-1")
-START_S = 60.0  # for one start; it takes milliseconds
-# Kernel settings that forbid user namespaces: name -> (value that does, remedy).
+START_S = 60.0  # timeout of one start, which takes milliseconds
+# Kernel settings that can forbid user namespaces: name -> (forbidding value, remedy).
 SWITCHES = {
     "kernel/apparmor_restrict_unprivileged_userns": (
         "1",
@@ -24,22 +24,22 @@ SWITCHES = {
         "run sudo sysctl -w user.max_user_namespaces=10000",
     ),
 }
-# Files that engines put into their containers.
+# Files by which container engines mark their containers.
 _CONTAINER_SIGNS = ("/.dockerenv", "/run/.containerenv")
 
 
 def start(command: list[str], content: bytes = b"") -> tuple[int, bytes, bytes]:
-    """Runs a command of this machine to its end, in an empty environment.
+    """Runs a command in an empty environment.
 
     Args:
-      command: what to run.
+      command: words.
       content: its standard input.
 
     Returns:
-      Exit status, output, error output.
+      Exit status, standard output, standard error.
 
     Raises:
-      BadInputError: it cannot be started, or does not end.
+      BadInputError: it cannot be started, or does not end in time.
     """
     pipe = subprocess.PIPE
     try:
@@ -64,10 +64,10 @@ def start(command: list[str], content: bytes = b"") -> tuple[int, bytes, bytes]:
 
 
 def check_version(bwrap: str) -> None:
-    """Refuses a bubblewrap that lacks what is needed.
+    """Refuses a bubblewrap without the needed options.
 
     Raises:
-      BadInputError: it is too old, or not a program of this machine.
+      BadInputError: it is too old, or cannot run on this machine.
     """
     _, *shown = start([bwrap, "--help"])
     text = b"".join(shown).decode(errors="replace")
@@ -80,17 +80,17 @@ def check_version(bwrap: str) -> None:
 
 
 def remedy(said: str, first_uid: int) -> str:
-    """What to do where bubblewrap is present but not permitted.
+    """What to do if bubblewrap is installed but not permitted.
 
     Args:
-      said: the last line of what was printed.
-      first_uid: the first of the user ids that a start as root changes to.
+      said: the last line that it printed.
+      first_uid: first user id of the workers when started as root.
     """
     if said.startswith("setpriv:"):
         return (
-            f"started as root, it must change to the user ids from {first_uid} and "
-            "may not: start as an ordinary user, or give the container these user ids "
-            "and the capabilities SETUID and SETGID"
+            f"as root it must change to user ids from {first_uid}, which is not "
+            "permitted: start as an ordinary user, or give the container these user "
+            "ids and the capabilities SETUID and SETGID"
         )
     if "mount proc" in said:
         return (
@@ -116,5 +116,5 @@ def remedy(said: str, first_uid: int) -> str:
 
 
 def _in_container() -> bool:
-    """Whether we run in a container of Docker or Podman, as far as can be seen."""
+    """Whether we seem to run in a container of Docker or Podman."""
     return any(Path(sign).exists() for sign in _CONTAINER_SIGNS)

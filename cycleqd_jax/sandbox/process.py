@@ -1,4 +1,4 @@
-"""Waiting for the end of bubblewrap, or bringing it about."""
+"""Waits for the end of bubblewrap, or kills it."""
 
 import asyncio
 import contextlib
@@ -11,12 +11,12 @@ from pathlib import Path
 from cycleqd_jax.sandbox.base import Limits
 from cycleqd_jax.sandbox.capture import Capture
 
-_GRACE_S = 60.0  # beyond the wall limit, for start and clean-up on a busy machine
+_GRACE_S = 60.0  # after the wall-clock limit, for start and clean-up under load
 _STOP_GRACE_S = 10.0
 
 
 async def wait_for_exit(process: subprocess.Popen) -> None:
-    """Waits until `process` has ended, without a thread, and reaps it."""
+    """Waits until `process` has ended and reaps it, without a thread."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     pidfd = os.pidfd_open(process.pid)
@@ -35,7 +35,7 @@ async def until_end(
     limits: Limits,
     stop: Callable[[], None],
 ) -> tuple[Capture, Capture]:
-    """Waits for the end of the sandbox; stops it on too much output or cancellation."""
+    """Waits for the end of a sandbox; stops it on too much output or cancellation."""
     over = asyncio.Event()
     try:
         with (
@@ -50,7 +50,7 @@ async def until_end(
                     timeout=limits.wall_s + _GRACE_S,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-            finally:  # also when cancelled: nothing may be left behind
+            finally:  # also when cancelled: no process may be left
                 stop()
                 try:
                     await asyncio.wait((ended,), timeout=_STOP_GRACE_S)
@@ -60,7 +60,7 @@ async def until_end(
             stdout.drain()
             stderr.drain()
     finally:
-        if process.poll() is None:  # it does not stop, or we are cancelled twice
+        if process.poll() is None:  # it did not stop, or we were cancelled twice
             end_at_once(process)
     return stdout, stderr
 
@@ -68,14 +68,14 @@ async def until_end(
 def end_at_once(process: subprocess.Popen) -> None:
     """Kills bubblewrap and its sandbox, and waits for it.
 
-    The first process of a sandbox waits until bubblewrap has set it up, and for ever if
-    bubblewrap is killed before. So bubblewrap is stopped, that it makes none while we
-    look, then that process is killed, and with it all of its namespace.
+    The first process of a sandbox waits until bubblewrap has set it up, for ever if
+    bubblewrap is killed before that. So first bubblewrap is paused, so that it forks no
+    more, then the first process is killed, and with it all of its namespace.
     """
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    with contextlib.suppress(OSError):  # it has ended
+    with contextlib.suppress(OSError):  # it has ended already
         for pid in file.read_text().split():
             os.kill(int(pid), signal.SIGKILL)
     process.kill()

@@ -1,4 +1,4 @@
-"""Reading the supervisor's report."""
+"""Reads the supervisor's report."""
 
 import dataclasses
 import os
@@ -13,11 +13,11 @@ _MAX_OVERHEAD_BYTES = MAX_ENTRIES * (MAX_PATH_BYTES + _MAX_HEADER_BYTES)
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the supervisor saw.
+    """The supervisor's report.
 
     Attributes:
       reason: exited, signalled, cpu, wall, memory, files or stopped.
-      code: exit status or signal number where `reason` has one.
+      code: exit status or signal number, if `reason` has one.
       files: as `Execution.files`.
     """
 
@@ -30,22 +30,22 @@ def read_report(fd: int, collect_bytes: int) -> Report:
     """Reads a report from the file `fd`.
 
     Raises:
-      SandboxError: the report is missing, cut or longer than can be.
+      SandboxError: the report is missing, incomplete or too long.
     """
     size = os.fstat(fd).st_size
     if size > collect_bytes + _MAX_OVERHEAD_BYTES:
-        raise SandboxError(f"the sandbox's report has {size} bytes, more than it may")
+        raise SandboxError(f"the sandbox's report has {size} bytes, more than allowed")
     data = os.pread(fd, size, 0)
     try:
         return _parse(data)
     except ValueError as error:
         raise SandboxError(
-            f"the sandbox ended without a whole report: {error}"
+            f"the sandbox ended without a complete report: {error}"
         ) from error
 
 
 def parse_entries(data: bytes) -> dict[str, bytes]:
-    """Files and empty folders from entries as `_supervisor.Collector` writes them.
+    """Files and empty folders from the entries that a `Collector` writes.
 
     Raises:
       ValueError: they are damaged.

@@ -1,11 +1,11 @@
-"""The system calls that a sandboxed program may not make.
+"""A filter of the system calls that a sandboxed program may make.
 
-Namespaces keep a program away from the host's files, processes and network, but not
-from the kernel's key rings (which hold secrets of the user who started us), from memory
-that no limit counts (System V objects, memory files), from sockets that belong to no
-namespace (of virtual machines), from the limits and priority of the supervisor (which
-has the same user id), and not from the parts of the kernel where most escapes were
-found. The filter is a classic BPF program, see
+Namespaces protect the host's files, processes and network. They do not protect the
+kernel's key rings (secrets of the user who started us), memory that no limit counts
+(System V objects, memory files), sockets that belong to no namespace (of virtual
+machines), limits and priority of the supervisor (which has the same user id), and the
+parts of the kernel where most escapes were found. The filter does; it is a classic BPF
+program, see
 https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html.
 """
 
@@ -78,8 +78,8 @@ _DENIED = {
     "unshare": (272, 97),
     "userfaultfd": (323, 282),
 }
-# The scratch folder is in memory: nothing is to be written back, but the host's disks
-# would be, and the caller could not be killed meanwhile. These succeed and do nothing.
+# These succeed and do nothing. The scratch folder is in memory, so they would only
+# write to the host's disks, and the caller could not be killed meanwhile.
 _IDLE = {
     "fdatasync": (75, 83),
     "fsync": (74, 82),
@@ -87,7 +87,7 @@ _IDLE = {
     "sync_file_range": (277, 84),
     "syncfs": (306, 267),
 }
-# Its flags are behind a pointer; the C library then uses `clone`.
+# A filter cannot see its flags, behind a pointer; the C library falls back to `clone`.
 _ABSENT = {"clone3": (435, 435)}
 
 
@@ -96,12 +96,12 @@ class _Rule:
     """A call that is denied for some values of one argument.
 
     Attributes:
-      numbers: as in the table above.
-      argument: which one, from 0; its lower 32 bits count, as they do for the kernel.
-      values: those that it may not have, or if `allowed` those that it may.
-      bits: True to deny any value that has one of the bits in `values[0]`.
+      numbers: of the call, as in the tables above.
+      argument: index from 0; its lower 32 bits are compared, as in the kernel.
+      values: denied values of the argument; the only permitted ones if `allowed`.
+      bits: whether any value with a bit of `values[0]` is denied.
       allowed: see `values`.
-      error: what the caller gets.
+      error: that the caller gets.
     """
 
     numbers: tuple[int, int]
@@ -114,7 +114,7 @@ class _Rule:
 
 _SUPERVISOR = 1  # its process id
 _NAMESPACES = 0x7E020000  # all CLONE_NEW*
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # typing into a terminal
+_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # insert input into a terminal
 _FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 _NO_FAMILY = {"values": _FAMILIES, "allowed": True, "error": errno.EAFNOSUPPORT}
 _RULES = {
@@ -126,7 +126,7 @@ _RULES = {
     "sched_setattr": _Rule((314, 274), 0, (_SUPERVISOR,)),
     "sched_setparam": _Rule((142, 118), 0, (_SUPERVISOR,)),
     "sched_setscheduler": _Rule((144, 119), 0, (_SUPERVISOR,)),
-    "setpriority": _Rule((141, 140), 0, (0,), allowed=True),  # not of a whole user
+    "setpriority": _Rule((141, 140), 0, (0,), allowed=True),  # no users
     "socket": _Rule((41, 198), 0, **_NO_FAMILY),
     "socketpair": _Rule((53, 199), 0, **_NO_FAMILY),
 }
@@ -141,34 +141,17 @@ _OFFSET_NUMBER, _OFFSET_ARCH, _OFFSET_ARGUMENTS = 0, 4, 16
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 
-def call_numbers(machine: str | None = None) -> dict[str, int]:
-    """The number of each call that is denied or restricted, by name.
-
-    Args:
-      machine: as `platform.machine()` says, this machine's by default.
-
-    Returns:
-      A dictionary, empty for a machine whose call numbers we do not know.
-    """
-    known = _MACHINES.get(machine or platform.machine())
-    if known is None:
-        return {}
-    ruled = {name: rule.numbers for name, rule in _RULES.items()}
-    tables = {**_DENIED, **_IDLE, **_ABSENT, **ruled}
-    return {name: numbers[known[0]] for name, numbers in tables.items()}
-
-
 def deny_filter(machine: str | None = None) -> bytes:
     """The filter for bubblewrap's `--seccomp`.
 
-    A denied call fails with EPERM; a call of another architecture (32-bit programs)
+    A denied call fails with EPERM, a call of another architecture (32-bit programs)
     with ENOSYS.
 
     Args:
-      machine: as `platform.machine()` says, this machine's by default.
+      machine: as `platform.machine()` returns it; this machine by default.
 
     Returns:
-      The BPF program, empty for a machine whose call numbers we do not know.
+      The BPF program; empty for machines whose call numbers are not known here.
     """
     known = _MACHINES.get(machine or platform.machine())
     if known is None:
@@ -199,7 +182,7 @@ def deny_filter(machine: str | None = None) -> bytes:
 
 
 def _rule(rule: _Rule) -> list[bytes]:
-    """The steps that decide about a call once its number is known."""
+    """The instructions that decide about a call by its argument."""
     allow, deny = _step(_RETURN, _ALLOW), _fail(rule.error)
     hit, other = (allow, deny) if rule.allowed else (deny, allow)
     steps = [_step(_LOAD_WORD, _OFFSET_ARGUMENTS + 8 * rule.argument)]
@@ -210,7 +193,7 @@ def _rule(rule: _Rule) -> list[bytes]:
 
 
 def _step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
-    """One instruction; `then` and `otherwise` are how many a test skips."""
+    """One instruction; a test skips `then` or `otherwise` instructions."""
     return struct.pack("<HBBI", code, then, otherwise, value)
 
 

@@ -78,7 +78,7 @@ class Clock:
         self.elapsed_s = 0.0
 
     def _look(self):
-        self._processes.look()
+        self._processes.poll()
         used, self._cpu_s = self._processes.cpu_s - self._cpu_s, self._processes.cpu_s
         return max(used, 0.0)
 

@@ -1,20 +1,23 @@
-"""What a task is: problems by split, and an episode that ends in a verdict.
+"""What a task is: problems in splits, and episodes that end in a verdict.
 
-A task knows text and processes and nothing of JAX. An episode is a coroutine that asks
-`chat` for replies and `sandbox` for what programs do, so that thousands wait at once.
+A task knows text and processes, and nothing of JAX. An episode is a coroutine that
+awaits replies of `chat` and results of `sandbox`, so thousands can run at once.
 """
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import pydantic
 from pydantic import Field
 
 from cycleqd_jax.chat import Chat, Message
+from cycleqd_jax.errors import RunError
 from cycleqd_jax.files import Count, Section, Seed, Whole
 from cycleqd_jax.sandbox.base import Sandbox
+
+_ATTEMPTS = 3  # at an episode whose environment fails
 
 
 class Split(enum.StrEnum):
@@ -23,17 +26,17 @@ class Split(enum.StrEnum):
     TRAIN = "train"  # experts learn from these
     OPTIMISE = "optimise"  # the search scores children on these
     VALIDATE = "validate"  # champions and settings are chosen on these
-    TEST = "test"  # only ever reported
+    TEST = "test"  # only reported
 
 
 class Outcome(enum.StrEnum):
-    """What became of one episode."""
+    """How one episode ended."""
 
     SOLVED = "solved"  # 1.0
     WRONG = "wrong"  # 0.0, it answered
     ROUND_LIMIT = "round_limit"  # 0.0, it ran out of turns
-    BAD_ACTION = "bad_action"  # 0.0, the reply did not parse
-    ENV_ERROR = "env_error"  # no score, our fault: the run stops, resumable
+    BAD_ACTION = "bad_action"  # 0.0, its reply did not parse
+    ENV_ERROR = "env_error"  # no score: the environment failed; see `run_episode`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +44,10 @@ class Problem:
     """One problem.
 
     Attributes:
-      id: unique over all splits of the task, like "pocket_db/test/17".
-      prompt: what the first user message says.
+      id: unique in the task, like "pocket_db/test/17".
+      prompt: what the user message says.
       answer: the text of a right reply, or None where none is known.
-      data: what the task needs to judge an answer; never shown to the model.
+      data: what the task needs to judge an answer; the model never sees it.
     """
 
     id: str
@@ -58,13 +61,12 @@ class Result:
     """The verdict on one episode.
 
     Attributes:
-      outcome: what happened.
+      outcome: how the episode ended.
       answer: what was taken from the replies and executed.
-      explanation: one line for a reader of the results.
-      turns: how many replies were asked for.
-      prediction: what was compared, as text; tasks whose answer is executed say here
-        what came of it.
-      feedback: what the environment said after each action, in order.
+      explanation: one line for readers of the results.
+      turns: number of replies.
+      prediction: what was compared with the expected, as text.
+      feedback: the environment's messages, in order.
       metrics: further verdicts by name, like `plus` of coding.
     """
 
@@ -81,7 +83,7 @@ class Result:
         """1.0 if solved, else 0.0.
 
         Raises:
-          ValueError: for ENV_ERROR, which is not a verdict on the model.
+          ValueError: the outcome is ENV_ERROR, which says nothing about the model.
         """
         if self.outcome is Outcome.ENV_ERROR:
             raise ValueError(f"An environment error has no score: {self.explanation}")
@@ -120,38 +122,53 @@ class ProblemsSettings(Section):
             Split.TEST: self.test,
         }
 
+    def task_settings(
+        self, options: Mapping[str, Any], *, download: bool = True
+    ) -> "TaskSettings":
+        """What a task with these problems is made with; see `TaskSettings`."""
+        return TaskSettings(self.seed, self.sizes, self.turns, options, download)
+
+
+_DEFAULT = ProblemsSettings()
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskSettings:
-    """What every task is made with.
+    """The arguments of a task.
 
     Attributes:
-      seed: of the problems; not the seed of a search.
+      seed: of the problems; not the seed of the search.
       sizes: problems per split; a split that is not named has none.
-      turns: 1, or 2 for the form in which the first reply may ask, run or inspect.
+      turns: replies of an episode: 1, or 2 if the first reply may be an inspection.
       options: the task's own settings, `task_settings.NAME` of a config.
-      download: whether data that are not on this machine may be fetched.
+      download: whether data that are not on this machine may be downloaded.
     """
 
-    seed: int = 0
+    seed: int = _DEFAULT.seed
     sizes: Mapping[Split, int] = dataclasses.field(default_factory=dict)
-    turns: int = 1
+    turns: int = _DEFAULT.turns
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     download: bool = True
 
 
 class Task(Protocol):
-    """A skill: made as `TaskClass(settings)` with `TaskSettings`.
+    """One skill. A task is made as `TaskClass(settings)` with `TaskSettings`.
 
     Attributes:
       name: also the name of its archive.
       max_new_tokens: token limit of one reply.
-      fingerprint: hex hash of everything that decides its problems and verdicts.
+      fingerprint: hex hash of everything that decides its problems and verdicts, its
+        options included. The source of its module is hashed in addition.
 
-    A task that holds something open (a server, connections) may have a coroutine
-    method `aclose()`, called when an evaluator ends; a later episode opens it again.
-    One whose results have `metrics` may have a static method `summarise(means)`, from
-    the means over a model's episodes by name to the numbers that a report shows.
+    A class outside this package may have `free_options`: names of options that may
+    change when a run is resumed, because they only say where data are or how fast the
+    task works.
+
+    A task that holds resources, such as a server, may have a coroutine method
+    `aclose()`. It is called when an evaluator closes; later episodes open them again. A
+    task whose results have `metrics` may have a static method `summarise(means)`: it
+    takes each metric's mean over a model's episodes, by name, and returns the numbers
+    that a report shows.
     """
 
     name: str
@@ -163,14 +180,46 @@ class Task(Protocol):
         ...
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
-        """A right conversation, for training: it ends with an assistant message."""
+        """A right conversation, which experts learn; its last message is the answer."""
         ...
 
     async def run(self, problem: Problem, chat: Chat, sandbox: Sandbox) -> Result:
-        """One episode. Raises `SandboxError` where the environment failed."""
+        """One episode.
+
+        Raises:
+          SandboxError: the environment failed, so there is no verdict.
+        """
         ...
 
 
 def reference(task: Task, problem: Problem) -> Sequence[Message] | None:
     """A right conversation that ends with the answer; None where none is known."""
     return getattr(task, "reference", task.dialogue)(problem)
+
+
+async def run_episode(
+    task: Task, problem: Problem, make_chat: Callable[[], Chat], sandbox: Sandbox
+) -> Result:
+    """Runs an episode until it ends in a verdict.
+
+    An episode with the outcome ENV_ERROR is run again, at most twice.
+
+    Args:
+      task: whose episode.
+      problem: one of the task's.
+      make_chat: called for each attempt; gives a chat without earlier messages.
+      sandbox: runs programs.
+
+    Raises:
+      RunError: the environment failed three times; the run stops and can be resumed.
+      SandboxError: raised by the task; the sandbox has retried already.
+    """
+    for _ in range(_ATTEMPTS):
+        result = await task.run(problem, make_chat(), sandbox)
+        if result.outcome is not Outcome.ENV_ERROR:
+            return result
+    raise RunError(
+        f"Task {task.name}, problem {problem.id}: its environment failed {_ATTEMPTS} "
+        f"times, the last time with: {result.explanation}; mend it, then go on with "
+        "--resume."
+    )

@@ -1,18 +1,27 @@
-"""Data files of benchmarks: found, read with errors that name file and line, split."""
+"""Data files of benchmarks: found or downloaded, read, cut into splits.
+
+Errors name the file and the line.
+"""
 
 import ast
 import hashlib
+import http.client
 import json
 import os
 import pathlib
+import urllib.request
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cycleqd_jax.errors import BadInputError, MissingDataError
+from cycleqd_jax import files
+from cycleqd_jax.errors import BadInputError, MissingDataError, RunError
 from cycleqd_jax.tasks.base import Split
 
-# In this order the splits of a benchmark are cut from its shuffled problems.
+# In this order the splits are cut from a benchmark's shuffled problems.
 _ORDER = (Split.TEST, Split.OPTIMISE, Split.VALIDATE, Split.TRAIN)
+_TIMEOUT_S = 30.0  # of each step of a connection
+_LARGEST = 1 << 26  # bytes of a download; the largest today has 2 MB
 
 
 def find_file(
@@ -22,20 +31,19 @@ def find_file(
     download: Callable[[], str | os.PathLike[str]],
     how: str,
 ) -> pathlib.Path:
-    """Where a data file is.
+    """Finds a data file.
 
     Args:
-      task: its name, for the message.
-      given: `task_settings.TASK.data`: the file, or a folder that holds it under its
-        name or under a folder of the task's.
+      task: the task's name, for messages.
+      given: `task_settings.TASK.data`: the file, a folder with it, or None.
       file: its name.
-      download: fetches it and says where it is, an `OSError` where it cannot; asked
-        where nothing was given.
-      how: the command that fetches it by hand.
+      download: called if `given` is None: fetches the file and returns its path, or
+        raises OSError.
+      how: the command that fetches it by hand, for messages.
 
     Raises:
-      MissingDataError: it is not here.
-      BadInputError: what was given is not there.
+      MissingDataError: it could not be downloaded.
+      BadInputError: `given` has no such file.
     """
     if given is not None:
         path = pathlib.Path(given).expanduser()
@@ -56,14 +64,58 @@ def find_file(
         ) from err
 
 
+def cache_folder(*parts: str) -> pathlib.Path:
+    """A folder in the user's cache: `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return root.expanduser().joinpath(*parts)
+
+
+def download(
+    url: str, path: pathlib.Path, unpack: Callable[[bytes], bytes]
+) -> pathlib.Path:
+    """Fetches a file and keeps it.
+
+    Args:
+      url: where it is.
+      path: where to keep it.
+      unpack: checks what came and returns what to keep; raises ValueError, EOFError or
+        zlib.error if it is damaged.
+
+    Returns:
+      `path`.
+
+    Raises:
+      OSError: it could not be fetched or kept, or it is damaged; nothing is kept then.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as reply:
+            content = unpack(reply.read(_LARGEST))
+        files.write_bytes(path, content)
+    except (http.client.HTTPException, ValueError, EOFError, zlib.error) as err:
+        raise OSError(f"what came from {url} is damaged: {err!r}") from err
+    except (OSError, RunError) as err:
+        raise OSError(f"{url}: {err}") from err
+    return path
+
+
 def read_jsonl(
     path: str | os.PathLike[str], fields: Mapping[str, type | tuple[type, ...]]
 ) -> list[dict[str, Any]]:
-    """The objects of a file with one JSON object per line.
+    """The objects of a file with one JSON object per line; see `read_lines`."""
+    return [row for _, row in read_lines(path, fields)]
+
+
+def read_lines(
+    path: str | os.PathLike[str], fields: Mapping[str, type | tuple[type, ...]]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The objects of a file with one JSON object per line, each with its place.
 
     Args:
       path: of the file, UTF-8.
-      fields: name -> type of what every object must have; others are kept too.
+      fields: name -> type, of what every object must have. Other fields are kept.
+
+    Returns:
+      For each object its place, "FILE, line 3", and itself.
 
     Raises:
       BadInputError: names the file and the line, and says what is wrong there.
@@ -89,7 +141,7 @@ def read_jsonl(
                 f"{where}: expected an object, got {type(row).__name__}."
             )
         check_fields(where, row, fields)
-        rows.append(row)
+        rows.append((where, row))
     if not rows:
         raise BadInputError(f"{path}: has no line; expected one JSON object per line.")
     return rows
@@ -100,10 +152,10 @@ def check_fields(
     row: Mapping[str, Any],
     fields: Mapping[str, type | tuple[type, ...]],
 ) -> None:
-    """An object has its fields.
+    """Checks that an object has its fields, of the right types.
 
     Raises:
-      BadInputError: begins with `where` and names the first that is wrong.
+      BadInputError: begins with `where` and names the first field that is wrong.
     """
     for name, kind in fields.items():
         if name not in row:
@@ -117,30 +169,16 @@ def check_fields(
             )
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-      BadInputError: names the file.
-    """
-    try:
-        return json.loads(path.read_bytes().decode("utf-8"))
-    except OSError as err:
-        raise BadInputError(f"{path}: cannot be read ({err.strerror}).") from err
-    except (ValueError, RecursionError) as err:
-        raise BadInputError(f"{path}: cannot be read as JSON ({err}).") from err
-
-
 def read_constant(path: pathlib.Path, name: str, how: str) -> Any:
-    """The literal that a Python file gives to a name; the file is not run.
+    """The literal that a Python file assigns to a name. The file is not executed.
 
     Args:
       path: of the file.
-      name: a variable's or an attribute's.
-      how: the command that fetches the file.
+      name: of a variable or an attribute.
+      how: the command that fetches the file, for messages.
 
     Raises:
-      BadInputError: names the file.
+      BadInputError: the file has no such literal; the text names it.
     """
     try:
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -152,8 +190,8 @@ def read_constant(path: pathlib.Path, name: str, how: str) -> Any:
         OSError,
         SyntaxError,
         ValueError,
-        TypeError,  # a dictionary's key that cannot be one
-        MemoryError,  # the parser's word for what is nested too deeply
+        TypeError,  # a key of a dictionary that is not hashable
+        MemoryError,  # what the parser raises for too many levels
         RecursionError,
     ) as err:
         raise BadInputError(f"{path}: {name} cannot be read from it ({err}).") from err
@@ -172,19 +210,19 @@ def seeded_splits(
     sizes: Mapping[Split, int],
     seed: int,
 ) -> dict[Split, tuple[str, ...]]:
-    """Disjoint splits, each with nearly the benchmark's own mix of categories.
+    """Cuts problems into disjoint splits, each with nearly the same mix of categories.
 
-    The order is decided by hashes of seed and id, so it depends on no library. Test is
-    cut first: it stays the same when more problems are asked for elsewhere.
+    Hashes of seed and id decide the order, so no library can change it. `test` is cut
+    first: it stays the same when other splits grow.
 
     Args:
-      task: its name, for messages.
-      strata: problem id -> category; one category for all if there are none.
+      task: the task's name, for messages.
+      strata: problem id -> category.
       sizes: problems per split.
       seed: of the shuffle.
 
     Raises:
-      BadInputError: more are asked for than there are.
+      BadInputError: the sizes add up to more than there are problems.
     """
     asked = sum(sizes.values())
     if asked > len(strata):
@@ -200,8 +238,8 @@ def seeded_splits(
     by_category: dict[str, list[str]] = {}
     for problem in sorted(strata, key=draw):
         by_category.setdefault(strata[problem], []).append(problem)
-    # Each problem's place within its category, as a share: sorted by it, every
-    # stretch of the list has nearly the mix of the whole.
+    # Sorted by relative place within the category, every part of the list has nearly
+    # the mix of the whole list.
     places = {
         problem: ((index + 0.5) / len(members), draw(problem))
         for members in by_category.values()
@@ -216,10 +254,10 @@ def seeded_splits(
 
 
 def check_ids(task: str, ids: Sequence[str], known: Mapping[str, Any]) -> None:
-    """All ids are problems.
+    """Checks that all ids are of problems.
 
     Raises:
-      BadInputError: names the first that is none.
+      BadInputError: names the first that is not.
     """
     for problem in ids:
         if problem not in known:

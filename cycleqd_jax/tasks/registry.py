@@ -9,13 +9,14 @@ from cycleqd_jax.tasks.pocket.coding import PocketCoding
 from cycleqd_jax.tasks.pocket.db import PocketDb
 from cycleqd_jax.tasks.pocket.shell import PocketOs
 
-# The public benchmarks are imported when they are asked for: each needs an extra.
+# The public benchmarks are imported when they are asked for: some need an extra.
 _BENCHMARKS = {
     "mbpp": "cycleqd_jax.tasks.coding.task:Mbpp",
     "humaneval": "cycleqd_jax.tasks.coding.task:HumanEval",
     "dbbench": "cycleqd_jax.tasks.dbbench.task:DBBench",
     "os_interaction": "cycleqd_jax.tasks.os_interaction.task:OSInteraction",
 }
+_EXTRAS = {"evalplus": "coding"}  # package -> extra that installs it
 BUILT_IN = {task.name: task for task in (PocketCoding, PocketDb, PocketOs)}
 NAMES = (*BUILT_IN, *_BENCHMARKS)
 
@@ -27,12 +28,12 @@ def make_task(name: str, settings: TaskSettings) -> Task:
     """Makes a task.
 
     Args:
-      name: of a built-in task, or `package.module:Class` of one's own.
-      settings: what it is made with.
+      name: of a task here, or the import path `package.module:Class` of another.
+      settings: its arguments.
 
     Raises:
-      BadInputError: if there is no such task, it cannot be imported, it is not made
-        as `Class(settings)`, or it lacks a member of `cycleqd_jax.tasks.base.Task`.
+      BadInputError: there is no such task, it cannot be imported, it is not made as
+        `Class(settings)`, or it lacks a member of `cycleqd_jax.tasks.base.Task`.
       MissingDataError: the data of a benchmark are not on this machine.
     """
     kind = task_class(name)
@@ -44,16 +45,16 @@ def make_task(name: str, settings: TaskSettings) -> Task:
             f"but it takes other arguments: {err}."
         ) from err
     task = kind(settings)
-    # A fingerprint may take long to make, so its presence is asked of the class too.
     missing = [
-        member
-        for member in (*_VALUES, *_METHODS)
-        if member not in getattr(task, "__dict__", {}) and not hasattr(kind, member)
-    ]
-    missing += [
         f"{member} (a method)"
         for member in _METHODS
-        if member not in missing and not callable(getattr(task, member))
+        if not callable(getattr(task, member, None))
+    ]
+    # A fingerprint may take long to make, so its class is asked for it.
+    missing += [
+        member
+        for member in _VALUES
+        if member not in getattr(task, "__dict__", {}) and not hasattr(kind, member)
     ]
     if missing:
         raise BadInputError(
@@ -76,7 +77,7 @@ def task_class(name: str) -> type:
     """The class of a task, by name or import path.
 
     Raises:
-      BadInputError: there is none, or it cannot be imported.
+      BadInputError: there is no such class, or it cannot be imported.
     """
     return BUILT_IN.get(name) or _import(_BENCHMARKS.get(name, name))
 
@@ -91,9 +92,14 @@ def _import(path: str) -> type:
     try:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError, TypeError) as err:
+        package = (getattr(err, "name", None) or "").partition(".")[0]
+        remedy = f"check that {module_name} is on Python's path and imports cleanly"
+        if package in _EXTRAS:
+            remedy = (
+                f"install the extra with pip install 'cycleqd-jax[{_EXTRAS[package]}]'"
+            )
         raise BadInputError(
-            f"Task {path} could not be imported: {err}; check that {module_name} is on "
-            "Python's path and imports cleanly."
+            f"Task {path} could not be imported: {err}; {remedy}."
         ) from err
     kind = getattr(module, class_name, None)
     if not inspect.isclass(kind):

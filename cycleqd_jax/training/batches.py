@@ -1,7 +1,10 @@
-"""Batches of one shape: what each update learns, as arrays.
+"""Batches of one shape, as a function of the seed and the number of the update.
 
-Packed, the dialogues of an update share rows where they fit, which saves padding and
-changes nothing else: an update learns from the same dialogues in both forms.
+Sources alternate so that after any number of examples each has had its share to within
+one. Within a source every epoch has each example once, in a new order.
+
+With packing, the dialogues of an update share rows where they fit. This saves padding;
+the update learns from the same dialogues.
 """
 
 from collections.abc import Sequence
@@ -11,20 +14,20 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.dialogues import Example
-from cycleqd_jax.training.order import Order
 
 
 class Batch(NamedTuple):
-    """B rows of L tokens, of which up to A per row are learnt.
+    """B rows of L tokens, with up to A targets per row.
 
     Attributes:
       tokens: int32 `[B, L]`, padded on the right.
-      positions: int32 `[B, A]`, indices whose NEXT token is learnt.
+      positions: int32 `[B, A]`, indices whose NEXT token is a target.
       targets: int32 `[B, A]`, those next tokens.
-      mask: float32 `[B, A]`, 1 where a target is real.
-      segments: int32 `[B, L]`, the dialogue of its row that a token belongs to, or
-        None where each row is one.
-      places: int32 `[B, L]`, each token's place in its dialogue, or None likewise.
+      mask: float32 `[B, A]`, 1 for targets, 0 for padding.
+      segments: int32 `[B, L]`, number of the dialogue in its row that each token
+        belongs to, 0 for padding; None without packing.
+      segment_positions: int32 `[B, L]`, index of each token in its dialogue; None
+        without packing.
     """
 
     tokens: np.ndarray
@@ -32,16 +35,16 @@ class Batch(NamedTuple):
     targets: np.ndarray
     mask: np.ndarray
     segments: np.ndarray | None = None
-    places: np.ndarray | None = None
+    segment_positions: np.ndarray | None = None
 
 
 class Batches:
-    """The batch of every update: a function of sources, seed and the update's number.
+    """The batches of all updates.
 
     Attributes:
       rows: B.
-      length: L, that of the longest example.
-      answers: A.
+      length: L, the length of the longest example.
+      targets: A.
     """
 
     def __init__(
@@ -55,16 +58,16 @@ class Batches:
         packing: bool = False,
         multiple_of: int = 1,
     ):
-        """Plans all batches, so that one shape holds each of them.
+        """Plans all batches, to find the shape that holds each of them.
 
         Args:
-          sources: examples by source.
+          sources: examples of each source.
           weights: of the sources.
           batch_size: examples per update.
-          steps: updates there will be.
+          steps: number of updates.
           seed: of the order.
           packing: whether examples share rows.
-          multiple_of: what the number of rows is rounded up to, with empty ones.
+          multiple_of: the number of rows is rounded up to a multiple of this.
 
         Raises:
           BadInputError: a source has no examples.
@@ -81,41 +84,40 @@ class Batches:
         examples = [example for source in sources for example in source]
         self.length = max(len(e.tokens) for e in examples)
         self.rows = batch_size
-        self.answers = max(len(e.learnt) for e in examples)
+        self.targets = max(len(e.learnt) for e in examples)
         if packing:
-            self.rows = self.answers = 0
+            self.rows = self.targets = 0
             for step in range(1, steps + 1):
-                plan = self._planned(step)
-                answers = max(sum(len(e.learnt) for e in row) for row in plan)
-                self.rows = max(self.rows, len(plan))
-                self.answers = max(self.answers, answers)
+                rows = self._rows_of(step)
+                targets = max(sum(len(e.learnt) for e in row) for row in rows)
+                self.rows = max(self.rows, len(rows))
+                self.targets = max(self.targets, targets)
         self.rows = -(-self.rows // multiple_of) * multiple_of
 
     def at(self, step: int) -> Batch:
-        """The batch of an update, from 1."""
+        """The batch of an update; the first is 1."""
         tokens = np.zeros((self.rows, self.length), np.int32)
-        positions, targets = np.zeros((2, self.rows, self.answers), np.int32)
-        mask = np.zeros((self.rows, self.answers), np.float32)
-        # Segment 0 is padding.
-        segments, places = np.zeros((2, self.rows, self.length), np.int32)
-        for row, examples in enumerate(self._planned(step)):
+        positions, targets = np.zeros((2, self.rows, self.targets), np.int32)
+        mask = np.zeros((self.rows, self.targets), np.float32)
+        segments, indices = np.zeros((2, self.rows, self.length), np.int32)
+        for row, examples in enumerate(self._rows_of(step)):
             start = count = 0
             for segment, example in enumerate(examples, start=1):
                 size, learnt = len(example.tokens), np.asarray(example.learnt)
                 tokens[row, start : start + size] = example.tokens
                 segments[row, start : start + size] = segment
-                places[row, start : start + size] = np.arange(size)
-                answer = slice(count, count + len(learnt))
-                positions[row, answer] = start + learnt - 1
-                targets[row, answer] = np.asarray(example.tokens)[learnt]
-                mask[row, answer] = 1.0
+                indices[row, start : start + size] = np.arange(size)
+                part = slice(count, count + len(learnt))
+                positions[row, part] = start + learnt - 1
+                targets[row, part] = np.asarray(example.tokens)[learnt]
+                mask[row, part] = 1.0
                 start, count = start + size, count + len(learnt)
         if not self._packing:
             return Batch(tokens, positions, targets, mask)
-        return Batch(tokens, positions, targets, mask, segments, places)
+        return Batch(tokens, positions, targets, mask, segments, indices)
 
-    def _planned(self, step: int) -> list[list[Example]]:
-        """The examples of each row that is not empty."""
+    def _rows_of(self, step: int) -> list[list[Example]]:
+        """The examples of each row of an update; rows beyond them are empty."""
         picks = self._order.picks((step - 1) * self._batch_size, self._batch_size)
         chosen = [self._sources[pick.source][pick.example] for pick in picks]
         if not self._packing:
@@ -124,7 +126,7 @@ class Batches:
 
 
 def packed(examples: Sequence[Example], length: int) -> list[list[Example]]:
-    """Rows of examples of at most `length` tokens, by first fit, the longest first.
+    """Packs examples into rows of at most `length` tokens: first fit, longest first.
 
     No example may be longer than `length`.
     """
@@ -139,3 +141,63 @@ def packed(examples: Sequence[Example], length: int) -> list[list[Example]]:
         rows[row].append(example)
         free[row] -= size
     return rows
+
+
+class Pick(NamedTuple):
+    """Attributes: index of the source, and of the example in it."""
+
+    source: int
+    example: int
+
+
+class Order:
+    """An endless sequence of examples, of which any part can be asked for."""
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int):
+        """Describes the sequence.
+
+        Args:
+          sizes: examples of each source, at least 1.
+          weights: of each source, positive; its share is its weight over their sum.
+          seed: of all shuffles.
+        """
+        self._sizes = tuple(sizes)
+        self._shares = [weight / sum(weights) for weight in weights]
+        self._seed = seed
+        self._restart()
+
+    def picks(self, start: int, count: int) -> list[Pick]:
+        """`count` picks from index `start`.
+
+        Cheap for consecutive parts; otherwise all picks in between are made, since
+        shuffles cannot be skipped.
+        """
+        if start < self._index:
+            self._restart()
+        while self._index < start:
+            self._next()
+        return [self._next() for _ in range(count)]
+
+    def _restart(self) -> None:
+        sources = range(len(self._sizes))
+        single = len(self._sizes) == 1
+        self._index = 0
+        self._shuffles = [
+            np.random.default_rng(self._seed if single else (self._seed, source))
+            for source in sources
+        ]
+        self._credits = [0.0 for _ in sources]
+        self._epochs: list[list[int]] = [[] for _ in sources]  # last example first
+
+    def _next(self) -> Pick:
+        self._index += 1
+        credits = self._credits
+        for source, share in enumerate(self._shares):
+            credits[source] += share
+        source = credits.index(max(credits))
+        credits[source] -= 1.0
+        epoch = self._epochs[source]
+        if not epoch:
+            order = self._shuffles[source].permutation(self._sizes[source])
+            epoch.extend(order[::-1].tolist())
+        return Pick(source, epoch.pop())

@@ -1,8 +1,8 @@
 """Checkpoints of one expert's training, by Orbax.
 
-A checkpoint holds what is trained, the state of the optimiser and the metrics of every
-update so far. The order of the data is a function of the seed, so nothing else is
-needed to go on as if nothing had happened.
+A checkpoint holds the trained parameters, the state of the optimiser and the metrics of
+all updates so far. The order of the data is a function of the seed, so a resumed
+training ends with the same bits as an uninterrupted one.
 """
 
 import logging
@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Progress(NamedTuple):
-    """Attributes: the state after some updates, and their metrics."""
+    """Attributes: the state after some updates, and the metrics of these updates."""
 
     state: TrainState
     history: tuple[StepMetrics, ...]
@@ -31,16 +31,16 @@ class Progress(NamedTuple):
 class TrainCheckpoints:
     """The checkpoints in one folder; use it as a context manager.
 
-    A checkpoint is named by the last update in it. It is written beside its place and
-    renamed, so one that was cut short is never seen.
+    A checkpoint is named after its last update. It is renamed into place when it is
+    complete.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep: int):
         """Opens a folder.
 
         Args:
-          folder: made if it is not there.
-          keep: how many checkpoints stay; more than one guards against damage.
+          folder: created if missing.
+          keep: how many checkpoints to keep; two survive the damage of one.
         """
         self._folder = pathlib.Path(folder).absolute()
         self._manager = ocp.CheckpointManager(
@@ -59,7 +59,7 @@ class TrainCheckpoints:
         self._manager.close()
 
     def save(self, progress: Progress) -> None:
-        """Writes one; returns when it is on disk.
+        """Writes a checkpoint and waits until it is on disk.
 
         Raises:
           RunError: it could not be written.
@@ -72,7 +72,7 @@ class TrainCheckpoints:
             ),
         }
         tree["digest"] = _digest(tree)
-        # A damaged checkpoint of this very step would be in the way.
+        # Orbax refuses to overwrite a (damaged) checkpoint of the same step.
         if step in self._manager.all_steps():
             self._manager.delete(step)
         try:
@@ -87,10 +87,10 @@ class TrainCheckpoints:
             raise RunError(f"Checkpoint {step} was not written to {self._folder}.")
 
     def restore(self, like: TrainState) -> Progress | None:
-        """The newest whole checkpoint, or None where there is none.
+        """Reads the newest undamaged checkpoint; None if there is no checkpoint.
 
         Args:
-          like: a state of the same structure; shapes and dtypes are enough.
+          like: a state of the same structure, or its shapes and dtypes.
 
         Raises:
           RunError: there are checkpoints, but all are damaged.
@@ -103,8 +103,8 @@ class TrainCheckpoints:
             _LOG.warning("Checkpoint %s in %s is damaged.", step, self._folder)
         if steps:
             raise RunError(
-                f"The checkpoints {steps} in {self._folder} are damaged; bring them "
-                "back from a copy, or remove the folder to begin again."
+                f"The checkpoints {steps} in {self._folder} are damaged; restore "
+                "them from a copy, or remove the folder to start again."
             )
         return None
 
@@ -129,11 +129,11 @@ class TrainCheckpoints:
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    """The leaves under plain names: Orbax makes paths of a tree's own names."""
+    """The leaves under plain names: Orbax would use a tree's own names as paths."""
     return {f"leaf_{i:06d}": x for i, x in enumerate(jax.tree.leaves(state))}
 
 
 def _digest(tree: dict[str, Any]) -> np.ndarray:
-    """Sha256 of all arrays: Orbax loads some flipped bits without a word."""
+    """Sha256 of all arrays: Orbax does not detect every flipped bit."""
     text = weights_fingerprint({name: np.asarray(x) for name, x in tree.items()})
     return np.frombuffer(bytes.fromhex(text), np.uint8)

@@ -1,7 +1,7 @@
-"""Full fine-tuning: every weight is trained, as a float32 master.
+"""Full fine-tuning with float32 master weights.
 
-The model runs with the masters cast to the dtype of the computation, anew in each
-step, so that updates too small for that dtype still add up.
+Each step casts the masters to the dtype of the computation, so that updates too small
+for that dtype still add up.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.models.llama.program import Deltas, Weights
+from cycleqd_jax.models.base import Deltas, Weights
 
 Masters = dict[str, jax.Array]  # float32, by Hugging Face's name
 
@@ -22,19 +22,19 @@ class Full:
     """Training of all weights; see `step.Method`.
 
     Attributes:
-      dtype: the name of the computation's.
+      dtype: name of the dtype of the computation.
     """
 
     dtype: str
 
     def model(self, params: Masters, weights: Weights) -> tuple[Weights, Deltas]:
-        """The masters in the computation's dtype; `weights` is not used."""
+        """The masters in the dtype of the computation; `weights` is not used."""
         del weights
         return {n: p.astype(self.dtype) for n, p in params.items()}, Deltas()
 
 
 def init_masters(weights: Mapping[str, Any]) -> Masters:
-    """Float32 copies on the device: training donates them, the base stays."""
+    """Float32 copies on the device; training donates them."""
     return {name: jnp.array(w, jnp.float32) for name, w in weights.items()}
 
 

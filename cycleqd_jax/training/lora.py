@@ -1,7 +1,6 @@
-"""LoRA: what is trained, and what it adds to the base.
+"""LoRA: `W + (alpha / rank) B A`, where only the factors `A` and `B` are trained.
 
-Only the factors are trained: `W + (alpha / rank) B A`, run in the same factored form
-that populations use, so the base weights are read and never changed.
+The model runs in the factored form that populations use; base weights do not change.
 
 Source: LoRA (arXiv 2106.09685); initial values as PEFT's.
 """
@@ -13,62 +12,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.llama.program import Deltas, LlamaProgram, LowRank, Weights
+from cycleqd_jax.models.base import CausalLM, Deltas, LowRank, Weights
+from cycleqd_jax.training.settings import LoraSettings
 
 Factors = dict[str, dict[str, jax.Array]]  # name -> {"a": [r, in], "b": [out, r]}
 
 
 @dataclasses.dataclass(frozen=True)
-class LoraSettings:
-    """The shape of an adapter, as PEFT names it; the scale is `alpha / rank`.
-
-    Attributes:
-      rank: of each adapted matrix.
-      alpha: dimensionless.
-      targets: names of linear layers.
-      init_std: of A's normal initial values; None draws them as PEFT does.
-    """
-
-    rank: int
-    alpha: float
-    targets: tuple[str, ...]
-    init_std: float | None = None
-
-    @property
-    def scale(self) -> float:
-        """What `B A` is multiplied by."""
-        return self.alpha / self.rank
-
-
-@dataclasses.dataclass(frozen=True)
 class Lora:
-    """Training of factors beside weights that stay; see `step.Method`.
+    """Training of factors with frozen weights; see `step.Method`.
 
     Attributes:
-      scale: what `B A` is multiplied by.
+      scale: the factor of `B A`.
     """
 
     scale: float
 
     def model(self, params: Factors, weights: Weights) -> tuple[Weights, Deltas]:
-        """The base weights, and what the factors add to them."""
+        """The base weights and the low-rank additions."""
         return weights, as_deltas(params, self.scale)
 
 
-def target_names(program: LlamaProgram, settings: LoraSettings) -> list[str]:
-    """Sorted names of the matrices that are adapted.
+def target_names(program: CausalLM, settings: LoraSettings) -> list[str]:
+    """Sorted names of the adapted matrices.
 
     Raises:
-      BadInputError: if a target names no matrix of the model.
+      BadInputError: a target names no matrix of the model.
     """
-    shapes = program.weight_shapes()
+    shapes = program.config.weight_shapes()
     names = []
     for target in settings.targets:
-        # A linear layer may have a bias too, which is not adapted.
+        # The bias of a linear layer is not adapted.
         found = [
             name
             for name, shape in shapes.items()
-            if name.split(".")[-2] == target and len(shape.shape) == 2
+            if name.split(".")[-2] == target and len(shape) == 2
         ]
         if not found:
             raise BadInputError(
@@ -79,12 +57,10 @@ def target_names(program: LlamaProgram, settings: LoraSettings) -> list[str]:
     return sorted(names)
 
 
-def init_factors(
-    program: LlamaProgram, settings: LoraSettings, key: jax.Array
-) -> Factors:
-    """Factors of every targeted matrix; `B = 0`.
+def init_factors(program: CausalLM, settings: LoraSettings, key: jax.Array) -> Factors:
+    """Initial factors of all adapted matrices.
 
-    `A ~ U(-1/sqrt(in), 1/sqrt(in))`, or `N(0, init_std^2)` where that is set.
+    `A ~ U(-1/sqrt(in), 1/sqrt(in))`, or `N(0, init_std^2)` if that is set; `B = 0`.
 
     Args:
       program: the model.
@@ -92,13 +68,13 @@ def init_factors(
       key: one typed key; consumed.
 
     Raises:
-      BadInputError: if a target names no matrix of the model.
+      BadInputError: a target names no matrix of the model.
     """
-    shapes = program.weight_shapes()
+    shapes = program.config.weight_shapes()
     names = target_names(program, settings)
     factors = {}
     for name, subkey in zip(names, jax.random.split(key, len(names)), strict=True):
-        out, fan_in = shapes[name].shape
+        out, fan_in = shapes[name]
         shape, bound = (settings.rank, fan_in), fan_in**-0.5
         if settings.init_std is None:
             a = jax.random.uniform(subkey, shape, minval=-bound, maxval=bound)
@@ -109,7 +85,7 @@ def init_factors(
 
 
 def as_deltas(factors: Factors, scale: float) -> Deltas:
-    """The additions that `factors` make, alike for all rows of a batch."""
+    """The low-rank additions of `factors`, the same for all rows of a batch."""
     return Deltas(
         {
             name: LowRank(f["b"], f["a"].T, jnp.full((1, f["a"].shape[0]), scale))

@@ -1,8 +1,8 @@
-"""What a training config asks for, expert by expert, and how far each has come.
+"""The experts of a training config, and which of them are finished or unfinished.
 
-An expert is described by the settings that decide its weights and by fingerprints of
-what they are applied to. Both are kept beside a half-done training and beside the
-finished expert, and compared with the config before anything is trained.
+The settings that decide an expert's weights, and fingerprints of its inputs, are stored
+with an unfinished training and with the finished expert. They are compared with the
+config before anything is trained.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from cycleqd_jax.training.settings import TrainConfig
 
 SETTINGS = "training.yaml"
 FINGERPRINTS = "fingerprints.json"
-# Where and how an expert is made and scored, which its weights do not depend on.
+# Settings on which an expert's weights do not depend.
 _FREE = ("output", "tasks", "experts", "validate_on", "engine", "sandbox", "logging")
 _FREE_PROBLEMS = ("problems.optimise", "problems.validate", "problems.test")
 _FREE_OPTIMISER = ("optimiser.checkpoint_every",)
@@ -27,16 +27,16 @@ _FREE_OPTIMISER = ("optimiser.checkpoint_every",)
 
 @dataclasses.dataclass(frozen=True)
 class ExpertPlan:
-    """One expert to be made.
+    """One expert to train.
 
     Attributes:
-      name: also that of its folder.
-      sources: weight by source, a task's entry in the config or a file.
-      number: what the seed is folded with for its initial values and order of data:
-        its place in `tasks`, or a hash of its name in `experts`, so that those may be
+      name: also the name of its folder.
+      sources: weight by source; a source is a task's entry in the config or a file.
+      number: is folded into the seed of initial values and order of data. It is the
+        index in `tasks`, or for `experts` a hash of the name, so that experts can be
         added and reordered.
-      folder: the finished expert's.
-      work: of a half-done training, beside it.
+      folder: of the finished expert.
+      work: of an unfinished training.
     """
 
     name: str
@@ -47,10 +47,10 @@ class ExpertPlan:
 
 
 class Status(enum.Enum):
-    """How far an expert has come."""
+    """How far the training of an expert is."""
 
     NEW = "new"
-    HALF_DONE = "half done"
+    UNFINISHED = "unfinished"
     COMPLETE = "complete"
 
 
@@ -61,7 +61,7 @@ def plan_experts(
 
     Args:
       config: the settings.
-      task_names: the name of the task behind each entry of the config.
+      task_names: name of the task of each entry of the config.
     """
     output = pathlib.Path(config.output)
     if config.tasks:
@@ -84,54 +84,55 @@ def plan_experts(
 def status_of(
     plan: ExpertPlan, config: TrainConfig, fingerprints: Mapping[str, str]
 ) -> Status:
-    """How far an expert has come.
+    """Reads from its folders how far the training of an expert is.
 
     Args:
       plan: the expert.
-      config: the settings now.
-      fingerprints: of its data and base model now.
+      config: the current settings.
+      fingerprints: of the current data and base model.
 
     Raises:
-      BadInputError: what is there was made with other settings or from other inputs.
+      BadInputError: the folder holds an expert or training with other settings or
+        inputs.
     """
     if plan.folder.exists() and not plan.folder.is_dir():
         raise BadInputError(f"output: {plan.folder} is a file; expected a folder.")
     if plan.folder.is_dir() and any(plan.folder.iterdir()):
         if not (plan.folder / SETTINGS).is_file():
             raise BadInputError(
-                f"output: {plan.folder} holds something that is no finished expert "
+                f"output: {plan.folder} holds other files and no finished expert "
                 f"({SETTINGS} is missing); choose another output or remove it."
             )
-        odd = _difference(plan.folder, plan, config, fingerprints)
-        if odd is not None:
+        difference = _difference(plan.folder, plan, config, fingerprints)
+        if difference is not None:
             raise BadInputError(
-                f"output: the expert in {plan.folder} was trained with {odd}; choose "
-                "another output, or remove that folder to train it again."
+                f"output: the expert in {plan.folder} was trained with {difference}; "
+                "choose another output, or remove that folder to train it again."
             )
         return Status.COMPLETE
     if (plan.work / SETTINGS).is_file():
-        odd = _difference(plan.work, plan, config, fingerprints)
-        if odd is not None:
+        difference = _difference(plan.work, plan, config, fingerprints)
+        if difference is not None:
             raise BadInputError(
-                f"output: the half-done training in {plan.work} was begun with {odd}; "
-                "set that back, or remove that folder to begin again."
+                f"output: the unfinished training in {plan.work} was started with "
+                f"{difference}; set that back, or remove that folder to start again."
             )
-        return Status.HALF_DONE
+        return Status.UNFINISHED
     return Status.NEW
 
 
 def write_facts(
     folder: pathlib.Path, config: TrainConfig, fingerprints: Mapping[str, str]
 ) -> None:
-    """Writes what `status_of` compares with; the settings last."""
+    """Writes what `status_of` reads; the settings last, as a mark of completeness."""
     files.write_json(folder / FINGERPRINTS, dict(fingerprints))
     files.write_text(folder / SETTINGS, to_yaml(config))
 
 
-def described(
+def _deciding_settings(
     config: TrainConfig, sources: Mapping[str, float], number: int
 ) -> dict[str, Any]:
-    """The settings that decide an expert's weights, by their names in a config."""
+    """The settings that decide an expert's weights, by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.model_dump(mode="json").items():
         if isinstance(value, dict) and key not in _FREE:
@@ -155,12 +156,12 @@ def _difference(
     config: TrainConfig,
     fingerprints: Mapping[str, str],
 ) -> str | None:
-    """The first thing in which a folder's expert differs from the plan, in words."""
+    """The first difference between the expert in a folder and the plan, in words."""
     old_config = load_config(folder / SETTINGS, [], TrainConfig)
-    old = _described_in(old_config, plan)
+    old = _deciding_settings_in(old_config, plan)
     if old is None:
         return "other sources"
-    new = described(config, plan.sources, plan.number)
+    new = _deciding_settings(config, plan.sources, plan.number)
     for key in {**new, **old}:
         if old.get(key) != new.get(key):
             return f"{key} {old.get(key)!r} where it is now {new.get(key)!r}"
@@ -173,11 +174,11 @@ def _difference(
     return None
 
 
-def _described_in(old: TrainConfig, plan: ExpertPlan) -> dict[str, Any] | None:
-    """The description of the plan's expert in a config; None if it is not in it."""
+def _deciding_settings_in(old: TrainConfig, plan: ExpertPlan) -> dict[str, Any] | None:
+    """The settings of the plan's expert in a config; None if it is not in it."""
     entries: Sequence[str] = list(plan.sources)
     if len(entries) == 1 and entries[0] in old.tasks:
-        return described(old, plan.sources, old.tasks.index(entries[0]))
+        return _deciding_settings(old, plan.sources, old.tasks.index(entries[0]))
     if plan.name in old.experts:
-        return described(old, old.experts[plan.name], plan.number)
+        return _deciding_settings(old, old.experts[plan.name], plan.number)
     return None

@@ -1,7 +1,7 @@
-"""The training of all experts of a config: checks first, then one after another.
+"""Trains all experts of a config, one after another.
 
-An expert is put together beside its place and renamed into it, so it is whole or
-absent; a training that was killed goes on from its last checkpoint.
+An expert's folder is renamed into place when it is complete. A killed training resumes
+from its last checkpoint.
 """
 
 import json
@@ -11,35 +11,21 @@ from typing import NamedTuple
 import jax
 
 from cycleqd_jax import files
-from cycleqd_jax.models.experts import FullExpert
-from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
-from cycleqd_jax.models.llama.program import Weights
-from cycleqd_jax.models.loading import load_expert
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.export import export_model
-from cycleqd_jax.runs.trackers import MetricsLogger, open_loggers
+from cycleqd_jax.runs.trackers import Trackers
 from cycleqd_jax.training import full, lora
 from cycleqd_jax.training.batches import Batches
-from cycleqd_jax.training.card import card
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
 from cycleqd_jax.training.plan import ExpertPlan, Status, write_facts
-from cycleqd_jax.training.prepare import (
-    Job,
-    Prepared,
-    lora_settings,
-    prepare,
-)
 from cycleqd_jax.training.settings import TrainConfig
-from cycleqd_jax.training.sft import TrainedExpert, Training, train
-from cycleqd_jax.training.sources import Source
+from cycleqd_jax.training.setup import Job, Setup, set_up
+from cycleqd_jax.training.sft import Training, train
 from cycleqd_jax.training.step import StepMetrics
-from cycleqd_jax.training.validate import (
-    Scores,
-    validate_full,
-    validate_lora,
-)
+from cycleqd_jax.training.validate import Scores
 from cycleqd_jax.training.work_folder import WorkFolder
+from cycleqd_jax.training.write import write_full, write_lora
 
 _NOTE_EVERY = 10  # steps
 
@@ -49,38 +35,34 @@ def train_experts(config: TrainConfig, observer: Observer) -> None:
 
     Args:
       config: the settings.
-      observer: hears of phases, steps and scores.
+      observer: is told of phases, steps and scores.
 
     Raises:
-      BadInputError: a setting, source or folder is wrong; for any expert this is said
-        before the first is trained.
-      RunError: a training cannot go on; its checkpoints stay.
+      BadInputError: a setting, source or folder of any expert is wrong; nothing was
+        trained.
+      RunError: a training failed; it can be resumed.
     """
-    prepared, jobs = prepare(config, observer)
+    setup, jobs = set_up(config, observer)
     weights: Weights = {}
     for job in jobs:
         name = job.plan.name
         if job.status is Status.COMPLETE:
-            observer.note(f"{name} is complete in {job.plan.folder}, kept as it is")
-            if job.plan.work.is_dir():  # killed between its last two steps
+            observer.note(f"{name} is complete in {job.plan.folder} and is kept")
+            if job.plan.work.is_dir():  # killed before it was removed
                 with WorkFolder(job.plan.work) as work:
                     work.remove()
             continue
         if not weights and config.method == "lora":
-            weights = put_on_device(prepared.model.weights)
+            weights = put_on_device(setup.model.weights)
         start = time.perf_counter()
         with (
             WorkFolder(job.plan.work) as work,
-            open_loggers(
-                config.logging.to,
-                job.plan.folder.parent / "logs" / name,
-                project=config.logging.project,
-                settings=config.model_dump(mode="json"),
-                note=observer.note,
-            ) as logger,
+            Trackers(
+                config, job.plan.folder.parent / "logs" / name, observer.note
+            ) as trackers,
         ):
-            watch = _Watch(name, config.optimiser.steps, observer, logger)
-            scores = _make_expert(config, prepared, job, weights, work, watch)
+            progress = _Progress(name, config.optimiser.steps, observer, trackers)
+            scores = _make_expert(config, setup, job, weights, work, progress)
         shown = ""
         if scores is not None:
             pairs = (f"{task} {s:.3f}" for task, s in scores["expert"].items())
@@ -90,156 +72,98 @@ def train_experts(config: TrainConfig, observer: Observer) -> None:
         )
 
 
-class _Watch(NamedTuple):
-    """Tells people how the training of one expert goes on."""
+class _Progress(NamedTuple):
+    """Reports the training of one expert to observer and trackers."""
 
     name: str
     steps: int
     observer: Observer
-    logger: MetricsLogger
+    trackers: Trackers
 
     def restored(self, history: tuple[StepMetrics, ...]) -> None:
-        """Steps that an earlier process made; loggers begin anew, so they hear them."""
+        """Logs the steps of an earlier process; W&B skips those it has."""
         self.observer.note(
-            f"{self.name} goes on from its checkpoint of step {history[-1].step}"
+            f"{self.name} resumes from its checkpoint of step {history[-1].step}"
         )
         for row in history:
             self._log(row)
 
     def step(self, row: StepMetrics) -> None:
-        """One step."""
+        """Reports one step."""
         self._log(row)
         self.observer.episodes(row.step, self.steps)
         if row.step % _NOTE_EVERY == 0 or row.step == self.steps:
             self.observer.note(
                 f"{self.name} step {row.step}/{self.steps}  "
-                f"loss {row.loss:.4f}  tokens right {row.token_accuracy:.3f}"
+                f"loss {row.loss:.4f}  token accuracy {row.token_accuracy:.3f}"
             )
 
     def _log(self, row: StepMetrics) -> None:
         metrics = {"loss": row.loss, "token_accuracy": row.token_accuracy}
-        self.logger.log(metrics, row.step)
+        self.trackers.log(metrics, row.step)
 
 
 def _make_expert(
     config: TrainConfig,
-    prepared: Prepared,
+    setup: Setup,
     job: Job,
     weights: Weights,
     work: WorkFolder,
-    watch: "_Watch",
+    progress: _Progress,
 ) -> Scores | None:
-    """Trains one expert, or goes on with it; then scores it and gives it its place."""
+    """Trains one expert, or resumes; then validates it and renames it into place."""
     name = job.plan.name
-    sources = [prepared.sources[source] for source in job.plan.sources]
     if job.status is Status.NEW:
-        work.begin()
+        work.start()
         write_facts(work.path, config, job.fingerprints)
-    watch.observer.phase(f"training {name}")
-    keep = 2 if config.method == "lora" else 1  # a full one is 12 bytes a parameter
+    progress.observer.phase(f"training {name}")
+    keep = 2 if config.method == "lora" else 1  # a full one has 12 bytes per parameter
     with TrainCheckpoints(work.checkpoints, keep=keep) as checkpoints:
         trained = train(
-            _training(config, prepared, job.plan, sources, weights),
+            _training(config, setup, job.plan, weights),
             checkpoints=checkpoints,
-            on_restored=watch.restored,
-            on_step=watch.step,
+            on_restored=progress.restored,
+            on_step=progress.step,
         )
     history, last = trained.history, trained.history[-1]
-    watch.observer.phase(f"writing and validating {name}")
+    progress.observer.phase(f"writing and validating {name}")
     if config.method == "lora":
-        scores = _write_lora(config, prepared, job, sources, weights, work, trained)
+        scores = write_lora(
+            config, setup, job.plan, weights, work, trained.params, last
+        )
     else:
         stored = full.to_numpy(trained.params, config.save_dtype)
-        del trained  # its memory is needed for the validation
-        scores = None
-        if prepared.tasks:
-            scores = validate_full(
-                config,
-                FullExpert(stored),
-                prepared.model,
-                prepared.program,
-                prepared.tasks,
-            )
-        export_model(
-            work.empty_expert(),
-            prepared.model.config,
-            stored,
-            prepared.model.tokenizer,
-            card(config, job.plan, sources, last, scores),
-        )
+        del trained  # frees the device memory that validation needs
+        scores = write_full(config, setup, job.plan, work, stored, last)
     files.write_text(
         work.expert / "history.jsonl",
         "".join(json.dumps(row._asdict()) + "\n" for row in history),
     )
     if scores is not None:
         found = {f"validate/{task}": s for task, s in scores["expert"].items()}
-        watch.logger.result(found, last.step)
+        progress.trackers.summarise(found, last.step)
     write_facts(work.expert, config, job.fingerprints)
     work.finish(job.plan.folder)
     return scores
 
 
-def _write_lora(
-    config: TrainConfig,
-    prepared: Prepared,
-    job: Job,
-    sources: list[Source],
-    weights: Weights,
-    work: WorkFolder,
-    trained: TrainedExpert,
-) -> Scores | None:
-    factors = {
-        name: LoraFactor(b, a, lora_settings(config).scale)
-        for name, (b, a) in lora.to_numpy(trained.params).items()
-    }
-
-    def save(text: str) -> None:
-        save_lora(
-            work.expert,
-            factors,
-            base_name=config.base_model,
-            card=text,
-            dtype=config.save_dtype,
-        )
-
-    work.empty_expert()
-    save("Being validated.")
-    scores = None
-    if prepared.tasks:
-        scores = validate_lora(
-            config,
-            load_expert(work.expert, prepared.model),
-            prepared.model,
-            prepared.program,
-            weights,
-            prepared.tasks,
-        )
-    save(card(config, job.plan, sources, trained.history[-1], scores))
-    return scores
-
-
 def _training(
-    config: TrainConfig,
-    prepared: Prepared,
-    plan: ExpertPlan,
-    sources: list[Source],
-    weights: Weights,
+    config: TrainConfig, setup: Setup, plan: ExpertPlan, weights: Weights
 ) -> Training:
     key = jax.random.fold_in(jax.random.key(config.seed), plan.number)
     init_key, order_key = jax.random.split(key)
-    settings = lora_settings(config)
     is_lora = config.method == "lora"
     return Training(
-        program=prepared.program,
+        program=setup.program,
         weights=weights,
-        method=lora.Lora(settings.scale) if is_lora else full.Full(config.dtype),
+        method=lora.Lora(config.lora.scale) if is_lora else full.Full(config.dtype),
         init=lambda: (
-            lora.init_factors(prepared.program, settings, init_key)
+            lora.init_factors(setup.program, config.lora, init_key)
             if is_lora
-            else full.init_masters(prepared.model.weights)
+            else full.init_masters(setup.model.weights)
         ),
         batches=Batches(
-            [source.examples for source in sources],
+            [setup.sources[name].examples for name in plan.sources],
             list(plan.sources.values()),
             batch_size=config.optimiser.batch_size,
             steps=config.optimiser.steps,

@@ -78,6 +78,11 @@ class LoraSettings(Section):
     ] = TARGETS
     init_std: PositiveFloat | None = None
 
+    @property
+    def scale(self) -> float:
+        """The factor of `B A`."""
+        return self.alpha / self.rank
+
 
 class OptimiserSettings(Section):
     """AdamW with linear warm-up and cosine decay.

@@ -1,4 +1,4 @@
-"""The training loop of one expert: batches in, trained parameters out."""
+"""The training loop of one expert."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import jax
 import optax
 
 from cycleqd_jax.errors import RunError
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.training import step as steps
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import Progress, TrainCheckpoints
@@ -19,19 +19,19 @@ from cycleqd_jax.training.step import Method, Params, StepMetrics
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What is trained, on what.
+    """One training.
 
     Attributes:
       program: the model.
-      weights: those that stay, on the device; empty where all are trained.
+      weights: frozen weights, on the device; empty if all are trained.
       method: how parameters become a model.
-      init: makes the parameters to begin with, as arrays of their own.
-      batches: of every update.
-      optimiser: steps and rates.
-      recompute: whether layers are computed again in the backward pass.
+      init: makes the initial parameters; training donates them.
+      batches: of all updates.
+      optimiser: its settings.
+      recompute: whether layers are recomputed in the backward pass.
     """
 
-    program: LlamaProgram
+    program: CausalLM
     weights: Weights
     method: Method
     init: Callable[[], Params]
@@ -40,8 +40,8 @@ class Training:
     recompute: bool = False
 
 
-class TrainedExpert(NamedTuple):
-    """Attributes: the trained parameters and the metrics of every step."""
+class TrainingResult(NamedTuple):
+    """Attributes: the trained parameters and the metrics of all steps."""
 
     params: Params
     history: tuple[StepMetrics, ...]
@@ -53,29 +53,22 @@ def train(
     checkpoints: TrainCheckpoints | None = None,
     on_restored: Callable[[tuple[StepMetrics, ...]], None] | None = None,
     on_step: Callable[[StepMetrics], None] | None = None,
-) -> TrainedExpert:
-    """Trains one expert on assistant replies; the base weights are not changed.
+) -> TrainingResult:
+    """Trains one expert on assistant replies.
 
     Args:
-      training: what and on what.
-      checkpoints: if there is one among them, training goes on from it and ends as if
-        it had never stopped; new ones are made as the settings say.
-      on_restored: called with the steps of the checkpoint that is gone on from.
+      training: what to train.
+      checkpoints: training resumes from the newest one, with the same result as without
+        an interruption, and saves new ones.
+      on_restored: called with the steps of the restored checkpoint.
       on_step: called after each step.
 
     Raises:
-      RunError: if the loss is no longer finite or a checkpoint cannot be written.
+      RunError: the loss is not finite, or a checkpoint cannot be written.
     """
     settings = training.optimiser
-    transform = steps.make_optimiser(
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        steps=settings.steps,
-        final_fraction=settings.final_fraction,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-    )
-    state, history = _begin(training, transform, checkpoints)
+    transform = steps.make_optimiser(settings)
+    state, history = _start(training, transform, checkpoints)
     if history and on_restored is not None:
         on_restored(tuple(history))
     for number in range(len(history) + 1, settings.steps + 1):
@@ -105,21 +98,21 @@ def train(
             checkpoints.save(Progress(state, tuple(history)))
         if on_step is not None:
             on_step(row)
-    return TrainedExpert(state.params, tuple(history))
+    return TrainingResult(state.params, tuple(history))
 
 
-def _begin(
+def _start(
     training: Training,
     transform: optax.GradientTransformation,
     checkpoints: TrainCheckpoints | None,
 ) -> tuple[steps.TrainState, list[StepMetrics]]:
-    """The state to go on from and the metrics up to it."""
+    """The state to start from and the metrics of the steps before."""
 
     def fresh() -> steps.TrainState:
         return steps.init_state(training.init(), transform)
 
     if checkpoints is not None:
-        # Shapes are enough here: no memory is taken for a state that is then replaced.
+        # Shapes only: the initial state would take as much memory as the restored one.
         found = checkpoints.restore(jax.eval_shape(fresh))
         if found is not None:
             return found.state, list(found.history)

@@ -1,4 +1,4 @@
-"""The loss of a batch and one update by it, with Optax; for any way of training."""
+"""The loss of a batch and one update with Optax, for LoRA and full fine-tuning."""
 
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cycleqd_jax.models.llama.program import Deltas, LlamaProgram, Packed, Weights
+from cycleqd_jax.models.base import CausalLM, Deltas, Packed, Weights
 from cycleqd_jax.training.batches import Batch
+from cycleqd_jax.training.settings import OptimiserSettings
 
-Params = Any  # a pytree of float32 arrays: what is trained
+Params = Any  # the trained parameters, a pytree of float32 arrays
 
 
 class Method(Protocol):
-    """How parameters become a model; hashable, as it is static under `jax.jit`."""
+    """How parameters become a model; hashable, since it is static in `jax.jit`."""
 
     def model(self, params: Params, weights: Weights) -> tuple[Weights, Deltas]:
-        """Weights and additions to run, from what is trained and what stays."""
+        """Weights and low-rank additions from trained and frozen parameters."""
         ...
 
 
@@ -43,20 +44,20 @@ def loss(
     batch: Batch,
     total: jax.Array,
     *,
-    program: LlamaProgram,
+    program: CausalLM,
     method: Method,
     recompute: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of the answer tokens in nats, and how many are predicted.
+    """Cross-entropy of the targets in nats, and how many are predicted.
 
-    Both are sums over the batch, divided by `total`; with the batch's own number of
-    answer tokens they are means. Hidden states are picked at the answer positions
-    before the output head, which with a large vocabulary is the most costly layer.
+    Both are sums over the batch, divided by `total`, the number of targets of the
+    update. The output head, with a large vocabulary the most costly layer, runs at the
+    targets' positions only.
     """
     weights, deltas = method.model(params, weights)
     packed = None
     if batch.segments is not None:
-        packed = Packed(batch.segments, batch.places)
+        packed = Packed(batch.segments, batch.segment_positions)
     hidden = program.hidden(
         weights, batch.tokens, deltas, packed=packed, recompute=recompute
     )
@@ -67,30 +68,22 @@ def loss(
     return jnp.sum(losses * batch.mask) / total, jnp.sum(hits * batch.mask) / total
 
 
-def make_optimiser(
-    *,
-    learning_rate: float,
-    warmup_steps: int,
-    steps: int,
-    final_fraction: float,
-    weight_decay: float,
-    max_grad_norm: float,
-) -> optax.GradientTransformation:
+def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
     """AdamW with linear warm-up, cosine decay and gradient clipping by global norm.
 
-    Weight decay is for matrices; norm scales and biases have none, as in the trainer
-    of `transformers`.
+    Weight decay applies to matrices only, not to norm scales and biases, as in the
+    trainer of `transformers`.
     """
     schedule = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
-        peak_value=learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=steps,
-        end_value=learning_rate * final_fraction,
+        peak_value=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        decay_steps=settings.steps,
+        end_value=settings.learning_rate * settings.final_fraction,
     )
     return optax.chain(
-        optax.clip_by_global_norm(max_grad_norm),
-        optax.adamw(schedule, weight_decay=weight_decay, mask=_are_matrices),
+        optax.clip_by_global_norm(settings.max_grad_norm),
+        optax.adamw(schedule, weight_decay=settings.weight_decay, mask=_are_matrices),
     )
 
 
@@ -109,23 +102,23 @@ def train_step(
     weights: Weights,
     batch: Batch,
     *,
-    program: LlamaProgram,
+    program: CausalLM,
     method: Method,
     optimiser: optax.GradientTransformation,
     accumulate: int = 1,
     recompute: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update; the memory of `state` is given up for the new one.
+    """Makes one update.
 
     Args:
-      state: before the update.
-      weights: what stays; not changed.
-      batch: what is learnt; its rows are a multiple of `accumulate`.
+      state: before the update; donated.
+      weights: frozen.
+      batch: its rows are a multiple of `accumulate`.
       program: the model.
       method: what `state.params` are.
       optimiser: made by `make_optimiser`.
-      accumulate: parts the rows are computed in, one after another.
-      recompute: whether layers are computed again in the backward pass.
+      accumulate: number of parts of the batch whose gradients are added up.
+      recompute: whether layers are recomputed in the backward pass.
 
     Returns:
       The new state, and `loss`, `token_accuracy` and `grad_norm` before clipping.

@@ -12,8 +12,8 @@ from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import base_genome, expert_genome
 from cycleqd_jax.merging.individuals import TrainedExpert
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.experts import FullExpert, LoraExpert
-from cycleqd_jax.models.llama.program import LlamaProgram, Weights
 from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.runs.setup import open_sandbox
 from cycleqd_jax.tasks.base import Split, Task
@@ -26,7 +26,7 @@ def validate_lora(
     config: TrainConfig,
     expert: LoraExpert,
     model: LoadedModel,
-    program: LlamaProgram,
+    program: CausalLM,
     weights: Weights,
     tasks: Sequence[Task],
 ) -> Scores:
@@ -58,7 +58,7 @@ def validate_full(
     config: TrainConfig,
     expert: FullExpert,
     model: LoadedModel,
-    program: LlamaProgram,
+    program: CausalLM,
     tasks: Sequence[Task],
 ) -> Scores:
     """Accuracy of base and full fine-tune, one after the other, each as plain weights.
@@ -85,7 +85,7 @@ class _HostWeights(NamedTuple):
     """Weights on the host, by the name of a `TrainedExpert`."""
 
     by_name: Mapping[str, Mapping[str, Any]]
-    program: LlamaProgram
+    program: CausalLM
 
     def weights(self, individual: TrainedExpert) -> Weights:
         """Puts the weights of one model on the device."""

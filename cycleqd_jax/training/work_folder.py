@@ -1,4 +1,4 @@
-"""The folder of a training that is not done: its lock, checkpoints and the expert."""
+"""The folder of an unfinished training: lock, checkpoints and the expert's files."""
 
 import fcntl
 import os
@@ -11,18 +11,16 @@ from cycleqd_jax.errors import BadInputError
 
 
 class WorkFolder:
-    """An open work folder; holds its lock until it is closed.
-
-    The lock is the operating system's: it goes with the process that holds it.
+    """An open work folder, locked until it is closed or the process ends.
 
     Attributes:
       path: the folder.
       checkpoints: where Orbax writes.
-      expert: where the finished expert is put together, before it gets its place.
+      expert: where the expert is written before it is renamed into place.
     """
 
     def __init__(self, path: pathlib.Path):
-        """Makes the folder if it is not there, and takes its lock.
+        """Creates the folder if it is missing and locks it.
 
         Raises:
           BadInputError: it is in use or cannot be written.
@@ -53,26 +51,26 @@ class WorkFolder:
     def __exit__(self, *error) -> None:
         self._lock.close()
 
-    def begin(self) -> None:
-        """Removes checkpoints of a training that is not known."""
+    def start(self) -> None:
+        """Removes checkpoints of unknown origin before a new training."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def empty_expert(self) -> pathlib.Path:
-        """The folder to put the expert together in, without what a kill left there."""
+        """Removes what a killed process wrote of the expert; returns its path."""
         shutil.rmtree(self.expert, ignore_errors=True)
         return self.expert
 
     def finish(self, target: pathlib.Path) -> None:
-        """Gives the expert its place, whole, and removes the rest."""
+        """Renames the complete expert into place and removes the work folder."""
         for path in sorted(self.expert.rglob("*")):
             if path.is_file():
                 files.sync(path)
         files.sync(self.expert)
-        # On POSIX a rename replaces an empty folder and refuses one that is not.
+        # POSIX: a rename replaces an empty folder and refuses any other.
         os.rename(self.expert, target)
         files.sync(target.parent)
         self.remove()
 
     def remove(self) -> None:
-        """Removes the folder; the lock goes with it."""
+        """Removes the folder with its lock."""
         shutil.rmtree(self.path)

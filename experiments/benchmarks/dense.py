@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.forms import Basis
 
 Tensors = dict[str, torch.Tensor]
 
@@ -82,8 +82,8 @@ def make_world(
             slot = slots[name]
             own = slot.offset + expert * slot.rank
             s = values[own : own + slot.rank]
-            u = np.asarray(basis.u[name])[:, expert]
-            v = np.asarray(basis.v[name])[:, expert]
+            u = np.asarray(basis.u[name])[:, slot.columns(expert)]
+            v = np.asarray(basis.v[name])[:, slot.columns(expert)]
         if full_rank:
             more = min(weight.shape) - s.size
             u = np.hstack([u, rng.standard_normal((weight.shape[0], more), np.float32)])

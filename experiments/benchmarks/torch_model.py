@@ -19,7 +19,7 @@ except ImportError as err:
 
 
 class TorchModel:
-    """A Llama with the same weights, at its best usual settings.
+    """A model with the same weights, at its best usual settings.
 
     SDPA attention, inference mode, a KV cache, as many threads as there are cores; the
     weights share the memory of ours where NumPy allows it.
@@ -28,11 +28,11 @@ class TorchModel:
     def __init__(self, model: LoadedModel):
         torch.set_num_threads(cores())
         transformers.logging.set_verbosity_error()
-        config = transformers.LlamaConfig(**model.config.to_hf())
+        config = transformers.AutoConfig.for_model(**model.config.to_hf())
         config._attn_implementation = "sdpa"
         # Allocated without values: initialising millions of them takes long.
         with torch.device("meta"):
-            twin = transformers.LlamaForCausalLM(config)
+            twin = transformers.AutoModelForCausalLM.from_config(config)
         twin = twin.to_empty(device="cpu").eval()
         state = {n: torch.from_numpy(np.array(w)) for n, w in model.weights.items()}
         if model.config.tie_word_embeddings:

@@ -6,9 +6,9 @@ import pytest
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.evaluation.base import mean_scores
+from cycleqd_jax.inference.population import choose_mode
 from cycleqd_jax.merging.genome import base_genome, expert_genome, uniform
 from cycleqd_jax.merging.individuals import TrainedExpert
-from cycleqd_jax.merging.modes import choose_mode
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.setup import open_evaluator, open_sandbox, prepare
 from cycleqd_jax.tasks.base import Split

@@ -70,10 +70,10 @@ def test_a_used_folder_is_refused_without_resume(run, config, capsys):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ("seed=4", "search settings"),
-        ("qd.w_max=0.4", "search settings"),
-        ("problems.test=5", "tasks (toy_a, toy_b, toy_c)"),
-        ("basis.rank=1", "basis"),
+        ("seed=4", "settings: seed was 3, now is 4"),
+        ("qd.w_max=0.4", "settings: qd.w_max was 0.3, now is 0.4"),
+        ("problems.test=5", "settings: problems.test was 4, now is 5"),
+        ("basis.rank=1", "settings: basis.rank was 'full', now is 1"),
     ],
 )
 def test_a_run_is_not_resumed_with_other_inputs(run, config, capsys, change, word):

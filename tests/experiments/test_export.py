@@ -13,7 +13,7 @@ from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.merging.genome import base_genome
 from cycleqd_jax.models.formats import safetensors
-from cycleqd_jax.models.formats.adapter_plan import percent
+from cycleqd_jax.models.formats.peft_export import percent
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.setup import open_evaluator, open_sandbox, prepare
 from cycleqd_jax.tasks.base import Split
@@ -28,12 +28,12 @@ def run(tmp_path_factory):
     shutil.rmtree(folder / "toy_a")
     shutil.copytree(folder / "base", folder / "toy_a")
     rng = np.random.default_rng(7)
-    weights = safetensors.read_weights(folder / "base")
+    weights = safetensors.open_folder(folder / "base")
     moved = {
         name: w + 0.1 * rng.standard_normal(w.shape, np.float32)
         for name, w in weights.items()
     }
-    safetensors.write_safetensors(folder / "toy_a" / safetensors.WEIGHTS, moved)
+    safetensors.write_file(folder / "toy_a" / safetensors.WEIGHTS, moved)
     settings |= {"run_dir": str(folder / "run"), "basis": {"rank": 3}}
     settings["qd"]["num_generations"] = 3
     settings["engine"]["mode"] = "materialised"
@@ -93,11 +93,11 @@ def test_the_card_of_a_champion_names_it(run, tmp_path):
 
 def loss_by_hand(folder, base, adapter):
     """Lost share of the change, from the files alone."""
-    import safetensors.numpy
+    from safetensors.numpy import load_file
 
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    tensors = safetensors.numpy.load_file(adapter / "adapter_model.safetensors")
-    new, old = safetensors.read_weights(folder), safetensors.read_weights(base)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    new, old = safetensors.open_folder(folder), safetensors.open_folder(base)
     change = lost = 0.0
     for name in old:
         delta = new[name].astype(np.float64) - old[name]

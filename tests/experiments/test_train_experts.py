@@ -193,7 +193,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
         assert killed.returncode == -signal.SIGKILL, (moment, killed.stderr)
     done = start("-m", "experiments.train_experts")
     assert done.returncode == 0, done.stderr
-    assert "goes on from its checkpoint" in done.stdout
+    assert "resumes from its checkpoint" in done.stdout
     got, want = contents(tmp_path / "out"), contents(straight / "out")
     for settings_file in ("both/training.yaml", "mine/training.yaml"):
         assert yaml.safe_load(got.pop(settings_file))["output"] == "out"

@@ -1,5 +1,8 @@
 """The main command with every operator, basis and number of tasks."""
 
+import collections
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import toy_world
@@ -10,6 +13,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
+from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import setup, trained_experts
@@ -107,7 +111,7 @@ def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
     original = setup.compute_basis
 
     def counted(*args, **kwargs):
-        computed.append(kwargs["rank"])
+        computed.append(args[2].rank)
         return original(*args, **kwargs)
 
     monkeypatch.setattr(setup, "compute_basis", counted)
@@ -126,3 +130,48 @@ def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
     for other in (two, four):
         for name, u in one.basis.u.items():
             np.testing.assert_array_equal(u, other.basis.u[name])
+
+
+class Counted(Mapping):
+    """The weights of a full expert; counts how often each is read."""
+
+    def __init__(self, weights):
+        self.weights = weights
+        self.reads = collections.Counter()
+
+    def __getitem__(self, name):
+        self.reads[name] += 1
+        return self.weights[name]
+
+    def __contains__(self, name):
+        return name in self.weights
+
+    def __iter__(self):
+        return iter(self.weights)
+
+    def __len__(self):
+        return len(self.weights)
+
+
+def test_with_a_kept_basis_experts_are_read_for_their_hash_only(
+    worlds, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    opened = []
+
+    def load(path, model):
+        expert = load_expert(path, model)
+        if isinstance(expert, FullExpert):
+            opened.append(Counted(expert.weights))
+            expert = FullExpert(opened[-1])
+        return expert
+
+    monkeypatch.setattr(setup, "load_expert", load)
+    first, again = (
+        prepared_from(worlds(3), basis={"rank": 2, "keep": True})[1] for _ in range(2)
+    )
+    assert first.fingerprints == again.fingerprints
+    computing, cached = opened
+    assert set(computing.reads) == set(cached.reads) == set(first.model.weights)
+    assert set(computing.reads.values()) == {2}  # for the hash and for the basis
+    assert set(cached.reads.values()) == {1}

@@ -9,10 +9,11 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import populations
 import pytest
+from forward import full_logits
 
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.llama.program import LlamaProgram
 
@@ -40,10 +41,10 @@ def program(tiny_config):
 
 @pytest.fixture(scope="module")
 def weights(program):
-    shapes = program.weight_shapes()
+    shapes = program.config.weight_shapes()
     keys = jax.random.split(jax.random.key(0), len(shapes))
     return {
-        name: 0.3 * jax.random.normal(key, shape.shape)
+        name: 0.3 * jax.random.normal(key, shape)
         for key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
 
@@ -55,7 +56,7 @@ def population(weights):
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
     matrices = {n: w for n, w in weights.items() if w.ndim == 2}
     vectors = {n: w for n, w in weights.items() if w.ndim == 1}
-    return Population.of_tables(
+    return populations.from_tables(
         u={n: 0.2 * draw(w.shape[0], 5) for n, w in matrices.items()},
         v={n: 0.2 * draw(w.shape[1], 5) for n, w in matrices.items()},
         coefficients={n: draw(3, 5) for n in matrices},
@@ -81,7 +82,7 @@ def prompts_of(seed: int, count: int) -> list[list[dict[str, str]]]:
 def naive(program, weights, deltas, prompt, limit):
     """One sequence at a time, the whole forward pass for every token."""
     ids, new = list(prompt), []
-    forward = jax.jit(program.full)
+    forward = jax.jit(functools.partial(full_logits, program))
     while len(new) < limit:
         padded = np.zeros((1, SHAPE.length), np.int32)
         padded[0, : len(ids)] = ids
@@ -96,7 +97,9 @@ def naive(program, weights, deltas, prompt, limit):
 @pytest.fixture(scope="module", name="naive")
 def naive_replies(program, weights, population):
     """One sequence at a time, every token by a pass over the whole text."""
-    forward = jax.jit(lambda t, i: program.full(weights, t, population.deltas(i)))
+    forward = jax.jit(
+        lambda t, i: full_logits(program, weights, t, population.deltas(i))
+    )
 
     @functools.cache
     def reply(prompt, individual, limits):

@@ -11,12 +11,14 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import populations
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference import programs
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.requests import Limits
-from cycleqd_jax.inference.sampling import Draws
+from cycleqd_jax.inference.sampling import RowSampling
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.llama.config import LlamaConfig
@@ -52,7 +54,7 @@ def draw(shape, scale, seed):
 
 def make_population(weights):
     matrices = {n: w for n, w in weights.items() if w.ndim == 2}
-    return programs.Population.of_tables(
+    return populations.from_tables(
         u={n: draw((w.shape[0], 6), 0.2, i) for i, (n, w) in
            enumerate(matrices.items())},
         v={n: draw((w.shape[1], 6), 0.2, -i - 1 + 99) for i, (n, w) in
@@ -72,7 +74,7 @@ def replies(engine, individuals):
     async def one(i, prompt):
         with engine.conversation(i % individuals) as conversation:
             first = await engine.generate(prompt, Limits(6), conversation=conversation)
-            await together.wait()  # more than there are slots: some are set aside
+            await together.wait()  # more than there are slots: some are evicted
             more = [*prompt, *first.tokens, 5, 9]
             second = await engine.generate(more, Limits(5), conversation=conversation)
             return first.tokens, second.tokens
@@ -93,16 +95,16 @@ def replies(engine, individuals):
 def largest_gather(program, weights, population, mesh):
     """Elements of the largest array that a decode or prefill call gathers."""
     cache = jax.device_put(program.empty_cache(8, 48), sharding.cache_sharding(mesh))
-    form = programs.Form(program, 48, placed=sharding.cache_sharding(mesh))
+    key = programs.ProgramKey(program, 48, cache_sharding=sharding.cache_sharding(mesh))
     z = lambda *shape: np.zeros(shape, np.int32)  # noqa: E731
-    draws = lambda n: Draws(z(n) * 0.0, z(n), z(n) + 1.0, z(n), z(n))  # noqa: E731
-    chunk = programs.Chunk(z(2, 16), z(2), z(2), z(2), z(2), z(2))
-    slots = programs.Slots(z(8), z(8), z(8), z(8) + 1)
+    greedy = lambda n: RowSampling(z(n) * 0.0, z(n), z(n) + 1.0, z(n), z(n))  # noqa: E731
+    chunk = programs.PrefillChunk(z(2, 16), z(2), z(2), z(2), z(2), z(2))
+    state = programs.DecodeState(z(8), z(8), z(8), z(8) + 1)
     low = (
-        programs.prefill.lower(weights, population, cache, chunk, draws(2), form=form),
+        programs.prefill.lower(weights, population, cache, chunk, greedy(2), key=key),
         programs.decode.lower(
-            weights, population, cache, slots, draws(8), None,
-            form=form, steps=3, stop_ids=(0,),
+            weights, population, cache, state, greedy(8), None,
+            key=key, steps=3, stop_ids=(0,),
         ),
     )  # fmt: skip
     most = 0
@@ -120,21 +122,23 @@ def largest_gather(program, weights, population, mesh):
 def main():
     program = LlamaProgram(CONFIG)
     weights = {
-        name: draw(shape.shape, 0.3, 50 + i)
-        for i, (name, shape) in enumerate(sorted(program.weight_shapes().items()))
+        name: draw(shape, 0.3, 50 + i)
+        for i, (name, shape) in enumerate(
+            sorted(program.config.weight_shapes().items())
+        )
     }
     population = make_population(weights)
     out = {}
     for data, tensor in MESHES:
         mesh = sharding.make_mesh(data, tensor)
         entry = out[f"{data}x{tensor}"] = {}
-        # Materialised has no tables; the form of its programs is the same.
+        # Materialised mode has no tables but the same programs.
         for mode, deterministic in (("factored", True), ("materialised", False)):
             shape = SHAPE.model_copy(update={"deterministic": deterministic})
             engine = Engine(
                 program, Numbers(), shape, mesh=mesh if data * tensor > 1 else None
             )
-            shared = population if mode == "factored" else programs.Population()
+            shared = population if mode == "factored" else Population()
             engine.load(weights, shared)
             entry[f"{mode}, {deterministic}"] = replies(engine, max(shared.count, 1))
             assert engine.stats.evictions > 5

@@ -43,7 +43,7 @@ def test_dialogues_equal_a_naive_loop(
             turns += 1
     assert turns >= 8
     slots = engine._scheduler.slots
-    assert not slots.active and not any(slots._slots) and not slots._aside
+    assert not slots.active and not any(slots._slots) and not slots._evicted
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from dialogues import BOTH, engine_with
+from forward import full_logits
 
 from cycleqd_jax.chat import Finish
 from cycleqd_jax.inference.requests import Limits, Sampling
-from cycleqd_jax.models.llama.program import Deltas, LowRank
+from cycleqd_jax.models.base import Deltas, LowRank
 
 
 @BOTH
@@ -92,7 +93,7 @@ def test_a_new_turn_computes_only_what_is_new(make, program, weights, determinis
 def test_a_conversation_that_lost_its_slot_goes_on_the_same(
     make, program, weights, deterministic
 ):
-    """Seven dialogues in two slots: the waiting ones are set aside and put back."""
+    """Seven dialogues in two slots: the waiting ones are evicted and restored."""
     engine = engine_with(make, program, weights, slots=2, deterministic=deterministic)
     alone = engine_with(make, program, weights, slots=8)
     starts = [[5 + i, 9, 23 + i, 44, 17] for i in range(7)]
@@ -144,7 +145,7 @@ def test_scores_are_those_of_a_full_pass(make, program, weights, deterministic):
             return await asyncio.gather(*(engine.score(t, s) for t, s in asked))
 
     for text, start, got in zip(texts, starts, asyncio.run(run()), strict=True):
-        logits = np.asarray(program.full(weights, np.asarray([text])))[0]
+        logits = np.asarray(full_logits(program, weights, np.asarray([text])))[0]
         shares = jax.nn.log_softmax(logits[start - 1 : -1].astype(np.float64))
         want = [float(row[t]) for row, t in zip(shares, text[start:], strict=True)]
         np.testing.assert_allclose(got.logprobs, want, atol=1e-4)
@@ -162,7 +163,7 @@ def test_log_probabilities_of_a_reply(make, program, weights):
 
     reply = asyncio.run(run())
     text = [5, 6, 8, *reply.tokens]
-    logits = np.asarray(program.full(weights, np.asarray([text])))[0][2:-1]
+    logits = np.asarray(full_logits(program, weights, np.asarray([text])))[0][2:-1]
     shares = np.asarray(jax.nn.log_softmax(logits))
     np.testing.assert_allclose(reply.logprobs, shares.max(-1), atol=1e-4)
 
@@ -247,7 +248,7 @@ def test_a_row_has_the_same_bits_in_every_place_beside_every_neighbour(
 ):
     """What `deterministic` rests on: one program shape, any place, any neighbours."""
     tokens = np.random.default_rng(3).integers(0, 160, (4, 8), np.int32)
-    run = jax.jit(lambda t, d: program.full(weights, t, d))
+    run = jax.jit(lambda t, d: full_logits(program, weights, t, d))
     coefficients = population.deltas(jnp.array([0, 1, 2, 0]))
     want = np.asarray(run(tokens, coefficients))
     for turn in range(1, 4):
@@ -272,5 +273,7 @@ def test_low_rank_deltas_of_one_row_serve_all_rows(program, weights):
     )
     deltas = Deltas({name: LowRank(u, v, jnp.full((1, 2), 0.5))})
     tokens = rng.integers(0, 160, (3, 6), np.int32)
-    want = program.full(weights | {name: weights[name] + 0.5 * u @ v.T}, tokens)
-    np.testing.assert_allclose(program.full(weights, tokens, deltas), want, atol=1e-4)
+    want = full_logits(program, weights | {name: weights[name] + 0.5 * u @ v.T}, tokens)
+    np.testing.assert_allclose(
+        full_logits(program, weights, tokens, deltas), want, atol=1e-4
+    )

@@ -1,41 +1,17 @@
 """The engine on eight simulated devices answers as on one."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
+from eight_devices import on_eight_devices
 
 HERE = pathlib.Path(__file__).parent
 
 
-def on_eight_devices(script, given=""):
-    flags = os.environ.get("XLA_FLAGS", "")
-    done = subprocess.run(
-        [sys.executable, HERE / script],
-        env=os.environ
-        | {
-            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-            "PYTHONPATH": os.pathsep.join(
-                map(str, (HERE.parents[1], HERE.parent / "support"))
-            ),
-        },
-        input=given,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
 @pytest.fixture(scope="module")
 def meshes():
-    return on_eight_devices("mesh_driver.py")
+    return on_eight_devices(HERE / "mesh_driver.py")
 
 
 @pytest.mark.parametrize("mesh", ["8x1", "4x2", "2x4", "1x4"])
@@ -66,7 +42,7 @@ def test_sizes_that_cannot_be_divided_are_refused_in_one_sentence(meshes):
 @pytest.mark.slow
 def test_individuals_are_evaluated_alike_on_a_mesh(toy_settings, tmp_path):
     settings = toy_settings | {"run_dir": str(tmp_path)}
-    got = on_eight_devices("mesh_evaluate.py", json.dumps(settings))
+    got = on_eight_devices(HERE / "mesh_evaluate.py", json.dumps(settings))
     want = got.pop("1 factored")
     assert len(want) >= 8 and len({tuple(tokens) for _, _, tokens, _ in want}) > 2
     for name, episodes in got.items():

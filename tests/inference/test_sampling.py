@@ -8,7 +8,7 @@ import torch
 from transformers.generation import logits_process
 
 from cycleqd_jax.inference.sampling import (
-    Draws,
+    RowSampling,
     allowed,
     greedy,
     logprob_of,
@@ -19,7 +19,7 @@ allow, draw = jax.jit(allowed), jax.jit(sample)
 
 
 def draws(rows, *, temperature=1.0, top_k=0, top_p=1.0, seeds=None, count=0):
-    return Draws(
+    return RowSampling(
         jnp.full(rows, temperature, jnp.float32),
         jnp.full(rows, top_k, jnp.int32),
         jnp.full(rows, top_p, jnp.float32),

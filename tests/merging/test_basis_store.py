@@ -1,22 +1,35 @@
-import types
+import errno
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging import basis_store
 from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.basis_store import basis_fingerprint, load_basis, save_basis
+from cycleqd_jax.merging.basis_store import (
+    basis_fingerprint,
+    kept_path,
+    load_basis,
+    obtain_basis,
+    save_basis,
+    store_basis,
+    stored_fingerprint,
+)
+from cycleqd_jax.merging.core_basis import CoreBasis, core_basis
+from cycleqd_jax.merging.settings import BasisSettings
 
 
 def test_round_trip_and_equal_bytes(make, tmp_path):
     base = make.base()
-    basis = compute_basis(base, make.experts("mixed", base), 2, expert_names="abc")
+    experts, settings = make.experts("mixed", base), BasisSettings(rank=2)
+    basis = compute_basis(base, experts, settings, expert_names="abc")
     for name in ("one", "two"):
-        save_basis(tmp_path / name, basis, fingerprint="f", settings={"rank": 2})
+        save_basis(tmp_path / name, basis, fingerprint="f")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     stored = load_basis(tmp_path / "one")
-    assert stored.fingerprint == "f" and stored.settings == {"rank": 2}
+    assert stored.fingerprint == stored_fingerprint(tmp_path / "one") == "f"
     assert stored.basis.layout == basis.layout
     assert jax.tree.structure(stored.basis) == jax.tree.structure(basis)
     for got, want in zip(
@@ -38,29 +51,130 @@ def test_damaged_and_foreign_files_are_refused(make, tmp_path):
         load_basis(path)
 
 
-def test_fingerprint_depends_on_inputs_and_settings_only(make):
+def test_files_of_another_format_are_refused(make, tmp_path, monkeypatch):
+    """Format 2 stored directions as `[out, K, r]`."""
     base = make.base()
-    experts = make.experts("mixed", base)
+    path = tmp_path / "basis.safetensors"
+    basis = compute_basis(base, make.experts("lora", base))
+    with monkeypatch.context() as patch:
+        patch.setattr(basis_store, "_FORMAT", "cycleqd_jax/basis/2")
+        save_basis(path, basis, fingerprint="f")
+    with pytest.raises(BadInputError, match=r"has format '\S*/2'.*reads '\S*/3'"):
+        load_basis(path)
 
-    def fingerprint(base=base, experts=experts, names=("a", "b", "c"), rank="full"):
-        return basis_fingerprint(base, experts, names, rank=rank)
+
+def test_fingerprint_depends_on_inputs_and_settings():
+    def fingerprint(
+        base="0", experts=("1", "2", "3"), names="abc", form="diagonal", **settings
+    ):
+        prints = dict(zip(names, experts, strict=True))
+        return basis_fingerprint(base, prints, BasisSettings(**settings), form)
 
     same = fingerprint()
-    reordered = dict(reversed(base.items()))
-    on_device = {name: jax.numpy.asarray(w) for name, w in base.items()}
-    assert same == fingerprint(base=reordered) == fingerprint(base=on_device)
-    name, factor = next(iter(experts[0].factors.items()))
-    scaled = types.SimpleNamespace(b=factor.b, a=factor.a, scale=1.0)
-    other = types.SimpleNamespace(factors={**experts[0].factors, name: scaled})
-    norm = {"model.norm.weight": base["model.norm.weight"] * 2}
-    replacing = types.SimpleNamespace(factors=experts[0].factors, replacements=norm)
-    changed = {**base, "model.norm.weight": base["model.norm.weight"] * 2}
+    assert same == fingerprint(keep=False) and len(same) == 64
     different = {
+        fingerprint(base="4"),
+        fingerprint(experts=("1", "2", "4")),
+        fingerprint(experts=("3", "2", "1")),
+        fingerprint(names="acb"),
+        fingerprint(names="cba", experts=("3", "2", "1")),  # another order of archives
         fingerprint(rank=4),
-        fingerprint(names=("a", "c", "b")),
-        fingerprint(experts=experts[::-1]),
-        fingerprint(experts=[other, *experts[1:]]),
-        fingerprint(experts=[replacing, *experts[1:]]),
-        fingerprint(base=changed),
+        fingerprint(residual="keep"),
+        fingerprint(form="core"),
     }
-    assert len(different | {same}) == 7
+    assert len(different | {same}) == 9
+
+
+@pytest.mark.parametrize("form", ["diagonal", "core"])
+@pytest.mark.parametrize("residual", ["drop", "keep"])
+def test_files_hold_both_forms(make, tmp_path, form, residual):
+    base = make.base()
+    settings = BasisSettings(rank=2, residual=residual)
+    basis = compute_basis(base, make.experts("full", base), settings)
+    basis = core_basis(basis) if form == "core" else basis
+    path = tmp_path / "basis.safetensors"
+    save_basis(path, basis, fingerprint="abc")
+    read = load_basis(path).basis
+    assert isinstance(read, CoreBasis) == (form == "core")
+    assert jax.tree.structure(read) == jax.tree.structure(basis)
+    for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(basis), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def computed(make, tmp_path, monkeypatch):
+    """A function that computes a basis and counts its calls; the cache is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    base = make.base()
+
+    def compute():
+        compute.calls += 1
+        return compute_basis(base, make.experts("lora", base))
+
+    compute.calls = 0
+    return compute
+
+
+PRINT = "f" * 64
+
+
+def test_a_kept_basis_is_computed_once(computed):
+    first = obtain_basis(PRINT, computed, keep=False)
+    assert not kept_path(PRINT).exists()
+    for _ in range(2):
+        again = obtain_basis(PRINT, computed)
+        np.testing.assert_array_equal(again.singular_values, first.singular_values)
+    assert computed.calls == 2  # one that was not kept, one that was
+    obtain_basis("0" * 64, computed)
+    obtain_basis(PRINT, computed, keep=False)
+    assert computed.calls == 4
+
+
+def test_the_basis_of_a_run_folder_is_used(computed, tmp_path):
+    """A basis of other inputs is passed over and replaced."""
+    file = tmp_path / "basis.safetensors"
+    for fingerprint, calls in ((PRINT, 1), (PRINT, 1), ("0" * 64, 2)):
+        basis = obtain_basis(fingerprint, computed, file=file, keep=False)
+        store_basis(file, basis, fingerprint=fingerprint, keep=False)
+        assert computed.calls == calls and stored_fingerprint(file) == fingerprint
+
+
+def test_damage_to_the_cache_does_not_reach_a_run_folder(computed, tmp_path):
+    file, kept = tmp_path / "basis.safetensors", kept_path(PRINT)
+    basis = obtain_basis(PRINT, computed)
+    store_basis(file, basis, fingerprint=PRINT)
+    assert file.read_bytes() == kept.read_bytes()
+    assert file.stat().st_ino != kept.stat().st_ino
+    with open(kept, "r+b") as damaged:  # in place, which a link would not survive
+        damaged.truncate(100)
+    assert load_basis(file).fingerprint == PRINT
+    obtain_basis(PRINT, computed, file=file)
+    assert computed.calls == 1
+    obtain_basis(PRINT, computed)  # the damaged copy is made again
+    assert computed.calls == 2 and load_basis(kept).fingerprint == PRINT
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [file.name]
+
+
+def test_a_copy_does_not_need_shared_blocks(computed, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(basis_store.os, "copy_file_range", refuse)
+    file = tmp_path / "basis.safetensors"
+    store_basis(file, obtain_basis(PRINT, computed), fingerprint=PRINT)
+    assert file.read_bytes() == kept_path(PRINT).read_bytes()
+
+
+@pytest.mark.parametrize("failure", ["no folder", "full disk"])
+def test_a_basis_that_cannot_be_kept_stops_nothing(
+    computed, tmp_path, monkeypatch, failure
+):
+    if failure == "no folder":
+        (tmp_path / "file").write_text("in the way")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    else:
+        full = safetensors.SafetensorError("I/O error: No space left on device")
+        fail = lambda *args, **kwargs: (_ for _ in ()).throw(full)  # noqa: E731
+        monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    assert obtain_basis(PRINT, computed).num_experts == 3
+    assert not kept_path(PRINT).exists()

@@ -21,8 +21,8 @@ def test_dense_form_equals_the_difference(make, kind):
     taus = make.dense_taus(base, experts)
     seen = set()
     for row in iterate_task_vectors(base, experts):
-        seen.add(row.name)
         assert row.is_matrix == (len(row.shape) == 2)
+        seen |= {row.name} if any(row.deltas) else set()
         for delta, tau in zip(row.deltas, taus, strict=True):
             if delta is None:
                 assert not tau[row.name].any()
@@ -44,14 +44,15 @@ def test_an_expert_may_replace_some_parameters_and_adapt_others(make):
     base = make.base()
     expert = make.experts("lora", base)[0]
     expert.replacements = {NORM: base[NORM] + 1}
-    rows = {r.name: r.deltas[0] for r in iterate_task_vectors(base, [expert])}
+    rows = {r.name: next(iter(r.deltas)) for r in iterate_task_vectors(base, [expert])}
     assert set(rows) == {UP, NORM}
     np.testing.assert_allclose(rows[NORM].dense(), 1, rtol=1e-6)
 
 
 def refused(base, expert, match):
     with pytest.raises(BadInputError, match=match):
-        list(iterate_task_vectors(base, [expert], ["db"]))
+        for row in iterate_task_vectors(base, [expert], ["db"]):
+            list(row.deltas)
 
 
 def test_wrong_experts_are_refused_by_name(make):

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from forward import full_logits
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models import attention
-from cycleqd_jax.models.llama.program import CacheView, LlamaProgram
+from cycleqd_jax.models.base import CacheView
+from cycleqd_jax.models.llama.program import LlamaProgram
 
 
 def reference(queries, keys, values, positions, segments=None):
@@ -41,13 +43,13 @@ def inputs(batch, length, heads, kv_heads, span, head_dim, seed=0):
 @pytest.mark.parametrize("kind", ["xla", "dot_product"])
 @pytest.mark.parametrize("length", [1, 5])
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
-def test_every_query_sees_what_came_before(kind, length, kv_heads):
+def test_queries_attend_to_earlier_keys_only(kind, length, kv_heads):
     given = inputs(3, length, 6, kv_heads, 24, 8)
     got = attention.attend(*given, kind=kind)
     np.testing.assert_allclose(got, reference(*given), atol=2e-6)
 
 
-def test_long_rows_taken_one_by_one(monkeypatch):
+def test_long_rows_are_computed_one_by_one(monkeypatch):
     """As they are where the scores of all rows together are large."""
     given = inputs(3, 5, 6, 2, 24, 8)
     segments = np.repeat([[0, 0, 0, 1, 1]], 3, axis=0)
@@ -96,8 +98,8 @@ def test_a_program_gives_the_same_logits_with_another_kind(tiny_config):
     programs = [LlamaProgram(tiny_config, attention=k) for k in ("xla", "dot_product")]
     keys = iter(jax.random.split(jax.random.key(0), 99))
     weights = {
-        name: 0.3 * jax.random.normal(next(keys), shape.shape)
-        for name, shape in programs[0].weight_shapes().items()
+        name: 0.3 * jax.random.normal(next(keys), shape)
+        for name, shape in programs[0].config.weight_shapes().items()
     }
     tokens = np.random.default_rng(0).integers(0, 160, (2, 7), np.int32)
     got = []
@@ -106,7 +108,9 @@ def test_a_program_gives_the_same_logits_with_another_kind(tiny_config):
         offsets = jnp.zeros(2, jnp.int32)
         chunk, cache = program.extend(weights, tokens, offsets, CacheView(cache))
         step, _ = program.extend(weights, tokens[:, :1], offsets + 7, CacheView(cache))
-        got.append(np.stack([chunk, step, program.full(weights, tokens)[:, -1]]))
+        got.append(
+            np.stack([chunk, step, full_logits(program, weights, tokens)[:, -1]])
+        )
     np.testing.assert_allclose(got[0], got[1], atol=1e-4)
 
 
@@ -135,6 +139,8 @@ def test_the_choice_by_platform(monkeypatch):
         ("pallas", "gpu", {"devices": 2}, "one device, but the mesh has 2"),
     ],
 )
-def test_what_cannot_run_here_is_refused(setting, platform, changes, said, monkeypatch):
+def test_kinds_that_cannot_run_here_are_refused(
+    setting, platform, changes, said, monkeypatch
+):
     with pytest.raises(BadInputError, match=said):
         choose(setting, platform, monkeypatch, **changes)

@@ -64,7 +64,7 @@ def http_error(kind):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_goes_wrong_is_a_sentence(hub, error, words):
+def test_errors_of_the_hub_become_one_sentence(hub, error, words):
     hub["org/name", "v1"] = error
     with pytest.raises(BadInputError, match=words) as caught:
         load_model("org/name@v1")

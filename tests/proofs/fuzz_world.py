@@ -8,10 +8,11 @@ import numpy as np
 import toy_world
 
 from cycleqd_jax.models.formats import safetensors
-from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
+from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.formats.peft import LoraFactor
+from cycleqd_jax.models.formats.peft_export import save_lora
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.tokenizer import ChatTokenizer
-from cycleqd_jax.runs.export import export_model
 from experiments import agent_skills
 
 CHAT = (
@@ -21,15 +22,16 @@ CHAT = (
 
 
 def make_tokenizer() -> ChatTokenizer:
-    """Bytes and two special tokens."""
+    """Bytes, one merge of two of them and two special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokens = ["<|end|>", "<|start|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    backend = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges=[]))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {t: i for i, t in enumerate(["<|end|>", "<|start|>", *alphabet, "12"])}
+    backend = Tokenizer(models.BPE(vocab, merges=[("1", "2")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(tokens[:2])
+    backend.add_special_tokens(["<|end|>", "<|start|>"])
     return ChatTokenizer(
         PreTrainedTokenizerFast(
             tokenizer_object=backend,
@@ -61,7 +63,7 @@ def make_gguf(path: pathlib.Path, config: LlamaConfig, weights: dict) -> None:
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
-    writer.add_token_merges([])
+    writer.add_token_merges(["1 2"])
     writer.add_eos_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_chat_template(CHAT)
@@ -108,7 +110,7 @@ def make_inputs(folder: pathlib.Path) -> dict:
     (folder / "sharded" / safetensors.WEIGHTS).unlink()
     shards = {f"model-{i + 1}.safetensors": sorted(weights)[i::2] for i in range(2)}
     for file, names in shards.items():
-        safetensors.write_safetensors(
+        safetensors.write_file(
             folder / "sharded" / file, {n: weights[n] for n in names}
         )
     index = {name: file for file, names in shards.items() for name in names}

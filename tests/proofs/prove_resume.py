@@ -30,6 +30,8 @@ sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
 import run_contents  # noqa: E402
 import toy_world  # noqa: E402
 
+from cycleqd_jax.progress import SEARCHING  # noqa: E402
+
 COMMAND = ("-m", "experiments.agent_skills", "--config", "toy.yaml", "--resume")
 SHARES = {"start": 0.2, "search": 0.35, "write": 0.25, "end": 0.2}
 LIMIT_S = 600  # for one process
@@ -171,7 +173,7 @@ def uninterrupted(folder: pathlib.Path) -> Times:
     run = Run(folder)
     run.finish()
     end = time.monotonic() - run.begun
-    start = next(when for when, text in run.heard if text.endswith("evolving"))
+    start = next(when for when, text in run.heard if text.endswith(SEARCHING))
     batches = [when for when, text in run.heard if "] child " in text]
     gaps = [after - before for before, after in itertools.pairwise(batches)]
     return Times(start, statistics.median(gaps), end - batches[-1])

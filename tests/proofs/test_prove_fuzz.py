@@ -89,6 +89,13 @@ def test_a_hundred_mutated_configs(world, tmp_path, model):
     assert refused > 60
 
 
+@pytest.mark.parametrize("base", ["base", "sharded", "base.gguf"])
+def test_undamaged_inputs_load(world, base):
+    model = load_model(world[0] / base)
+    assert model.tokenizer.encode("12") == [258]
+    load_expert(world[0] / toy_world.TASKS[0], model)
+
+
 def test_a_few_damaged_inputs(world, tmp_path, capsys):
     """Weights, shards, GGUF, adapters and tokenisers, read without a run."""
     folder, settings = world
@@ -103,9 +110,7 @@ def test_a_few_damaged_inputs(world, tmp_path, capsys):
             base = {"gguf": "base.gguf", "shards": "sharded"}.get(name, "base")
 
             def read(place=place, base=base) -> int:
-                model = load_model(
-                    place / base, settings.get("dtype", "float32"), use_cache=False
-                )
+                model = load_model(place / base, settings.get("dtype", "float32"))
                 model.tokenizer.encode_chat([{"role": "user", "content": "hello"}])
                 load_expert(place / toy_world.TASKS[0], model)
                 return 0

@@ -9,6 +9,7 @@ from cycleqd_jax.qd.aggregation import (
     contenders,
     softmax,
 )
+from cycleqd_jax.qd.archives import empty_archives
 
 
 @pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
@@ -71,3 +72,5 @@ def test_contenders_are_the_elites_of_each_archive_by_quality(make):
         assert {one.task for one in row} == {task}
         qualities = sorted(bank.scores[archives.ids(task), task], reverse=True)
         assert [one.quality for one in row] == qualities
+    with pytest.raises(ValueError, match="archive 0 is empty"):
+        contenders(empty_archives(archives.ranges, 5), bank)

@@ -2,13 +2,20 @@ import jax
 import numpy as np
 import pytest
 
-from cycleqd_jax.merging.genome import stack_genomes, uniform
+from cycleqd_jax.merging.genome import uniform
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.qd.mutation import (
-    apply_svd_mutation,
-    draw_steps,
-    svd_mutation,
-)
+from cycleqd_jax.qd.mutation import draw_steps, mutation_step
+
+
+def mutated(genome, steps, active, basis):
+    """The genome after mutation by given steps."""
+    step = mutation_step(
+        steps,
+        active=active,
+        singular_values=basis.singular_values,
+        experts_of=basis.experts_of,
+    )
+    return genome.replace(coefficients=genome.coefficients + step)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full", "mixed"])
@@ -19,16 +26,10 @@ def test_equals_the_dense_definition(make, kind, active):
     basis = problem.basis
     parent = uniform(basis)
     steps = draw_steps(jax.random.key(active), basis.genome_size, w_max=0.3)
-    child = apply_svd_mutation(
-        parent,
-        steps,
-        active=active,
-        singular_values=basis.singular_values,
-        experts_of=basis.experts_of,
-    )
+    child = mutated(parent, steps, active, basis)
     got = materialise(problem.base, basis, child)
     slots = {slot.name: slot for slot in basis.layout}
-    mutated = False
+    changed = False
     for name, base in problem.base.items():
         want = base.astype(np.float64) + sum(t[name] for t in problem.taus) / 3
         tau = problem.taus[active][name]
@@ -40,28 +41,25 @@ def test_equals_the_dense_definition(make, kind, active):
             mine = np.asarray(steps[start : start + slot.rank], np.float64)
             w[: mine.size] = mine[: s.size]
             want = want + (u * (w * s)) @ vt
-            mutated = True
+            changed = True
         np.testing.assert_allclose(got[name], want, atol=1e-5 * np.abs(want).max())
-    assert mutated
+    assert changed
     np.testing.assert_array_equal(child.scales, parent.scales)
 
 
 def test_only_the_active_experts_components_move_and_within_bounds(make):
     basis = make.problem("full").basis
     parent = make.genome(basis)
-    key = jax.random.key(1)
-    arrays = {
-        "singular_values": basis.singular_values,
-        "experts_of": basis.experts_of,
-    }
-    child = svd_mutation(parent, key, active=2, w_max=0.3, **arrays)
+    steps = draw_steps(jax.random.key(1), basis.genome_size, w_max=0.3)
+    child = mutated(parent, steps, 2, basis)
     moved = np.asarray(child.coefficients) - parent.coefficients
     mine = np.asarray(basis.experts_of) == 2
     assert not moved[~mine].any()
     share = moved[mine] / np.asarray(basis.singular_values)[mine]
     assert (share > -1e-5).all() and (share < 0.3 + 1e-5).all()
     assert len(np.unique(share)) == mine.sum()  # independent, not one scalar
-    still = svd_mutation(parent, key, active=2, w_max=0.0, **arrays)
+    none = draw_steps(jax.random.key(1), basis.genome_size, w_max=0.0)
+    still = mutated(parent, none, 2, basis)
     np.testing.assert_array_equal(still.coefficients, parent.coefficients)
 
 
@@ -74,21 +72,17 @@ def test_steps_have_the_stated_distribution():
 
 def test_jit_and_vmap_equal_one_by_one_and_keep_dtypes(make):
     basis = make.problem("mixed").basis
-    genomes = make.genome(basis, 0, (3,))
     keys = jax.random.split(jax.random.key(3), 3)
-    active = np.arange(3)
+    arrays = {
+        "singular_values": basis.singular_values,
+        "experts_of": basis.experts_of,
+    }
 
-    def mutate(genome, key, task):
-        return svd_mutation(
-            genome,
-            key,
-            active=task,
-            w_max=0.3,
-            singular_values=basis.singular_values,
-            experts_of=basis.experts_of,
-        )
+    def step(key, task):
+        steps = draw_steps(key, basis.genome_size, w_max=0.3)
+        return mutation_step(steps, active=task, **arrays)
 
-    together = jax.jit(jax.vmap(mutate))(genomes, keys, active)
-    alone = stack_genomes([mutate(genomes[i], keys[i], i) for i in range(3)])
-    np.testing.assert_allclose(together.coefficients, alone.coefficients, rtol=1e-6)
-    assert together.coefficients.dtype == together.scales.dtype == np.float32
+    together = jax.jit(jax.vmap(step))(keys, np.arange(3))
+    alone = np.stack([step(keys[i], i) for i in range(3)])
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    assert together.dtype == np.float32

@@ -7,6 +7,7 @@ import pytest
 
 from cycleqd_jax.merging.core_basis import core_basis
 from cycleqd_jax.merging.genome import (
+    Genome,
     expert_genome,
     linear_combination,
     stack_genomes,
@@ -14,8 +15,8 @@ from cycleqd_jax.merging.genome import (
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import (
     NoiseSource,
-    generation_noise,
     noise_length,
+    summed_noise,
 )
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.core_mutation import child_step, num_components
@@ -127,12 +128,23 @@ def test_child_svd_child_of_a_proposal(make):
 SOURCE = NoiseSource(seed=3, std=0.01)
 
 
+def generation_noise(source, generation, name_index, shape):
+    """The noise of one generation alone."""
+    share = np.eye(1, 256, generation - 1, dtype=np.float32)[0]
+    return summed_noise(source, Genome(None, None, share), name_index, shape)
+
+
 def dense_noise(problem, generation):
+    """Noise of all parameters by its definition, std times a draw, in float64."""
+    domain = jax.random.fold_in(jax.random.key(SOURCE.seed), np.uint32(2**32 - 1))
+    keys = {
+        name: jax.random.fold_in(jax.random.fold_in(domain, i), generation)
+        for i, name in enumerate(sorted(problem.base))
+    }
     return {
-        name: np.asarray(
-            generation_noise(SOURCE, generation, i, base.shape), np.float64
-        )
-        for i, (name, base) in enumerate(sorted(problem.base.items()))
+        name: SOURCE.std
+        * np.asarray(jax.random.normal(key, problem.base[name].shape), np.float64)
+        for name, key in keys.items()
     }
 
 

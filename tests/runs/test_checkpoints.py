@@ -6,12 +6,11 @@ import pytest
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError
+from cycleqd_jax.files import SUMS
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.archives import empty_archives
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.runs import checkpoints as module
 from cycleqd_jax.runs.checkpoints import (
-    SUMS,
     Checkpoints,
     Saved,
     state_fingerprint,
@@ -135,7 +134,7 @@ def test_without_a_whole_one_nothing_is_changed(folder):
         (folder / step / SUMS).unlink()
     before = everything(folder)
     with Checkpoints(folder) as checkpoints:
-        with pytest.raises(BadInputError, match="2 is passed over, SHA256SUMS is mis"):
+        with pytest.raises(BadInputError, match="2 is skipped, SHA256SUMS is mis"):
             checkpoints.restore()
     assert everything(folder) == before
 
@@ -176,7 +175,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_is_there(
         elif where == "Orbax":
             monkeypatch.setattr(checkpoints._checkpointer, "save", full_in_tensorstore)
         else:
-            monkeypatch.setattr(module, "_digest", full)
+            monkeypatch.setattr(files, "digest", full)
         with pytest.raises(RunError, match=r"checkpoints/6 .*No space.*make room"):
             checkpoints.save(make_state(7))
         monkeypatch.undo()

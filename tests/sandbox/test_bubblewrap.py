@@ -212,7 +212,7 @@ def test_a_killed_sandbox_is_tried_again(sandbox, token, monkeypatch):
 
     asyncio.run(killed(1))
     started.clear()
-    with pytest.raises(SandboxError, match="without a whole report"):
+    with pytest.raises(SandboxError, match="without a complete report"):
         asyncio.run(killed(3))
     assert len(started) == 3
 

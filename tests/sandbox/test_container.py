@@ -124,8 +124,8 @@ def test_time_is_up(fake, engine):
     [
         ({"output": [frame(b"abc")[:-1]]}, "in the middle of an output"),
         ({"state": {"Running": True, "ExitCode": None}}, "still runs"),
-        ({"failing": {"json": 404}}, "a container has ended"),
-        ({"state": {"Running": False, "ExitCode": 125}}, "a container has ended"),
+        ({"failing": {"json": 404}}, "a container has stopped"),
+        ({"state": {"Running": False, "ExitCode": 125}}, "a container has stopped"),
         ({"failing": {"exec": 409}}, r"image \(exec is not possible"),
         ({"failing": {"start": 500}}, "start is not possible"),
         ({"late_s": {"exec": 1.0}}, "does not answer"),

@@ -120,7 +120,7 @@ def test_not_permitted(tmp_path, monkeypatch, said, switches, container, words):
     text = refusal(monkeypatch, fake_bwrap(tmp_path, refusing(said)))
     assert words in text
     assert said in text
-    assert "is installed but could not build a sandbox" in text
+    assert "is installed but could not create a sandbox" in text
     assert "apt install" not in text
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -17,6 +18,7 @@ class Counting:
         self.failing = False
         self.closed = False
         self.seconds = 0.01
+        self.output = b""
 
     async def run(self, program):
         self.runs += 1
@@ -28,7 +30,7 @@ class Counting:
             raise
         if self.failing:
             raise SandboxError("no")
-        return Execution(Ending.EXITED, number, b"", b"")
+        return Execution(Ending.EXITED, number, self.output, b"")
 
     async def close(self):
         self.closed = True
@@ -64,7 +66,8 @@ def test_different_limits_or_input_are_different_programs():
 
 def test_least_recently_used_goes_first():
     inner = Counting()
-    memo = MemoSandbox(inner, max_entries=2)
+    inner.output = b"x" * 100_000
+    memo = MemoSandbox(inner, max_bytes=250_000)  # two results
 
     async def main():
         for program in (A, B, A, C, A, B):
@@ -72,6 +75,38 @@ def test_least_recently_used_goes_first():
 
     asyncio.run(main())
     assert inner.runs == 4  # A, B, C, and B again
+
+
+def remembered(output: bytes, files: dict[str, bytes], max_bytes: int) -> int:
+    """How many of 40 programs with this result are remembered."""
+
+    class Inner(Counting):
+        async def run(self, program):
+            execution = await super().run(program)
+            return dataclasses.replace(execution, files=files)
+
+    inner = Inner()
+    inner.output, inner.seconds = output, 0
+    memo = MemoSandbox(inner, max_bytes)
+
+    async def main():
+        programs = [Program(("echo", str(i)), stdin=b"y" * 10_000) for i in range(40)]
+        for program in programs:
+            await memo.run(program)
+        for program in reversed(programs):
+            await memo.run(program)
+
+    asyncio.run(main())
+    return 80 - inner.runs
+
+
+def test_what_is_remembered_is_bounded_in_bytes():
+    assert remembered(b"x" * 100_000, {}, 10**6) == 9
+    assert remembered(b"", {"a/b": b"x" * 50_000, "c": b"x" * 50_000}, 10**6) == 9
+    assert remembered(b"", {}, 20_000) == 19  # an empty result takes something too
+    assert remembered(b"", {}, 10**6) == 40  # whatever the size of the programs
+    assert remembered(b"x", {}, 0) == 0
+    assert remembered(b"x" * 10**6, {}, 10**6) == 0  # larger than the limit by itself
 
 
 def test_errors_are_shared_but_not_kept():

@@ -193,7 +193,7 @@ WEAKENINGS = {
         ),
     ),
     "forgotten children": Weakening(
-        with_supervisor("self._gone_s += own_s", "pass"),
+        with_supervisor("self._ended_s += own_s", "pass"),
         ("CPU time in children that nobody waits for",),
     ),
     "shared memory not looked at": Weakening(

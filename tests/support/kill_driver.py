@@ -13,9 +13,10 @@ import killing
 # moment -> (module, object the function belongs to, function, kill before or after)
 MOMENTS = {
     "experts written": ("cycleqd_jax.runs.comparison", None, "write_episodes", "after"),
-    "batch evaluated": ("cycleqd_jax.runs.loop", None, "tell", "before"),
+    "batch evaluated": ("cycleqd_jax.runs.loop", None, "mean_scores", "before"),
     "results written": ("cycleqd_jax.runs.loop", None, "write_episodes", "after"),
     "metrics half written": ("cycleqd_jax.files", "os", "replace", "before"),
+    "checksums half written": ("cycleqd_jax.files", "os", "replace", "before"),
     "checkpoint half written": (
         "cycleqd_jax.runs.checkpoints",
         "Checkpoints",
@@ -28,7 +29,7 @@ MOMENTS = {
         "save",
         "after",
     ),
-    "state written": ("cycleqd_jax.runs.comparison", "files", "write_sealed", "after"),
+    "state written": ("cycleqd_jax.runs.comparison", None, "write_facts", "after"),
     "report half written": (
         "cycleqd_jax.reports.build",
         None,

@@ -167,8 +167,7 @@ def running(folder: pathlib.Path, spare: int | None = None) -> Iterator[MariaDB]
       folder: all it writes.
       spare: bytes that its disk has room for; None is all of this machine's.
     """
-    if _program() is None or shutil.which("mariadb-install-db") is None:
-        pytest.skip("mariadb-server is not installed")
+    skip_without()
     server = MariaDB(folder, spare)
     try:
         server.install()
@@ -176,6 +175,12 @@ def running(folder: pathlib.Path, spare: int | None = None) -> Iterator[MariaDB]
         yield server
     finally:
         server.stop()
+
+
+def skip_without() -> None:
+    """Skips the test where no MariaDB server is installed."""
+    if _program() is None or shutil.which("mariadb-install-db") is None:
+        pytest.skip("mariadb-server is not installed")
 
 
 def _program() -> str | None:

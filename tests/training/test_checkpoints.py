@@ -7,6 +7,7 @@ import pytest
 from cycleqd_jax.errors import RunError
 from cycleqd_jax.training import step
 from cycleqd_jax.training.checkpoints import Progress, TrainCheckpoints
+from cycleqd_jax.training.settings import OptimiserSettings
 from cycleqd_jax.training.step import StepMetrics
 
 
@@ -17,12 +18,14 @@ def progress(last: int) -> Progress:
         "model.norm.weight": jnp.asarray(rng.standard_normal(7)),
     }
     optimiser = step.make_optimiser(
-        learning_rate=0.1,
-        warmup_steps=0,
-        steps=9,
-        final_fraction=1.0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
+        OptimiserSettings(
+            learning_rate=0.1,
+            warmup_steps=0,
+            steps=9,
+            final_fraction=1.0,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+        )
     )
     rows = (StepMetrics(i, float(rng.random()), 0.1 * i) for i in range(1, last + 1))
     return Progress(step.init_state(params, optimiser), tuple(rows))

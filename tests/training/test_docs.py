@@ -6,8 +6,8 @@ import re
 import pytest
 
 from cycleqd_jax.config import load_config
-from cycleqd_jax.training.jsonl import read_dialogues
 from cycleqd_jax.training.settings import TrainConfig
+from cycleqd_jax.training.sources import read_dialogues
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "training.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -11,15 +11,16 @@ import torch
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.training import full, step
 from cycleqd_jax.training.batches import Batch
+from cycleqd_jax.training.settings import OptimiserSettings
 
-OPTIMISER = {
-    "learning_rate": 0.01,
-    "warmup_steps": 0,
-    "steps": 1000,
-    "final_fraction": 1.0,
-    "weight_decay": 0.1,
-    "max_grad_norm": 0.5,
-}
+OPTIMISER = OptimiserSettings(
+    learning_rate=0.01,
+    warmup_steps=0,
+    steps=1000,
+    final_fraction=1.0,
+    weight_decay=0.1,
+    max_grad_norm=0.5,
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def torch_loss(model, batch):
 
 def test_two_steps_equal_torch_adamw_with_clipping(torch_model, twin, batches):
     program, weights = twin
-    optimiser = step.make_optimiser(**OPTIMISER)
+    optimiser = step.make_optimiser(OPTIMISER)
     state = step.init_state(full.init_masters(weights), optimiser)
 
     model = copy.deepcopy(torch_model)
@@ -91,7 +92,7 @@ def test_two_steps_equal_torch_adamw_with_clipping(torch_model, twin, batches):
 def test_the_base_outlives_the_donated_masters(twin, batches):
     program, weights = twin
     before = {name: w.copy() for name, w in weights.items()}
-    optimiser = step.make_optimiser(**OPTIMISER)
+    optimiser = step.make_optimiser(OPTIMISER)
     masters = full.init_masters(weights)
     state = step.init_state(masters, optimiser)
     step.train_step(
@@ -111,7 +112,7 @@ def test_updates_too_small_for_bfloat16_add_up_in_the_masters(twin, batches):
     program, weights = twin
     half = LlamaProgram(program.config, jnp.bfloat16)
     optimiser = step.make_optimiser(
-        **OPTIMISER | {"learning_rate": 1e-5, "weight_decay": 0.0}
+        OPTIMISER.model_copy(update={"learning_rate": 1e-5, "weight_decay": 0.0})
     )
     # Begin where bfloat16 is exact, so that every change is the training's.
     start = {n: np.asarray(jnp.bfloat16(w), np.float32) for n, w in weights.items()}

@@ -1,7 +1,6 @@
 """LoRA training against PyTorch and PEFT, step by step."""
 
 import copy
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +8,15 @@ import numpy as np
 import peft
 import pytest
 import torch
+from forward import full_logits
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.training import lora, step
 from cycleqd_jax.training.batches import Batch
+from cycleqd_jax.training.settings import LoraSettings, OptimiserSettings
 
-SETTINGS = lora.LoraSettings(rank=3, alpha=6.0, targets=("q_proj", "down_proj"))
+SETTINGS = LoraSettings(rank=3, alpha=6.0, targets=("q_proj", "down_proj"))
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +37,14 @@ def test_one_step_equals_torch_adamw_on_a_peft_model(torch_model, twin, batch):
     # B starts at zero, where A has no gradient: begin a little later instead.
     factors = jax.tree.map(lambda x: x + 0.05, factors)
     optimiser = step.make_optimiser(
-        learning_rate=0.01,
-        warmup_steps=0,
-        steps=1000,
-        final_fraction=1.0,
-        weight_decay=0.1,
-        max_grad_norm=0.5,
+        OptimiserSettings(
+            learning_rate=0.01,
+            warmup_steps=0,
+            steps=1000,
+            final_fraction=1.0,
+            weight_decay=0.1,
+            max_grad_norm=0.5,
+        )
     )
     start = lora.to_numpy(factors)
     got, metrics = step.train_step(
@@ -91,7 +94,8 @@ def test_a_fresh_adapter_changes_nothing(twin, batch):
     factors = lora.init_factors(program, SETTINGS, jax.random.key(0))
     deltas = lora.as_deltas(factors, SETTINGS.scale)
     np.testing.assert_array_equal(
-        program.full(weights, batch.tokens, deltas), program.full(weights, batch.tokens)
+        full_logits(program, weights, batch.tokens, deltas),
+        full_logits(program, weights, batch.tokens),
     )
     assert len(factors) == 4
     a = np.concatenate([f["a"].ravel() for f in factors.values()])
@@ -99,13 +103,15 @@ def test_a_fresh_adapter_changes_nothing(twin, batch):
 
 
 def test_unknown_targets_are_refused(twin):
-    settings = lora.LoraSettings(2, 4.0, ("q_proj", "input_layernorm"))
+    settings = LoraSettings.model_construct(targets=("q_proj", "input_layernorm"))
     with pytest.raises(BadInputError, match="input_layernorm"):
         lora.init_factors(twin[0], settings, jax.random.key(0))
 
 
 def test_initial_values_may_be_normal(twin):
-    settings = lora.LoraSettings(8, 4.0, ("q_proj", "down_proj"), init_std=0.5)
+    settings = LoraSettings(
+        rank=8, alpha=4.0, targets=("q_proj", "down_proj"), init_std=0.5
+    )
     factors = lora.init_factors(twin[0], settings, jax.random.key(0))
     a = np.concatenate([f["a"].ravel() for f in factors.values()])
     assert np.std(a) == pytest.approx(0.5, rel=0.1) and np.abs(a).max() > 1.0
@@ -113,9 +119,9 @@ def test_initial_values_may_be_normal(twin):
 
 
 def test_biases_of_targeted_layers_are_not_adapted(twin):
-    config = dataclasses.replace(twin[0].config, attention_bias=True)
+    config = twin[0].config.model_copy(update={"attention_bias": True})
     program = LlamaProgram(config)
-    assert "model.layers.0.self_attn.q_proj.bias" in program.weight_shapes()
+    assert "model.layers.0.self_attn.q_proj.bias" in program.config.weight_shapes()
     names = lora.target_names(program, SETTINGS)
     assert len(names) == 4 and all(name.endswith(".weight") for name in names)
 
@@ -124,12 +130,14 @@ def test_in_bfloat16_the_factors_stay_float32(twin, batch):
     program, weights = twin
     half = LlamaProgram(program.config, jnp.bfloat16)
     optimiser = step.make_optimiser(
-        learning_rate=0.01,
-        warmup_steps=0,
-        steps=10,
-        final_fraction=1.0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
+        OptimiserSettings(
+            learning_rate=0.01,
+            warmup_steps=0,
+            steps=10,
+            final_fraction=1.0,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+        )
     )
     factors = lora.init_factors(half, SETTINGS, jax.random.key(1))
     state, metrics = step.train_step(

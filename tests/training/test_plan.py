@@ -68,7 +68,7 @@ def test_experts_may_be_added_and_reordered(config):
 def test_what_is_there_is_recognised(config, done):
     assert status(config()) is Status.NEW
     begin(config(), done=done)
-    want = Status.COMPLETE if done else Status.HALF_DONE
+    want = Status.COMPLETE if done else Status.UNFINISHED
     assert status(config()) is want
     free = config(
         optimiser={"checkpoint_every": 3}, engine={"slots": 32}, problems={"test": 9}
@@ -96,7 +96,7 @@ def test_other_settings_are_refused_with_both_values(config, changes, words, don
         status(config(**changes))
     text = str(caught.value)
     assert words in text and str(folder) in text and "\n" not in text
-    assert ("was begun with" in text) is not done
+    assert ("was started with" in text) is not done
 
 
 def test_other_inputs_are_refused(config):
@@ -126,8 +126,8 @@ def test_other_things_in_the_output_are_refused(config, tmp_path):
 
 def test_settings_that_do_not_matter_to_an_expert(config):
     begin(config(method="full"))
-    assert status(config(method="full", lora={"rank": 2})) is Status.HALF_DONE
+    assert status(config(method="full", lora={"rank": 2})) is Status.UNFINISHED
     own = {"experts": {"one": {"x.jsonl": 1.0}}, "seed": 5}
     begin(config(**own, output=config().output + "/b"))
     same = config(**own, output=config().output + "/b", problems={"train": 9})
-    assert status(same) is Status.HALF_DONE
+    assert status(same) is Status.UNFINISHED

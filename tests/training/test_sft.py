@@ -8,10 +8,10 @@ from cycleqd_jax.errors import RunError
 from cycleqd_jax.training import full, lora
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
-from cycleqd_jax.training.settings import OptimiserSettings
+from cycleqd_jax.training.settings import LoraSettings, OptimiserSettings
 from cycleqd_jax.training.sft import Training, train
 
-SETTINGS = lora.LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "up_proj"))
+SETTINGS = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "up_proj"))
 OPTIMISER = OptimiserSettings(
     learning_rate=0.03,
     warmup_steps=3,

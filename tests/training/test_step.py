@@ -9,19 +9,22 @@ import pytest
 
 from cycleqd_jax.training import full, lora, step
 from cycleqd_jax.training.batches import Batches
+from cycleqd_jax.training.settings import LoraSettings, OptimiserSettings
 
-SETTINGS = lora.LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "up_proj"))
+SETTINGS = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "up_proj"))
 
 
 def one_update(tiny, method, batch, **options):
     program, weights = tiny
     optimiser = step.make_optimiser(
-        learning_rate=0.01,
-        warmup_steps=0,
-        steps=10,
-        final_fraction=1.0,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
+        OptimiserSettings(
+            learning_rate=0.01,
+            warmup_steps=0,
+            steps=10,
+            final_fraction=1.0,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+        )
     )
     if method == "lora":
         params = lora.init_factors(program, SETTINGS, jax.random.key(0))

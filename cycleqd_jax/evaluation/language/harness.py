@@ -1,7 +1,7 @@
 """Tasks of lm-evaluation-harness (EleutherAI/lm-evaluation-harness) on our engine.
 
 Data, few-shot examples, prompts, filters, metrics and their aggregation are the
-harness's; only the model is ours. Needs the extra `language`.
+harness's own; only the model is ours. Needs the extra `language`.
 """
 
 import contextlib
@@ -29,11 +29,14 @@ VERSION = importlib.metadata.version("lm_eval")
 
 
 def find_tasks(names: Sequence[str], include: Sequence[str]) -> TaskManager:
-    """The tasks that are known; their data are not loaded yet.
+    """Finds task files; their data are not loaded yet.
 
     Args:
       names: of tasks, groups or tags.
-      include: folders with task files of one's own.
+      include: folders with user-defined tasks.
+
+    Returns:
+      The tasks of `include` where they suffice, else those and the harness's.
 
     Raises:
       BadInputError: a name is unknown.
@@ -43,7 +46,7 @@ def find_tasks(names: Sequence[str], include: Sequence[str]) -> TaskManager:
             found = TaskManager(include_path=list(include), include_defaults=defaults)
         index = found.task_index
         unknown = [name for name in names if name not in index]
-        # A group of one's own may have tasks of the harness.
+        # A user-defined group may contain tasks of the harness.
         members = (m for group in found.all_groups for m in index[group].cfg["task"])
         here = defaults or all(isinstance(m, str) and m in index for m in members)
         if here and not unknown:
@@ -62,7 +65,8 @@ def load_task(
     """A task, or the tasks of a group or tag, with their data.
 
     Raises:
-      BadInputError: it cannot be loaded, for example without a network, or may not run.
+      BadInputError: it cannot be loaded, for example without a network, or runs
+        code without permission.
     """
     try:
         with _quiet():
@@ -94,8 +98,8 @@ def run_task(
       BadInputError: a task asks for something that the engine does not do.
       RunError: a task's own code fails.
     """
-    # As `simple_evaluate`, which spends seconds on facts of the machine. Every pass
-    # draws the same examples, so that individuals are asked the same.
+    # What `simple_evaluate` does; that also collects facts of the machine, for seconds.
+    # The seeds make every individual's questions the same, so that they can be shared.
     random.seed(0)
     np.random.seed(settings.seed)
     for task in loaded["tasks"].values():

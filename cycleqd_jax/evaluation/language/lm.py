@@ -38,7 +38,7 @@ class EngineLM(TemplateLM):
       tokenizer_name: of the harness's cache of requests, which is not used.
     """
 
-    eot_token_id = prefix_token_id = -1  # the harness wants them in the class, too
+    eot_token_id = prefix_token_id = -1  # abstract in the harness; set by __init__
     tokenizer_name = "cycleqd_jax"
 
     def __init__(
@@ -56,8 +56,8 @@ class EngineLM(TemplateLM):
           name: the individual's, in the panel.
           tokenizer: the model's.
           settings: `chat_template_args`, `max_length`, and `seed` of tasks that draw.
-          max_length: tokens of the longest context, where the settings name none; what
-            is before them is cut off.
+          max_length: tokens of the longest context, where the settings name none;
+            longer ones are cut on the left.
         """
         super().__init__()
         self.tokenizer = tokenizer.hf
@@ -67,7 +67,7 @@ class EngineLM(TemplateLM):
         self._max_length = settings.max_length or max_length
         self.eot_token_id, bos_id = tokenizer.eos_id, tokenizer.bos_id
         self.prefix_token_id = self.eot_token_id if bos_id is None else bos_id
-        self._special = {  # text -> id of tokens that are left out of decoded text
+        self._special = {  # text -> id of tokens that decoding leaves out
             token.content: number
             for number, token in self.tokenizer.added_tokens_decoder.items()
             if token.special

@@ -35,11 +35,11 @@ class Question(NamedTuple):
 
 
 class Panel:
-    """Individuals that are asked the same questions.
+    """Individuals that get the same questions.
 
-    The harness evaluates one model at a time. When the first individual is asked, all
-    of them answer, in shared passes where their mode allows it; the others' answers are
-    kept until the harness asks for them.
+    The harness evaluates one model at a time. When it asks the first individual, all
+    individuals answer, in shared passes where the mode allows it. The answers of the
+    others are kept until the harness asks them.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Panel:
         individuals: Mapping[str, Individual | None],
         progress: Progress = lambda done, total: None,
     ):
-        """Asks nothing yet.
+        """Describes the panel.
 
         Args:
           loader_for: gives a loader whose engine has room for so many tokens.
@@ -78,14 +78,15 @@ class Panel:
         loader = self._loader_for(max(question.room for question in questions))
         slots = loader.engine.settings.slots
         total, done = len(questions) * len(self._individuals), itertools.count(1)
-        # Sorted questions begin alike: the choices after one context, the problems
-        # after the same examples. A run of them is one conversation, which computes
-        # only what is new. Short runs come last, as they fill the slots better.
+        # Neighbours in sorted order share a beginning: a context with several choices,
+        # or the examples of a task. A run of neighbours is one conversation, which
+        # computes a shared beginning once. Long runs start first, to end together.
         order = sorted(range(len(questions)), key=lambda i: questions[i].tokens)
         size = min(max(total // slots, 1), _LONGEST_RUN)
         runs = [order[first : first + size] for first in range(0, len(order), size)]
         runs.sort(key=lambda run: -sum(questions[i].room for i in run))
-        free = asyncio.Semaphore(slots)  # no slot is lost between two turns
+        # With more conversations than slots, one could lose its slot between two turns.
+        free = asyncio.Semaphore(slots)
 
         async def converse(row: int, run: Sequence[int]) -> dict[int, object]:
             answers = {}

@@ -25,8 +25,9 @@ class HarnessSettings(Section):
       chat_template_args: for the chat template; the date keeps scores the same every
         day with templates that print it.
       max_length: tokens of the longest context; None takes the model's own.
-      seed: of the choice of examples, and of tasks that draw.
-      bootstrap_iters: of standard errors that have no formula; 0 for no errors at all.
+      seed: of the choice of examples, and of sampled replies.
+      bootstrap_iters: resamplings for standard errors without a formula; 0 computes no
+        standard errors.
       unsafe_code: whether tasks may run what the model wrote, with this user's rights.
     """
 
@@ -65,7 +66,7 @@ class LanguageConfig(HarnessSettings):
         adapters, hub names.
       dtype: of weights and computation, else float32; with a run it is the run's.
       tasks: names of tasks, groups or tags.
-      include: folders with task files of one's own.
+      include: folders with user-defined tasks.
       individuals_per_pass: how many share the engine's passes in factored mode.
       output: a folder; `RUN/language`, or `runs/<name of the config>` without a run.
       engine: its sizes.

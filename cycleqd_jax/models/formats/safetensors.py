@@ -1,146 +1,115 @@
-"""Weights in Hugging Face folders: safetensors, one file or several with an index."""
+"""Tensors in safetensors files, in and out; reading is lazy."""
 
-import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
+from cycleqd_jax.models.validated import read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "float16")
 
-# Buffers that old checkpoints carry and that follow from the config.
-_HARMLESS = re.compile(r".*\brotary_emb\.inv_freq|rope_freqs\.weight")
-_TIED_HEAD = "lm_head.weight"
+# Buffers of old checkpoints that follow from the config.
+_DERIVED = re.compile(r".*\brotary_emb\.inv_freq|rope_freqs\.weight")
+FLOATING = ("float64", "float32", "float16", "bfloat16")
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Parses a JSON file that holds an object.
+class StoredWeights(Mapping[str, np.ndarray]):
+    """Arrays by name, each read from its file when it is asked for, and not kept.
 
-    Args:
-      path: the file.
-
-    Returns:
-      The object.
-
-    Raises:
-      BadInputError: naming the file, if it is missing or not a JSON object.
+    Opening checks the files' headers and sizes; arrays have their stored dtypes.
     """
-    try:
-        data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as err:
-        raise BadInputError(f"{path}: no such file") from err
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as err:
-        raise BadInputError(f"{path}: is not readable JSON: {err}") from err
-    if not isinstance(data, dict):
-        raise BadInputError(f"{path}: expected a JSON object, got {data!r:.60}")
-    return data
+
+    def __init__(self, opened: Mapping[str, Any]):
+        """Takes opened safetensors files by the name of the array they hold."""
+        self._opened = opened
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._opened[name].get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._opened  # the inherited method would read the array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._opened)
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    def outline(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and name of the dtype of an array, without reading it."""
+        part = self._opened[name].get_slice(name)
+        dtype = part.get_dtype()
+        return tuple(part.get_shape()), _NAMES.get(dtype, dtype)
+
+    def first_rows(self, name: str, count: int) -> np.ndarray:
+        """The first rows of an array of one or more dimensions."""
+        return self._opened[name].get_slice(name)[:count]
+
+    def only(self, names: Iterable[str]) -> "StoredWeights":
+        """The same without the arrays that are not named."""
+        return StoredWeights({name: self._opened[name] for name in names})
 
 
-def check_dtype(dtype: Any) -> np.dtype:
-    """The NumPy dtype of a floating dtype's name.
-
-    Args:
-      dtype: "float32", "bfloat16" or "float16", or such a dtype.
-
-    Returns:
-      The dtype.
-
-    Raises:
-      BadInputError: for anything else.
-    """
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError as err:
-        raise BadInputError(
-            f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}"
-        ) from err
-    if found.name not in DTYPES:
-        raise BadInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return np.dtype(found)
-
-
-def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads every tensor of one safetensors file.
-
-    Args:
-      path: the file.
-
-    Returns:
-      Arrays in their stored dtypes, by name.
+def open_file(path: str | os.PathLike[str]) -> StoredWeights:
+    """Opens one safetensors file.
 
     Raises:
       BadInputError: naming the file, if it is missing, truncated or damaged.
     """
-    import safetensors
-
-    try:
-        with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError as err:
-        raise BadInputError(f"{path}: no such file") from err
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as err:
-        raise BadInputError(
-            f"{path}: is not a whole safetensors file ({err}); copy or download it "
-            "again"
-        ) from err
+    opened = _open(path)
+    return StoredWeights(dict.fromkeys(opened.keys(), opened))
 
 
-def read_weights(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the weights of a folder, following its index if it has one.
+def open_folder(folder: str | os.PathLike[str]) -> StoredWeights:
+    """Opens the weights of a model folder, following its index if it has one.
 
     Args:
       folder: holds `model.safetensors`, or `model.safetensors.index.json` and the
         files it names.
 
-    Returns:
-      Arrays in their stored dtypes, by name.
-
     Raises:
-      BadInputError: naming the file, if one is missing or damaged or lacks a tensor
-        that the index promises.
+      BadInputError: naming the file, if one is missing or damaged, or lacks a tensor
+        that the index places there.
     """
     folder = pathlib.Path(folder)
     if (folder / WEIGHTS).exists():
-        return read_safetensors(folder / WEIGHTS)
+        return open_file(folder / WEIGHTS)
     if not (folder / INDEX).exists():
         raise BadInputError(
             f"{folder}: has neither {WEIGHTS} nor {INDEX}; only safetensors weights "
             "are read"
         )
-    places = read_json(folder / INDEX).get("weight_map")
+    places = read_object(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise BadInputError(f"{folder / INDEX}: has no weight_map")
-    weights: dict[str, np.ndarray] = {}
-    for file_name in sorted({str(place) for place in places.values()}):
-        if pathlib.PurePath(file_name).name != file_name:
+    shards: dict[str, Any] = {}
+    for name, place in places.items():
+        if pathlib.PurePath(str(place)).name != place:
             raise BadInputError(
-                f"{folder / INDEX}: names {file_name!r}, which is not a file beside it"
+                f"{folder / INDEX}: names {place!r}, which is not a file beside it"
             )
-        shard = read_safetensors(folder / file_name)
-        for name, place in places.items():
-            if place == file_name:
-                if name not in shard:
-                    raise BadInputError(
-                        f"{folder / file_name}: lacks {name!r}, which {INDEX} places "
-                        "there"
-                    )
-                weights[name] = shard[name]
-    return weights
+        if place not in shards:
+            shards[place] = _open(folder / place)
+        if name not in shards[place].keys():
+            raise BadInputError(
+                f"{folder / place}: lacks {name!r}, which {INDEX} places there"
+            )
+    return StoredWeights({name: shards[place] for name, place in places.items()})
 
 
-def write_safetensors(
-    path: str | os.PathLike[str], weights: Mapping[str, np.ndarray]
-) -> None:
-    """Writes one safetensors file, durably.
+def write_file(path: str | os.PathLike[str], weights: Mapping[str, np.ndarray]) -> None:
+    """Writes one safetensors file and waits until it is on the disk.
 
     Args:
       path: the file; replaced if it exists.
@@ -154,91 +123,92 @@ def write_safetensors(
 
     arrays = {name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}
     try:
-        # transformers refuses files without this note
+        # transformers refuses files without this note.
         safetensors.numpy.save_file(arrays, os.fspath(path), {"format": "pt"})
     except safetensors.SafetensorError as err:  # it hides the system's error
         raise OSError(f"cannot write {path}: {err}") from err
-    # the library makes it private; here it is as readable as its folder
+    # The library makes the file private; make it as readable as its folder.
     os.chmod(path, os.stat(os.path.dirname(os.path.abspath(path))).st_mode & 0o666)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    files.sync(pathlib.Path(path))
 
 
-def read_folder(
-    folder: str | os.PathLike[str], dtype: Any = None
-) -> tuple[LlamaConfig, dict[str, np.ndarray]]:
-    """Reads config and weights of a folder, checked against each other.
-
-    Args:
-      folder: holds `config.json` and safetensors weights.
-      dtype: dtype to cast to; None keeps the stored ones.
-
-    Returns:
-      The config and exactly the weights of `config.weight_shapes()`.
+def check_dtype(dtype: Any) -> np.dtype:
+    """The NumPy dtype of "float32", "bfloat16" or "float16", or of such a dtype.
 
     Raises:
-      BadInputError: naming the file, setting or weight that is wrong.
+      BadInputError: for anything else.
     """
-    path = pathlib.Path(folder) / "config.json"
-    config = LlamaConfig.from_hf(read_json(path), source=str(path))
-    return config, check_weights(read_weights(folder), config, dtype, str(folder))
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise BadInputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return np.dtype(found)
 
 
 def check_weights(
-    weights: Mapping[str, np.ndarray],
-    config: LlamaConfig,
-    dtype: Any,
-    source: str,
-) -> dict[str, np.ndarray]:
-    """Matches weights with a config and casts them.
+    weights: Mapping[str, Any], config: ModelConfig, source: object
+) -> None:
+    """Checks that weights are those of a model; stored ones are not read for it.
 
-    Passed over: `rotary_emb.inv_freq` and `rope_freqs.weight`, which follow from the
-    config, and a head beside tied embeddings if it equals them.
+    Extra arrays may be buffers that follow from the config, and a head beside tied
+    embeddings that equals them.
 
     Args:
       weights: arrays by Hugging Face's names.
-      config: the model they are for.
-      dtype: dtype of the result; None keeps each weight's own.
-      source: named in error messages.
-
-    Returns:
-      Exactly the weights of `config.weight_shapes()`, in its order.
+      config: the model's.
+      source: what error messages begin with.
 
     Raises:
-      BadInputError: naming the weight, if one is missing, maps to nothing, has another
-        shape or is not floating point.
+      BadInputError: naming the weight, if one is missing or unknown, has another shape
+        or is not floating point.
     """
     shapes = config.weight_shapes()
-    for name, weight in weights.items():
-        if name in shapes or _HARMLESS.fullmatch(name):
+    for name in weights:
+        if name in shapes or _DERIVED.fullmatch(name):
             continue
-        if name == _TIED_HEAD and np.array_equal(
-            weight, weights.get("model.embed_tokens.weight")
-        ):
-            continue
-        if name == _TIED_HEAD:
+        if name != HEAD or EMBEDDING not in weights:
             raise BadInputError(
-                f"{source}: has {name}, which differs from the embedding, but its "
+                f"{source}: weight {name!r} {_outline(weights, name)[0]} maps to "
+                f"nothing in a {config.model_type} model of this config"
+            )
+        if not np.array_equal(weights[HEAD], weights[EMBEDDING]):
+            raise BadInputError(
+                f"{source}: has {HEAD}, which differs from the embedding, but its "
                 "config says tie_word_embeddings"
             )
+    for name, expected in shapes.items():
+        if name not in weights:
+            raise BadInputError(f"{source}: lacks weight {name!r} {expected}")
+        shape, dtype = _outline(weights, name)
+        if shape != expected:
+            raise BadInputError(
+                f"{source}: weight {name!r} should have shape {expected}, but has "
+                f"{shape}"
+            )
+        if dtype not in FLOATING:
+            raise BadInputError(
+                f"{source}: weight {name!r} should be floating point, but is {dtype}; "
+                "quantised checkpoints are not read"
+            )
+
+
+def _open(path: str | os.PathLike[str]) -> Any:
+    import safetensors
+
+    try:
+        return safetensors.safe_open(os.fspath(path), framework="numpy")
+    except FileNotFoundError as err:
+        raise BadInputError(f"{path}: no such file") from err
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as err:
         raise BadInputError(
-            f"{source}: weight {name!r} {tuple(weight.shape)} maps to nothing in a "
-            "Llama model of this config"
-        )
-    checked: dict[str, np.ndarray] = {}
-    for name, shape in shapes.items():
-        weight = weights.get(name)
-        if weight is None:
-            raise BadInputError(f"{source}: lacks weight {name!r} {shape}")
-        if tuple(weight.shape) != shape:
-            raise BadInputError(
-                f"{source}: weight {name!r} should have shape {shape}, but has "
-                f"{tuple(weight.shape)}"
-            )
-        if not jnp.issubdtype(weight.dtype, jnp.floating):
-            raise BadInputError(
-                f"{source}: weight {name!r} should be floating point, but is "
-                f"{weight.dtype}; quantised checkpoints are not read"
-            )
-        checked[name] = weight if dtype is None else weight.astype(dtype, copy=False)
-    return checked
+            f"{path}: is not a whole safetensors file ({err}); copy or download it "
+            "again"
+        ) from err
+
+
+def _outline(weights: Mapping[str, Any], name: str) -> tuple[tuple[int, ...], str]:
+    if isinstance(weights, StoredWeights):
+        return weights.outline(name)
+    return tuple(weights[name].shape), weights[name].dtype.name

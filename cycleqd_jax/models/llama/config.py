@@ -1,19 +1,25 @@
-"""The shape of a Llama model, read from and written as a Hugging Face `config.json`.
+"""The sizes and constants of a Llama model, in and out of a Hugging Face `config.json`.
 
 `LlamaConfig.weight_shapes` is the one list of weight names and shapes that loading,
-adapters, merging and export agree on: Hugging Face's names, matrices `[out, in]`.
+adapters, merging and export agree on.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import PositiveInt
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.llama.rope_settings import check_rope, rope_from_hf, rope_to_hf
+from cycleqd_jax.models.base import EMBEDDING, HEAD
+from cycleqd_jax.models.validated import parse
+
+Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Positives = Annotated[tuple[Positive, ...], pydantic.Field(strict=False)]
 
 # Settings of a config.json that would change the model's arithmetic, with the only
-# value this model computes.
+# value that this model computes.
 _ONLY_VALUES = {
     "hidden_act": "silu",
     "pretraining_tp": 1,
@@ -21,120 +27,144 @@ _ONLY_VALUES = {
     "use_sliding_window": False,
     "quantization_config": None,
 }
-_REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-)
-_MAX_LAYERS = 10_000  # so that a damaged file cannot ask for billions of names
+# Needed parameters by kind of scaling, as in transformers' `modeling_rope_utils`. yarn
+# and longrope use the ratio of the two context lengths if there is no factor.
+_NEEDED_BY_ROPE_TYPE = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("original_max_position_embeddings",),
+    "longrope": ("short_factor", "long_factor", "original_max_position_embeddings"),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
+    "proportional": (),
+}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LlamaConfig:
-    """Sizes and constants of one Llama model; hashable.
+class RopeScaling(pydantic.BaseModel, frozen=True, strict=True):
+    """How the rotary frequencies of a model are stretched; Hugging Face's parameters.
+
+    `models.llama.rope` says what each kind computes. All factors are dimensionless.
 
     Attributes:
-      vocab_size: rows of the embedding.
-      hidden_size: width of the residual stream.
-      intermediate_size: width of the MLP.
-      num_hidden_layers: decoder layers.
-      num_attention_heads: query heads.
-      num_key_value_heads: key and value heads; divides `num_attention_heads`.
-      head_dim: width of one head; even.
+      rope_type: the kind.
+      factor: how many times longer the context is than the original one.
+      original_max_position_embeddings: the original context, in tokens.
+      low_freq_factor: llama3: wavelengths above context / this are stretched.
+      high_freq_factor: llama3: wavelengths below context / this are kept.
+      short_factor: longrope: divisor per channel pair, up to the original context.
+      long_factor: longrope: likewise, beyond the original context.
+      attention_factor: yarn, longrope: factor on cosines and sines.
+      beta_fast: yarn: channels with more turns per context than this are kept.
+      beta_slow: yarn: channels with fewer turns per context than this are stretched.
+      mscale: yarn: weight in the default attention factor's numerator.
+      mscale_all_dim: yarn: weight in its denominator.
+      truncate: yarn: whether the two bounds are rounded to whole channels.
+      partial_rotary_factor: proportional: share of the head that is rotated.
+    """
+
+    rope_type: Literal[
+        "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"
+    ]
+    factor: Positive | None = None
+    original_max_position_embeddings: int | None = pydantic.Field(None, ge=2)
+    low_freq_factor: Positive | None = None
+    high_freq_factor: Positive | None = None
+    short_factor: Positives | None = None
+    long_factor: Positives | None = None
+    attention_factor: Positive | None = None
+    beta_fast: Positive | None = None
+    beta_slow: Positive | None = None
+    mscale: Positive | None = None
+    mscale_all_dim: Positive | None = None
+    truncate: bool = True
+    partial_rotary_factor: Positive = 1.0
+
+    @pydantic.model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Self:
+        for name in _NEEDED_BY_ROPE_TYPE[self.rope_type]:
+            if getattr(self, name) is None:
+                raise ValueError(f"rope_type {self.rope_type!r} needs {name}")
+        if self.partial_rotary_factor != 1 and self.rope_type != "proportional":
+            raise ValueError(_whole_head(self.partial_rotary_factor))
+        return self
+
+
+class LlamaConfig(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
+    """Sizes and constants of one Llama model; see `base.ModelConfig` for the sizes.
+
+    Attributes:
       rope_theta: base period of the rotary embedding.
-      rope_scaling: None for plain rotary embeddings, else Hugging Face's parameters
-        with `rope_type`, one of `rope_settings.SCALED_ROPE_TYPES`, and without
-        `rope_theta`.
+      rope_scaling: None for plain rotary embeddings.
       rms_norm_eps: added to the mean square in every norm.
-      max_position_embeddings: longest context, in tokens.
-      tie_word_embeddings: whether the head is the embedding (then there is no
-        `lm_head.weight`).
       attention_bias: whether q, k, v and o have biases.
       mlp_bias: whether gate, up and down have biases.
     """
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rope_theta: float = 10000.0
-    rope_scaling: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False)
-    rms_norm_eps: float = 1e-6
-    max_position_embeddings: int = 2048
+    model_type: Literal["llama"] = "llama"
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    # The limit keeps a damaged file from asking for billions of weight names.
+    num_hidden_layers: int = pydantic.Field(ge=1, le=10_000)
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt
+    head_dim: PositiveInt
+    rope_theta: Positive = 10000.0
+    rope_scaling: RopeScaling | None = None
+    rms_norm_eps: Positive = 1e-6
+    max_position_embeddings: PositiveInt = 2048
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuses sizes that no Llama can have.
-
-        Raises:
-          BadInputError: naming the field, what it must be and what it is.
-        """
-        for name in (*_REQUIRED, "num_key_value_heads", "head_dim"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise BadInputError(
-                    f"config: {name} must be a positive integer, but is {value!r}"
-                )
-        if self.num_hidden_layers > _MAX_LAYERS:
-            raise BadInputError(
-                f"config: num_hidden_layers = {self.num_hidden_layers} is more than "
-                f"{_MAX_LAYERS}; the file is damaged"
-            )
-        _check_positive("max_position_embeddings", self.max_position_embeddings)
-        _check_positive("rope_theta", self.rope_theta)
-        _check_positive("rms_norm_eps", self.rms_norm_eps)
+    @pydantic.model_validator(mode="after")
+    def _sizes_fit_together(self) -> Self:
         if self.num_attention_heads % self.num_key_value_heads:
-            raise BadInputError(
-                f"config: num_attention_heads ({self.num_attention_heads}) must be a "
-                f"multiple of num_key_value_heads ({self.num_key_value_heads})"
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple "
+                f"of num_key_value_heads ({self.num_key_value_heads})"
             )
         if self.head_dim % 2:
-            raise BadInputError(
-                f"config: head_dim must be even for rotary embeddings, but is "
-                f"{self.head_dim}"
+            raise ValueError(f"head_dim must be even, but is {self.head_dim}")
+        scaling = self.rope_scaling
+        if scaling is None:
+            return self
+        for name in ("short_factor", "long_factor"):
+            given = getattr(scaling, name)
+            if given is not None and len(given) != self.head_dim // 2:
+                raise ValueError(
+                    f"rope_scaling.{name} must hold {self.head_dim // 2} numbers (half "
+                    f"a head), but holds {len(given)}"
+                )
+        if scaling.rope_type == "dynamic" and self.head_dim < 4:
+            raise ValueError(
+                f"head_dim must be 4 or more for dynamic rope, but is {self.head_dim}"
             )
-        if self.rope_scaling is not None:
-            check_rope(self.rope_scaling, self.head_dim, self.rope_theta)
+        if scaling.rope_type == "yarn" and self.rope_theta <= 1:
+            raise ValueError(
+                f"rope_theta must be above 1 for yarn, but is {self.rope_theta}"
+            )
+        return self
 
     @classmethod
-    def from_hf(
-        cls, data: Mapping[str, Any], source: str = "config.json"
-    ) -> "LlamaConfig":
-        """Reads the parsed `config.json` of a Llama model.
+    def from_hf(cls, data: Mapping[str, Any], source: str = "config.json") -> Self:
+        """Reads a parsed `config.json`; defaults are those of `transformers`.
 
         Rotary parameters may be in `rope_parameters` (transformers 5) or in
-        `rope_theta` and `rope_scaling` (before). Defaults are those of
-        `transformers.LlamaConfig`.
+        `rope_theta` and `rope_scaling` (earlier versions).
 
         Args:
           data: the parsed file.
           source: where it came from, for error messages.
 
-        Returns:
-          The config.
-
         Raises:
-          BadInputError: if a needed setting is missing or malformed, or asks for what
-            this model does not compute (another `model_type`, an activation other than
-            silu, a sliding window, `pretraining_tp` above 1, quantised weights, partial
-            rotary embeddings); names the setting, the value and what is supported.
+          BadInputError: if a setting is missing, malformed or asks for arithmetic that
+            this model does not do; names the setting and its value.
         """
-        if not isinstance(data, Mapping):
-            raise BadInputError(
-                f"{source}: expected a JSON object, got {type(data).__name__}"
-            )
-        if data.get("model_type") != "llama":
-            raise BadInputError(
-                f"{source}: model_type must be 'llama', but is "
-                f"{data.get('model_type')!r}; only Llama-architecture models load"
-            )
         for name, only in _ONLY_VALUES.items():
             value = data.get(name)
             if value is not None and value != only:
@@ -142,58 +172,45 @@ class LlamaConfig:
                     f"{source}: {name} = {value!r} is not supported; this model "
                     f"computes only {only!r}"
                 )
-        missing = [name for name in _REQUIRED if data.get(name) is None]
-        if missing:
-            raise BadInputError(f"{source}: lacks {', '.join(missing)}")
-        heads = data["num_attention_heads"]
-        head_dim = data.get("head_dim")
-        if head_dim is None:
-            if not (_is_count(heads) and _is_count(data["hidden_size"])):
-                raise BadInputError(
-                    f"{source}: hidden_size and num_attention_heads must be positive "
-                    f"integers, but are {data['hidden_size']!r} and {heads!r}"
-                )
-            head_dim = data["hidden_size"] // heads
-        kv_heads = data.get("num_key_value_heads")
-        max_positions = data.get("max_position_embeddings", 2048)
-        rope_theta, rope_scaling = rope_from_hf(data, max_positions, source)
+        given = {name: data[name] for name in cls.model_fields if name in data}
+        given = {name: value for name, value in given.items() if value is not None}
+        width, heads = given.get("hidden_size"), given.get("num_attention_heads")
+        given.setdefault("num_key_value_heads", heads)
+        if "head_dim" not in given and _is_count(width) and _is_count(heads):
+            given["head_dim"] = width // heads
         try:
-            return cls(
-                **{name: data[name] for name in _REQUIRED},
-                num_key_value_heads=heads if kv_heads is None else kv_heads,
-                head_dim=head_dim,
-                rope_theta=rope_theta,
-                rope_scaling=rope_scaling,
-                rms_norm_eps=data.get("rms_norm_eps", 1e-6),
-                max_position_embeddings=max_positions,
-                tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
-                attention_bias=bool(data.get("attention_bias", False)),
-                mlp_bias=bool(data.get("mlp_bias", False)),
-            )
-        except BadInputError as err:
+            given |= _rope_from_hf(data)
+        except ValueError as err:
             raise BadInputError(f"{source}: {err}") from err
+        return parse(cls, given, source)
 
     def to_hf(self) -> dict[str, Any]:
-        """The settings of a `config.json`, with rotary parameters in both spellings.
+        """The settings of a `config.json`, rotary parameters in both spellings.
 
-        Token ids and dtype are not the config's to know; `io.export` adds them.
+        Token ids and dtype are not part of the config.
 
         Returns:
           A JSON-ready dict; `from_hf(to_hf()) == self`.
         """
-        data = {
+        scaling = None
+        if self.rope_scaling is not None:
+            scaling = self.rope_scaling.model_dump(mode="json", exclude_defaults=True)
+            if self.rope_scaling.rope_type == "yarn":
+                scaling.setdefault("factor", None)  # transformers wants the key
+        return {
+            **self.model_dump(mode="json"),
             "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
             "hidden_act": "silu",
             "attention_dropout": 0.0,
             "initializer_range": 0.02,
             "pretraining_tp": 1,
             "use_cache": True,
+            "rope_scaling": scaling,
+            "rope_parameters": {
+                **(scaling or {"rope_type": "default"}),
+                "rope_theta": self.rope_theta,
+            },
         }
-        for field in dataclasses.fields(self):
-            if not field.name.startswith("rope_"):
-                data[field.name] = getattr(self, field.name)
-        return data | rope_to_hf(self.rope_theta, self.rope_scaling)
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Every weight's Hugging Face name and shape; matrices are `[out, in]`.
@@ -218,29 +235,51 @@ def _weight_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
         "mlp.up_proj": (ffn, width),
         "mlp.down_proj": (width, ffn),
     }
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (config.vocab_size, width)
-    }
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, width)}
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}."
         for name, shape in linears.items():
             shapes[f"{prefix}{name}.weight"] = shape
-            biased = config.mlp_bias if name[0] == "m" else config.attention_bias
-            if biased:
+            in_mlp = name.startswith("mlp")
+            if config.mlp_bias if in_mlp else config.attention_bias:
                 shapes[f"{prefix}{name}.bias"] = shape[:1]
         shapes[f"{prefix}input_layernorm.weight"] = (width,)
         shapes[f"{prefix}post_attention_layernorm.weight"] = (width,)
     shapes["model.norm.weight"] = (width,)
     if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, width)
+        shapes[HEAD] = (config.vocab_size, width)
     return shapes
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _rope_from_hf(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling` of a parsed config.json of either spelling."""
+    # rope_scaling wins if a file has both, as in transformers.
+    given = data.get("rope_scaling") or data.get("rope_parameters") or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"rope parameters must be an object, but are {given!r}")
+    found = {name: value for name, value in given.items() if value is not None}
+    theta = found.pop("rope_theta", data.get("rope_theta"))
+    theta = 10000.0 if theta is None else theta
+    kind = found.pop("type", "default")
+    kind = found.setdefault("rope_type", kind)
+    if data.get("partial_rotary_factor") is not None:
+        found.setdefault("partial_rotary_factor", data["partial_rotary_factor"])
+    if kind == "default":
+        if found.get("partial_rotary_factor", 1) != 1:
+            raise ValueError(_whole_head(found["partial_rotary_factor"]))
+        return {"rope_theta": theta, "rope_scaling": None}
+    context = "original_max_position_embeddings"
+    if context in _NEEDED_BY_ROPE_TYPE.get(str(kind), ()):
+        # The value beside rope_scaling wins, as in transformers (Phi-3's spelling).
+        found.setdefault(context, data.get("max_position_embeddings", 2048))
+        if data.get(context) is not None:
+            found[context] = data[context]
+    return {"rope_theta": theta, "rope_scaling": found}
 
 
-def _check_positive(name: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not value > 0:
-        raise BadInputError(f"config: {name} must be a positive number, got {value!r}")
+def _whole_head(share: object) -> str:
+    return f"partial_rotary_factor = {share!r} is not supported; it must be 1"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value > 0

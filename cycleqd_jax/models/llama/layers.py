@@ -1,87 +1,25 @@
-"""The layers of a Llama as Flax modules, with what each row of a batch adds to them.
+"""The layers of a Llama as Flax modules, with what each batch row adds to them.
 
-`LlamaProgram` in `llama` puts them together; B, L, S and R are as there.
+`program` puts them together. B, L, S and R are as in `models.base`.
 """
 
-from typing import NamedTuple
-
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cycleqd_jax.models.attention import Kind, attend
+from cycleqd_jax.models.base import CacheView, Deltas, LowRank
 from cycleqd_jax.models.llama import rope
 from cycleqd_jax.models.llama.config import LlamaConfig
 
-# Rows of one token each, for which a CPU multiplies faster from the other side.
-_FEW = (2, 24)
+# Decoding batches of these sizes multiply faster on a CPU with the matrix on the left.
+_LEAST_ROWS, _MOST_ROWS = 2, 24
 
-
-@flax.struct.dataclass
-class LowRank:
-    """What one matrix gains per row of the batch: `U diag(c_b) V^T`.
-
-    Attributes:
-      u: `[out, R]`.
-      v: `[in, R]`.
-      c: `[B, R]`, or `[1, R]` for all rows alike.
-    """
-
-    u: jax.Array
-    v: jax.Array
-    c: jax.Array
-
-
-@flax.struct.dataclass
-class Deltas:
-    """What the rows of a batch add to the shared weights, by parameter name.
-
-    Attributes:
-      matrices: low-rank additions to matrices; a name that is absent adds nothing.
-      vectors: `[B, n]` additions to norm scales and biases.
-    """
-
-    matrices: dict[str, LowRank] = flax.struct.field(default_factory=dict)
-    vectors: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
-
-
-class Cache(NamedTuple):
-    """Keys and values of every layer, `[rows, kv_heads, S, head_dim]` each."""
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
-
-
-class Packed(NamedTuple):
-    """Rows that hold several sequences each, one after another.
-
-    Attributes:
-      segments: int32 `[B, L]`, which sequence of its row each token belongs to.
-      positions: int32 `[B, L]`, each token's position in its own sequence.
-    """
-
-    segments: jax.Array
-    positions: jax.Array
-
-
-class CacheView(NamedTuple):
-    """Where the rows of a batch lie in a cache.
-
-    Attributes:
-      cache: the whole cache.
-      rows: int32 `[B]`, the cache row of each batch row, or None where batch row b is
-        cache row b. A row past the end is written nowhere.
-      span: how many tokens of each row are looked at; None for all. Static.
-    """
-
-    cache: Cache
-    rows: jax.Array | None = None
-    span: int | None = None
+LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer
 
 
 class Linear(nnx.Module):
-    """`y = x W^T (+ bias)`, with the low-rank additions of each row."""
+    """`y = x W^T (+ bias)`, with the additions of each row."""
 
     def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
         shapes = config.weight_shapes()
@@ -92,10 +30,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, deltas: Deltas) -> jax.Array:
         """`[B, L, in]` to `[B, L, out]`."""
-        y = _times(x, self.weight[...])
-        if (low_rank := deltas.matrices.get(f"{self.name}.weight")) is not None:
-            inner = _times(x, low_rank.v.T) * low_rank.c[:, None, :]
-            y = y + _times(inner, low_rank.u).astype(y.dtype)
+        y = _project(x, self.weight[...], deltas.matrices.get(f"{self.name}.weight"))
         if hasattr(self, "bias"):
             y = y + self.bias[...]
             if (change := deltas.vectors.get(f"{self.name}.bias")) is not None:
@@ -125,42 +60,58 @@ class RMSNorm(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions."""
 
-    def __init__(
-        self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind = "xla"
-    ):
+    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind):
         self.kind = kind
-        self.heads = config.num_attention_heads
-        self.kv_heads = config.num_key_value_heads
         self.head_dim = config.head_dim
         self.q_proj = Linear(config, f"{name}.q_proj", dtype)
         self.k_proj = Linear(config, f"{name}.k_proj", dtype)
         self.v_proj = Linear(config, f"{name}.v_proj", dtype)
         self.o_proj = Linear(config, f"{name}.o_proj", dtype)
 
-    def __call__(self, x, deltas, positions, turn, layer_cache, view, segments=None):
-        """`[B, L, hidden]` to the same, and the layer's (keys, values)."""
+    def __call__(
+        self,
+        x: jax.Array,
+        deltas: Deltas,
+        positions: jax.Array,
+        rotation: tuple[jax.Array, jax.Array],
+        layer_cache: LayerCache | None,
+        view: CacheView | None,
+        segments: jax.Array | None,
+    ) -> tuple[jax.Array, LayerCache]:
+        """Mixes the tokens of each row.
+
+        Args:
+          x: `[B, L, hidden]`.
+          deltas: additions per row.
+          positions: int32 `[B, L]`.
+          rotation: cosines and sines of the positions, from `Rotary.rotation`.
+          layer_cache: `[rows, kv_heads, S, head_dim]` each; None without a cache.
+          view: which of its rows the batch uses; its `cache` is not used.
+          segments: int32 `[B, L]` where rows are packed, else None.
+
+        Returns:
+          `[B, L, hidden]`, and the cache with the new keys and values (without a
+          cache: only the new ones).
+        """
         batch, length, _ = x.shape
         split = (batch, length, -1, self.head_dim)
-        queries = rope.rotate(self.q_proj(x, deltas).reshape(split), *turn)
-        keys = rope.rotate(self.k_proj(x, deltas).reshape(split), *turn)
+        queries = rope.rotate(self.q_proj(x, deltas).reshape(split), *rotation)
+        keys = rope.rotate(self.k_proj(x, deltas).reshape(split), *rotation)
         values = self.v_proj(x, deltas).reshape(split)
         if layer_cache is None:
-            all_keys, all_values = (a.swapaxes(1, 2) for a in (keys, values))
-            seen = (all_keys, all_values)
+            layer_cache = seen = (keys.swapaxes(1, 2), values.swapaxes(1, 2))
         else:
-            rows, span = view.rows, view.span
-            at = jnp.arange(batch) if rows is None else rows
-            index = (at[:, None], slice(None), positions)
+            rows = jnp.arange(batch) if view.rows is None else view.rows
+            index = (rows[:, None], slice(None), positions)
             layer_cache = tuple(
                 old.at[index].set(new.astype(old.dtype), mode="drop")
                 for old, new in zip(layer_cache, (keys, values), strict=True)
             )
-            all_keys, all_values = layer_cache
-            seen = tuple(a[:, :, :span] for a in layer_cache)
-            if rows is not None:
+            seen = tuple(a[:, :, : view.span] for a in layer_cache)
+            if view.rows is not None:
                 seen = tuple(a.at[rows].get(mode="clip") for a in seen)
         mixed = attend(queries, *seen, positions, segments, kind=self.kind)
-        return self.o_proj(mixed, deltas), (all_keys, all_values)
+        return self.o_proj(mixed, deltas), layer_cache
 
 
 class MLP(nnx.Module):
@@ -178,11 +129,9 @@ class MLP(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """One transformer layer."""
+    """One transformer layer; arguments and results as for `Attention`."""
 
-    def __init__(
-        self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind = "xla"
-    ):
+    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind):
         self.self_attn = Attention(config, f"{name}.self_attn", dtype, kind)
         self.mlp = MLP(config, f"{name}.mlp", dtype)
         self.input_layernorm = RMSNorm(config, f"{name}.input_layernorm", dtype)
@@ -190,11 +139,11 @@ class Layer(nnx.Module):
             config, f"{name}.post_attention_layernorm", dtype
         )
 
-    def __call__(self, x, deltas, positions, turn, layer_cache, view, segments=None):
-        """`[B, L, hidden]` to the same, and the layer's (keys, values)."""
+    def __call__(self, x, deltas, positions, rotation, layer_cache, view, segments):
+        """See `Attention`."""
         normed = self.input_layernorm(x, deltas)
         mixed, layer_cache = self.self_attn(
-            normed, deltas, positions, turn, layer_cache, view, segments
+            normed, deltas, positions, rotation, layer_cache, view, segments
         )
         x = x + mixed
         x = x + self.mlp(self.post_attention_layernorm(x, deltas), deltas)
@@ -217,23 +166,28 @@ class Embedding(nnx.Module):
             x = x + _times(inner, low_rank.v).astype(x.dtype)
         return x
 
-    def attend(self, x: jax.Array, deltas: Deltas) -> jax.Array:
-        """`[B, L, hidden]` to logits `[B, L, vocabulary]`."""
-        y = _times(x, self.weight[...])
-        if (low_rank := deltas.matrices.get(f"{self.name}.weight")) is not None:
-            inner = _times(x, low_rank.v.T) * low_rank.c[:, None, :]
-            y = y + _times(inner, low_rank.u).astype(y.dtype)
+    def logits(self, x: jax.Array, deltas: Deltas) -> jax.Array:
+        """`[B, L, hidden]` to `[B, L, vocab]`."""
+        low_rank = deltas.matrices.get(f"{self.name}.weight")
+        return _project(x, self.weight[...], low_rank)
+
+
+def _project(x: jax.Array, weight: jax.Array, low_rank: LowRank | None) -> jax.Array:
+    """`[B, L, in]` to `[B, L, out]`, with the low-rank addition of each row."""
+    y = _times(x, weight)
+    if low_rank is None:
         return y
+    inner = _times(x, low_rank.v.T) * low_rank.c[:, None, :]
+    return y + _times(inner, low_rank.u).astype(y.dtype)
 
 
 def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """`x M^T` for `x` `[B, L, in]` and `M` `[out, in]`."""
     batch, length, _ = x.shape
-    rows, columns = matrix.shape
-    few = length == 1 and _FEW[0] <= batch <= _FEW[1] and rows <= 4 * columns
+    out, fan_in = matrix.shape
+    few = length == 1 and _LEAST_ROWS <= batch <= _MOST_ROWS and out <= 4 * fan_in
     if few and jax.default_backend() == "cpu":
-        # With the matrix first, a CPU's product with a few vectors is a fifth faster.
-        # XLA would put it second again without the barrier.
+        # A fifth faster there; without the barrier XLA would swap the operands back.
         y = jax.lax.optimization_barrier(jnp.einsum("oi,bi->ob", matrix, x[:, 0]))
         return y.T[:, None]
     return jnp.einsum("...i,oi->...o", x, matrix)

@@ -1,10 +1,19 @@
-"""Calls an answer's function on inputs and writes what it returned.
+"""Calls an answer's function on a problem's inputs and writes what it returned.
 
-Runs inside the sandbox, as its main program, from a folder with `answer` (the code,
-UTF-8) and `request` (marshal, of ours): no expected value ever gets there. Each set of
-inputs is tried by a child of its own, forked before the answer's code has run, which
-sends one frame for each call through a pipe (see `_outputs`, which lies beside us). We,
-the parent, see to the time limits and write all frames to standard output at the end.
+This is the main program in the sandbox. It starts in a folder with `values.py` (a copy
+of `cycleqd_jax.tasks.values`), `answer` (the code, UTF-8) and `request` (marshalled by
+us). No expected value is in the sandbox.
+
+Each set of inputs has a child process of its own, forked before the answer's code has
+run. The child writes lines into a pipe; its parent, this program, enforces the time
+limits and writes a report to standard output:
+
+    cycleqd_jax coding 2
+    set <name> <lines> <reason>       the child of a set, and why it was stopped
+    loaded                            its lines: the code has run and has the function,
+    <microseconds> <text>             CPU time and encoded output of each call,
+    failed <text>                     the exception that ended it
+    end
 
 Only built-in modules are imported (`os` and `signal` would cost milliseconds).
 """
@@ -18,42 +27,58 @@ import select
 import sys
 import time
 
-from _outputs import FULL_BYTES, TOTAL_BYTES, Sender, frame, write
+from values import LONGEST, encode
 
-GREETING = b"cycleqd_jax coding 1\n"
+GREETING = b"cycleqd_jax coding 2\n"
+TOTAL_BYTES = 2**24  # of a set's outputs; of later ones only hashes are sent
 POLL_S = 0.02
 STACK_BYTES = 2**32
 GUARDED = (
     "chdir chmod chown chroot fchdir fchmod fchown fork forkpty kill killpg lchown "
     "putenv remove rename replace rmdir setuid system truncate"
 ).split()
-HEADER_BYTES = 13  # of a frame, the last four of them its size
+# An output of one of these types stands for itself where a set is asked for.
+CONTAINERS = (str, bytes, tuple, list, set, frozenset, dict)
+
+
+def write(fd, data):
+    """Writes all of `data`."""
+    view = memoryview(data)
+    while view:
+        view = view[posix.write(fd, view) :]
 
 
 # The child.
 
 
-def call_all(sender, code, entry_point, calls, as_set):
-    """Executes the code and calls its function, up to the first exception."""
+def call_all(fd, code, entry_point, calls, as_set):
+    """Runs the code and calls its function, up to the first exception."""
     clock = time.process_time
+    left = TOTAL_BYTES
     try:
         scope = {"open": None}  # see `take_away`
         renew_streams()
         exec(compile(code, "<string>", "exec", dont_inherit=True), scope)
         function = scope[entry_point]
-        write(sender.fd, frame(b"L", b""))
+        write(fd, b"loaded\n")
         for arguments in calls:
             renew_streams()
             start = clock()
             output = function(*arguments)
-            sender.send(output, clock() - start, as_set)
+            cpu_s = clock() - start
+            if as_set and not issubclass(type(output), CONTAINERS):
+                text = f'{{"like":{encode(list(output))}}}'  # any iterable will do
+            else:
+                text = encode(output) if left > 0 else encode(output, 0)
+            left -= len(text)
+            write(fd, f"{int(cpu_s * 1e6)} {text}\n".encode())
     except BaseException as err:  # noqa: BLE001 - whatever it is, the answer fails
-        text = f"{type(err).__name__}: {err}"[:200]
-        write(sender.fd, frame(b"E", text.encode("utf-8", "replace")))
+        text = " ".join(f"failed {type(err).__name__}: {err}".split())[:200]
+        write(fd, text.encode("utf-8", "replace") + b"\n")
 
 
 class Stream(_io.StringIO):
-    """Takes what is printed, and gives nothing to read, as EvalPlus's does."""
+    """Takes what is printed and has nothing to read, like EvalPlus's."""
 
     def read(self, *_):
         raise OSError
@@ -70,10 +95,10 @@ def renew_streams():
 
 
 def take_away():
-    """What EvalPlus's `reliability_guard` takes away, so that verdicts are the same.
+    """Removes what EvalPlus's `reliability_guard` removes, for the same verdicts.
 
-    It protects from nothing: there are other ways to all of it. What modules of Python
-    need while they are imported stays, since those of EvalPlus have been imported.
+    This protects nothing; an answer can get all of it in other ways. What Python's own
+    modules need while they are imported stays: in EvalPlus they are imported before.
     """
     for name in GUARDED:  # `os`, not imported yet, takes them from here
         setattr(posix, name, None)
@@ -82,8 +107,8 @@ def take_away():
         sys.modules[name] = None
 
 
-def become_child(fd, code):
-    """A session of its own, no standard streams, the stack that EvalPlus gives."""
+def become_child(code):
+    """A session of its own, no standard streams, and the stack that EvalPlus gives."""
     posix.setsid()
     null = posix.open("/dev/null", posix.O_RDWR)
     for stream in (0, 1, 2):
@@ -94,8 +119,8 @@ def become_child(fd, code):
     for folder in (f"/usr/local/lib/{version}", "/usr/lib/python3"):
         sys.path.append(f"{folder}/dist-packages")
     if "numpy" in code:
-        # EvalPlus's process has it. It cannot be imported once things are taken away,
-        # and its threads would have the stack below.
+        # EvalPlus's process has it. Later it could not be imported, and its threads
+        # would get the large stack.
         try:
             import numpy  # noqa: F401
         except ImportError:
@@ -109,17 +134,16 @@ def become_child(fd, code):
     except (ImportError, ValueError, OSError):
         pass  # the stack stays as it is
     take_away()
-    return Sender(fd)
 
 
 # The parent.
 
 
 class Child:
-    """A child and what it has used: CPU time, and time in which it waited.
+    """A child process and the time it has used: CPU time and time spent waiting.
 
-    Time in which it was ready to run but did not get to is not counted, so the sum does
-    not depend on what else the machine does.
+    Time in which it was ready to run but had no CPU does not count, so the sum does not
+    depend on what else the machine does.
     """
 
     def __init__(self, pid):
@@ -136,7 +160,7 @@ class Child:
             return self.last[1]
 
     def look(self):
-        """Whether it is alive; adds the time since the last look if it waited."""
+        """Adds the time since the last look if it waited; returns whether it lives."""
         now, cpu_s = time.monotonic(), self.cpu_s()
         passed_s, used_s = now - self.last[0], cpu_s - self.last[1]
         self.last = (now, cpu_s)
@@ -150,91 +174,69 @@ class Child:
         return state != b"Z"
 
     def awake(self):
-        """It sent something: whatever it waited for before, it was us."""
+        """It has written something, so what it waited for until now was us."""
         self.last = (time.monotonic(), self.cpu_s())
 
     @property
     def used_s(self):
-        """Seconds of both."""
+        """Seconds of CPU time and of waiting."""
         return self.cpu_s() + self.waited_s
 
 
-class Frames:
-    """Whole frames out of a stream of bytes."""
-
-    def __init__(self):
-        self.data = bytearray()
-        self.at = 0  # end of the whole frames
-        self.kinds = bytearray()
-
-    def feed(self, part):
-        """Takes bytes; False if no frame can look like that."""
-        self.data += part
-        while len(self.data) - self.at >= HEADER_BYTES:
-            kind = self.data[self.at]
-            start = self.at + HEADER_BYTES
-            size = int.from_bytes(self.data[start - 4 : start], "little")
-            if kind not in b"LPTDBE" or size > FULL_BYTES + 32:
-                return False
-            if len(self.data) - start < size:
-                break
-            self.kinds.append(kind)
-            self.at = start + size
-        return len(self.data) <= TOTAL_BYTES + 2 * FULL_BYTES
-
-
 def watch(child, fd, limits, load_s, total_s):
-    """Collects a child's frames until it is done or over a limit.
+    """Collects a child's lines until it is done or over a limit.
 
     Returns:
-      The frames, and why there are no more.
+      Its whole lines, at most one too many, and why there are no more.
     """
-    frames = Frames()
-    began_s = child.used_s  # when the last call began
-    alive = True
-    while True:
+    data = bytearray()
+    done, began_s, alive = 0, child.used_s, True  # lines, start of the current call
+    reason = ""
+    while not reason:
         if select.select([fd], [], [], POLL_S if alive else 0)[0]:
             part = posix.read(fd, 2**20)
-            if not part:
-                return frames, "ended"
-            before = len(frames.kinds)
-            if not frames.feed(part):
-                return frames, "malformed"
+            data += part
             child.awake()
-            if len(frames.kinds) > before:
-                began_s = child.used_s
+            if b"\n" in part:
+                done, began_s = done + part.count(b"\n"), child.used_s
+            if not part:
+                reason = "ended"
+            elif len(data) > TOTAL_BYTES + 2 * LONGEST:
+                reason = "output"
         elif not alive:
-            return frames, "ended"
+            reason = "ended"
         else:
             alive = child.look()
-        done = len(frames.kinds)
-        if done > len(limits) or frames.kinds.endswith(b"E"):
-            return frames, "done"
-        limit_s = load_s if done == 0 else limits[done - 1]
+        limit_s = limits[done - 1] if 0 < done <= len(limits) else load_s
         used_s = child.used_s
-        if alive and (used_s - began_s > limit_s or used_s > total_s):
-            if not select.select([fd], [], [], 0)[0]:  # it may have been just in time
-                return frames, "time"
+        if done > len(limits):
+            reason = "done"
+        elif alive and (used_s - began_s > limit_s or used_s > total_s):
+            if not select.select([fd], [], [], 0)[0]:  # it may be just in time
+                reason = reason or "time"
+    return bytes(data).split(b"\n", len(limits) + 2)[:-1], reason
 
 
-def run_set(code, request, name):
-    """Tries the code on one set of inputs and returns its frames."""
+def run_set(name, code, request):
+    """Tries the code on one set of inputs.
+
+    Returns:
+      Its part of the report, and whether all calls returned.
+    """
     part = request[name]
     read_fd, write_fd = posix.pipe()
     pid = posix.fork()
     if pid == 0:
         try:
             posix.close(read_fd)
-            sender = become_child(write_fd, code)
+            become_child(code)
             entry_point, as_set = request["entry_point"], request["as_set"]
-            call_all(sender, code, entry_point, part["calls"], as_set)
+            call_all(write_fd, code, entry_point, part["calls"], as_set)
         finally:
             posix._exit(0)
     posix.close(write_fd)
-    child = Child(pid)
-    frames, reason = watch(
-        child, read_fd, part["limits"], part["load_s"], part["total_s"]
-    )
+    limits = part["calls_s"], part["load_s"], part["total_s"]
+    lines, reason = watch(Child(pid), read_fd, *limits)
     # Its pid is its own until it is waited for.
     for kill in (posix.killpg, posix.kill):
         try:
@@ -244,20 +246,9 @@ def run_set(code, request, name):
     status = posix.waitpid(pid, 0)[1]
     posix.close(read_fd)
     if reason == "ended" and status & 0x7F:
-        reason = f"signal {status & 0x7F}"
-    whole = bytes(frames.data[: frames.at])
-    succeeded = reason == "done" and not frames.kinds.endswith(b"E")
-    return whole + frame(b"X", reason.encode()), succeeded
-
-
-def work():
-    """CPU seconds of a fixed piece of work like that of the problems."""
-    start = time.process_time()
-    total, words = 0, {}
-    for i in range(60_000):
-        total = (total * 31 + i) % 1_000_003
-        words[str(total % 997)] = [i, total]
-    return time.process_time() - start
+        reason = f"signal-{status & 0x7F}"
+    header = f"set {name} {len(lines)} {reason}".encode()
+    return b"\n".join([header, *lines, b""]), reason == "done"
 
 
 def main():
@@ -267,17 +258,14 @@ def main():
         request = marshal.load(file)
     with open("answer", "rb") as file:
         code = file.read().decode()
-    out = b""
-    if request["measure"]:
-        best_s = min(work() for _ in range(3))
-        out += frame(b"U", int(best_s * 1e6).to_bytes(8, "little"))
+    report = b""
     for name in ("base", "plus"):
         if name in request:
-            frames, succeeded = run_set(code, request, name)
-            out += frames
-            if not succeeded:
+            part, complete = run_set(name, code, request)
+            report += part
+            if not complete:
                 break
-    write(1, out + b"end\n")
+    write(1, report + b"end\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
-"""The process in which sanitisers run, one for a task.
+"""The process in which EvalPlus's sanitisers run, one for each task.
 
-Sanitisers parse what a model wrote, again and again. A process of its own can be
-stopped when that does not end, may crash, and keeps what EvalPlus imports out of ours.
-Requests and replies are JSON, one per line.
+They parse what a model wrote, many times. A process of its own can be stopped if that
+takes too long, and may crash. Requests and replies are JSON, one per line.
+
+The sanitiser of the published experiments is EvalPlus's legacy one, of November 2023.
+Its rules on lines throw away many right answers (functions of one line, or indented by
+two spaces), so it is only for comparison with published numbers.
 """
 
 import ast
@@ -17,26 +20,26 @@ _CPU_S = 10.0  # of one text
 
 
 class _TooLongError(BaseException):
-    """The text takes too much time; not an `Exception`, nobody else may catch it."""
+    """The text takes too long. No `Exception`, so that only `main` catches it."""
 
 
 def longest_parsable(code: str) -> str:
-    """The stretch of at least two lines that parses and has the most text lines.
+    """The stretch of at least two lines that parses and has the most non-empty lines.
 
-    The same as EvalPlus's `code_extract`, which tries all stretches, whose number grows
-    with the square of the lines; here longer ones are tried first. Of several the first
-    is taken; if there is none, the first line.
+    The result of EvalPlus's `code_extract`, which parses every stretch, so many as the
+    square of the lines. This tries long stretches first. The first of several equal
+    ones counts; if none parses, the result is the first line.
     """
     lines = code.split("\n")
-    said = [0]
+    filled = [0]
     for line in lines:
-        said.append(said[-1] + bool(line.strip()))
-    for count in range(said[-1], 0, -1):
+        filled.append(filled[-1] + bool(line.strip()))
+    for count in range(filled[-1], 0, -1):
         for first in range(len(lines) - 1):
-            wanted = said[first] + count
-            # The ends after which so many lines have said something.
-            low = bisect.bisect_left(said, wanted, first + 2)
-            for end in range(low, bisect.bisect_right(said, wanted, low)):
+            wanted = filled[first] + count
+            # The ends at which so many lines are not empty.
+            low = bisect.bisect_left(filled, wanted, first + 2)
+            for end in range(low, bisect.bisect_right(filled, wanted, low)):
                 stretch = "\n".join(lines[first:end])
                 if _parses(stretch):
                     return stretch
@@ -51,20 +54,16 @@ def _parses(code: str) -> bool:
     return True
 
 
-def _evalplus() -> Callable[[str, str], str]:
-    """EvalPlus's sanitiser, with the quicker search."""
+def _sanitizer(kind: str) -> Callable[[str, str], str]:
+    """EvalPlus's function: of a text and the function that is asked for, the code."""
+    if kind == "reference":
+        from evalplus.lecacy_sanitize import sanitize
+
+        return sanitize
     from evalplus import sanitize
 
-    if not hasattr(sanitize, "code_extract"):
-        raise ImportError("evalplus.sanitize has no code_extract")
     sanitize.code_extract = longest_parsable
     return sanitize.sanitize
-
-
-def _legacy() -> Callable[[str, str], str]:
-    from cycleqd_jax.tasks.coding.legacy import legacy_sanitize
-
-    return legacy_sanitize
 
 
 def _stop(*_: object) -> None:
@@ -72,15 +71,15 @@ def _stop(*_: object) -> None:
 
 
 def main(kind: str) -> None:
-    """Serves requests until there are no more.
+    """Answers requests until there are no more.
 
     Args:
       kind: "evalplus" or "reference".
     """
-    replies, sys.stdout = sys.stdout, sys.stderr  # whoever prints
+    replies, sys.stdout = sys.stdout, sys.stderr  # nothing else may print there
     warnings.simplefilter("ignore")
     try:
-        sanitize = {"evalplus": _evalplus, "reference": _legacy}[kind]()
+        sanitize = _sanitizer(kind)
     except ImportError as err:
         replies.write(json.dumps({"missing": str(err)}) + "\n")
         replies.flush()

@@ -1,36 +1,38 @@
 """When an output is right: EvalPlus's rules, of two versions.
 
-`evalplus` are those of EvalPlus 0.3.1 (evalplus/evalplus, `evalplus/eval/__init__.py`),
-`reference` those of commit 1895d2f, which the published experiments used. In both an
-output is right if it equals the expected one, or is close to it where a tolerance
-applies, and some problems have a rule of their own.
+`evalplus` are the rules of EvalPlus 0.3.1 (`evalplus/eval/__init__.py`), `reference`
+those of its commit 1895d2f, which the published experiments used. In both, an output is
+right if it equals the expected one or, where a tolerance applies, is close to it. Some
+problems have a rule of their own. EvalPlus applies its rules in the answer's process,
+so they are written again here, for decoded outputs.
 
-One thing is mended: in 0.3.1 no answer passes `find_zero` (HumanEval/32), since it
-forgets to count its calls (evalplus/evalplus, pull request 201).
+One thing is mended: no answer passes `find_zero` (HumanEval/32) in 0.3.1, which forgets
+to count its calls (evalplus/evalplus, pull request 201).
 """
 
 import collections
 import dataclasses
 import enum
-import functools
-import math
 import numbers
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-from cycleqd_jax.tasks.coding.values import Inexact, hashable
-
-_SET_TASKS = frozenset(
-    "similar_elements find_char_long common_in_nested_lists extract_singly larg_nnum "
-    "intersection_array find_dissimilar Diff".split()
+from evalplus.eval import is_floats
+from evalplus.eval._special_oracle import (
+    MBPP_OUTPUT_NOT_NONE_TASKS,
+    MBPP_OUTPUT_SET_EQ_TASKS,
+    _digit_distance_nums,
+    _poly,
+    _surface_Area,
 )
-NOT_NONE_TASKS = frozenset("check_str text_match_three text_starta_endb".split())
+
+from cycleqd_jax.tasks.values import Like, hashable
+
 _RTOL = 1e-7
 _FLOAT_ATOL = 1e-6
-# What comparing plain values may raise: EvalPlus counts each as a wrong output.
+# What comparing values may raise; an output on which it does is wrong.
 _FAILURES = (
     TypeError,
     ValueError,
@@ -40,7 +42,7 @@ _FAILURES = (
     RecursionError,
     MemoryError,
 )
-_MAX_PRODUCT = 10**7  # numbers that two different shapes may be broadcast to
+_MAX_PRODUCT = 10**7  # elements that two different shapes may be broadcast to
 
 
 class Rules(enum.StrEnum):
@@ -56,7 +58,7 @@ class Comparison:
 
     Attributes:
       dataset: "mbpp" or "humaneval".
-      entry_point: the function's name, which decides about rules of its own.
+      entry_point: the function's name, which selects rules of its own.
       atol: absolute tolerance of the problem; 0 if none.
       rules: whose.
     """
@@ -68,37 +70,33 @@ class Comparison:
 
     @property
     def as_set(self) -> bool:
-        """Whether any iterable with the right elements will do."""
+        """Whether any iterable with the right elements is right."""
         return (
             self.dataset == "mbpp"
             and self.rules is Rules.EVALPLUS
-            and self.entry_point in _SET_TASKS
+            and self.entry_point in MBPP_OUTPUT_SET_EQ_TASKS
         )
 
     @property
     def not_none(self) -> bool:
-        """Whether it only counts if there is an output."""
-        return self.dataset == "mbpp" and self.entry_point in NOT_NONE_TASKS
-
-    @property
-    def by_equality(self) -> bool:
-        """Whether an output that equals the expected one is always right."""
-        return not (self.as_set or self.not_none or self._is_root)
-
-    @property
-    def _is_root(self) -> bool:
-        return self.dataset == "humaneval" and self.entry_point == "find_zero"
+        """Whether it only counts if the output is None."""
+        in_list = self.entry_point in MBPP_OUTPUT_NOT_NONE_TASKS
+        return self.dataset == "mbpp" and in_list
 
     def tolerances(self, expected: Sequence[Any]) -> list[tuple[float, float]]:
-        """For each call of one set of tests, in order, its absolute tolerances.
+        """Two absolute tolerances for each call of one set of tests, in order.
 
-        The first of the two is for rules of some problems, the second for closeness.
-        Once floats are expected where there was none, it stays on for later calls.
+        The first is for the rules of some problems, the second for closeness. As in
+        EvalPlus, the first float that is expected sets the tolerance for that call and
+        all later ones.
         """
         atol, result = self.atol, []
         for value in expected:
             before = atol
-            if atol == 0 and self._is_floats(value):
+            floats = is_floats(value)
+            if self.rules is Rules.REFERENCE and isinstance(value, (list, tuple)):
+                floats = floats or not value
+            if atol == 0 and floats:
                 atol = _FLOAT_ATOL
             result.append((before, atol))
         return result
@@ -113,20 +111,20 @@ class Comparison:
         """Whether one output is right.
 
         Args:
-          arguments: of the call; only rules of some problems look at them.
-          expected: what the reference solution returned; for problems with `not_none`
-            whether it returned something.
-          output: decoded, perhaps an `Inexact` or `Other`.
+          arguments: of the call; some problems' rules need them.
+          expected: what the reference solution returned; with `not_none` whether that
+            was not None.
+          output: decoded by `cycleqd_jax.tasks.values`.
           tolerances: of this call.
         """
         before, atol = tolerances
-        plain = output.value if isinstance(output, Inexact) else output
+        plain = output.value if isinstance(output, Like) else output
         exact_type = plain is output
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if self._is_root:
-                    return bool(abs(_polynomial(*arguments, plain)) <= before)
+                if (self.dataset, self.entry_point) == ("humaneval", "find_zero"):
+                    return bool(abs(_poly(*arguments, plain)) <= before)
                 if self._equal(arguments, expected, plain, exact_type, before):
                     return True
                 return atol != 0 and self._close(expected, plain, exact_type, atol)
@@ -144,7 +142,7 @@ class Comparison:
         if self.as_set:
             return set(hashable(list(output))) == set(expected)
         if self.not_none:
-            a_bool = isinstance(output, bool) and exact_type  # NumPy's is none
+            a_bool = isinstance(output, bool) and exact_type  # not NumPy's
             if self.rules is Rules.EVALPLUS and a_bool:
                 return output == expected
             return expected == (output is not None)
@@ -160,9 +158,9 @@ class Comparison:
         if self.rules is Rules.EVALPLUS:
             match self.entry_point:
                 case "surface_Area":
-                    return bool(abs(output - _pyramid(*arguments)) <= atol)
+                    return bool(abs(output - _surface_Area(*arguments)) <= atol)
                 case "digit_distance_nums":
-                    return output == _digit_distance(*arguments)
+                    return output == _digit_distance_nums(*arguments)
         return False
 
     def _close(self, expected: Any, output: Any, exact_type: bool, atol: float) -> bool:
@@ -181,41 +179,13 @@ class Comparison:
             return False
         return bool(np.allclose(output, expected, rtol=_RTOL, atol=atol))
 
-    def _is_floats(self, value: Any) -> bool:
-        if isinstance(value, (list, tuple)):
-            empty_counts = self.rules is Rules.REFERENCE
-            return (bool(value) or empty_counts) and all(
-                isinstance(item, float) for item in value
-            )
-        return isinstance(value, float)
-
 
 def _of_numbers(output: Any) -> bool:
     """Whether it holds nothing but numbers.
 
-    Nothing else is close to any, and of one long text among many short ones, or of
-    ranges in a list, NumPy would make an array that fills the memory.
+    Nothing else is close to anything, and NumPy could fill the memory: it would turn
+    one long text among many short ones, or a list of ranges, into one array.
     """
     if isinstance(output, (list, tuple, collections.deque)):
         return all(map(_of_numbers, output))
     return isinstance(output, (numbers.Number, np.ndarray))
-
-
-def _pyramid(base: float, height: float) -> int:
-    """Mbpp/581 with the height of the pyramid, not that of its sides."""
-    slant = math.sqrt((base / 2) ** 2 + height**2)
-    return round(base**2 + 2 * base * slant)
-
-
-def _digit_distance(first: int, second: int) -> int:
-    """Mbpp/558 with the shorter number padded by zeros on its left."""
-    a, b = str(first), str(second)
-    width = max(len(a), len(b))
-    pairs = zip(a.zfill(width), b.zfill(width), strict=True)
-    return sum(abs(int(x) - int(y)) for x, y in pairs)
-
-
-def _polynomial(coefficients: Sequence[float], x: float) -> float:
-    """HumanEval/32: the value at x."""
-    powers = (c * math.pow(x, i) for i, c in enumerate(coefficients))
-    return functools.reduce(lambda total, term: total + term, powers, 0)

@@ -2,22 +2,22 @@
 
 import dataclasses
 import gzip
-import hashlib
 import json
 import logging
-import os
 import pathlib
-import urllib.request
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.tasks.coding.inputs import mbpp_inputs
-from cycleqd_jax.tasks.data import file_hash, find_file, read_jsonl
+from cycleqd_jax.tasks.data import (
+    cache_folder,
+    download,
+    file_hash,
+    find_file,
+    read_lines,
+)
 
 _LOG = logging.getLogger(__name__)
-_TIMEOUT_S = 60.0
 _FIELDS = {
     "task_id": str,
     "prompt": str,
@@ -38,8 +38,8 @@ class Release:
       title: for messages.
       stem: of EvalPlus's file names.
       default: version that EvalPlus 0.3.1 uses.
-      known: MD5 -> version.
-      files: other names that the file may have in a folder, by version.
+      known: hex SHA-256 -> version.
+      files: another name that the file may have in a folder, by version.
     """
 
     dataset: str
@@ -50,7 +50,7 @@ class Release:
     files: Mapping[str, str]
 
     def url(self, version: str) -> str:
-        """Of the compressed file."""
+        """Address of the compressed file."""
         return (
             f"https://github.com/evalplus/{self.stem.lower()}_release/releases/"
             f"download/{version}/{self.stem}.jsonl.gz"
@@ -67,8 +67,8 @@ MBPP = Release(
     "MbppPlus",
     "v0.2.0",
     {
-        "ee43ecabebf20deef4bb776a405ac5b1": "v0.2.0",
-        "438cd483582bf71c27eb976bc8113cce": "v0.1.0",
+        "b54e762755248ca411b523c917fa9f93c07b5ff2966bf60b3917b853926a3dad": "v0.2.0",
+        "3b64cb8a239c512e06c71aae75a803ce2b64e981e1d3802121c146e02c1a3872": "v0.1.0",
     },
     {"v0.2.0": "mbpp_plus.jsonl", "v0.1.0": "mbpp_plus_v0.1.0.jsonl"},
 )
@@ -109,7 +109,7 @@ class DataSet:
 
     Attributes:
       path: of the file.
-      version: of the release with this content, else "md5:" and its hash.
+      version: of the release with this content, else "sha256:" and its hash.
       sha256: of the content, hex.
       problems: by id, in the order of the file.
     """
@@ -121,7 +121,7 @@ class DataSet:
 
 
 def find_data(
-    release: Release, given: str | None, version: str | None, download: bool
+    release: Release, given: str | None, version: str | None, may_download: bool
 ) -> pathlib.Path:
     """The file of a release, from `given`, EvalPlus's cache folder or the network.
 
@@ -140,7 +140,7 @@ def find_data(
         release.dataset,
         given,
         names[0],
-        lambda: str(_fetch(release, wanted, download)),
+        lambda: _fetch(release, wanted, may_download),
         release.how(wanted),
     )
 
@@ -148,51 +148,45 @@ def find_data(
 def read_data(
     release: Release, path: pathlib.Path, version: str | None, sha256: str | None
 ) -> DataSet:
-    """Reads and checks all of a file.
+    """Reads and checks a whole file.
 
     Args:
       release: what it should be.
       path: of the file.
-      version: that it must be, where the hash of that version is known.
+      version: that it must have, where the hash of that version is known.
       sha256: hex hash that it must have; None for any.
 
     Raises:
       BadInputError: names the file and the line, or the file and both hashes.
     """
-    rows = read_jsonl(path, _FIELDS)
+    rows = read_lines(path, _FIELDS)
     actual = file_hash(path)
+    how = release.how(version or release.default)
     if sha256 is not None and actual != sha256.lower():
         raise BadInputError(
             f"{path}: expected the file with SHA-256 {sha256.lower()}, got {actual}; "
-            f"get it again with: {release.how(version or release.default)}"
+            f"get it again with: {how}"
         )
-    md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    found = release.known.get(md5, f"md5:{md5}")
+    found = release.known.get(actual, f"sha256:{actual}")
     if version in release.known.values() and found != version:
         raise BadInputError(
-            f"{path}: expected {release.title} {version}, got "
-            f"{found}; get it with: {release.how(version)}"
+            f"{path}: expected {release.title} {version}, got {found}; get it with: "
+            f"{how}"
         )
-    if md5 not in release.known and release.known:
+    if actual not in release.known and release.known:
         _LOG.warning(
-            "%s is no known version of %s; it is recorded by its hash, MD5 %s.",
+            "%s is no known version of %s; it is recorded by its hash, SHA-256 %s.",
             path,
             release.title,
-            md5,
+            actual,
         )
     problems: dict[str, CodingProblem] = {}
-    # Blank lines are skipped by the reader, so numbers are counted the same way.
-    lines = [n for n, line in enumerate(_lines(path), 1) if line.strip()]
-    for line, row in zip(lines, rows, strict=True):
-        problem = _problem(release, f"{path}, line {line}", row)
+    for where, row in rows:
+        problem = _problem(release, where, row)
         if problem.id in problems:
-            raise BadInputError(f"{path}, line {line}: {problem.id} is there twice.")
+            raise BadInputError(f"{where}: {problem.id} is there twice.")
         problems[problem.id] = problem
     return DataSet(path, found, actual, problems)
-
-
-def _lines(path: pathlib.Path) -> list[bytes]:
-    return path.read_bytes().splitlines()
 
 
 def _problem(release: Release, where: str, row: Mapping[str, Any]) -> CodingProblem:
@@ -228,8 +222,7 @@ def _problem(release: Release, where: str, row: Mapping[str, Any]) -> CodingProb
         if name == "base" and not calls:
             raise BadInputError(f"{where}: base_input of {task_id} is empty.")
         try:
-            convert: Callable = mbpp_inputs if release.dataset == "mbpp" else _as_is
-            inputs[name] = convert(task_id, calls)
+            inputs[name] = _arguments(release, task_id, calls)
         except (ValueError, TypeError, LookupError, AttributeError) as err:
             raise BadInputError(
                 f"{where}: {name}_input of {task_id} has not the shape of this "
@@ -245,42 +238,31 @@ def _problem(release: Release, where: str, row: Mapping[str, Any]) -> CodingProb
     )
 
 
-def _as_is(task_id: str, calls: list) -> list:
-    return calls
+def _arguments(release: Release, task_id: str, calls: list) -> list[list[Any]]:
+    """The arguments of calls. MBPP+'s file has lists and texts for tuples, sets, ..."""
+    if release.dataset != "mbpp":
+        return calls
+    from evalplus.data.mbpp import mbpp_deserialize_inputs  # takes a second or two
+
+    return [list(arguments) for arguments in mbpp_deserialize_inputs(task_id, calls)]
 
 
-def cache_folder() -> pathlib.Path:
-    """The user's cache folder: `$XDG_CACHE_HOME`, by default `~/.cache`."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-
-
-def _fetch(release: Release, version: str, download: bool) -> pathlib.Path:
+def _fetch(release: Release, version: str, may_download: bool) -> pathlib.Path:
     """EvalPlus's own copy in its cache folder, downloaded if it is not there.
 
     Raises:
-      OSError: it is not there and cannot be downloaded.
+      OSError: it is not there, and may not or cannot be downloaded.
     """
-    path = cache_folder() / "evalplus" / f"{release.stem}-{version}.jsonl"
+    path = cache_folder("evalplus") / f"{release.stem}-{version}.jsonl"
     if path.is_file():
         return path
-    if not download:
+    if not may_download:
         raise OSError("downloads are switched off")
-    with urllib.request.urlopen(release.url(version), timeout=_TIMEOUT_S) as response:
-        packed = response.read()
-    try:
+
+    def unpack(packed: bytes) -> bytes:
         content = gzip.decompress(packed)
-        rows = [json.loads(line) for line in content.splitlines() if line.strip()]
-    except (EOFError, ValueError, zlib.error) as err:
-        raise OSError(
-            f"what came from {release.url(version)} is damaged: {err}"
-        ) from err
-    if not rows:
-        raise OSError(f"what came from {release.url(version)} is empty")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)  # a full disk leaves half of it
-    return path
+        if not [json.loads(line) for line in content.splitlines() if line.strip()]:
+            raise ValueError("it is empty")
+        return content
+
+    return download(release.url(version), path, unpack)

@@ -1,35 +1,34 @@
-"""The verdict on an answer: its outputs beside the expected ones."""
+"""The verdict on an answer: its outputs compared with the expected ones."""
 
 import dataclasses
-from typing import Any
 
 from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.base import Outcome
-from cycleqd_jax.tasks.coding import values
-from cycleqd_jax.tasks.coding.calls import SETS, Output, SetLimits, SetOutputs, call
+from cycleqd_jax.tasks.coding.calls import SETS, SetLimits, SetOutputs, call
 from cycleqd_jax.tasks.coding.compare import Comparison, Rules
 from cycleqd_jax.tasks.coding.data import CodingProblem
 from cycleqd_jax.tasks.coding.truth import Expected, Truth
 
-# Seconds that a call may take at least; four times what the reference solution takes
-# if that is more. EvalPlus's, as CPU time.
+# Seconds of a call: at least this, and at least four times the reference solution's.
+# EvalPlus's limits, as CPU time.
 _LEAST_S = {Rules.EVALPLUS: 1.0, Rules.REFERENCE: 0.2}
 _FACTOR = 4.0
 _MOST_S = {Rules.EVALPLUS: 60.0, Rules.REFERENCE: float("inf")}  # of a set
 _EXTRA_S = 1.0
-_LONGEST_CODE = 2**22  # characters: at most 16 MiB, which its folder holds
-_LONGEST_LOAD_S = 20.0  # of executing the code, before the first call
+_LONGEST_CODE = 2**22  # characters; at most 16 MiB, which fit its folder
+_LONGEST_LOAD_S = 20.0  # of running the code, before the first call
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of an answer.
+    """The verdict on an answer.
 
     Attributes:
       base: whether all base tests pass.
       plus: whether all base and all plus tests pass.
       explanation: one line.
-      has_code: whether there was anything to run.
+      has_code: whether the reply held any code.
     """
 
     base: bool
@@ -49,11 +48,11 @@ NO_CODE = Verdict(False, False, "The reply holds no code.", has_code=False)
 
 
 def time_limits(truth: Truth, rules: Rules, slowness: float) -> dict[str, SetLimits]:
-    """The limits of an answer, from what the reference solution took.
+    """The time limits of an answer.
 
     Args:
-      truth: with times of a nominal machine.
-      rules: whose.
+      truth: has the reference solution's times on a nominal machine.
+      rules: of which version.
       slowness: how many times slower this machine is, at least 1.
     """
     limits = {}
@@ -79,19 +78,17 @@ async def judge(
     """Runs an answer on all inputs and compares.
 
     Raises:
-      SandboxError: the sandbox failed; there is no verdict then.
+      SandboxError: the sandbox failed, so there is no verdict.
     """
     if len(code) > _LONGEST_CODE:
         return Verdict(False, False, f"The code is too long, {len(code)} characters.")
     limits = time_limits(truth, comparison.rules, slowness)
     report = await call(problem, code, limits, sandbox, as_set=comparison.as_set)
-    passed: dict[str, bool] = {}
     for name in SETS:
-        outputs = report.sets.get(name, SetOutputs((), "it was not run"))
+        outputs = report.get(name, SetOutputs((), "it was not run"))
         wrong = _first_wrong(problem, name, truth[name], outputs, comparison)
-        passed[name] = not wrong
         if wrong:
-            return Verdict(passed["base"], False, wrong)
+            return Verdict(name == "plus", False, wrong)
     return Verdict(True, True, "Right.")
 
 
@@ -103,55 +100,27 @@ def _first_wrong(
     comparison: Comparison,
 ) -> str:
     """What is wrong first in one set, as a line; empty if nothing is."""
+    expected = [e.value for e in truth]
     if comparison.not_none:
-        expected = [e.output.kind in "DB" or e.value is not None for e in truth]
-    else:
-        expected = [e.value for e in truth]
-    tolerances = comparison.tolerances(expected)
-    for index, output in enumerate(got.outputs[: len(truth)]):
-        if comparison.by_equality and _same_bytes(truth[index], output):
-            continue
-        arguments = problem.inputs[name][index]
+        expected = [value is not None for value in expected]
+    cases = zip(
+        problem.inputs[name],
+        expected,
+        got.outputs,
+        comparison.tolerances(expected),
+        strict=False,
+    )
+    for number, (arguments, wanted, output, tolerances) in enumerate(cases, 1):
         try:
-            value = _decode(output)
+            value = values.decode(output.text)
         except ValueError as err:
             value = values.Other(str(err))
-        if truth[index].output.kind == "D" and not comparison.not_none:
-            right = False  # its hash was another
-        else:
-            right = comparison.right(
-                arguments, expected[index], value, tolerances[index]
-            )
-        if not right:
-            call_text = ", ".join(_short(argument) for argument in arguments)
+        if not comparison.right(arguments, wanted, value, tolerances):
+            call_text = ", ".join(map(values.describe, arguments))
             return (
-                f"{name} test {index + 1}: {problem.entry_point}({call_text:.120}) "
-                f"gave {_short(value)}, not {_short(expected[index])}."
+                f"{name} test {number}: {problem.entry_point}({call_text:.120}) "
+                f"gave {values.describe(value)}, not {values.describe(wanted)}."
             )
     if got.failure:
-        where = f"{name} test {len(got.outputs) + 1}"
-        return f"{where}: {got.failure}."
+        return f"{name} test {len(got.outputs) + 1}: {got.failure}."
     return ""
-
-
-def _same_bytes(expected: Expected, output: Output) -> bool:
-    if expected.output.kind == "D":
-        return output.digest == expected.output.data
-    return output.plain == expected.output.data and expected.reflexive
-
-
-def _decode(output: Output) -> Any:
-    if output.kind == "T":
-        return values.decode_tagged(output.data)
-    if output.plain is None:
-        return values.Other("long value")
-    return values.decode_plain(output.plain)
-
-
-def _short(value: Any) -> str:
-    """A value on a short line."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number with too many digits
-        text = f"a long {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."

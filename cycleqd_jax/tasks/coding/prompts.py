@@ -1,7 +1,6 @@
-"""What the model is asked, and how its reply begins."""
+"""The prompts: what the model is asked, and how its reply begins."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Literal
 
 from cycleqd_jax.chat import ChatOptions, Message
@@ -31,17 +30,17 @@ REFERENCE_TEMPLATE = (
     "{{ '@@ Response:' }}{% endif %}{% endfor %}"
 )
 REFERENCE_STOPS = ("Instruction:", "Instruction", "Response:", "Response")
-# A fence on a line of its own ends the code; what follows would be thrown away.
+# A fence on a line of its own ends the code; what follows is not used.
 CHAT_STOPS = ("\n```",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """How one problem is put.
+    """The request for one reply.
 
     Attributes:
       messages: the conversation before the reply.
-      beginning: text that the reply begins with, given to the model.
+      beginning: the first text of the reply, given to the model.
       options: of the request.
     """
 
@@ -49,21 +48,16 @@ class Prompt:
     beginning: str
     options: ChatOptions
 
-    @property
-    def request(self) -> tuple[Message, ...]:
-        """The messages with the beginning of the reply."""
-        return (*self.messages, {"role": "assistant", "content": self.beginning})
-
 
 def make_prompt(instruction: str, kind: PromptKind) -> Prompt:
-    """The prompt of an instruction.
+    """The request for a reply to an instruction.
 
     Args:
-      instruction: of `mbpp_instruction` or `humaneval_instruction`.
+      instruction: what the user message says.
       kind: "chat" for the model's own template; the reply begins with a fence and ends
-        before the next on a line of its own. "reference" for that of the published
-        experiments, with their system message and stop strings, which also end a reply
-        at a name like `Response`.
+        before the next fence on a line of its own. "reference" for the template,
+        system message and stop strings of the published experiments; these also end a
+        reply at a name like `Response`.
     """
     user: Message = {"role": "user", "content": instruction}
     if kind == "reference":
@@ -73,12 +67,24 @@ def make_prompt(instruction: str, kind: PromptKind) -> Prompt:
     return Prompt((user,), "```python\n", ChatOptions(stop_strings=CHAT_STOPS))
 
 
-def mbpp_instruction(problem: CodingProblem) -> str:
-    """The demand and one of its assertions, as the published experiments put them.
+def instruction(dataset: str, problem: CodingProblem) -> str:
+    """What the user message says.
+
+    For MBPP, the demand and one assertion, as in the published experiments; for
+    HumanEval, which they did not use, the function to complete.
+
+    Args:
+      dataset: "mbpp" or "humaneval".
+      problem: of that data set.
 
     Raises:
-      ValueError: the prompt is not a demand and an assertion in a docstring.
+      ValueError: MBPP's prompt is not a docstring with a demand and an assertion.
     """
+    if dataset == "humaneval":
+        return (
+            "Write a solution to the following problem:\n"
+            f"```python\n{problem.prompt.strip()}\n```"
+        )
     parts = problem.prompt.split('"""')
     if len(parts) < 3:
         raise ValueError("the prompt has no docstring")
@@ -91,21 +97,3 @@ def mbpp_instruction(problem: CodingProblem) -> str:
         f"{text}{full_stop} Your code should satisfy the following assertion:\n"
         f"```python\n{(found + assertion).strip()}\n```"
     )
-
-
-def humaneval_instruction(problem: CodingProblem) -> str:
-    """The function to complete. The published experiments had no such task."""
-    return (
-        "Write a solution to the following problem:\n"
-        f"```python\n{problem.prompt.strip()}\n```"
-    )
-
-
-def right_messages(prompt: Prompt, solution: str) -> Sequence[Message]:
-    """The conversation with a right reply."""
-    fence = "```python\n"
-    reply: Message = {
-        "role": "assistant",
-        "content": f"{fence}{solution.strip()}\n```",
-    }
-    return (*prompt.messages, reply)

@@ -1,8 +1,8 @@
 """MBPP+ and HumanEval+: write a Python function, judged by EvalPlus's tests and rules.
 
-The answer runs in the sandbox with the inputs only; what its calls return comes out in
-a closed encoding and is compared here. Quality is pass@1 on the base tests, what the
-published experiments optimise; `plus` is pass@1 on base and plus tests.
+The answer runs in the sandbox, with the inputs only. What its calls return is encoded
+by `cycleqd_jax.tasks.values` and compared here. Quality is pass@1 on the base tests, as
+in the published experiments; `plus` is pass@1 on base and plus tests.
 
 Sources: evalplus/evalplus 0.3.1 (Apache-2.0), SakanaAI/CycleQD:tasks/mbpp.py.
 """
@@ -10,6 +10,7 @@ Sources: evalplus/evalplus 0.3.1 (Apache-2.0), SakanaAI/CycleQD:tasks/mbpp.py.
 import asyncio
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Problem, Result, Split, TaskSettings
-from cycleqd_jax.tasks.coding import calls, judge, prompts, sanitize, truth
+from cycleqd_jax.tasks.coding import judge, prompts, sanitize, truth
 from cycleqd_jax.tasks.coding.compare import Comparison, Rules
 from cycleqd_jax.tasks.coding.data import (
     HUMANEVAL,
@@ -29,11 +30,10 @@ from cycleqd_jax.tasks.coding.data import (
     find_data,
     read_data,
 )
-from cycleqd_jax.tasks.coding.once import Once
 from cycleqd_jax.tasks.coding.options import parse_options
-from cycleqd_jax.tasks.data import check_ids, seeded_splits
+from cycleqd_jax.tasks.data import check_fields, check_ids, seeded_splits
 
-_PROTOCOL = 2  # raised when verdicts or prompts change
+_PROTOCOL = 3  # raised when prompts or verdicts change
 
 
 class EvalPlusTask:
@@ -44,7 +44,7 @@ class EvalPlusTask:
       release: its data.
       max_new_tokens: of one reply.
       fingerprint: hex SHA-256 of all that decides problems and verdicts.
-      data: the file: path, version, SHA-256, problems.
+      data: the data file and its problems.
       options: the task's settings.
     """
 
@@ -55,8 +55,8 @@ class EvalPlusTask:
         """Reads and checks the data; runs nothing.
 
         Raises:
-          BadInputError: a setting or the data are wrong, or a library is missing.
-          MissingDataError: the data are not here.
+          BadInputError: a setting or the data are wrong.
+          MissingDataError: the data are not here and could not be downloaded.
         """
         options = parse_options(self.name, settings.options)
         path = find_data(self.release, options.data, options.version, settings.download)
@@ -71,20 +71,16 @@ class EvalPlusTask:
         self.fingerprint = self._make_fingerprint()
         self._sanitizer = sanitize.SanitizerProcess(options.sanitizer)
         self._truths = truth.Truths(self.data.path)
-        self._slowness: Once[str, float] = Once()
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of one split, in a fixed order."""
         return self._splits[split]
 
     def problem(self, key: str) -> Problem:
-        """Any problem of the file.
-
-        Args:
-          key: its id, like "Mbpp/3".
+        """The problem with this id, like "Mbpp/3", whatever the splits.
 
         Raises:
-          BadInputError: there is none.
+          BadInputError: the file has no such problem.
         """
         check_ids(self.name, [key], self._problems)
         return self._problems[key]
@@ -93,27 +89,24 @@ class EvalPlusTask:
         """A problem and the reply to it, from a row with `task_id` and `completion`.
 
         Raises:
-          BadInputError: the row is none.
+          BadInputError: the row lacks one of them, or there is no such problem.
         """
-        for field in ("task_id", "completion"):
-            if not isinstance(row.get(field), str):
-                raise BadInputError(
-                    f"A transcript of {self.name} needs the text {field!r}, got "
-                    f"{row.get(field)!r:.80}."
-                )
+        where = f"A transcript of {self.name}"
+        check_fields(where, row, {"task_id": str, "completion": str})
         return self.problem(row["task_id"]), (row["completion"],)
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
         """A right conversation: the reference solution in a code block."""
         prompt = prompts.make_prompt(problem.prompt, self.options.prompt)
-        return prompts.right_messages(prompt, problem.answer or "")
+        code = f"```python\n{problem.answer}\n```"
+        return (*prompt.messages, {"role": "assistant", "content": code})
 
     async def run(self, problem: Problem, chat: Chat, sandbox: Sandbox) -> Result:
         """One episode: all samples of one problem.
 
         Raises:
           BadInputError: the problem's reference solution does not run.
-          SandboxError: the sandbox or the sanitiser failed; there is no verdict then.
+          SandboxError: the sandbox or the sanitiser failed, so there is no verdict.
         """
         own = self.data.problems[problem.id]
         prompt = prompts.make_prompt(problem.prompt, self.options.prompt)
@@ -151,44 +144,43 @@ class EvalPlusTask:
             top_p=self.options.top_p,
             seed=_draw_seed(self.options.seed, problem.id, index),
         )
-        reply = await chat(prompt.request, options)
+        beginning: Message = {"role": "assistant", "content": prompt.beginning}
+        reply = await chat((*prompt.messages, beginning), options)
         body = sanitize.body_of(reply.text)
         code = await self._sanitizer.sanitize(
             f"{problem.prompt}\n{body}".strip(), problem.entry_point
         )
         if not body.strip():
             return code, judge.NO_CODE
-        expected = await self._truths.get(problem, sandbox)
-        slowness = await self._slowness.get(
-            "", lambda: truth.measure_slowness(problem, sandbox)
-        )
-        verdict = await judge.judge(
-            problem, code, expected, self._comparison(problem), slowness, sandbox
-        )
-        return code, verdict
+        return code, await self.verdict(problem, code, sandbox)
 
-    def _comparison(self, problem: CodingProblem) -> Comparison:
-        return Comparison(
+    async def verdict(
+        self, problem: CodingProblem, code: str, sandbox: Sandbox
+    ) -> judge.Verdict:
+        """The verdict on code, which is judged as it is.
+
+        Raises:
+          BadInputError, SandboxError: as in `run`.
+        """
+        expected = await self._truths.get(problem, sandbox)
+        slowness = max(1.0, await self._truths.slowness(problem, sandbox))
+        comparison = Comparison(
             self.release.dataset,
             problem.entry_point,
             problem.atol,
             Rules(self.options.rules),
         )
+        return await judge.judge(problem, code, expected, comparison, slowness, sandbox)
 
     def _as_problem(self, problem: CodingProblem) -> Problem:
         try:
-            instruction = self._instruction(problem)
+            instruction = prompts.instruction(self.release.dataset, problem)
         except ValueError as err:
             raise BadInputError(f"{self.data.path}: {problem.id}: {err}.") from err
-        return Problem(problem.id, instruction, self._solution(problem))
-
-    def _instruction(self, problem: CodingProblem) -> str:
-        """What the user message says; ValueError if the prompt is not understood."""
-        raise NotImplementedError
-
-    def _solution(self, problem: CodingProblem) -> str:
-        """The text of a right reply."""
-        raise NotImplementedError
+        solution = problem.solution
+        if self.release is HUMANEVAL:  # it completes the prompt
+            solution = problem.prompt + solution
+        return Problem(problem.id, instruction, solution.strip())
 
     def _make_splits(self, settings: TaskSettings) -> dict[Split, tuple[Problem, ...]]:
         if self.options.split == "reference":
@@ -196,17 +188,13 @@ class EvalPlusTask:
             return {s: everything if s is Split.OPTIMISE else () for s in Split}
         strata = dict.fromkeys(self._problems, "")
         ids = seeded_splits(self.name, strata, settings.sizes, settings.seed)
-        return {
-            split: tuple(self._problems[key] for key in ids.get(split, ()))
-            for split in Split
-        }
+        return {s: tuple(self._problems[key] for key in ids[s]) for s in Split}
 
     def _make_fingerprint(self) -> str:
         options = self.options.model_dump(exclude={"data", "version", "sha256"})
         content = [
             [_PROTOCOL, self.name, self.data.version, self.data.sha256],
-            [options, sanitize.sanitizer_version(self.options.sanitizer)],
-            hashlib.sha256(repr(calls.runner()).encode()).hexdigest(),
+            [options, importlib.metadata.version("evalplus")],
             [[p.id for p in self._splits[split]] for split in Split],
             [dataclasses.astuple(prompts.make_prompt("", self.options.prompt))],
         ]
@@ -219,12 +207,6 @@ class Mbpp(EvalPlusTask):
     name = "mbpp"
     release = MBPP
 
-    def _instruction(self, problem: CodingProblem) -> str:
-        return prompts.mbpp_instruction(problem)
-
-    def _solution(self, problem: CodingProblem) -> str:
-        return problem.solution.strip()
-
 
 class HumanEval(EvalPlusTask):
     """HumanEval+."""
@@ -232,21 +214,19 @@ class HumanEval(EvalPlusTask):
     name = "humaneval"
     release = HUMANEVAL
 
-    def _instruction(self, problem: CodingProblem) -> str:
-        return prompts.humaneval_instruction(problem)
-
-    def _solution(self, problem: CodingProblem) -> str:
-        return (problem.prompt + problem.solution).strip()
-
 
 def _draw_seed(seed: int, problem: str, index: int) -> int:
-    """The seed of one reply's draws, 32 bits."""
+    """The seed of one reply, 32 bits."""
     digest = hashlib.sha256(f"{seed}/{problem}/{index}".encode()).digest()
     return int.from_bytes(digest[:4], "little")
 
 
 def _metrics(verdicts: Sequence[judge.Verdict]) -> dict[str, float]:
-    """Shares of right samples, and with several of them pass@k for usual k."""
+    """Shares of right samples; with several samples also pass@k for the usual k.
+
+    pass@k = 1 - C(n - right, k) / C(n, k): the unbiased estimate of the probability
+    that one of k samples is right (arXiv 2107.03374).
+    """
     n = len(verdicts)
     right = {
         "base": sum(verdict.base for verdict in verdicts),
@@ -256,18 +236,6 @@ def _metrics(verdicts: Sequence[judge.Verdict]) -> dict[str, float]:
     if n > 1:
         for k in sorted({k for k in (1, 10, 100) if k <= n} | {n}):
             for name, count in right.items():
-                metrics[f"{name}_pass@{k}"] = pass_at_k(n, count, k)
+                wrong = math.comb(n - count, k) / math.comb(n, k)
+                metrics[f"{name}_pass@{k}"] = 1.0 - wrong
     return metrics
-
-
-def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Unbiased estimate that one of k samples is right (arXiv 2107.03374).
-
-    1 - C(samples - right, k) / C(samples, k)
-
-    Args:
-      samples: how many there are, at least k.
-      right: how many of them are right.
-      k: how many are drawn.
-    """
-    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)

@@ -14,7 +14,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.base import Problem
 from cycleqd_jax.tasks.data import read_jsonl
 from cycleqd_jax.tasks.dbbench import judge
-from cycleqd_jax.tasks.dbbench.backend import Table
+from cycleqd_jax.tasks.dbbench.table import Table
 
 _FIELDS = {
     "description": str,

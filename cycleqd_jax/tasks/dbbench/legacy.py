@@ -1,99 +1,72 @@
 """Shared databases, as in the reference; for comparison with its numbers only.
 
 The reference names a problem's database after its table, and several problems have
-tables of one name. So they share a database: the first makes the table, the others'
-rows are added or refused, each sees what the others do, and the first to end drops it
-for all. There all problems are played in rounds, one reply of each at a time, in the
-order of their ids; here the members of a group that are being played take turns so.
+tables of the same name. So they share a database: the first problem makes the table,
+the rows of the others are added or refused, each sees what the others do, and the first
+to end drops the database for all. The reference plays all problems in rounds, one reply
+of each at a time, in the order of their ids; here the problems of a group take turns.
 
-A member that comes a second time begins the group anew, with those that follow it:
-several individuals can be scored, but only one after another as in the reference.
+A problem that comes a second time begins its group anew, so several individuals can be
+scored, one after another.
 """
 
 import asyncio
 from collections.abc import Sequence
 
-from cycleqd_jax.tasks.dbbench.backend import Database
 from cycleqd_jax.tasks.dbbench.data import Case
-from cycleqd_jax.tasks.dbbench.mysql import MysqlBackend
-from cycleqd_jax.tasks.dbbench.mysql_database import MysqlDatabase
+from cycleqd_jax.tasks.dbbench.database import Database
+from cycleqd_jax.tasks.dbbench.live_server import LiveServer
 
 
 class SharedDatabases:
-    """The groups of problems that have tables of one name."""
+    """The groups of problems whose tables have the same name."""
 
-    def __init__(self, backend: MysqlBackend, cases: Sequence[Case]):
+    def __init__(self, live: LiveServer, cases: Sequence[Case]):
         """Makes no database yet.
 
         Args:
-          backend: where they are made.
+          live: the server where they will be made.
           cases: all problems that are played.
         """
-        self._backend = backend
+        self._live = live
         self._cases: dict[str, list[Case]] = {}
         for case in sorted(cases, key=lambda case: case.index):
             self._cases.setdefault(case.table.name, []).append(case)
         self._groups: dict[str, _Group] = {}
 
-    async def open(self, case: Case) -> Database:
-        """The database that the problem shares.
-
-        Raises:
-          SandboxError: it cannot be made.
-        """
-        # Before the first await, so that all that are started together are here
-        # before any of them goes on.
+    def open(self, case: Case) -> "SharedDatabase":
+        """The problem's view of the database that it shares."""
         name = case.table.name
         group = self._groups.get(name)
         if group is None or case.index in group.joined:
             members = self._cases.get(name, [])
             first = members if case in members else [case, *members]
-            group = self._groups[name] = _Group(self._backend, first)
-        member = _Member(group, case)
-        try:
-            await group.make()
-        except BaseException:
-            await member.leave()
-            raise
-        return member
+            tables = [member.table for member in first]
+            group = self._groups[name] = _Group(Database(self._live, *tables))
+        return SharedDatabase(group, case)
 
 
 class _Group:
-    """One shared database and those that are at it.
+    """One shared database and the problems that use it.
 
     Attributes:
+      database: the first that ends drops it.
+      dropped: whether it was dropped.
       joined: the indices of all problems that have come.
-      turns: index -> what the member does next, as (round, index); the least is next.
-      moved: told of each change of `turns`.
-      database: once it is made, until it is dropped.
-      dropped: whether it is.
+      turns: index -> the problem's next turn, as (round, index); the least is next.
+      moved: is notified of each change of `turns`.
     """
 
-    def __init__(self, backend: MysqlBackend, cases: Sequence[Case]):
-        self._backend = backend
-        self._tables = [case.table for case in cases]
-        self._making = asyncio.Lock()
+    def __init__(self, database: Database):
+        self.database = database
+        self.dropped = False
         self.joined: set[int] = set()
         self.turns: dict[int, tuple[int, int]] = {}
         self.moved = asyncio.Condition()
-        self.database: MysqlDatabase | None = None
-        self.dropped = False
-
-    async def make(self) -> None:
-        """Makes the database where nobody has."""
-        async with self._making:
-            if self.database is None and not self.dropped:
-                self.database = await self._backend.open(*self._tables)
-
-    async def drop(self) -> None:
-        """Drops it for all."""
-        self.dropped = True
-        if self.database is not None:
-            await self.database.close()
 
 
-class _Member:
-    """One problem's view of a shared database; see `backend.Database`."""
+class SharedDatabase:
+    """One problem's view of a shared database; used like a `Database`."""
 
     def __init__(self, group: _Group, case: Case):
         self._group = group
@@ -107,7 +80,7 @@ class _Member:
         await self._wait()
         group, index = self._group, self._case.index
         try:
-            if group.dropped or group.database is None:
+            if group.dropped:
                 return self._unknown()
             return await group.database.execute(sql)
         finally:
@@ -118,9 +91,9 @@ class _Member:
     async def state(self) -> str:
         """The hash of the shared table over this problem's columns."""
         await self._wait()
-        if self._group.dropped or self._group.database is None:
+        if self._group.dropped:
             return self._unknown()
-        return await self._group.database.state_of(self._case.table)
+        return await self._group.database.state(self._case.table)
 
     async def close(self) -> None:
         """Drops the database for all that share it."""
@@ -129,17 +102,15 @@ class _Member:
         self._closed = True
         try:
             await self._wait()
-            await self._group.drop()
+            self._group.dropped = True
+            await self._group.database.close()
         finally:
-            await self.leave()
-
-    async def leave(self) -> None:
-        """Takes no more turns."""
-        async with self._group.moved:
-            self._group.turns.pop(self._case.index, None)
-            self._group.moved.notify_all()
+            async with self._group.moved:
+                self._group.turns.pop(self._case.index)
+                self._group.moved.notify_all()
 
     async def _wait(self) -> None:
+        """Waits for this problem's turn."""
         turns, index = self._group.turns, self._case.index
         async with self._group.moved:
             await self._group.moved.wait_for(

@@ -12,7 +12,8 @@ from typing import Any
 
 from cycleqd_jax.chat import Message
 from cycleqd_jax.errors import BadInputError, MissingDataError
-from cycleqd_jax.tasks.data import find_file, read_constant, read_json
+from cycleqd_jax.files import read_json
+from cycleqd_jax.tasks.data import find_file, read_constant
 from cycleqd_jax.tasks.published import Published
 
 DATA = "cycleqd_standard_dev.jsonl"

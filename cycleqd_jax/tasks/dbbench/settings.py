@@ -1,4 +1,4 @@
-"""What a config may say of DBBench, `task_settings.dbbench`."""
+"""The settings of DBBench in a config: `task_settings.dbbench`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -10,35 +10,34 @@ from cycleqd_jax.files import PathText, Section, Text, Whole, parse_section
 
 
 class Options(Section):
-    """How the problems are had, run and judged; defaults are the reference's or ours.
+    """Where problems come from, and how they are run; defaults are the reference's.
 
     Attributes:
       data: the problem file, or the folder that has `cycleqd_standard_dev.jsonl`; left
         out, it is downloaded from the reference's repository.
       split: "seeded" cuts disjoint splits that all have the same mix of types;
-        "reference" optimises on the reference's list of problems, the other splits
-        share what is left.
-      rounds: statements an episode may run; one reply more may answer.
-      backend: "sqlite", embedded, or "mysql", a MySQL or MariaDB server.
-      flavour: whose dialect "sqlite" speaks where they differ, "mariadb" 10.11's, with
-        which the recorded verdicts were made, or "mysql8"; "sqlite" only.
-      url: of the server, `mysql://user:password@host:port`; left out, the environment
-        variable CYCLEQD_MYSQL_URL says it, which keeps a password out of files.
-      connections: statements at a time that the server is asked to run; "mysql" only.
-      statement_s: seconds the server gives one statement; longer ones fail with an
-        error that the model is shown; "mysql" only.
-      legacy_shared_database: problems with one table name share a database, as they do
-        in the reference; for comparison with it only.
-      chat_template: "model" uses the model's own, "reference" the one of
-        `chat_templates.json` beside the data, whatever the model.
+        "reference" optimises on the reference's list of problems, and the other splits
+        share the rest.
+      rounds: statements an episode may run; one more reply may answer.
+      backend: "private", a MariaDB that the run starts for itself, or "server", a
+        MySQL or MariaDB server that is there.
+      url: of the server, `mysql://user:password@host:port`; "server" only. Left out,
+        the environment variable CYCLEQD_MYSQL_URL gives it, which keeps the password
+        out of files.
+      connections: statements that run at the same time.
+      statement_s: seconds the server gives one statement; a longer one fails with an
+        error that the model is shown.
+      legacy_shared_database: problems whose tables have the same name share a
+        database, as in the reference; only for a comparison with it.
+      chat_template: "model" uses the model's own, "reference" the one in
+        `chat_templates.json` beside the data.
       max_new_tokens: of one reply.
     """
 
     data: PathText | None = None
     split: Literal["seeded", "reference"] = "seeded"
     rounds: Whole = 5
-    backend: Literal["sqlite", "mysql"] = "sqlite"
-    flavour: Literal["mariadb", "mysql8"] = "mariadb"
+    backend: Literal["private", "server"] = "private"
     url: Text | None = None
     connections: Annotated[int, Field(ge=1, le=64)] = 4
     statement_s: PositiveFloat = 30.0
@@ -48,14 +47,10 @@ class Options(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if self.backend == "sqlite" and self.url is not None:
+        if self.backend == "private" and self.url is not None:
             raise ValueError(
-                "url is set, but backend is sqlite; expected backend: mysql, or no url"
-            )
-        if self.backend == "sqlite" and self.legacy_shared_database:
-            raise ValueError(
-                "legacy_shared_database is true, but backend is sqlite; expected "
-                "backend: mysql"
+                "url is set, but backend is private; expected backend: server, or no "
+                "url"
             )
         return self
 

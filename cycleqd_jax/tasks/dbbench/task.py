@@ -1,8 +1,8 @@
 """DBBench of AgentBench: questions about a table, answered through SQL.
 
-An episode is a conversation in which each reply may run one statement; what the
-database says comes back. A reply without one ends it. Questions are judged by the
-values of the last reply, modifications by what became of the table.
+An episode is a conversation. A reply may run one statement, whose result comes back as
+the next message; a reply without a statement ends the episode. Questions are judged by
+the values in the last reply, modifications by the content of the table.
 
 Paper: AgentBench (arXiv 2308.03688). The protocol is the one of CycleQD's reference,
 SakanaAI/CycleQD:evaluation/fishfarm/fishfarm/tasks/dbbench.py.
@@ -12,7 +12,7 @@ import functools
 import hashlib
 import importlib
 import json
-import os
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,13 +23,16 @@ from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.data import check_ids, file_hash, seeded_splits
 from cycleqd_jax.tasks.dbbench import judge, metrics, protocol
 from cycleqd_jax.tasks.dbbench.actions import Action, parse_reply, shorten
-from cycleqd_jax.tasks.dbbench.backend import Backend, Database
 from cycleqd_jax.tasks.dbbench.data import Case, read_problems
-from cycleqd_jax.tasks.dbbench.mysql_address import VARIABLE
 from cycleqd_jax.tasks.dbbench.settings import read_options
 
-# Part of the fingerprint: raised when verdicts change.
-_VERSION = "dbbench/2"
+if typing.TYPE_CHECKING:  # they need PyMySQL
+    from cycleqd_jax.tasks.dbbench.database import Database
+    from cycleqd_jax.tasks.dbbench.legacy import SharedDatabase, SharedDatabases
+    from cycleqd_jax.tasks.dbbench.live_server import LiveServer
+    from cycleqd_jax.tasks.dbbench.servers import Server
+
+_VERSION = "dbbench/3"  # part of the fingerprint: raised when verdicts change
 
 
 class DBBench:
@@ -39,10 +42,10 @@ class DBBench:
     summarise = staticmethod(metrics.summarise)
 
     def __init__(self, settings: TaskSettings):
-        """Reads the problems; no database is touched before the first episode.
+        """Reads the problems; no server is started or asked before it is needed.
 
         Args:
-          settings: seed, sizes and, as options, `db.settings.Options`.
+          settings: seed, sizes and, as options, those of `dbbench.settings.Options`.
 
         Raises:
           BadInputError: an option or a file is wrong.
@@ -59,14 +62,18 @@ class DBBench:
         self._chat = DEFAULT_CHAT
         if options.chat_template == "reference":
             self._chat = ChatOptions(template=protocol.read_template(self._data))
-        self._backend: Backend | None = None
-        self._shared: Any = None  # `db.legacy.SharedDatabases`
-        if options.backend == "mysql":
-            self._backend = self._open_backend()  # a wrong URL is told at once
+        self._live: LiveServer | None = None
+        self._shared: SharedDatabases | None = None
+        if options.backend == "server":
+            _ = self._server  # a wrong URL is told at once
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the problems, the prompt and what decides verdicts."""
+        """Hex SHA-256 of the problems, the prompt and everything that decides verdicts.
+
+        Raises:
+          BadInputError, SandboxError: it is not known which server there is.
+        """
         options = self._options
         content = [
             _VERSION,
@@ -74,9 +81,9 @@ class DBBench:
             [dict(message) for message in self._messages],
             self._chat.template,
             {split: [p.id for p in ids] for split, ids in self._splits.items()},
-            [options.rounds, options.max_new_tokens, options.backend],
+            [options.rounds, options.max_new_tokens, options.statement_s],
             options.legacy_shared_database,
-            options.flavour if options.backend == "sqlite" else "",
+            self._server.version(),
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -85,10 +92,10 @@ class DBBench:
         return self._splits[split]
 
     def problem(self, key: int | str) -> Problem:
-        """Any problem of the data, by the index of its line, whatever the splits.
+        """Any problem of the data, in a split or not, by the index of its line.
 
         Raises:
-          BadInputError: there is none.
+          BadInputError: there is no such problem.
         """
         if isinstance(key, bool) or not str(key).isdecimal():
             raise BadInputError(
@@ -106,7 +113,7 @@ class DBBench:
           row: with `problem_index` and `outputs`.
 
         Raises:
-          BadInputError: it lacks one of them, or there is no such problem.
+          BadInputError: one of them is missing, or there is no such problem.
         """
         outputs = row.get("outputs")
         if (
@@ -122,7 +129,7 @@ class DBBench:
         return self.problem(row["problem_index"]), tuple(outputs)
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
-        """A right conversation; a modification runs its statement first."""
+        """A right conversation; of a modification, with the statement that makes it."""
         case: Case = problem.data["case"]
         messages = list(protocol.fill(self._messages, problem.prompt))
         values = ["done"] if case.modifies else list(case.label)
@@ -138,13 +145,13 @@ class DBBench:
         """One episode.
 
         Args:
-          problem: one of the data's.
-          chat: asked for at most `rounds + 1` replies.
-          sandbox: not used; statements run in the database.
+          problem: one of this task's.
+          chat: is asked for at most `rounds + 1` replies.
+          sandbox: not used; the database server runs the statements.
 
         Raises:
-          SandboxError: the database failed; there is no verdict then.
-          BadInputError: the server refuses our account.
+          SandboxError: the server failed; there is no verdict.
+          BadInputError: the server is missing, or refuses our account.
         """
         try:
             return await self._episode(problem, chat)
@@ -154,16 +161,16 @@ class DBBench:
             raise type(err)(f"Problem {problem.id}: {err}") from err
 
     async def aclose(self) -> None:
-        """Drops what is left of databases and closes connections."""
-        backend, self._backend, self._shared = self._backend, None, None
-        if backend is not None:
-            await backend.aclose()
+        """Drops the databases, closes connections and ends a private server."""
+        live, self._live, self._shared = self._live, None, None
+        if live is not None:
+            await live.aclose()
 
     async def _episode(self, problem: Problem, chat: Chat) -> Result:
         case: Case = problem.data["case"]
         messages = list(protocol.fill(self._messages, problem.prompt))
         feedback: list[str] = []
-        database = await self._open(case)
+        database = self._open(case)
         try:
             for turn in range(self._options.rounds + 1):
                 reply = await chat(tuple(messages), self._chat)
@@ -177,21 +184,33 @@ class DBBench:
         finally:
             await database.close()
 
-    async def _open(self, case: Case) -> Database:
-        """The problem's database."""
-        if self._backend is None:
-            self._backend = self._open_backend()
+    @functools.cached_property
+    def _server(self) -> "Server":
+        return _import("servers").choose_server(self._options)
+
+    def _open(self, case: Case) -> "Database | SharedDatabase":
+        """The problem's database; the server is not started or asked yet."""
+        if self._live is None:
+            self._live = _import("live_server").LiveServer(
+                self._server,
+                connections=self._options.connections,
+                statement_s=self._options.statement_s,
+            )
         if not self._options.legacy_shared_database:
-            return await self._backend.open(case.table)
+            return _import("database").Database(self._live, case.table)
         if self._shared is None:
-            legacy = _import("cycleqd_jax.tasks.dbbench.legacy", "PyMySQL")
             played = self._splits[Split.OPTIMISE] or self._all
             cases = [problem.data["case"] for problem in played]
-            self._shared = legacy.SharedDatabases(self._backend, cases)
-        return await self._shared.open(case)
+            shared = _import("legacy").SharedDatabases
+            self._shared = shared(self._live, cases)
+        return self._shared.open(case)
 
     async def _judge(
-        self, case: Case, action: Action, database: Database, feedback: tuple[str, ...]
+        self,
+        case: Case,
+        action: Action,
+        database: "Database | SharedDatabase",
+        feedback: tuple[str, ...],
     ) -> Result:
         answer = action.answer or ""
         prediction = shorten(await database.state()) if case.modifies else answer
@@ -242,26 +261,14 @@ class DBBench:
             cut[Split.OPTIMISE] = tuple(optimise)
         return {split: tuple(known[i] for i in cut[split]) for split in Split}
 
-    def _open_backend(self) -> Backend:
-        options = self._options
-        if options.backend == "mysql":
-            mysql = _import("cycleqd_jax.tasks.dbbench.mysql", "PyMySQL")
-            return mysql.MysqlBackend(
-                options.url or os.environ.get(VARIABLE),
-                connections=options.connections,
-                statement_s=options.statement_s,
-            )
-        sqlite = _import("cycleqd_jax.tasks.dbbench.sqlite", "sqlglot")
-        return sqlite.open_backend(flavour=options.flavour)
 
-
-def _import(module: str, library: str) -> Any:
-    """A backend's module, whose library may not be installed."""
+def _import(module: str) -> Any:
+    """A module of this folder that needs PyMySQL."""
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(f"{__package__}.{module}")
     except ImportError as err:
         raise BadInputError(
-            f"Task dbbench needs {library} for this backend ({err}); install it with: "
+            f"Task dbbench needs PyMySQL ({err}); install it with: "
             "pip install 'cycleqd-jax[dbbench]'"
         ) from err
 

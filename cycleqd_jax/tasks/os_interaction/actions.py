@@ -1,4 +1,4 @@
-"""What a reply asks for, and what it is told: the protocol of OS interaction.
+"""The protocol of OS interaction: actions in replies, and the messages that follow.
 
 Source: AgentBench's OS task as SakanaAI/CycleQD runs it.
 """
@@ -9,15 +9,15 @@ import re
 _ACT = re.compile(r"Act:\s*(.+)")
 _THINK = re.compile(r"Think:\s*(.+)")
 _BLOCK = re.compile(r"```bash\n(.*?)\n```", re.DOTALL)
-# Sequences that start with an escape character: control sequences, operating system
-# commands (window titles) and single ones.
+# Terminal sequences that start with an escape character: control sequences, operating
+# system commands (window titles), single characters.
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|"
     r"[PX^_][^\x1b]*\x1b\\|[ -/]*[0-~])"
 )
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-LONGEST = 800  # characters that are shown whole
-_SHOWN = 780  # of those that are not
+LONGEST = 800  # characters of an output that is shown whole
+_SHOWN = 780  # characters of one that is cut
 _CUT = "\n[truncated because the output is too long]"
 _EMPTY = "The output of the OS is empty."
 
@@ -27,9 +27,9 @@ class Action:
     """What a reply asks for.
 
     Attributes:
-      kind: "bash", "commit", or None where there is none.
-      content: commands; the answer, None for one that only says it is finished.
-      thought: what it says it thinks.
+      kind: "bash", "commit", or None if the reply has no action.
+      content: the commands, or the answer; None if it finishes without an answer.
+      thought: the text after "Think:".
     """
 
     kind: str | None
@@ -38,7 +38,7 @@ class Action:
 
 
 def extract_action(reply: str) -> Action:
-    """Reads a reply: the last `Act:` that fits decides."""
+    """The action of a reply: that of its last valid `Act:`."""
     thought = "\n".join(_THINK.findall(reply))
     for act in reversed(_ACT.findall(reply)):
         word = act.lower()
@@ -55,7 +55,7 @@ def extract_action(reply: str) -> Action:
 
 
 def clean(text: str) -> str:
-    """Takes away what is meant for a terminal: escape sequences, control characters."""
+    """Text without what is meant for a terminal: escape and control characters."""
     text = _ESCAPES.sub("", text).replace("\r\n", "\n")
     return _CONTROLS.sub("", text)
 
@@ -64,8 +64,8 @@ def feedback(output: bytes, *, raw: bool = False) -> str:
     """The user message that follows a command.
 
     Args:
-      output: what it printed; its end may be missing, and then a character may be cut.
-      raw: True to show it as it is.
+      output: what the command printed; may be cut in the middle of a character.
+      raw: True to keep escape and control characters.
     """
     text = output.decode("utf-8", "ignore")
     if not raw:

@@ -1,7 +1,7 @@
-"""Which machine a problem runs on, and which problems have none.
+"""The machine that a problem runs on, and the problems that cannot run here.
 
-`NEEDS` names what a problem of the published set needs beyond what `host` gives:
-programs of the system that can be changed, several users, or a package source.
+The sets of numbers below name published problems that need more than the backend `host`
+has: programs that can be changed, several users, or a source of packages.
 """
 
 import contextlib
@@ -13,22 +13,22 @@ from cycleqd_jax.sandbox.session import Root, Sessions
 from cycleqd_jax.sandbox.session_connection import Session
 from cycleqd_jax.tasks.os_interaction.options import Options
 
-# One changes the permissions of /usr/bin/find.
+# It changes the permissions of /usr/bin/find.
 NEEDS_OVERLAY = frozenset({50})
-# useradd, then su or runuser or files of several owners.
+# useradd, then su, runuser or files of several owners.
 NEEDS_USERS = frozenset({21, 47, 48, 49, 148, 163, 164, 165})
-# apt install with a network, or sudo, which is then in the image.
+# apt install from a network, or sudo; an image can have it.
 NEEDS_PACKAGES = frozenset({52, 53, 55})
 
 
 class Machines:
-    """The sessions of one task.
+    """Makes a fresh machine for each episode of a task.
 
     Args:
-      options: the task's.
+      options: the task's settings.
 
     Raises:
-      BadInputError: the machine lacks what they need.
+      BadInputError: this computer lacks what the backend needs.
     """
 
     def __init__(self, options: Options):
@@ -41,8 +41,7 @@ class Machines:
             )
             return
         self._sessions = Sessions(options.sessions)
-        self._overlay = options.backend == "overlay"
-        self._sessions.check(Root(self._overlay, options.image))
+        self._sessions.check(Root(options.backend == "overlay", options.image))
         if options.backend == "auto":
             try:
                 self._sessions.check(Root(overlay=True))
@@ -52,7 +51,7 @@ class Machines:
 
     @property
     def fingerprint(self) -> dict[str, object]:
-        """What of it decides verdicts."""
+        """What decides verdicts."""
         return {
             "backend": self._options.backend,
             "image": self._options.image,
@@ -64,12 +63,12 @@ class Machines:
         return self._containers is not None or self._sessions.many_users
 
     def solvable(self, index: int) -> bool:
-        """Whether there is a right answer to a problem here."""
+        """Whether a problem can run here and has a right answer."""
         packages = index in NEEDS_PACKAGES and self._options.image is None
         return not packages and self.why_not(index) is None
 
     def why_not(self, index: int) -> str | None:
-        """Why a problem cannot run here, in words, or None if it can."""
+        """Why a problem cannot run here; None if it can."""
         if index in NEEDS_OVERLAY and not self._may_overlay:
             return (
                 "it changes programs of the system, which the backend host does not "
@@ -80,7 +79,7 @@ class Machines:
         return None
 
     def check_runs(self, indices: Iterable[int]) -> None:
-        """All of these can run.
+        """Checks that all these problems can run here.
 
         Raises:
           BadInputError: names those that cannot.
@@ -100,14 +99,13 @@ class Machines:
             async with self._containers.open() as session:
                 yield session
             return
-        overlay = self._overlay or (
-            self._options.backend == "auto" and index in NEEDS_OVERLAY
-        )
+        needed = self._options.backend == "auto" and index in NEEDS_OVERLAY
+        overlay = needed or self._options.backend == "overlay"
         async with self._sessions.open(Root(overlay, self._options.image)) as session:
             yield session
 
     async def close(self) -> None:
-        """Ends them; an episode that comes later starts new ones."""
+        """Ends all machines. A later episode starts new ones."""
         if self._containers is None:
             closed, self._sessions = self._sessions, Sessions(self._options.sessions)
             await closed.close()

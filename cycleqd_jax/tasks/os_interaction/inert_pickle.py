@@ -1,144 +1,111 @@
-"""Pickles read as plain data, whatever is in them: nothing of them is ever called.
+"""Pickles read as plain data: nothing that a pickle names is ever called.
 
-A pickle is a program for a small stack machine, and Python's own runs any function that
-the program names. This one knows only what builds lists, tuples, dictionaries, texts,
-numbers and the fields of objects; all else is an error. Dictionaries have texts as keys
-only: a tuple that holds one tuple many times over would take for ever to hash.
+The base class is the one that Python's standard library writes in Python: its table of
+opcodes can be reduced to those that build lists, tuples, dictionaries, texts, numbers
+and the fields of objects. The one in C also allocates whatever a pickle asks for.
 """
 
-import dataclasses
-import pickletools
-from collections.abc import Collection
-from typing import Any
+import io
+import pickle
+import struct
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-_VALUES = {  # that carry what they push
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_IGNORED = {"PROTO", "FRAME"}
-
-
-@dataclasses.dataclass(eq=False)
-class Holder:
-    """What stands for an object.
-
-    Attributes:
-      kind: name of its class, with the module.
-      fields: its attributes.
-    """
-
-    kind: str
-    fields: dict[str, Any]
+_LONGEST = 1000  # items of one list or dictionary
+_OPCODES = (
+    *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.MEMOIZE),
+    *(pickle.BINGET, pickle.LONG_BINGET, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE),
+    *(pickle.BININT, pickle.BININT1, pickle.BININT2),
+    *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+    *(pickle.APPEND, pickle.APPENDS, pickle.SETITEM, pickle.SETITEMS),
+    pickle.STACK_GLOBAL,
+)
 
 
-@dataclasses.dataclass(eq=False)
-class _Class:
-    kind: str
+class _List(list):
+    """A list of limited length: a small pickle can use a long one many times over."""
+
+    def append(self, item: Any) -> None:
+        self.extend((item,))
+
+    def extend(self, items: Any) -> None:
+        super().extend(items)
+        if len(self) > _LONGEST:
+            raise pickle.UnpicklingError("its list is too long")
 
 
-def loads(content: bytes, classes: Collection[str], longest: int) -> Any:
-    """What a pickle of protocol 4 or 5 holds, with a `Holder` for each object.
+class _Dict(dict):
+    """A dictionary with texts as keys: the hash of nested tuples can take for ever."""
 
-    Values may be shared and may even hold themselves: do not print them, compare them
-    or walk through them without a limit.
+    def __setitem__(self, key: Any, item: Any) -> None:
+        if not isinstance(key, str) or len(self) >= _LONGEST:
+            raise pickle.UnpicklingError("its keys are no texts, or too many")
+        super().__setitem__(key, item)
+
+
+class _Unpickler(pickle._Unpickler):
+    def __init__(self, content: bytes, classes: Mapping[str, type]):
+        super().__init__(io.BytesIO(content))
+        self._classes = classes
+
+    def find_class(self, module: str, name: str) -> type:
+        if f"{module}.{name}" not in self._classes:
+            raise pickle.UnpicklingError(f"it names {module}.{name}"[:80])
+        return self._classes[f"{module}.{name}"]
+
+    def _new(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if kind not in self._classes.values() or arguments != ():
+            raise pickle.UnpicklingError("it makes no empty object")
+        self.append(object.__new__(kind))
+
+    def _build(self) -> None:
+        fields, made = self.stack.pop(), self.stack[-1]
+        if type(made) not in self._classes.values() or not isinstance(fields, dict):
+            raise pickle.UnpicklingError("it sets what are no fields of an object")
+        vars(made).update(fields)
+
+    def _text(self) -> None:
+        self.load_binunicode()
+        self.stack[-1].encode()  # refuses half characters
+
+    def _short_text(self) -> None:
+        self.load_short_binunicode()
+        self.stack[-1].encode()
+
+    dispatch: ClassVar = {
+        **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES},
+        pickle.EMPTY_LIST[0]: lambda self: self.append(_List()),
+        pickle.EMPTY_DICT[0]: lambda self: self.append(_Dict()),
+        pickle.SHORT_BINUNICODE[0]: _short_text,
+        pickle.BINUNICODE[0]: _text,
+        pickle.NEWOBJ[0]: _new,
+        pickle.BUILD[0]: _build,
+    }
+
+
+def loads(content: bytes, classes: Mapping[str, type]) -> Any:
+    """What a pickle of protocol 4 or 5 holds.
+
+    Values may be shared and may hold themselves: do not print them, compare them or
+    walk through them without a limit.
 
     Args:
       content: the pickle.
-      classes: names of classes, with the module, that its objects may have.
-      longest: items that a list or a dictionary may have: a small file can use a long
-        one many times over.
+      classes: "module.name" -> the class that stands for it, one without methods.
 
     Raises:
       ValueError: it is damaged, cut off, or does anything but build such data.
     """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: list[Any] = []
-
-    def take(count: int) -> list[Any]:
-        _expect(count <= len(stack), "nothing is left to take")
-        taken = stack[len(stack) - count :]
-        del stack[len(stack) - count :]
-        return taken
-
-    def marked() -> list[Any]:
-        _expect(bool(marks), "there is no mark")
-        return take(max(0, len(stack) - marks.pop()))
-
-    def top(kind: type) -> Any:
-        _expect(bool(stack) and isinstance(stack[-1], kind), f"no {kind.__name__}")
-        return stack[-1]
-
-    for opcode, argument, place in pickletools.genops(content):
-        try:
-            match opcode.name:
-                case name if name in _VALUES:
-                    if isinstance(argument, str):
-                        argument.encode()  # half characters cannot be
-                    stack.append(argument)
-                case name if name in _CONSTANTS:
-                    stack.append(_CONSTANTS[name])
-                case name if name in _SHORT_TUPLES:
-                    stack.append(tuple(take(_SHORT_TUPLES[name])))
-                case "EMPTY_LIST":
-                    stack.append([])
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "MARK":
-                    marks.append(len(stack))
-                case "TUPLE":
-                    stack.append(tuple(marked()))
-                case "APPEND" | "APPENDS":
-                    values = take(1) if opcode.name == "APPEND" else marked()
-                    top(list).extend(values)
-                    _expect(len(stack[-1]) <= longest, "its list is too long")
-                case "SETITEM" | "SETITEMS":
-                    pairs = take(2) if opcode.name == "SETITEM" else marked()
-                    _set(top(dict), pairs)
-                    _expect(len(stack[-1]) <= longest, "its dictionary is too long")
-                case "MEMOIZE":
-                    memo.append(top(object))
-                case "BINGET" | "LONG_BINGET":
-                    _expect(argument < len(memo), "nothing is remembered there")
-                    stack.append(memo[argument])
-                case "STACK_GLOBAL":
-                    module, name = take(2)
-                    kind = f"{module}.{name}" if _texts(module, name) else ""
-                    _expect(kind in classes, f"its classes have not {kind[:80]!r}")
-                    stack.append(_Class(kind))
-                case "NEWOBJ":
-                    made, given = take(2)
-                    _expect(isinstance(made, _Class) and given == (), "no object")
-                    stack.append(Holder(made.kind, {}))
-                case "BUILD":
-                    (state,) = take(1)
-                    _expect(isinstance(state, dict), "no fields")
-                    top(Holder).fields.update(state)
-                case "STOP":
-                    (value,) = take(1)
-                    return value
-                case name if name not in _IGNORED:
-                    raise ValueError("such data have no need of it")
-        except ValueError as err:
-            raise ValueError(f"{opcode.name} at byte {place}: {err}") from err
-    raise AssertionError("genops ends with STOP or an error")
-
-
-def _expect(right: bool, why: str) -> None:
-    if not right:
-        raise ValueError(why)
-
-
-def _texts(*values: Any) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-def _set(target: dict[str, Any], pairs: list[Any]) -> None:
-    keys, values = pairs[::2], pairs[1::2]
-    _expect(len(keys) == len(values) and _texts(*keys), "its keys are no texts")
-    target.update(zip(keys, values, strict=True))
+    try:
+        return _Unpickler(content, classes).load()
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        LookupError,  # an opcode that is not in the table, or nothing to take
+        AttributeError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as err:
+        raise ValueError(f"{type(err).__name__}: {err}") from err

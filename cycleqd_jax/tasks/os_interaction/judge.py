@@ -1,9 +1,9 @@
-"""Whether an answer is right: the benchmark's own scripts, out of its reach.
+"""Judges an answer by the benchmark's own scripts, which the episode cannot change.
 
-The scripts run as they are. What an episode can still bring into them is bound here:
-a script that reads the user's `~/.bashrc` takes nothing from it but PATH, in a shell of
-its own, and finds its own tools wherever PATH leads; and what a command that the model
-had to write prints is a number before it becomes part of a script's own commands.
+The scripts run unchanged, but two things that an episode controls are restricted. A
+script that reads `~/.bashrc` reads it in another shell and gets only PATH from there;
+it still finds its own tools. And where a script uses the output of a command that the
+model had to write, that output must be a number.
 """
 
 import re
@@ -13,20 +13,8 @@ from cycleqd_jax.tasks.os_interaction.problems import OsProblem, Script
 
 _LONGEST = 2**17 - 1  # bytes of one argument that the kernel takes
 _SOURCE = re.compile(r"\bsource ~/\.bashrc\b")
-_TOOLS = (
-    "awk",
-    "cat",
-    "cut",
-    "find",
-    "grep",
-    "head",
-    "sed",
-    "sort",
-    "tr",
-    "uniq",
-    "wc",
-)
-# The file is read in a shell of its own; `exit` in it, or no end, is a failure.
+_TOOLS = "awk cat cut find grep head sed sort tr uniq wc".split()
+# Reads the file in another shell; an `exit` in it is a failure.
 _SOURCE_FUNCTION = """() {
     local said
     said=$(exec 8>&1 </dev/null >/dev/null 2>&1
@@ -50,16 +38,16 @@ _NUMBERS = {"calc": "[-+]?[0-9.]+([eE][-+]?[0-9]+)?", "count": "[0-9]+"}
 async def judge(
     session: Session, problem: OsProblem, answer: str | None, limit_s: float
 ) -> tuple[bool, str]:
-    """The verdict on an answer, after which the session is of no more use.
+    """The verdict on an answer. The session cannot be used afterwards.
 
     Args:
       session: the episode's.
-      problem: what it is about.
-      answer: None for an episode that finished without one.
-      limit_s: of each script.
+      problem: the episode's.
+      answer: None if the episode finished without one.
+      limit_s: seconds of each script.
 
     Returns:
-      Whether it is right, and why not in one line.
+      Whether the answer is right, and if not, why not, in one line.
 
     Raises:
       SandboxError: it cannot be judged, which says nothing about the answer.
@@ -71,7 +59,7 @@ async def judge(
         right = given == problem.match
         return right, "" if right else f"It answered {given!r:.100}."
     scripts = [script or problem.example for script in problem.check]
-    # The example may count processes, so they are there still, but stopped for good.
+    # The example may count processes, so those of the episode are stopped, not ended.
     freeze = problem.check[0] is None and scripts[0].language == "bash"
     destroyed = await session.judge(freeze=freeze)
     if destroyed:
@@ -99,11 +87,11 @@ async def judge(
 
 
 def bound(script: Script, *, checks: bool) -> dict[str, str]:
-    """Functions, as variables of its environment, that bind a script; see the module.
+    """Environment variables that define the restricting functions for a script.
 
     Args:
       script: a script of the benchmark.
-      checks: whether it is a check; the example is none.
+      checks: True for a check, False for the example.
     """
     if script.language != "bash":
         return {}

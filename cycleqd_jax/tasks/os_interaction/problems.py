@@ -1,4 +1,4 @@
-"""The problems of OS interaction, read from `problems.jsonl` and `prompt.json`."""
+"""Problems and prompt of OS interaction, from `problems.jsonl` and `prompt.json`."""
 
 import dataclasses
 import pathlib
@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.tasks.data import check_fields, read_json, read_jsonl
+from cycleqd_jax.files import read_json
+from cycleqd_jax.tasks.data import check_fields, read_lines
 
 _FIELDS = {
     "index": int,
@@ -25,8 +26,8 @@ class Script:
     """A script of the benchmark.
 
     Attributes:
-      language: bash or python.
-      code: its text.
+      language: "bash" or "python".
+      code: the script.
     """
 
     language: str
@@ -39,14 +40,14 @@ class OsProblem:
 
     Attributes:
       index: its number.
-      group: the file of the benchmark that it comes from.
+      group: the benchmark's file that it comes from.
       description: what the model is asked.
       init: scripts that prepare the system.
-      start: what is typed into the shell at first.
-      match: the right answer, or None where scripts check.
-      strip: whether white space around an answer counts.
-      check: scripts in order; None stands for `example`.
-      example: a script that solves it, or prints the right answer.
+      start: what is typed into the shell first.
+      match: the right answer, or None if scripts check the answer.
+      strip: whether to remove white space at the ends of an answer.
+      check: scripts, in order; None stands for `example`.
+      example: a script that solves the problem or prints the right answer.
     """
 
     index: int
@@ -65,19 +66,19 @@ class Prompt:
     """The messages around a problem.
 
     Attributes:
-      prefix: those before it, the rules and a worked example.
-      last: text of the last one, with `{description}`.
+      prefix: the messages before it: rules and a worked example.
+      last: text of the user message, with `{description}`.
     """
 
     prefix: tuple[Mapping[str, str], ...]
     last: str
 
     def messages(self, description: str) -> list[Mapping[str, str]]:
-        """The conversation up to the first reply."""
+        """The conversation before the first reply."""
         return [*self.prefix, {"role": "user", "content": self.text(description)}]
 
     def text(self, description: str) -> str:
-        """The last message's text."""
+        """The user message."""
         return self.last.replace("{description}", description)
 
 
@@ -87,13 +88,7 @@ def read_problems(path: pathlib.Path) -> dict[int, OsProblem]:
     Raises:
       BadInputError: names file and line.
     """
-    rows = read_jsonl(path, _FIELDS)
-    lines = [
-        n for n, line in enumerate(path.read_bytes().splitlines(), 1) if line.strip()
-    ]
-    return make_problems(
-        (f"{path}, line {line}", row) for line, row in zip(lines, rows, strict=True)
-    )
+    return make_problems(read_lines(path, _FIELDS))
 
 
 def make_problems(
@@ -102,7 +97,7 @@ def make_problems(
     """All problems by index.
 
     Args:
-      rows: of each problem its place, for messages, and its fields as in
+      rows: for each problem its place, for messages, and its fields as in
         `problems.jsonl`.
 
     Raises:

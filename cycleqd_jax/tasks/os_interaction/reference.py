@@ -1,7 +1,7 @@
-"""The problems and the prompt as the paper's code has them: a pickle of samples.
+"""Problems and prompt from the pickle of samples in the paper's code.
 
-A sample is the whole conversation up to the first reply and the problem's scripts; what
-is the same in all of them is the prompt.
+A sample holds the conversation before the first reply and the problem's scripts. What
+is the same in all conversations is the prompt.
 """
 
 import pathlib
@@ -10,7 +10,7 @@ from typing import Any
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.data import check_fields
-from cycleqd_jax.tasks.os_interaction.inert_pickle import Holder, loads
+from cycleqd_jax.tasks.os_interaction.inert_pickle import loads
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem, Prompt, make_problems
 from cycleqd_jax.tasks.published import Published
 
@@ -29,25 +29,37 @@ PUBLISHED = Published(
     },
 )
 _LARGEST = 1 << 22  # bytes of a pickle; the published one has 437628
-_LONGEST = 1000  # items of a list in it; there are 170 samples
-_MODULE = "fishfarm.tasks.os_interaction"
-_SAMPLE, _CONFIG = f"{_MODULE}.OSInteractionSample", f"{_MODULE}.JudgeConfig"
+
+
+class OSInteractionSample:
+    """Stands for the class of this name in the pickle; has no methods."""
+
+
+class JudgeConfig:
+    """Stands for the class of this name in the pickle; has no methods."""
+
+
+_CLASSES = {
+    f"fishfarm.tasks.os_interaction.{kind.__name__}": kind
+    for kind in (OSInteractionSample, JudgeConfig)
+}
 
 
 def read_samples(path: pathlib.Path) -> tuple[dict[int, OsProblem], Prompt]:
     """All problems by index, and the prompt. Nothing that the file names is called.
 
     Raises:
-      BadInputError: names the file and what is wrong, or the sample.
+      BadInputError: the file is not the published pickle, or a sample is damaged.
     """
     samples = [
-        (where, _fields(where, sample, _SAMPLE)) for where, sample in _samples(path)
+        (where, _fields(where, sample, OSInteractionSample))
+        for where, sample in _samples(path)
     ]
     rows = []
     for where, sample in samples:
         check_fields(where, sample, {"problem": list, "config": dict})
         pair = sample["config"]
-        config = _fields(f"{where}, config", pair.get("config"), _CONFIG)
+        config = _fields(f"{where}, config", pair.get("config"), JudgeConfig)
         rows.append((where, _row(sample.get("index"), pair.get("file"), config)))
     problems = make_problems(rows)
     prompt = None
@@ -67,7 +79,9 @@ def _samples(path: pathlib.Path) -> list[tuple[str, Any]]:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST} bytes")
-        samples = loads(content, {_SAMPLE, _CONFIG}, _LONGEST)
+        samples = loads(content, _CLASSES)
+        if not isinstance(samples, list):
+            raise ValueError(f"it holds a {type(samples).__name__}")
     except OSError as err:
         raise BadInputError(f"{path}: cannot be read ({err.strerror}).") from err
     except ValueError as err:
@@ -75,21 +89,17 @@ def _samples(path: pathlib.Path) -> list[tuple[str, Any]]:
             f"{path}: expected the published pickle of samples, but it is cut off, "
             f"damaged or another ({err}); get it with: {PUBLISHED.how}"
         ) from err
-    if not isinstance(samples, list):
-        raise BadInputError(
-            f"{path}: expected a list of samples, got {type(samples).__name__}."
-        )
     return [(f"{path}, sample {place}", s) for place, s in enumerate(samples)]
 
 
-def _fields(where: str, value: Any, kind: str) -> dict[str, Any]:
-    if not isinstance(value, Holder) or value.kind != kind:
-        raise BadInputError(f"{where}: expected an object of class {kind}.")
-    return value.fields
+def _fields(where: str, value: Any, kind: type) -> dict[str, Any]:
+    if not isinstance(value, kind):
+        raise BadInputError(f"{where}: expected an object of class {kind.__name__}.")
+    return vars(value)
 
 
 def _row(index: Any, file: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A problem as in `problems.jsonl`; what the object does not have is None."""
+    """A problem's fields as in `problems.jsonl`."""
     init, check = config.get("init_script"), config.get("check")
     return {
         "index": index,

@@ -1,7 +1,8 @@
 """AgentBench's OS interaction: operate a Linux system in a few turns.
 
-Each turn the model runs commands in a shell that lives as long as the episode, or ends
-it with or without an answer. The benchmark's own scripts prepare the system and judge.
+In each turn the model runs commands in a shell, which lives as long as the episode, or
+ends the episode, with or without an answer. The benchmark's own scripts prepare the
+system and judge.
 """
 
 import dataclasses
@@ -12,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.chat import Chat, Message
-from cycleqd_jax.errors import BadInputError, SandboxError
+from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.session_connection import Session, Typed
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
-from cycleqd_jax.tasks.data import check_ids, seeded_splits
+from cycleqd_jax.tasks.data import check_fields, check_ids, seeded_splits
 from cycleqd_jax.tasks.os_interaction.actions import extract_action, feedback
 from cycleqd_jax.tasks.os_interaction.backend import Machines
 from cycleqd_jax.tasks.os_interaction.judge import judge
@@ -24,21 +25,24 @@ from cycleqd_jax.tasks.os_interaction.options import parse_options
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_ids
 
-_PREPARE_S = 60.0  # for one script that prepares the system, by the session's clock
+_PREPARE_S = 60.0  # of one script that prepares the system, by the session's clock
 _CHECK_S = 60.0
 _PROTOCOL = 2
+# Options that decide no verdict: where the data are, which are hashed themselves, where
+# containers run, and how many.
+_FREE_OPTIONS = {"data", "engine", "sessions"}
 
 
 class OSInteraction:
-    """OS interaction.
+    """OS interaction; see `cycleqd_jax.tasks.base.Task`.
 
     Args:
-      task_settings: `options` as in `os_env.options.Options`; `turns` is unused.
+      task_settings: `options` are described in `options.Options`; `turns` is unused.
 
     Raises:
-      BadInputError: an option or the data are wrong, or the machine lacks what the
+      BadInputError: an option or the data are wrong, or this computer lacks what the
         backend needs.
-      MissingDataError: the data are not here.
+      MissingDataError: the data are not here and could not be downloaded.
     """
 
     name = "os_interaction"
@@ -48,7 +52,8 @@ class OSInteraction:
         self._options = options
         self.max_new_tokens = options.max_new_tokens
         path = find_data(options.data, task_settings.download)
-        self._data, self._prompt = read_data(path)
+        problems, self._prompt = read_data(path)
+        self._data = {str(index): problem for index, problem in problems.items()}
         self._machines = Machines(options)
         self._splits = self._make_splits(path, task_settings)
         self.fingerprint = self._fingerprint()
@@ -57,13 +62,14 @@ class OSInteraction:
         self, path: pathlib.Path, task_settings: TaskSettings
     ) -> dict[Split, tuple[str, ...]]:
         if self._options.split == "reference":
-            ids = [str(i) for i in read_ids(path)]
-            check_ids(self.name, ids, {str(i): p for i, p in self._data.items()})
-            self._machines.check_runs(int(i) for i in ids)
-            return {Split.OPTIMISE: tuple(ids)}
+            indices = read_ids(path)
+            ids = tuple(map(str, indices))
+            check_ids(self.name, ids, self._data)
+            self._machines.check_runs(indices)
+            return {Split.OPTIMISE: ids}
         strata = {
-            str(problem.index): problem.group
-            for problem in self._data.values()
+            key: problem.group
+            for key, problem in self._data.items()
             if self._machines.solvable(problem.index)
         }
         return seeded_splits(self.name, strata, task_settings.sizes, task_settings.seed)
@@ -71,73 +77,63 @@ class OSInteraction:
     def _fingerprint(self) -> str:
         decides = {
             "protocol": _PROTOCOL,
-            # What was read, whichever of its forms it was read from.
+            # What was read, whatever file it was read from.
             "problems": [dataclasses.asdict(p) for p in self._data.values()],
             "prompt": dataclasses.asdict(self._prompt),
             "splits": {str(split): ids for split, ids in self._splits.items()},
             "machines": self._machines.fingerprint,
-            **{
-                name: getattr(self._options, name)
-                for name in ("rounds", "terminal", "turn_s", "repetitions")
-            },
+            "options": self._options.model_dump(mode="json", exclude=_FREE_OPTIONS),
         }
         text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def problems(self, split: Split) -> Sequence[Problem]:
-        """The problems of one split; with `repetitions` so many times, all of them."""
+        """The problems of one split, as often as `repetitions` says."""
         ids = self._splits.get(split, ())
         return [
-            self._problem(int(i), repetition)
+            self._problem(key, repetition)
             for repetition in range(self._options.repetitions)
-            for i in ids
+            for key in ids
         ]
 
     def problem(self, key: int) -> Problem:
         """The problem with this index, whatever the splits.
 
         Raises:
-          BadInputError: there is none.
+          BadInputError: there is no such problem.
         """
-        if isinstance(key, bool) or not isinstance(key, int) or key not in self._data:
-            check_ids(self.name, [str(key)], {str(i): p for i, p in self._data.items()})
-            raise BadInputError(
-                f"Task {self.name}: expected the index of a problem, got {key!r}."
-            )
-        return self._problem(key, 0)
+        name = str(key) if type(key) is int else repr(key)
+        check_ids(self.name, [name], self._data)
+        return self._problem(name, 0)
 
     def why_not(self, index: int) -> str | None:
-        """Why a problem cannot run on this machine, in words; None if it can."""
+        """Why a problem cannot run on this computer; None if it can."""
         return self._machines.why_not(index)
 
     def transcript(self, row: Mapping[str, Any]) -> tuple[Problem, tuple[str, ...]]:
-        """The problem and the replies of a row with `problem_index` and `outputs`.
+        """A problem and the replies to it, from `problem_index` and `outputs`.
 
         Raises:
-          BadInputError: the row is not of this kind, or there is no such problem.
+          BadInputError: the row lacks one of them, or there is no such problem.
         """
-        outputs = row.get("outputs")
-        if not isinstance(outputs, list) or not all(
-            isinstance(o, str) for o in outputs
-        ):
-            raise BadInputError(
-                f"Task {self.name}: expected a transcript with 'outputs', a list of "
-                f"texts, got {outputs!r:.80}."
-            )
-        return self.problem(row.get("problem_index")), tuple(outputs)
+        where = f"A transcript of {self.name}"
+        check_fields(where, row, {"problem_index": int, "outputs": list})
+        for output in row["outputs"]:
+            check_fields(where, {"outputs": output}, {"outputs": str})
+        return self.problem(row["problem_index"]), tuple(row["outputs"])
 
-    def _problem(self, index: int, repetition: int) -> Problem:
-        problem = self._data[index]
+    def _problem(self, key: str, repetition: int) -> Problem:
+        problem = self._data[key]
         again = f"/{repetition + 1}" if repetition else ""
         return Problem(
-            id=f"{self.name}/{index}{again}",
+            id=f"{self.name}/{key}{again}",
             prompt=self._prompt.text(problem.description),
             answer=None if problem.match is None else f"Act: answer({problem.match})",
             data={"problem": problem},
         )
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
-        """A right conversation: ends with the answer or the commands that find it."""
+        """A right conversation: ends with the answer, or with commands that find it."""
         given: OsProblem = problem.data["problem"]
         if given.match is not None:
             reply = f"Think: Now I know the answer.\n\nAct: answer({given.match})"
@@ -154,7 +150,8 @@ class OSInteraction:
         """One episode.
 
         Raises:
-          SandboxError: the system could not be prepared, run or judged.
+          SandboxError: the system could not be prepared, run or judged, so there is
+            no verdict.
         """
         given: OsProblem = problem.data["problem"]
         if why := self._machines.why_not(given.index):
@@ -221,7 +218,7 @@ class OSInteraction:
         )
 
     async def aclose(self) -> None:
-        """Ends what the backend holds."""
+        """Ends all machines."""
         await self._machines.close()
 
 

@@ -1,35 +1,34 @@
 """Pocket coding: write a small Python function, judged by hidden calls.
 
-The answer is executed by a runner that calls the function on the problem's inputs and
-writes what it returned in the closed encoding of `literal`. The expected outputs stay
-here. What the answer prints, or does to the interpreter, can only change outputs.
+A program in the sandbox executes the answer, calls its function on the problem's inputs
+and writes what it returned, encoded by `cycleqd_jax.tasks.values`. The expected outputs
+stay here, so whatever the answer prints or breaks can only change its own outputs.
 """
 
-from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.base import Problem
-from cycleqd_jax.tasks.pocket import literal
-from cycleqd_jax.tasks.pocket.coding_templates import TEMPLATES
-from cycleqd_jax.tasks.pocket.episode import (
-    PocketTask,
-    python_program,
-    why_stopped,
-)
+import math
+from typing import Any
 
-# The result is the last line of standard output, so what the answer prints before it
-# does no harm. It is one string made before the write, so that a result is whole.
+from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.tasks import values
+from cycleqd_jax.tasks.base import Problem
+from cycleqd_jax.tasks.pocket.coding_templates import TEMPLATES
+from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
+
+# The result is the last line of standard output, in one write, whatever the answer has
+# printed: a list of outputs, or the text of an error.
 _RUNNER = """
 import sys
-{encoder}
+from values import encode
 
 def _main():
     scope = {{"__name__": "answer"}}
     try:
         exec(compile({answer!r}, "answer.py", "exec"), scope)
         function = scope[{function!r}]
-        result = _encode([function(*call) for call in {calls!r}])
+        outputs = [encode(function(*call)) for call in {calls!r}]
+        result = "[" + ",".join(outputs) + "]"
     except BaseException as err:
-        message = type(err).__name__ + ": " + str(err)[:100]
-        result = '{{"other":' + _text(message) + "}}"
+        result = encode(type(err).__name__ + ": " + str(err)[:100])
     sys.__stdout__.write("\\n" + result + "\\n")
 
 
@@ -45,12 +44,10 @@ class PocketCoding(PocketTask):
     inspection_tag = "test"
     inspection_hint = " You may first run code in a ```test block."
     templates = TEMPLATES
-    protocol = (_RUNNER, literal.ENCODER, inspection_hint)
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
-        """Calls the answer's function on the hidden inputs."""
+        """Calls the answer's function on the hidden arguments."""
         script = _RUNNER.format(
-            encoder=literal.ENCODER,
             answer=answer,
             function=problem.data["function"],
             calls=problem.data["calls"],
@@ -58,26 +55,25 @@ class PocketCoding(PocketTask):
         execution = await sandbox.run(python_program(script))
         if reason := why_stopped(execution):
             return reason
+        last_line = execution.stdout.rstrip(b"\n").rpartition(b"\n")[2]
         try:
-            outputs = literal.decode(
-                execution.stdout.rstrip(b"\n").rpartition(b"\n")[2]
-            )
+            outputs = values.decode(last_line)
         except ValueError:
             return "It ended without a result."
-        if isinstance(outputs, literal.Other):
-            return f"It failed with {outputs.name}."
+        if isinstance(outputs, str):
+            return f"It failed with {outputs}."
         expected = problem.data["expected"]
         if not isinstance(outputs, list) or len(outputs) != len(expected):
             return "It gave no list of results."
         for call, wanted, output in zip(
             problem.data["calls"], expected, outputs, strict=True
         ):
-            if not literal.same(wanted, output):
-                return f"For {call!r:.80} it returned {output!r:.80}."
+            if not same(wanted, output):
+                return f"For {call!r:.80} it returned {values.describe(output)}."
         return ""
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
-        """Runs a script and returns its output, or else the end of its error."""
+        """Runs a script and returns its output, or the last line of its error."""
         execution = await sandbox.run(python_program(action))
         if reason := why_stopped(execution):
             return reason
@@ -86,10 +82,38 @@ class PocketCoding(PocketTask):
         return execution.stderr.decode("utf-8", "replace").rstrip().rpartition("\n")[2]
 
     def right_inspection(self, problem: Problem) -> tuple[str, str]:
-        """The right function, tried on one of the inputs."""
-        # The first two calls are edge cases; of the others, one that is short to read.
+        """The right function, called with one of the arguments."""
+        # The first two calls are edge cases; the shortest of the others is taken.
         calls = list(zip(problem.data["calls"], problem.data["expected"], strict=True))
         call, expected = min(calls[2:], key=lambda pair: len(repr(pair)))
         arguments = ", ".join(repr(argument) for argument in call)
         action = f"{problem.answer}\nprint({problem.data['function']}({arguments}))"
         return action, str(expected)
+
+
+def same(expected: Any, actual: Any) -> bool:
+    """Whether a decoded output is right.
+
+    Types count: a list is no tuple, and a bool equals only a bool. An int and a float
+    are compared by value; where either is a float, with a relative tolerance of 1e-6,
+    since sums may be taken in any order. The order of a set or of a dict's keys does
+    not count. NaN equals nothing.
+    """
+    if isinstance(expected, bool) or isinstance(actual, bool):
+        return expected is actual
+    if isinstance(expected, int) and isinstance(actual, int):
+        return expected == actual
+    if isinstance(expected, (int, float)) and isinstance(actual, (int, float)):
+        try:
+            return math.isclose(expected, actual, rel_tol=1e-6)
+        except OverflowError:  # an int that is larger than every float
+            return False
+    if type(expected) is not type(actual):
+        return False
+    if isinstance(expected, (list, tuple)):
+        return len(expected) == len(actual) and all(map(same, expected, actual))
+    if isinstance(expected, dict):
+        return expected.keys() == actual.keys() and all(
+            same(value, actual[key]) for key, value in expected.items()
+        )
+    return expected == actual

@@ -1,4 +1,4 @@
-"""Inputs of the hidden calls: edge cases first, then values around the constants."""
+"""Arguments of the hidden calls: edge cases first, then values near the constants."""
 
 import random
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ def make_arguments(
     """The arguments of one hidden call.
 
     Args:
-      domain: "ints", "high" (mostly above `k`), "some" (never empty), "unique" (ten
-        different ones, `k` among them), "words", "lengths" (words of different
-        lengths), "text" (a word), "phrase", "int", "natural", "pair" or "dict" (no two
-        values alike).
+      domain: "ints", "high" (ints, mostly above `k`), "some" (ints, never empty),
+        "unique" (ten different ints with `k`), "words", "lengths" (words of different
+        lengths), "text" (a word), "phrase", "int", "natural", "pair" or "dict" (with
+        different values).
       rng: consumed.
-      i: which call; the first ones are edge cases.
-      constants: of the problem; the inputs lie on both sides of them.
+      i: the call's number; the first calls are edge cases.
+      constants: of the problem; arguments lie on both sides of them.
     """
     k = constants.get("k", 4)
     near = [k - 1, k, k + 1] if isinstance(k, int) else [3, 4, 5]

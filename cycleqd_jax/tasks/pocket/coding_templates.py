@@ -1,7 +1,7 @@
 """Families of small Python functions.
 
-An expected value is computed from the template's own expression, which is trusted
-text of this file; the answer's process never sees it.
+Expected outputs are computed here from the template's expression, which is trusted text
+of this file. The answer's process never sees them.
 """
 
 import dataclasses
@@ -37,26 +37,26 @@ class CodingTemplate:
 
     Attributes:
       id: unique.
-      names: function names that fit, besides some that fit everything.
-      demands: wordings of what is returned; `{x}` is the argument (`{a}` and `{b}` of
-        a pair), other names in braces are constants.
+      names: function names that fit, separated by blanks.
+      domain: of the arguments; see `coding_inputs`.
+      demands: wordings of what the function returns, separated by " | ". `{x}` is the
+        argument (`{a}` and `{b}` of a pair), other names in braces are constants.
       expression: a right function's body after `return`.
-      domain: what the arguments are; see `coding_inputs`.
       constants: name -> choices.
-      held_out: whether `train` never sees it.
+      held_out: whether `train` leaves it out.
     """
 
     id: str
-    names: tuple[str, ...]
-    demands: tuple[str, ...]
-    expression: str
+    names: str
     domain: str
+    demands: str
+    expression: str
     constants: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     held_out: bool = False
 
     def draw(self, rng: random.Random) -> Draft:
         """One random problem of the family."""
-        name = rng.choice(self.names + _NAMES)
+        name = rng.choice((*self.names.split(), *_NAMES))
         signature = rng.choice(_ARGUMENTS[self.domain])
         constants = {k: rng.choice(list(v)) for k, v in self.constants.items()}
         if "j" in constants:  # a range's upper end, above its lower end
@@ -66,7 +66,7 @@ class CodingTemplate:
         fields["kth"] = _ORDINALS.get(constants.get("k"), f"{constants.get('k')}th")
         if isinstance(constants.get("k"), int):
             fields["below"] = constants["k"] - 1
-        demand = rng.choice(self.demands).format(**fields)
+        demand = rng.choice(self.demands.split(" | ")).format(**fields)
         verb = rng.choice(("that returns", "returning"))
         expression = self.expression.format(**fields)
         answer = f"def {name}({signature}):\n    return {expression}"
@@ -85,230 +85,210 @@ class CodingTemplate:
         return Draft(prompt, answer, make_data)
 
 
-def _t(
-    id_: str,
-    names: str,
-    domain: str,
-    demands: str,
-    expression: str,
-    held_out: bool = False,
-    **constants: Sequence[Any],
-) -> CodingTemplate:
-    return CodingTemplate(
-        id_,
-        tuple(names.split()),
-        tuple(demands.split(" | ")),
-        expression,
-        domain,
-        constants,
-        held_out,
-    )
-
-
 _DIGIT = range(2, 10)
 _LIMIT = range(2, 13)
 
 # fmt: off
 TEMPLATES = (
     # Lists of integers, element by element.
-    _t("times", "scale multiply", "ints",
-       "the list {x} with each number times {k} | "
-       "each number in the list {x} multiplied by {k}",
-       "[n * {k} for n in {x}]", k=_DIGIT),
-    _t("plus", "shift add_all", "ints",
-       "the list {x} with {k} added to each number | "
-       "each number in the list {x} plus {k}",
-       "[n + {k} for n in {x}]", k=_LIMIT),
-    _t("minus", "lower subtract", "ints",
-       "the list {x} with {k} subtracted from each number | "
-       "each number in the list {x} minus {k}",
-       "[n - {k} for n in {x}]", True, k=_LIMIT),
-    _t("squares", "squares powers", "ints",
-       "a list of the squares of the numbers in {x} | "
-       "each number in the list {x} squared",
-       "[n ** 2 for n in {x}]"),
-    _t("by_index", "weighted by_index", "ints",
-       "the list {x} with each number times its index | "
-       "each number in the list {x} multiplied by its index",
-       "[i * n for i, n in enumerate({x})]"),
-    _t("floor_at", "floor_at at_least", "ints",
-       "the list {x} with numbers below {k} replaced by {k} | "
-       "each number in the list {x}, but at least {k}",
-       "[max(n, {k}) for n in {x}]", k=_LIMIT),
-    _t("neighbours", "neighbours pairs", "ints",
-       "a list of the sums of neighbouring numbers in {x} | "
-       "the list of sums of adjacent numbers in {x}",
-       "[a + b for a, b in zip({x}, {x}[1:])]"),
+    CodingTemplate("times", "scale multiply", "ints",
+        "the list {x} with each number times {k} | "
+        "each number in the list {x} multiplied by {k}",
+        "[n * {k} for n in {x}]", {"k": _DIGIT}),
+    CodingTemplate("plus", "shift add_all", "ints",
+        "the list {x} with {k} added to each number | "
+        "each number in the list {x} plus {k}",
+        "[n + {k} for n in {x}]", {"k": _LIMIT}),
+    CodingTemplate("minus", "lower subtract", "ints",
+        "the list {x} with {k} subtracted from each number | "
+        "each number in the list {x} minus {k}",
+        "[n - {k} for n in {x}]", {"k": _LIMIT}, held_out=True),
+    CodingTemplate("squares", "squares powers", "ints",
+        "a list of the squares of the numbers in {x} | "
+        "each number in the list {x} squared",
+        "[n ** 2 for n in {x}]"),
+    CodingTemplate("by_index", "weighted by_index", "ints",
+        "the list {x} with each number times its index | "
+        "each number in the list {x} multiplied by its index",
+        "[i * n for i, n in enumerate({x})]"),
+    CodingTemplate("floor_at", "floor_at at_least", "ints",
+        "the list {x} with numbers below {k} replaced by {k} | "
+        "each number in the list {x}, but at least {k}",
+        "[max(n, {k}) for n in {x}]", {"k": _LIMIT}),
+    CodingTemplate("neighbours", "neighbours pairs", "ints",
+        "a list of the sums of neighbouring numbers in {x} | "
+        "the list of sums of adjacent numbers in {x}",
+        "[a + b for a, b in zip({x}, {x}[1:])]"),
     # Filters.
-    _t("above", "above bigger", "ints",
-       "a list of the numbers in {x} greater than {k} | "
-       "the list {x} with only numbers above {k}",
-       "[n for n in {x} if n > {k}]", k=_LIMIT),
-    _t("below", "below smaller", "ints",
-       "a list of the numbers in {x} less than {k} | "
-       "the list {x} with only numbers below {k}",
-       "[n for n in {x} if n < {k}]", True, k=_LIMIT),
-    _t("evens", "evens even", "ints",
-       "a list of the even numbers in {x} | "
-       "the list {x} with only even numbers",
-       "[n for n in {x} if n % 2 == 0]"),
-    _t("odds", "odds odd", "ints",
-       "a list of the odd numbers in {x} | "
-       "the list {x} with only odd numbers",
-       "[n for n in {x} if n % 2 == 1]", True),
-    _t("divisible", "divisible multiples", "ints",
-       "a list of the numbers in {x} divisible by {k} | "
-       "the list {x} with only multiples of {k}",
-       "[n for n in {x} if n % {k} == 0]", k=range(3, 10)),
-    _t("without", "without remove", "ints",
-       "the list {x} without the number {k} | "
-       "a list of the numbers in {x} not equal to {k}",
-       "[n for n in {x} if n != {k}]", k=_LIMIT),
+    CodingTemplate("above", "above bigger", "ints",
+        "a list of the numbers in {x} greater than {k} | "
+        "the list {x} with only numbers above {k}",
+        "[n for n in {x} if n > {k}]", {"k": _LIMIT}),
+    CodingTemplate("below", "below smaller", "ints",
+        "a list of the numbers in {x} less than {k} | "
+        "the list {x} with only numbers below {k}",
+        "[n for n in {x} if n < {k}]", {"k": _LIMIT}, held_out=True),
+    CodingTemplate("evens", "evens even", "ints",
+        "a list of the even numbers in {x} | "
+        "the list {x} with only even numbers",
+        "[n for n in {x} if n % 2 == 0]"),
+    CodingTemplate("odds", "odds odd", "ints",
+        "a list of the odd numbers in {x} | "
+        "the list {x} with only odd numbers",
+        "[n for n in {x} if n % 2 == 1]", held_out=True),
+    CodingTemplate("divisible", "divisible multiples", "ints",
+        "a list of the numbers in {x} divisible by {k} | "
+        "the list {x} with only multiples of {k}",
+        "[n for n in {x} if n % {k} == 0]", {"k": range(3, 10)}),
+    CodingTemplate("without", "without remove", "ints",
+        "the list {x} without the number {k} | "
+        "a list of the numbers in {x} not equal to {k}",
+        "[n for n in {x} if n != {k}]", {"k": _LIMIT}),
     # Numbers from lists.
-    _t("sum_below", "sum_below small_sum", "ints",
-       "the sum of the numbers in {x} below {k} | "
-       "the sum of all numbers in {x} less than {k}",
-       "sum(n for n in {x} if n < {k})", True, k=_LIMIT),
-    _t("sum_squares", "sum_squares energy", "ints",
-       "the sum of the squares of the numbers in {x} | "
-       "the sum of squares of {x}",
-       "sum(n * n for n in {x})"),
-    _t("count_above", "count_above how_many", "ints",
-       "how many numbers in {x} are greater than {k} | "
-       "the count of numbers in {x} above {k}",
-       "sum(n > {k} for n in {x})", k=_LIMIT),
-    _t("count", "count occurrences", "ints",
-       "how often {k} occurs in the list {x} | "
-       "the count of {k} in the list {x}",
-       "{x}.count({k})", k=_LIMIT),
-    _t("spread", "spread width", "some",
-       "the largest minus the smallest number in {x} | "
-       "the maximum of {x} minus its minimum",
-       "max({x}) - min({x})"),
-    _t("mean", "mean average", "some",
-       "the mean of the numbers in {x} | "
-       "the average of the list {x}",
-       "sum({x}) / len({x})"),
-    _t("kth_smallest", "smallest pick", "unique",
-       "the {kth} smallest number in {x} | "
-       "the {kth} lowest number in the list {x}",
-       "sorted({x})[{below}]", k=range(2, 6)),
+    CodingTemplate("sum_below", "sum_below small_sum", "ints",
+        "the sum of the numbers in {x} below {k} | "
+        "the sum of all numbers in {x} less than {k}",
+        "sum(n for n in {x} if n < {k})", {"k": _LIMIT}, held_out=True),
+    CodingTemplate("sum_squares", "sum_squares energy", "ints",
+        "the sum of the squares of the numbers in {x} | "
+        "the sum of squares of {x}",
+        "sum(n * n for n in {x})"),
+    CodingTemplate("count_above", "count_above how_many", "ints",
+        "how many numbers in {x} are greater than {k} | "
+        "the count of numbers in {x} above {k}",
+        "sum(n > {k} for n in {x})", {"k": _LIMIT}),
+    CodingTemplate("count", "count occurrences", "ints",
+        "how often {k} occurs in the list {x} | "
+        "the count of {k} in the list {x}",
+        "{x}.count({k})", {"k": _LIMIT}),
+    CodingTemplate("spread", "spread width", "some",
+        "the largest minus the smallest number in {x} | "
+        "the maximum of {x} minus its minimum",
+        "max({x}) - min({x})"),
+    CodingTemplate("mean", "mean average", "some",
+        "the mean of the numbers in {x} | "
+        "the average of the list {x}",
+        "sum({x}) / len({x})"),
+    CodingTemplate("kth_smallest", "smallest pick", "unique",
+        "the {kth} smallest number in {x} | "
+        "the {kth} lowest number in the list {x}",
+        "sorted({x})[{below}]", {"k": range(2, 6)}),
     # Yes or no.
-    _t("contains", "contains has", "ints",
-       "whether {k} is in the list {x} | "
-       "whether the list {x} contains {k}",
-       "{k} in {x}", k=_LIMIT),
-    _t("all_above", "all_above check", "high",
-       "whether all numbers in {x} are greater than {k} | "
-       "whether every number in {x} is above {k}",
-       "all(n > {k} for n in {x})", k=[-3, -2, -1, 0, 1, 2]),
+    CodingTemplate("contains", "contains has", "ints",
+        "whether {k} is in the list {x} | "
+        "whether the list {x} contains {k}",
+        "{k} in {x}", {"k": _LIMIT}),
+    CodingTemplate("all_above", "all_above check", "high",
+        "whether all numbers in {x} are greater than {k} | "
+        "whether every number in {x} is above {k}",
+        "all(n > {k} for n in {x})", {"k": [-3, -2, -1, 0, 1, 2]}),
     # Slices and orders.
-    _t("first", "first head", "ints",
-       "the first {k} items of the list {x} | "
-       "a list of the first {k} items of {x}",
-       "{x}[:{k}]", k=range(2, 7)),
-    _t("last", "last tail", "ints",
-       "the last {k} items of the list {x} | "
-       "a list of the last {k} items of {x}",
-       "{x}[-{k}:]", True, k=range(2, 7)),
-    _t("drop", "drop skip", "ints",
-       "the list {x} without its first {k} items | "
-       "all items of the list {x} after the first {k}",
-       "{x}[{k}:]", k=range(2, 7)),
-    _t("reverse", "backwards flip", "ints",
-       "the list {x} in reverse order | "
-       "a reversed copy of the list {x}",
-       "{x}[::-1]"),
-    _t("descending", "descending rank", "ints",
-       "the list {x} sorted in descending order | "
-       "a list of the numbers in {x} from largest to smallest",
-       "sorted({x}, reverse=True)"),
-    _t("distinct", "distinct unique", "ints",
-       "a sorted list of the distinct numbers in {x} | "
-       "the list {x} sorted without duplicates",
-       "sorted(set({x}))"),
-    _t("largest", "largest top", "unique",
-       "a list of the {k} largest numbers in {x}, largest first | "
-       "the {k} largest numbers of the list {x} in descending order",
-       "sorted({x}, reverse=True)[:{k}]", k=range(2, 7)),
+    CodingTemplate("first", "first head", "ints",
+        "the first {k} items of the list {x} | "
+        "a list of the first {k} items of {x}",
+        "{x}[:{k}]", {"k": range(2, 7)}),
+    CodingTemplate("last", "last tail", "ints",
+        "the last {k} items of the list {x} | "
+        "a list of the last {k} items of {x}",
+        "{x}[-{k}:]", {"k": range(2, 7)}, held_out=True),
+    CodingTemplate("drop", "drop skip", "ints",
+        "the list {x} without its first {k} items | "
+        "all items of the list {x} after the first {k}",
+        "{x}[{k}:]", {"k": range(2, 7)}),
+    CodingTemplate("reverse", "backwards flip", "ints",
+        "the list {x} in reverse order | "
+        "a reversed copy of the list {x}",
+        "{x}[::-1]"),
+    CodingTemplate("descending", "descending rank", "ints",
+        "the list {x} sorted in descending order | "
+        "a list of the numbers in {x} from largest to smallest",
+        "sorted({x}, reverse=True)"),
+    CodingTemplate("distinct", "distinct unique", "ints",
+        "a sorted list of the distinct numbers in {x} | "
+        "the list {x} sorted without duplicates",
+        "sorted(set({x}))"),
+    CodingTemplate("largest", "largest top", "unique",
+        "a list of the {k} largest numbers in {x}, largest first | "
+        "the {k} largest numbers of the list {x} in descending order",
+        "sorted({x}, reverse=True)[:{k}]", {"k": range(2, 7)}),
     # Words and strings.
-    _t("word_lengths", "lengths sizes", "words",
-       "a list of the lengths of the strings in {x} | "
-       "the list of lengths of the strings in {x}",
-       "[len(w) for w in {x}]"),
-    _t("longer", "longer long_words", "words",
-       "a list of the strings in {x} longer than {k} characters | "
-       "the strings in {x} with more than {k} characters as a list",
-       "[w for w in {x} if len(w) > {k}]", k=range(3, 6)),
-    _t("starting", "starting begins", "words",
-       "a list of the strings in {x} starting with '{c}' | "
-       "the list {x} with only strings starting with '{c}'",
-       "[w for w in {x} if w.startswith('{c}')]", c="abcdemnrst"),
-    _t("upper", "shout upper_all", "words",
-       "a list of the strings in {x} in upper case | "
-       "the list {x} with each string in upper case",
-       "[w.upper() for w in {x}]"),
-    _t("join", "join glue", "words",
-       "the strings in {x} joined by '{c}' | "
-       "one string of all strings in {x} joined by '{c}'",
-       "'{c}'.join({x})", c="-+/:;#_"),
-    _t("longest", "longest widest", "lengths",
-       "the longest string in {x} | "
-       "the string in {x} with the most characters",
-       "max({x}, key=len)"),
-    _t("by_length", "by_length order", "lengths",
-       "the list {x} sorted by length | "
-       "a list of the strings in {x} from shortest to longest",
-       "sorted({x}, key=len)", True),
-    _t("count_letter", "count_letter letters", "text",
-       "how often '{c}' occurs in the string {x} | "
-       "the count of '{c}' in the string {x}",
-       "{x}.count('{c}')", c=LETTERS),
-    _t("swap_letter", "swap_letter change", "text",
-       "the string {x} with each '{c}' replaced by '{d}' | "
-       "the string {x} after replacing '{c}' by '{d}'",
-       "{x}.replace('{c}', '{d}')", c=LETTERS, d="xyz_"),
-    _t("palindrome", "palindrome mirror", "text",
-       "whether the string {x} is a palindrome | "
-       "whether the string {x} equals its reverse",
-       "{x} == {x}[::-1]"),
-    _t("word_count", "word_count num_words", "phrase",
-       "the number of words in the string {x} | "
-       "how many words the string {x} has",
-       "len({x}.split())"),
+    CodingTemplate("word_lengths", "lengths sizes", "words",
+        "a list of the lengths of the strings in {x} | "
+        "the list of lengths of the strings in {x}",
+        "[len(w) for w in {x}]"),
+    CodingTemplate("longer", "longer long_words", "words",
+        "a list of the strings in {x} longer than {k} characters | "
+        "the strings in {x} with more than {k} characters as a list",
+        "[w for w in {x} if len(w) > {k}]", {"k": range(3, 6)}),
+    CodingTemplate("starting", "starting begins", "words",
+        "a list of the strings in {x} starting with '{c}' | "
+        "the list {x} with only strings starting with '{c}'",
+        "[w for w in {x} if w.startswith('{c}')]", {"c": "abcdemnrst"}),
+    CodingTemplate("upper", "shout upper_all", "words",
+        "a list of the strings in {x} in upper case | "
+        "the list {x} with each string in upper case",
+        "[w.upper() for w in {x}]"),
+    CodingTemplate("join", "join glue", "words",
+        "the strings in {x} joined by '{c}' | "
+        "one string of all strings in {x} joined by '{c}'",
+        "'{c}'.join({x})", {"c": "-+/:;#_"}),
+    CodingTemplate("longest", "longest widest", "lengths",
+        "the longest string in {x} | "
+        "the string in {x} with the most characters",
+        "max({x}, key=len)"),
+    CodingTemplate("by_length", "by_length order", "lengths",
+        "the list {x} sorted by length | "
+        "a list of the strings in {x} from shortest to longest",
+        "sorted({x}, key=len)", held_out=True),
+    CodingTemplate("count_letter", "count_letter letters", "text",
+        "how often '{c}' occurs in the string {x} | "
+        "the count of '{c}' in the string {x}",
+        "{x}.count('{c}')", {"c": LETTERS}),
+    CodingTemplate("swap_letter", "swap_letter change", "text",
+        "the string {x} with each '{c}' replaced by '{d}' | "
+        "the string {x} after replacing '{c}' by '{d}'",
+        "{x}.replace('{c}', '{d}')", {"c": LETTERS, "d": "xyz_"}),
+    CodingTemplate("palindrome", "palindrome mirror", "text",
+        "whether the string {x} is a palindrome | "
+        "whether the string {x} equals its reverse",
+        "{x} == {x}[::-1]"),
+    CodingTemplate("word_count", "word_count num_words", "phrase",
+        "the number of words in the string {x} | "
+        "how many words the string {x} has",
+        "len({x}.split())"),
     # Single numbers.
-    _t("linear", "linear line", "int",
-       "{k} times {x} plus {m} | "
-       "{m} more than {k} times {x}",
-       "{k} * {x} + {m}", k=_DIGIT, m=_DIGIT),
-    _t("sum_to", "sum_to series", "natural",
-       "the sum of the integers from 1 to {x} | "
-       "the sum of all whole numbers from 1 to {x}",
-       "sum(range(1, {x} + 1))"),
-    _t("multiples", "multiples table", "natural",
-       "a list of the first {x} positive multiples of {k} | "
-       "the list of the first {x} multiples of {k}, starting with {k}",
-       "[{k} * i for i in range(1, {x} + 1)]", k=_DIGIT),
-    _t("digit_sum", "digit_sum cross", "natural",
-       "the sum of the digits of {x} | "
-       "the sum of the decimal digits of the integer {x}",
-       "sum(int(c) for c in str({x}))"),
-    _t("clamp", "clamp limit", "int",
-       "{x} limited to the range from {k} to {j} | "
-       "{x}, but at least {k} and at most {j}",
-       "max({k}, min({x}, {j}))", k=range(0, 6), j=range(3, 15)),
-    _t("larger", "larger best", "pair",
-       "the larger of {a} and {b}, plus {k} | "
-       "the maximum of {a} and {b} plus {k}",
-       "max({a}, {b}) + {k}", k=_DIGIT),
+    CodingTemplate("linear", "linear line", "int",
+        "{k} times {x} plus {m} | "
+        "{m} more than {k} times {x}",
+        "{k} * {x} + {m}", {"k": _DIGIT, "m": _DIGIT}),
+    CodingTemplate("sum_to", "sum_to series", "natural",
+        "the sum of the integers from 1 to {x} | "
+        "the sum of all whole numbers from 1 to {x}",
+        "sum(range(1, {x} + 1))"),
+    CodingTemplate("multiples", "multiples table", "natural",
+        "a list of the first {x} positive multiples of {k} | "
+        "the list of the first {x} multiples of {k}, starting with {k}",
+        "[{k} * i for i in range(1, {x} + 1)]", {"k": _DIGIT}),
+    CodingTemplate("digit_sum", "digit_sum cross", "natural",
+        "the sum of the digits of {x} | "
+        "the sum of the decimal digits of the integer {x}",
+        "sum(int(c) for c in str({x}))"),
+    CodingTemplate("clamp", "clamp limit", "int",
+        "{x} limited to the range from {k} to {j} | "
+        "{x}, but at least {k} and at most {j}",
+        "max({k}, min({x}, {j}))", {"k": range(0, 6), "j": range(3, 15)}),
+    CodingTemplate("larger", "larger best", "pair",
+        "the larger of {a} and {b}, plus {k} | "
+        "the maximum of {a} and {b} plus {k}",
+        "max({a}, {b}) + {k}", {"k": _DIGIT}),
     # Dictionaries.
-    _t("keys_above", "keys_above winners", "dict",
-       "a list of the keys of the dict {x} with values above {k} | "
-       "a list of the keys in the dict {x} whose value is greater than {k}",
-       "[k for k, v in {x}.items() if v > {k}]", k=_LIMIT),
-    _t("best_key", "best_key top", "dict",
-       "the key of the dict {x} with the largest value | "
-       "the key with the highest value in the dict {x}",
-       "max({x}, key={x}.get)"),
+    CodingTemplate("keys_above", "keys_above winners", "dict",
+        "a list of the keys of the dict {x} with values above {k} | "
+        "a list of the keys in the dict {x} whose value is greater than {k}",
+        "[k for k, v in {x}.items() if v > {k}]", {"k": _LIMIT}),
+    CodingTemplate("best_key", "best_key top", "dict",
+        "the key of the dict {x} with the largest value | "
+        "the key with the highest value in the dict {x}",
+        "max({x}, key={x}.get)"),
 )
 # fmt: on

@@ -1,34 +1,26 @@
 """Pocket databases: write one SQL statement, judged by what it returns and changes.
 
-A runner fills a table in SQLite's memory, executes the statement once and writes the
-returned rows and the whole table in the closed encoding of `literal`. Rows are compared
-as a multiset, in order where the problem demanded one; names of columns do not matter;
-a statement that asks for rows must leave the table alone. Every answer must be right
-on all tables of its problem. The expected effects stay here.
+A program in the sandbox fills a table in SQLite's memory, executes the statement once
+and writes the returned rows and the whole table, encoded by `cycleqd_jax.tasks.values`.
+Rows are compared as a multiset, in order where the problem demands one; column names do
+not count. A statement that asks for rows must not change the table. An answer must be
+right on all tables of its problem. The expected effects stay here.
 """
 
 from typing import Any
 
 from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.base import Problem
-from cycleqd_jax.tasks.pocket import literal
-from cycleqd_jax.tasks.pocket.db_tables import (
-    Effect,
-    create_table,
-    same_effect,
-)
+from cycleqd_jax.tasks.pocket.db_tables import Effect, create_table, same_effect
 from cycleqd_jax.tasks.pocket.db_templates import TEMPLATES
-from cycleqd_jax.tasks.pocket.episode import (
-    PocketTask,
-    python_program,
-    why_stopped,
-)
+from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
 
-_MAX_ROWS = 100  # an answer that returns more is wrong on tables of nine rows
-# `execute` takes exactly one statement, so a second one is an error.
+_MAX_ROWS = 100  # tables have nine rows, so more are wrong
+# `execute` takes one statement; a second one is an error.
 _RUNNER = """
 import sqlite3
-{encoder}
+from values import encode
 
 def _main():
     effects = []
@@ -40,10 +32,9 @@ def _main():
             returned = connection.execute({statement!r}).fetchmany({max_rows})
             after = connection.execute("SELECT * FROM {table}").fetchmany({max_rows})
             effects.append((returned, after))
-        result = _encode(effects)
     except (sqlite3.Error, sqlite3.Warning, OverflowError) as err:
-        result = '{{"other":' + _text(str(err)[:150]) + "}}"
-    print(result)
+        effects = str(err)[:150]
+    print(encode(effects))
 
 
 _main()
@@ -58,10 +49,9 @@ class PocketDb(PocketTask):
     inspection_tag = "query"
     inspection_hint = " You may first run one in a ```query block."
     templates = TEMPLATES
-    protocol = (_RUNNER, literal.ENCODER, inspection_hint, str(_MAX_ROWS))
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
-        """Executes the statement on every table of the problem."""
+        """Runs the statement on every table of the problem."""
         tables = problem.data["tables"]
         effects = await self._execute(problem, tables, answer, sandbox)
         if isinstance(effects, str):
@@ -76,7 +66,7 @@ class PocketDb(PocketTask):
         return ""
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
-        """Executes a statement on a copy of the first table and shows its rows."""
+        """Runs a statement on a copy of the first table and returns its rows."""
         tables = problem.data["tables"][:1]
         effects = await self._execute(problem, tables, action, sandbox)
         if isinstance(effects, str):
@@ -91,9 +81,8 @@ class PocketDb(PocketTask):
     async def _execute(
         self, problem: Problem, tables: Any, statement: str, sandbox: Sandbox
     ) -> list[Effect] | str:
-        """The effect on each table, or one line that says why there is none."""
+        """The effect on each table, or why there is none, in one line."""
         script = _RUNNER.format(
-            encoder=literal.ENCODER,
             tables=tables,
             table=problem.data["table"],
             create=create_table(problem.data["table"], problem.data["columns"]),
@@ -104,19 +93,21 @@ class PocketDb(PocketTask):
         if reason := why_stopped(execution):
             return reason
         try:
-            output = literal.decode(execution.stdout.strip())
-            if isinstance(output, literal.Other):
-                return f"SQLite says: {output.name}."
-            return _effects(output)
+            output = values.decode(execution.stdout.strip())
+            return (
+                f"SQLite says: {output}."
+                if isinstance(output, str)
+                else _effects(output)
+            )
         except ValueError:
             return "It ended without a result."
 
 
 def _effects(output: Any) -> list[Effect]:
-    """Checks what the other process wrote, which is not to be trusted.
+    """Checks and converts the program's output, which may be forged.
 
     Raises:
-      ValueError: if it is not a list of pairs of lists of rows of plain cells.
+      ValueError: it is no list of pairs of lists of rows of cells.
     """
     if not isinstance(output, list):
         raise ValueError("no list of effects")

@@ -1,7 +1,7 @@
-"""Small tables whose contents tell a right SQL statement from a wrong one.
+"""Small tables whose contents distinguish a right SQL statement from a wrong one.
 
-The expected rows and tables are computed here, with the right statement on the same
-SQLite that Python ships; the answer's process never sees them.
+Expected rows and tables are computed here, by the right statement in Python's SQLite.
+The answer's process never sees them.
 """
 
 import collections
@@ -21,7 +21,7 @@ _NUM_TABLES = 2  # an answer must be right on all of them
 _NUM_ROWS = 9
 _MAX_DRAWS = 30
 # fmt: off
-_SWAPS = (  # parts of a statement and what a mistake would put in their place
+_SWAPS = (  # parts of a statement, and mistakes in their place
     ("!=", "="), (" = '", " != '"), (" > ", " < "), (" > ", " >= "), (" >= ", " > "),
     (" >= ", " <= "), (" < ", " <= "), (" < ", " > "), (" <= ", " < "),
     (" <= ", " >= "), (" AND ", " OR "), (" OR ", " AND "), (" DESC", ""),
@@ -34,11 +34,11 @@ _SWAPS = (  # parts of a statement and what a mistake would put in their place
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What a statement did to one table.
+    """What a statement does to one table.
 
     Attributes:
-      rows: what it returned.
-      table: all rows afterwards.
+      rows: the rows that it returns.
+      table: all rows of the table afterwards.
     """
 
     rows: tuple[Row, ...]
@@ -53,17 +53,17 @@ def telling_tables(
     *,
     ordered: bool,
 ) -> tuple[tuple[tuple[Row, ...], ...], tuple[Effect, ...]]:
-    """Tables on which a right statement stands out, and what it does to them.
+    """Random tables on which only a right statement has the right effect.
 
-    Of several draws the first is taken on which the statement changes or returns
-    something, on every table, and each slightly different statement (another
-    comparison, constant, aggregate, column, order or no condition) does something
-    else on one of them; failing that, the draw that the fewest others survive.
+    A draw is good if the statement returns or changes something on every table, and if
+    each statement with one mistake (another comparison, constant, aggregate, column or
+    order, or no condition) has another effect on one of the tables. The first good draw
+    is taken; if there is none, the draw with the fewest mistakes that go unnoticed.
 
     Args:
       schema: of the table.
-      statement: a right one.
-      fields: the statement's constants; rows are made that meet and miss them.
+      statement: a right statement.
+      fields: the statement's constants; about half of the rows meet them.
       rng: consumed.
       ordered: whether the order of the rows counts.
 
@@ -97,13 +97,13 @@ def telling_tables(
 
 
 def apply(schema: Schema, rows: Sequence[Row], statement: str) -> Effect | None:
-    """What a statement of ours does to a table; None if it is not valid."""
+    """What a trusted statement does to a table; None if it is not valid."""
     with _Table(schema, rows) as table:
         return table.apply(statement)
 
 
 class _Table:
-    """A table in memory to which every statement is applied afresh."""
+    """A table in memory; each statement starts from the same rows."""
 
     def __init__(self, schema: Schema, rows: Sequence[Row]):
         self._name = schema.table
@@ -132,14 +132,14 @@ class _Table:
 
 
 def create_table(table: str, columns: Sequence[str]) -> str:
-    """The statement that makes a table: two columns of text, two of whole numbers."""
+    """The statement that creates a table: two columns of text, two of integers."""
     kinds = ("TEXT", "TEXT", "INTEGER", "INTEGER")
     pairs = (f"{c} {kind}" for c, kind in zip(columns, kinds, strict=True))
     return f"CREATE TABLE {table} ({', '.join(pairs)})"
 
 
 def same_effect(expected: Effect, actual: Effect, *, ordered: bool) -> bool:
-    """Whether two effects are equal; the order of a table's own rows never counts."""
+    """Whether two effects are equal; the order of the table's rows never counts."""
     if not same_rows(expected.table, actual.table):
         return False
     if expected.rows == actual.rows:
@@ -150,13 +150,13 @@ def same_effect(expected: Effect, actual: Effect, *, ordered: bool) -> bool:
 
 
 def same_rows(expected: Sequence[Row], actual: Sequence[Row]) -> bool:
-    """Whether two tables hold the same rows, equally often, in any order."""
+    """Whether both have the same rows, each equally often, in any order."""
     count = collections.Counter
     return expected == actual or count(_rounded(expected)) == count(_rounded(actual))
 
 
 def _rounded(rows: Sequence[Row]) -> list[Row]:
-    """Rows with numbers as they compare: 2 equals 2.0, and six decimals count."""
+    """Rows as they are compared: 2 equals 2.0, and six decimals count."""
     return [
         tuple(round(cell, 6) if isinstance(cell, float) else cell for cell in row)
         for row in rows
@@ -166,7 +166,7 @@ def _rounded(rows: Sequence[Row]) -> list[Row]:
 def _rows(
     schema: Schema, fields: Mapping[str, Any], rng: random.Random
 ) -> tuple[Row, ...]:
-    """Rows of unique labels and numbers, about half of which meet the constants."""
+    """Rows with unique labels and numbers; about half of them meet the constants."""
     labels = [label for label in schema.labels if label != fields["one"]]
     labels = [fields["one"], *rng.sample(labels, _NUM_ROWS - 1)]
     groups = [fields["a"], fields["a"], fields["a"], fields["b"]]
@@ -185,7 +185,7 @@ def _rows(
 
 
 def _mutants(statement: str, schema: Schema) -> Iterator[str]:
-    """Statements that differ from a right one in a single place."""
+    """Statements with one mistake."""
     for old, new in _SWAPS:
         if old in statement:
             yield statement.replace(old, new, 1)

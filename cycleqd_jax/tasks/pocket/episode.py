@@ -1,9 +1,8 @@
-"""What the pocket tasks share: the messages, taking an answer out, the turns.
+"""What the pocket tasks share: messages, replies, turns, the fingerprint.
 
-One user message states the problem. In the form with two turns it also names an
-inspection: a fenced block whose tag says that it is none of the answer, which is run
-in the sandbox and whose output comes back. An answer may come in any turn and ends
-the episode; an inspection in the last turn ends it without one.
+One user message states the problem. A reply holds its action in a fenced block. With
+two turns the first reply may be an inspection instead of the answer: a block with a tag
+that the prompt names. It runs in the sandbox and its output is the next user message.
 """
 
 import abc
@@ -17,28 +16,21 @@ from typing import ClassVar
 
 from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.sandbox.base import (
-    Ending,
-    Execution,
-    Limits,
-    Program,
-    Sandbox,
-)
+from cycleqd_jax.sandbox.base import Execution, Limits, Program, Sandbox
+from cycleqd_jax.tasks import programs
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.pocket import generator
 
-# Python in a sandbox: no user or site packages, no bytecode, and sets in one order, so
-# that a verdict is a function of the answer.
-PYTHON = ("env", "PYTHONHASHSEED=0", "python3", "-s", "-S", "-B", "main.py")
-# Empty, because many chat templates put in a text of their own where none is given,
-# and every token of a prompt costs time in every episode.
+_PROTOCOL = 2  # raised when prompts or verdicts change
+# Many chat templates add a system text of their own where none is given, and every
+# token of a prompt costs time in every episode.
 SYSTEM: Message = {"role": "system", "content": ""}
-# A command that waits for ever costs this twice, the second time alone.
+# A program that reaches the wall-clock limit is run a second time.
 LIMITS = Limits(cpu_s=1.0, wall_s=10.0)
-# By turns: the longest right answer has 32, and an inspection may hold the answer too.
+# By turns. The longest right answer has 32; an inspection may repeat the answer.
 _MAX_NEW_TOKENS = {1: 36, 2: 72}
 _MAX_ANSWER = 4000  # characters
-_MAX_FEEDBACK = 200  # characters of an inspection's output that come back
+_MAX_FEEDBACK = 200  # characters of an inspection's output
 _FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
 _INLINE_FENCE = re.compile(r"```([^\n`]*)(?:```|\Z)")
 
@@ -48,8 +40,8 @@ class Action:
     """What a reply asks for.
 
     Attributes:
-      text: what is to be executed; empty if the reply held nothing usable.
-      inspects: whether it asks for an inspection and is not the answer.
+      text: what to execute; empty if the reply holds nothing usable.
+      inspects: True for an inspection, False for the answer.
     """
 
     text: str
@@ -59,18 +51,21 @@ class Action:
 def parse_reply(reply: str, inspection_tag: str) -> Action:
     """Takes the action out of a reply.
 
-    It is the content of the first fenced block, closed or cut off; `inspection_tag`
-    after the fence makes it an inspection. Without a block it is what a fence and its
-    end enclose within a line, and without a fence the whole reply. Nothing is usable
-    if that is empty, longer than 4000 characters or holds a null character.
+    It is the content of the first fenced block, which may be cut off. Without a block
+    it is the text between two fences on one line, and without a fence the whole reply.
+    Empty text, text of more than 4000 characters and text with a null character are
+    not usable.
+
+    Args:
+      reply: the model's text.
+      inspection_tag: the tag of a block that is an inspection.
     """
     tag, text = "", reply
     if block := _FENCE.search(reply):
         tag, text = block.group(1).strip().lower(), block.group(2)
     elif inline := _INLINE_FENCE.search(reply):
         text = inline.group(1) if inline.group().endswith("```") else ""
-    text = text.strip("\n").rstrip()
-    text = _encodable(text)
+    text = _encodable(text.strip("\n").rstrip())
     if "\0" in text or len(text) > _MAX_ANSWER:
         text = ""
     return Action(text, tag == inspection_tag)
@@ -82,14 +77,13 @@ def fenced(tag: str, text: str) -> str:
 
 
 class PocketTask(abc.ABC):
-    """A skill with generated problems; see `cycleqd_jax.tasks.base.Task`.
+    """A task with generated problems; see `cycleqd_jax.tasks.base.Task`.
 
     Attributes:
-      answer_tag: of the fenced block in a right reply; other tags are taken too.
-      inspection_tag: of the fenced block that is none of the answer.
-      inspection_hint: what the prompt adds in the form with two turns.
+      answer_tag: tag of the answer's block in a right reply; replies may use others.
+      inspection_tag: tag of an inspection's block.
+      inspection_hint: what a prompt adds where there are two turns.
       templates: the families of problems.
-      protocol: everything else that decides verdicts, for the fingerprint.
     """
 
     name: ClassVar[str]
@@ -97,16 +91,12 @@ class PocketTask(abc.ABC):
     inspection_tag: ClassVar[str]
     inspection_hint: ClassVar[str]
     templates: ClassVar[Sequence[generator.Template]]
-    protocol: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: TaskSettings):
-        """Makes no problem yet.
-
-        Args:
-          settings: seed, sizes and turns.
+        """Checks the settings; problems are made when they are asked for.
 
         Raises:
-          BadInputError: if a size is negative or `turns` is neither 1 nor 2.
+          BadInputError: a size is negative, or `turns` is neither 1 nor 2.
         """
         if settings.turns not in (1, 2):
             raise BadInputError(
@@ -124,24 +114,20 @@ class PocketTask(abc.ABC):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of all problems of the sizes asked for and of the protocol."""
-        content = [
-            [generator.VERSION, self._settings.turns, self.max_new_tokens],
-            [SYSTEM["content"], self.answer_tag, self.inspection_tag, *self.protocol],
-            [repr(LIMITS), PYTHON, _MAX_ANSWER, _MAX_FEEDBACK],
-            [
-                [p.id, p.prompt, p.answer, repr(sorted(p.data.items()))]
-                for split in Split
-                for p in self.problems(split)
-            ],
+        """Hex SHA-256 of the protocol and of all problems of the sizes asked for."""
+        problems = [
+            [p.id, p.prompt, p.answer, repr(sorted(p.data.items()))]
+            for split in Split
+            for p in self.problems(split)
         ]
+        content = [_PROTOCOL, self._settings.turns, problems]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The problems of one split, in a fixed order; made once.
 
         Raises:
-          BadInputError: if more were asked for than there are.
+          BadInputError: there are fewer than the size asks for.
         """
         if split not in self._made:
             seed, size = self._settings.seed, self._settings.sizes.get(split, 0)
@@ -155,7 +141,7 @@ class PocketTask(abc.ABC):
         return self._made[split]
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
-        """A right conversation of this task's form; it ends with the answer."""
+        """A right conversation: with two turns an inspection, then the answer."""
         messages = [SYSTEM, {"role": "user", "content": problem.prompt}]
         if self._settings.turns == 2:
             action, output = self.right_inspection(problem)
@@ -171,11 +157,11 @@ class PocketTask(abc.ABC):
 
         Args:
           problem: one of `problems`.
-          chat: asked for at most `turns` replies.
-          sandbox: executes inspections and the answer.
+          chat: gives at most `turns` replies.
+          sandbox: runs inspections and the answer.
 
         Raises:
-          SandboxError: if the sandbox failed; there is no verdict then.
+          SandboxError: the sandbox failed, so there is no verdict.
         """
         messages = [SYSTEM, {"role": "user", "content": problem.prompt}]
         for turn in range(1, self._settings.turns + 1):
@@ -198,34 +184,27 @@ class PocketTask(abc.ABC):
 
     @abc.abstractmethod
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
-        """Executes an answer; empty if it is right, else one line that says why not."""
+        """Runs an answer; returns "" if it is right, else why not, in one line."""
 
     @abc.abstractmethod
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
-        """Executes an inspection and returns what it printed."""
+        """Runs an inspection and returns what it printed."""
 
     @abc.abstractmethod
     def right_inspection(self, problem: Problem) -> tuple[str, str]:
-        """A useful inspection and what `inspect` says to it."""
+        """A useful inspection and what `inspect` returns for it."""
 
 
 def python_program(script: str) -> Program:
-    """A program that runs a Python script by itself."""
-    return Program(PYTHON, files=(("main.py", script.encode()),), limits=LIMITS)
+    """A Python script as a program, which may import `values`."""
+    files = (("main.py", script.encode()), programs.VALUES)
+    return Program(programs.PYTHON, files=files, limits=LIMITS)
 
 
 def why_stopped(execution: Execution) -> str:
-    """One line on a program that did not end by itself; empty if it did."""
-    reasons = {
-        Ending.EXITED: "",
-        Ending.SIGNALLED: "It was killed by a signal.",
-        Ending.CPU_LIMIT: "It used up its CPU time.",
-        Ending.WALL_LIMIT: "It used up its time.",
-        Ending.OUTPUT_LIMIT: "It wrote too much output.",
-        Ending.MEMORY_LIMIT: "It used too much memory.",
-        Ending.ENTRIES_LIMIT: "It made too many files.",
-    }
-    return reasons[execution.ending]
+    """Why a program did not end by itself, as a sentence; empty if it did."""
+    reason = programs.why_stopped(execution)
+    return reason and f"{reason[0].upper()}{reason[1:]}."
 
 
 def _feedback(output: str) -> str:
@@ -236,5 +215,5 @@ def _feedback(output: str) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Text with question marks for lone surrogates, which have no bytes in UTF-8."""
+    """Text with "?" for lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,10 +1,10 @@
-"""Problems from templates by seed, in splits that share nothing.
+"""Problems made from templates, by seed, in disjoint splits.
 
-The answer's text decides the split: sha256(task, seed, answer) falls into one of
-twelve buckets, of which `train` owns six and the others two each. So no prompt and no
-answer occurs in two splits, whatever their sizes, and a problem never moves. Within a
-split every round visits all its templates in a new shuffled order, and every template
-has its own stream of random numbers: a longer split begins with the shorter one.
+The answer's text decides the split: sha256(task, seed, answer) falls into one of twelve
+buckets; `train` owns six of them and each other split two. So no prompt and no answer
+is in two splits, and a problem stays in its split whatever the sizes are. A split is
+filled in rounds; each round visits all templates in a new random order. Every template
+has its own random numbers, so a longer split begins with the shorter one.
 """
 
 import dataclasses
@@ -16,8 +16,6 @@ from typing import Any, Protocol
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.base import Problem, Split
 
-VERSION = 1  # of the scheme above; part of every task's fingerprint
-
 _BUCKETS = {
     Split.TRAIN: range(0, 6),
     Split.OPTIMISE: range(6, 8),
@@ -25,7 +23,7 @@ _BUCKETS = {
     Split.TEST: range(10, 12),
 }
 _NUM_BUCKETS = 12
-_MAX_DRAWS = 300  # before a template counts as exhausted in a split
+_MAX_DRAWS = 300  # vain draws after which a template has no more problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +31,9 @@ class Draft:
     """A problem before its data is made.
 
     Attributes:
-      prompt: the demand.
-      answer: the text of a right answer, without its fence.
-      make_data: makes `Problem.data` from random numbers of the problem's own.
+      prompt: what the user message says.
+      answer: a right answer, without a fence.
+      make_data: makes `Problem.data` from the problem's own random numbers.
     """
 
     prompt: str
@@ -48,18 +46,11 @@ class Template(Protocol):
 
     Attributes:
       id: unique in its task.
-      held_out: whether `train` never sees it.
+      held_out: whether `train` leaves it out.
     """
 
-    @property
-    def id(self) -> str:
-        """Unique in its task."""
-        ...
-
-    @property
-    def held_out(self) -> bool:
-        """Whether `train` never sees it."""
-        ...
+    id: str
+    held_out: bool
 
     def draw(self, rng: random.Random) -> Draft:
         """One random problem of the family."""
@@ -73,13 +64,13 @@ def generate(
 
     Args:
       task: the task's name; also the first part of every problem's id.
-      templates: all families; those held out are left away in `train`.
-      seed: decides everything; the same arguments give the same problems.
-      split: which of the disjoint sets.
-      size: how many problems, >= 0.
+      templates: all families; `train` leaves out those that are held out.
+      seed: the same arguments give the same problems.
+      split: which split.
+      size: number of problems, >= 0.
 
     Raises:
-      BadInputError: if the templates do not hold `size` different problems.
+      BadInputError: the templates have fewer than `size` different problems.
     """
     pool = [t for t in templates if split is not Split.TRAIN or not t.held_out]
     streams = {t.id: random.Random(f"{task}/{seed}/{split}/{t.id}") for t in pool}
@@ -122,7 +113,7 @@ def _next_draft(
     split: Split,
     seen: set[str],
 ) -> Draft | None:
-    """The template's next unseen problem of this split; None if there seems none."""
+    """The template's next new problem of this split; None after 300 vain draws."""
     for _ in range(_MAX_DRAWS):
         draft = template.draw(stream)
         if draft.prompt in seen or split_of(task, seed, draft.answer) is not split:

@@ -1,8 +1,8 @@
 """Pocket shell: one bash command in a prepared folder, judged by what it did.
 
-Depending on the problem either what the command printed is compared, or all files and
-folders it left behind. Neither the exit status nor what it wrote to standard error
-counts; trailing blanks and the last line's end do not. The expectation stays here.
+A problem compares either what the command printed or all files and folders it left
+behind. The exit status, standard error, blanks at the end of a line and empty lines at
+the end do not count. The expected text or files stay here.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,6 @@ class PocketOs(PocketTask):
     inspection_tag = "look"
     inspection_hint = " You may first run one in a ```look block."
     templates = TEMPLATES
-    protocol = (inspection_hint,)
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
         """Runs the command in the problem's folder."""
@@ -50,7 +49,7 @@ class PocketOs(PocketTask):
         return "" if right else f"It printed {printed!r:.120}."
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
-        """Runs a command in a copy of the folder and shows what it printed."""
+        """Runs a command in a copy of the folder and returns what it printed."""
         execution = await sandbox.run(_program(problem.data["files"], action, False))
         if reason := why_stopped(execution):
             return reason

@@ -1,9 +1,9 @@
-"""Families of demands on a shell in a small folder.
+"""Families of shell commands in a small folder.
 
-What a right command prints or leaves behind is computed here in Python, from the same
-demand and without a shell; the answer's process never sees it. In a template `{f}`
-and `{g}` are files, `{d}` and `{e}` folders, `{h}` and `{n}` a file and a folder that
-do not exist yet, `{x}` an extension, `{w}` and `{v}` words, `{k}` and `{i}` numbers.
+What a right command prints or leaves behind is computed here in Python, without a
+shell. The answer's process never sees it. In a template, `{f}` and `{g}` are files,
+`{d}` and `{e}` folders, `{h}` and `{n}` a file and a folder that do not exist yet, `{x}`
+is an extension, `{w}` and `{v}` are words, `{k}` and `{i}` numbers.
 """
 
 # ruff: noqa: E501 (the families read best as a table)
@@ -33,22 +33,23 @@ _MAX_DRAWS = 20
 
 @dataclasses.dataclass(frozen=True)
 class ShellTemplate:
-    """One family of demands.
+    """One family of commands.
 
     Attributes:
       id: unique.
-      demands: wordings, after "Write one bash command:".
+      demands: wordings after "Write one bash command:", separated by " | ".
       command: a right command.
-      judged_by: "lines" or "set" (printed lines, in order or not), "number" (a printed
-        number, a file's name may follow it) or "files" (what the folder holds then).
-      expected: from files and constants, the text or the files.
-      content: of files: "words", "numbers", "table", "mixed" (case) or
-        "repeated" (lines).
-      held_out: whether `train` never sees it.
+      judged_by: "lines" or "set" (printed lines, in order or in any order), "number" (a
+        printed number, perhaps followed by a file's name) or "files" (the folder's
+        files afterwards).
+      expected: makes the right text or files from files and constants.
+      content: of the files: "words", "numbers", "table", "mixed" (case) or "repeated"
+        (lines).
+      held_out: whether `train` leaves it out.
     """
 
     id: str
-    demands: tuple[str, ...]
+    demands: str
     command: str
     judged_by: str
     expected: Callable[[Files, Mapping[str, Any]], str | Files]
@@ -59,13 +60,13 @@ class ShellTemplate:
         """One random problem of the family."""
         constants = _constants(rng)
         answer = self.command.format(**constants)
-        demand = rng.choice(self.demands).format(**constants)
+        demand = rng.choice(self.demands.split(" | ")).format(**constants)
 
         def make_data(data_rng: random.Random) -> Mapping[str, Any]:
             for _ in range(_MAX_DRAWS):
                 files = _files(constants, self.content, data_rng)
                 expected = self.expected(dict(files), constants)
-                if expected not in ("", "0", files):  # idling must not be right
+                if expected not in ("", "0", files):  # doing nothing must be wrong
                     break
             return {"files": files, "judged_by": self.judged_by, "expected": expected}
 
@@ -84,7 +85,7 @@ def _constants(rng: random.Random) -> dict[str, Any]:
 
 
 def _files(constants: Mapping[str, Any], content: str, rng: random.Random) -> Files:
-    """A folder with the named files, others beside them, and two folders."""
+    """A folder with the named files, other files and two folders."""
     taken = {constants[name].partition(".")[0] for name in "fgh"}
     stems = [stem for stem in _STEMS if stem not in taken]
     rng.shuffle(stems)
@@ -154,124 +155,110 @@ def _inside(files: Files, folder: str) -> list[str]:
     return [p.partition("/")[2] for p in files if p.startswith(f"{folder}/")]
 
 
-def _t(
-    id_: str,
-    demands: str,
-    command: str,
-    judged_by: str,
-    expected: Callable[[Files, Mapping[str, Any]], str | Files],
-    content: str = "words",
-    *,
-    held_out: bool = False,
-) -> ShellTemplate:
-    wordings = tuple(demands.split(" | "))
-    return ShellTemplate(id_, wordings, command, judged_by, expected, content, held_out)
-
-
 # fmt: off
 TEMPLATES = (
     # Print parts of a file.
-    _t("head", "print the first {k} lines of {f} | show the top {k} lines of {f}",
-       "head -n {k} {f}", "lines", lambda s, c: _text(_lines(s[c["f"]])[:c["k"]])),
-    _t("tail", "print the last {k} lines of {f} | show the bottom {k} lines of {f}",
-       "tail -n {k} {f}", "lines", lambda s, c: _text(_lines(s[c["f"]])[-c["k"]:])),
-    _t("line", "print only line {k} of {f} | show only line number {k} of {f}",
-       "sed -n '{k}p' {f}", "lines", lambda s, c: _lines(s[c["f"]])[c["k"] - 1]),
-    _t("cat_two", "print {f} followed by {g} | show the contents of {f} and then of {g}",
-       "cat {f} {g}", "lines", lambda s, c: s[c["f"]] + s[c["g"]]),
-    _t("column", "print column {k4} of the comma-separated file {f} | show field {k4} of {f}, split at commas",
-       "cut -d, -f{k4} {f}", "lines", lambda s, c: _text(r.split(",")[c["k4"] - 1] for r in _lines(s[c["f"]])), "table"),
-    _t("word", "print word {i} of each line of {f} | show the word number {i} of every line of {f}",
-       "awk '{{print ${i}}}' {f}", "lines", lambda s, c: _text(r.split()[c["i"] - 1] for r in _lines(s[c["f"]]))),
+    ShellTemplate("head", "print the first {k} lines of {f} | show the top {k} lines of {f}",
+        "head -n {k} {f}", "lines", lambda s, c: _text(_lines(s[c["f"]])[:c["k"]])),
+    ShellTemplate("tail", "print the last {k} lines of {f} | show the bottom {k} lines of {f}",
+        "tail -n {k} {f}", "lines", lambda s, c: _text(_lines(s[c["f"]])[-c["k"]:])),
+    ShellTemplate("line", "print only line {k} of {f} | show only line number {k} of {f}",
+        "sed -n '{k}p' {f}", "lines", lambda s, c: _lines(s[c["f"]])[c["k"] - 1]),
+    ShellTemplate("cat_two", "print {f} followed by {g} | show the contents of {f} and then of {g}",
+        "cat {f} {g}", "lines", lambda s, c: s[c["f"]] + s[c["g"]]),
+    ShellTemplate("column", "print column {k4} of the comma-separated file {f} | show field {k4} of {f}, split at commas",
+        "cut -d, -f{k4} {f}", "lines", lambda s, c: _text(r.split(",")[c["k4"] - 1] for r in _lines(s[c["f"]])), "table"),
+    ShellTemplate("word", "print word {i} of each line of {f} | show the word number {i} of every line of {f}",
+        "awk '{{print ${i}}}' {f}", "lines", lambda s, c: _text(r.split()[c["i"] - 1] for r in _lines(s[c["f"]]))),
     # Count.
-    _t("count_lines", "count the lines of {f} | print the number of lines in {f}",
-       "wc -l < {f}", "number", lambda s, c: str(len(_lines(s[c["f"]])))),
-    _t("count_words", "count the words of {f} | print the number of words in {f}",
-       "wc -w < {f}", "number", lambda s, c: str(len(s[c["f"]].split())), held_out=True),
-    _t("count_matches", "count the lines of {f} that contain {w} | print how many lines of {f} contain {w}",
-       "grep -c {w} {f}", "number", lambda s, c: str(sum(c["w"] in r for r in _lines(s[c["f"]])))),
-    _t("count_files", "count the files in the folder {d} | print how many files are in the folder {d}",
-       "ls {d} | wc -l", "number", lambda s, c: str(len(_inside(s, c["d"])))),
+    ShellTemplate("count_lines", "count the lines of {f} | print the number of lines in {f}",
+        "wc -l < {f}", "number", lambda s, c: str(len(_lines(s[c["f"]])))),
+    ShellTemplate("count_words", "count the words of {f} | print the number of words in {f}",
+        "wc -w < {f}", "number", lambda s, c: str(len(s[c["f"]].split())), held_out=True),
+    ShellTemplate("count_matches", "count the lines of {f} that contain {w} | print how many lines of {f} contain {w}",
+        "grep -c {w} {f}", "number", lambda s, c: str(sum(c["w"] in r for r in _lines(s[c["f"]])))),
+    ShellTemplate("count_files", "count the files in the folder {d} | print how many files are in the folder {d}",
+        "ls {d} | wc -l", "number", lambda s, c: str(len(_inside(s, c["d"])))),
     # Search.
-    _t("grep", "print the lines of {f} that contain {w} | show the lines with {w} in {f}",
-       "grep {w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if c["w"] in r)),
-    _t("grep_not", "print the lines of {f} that do not contain {w} | show the lines without {w} in {f}",
-       "grep -v {w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if c["w"] not in r)),
-    _t("grep_case", "print the lines of {f} that contain {w} in any case | show the lines with {w} in {f}, ignoring case",
-       "grep -i {w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if c["w"] in r.lower()), "mixed"),
-    _t("grep_start", "print the lines of {f} that start with {w} | show the lines beginning with {w} in {f}",
-       "grep ^{w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if r.startswith(c["w"]))),
-    _t("grep_end", "print the lines of {f} that end with {w} | show the lines ending with {w} in {f}",
-       "grep {w}$ {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if r.endswith(c["w"])), held_out=True),
-    _t("grep_number", "print the lines of {f} with {w}, each after its line number and a colon | show the lines with {w} in {f} as number:line",
-       "grep -n {w} {f}", "lines", lambda s, c: _text(f"{i}:{r}" for i, r in enumerate(_lines(s[c["f"]]), 1) if c["w"] in r)),
-    _t("grep_files", "print the names of the .{x} files here that contain {w} | list which .{x} files here contain {w}",
-       "grep -l {w} *.{x}", "set", lambda s, c: _text(p for p in _top(s, c["x"]) if c["w"] in s[p])),
-    _t("find", "print the paths of all .{x} files in {d} and {e} | find every file ending in .{x} in {d} and {e}",
-       "find {d} {e} -name '*.{x}'", "set", lambda s, c: _text(p for p in s if p.startswith((c["d"] + "/", c["e"] + "/")) and p.endswith("." + c["x"]))),
-    _t("list", "list the names of the files in the folder {d} | print the names of all files in the folder {d}",
-       "ls {d}", "set", lambda s, c: _text(_inside(s, c["d"]))),
+    ShellTemplate("grep", "print the lines of {f} that contain {w} | show the lines with {w} in {f}",
+        "grep {w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if c["w"] in r)),
+    ShellTemplate("grep_not", "print the lines of {f} that do not contain {w} | show the lines without {w} in {f}",
+        "grep -v {w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if c["w"] not in r)),
+    ShellTemplate("grep_case", "print the lines of {f} that contain {w} in any case | show the lines with {w} in {f}, ignoring case",
+        "grep -i {w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if c["w"] in r.lower()), "mixed"),
+    ShellTemplate("grep_start", "print the lines of {f} that start with {w} | show the lines beginning with {w} in {f}",
+        "grep ^{w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if r.startswith(c["w"]))),
+    ShellTemplate("grep_end", "print the lines of {f} that end with {w} | show the lines ending with {w} in {f}",
+        "grep {w}$ {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if r.endswith(c["w"])), held_out=True),
+    ShellTemplate("grep_number", "print the lines of {f} with {w}, each after its line number and a colon | show the lines with {w} in {f} as number:line",
+        "grep -n {w} {f}", "lines", lambda s, c: _text(f"{i}:{r}" for i, r in enumerate(_lines(s[c["f"]]), 1) if c["w"] in r)),
+    ShellTemplate("grep_files", "print the names of the .{x} files here that contain {w} | list which .{x} files here contain {w}",
+        "grep -l {w} *.{x}", "set", lambda s, c: _text(p for p in _top(s, c["x"]) if c["w"] in s[p])),
+    ShellTemplate("find", "print the paths of all .{x} files in {d} and {e} | find every file ending in .{x} in {d} and {e}",
+        "find {d} {e} -name '*.{x}'", "set", lambda s, c: _text(p for p in s if p.startswith((c["d"] + "/", c["e"] + "/")) and p.endswith("." + c["x"]))),
+    ShellTemplate("list", "list the names of the files in the folder {d} | print the names of all files in the folder {d}",
+        "ls {d}", "set", lambda s, c: _text(_inside(s, c["d"]))),
     # Sort and transform.
-    _t("sort", "print the lines of {f} sorted | show {f} in alphabetical order",
-       "sort {f}", "lines", lambda s, c: _text(sorted(_lines(s[c["f"]])))),
-    _t("sort_numbers", "print the numbers in {f} from smallest to largest | show {f} in numeric order",
-       "sort -n {f}", "lines", lambda s, c: _text(sorted(_lines(s[c["f"]]), key=int)), "numbers"),
-    _t("sort_numbers_down", "print the numbers in {f} from largest to smallest | show {f} in descending numeric order",
-       "sort -nr {f}", "lines", lambda s, c: _text(sorted(_lines(s[c["f"]]), key=int, reverse=True)), "numbers", held_out=True),
-    _t("largest", "print the largest number in {f} | show the biggest of the numbers in {f}",
-       "sort -n {f} | tail -n 1", "lines", lambda s, c: max(_lines(s[c["f"]]), key=int), "numbers"),
-    _t("distinct", "print the distinct lines of {f}, sorted | show {f} sorted, without duplicate lines",
-       "sort -u {f}", "lines", lambda s, c: _text(sorted(set(_lines(s[c["f"]])))), "repeated"),
-    _t("backwards", "print {f} with the last line first | show the lines of {f} from last to first",
-       "tac {f}", "lines", lambda s, c: _text(_lines(s[c["f"]])[::-1])),
-    _t("mirrored", "print {f} with the characters of each line reversed | show each line of {f} spelled backwards",
-       "rev {f}", "lines", lambda s, c: _text(r[::-1] for r in _lines(s[c["f"]]))),
-    _t("upper", "print {f} in upper case | show {f} in capital letters",
-       "tr a-z A-Z < {f}", "lines", lambda s, c: s[c["f"]].upper()),
+    ShellTemplate("sort", "print the lines of {f} sorted | show {f} in alphabetical order",
+        "sort {f}", "lines", lambda s, c: _text(sorted(_lines(s[c["f"]])))),
+    ShellTemplate("sort_numbers", "print the numbers in {f} from smallest to largest | show {f} in numeric order",
+        "sort -n {f}", "lines", lambda s, c: _text(sorted(_lines(s[c["f"]]), key=int)), "numbers"),
+    ShellTemplate("sort_numbers_down", "print the numbers in {f} from largest to smallest | show {f} in descending numeric order",
+        "sort -nr {f}", "lines", lambda s, c: _text(sorted(_lines(s[c["f"]]), key=int, reverse=True)), "numbers", held_out=True),
+    ShellTemplate("largest", "print the largest number in {f} | show the biggest of the numbers in {f}",
+        "sort -n {f} | tail -n 1", "lines", lambda s, c: max(_lines(s[c["f"]]), key=int), "numbers"),
+    ShellTemplate("distinct", "print the distinct lines of {f}, sorted | show {f} sorted, without duplicate lines",
+        "sort -u {f}", "lines", lambda s, c: _text(sorted(set(_lines(s[c["f"]])))), "repeated"),
+    ShellTemplate("backwards", "print {f} with the last line first | show the lines of {f} from last to first",
+        "tac {f}", "lines", lambda s, c: _text(_lines(s[c["f"]])[::-1])),
+    ShellTemplate("mirrored", "print {f} with the characters of each line reversed | show each line of {f} spelled backwards",
+        "rev {f}", "lines", lambda s, c: _text(r[::-1] for r in _lines(s[c["f"]]))),
+    ShellTemplate("upper", "print {f} in upper case | show {f} in capital letters",
+        "tr a-z A-Z < {f}", "lines", lambda s, c: s[c["f"]].upper()),
     # Make and remove.
-    _t("mkdir", "create a folder named {n} | make a new directory {n}",
-       "mkdir {n}", "files", lambda s, c: {**s, c["n"] + "/": ""}),
-    _t("mkdir_nested", "create the folder {n}/{v} and its parent {n} | make a new directory {n} with a directory {v} in it",
-       "mkdir -p {n}/{v}", "files", lambda s, c: {**s, f"{c['n']}/{c['v']}/": ""}),
-    _t("touch", "create an empty file {h} | make a new empty file named {h}",
-       "touch {h}", "files", lambda s, c: {**s, c["h"]: ""}),
-    _t("remove", "delete the file {f} | remove {f}",
-       "rm {f}", "files", lambda s, c: _without(s, c["f"])),
-    _t("remove_two", "delete the files {f} and {g} | remove {f} and {g}",
-       "rm {f} {g}", "files", lambda s, c: _without(s, c["f"], c["g"]), held_out=True),
-    _t("remove_extension", "delete the files in {d} that end in .{x} | remove all .{x} files in the folder {d}",
-       "rm {d}/*.{x}", "files", lambda s, c: _without(s, *(p for p in s if p.startswith(c["d"] + "/") and p.endswith("." + c["x"])))),
-    _t("remove_folder", "delete the folder {d} and its files | remove the directory {d} with all its contents",
-       "rm -r {d}", "files", lambda s, c: {p: t for p, t in s.items() if not p.startswith(c["d"] + "/")}),
-    _t("empty", "make the file {f} empty | delete the contents of {f} but keep the file",
-       "> {f}", "files", lambda s, c: {**s, c["f"]: ""}),
+    ShellTemplate("mkdir", "create a folder named {n} | make a new directory {n}",
+        "mkdir {n}", "files", lambda s, c: {**s, c["n"] + "/": ""}),
+    ShellTemplate("mkdir_nested", "create the folder {n}/{v} and its parent {n} | make a new directory {n} with a directory {v} in it",
+        "mkdir -p {n}/{v}", "files", lambda s, c: {**s, f"{c['n']}/{c['v']}/": ""}),
+    ShellTemplate("touch", "create an empty file {h} | make a new empty file named {h}",
+        "touch {h}", "files", lambda s, c: {**s, c["h"]: ""}),
+    ShellTemplate("remove", "delete the file {f} | remove {f}",
+        "rm {f}", "files", lambda s, c: _without(s, c["f"])),
+    ShellTemplate("remove_two", "delete the files {f} and {g} | remove {f} and {g}",
+        "rm {f} {g}", "files", lambda s, c: _without(s, c["f"], c["g"]), held_out=True),
+    ShellTemplate("remove_extension", "delete the files in {d} that end in .{x} | remove all .{x} files in the folder {d}",
+        "rm {d}/*.{x}", "files", lambda s, c: _without(s, *(p for p in s if p.startswith(c["d"] + "/") and p.endswith("." + c["x"])))),
+    ShellTemplate("remove_folder", "delete the folder {d} and its files | remove the directory {d} with all its contents",
+        "rm -r {d}", "files", lambda s, c: {p: t for p, t in s.items() if not p.startswith(c["d"] + "/")}),
+    ShellTemplate("empty", "make the file {f} empty | delete the contents of {f} but keep the file",
+        "> {f}", "files", lambda s, c: {**s, c["f"]: ""}),
     # Move and copy.
-    _t("rename", "rename {f} to {h} | change the name of {f} to {h}",
-       "mv {f} {h}", "files", lambda s, c: _moved(s, {c["f"]: c["h"]})),
-    _t("move", "move {f} into the folder {d} | put the file {f} into {d}, not keeping it here",
-       "mv {f} {d}", "files", lambda s, c: _moved(s, {c["f"]: f"{c['d']}/{c['f']}"})),
-    _t("move_extension", "move all .{x} files here into {d} | move every file here ending in .{x} into {d}",
-       "mv *.{x} {d}", "files", lambda s, c: _moved(s, {p: f"{c['d']}/{p}" for p in _top(s, c["x"])})),
-    _t("rename_folder", "rename the folder {d} to {n} | change the name of the folder {d} to {n}",
-       "mv {d} {n}", "files", lambda s, c: _moved(s, {f"{c['d']}/{p}": f"{c['n']}/{p}" for p in _inside(s, c["d"])}), held_out=True),
-    _t("copy", "copy {f} to {h} | make a copy of {f} named {h}",
-       "cp {f} {h}", "files", lambda s, c: {**s, c["h"]: s[c["f"]]}),
-    _t("copy_into", "copy {f} into the folder {d} | put a copy of {f} into {d}",
-       "cp {f} {d}", "files", lambda s, c: {**s, f"{c['d']}/{c['f']}": s[c["f"]]}),
-    _t("copy_folder", "copy the folder {d} to {n} | make a copy of the folder {d} named {n}",
-       "cp -r {d} {n}", "files", lambda s, c: {**s, **{f"{c['n']}/{p}": s[f"{c['d']}/{p}"] for p in _inside(s, c["d"])}}),
+    ShellTemplate("rename", "rename {f} to {h} | change the name of {f} to {h}",
+        "mv {f} {h}", "files", lambda s, c: _moved(s, {c["f"]: c["h"]})),
+    ShellTemplate("move", "move {f} into the folder {d} | put the file {f} into {d}, not keeping it here",
+        "mv {f} {d}", "files", lambda s, c: _moved(s, {c["f"]: f"{c['d']}/{c['f']}"})),
+    ShellTemplate("move_extension", "move all .{x} files here into {d} | move every file here ending in .{x} into {d}",
+        "mv *.{x} {d}", "files", lambda s, c: _moved(s, {p: f"{c['d']}/{p}" for p in _top(s, c["x"])})),
+    ShellTemplate("rename_folder", "rename the folder {d} to {n} | change the name of the folder {d} to {n}",
+        "mv {d} {n}", "files", lambda s, c: _moved(s, {f"{c['d']}/{p}": f"{c['n']}/{p}" for p in _inside(s, c["d"])}), held_out=True),
+    ShellTemplate("copy", "copy {f} to {h} | make a copy of {f} named {h}",
+        "cp {f} {h}", "files", lambda s, c: {**s, c["h"]: s[c["f"]]}),
+    ShellTemplate("copy_into", "copy {f} into the folder {d} | put a copy of {f} into {d}",
+        "cp {f} {d}", "files", lambda s, c: {**s, f"{c['d']}/{c['f']}": s[c["f"]]}),
+    ShellTemplate("copy_folder", "copy the folder {d} to {n} | make a copy of the folder {d} named {n}",
+        "cp -r {d} {n}", "files", lambda s, c: {**s, **{f"{c['n']}/{p}": s[f"{c['d']}/{p}"] for p in _inside(s, c["d"])}}),
     # Write.
-    _t("write", "write the word {w} to the new file {h} | create {h} with the line {w}",
-       "echo {w} > {h}", "files", lambda s, c: {**s, c["h"]: c["w"] + "\n"}),
-    _t("append", "add the line {w} to the end of {f} | append the line {w} to {f}",
-       "echo {w} >> {f}", "files", lambda s, c: {**s, c["f"]: s[c["f"]] + c["w"] + "\n"}),
-    _t("substitute", "replace every {w} by {v} in the file {f} | change each {w} in the file {f} to {v}",
-       "sed -i 's/{w}/{v}/g' {f}", "files", lambda s, c: {**s, c["f"]: s[c["f"]].replace(c["w"], c["v"])}),
-    _t("delete_lines", "delete the lines with {w} from the file {f} | remove the lines containing {w} from the file {f}",
-       "sed -i '/{w}/d' {f}", "files", lambda s, c: {**s, c["f"]: _text(r for r in _lines(s[c["f"]]) if c["w"] not in r)}),
-    _t("save_sorted", "write the sorted lines of {f} to {h} | save {f} in alphabetical order as {h}",
-       "sort {f} > {h}", "files", lambda s, c: {**s, c["h"]: _text(sorted(_lines(s[c["f"]])))}),
-    _t("save_head", "write the first {k} lines of {f} to {h} | save the top {k} lines of {f} as {h}",
-       "head -n {k} {f} > {h}", "files", lambda s, c: {**s, c["h"]: _text(_lines(s[c["f"]])[:c["k"]])}, held_out=True),
+    ShellTemplate("write", "write the word {w} to the new file {h} | create {h} with the line {w}",
+        "echo {w} > {h}", "files", lambda s, c: {**s, c["h"]: c["w"] + "\n"}),
+    ShellTemplate("append", "add the line {w} to the end of {f} | append the line {w} to {f}",
+        "echo {w} >> {f}", "files", lambda s, c: {**s, c["f"]: s[c["f"]] + c["w"] + "\n"}),
+    ShellTemplate("substitute", "replace every {w} by {v} in the file {f} | change each {w} in the file {f} to {v}",
+        "sed -i 's/{w}/{v}/g' {f}", "files", lambda s, c: {**s, c["f"]: s[c["f"]].replace(c["w"], c["v"])}),
+    ShellTemplate("delete_lines", "delete the lines with {w} from the file {f} | remove the lines containing {w} from the file {f}",
+        "sed -i '/{w}/d' {f}", "files", lambda s, c: {**s, c["f"]: _text(r for r in _lines(s[c["f"]]) if c["w"] not in r)}),
+    ShellTemplate("save_sorted", "write the sorted lines of {f} to {h} | save {f} in alphabetical order as {h}",
+        "sort {f} > {h}", "files", lambda s, c: {**s, c["h"]: _text(sorted(_lines(s[c["f"]])))}),
+    ShellTemplate("save_head", "write the first {k} lines of {f} to {h} | save the top {k} lines of {f} as {h}",
+        "head -n {k} {f} > {h}", "files", lambda s, c: {**s, c["h"]: _text(_lines(s[c["f"]])[:c["k"]])}, held_out=True),
 )
 # fmt: on

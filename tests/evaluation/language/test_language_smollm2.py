@@ -11,9 +11,9 @@ from cycleqd_jax.evaluation.language.settings import HarnessSettings
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_model
-from cycleqd_jax.runs.export import export_model
 
 pytestmark = pytest.mark.slow
 

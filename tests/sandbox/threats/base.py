@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
-from cycleqd_jax.sandbox.seccomp import call_numbers
+from tests.sandbox.system_calls import call_numbers
 
 MIB = 2**20
 LIMITS = Limits(

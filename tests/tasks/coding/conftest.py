@@ -1,7 +1,6 @@
 """Made-up problems in EvalPlus's format, and scripted replies to them."""
 
 import asyncio
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -181,11 +180,6 @@ def answer():
         return asyncio.run(main())
 
     return play
-
-
-needs_evalplus = pytest.mark.skipif(
-    importlib.util.find_spec("evalplus") is None, reason="evalplus is not installed"
-)
 
 
 @pytest.fixture(scope="session")

@@ -6,17 +6,21 @@ import asyncio
 import copy
 import gzip
 import hashlib
+import io
 import json
 import logging
 import urllib.error
+import urllib.request
 
+import evalplus.eval
 import pytest
 
 from cycleqd_jax.errors import BadInputError, MissingDataError, SandboxError
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
-from cycleqd_jax.tasks.coding import data, truth
-from cycleqd_jax.tasks.coding.task import HumanEval, Mbpp, pass_at_k
+from cycleqd_jax.tasks.coding import truth
+from cycleqd_jax.tasks.coding.judge import Verdict
+from cycleqd_jax.tasks.coding.task import HumanEval, Mbpp, _metrics
 from cycleqd_jax.tasks.registry import make_task as make_registered
 
 from .conftest import HUMANEVAL_ROWS, KINDS, MBPP_ROWS
@@ -75,15 +79,15 @@ def test_a_wrong_hash_is_named(make_task):
     assert make_task(sha256=right.upper()).data.sha256 == right
     with pytest.raises(BadInputError, match=f"SHA-256 {'0' * 64}, got {right}.*curl"):
         make_task(sha256="0" * 64)
-    with pytest.raises(BadInputError, match=r"expected MBPP\+ v0.2.0, got md5:"):
+    with pytest.raises(BadInputError, match=r"expected MBPP\+ v0.2.0, got sha256:"):
         make_task(version="v0.2.0")
 
 
 def test_an_unknown_version_is_known_by_its_hash(make_task, caplog):
     with caplog.at_level(logging.WARNING):
         task = make_task()
-    md5 = hashlib.md5(task.data.path.read_bytes()).hexdigest()
-    assert task.data.version == f"md5:{md5}"
+    digest = hashlib.sha256(task.data.path.read_bytes()).hexdigest()
+    assert task.data.version == f"sha256:{digest}"
     assert "no known version of MBPP+" in caplog.text
 
 
@@ -93,7 +97,7 @@ def test_unknown_problems_and_rows_are_named(make_task):
         task.problem("Mbpp/1")
     with pytest.raises(BadInputError, match=r"mbpp has no problem 'x'"):
         task.transcript({"task_id": "x", "completion": ""})
-    with pytest.raises(BadInputError, match=r"needs the text 'completion', got None"):
+    with pytest.raises(BadInputError, match=r"the field 'completion' is missing"):
         task.transcript({"task_id": "Mbpp/9001"})
     problem, replies = task.transcript({"task_id": "Mbpp/9001", "completion": "x"})
     assert (problem.id, replies) == ("Mbpp/9001", ("x",))
@@ -111,20 +115,6 @@ def test_missing_data_say_how_to_get_them(tmp_path, monkeypatch):
         Mbpp(nowhere)
 
 
-class Response:
-    def __init__(self, content):
-        self.content = content
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def read(self):
-        return self.content
-
-
 def test_a_release_is_downloaded_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = "".join(json.dumps(row) + "\n" for row in HUMANEVAL_ROWS)
@@ -132,9 +122,9 @@ def test_a_release_is_downloaded_once(tmp_path, monkeypatch):
 
     def open_url(url, timeout):
         urls.append(url)
-        return Response(gzip.compress(text.encode()))
+        return io.BytesIO(gzip.compress(text.encode()))
 
-    monkeypatch.setattr(data.urllib.request, "urlopen", open_url)
+    monkeypatch.setattr(urllib.request, "urlopen", open_url)
     settings = TaskSettings(options={"sanitizer": "reference"})
     first, second = HumanEval(settings), HumanEval(settings)
     assert len(urls) == 1 and urls[0].endswith("/v0.1.10/HumanEvalPlus.jsonl.gz")
@@ -153,9 +143,7 @@ def test_a_release_is_downloaded_once(tmp_path, monkeypatch):
 )
 def test_a_damaged_download_is_not_kept(tmp_path, monkeypatch, content):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        data.urllib.request, "urlopen", lambda *_, **__: Response(content)
-    )
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(content))
     with pytest.raises(MissingDataError, match=r"could not be downloaded.*curl"):
         Mbpp(TaskSettings(options={"sanitizer": "reference"}))
     assert not list(tmp_path.rglob("*.jsonl"))
@@ -167,7 +155,7 @@ def test_no_network_is_missing_data(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise urllib.error.URLError("no route")
 
-    monkeypatch.setattr(data.urllib.request, "urlopen", fail)
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
     with pytest.raises(MissingDataError, match="no route"):
         Mbpp(TaskSettings(options={"sanitizer": "reference"}))
 
@@ -365,9 +353,14 @@ def test_the_first_sample_decides_the_outcome(make_task, answer):
 
 
 def test_pass_at_k_is_the_unbiased_estimate():
-    assert pass_at_k(10, 0, 1) == 0 and pass_at_k(10, 10, 5) == 1
-    assert pass_at_k(10, 3, 1) == pytest.approx(0.3)
-    assert pass_at_k(4, 2, 2) == pytest.approx(1 - 1 / 6)
+    def metrics(samples, right):
+        verdicts = [Verdict(i < right, i < right, "") for i in range(samples)]
+        return _metrics(verdicts)
+
+    assert metrics(10, 0)["base_pass@1"] == 0 and metrics(10, 10)["base_pass@10"] == 1
+    assert metrics(10, 3)["base_pass@1"] == pytest.approx(0.3)
+    expected = evalplus.eval.estimate_pass_at_k(120, [7], 100)[0]
+    assert metrics(120, 7)["plus_pass@100"] == pytest.approx(expected)
 
 
 # Fingerprint, expected outputs, failures of the environment.
@@ -408,7 +401,7 @@ def test_expected_outputs_are_kept_and_made_again_if_damaged(
     content = json.loads(path.read_text())
     kept = path.stat().st_mtime_ns
     assert base() == 1 and path.stat().st_mtime_ns == kept
-    content["base"][0][2] = content["base"][1][2]  # without the hash
+    content["base"][0][0] = content["base"][1][0]  # without the hash
     for damaged in (json.dumps(content), "", "[]", '{"sha256": 1}'):
         path.write_text(damaged)
         caplog.clear()

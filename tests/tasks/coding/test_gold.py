@@ -8,11 +8,8 @@ import pytest
 from cycleqd_jax.chat import Reply
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
-from cycleqd_jax.tasks.coding import judge, truth
 from cycleqd_jax.tasks.coding.task import Mbpp
 from tests.support.benchmark_data import data_folder, needs_data
-
-from .conftest import needs_evalplus
 
 pytestmark = needs_data
 FILES = {"v0.1.0": ("mbpp_plus_v0.1.0.jsonl", 399), "v0.2.0": ("mbpp_plus.jsonl", 378)}
@@ -32,7 +29,6 @@ def test_versions_are_known_by_their_hash(version):
     assert not task.problems(Split.TEST)
 
 
-@needs_evalplus
 @pytest.mark.parametrize("version", FILES)
 def test_inputs_are_those_of_evalplus(version, ask_evalplus):
     path = data_folder() / FILES[version][0]
@@ -106,15 +102,8 @@ def test_all_reference_solutions_are_right(version, rules):
         sandbox = make_sandbox("bubblewrap", 2, False)
 
         async def one(problem):
-            expected = await task._truths.get(problem, sandbox)
-            slowness = await task._slowness.get(
-                "", lambda: truth.measure_slowness(problem, sandbox)
-            )
             code = problem.prompt + problem.solution
-            comparison = task._comparison(problem)
-            return await judge.judge(
-                problem, code, expected, comparison, slowness, sandbox
-            )
+            return await task.verdict(problem, code, sandbox)
 
         try:
             problems = task.data.problems.values()
@@ -132,7 +121,6 @@ LOST = {"Mbpp/630": "it drops `adjac`, which yields and has no return"}
 
 
 @pytest.mark.slow
-@needs_evalplus
 def test_reference_solutions_as_replies_are_right():
     """Through prompt, sanitiser and sandbox, as a model's reply."""
     task = mbpp("v0.1.0", sanitizer="evalplus")

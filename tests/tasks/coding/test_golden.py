@@ -9,8 +9,6 @@ from cycleqd_jax.tasks.base import TaskSettings
 from cycleqd_jax.tasks.coding.task import Mbpp
 from tests.support.benchmark_data import VARIABLE, data_folder, needs_data
 
-from .conftest import needs_evalplus
-
 pytestmark = needs_data
 
 # field of the case -> (sanitiser, rules, data files with the same verdicts)
@@ -21,10 +19,8 @@ KINDS = {
     "expected_evalplus_sanitizer": ("evalplus", "evalplus", ("v0.1.0", "v0.2.0")),
 }
 SETUPS = [
-    pytest.param(
-        field, version, marks=[needs_evalplus] if sanitizer == "evalplus" else []
-    )
-    for field, (sanitizer, _, versions) in KINDS.items()
+    (field, version)
+    for field, (_, _, versions) in KINDS.items()
     for version in versions
 ]
 

@@ -14,6 +14,7 @@ from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Outcome
 from cycleqd_jax.tasks.coding import calls
 from cycleqd_jax.tasks.coding.calls import SetLimits, read_report
+from cycleqd_jax.tasks.coding.compare import Rules
 from cycleqd_jax.tasks.coding.judge import time_limits
 
 DOUBLE, PARTS, DIFF, CHECK = "Mbpp/9001", "Mbpp/9002", "Mbpp/9003", "Mbpp/9004"
@@ -77,9 +78,10 @@ WRONG = {
     "bytes of a stream": (DOUBLE, "import sys\nread = sys.stdin.buffer.readline\ndef double(n): return n * 2"),
     "limits": (DOUBLE, "import resource\ndef double(n): return n * 2"),
     "write to all descriptors": (DOUBLE, "import os\ndef double(n):\n    for fd in range(3, 60):\n        try: os.write(fd, b'T' * 999)\n        except OSError: pass\n    return n * 2"),
-    "flood all descriptors": (DOUBLE, "import os\ndef double(n):\n    while True:\n        for fd in range(3, 60):\n            try: os.write(fd, b'P' + bytes(8) + b'\\1\\0\\0\\0N')\n            except OSError: pass"),
+    "flood all descriptors": (DOUBLE, "import os\ndef double(n):\n    while True:\n        for fd in range(3, 60):\n            try: os.write(fd, b'0 2\\n')\n            except OSError: pass"),
     "other builtins": (DOUBLE, "import builtins\ndef double(n):\n    builtins.len = builtins.type = builtins.isinstance = builtins.issubclass = None\n    return n * 3"),
-    "another marshal": (DOUBLE, "import marshal, os\nmarshal.dumps = lambda *a: b'T'\nos.write = print\ndef double(n): return n * 2"),
+    "another encoder": (DOUBLE, "import sys\nsys.modules['__main__'].encode = lambda *a: 'true'\ndef double(n): return n * 3"),
+    "an encoder that gives no text": (DOUBLE, "import sys\nsys.modules['__main__'].encode = lambda *a: '\\n' * 5\ndef double(n): return n * 2"),
     "a wrong name": (DOUBLE, "def Double(n): return n * 2"),
     "a code without end": (DOUBLE, f"def double(n): return n * 2 # {'x' * 2**25}"),
     "no function": (DOUBLE, "double = 3"),
@@ -107,6 +109,7 @@ RIGHT = {
     "a long output": (MANY, "def many(n): return [(i, 'x' * 9) for i in range(n)]"),
     "a match": (CHECK, "import re\ndef check_str(s): return re.search('^a', s)"),
     "a bool for a match": (CHECK, "def check_str(s): return s.startswith('a')"),
+    "another marshal": (DOUBLE, "import marshal, os\nmarshal.dumps = lambda *a: b'T'\nos.write = print\ndef double(n): return n * 2"),
     "a main block": (DOUBLE, "def double(n): return n * 2\nif __name__ == '__main__':\n    raise SystemExit"),
     "a dataclass": (DOUBLE, "from dataclasses import dataclass\n@dataclass\nclass A:\n    n: 'int'\ndef double(n): return A(n * 2).n"),
 }  # fmt: skip
@@ -150,21 +153,20 @@ def test_what_is_right_stays_right(results, name):
 
 FORGERIES = {
     "a report with other outputs": """
-        import os
-        data = b"cycleqd_jax coding 1\\n"
-        for count in (2, 2):
-            data += b"L" + bytes(12)
-            for _ in range(count):
-                data += b"P" + bytes(8) + (1).to_bytes(4, "little") + b"T"
-            data += b"X" + bytes(8) + (4).to_bytes(4, "little") + b"done"
+        data = b"cycleqd_jax coding 2\\n"
+        for name in (b"base", b"plus"):
+            data += b"set " + name + b" 3 done\\nloaded\\n0 true\\n0 true\\n"
         data += b"end\\n"
         """,
-    "a time without end": "data = b'U' + bytes(8) + (999).to_bytes(4, 'little') + b'\\xff' * 999",
-    "a frame that the runner would not send": "data = b'P' + bytes(8) + (2**23 + 5).to_bytes(4, 'little') + b'[' + (2**23).to_bytes(4, 'little') + b'N' * 2**23",
+    "a time without end": "data = b'set base 2 done\\nloaded\\n' + b'9' * 999 + b' 2\\nend\\n'",
+    "a time that is no number": "data = b'set base 2 done\\nloaded\\nx 2\\nend\\n'",
+    "an output that is too long": "data = b'set base 2 done\\nloaded\\n0 \"' + b'x' * 2**23 + b'\"\\nend\\n'",
+    "more lines than calls": "data = b'set base 9999999 done\\n' + b'0\\n' * 2**22",
     "rubbish": "data = b'x' * 1000",
+    "line ends": "data = b'\\n' * 10**7",
     "a flood": "data = b'x' * 10**8",
     "an early end": "data = b'end\\n'",
-    "a long frame": "data = b'P' + b'\\xff' * 12",
+    "another end": "data = b'end\\nend\\n'",
 }  # fmt: skip
 
 
@@ -209,15 +211,14 @@ def test_the_process_never_has_what_is_expected(make_task, script):
     assert b"'z'" in handed and b"aab" in handed  # the answer and the inputs
     assert b"s.count" not in handed  # the reference solution
     names = [name for name, _ in last.files]
-    assert names == ["main.py", "_outputs.py", "answer", "request"]
+    assert names == ["main.py", "values.py", "answer", "request"]
 
 
 def test_slow_machines_get_more_time(make_task, answer):
     task = make_task()
     answer(task, [(DOUBLE, "def double(n):\n    return n * 2")])
-    truth = task._truths._once._known[DOUBLE]
-    once = time_limits(truth, task._comparison(task.data.problems[DOUBLE]).rules, 1.0)
-    thrice = time_limits(truth, task._comparison(task.data.problems[DOUBLE]).rules, 3.0)
+    truth = task._truths._known[DOUBLE]
+    once, thrice = (time_limits(truth, Rules.EVALPLUS, times) for times in (1.0, 3.0))
     assert once["base"] == SetLimits((1.0, 1.0), 3.0, 3.0)
     assert thrice["base"] == SetLimits((3.0, 3.0), 9.0, 9.0)
 
@@ -225,10 +226,15 @@ def test_slow_machines_get_more_time(make_task, answer):
 def test_a_report_that_was_never_begun_is_the_sandbox(make_task):
     problem = make_task().data.problems[DOUBLE]
     failed = Execution(Ending.EXITED, 127, b"", b"python3: command not found")
+
+    class NotFound:
+        async def run(self, program):
+            return failed
+
     with pytest.raises(SandboxError, match=r"Mbpp/9001.*command not found"):
-        read_report(problem, failed)
-    stopped = Execution(Ending.MEMORY_LIMIT, None, calls._GREETING, b"")
-    assert read_report(problem, stopped).sets["base"].failure
+        asyncio.run(calls.call(problem, "", {}, NotFound()))
+    stopped = Execution(Ending.MEMORY_LIMIT, None, calls.GREETING, b"")
+    assert read_report(problem, stopped)["base"].failure
 
 
 class Killing:
@@ -240,7 +246,7 @@ class Killing:
     async def run(self, program):
         self.programs.append(program)
         if len(self.programs) <= self.kills:
-            return Execution(Ending.SIGNALLED, None, calls._GREETING, b"")
+            return Execution(Ending.SIGNALLED, None, calls.GREETING, b"")
         return await self.inner.run(program)
 
 
@@ -263,11 +269,12 @@ def test_a_killed_program_is_run_once_more(make_task, kills):
 
     report, programs = asyncio.run(main())
     assert len(programs) == len(set(programs)) == min(kills, 1) + 1
-    assert report.killed is (kills == 2)
-    assert bool(report.sets["base"].failure) is (kills == 2)
+    assert report["base"].killed is (kills == 2)
+    assert bool(report["base"].failure) is (kills == 2)
 
 
 def test_a_reference_solution_that_is_killed_is_the_environment(make_task):
     task = make_task()
+    task._truths._slowness = 1.0
     with pytest.raises(SandboxError, match=r"Mbpp/9001.*out of memory"):
         asyncio.run(task._truths._compute(task.data.problems[DOUBLE], Killing(None, 9)))

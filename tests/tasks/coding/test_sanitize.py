@@ -4,16 +4,16 @@ import asyncio
 import os
 import random
 import signal
+import sys
 import warnings
 
 import pytest
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.tasks.base import TaskSettings
 from cycleqd_jax.tasks.coding import sanitize
 from cycleqd_jax.tasks.coding._sanitizer import longest_parsable
-from cycleqd_jax.tasks.coding.legacy import legacy_sanitize
-
-from .conftest import needs_evalplus
+from cycleqd_jax.tasks.registry import make_task
 
 LINES = [
     "def f(x):", "def f (x):", "def g(y):", "    return x", "   return y", "  return 1",
@@ -32,14 +32,6 @@ def texts(seed, count, longest):
     ]
 
 
-@needs_evalplus
-def test_the_legacy_rules_are_those_of_evalplus_legacy(ask_evalplus):
-    cases = [(text, "f") for text in texts(0, 2000, 15)]
-    wanted = ask_evalplus("legacy", cases)
-    assert [legacy_sanitize(*case) for case in cases] == wanted
-
-
-@needs_evalplus
 def test_the_quicker_search_finds_what_evalplus_finds(ask_evalplus):
     cases = ["", "x", "x\n", "\n", "\n\n", " x\ny", *texts(1, 600, 15)]
     wanted = ask_evalplus("extract", cases)
@@ -48,11 +40,14 @@ def test_the_quicker_search_finds_what_evalplus_finds(ask_evalplus):
         assert [longest_parsable(case) for case in cases] == wanted
 
 
-@needs_evalplus
-def test_the_process_gives_evalplus_texts(ask_evalplus):
-    cases = [(text, "f") for text in texts(2, 150, 20)]
-    wanted = ask_evalplus("sanitized", cases)
-    process = sanitize.SanitizerProcess("evalplus")
+@pytest.mark.parametrize(
+    ("kind", "theirs", "count"),
+    [("evalplus", "sanitized", 150), ("reference", "legacy", 2000)],
+)
+def test_the_process_gives_evalplus_texts(ask_evalplus, kind, theirs, count):
+    cases = [(text, "f") for text in texts(2, count, 20)]
+    wanted = ask_evalplus(theirs, cases)
+    process = sanitize.SanitizerProcess(kind)
 
     async def main():
         return [await process.sanitize(*case) for case in cases]
@@ -61,22 +56,6 @@ def test_the_process_gives_evalplus_texts(ask_evalplus):
         assert asyncio.run(main()) == wanted
     finally:
         process.close()
-
-
-@pytest.mark.parametrize(
-    ("code", "left"),
-    [
-        ("def f(x):\n    return x\n", "def f(x):\n    return x"),
-        ("def f(x):\n  return x\n", ""),  # two spaces
-        ("def f(x): return x\n", ""),
-        ("def f(x):\n    print(x)\n", ""),  # no value
-        ("a = 1\ndef f(x):\n    return a\nb = 2\n", "a = 1\ndef f(x):\n    return a"),
-        ("def f (x):\n    return x", "def f(x):\n    return x"),
-        ("No code here", "No code here"),
-    ],
-)
-def test_legacy_rules(code, left):
-    assert legacy_sanitize(code, "f") == left
 
 
 def test_the_body_ends_at_the_first_fence():
@@ -97,6 +76,22 @@ def clean(process, *codes):
         return await asyncio.gather(*(process.sanitize(c, "f") for c in codes))
 
     return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("code", "left"),
+    [
+        ("def f(x):\n    return x\n", "def f(x):\n    return x"),
+        ("def f(x):\n  return x\n", ""),  # two spaces
+        ("def f(x): return x\n", ""),
+        ("def f(x):\n    print(x)\n", ""),  # no value
+        ("a = 1\ndef f(x):\n    return a\nb = 2\n", "a = 1\ndef f(x):\n    return a"),
+        ("def f (x):\n    return x", "def f(x):\n    return x"),
+        ("No code here", "No code here"),
+    ],
+)
+def test_legacy_rules(process, code, left):
+    assert clean(process, code) == [left]
 
 
 @pytest.mark.parametrize(
@@ -123,10 +118,11 @@ def test_a_killed_process_is_started_again(process):
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setattr(sanitize.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadInputError, match=r"cycleqd-jax\[coding\]"):
-        sanitize.sanitizer_version("evalplus")
-    assert sanitize.sanitizer_version("reference") == "legacy/1"
+    monkeypatch.setitem(sys.modules, "evalplus.eval", None)
+    for name in ("compare", "judge", "task"):
+        monkeypatch.delitem(sys.modules, f"cycleqd_jax.tasks.coding.{name}", False)
+    with pytest.raises(BadInputError, match=r"pip install 'cycleqd-jax\[coding\]'"):
+        make_task("mbpp", TaskSettings())
 
 
 def test_a_library_that_cannot_be_imported_is_named(monkeypatch):

@@ -10,6 +10,10 @@ import pytest
 
 from cycleqd_jax.chat import DEFAULT_CHAT, Message, Reply
 from cycleqd_jax.tasks.base import Problem, TaskSettings
+from cycleqd_jax.tasks.dbbench.connection import connect, run
+from cycleqd_jax.tasks.dbbench.live_server import LiveServer
+from cycleqd_jax.tasks.dbbench.private_server import PrivateServer
+from cycleqd_jax.tasks.dbbench.servers import ExternalServer
 from cycleqd_jax.tasks.dbbench.task import DBBench
 
 FILE = "dbbench/cycleqd_standard_dev.jsonl"
@@ -34,14 +38,75 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=["sqlite", "mysql"])
+class KeptServer(PrivateServer):
+    """A private server that several tests use in turn."""
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def kept_server():
+    mariadb.skip_without()
+    kept = KeptServer()
+    yield kept
+    PrivateServer.close(kept)
+
+
+@pytest.fixture(params=["private", "server"])
+def database_server(request):
+    """Each kind of server in turn, as `LiveServer` takes it."""
+    if request.param == "private":
+        return request.getfixturevalue("kept_server")
+    return ExternalServer(request.getfixturevalue("server").url)
+
+
+@pytest.fixture
+def ask(database_server):
+    """The rows of a statement as the administrator of that server."""
+
+    def rows(sql: str) -> list[tuple]:
+        address = database_server.address()
+        connection = connect(
+            address,
+            address.user,
+            address.password,
+            read_timeout_s=20,
+            init="SET autocommit=1",
+        )
+        try:
+            return run(connection, sql)
+        finally:
+            connection.close()
+
+    return rows
+
+
+@pytest.fixture
+def with_live_server(database_server):
+    """Awaits what a function makes of that server, in use."""
+
+    def await_all(function, **options):
+        async def main():
+            live = LiveServer(database_server, **options)
+            try:
+                return await function(live)
+            finally:
+                await live.aclose()
+
+        return asyncio.run(main())
+
+    return await_all
+
+
+@pytest.fixture(params=["private", "server"])
 def backend_options(request):
-    """The options that choose each backend in turn."""
-    if request.param == "sqlite":
-        pytest.importorskip("sqlglot", reason="sqlglot is not installed")
-        return {"backend": "sqlite"}
+    """The options that choose each server in turn."""
+    if request.param == "private":
+        mariadb.skip_without()
+        return {"backend": "private"}
     url = request.getfixturevalue("server").url
-    return {"backend": "mysql", "url": url}
+    return {"backend": "server", "url": url}
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +148,22 @@ def play():
 def script():
     """The scripted chat's class."""
     return Script
+
+
+@pytest.fixture(scope="session")
+def episode():
+    """Plays the first problem; `before` the reply number `turn` something happens."""
+
+    def play(task, *replies, before=None, turn=-1):
+        async def chat(messages, options=DEFAULT_CHAT):
+            now = sum(m["role"] == "assistant" for m in messages) - 1
+            if now == turn % len(replies) and before is not None:
+                before()
+            return Reply(replies[now])
+
+        return task.run(task.problem(0), chat, None)
+
+    return play
 
 
 PROMPT = {

@@ -142,11 +142,10 @@ def test_a_transcript_without_its_fields_is_told(small_data, row):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"url": "mysql://a@b"}, "backend is sqlite"),
-        ({"legacy_shared_database": True}, "expected backend: mysql"),
-        ({"backend": "postgres"}, "'sqlite' or 'mysql'"),
+        ({"url": "mysql://a@b"}, "backend is private; expected backend: server"),
+        ({"backend": "sqlite"}, "'private' or 'server'"),
         ({"rounds": 0}, "rounds"),
-        ({"bakend": "mysql"}, "did you mean"),
+        ({"bakend": "server"}, "did you mean"),
         ({"split": "reference"}, "needs cycleqd_task_ids.json"),
         ({"chat_template": "reference"}, "needs chat_templates.json"),
     ],

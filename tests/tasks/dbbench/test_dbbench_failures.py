@@ -1,4 +1,4 @@
-"""A server that is gone, slow, full or closed to us is no verdict on a model."""
+"""A given server that is gone, slow, full or refuses us is no verdict on a model."""
 
 import asyncio
 import signal
@@ -6,12 +6,12 @@ import signal
 import mariadb
 import pytest
 
-from cycleqd_jax.chat import DEFAULT_CHAT, Reply
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.tasks.base import Outcome, TaskSettings
 from cycleqd_jax.tasks.dbbench.task import DBBench
 
 SELECT = "Action: Operation\n```sql\nSELECT * FROM People\n```"
+DELETE = "Action: Operation\n```sql\nDELETE FROM People WHERE Name = 'Ann'\n```"
 ANSWER = 'Action: Answer\nFinal Answer: ["Bob"]'
 
 
@@ -27,25 +27,13 @@ def make(small_data):
     """A task on the small data, on a server."""
 
     def make_task(url, **options):
-        options = {"data": small_data(), "backend": "mysql", "url": url, **options}
+        options = {"data": small_data(), "backend": "server", "url": url, **options}
         return DBBench(TaskSettings(options=options))
 
     return make_task
 
 
-def episode(task, *replies, before=None):
-    """One episode of the first problem; `before` the last reply something happens."""
-
-    async def chat(messages, options=DEFAULT_CHAT):
-        turn = sum(m["role"] == "assistant" for m in messages) - 1
-        if turn == len(replies) - 1 and before is not None:
-            before()
-        return Reply(replies[turn])
-
-    return task.run(task.problem(0), chat, None)
-
-
-def test_a_server_that_dies_in_an_episode_and_comes_back(own_server, make):
+def test_a_server_that_dies_in_an_episode_and_comes_back(own_server, make, episode):
     task = make(own_server.url)
 
     def restart():
@@ -65,23 +53,26 @@ def test_a_server_that_dies_in_an_episode_and_comes_back(own_server, make):
                 await episode(task, SELECT)
             own_server.start()
             second = await episode(task, SELECT, ANSWER)
-            # Its content may have changed: what was begun before is worth nothing.
-            with pytest.raises(SandboxError, match="Problem dbbench/0"):
-                await episode(task, SELECT, SELECT, before=restart)
-            return first, second, await episode(task, SELECT, ANSWER)
+            # Its content may have changed, so the database is made again.
+            replies = (DELETE, SELECT, ANSWER)
+            third = await episode(task, *replies, before=restart, turn=1)
+            return first, second, third, await episode(task, SELECT, ANSWER)
         finally:
             await task.aclose()
 
-    for result in asyncio.run(main()):
+    first, second, third, fourth = asyncio.run(main())
+    for result in (first, second, fourth):
         assert result.outcome is Outcome.SOLVED
         assert result.feedback == ("[('Ann', '30'), ('Bob', '40')]",)
+    assert third.outcome is Outcome.SOLVED
+    assert third.feedback == ("[]", "[('Bob', '40')]")
     assert not own_server.query("SHOW DATABASES LIKE 'cycleqd%'")
 
 
-def test_a_server_that_hangs(own_server, make, monkeypatch):
-    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql._PATIENCE_S", 0.5)
-    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql_session._GRACE_S", 0.2)
-    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.mysql_server._CONNECT_S", 0.5)
+def test_a_server_that_hangs(own_server, make, monkeypatch, episode):
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.live_server._PATIENCE_S", 0.5)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.session.GRACE_S", 0.2)
+    monkeypatch.setattr("cycleqd_jax.tasks.dbbench.connection._CONNECT_S", 0.5)
     task = make(own_server.url, statement_s=0.5)
 
     async def main():
@@ -101,7 +92,7 @@ def test_a_server_that_hangs(own_server, make, monkeypatch):
     assert asyncio.run(main()).outcome is Outcome.SOLVED
 
 
-def test_a_server_without_room(tmp_path, make):
+def test_a_server_without_room(tmp_path, make, episode):
     fill = (
         "Action: Operation\n```sql\nINSERT INTO People SELECT REPEAT('x', 2000), '' "
         "FROM information_schema.COLUMNS a, information_schema.COLUMNS b\n```"
@@ -133,7 +124,7 @@ def test_a_server_without_room(tmp_path, make):
     ],
     ids=["password", "user", "port", "socket"],
 )
-def test_a_server_that_lets_nobody_in(server, make, url, kind, words):
+def test_a_server_that_lets_nobody_in(server, make, url, kind, words, episode):
     task = make(url.format(port=server.port))
 
     async def main():
@@ -148,7 +139,7 @@ def test_a_server_that_lets_nobody_in(server, make, url, kind, words):
     assert "secret" not in str(caught.value) and "wrong" not in str(caught.value)
 
 
-def test_an_account_without_the_rights(server, make):
+def test_an_account_without_the_rights(server, make, episode):
     server.query("CREATE USER poor@'127.0.0.1' IDENTIFIED BY 'x'")
     task = make(f"mysql://poor:x@127.0.0.1:{server.port}")
 
@@ -184,7 +175,7 @@ def test_a_wrong_url_is_told_before_anything_runs(make, monkeypatch, url, words)
     assert "secret" not in str(caught.value)
 
 
-def test_the_url_may_come_from_the_environment(server, make, monkeypatch):
+def test_the_url_may_come_from_the_environment(server, make, monkeypatch, episode):
     monkeypatch.setenv("CYCLEQD_MYSQL_URL", server.url)
     task = make(None)
 

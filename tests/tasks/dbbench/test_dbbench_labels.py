@@ -30,8 +30,10 @@ def test_every_label_is_right_and_nothing_said_is_wrong(
     assert {result.outcome for result in results} == {Outcome.BAD_ACTION}
 
 
-def test_shared_databases_cost_what_they_cost_the_reference(make_task, play, server):
-    options = {"backend": "mysql", "url": server.url, "legacy_shared_database": True}
+def test_shared_databases_cost_what_they_cost_the_reference(
+    make_task, play, backend_options
+):
+    options = {**backend_options, "legacy_shared_database": True}
     task = make_task(split="reference", **options)
     problems = task.problems(Split.OPTIMISE)
     results = play(task, [(p, _gold(task, p)) for p in problems])

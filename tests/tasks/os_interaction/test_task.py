@@ -62,9 +62,11 @@ def test_fingerprint(make_task):
             {"terminal": "reference"},
             {"turn_s": 6.0},
             {"split": "reference"},
+            {"repetitions": 2},
+            {"max_new_tokens": 100},
         )
     }
-    assert len(prints) == 6
+    assert len(prints) == 8
     assert make_task(sessions=3).fingerprint == make_task(sessions=4).fingerprint
 
 

@@ -6,8 +6,7 @@ import re
 import pytest
 
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
-from cycleqd_jax.tasks.pocket import literal
-from cycleqd_jax.tasks.pocket.coding import PocketCoding
+from cycleqd_jax.tasks.pocket.coding import PocketCoding, same
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +131,7 @@ def passes(problem, answer: str) -> bool:
         exec(answer, scope)  # ours, so it needs no sandbox
         function = scope[problem.data["function"]]
         return all(
-            literal.same(expected, function(*copy.deepcopy(call)))
+            same(expected, function(*copy.deepcopy(call)))
             for call, expected in zip(
                 problem.data["calls"], problem.data["expected"], strict=True
             )

@@ -1,0 +1,214 @@
+"""What a causal language model offers, whatever its family: the `CausalLM` protocol.
+
+Engine, training, merging and planning speak to this protocol only. A model's weights
+are a flat dict `{Hugging Face name: array}`, matrices `[out, in]`. The program never
+holds arrays, so one program runs the base model, any fine-tune and a population.
+
+Several individuals share one pass in factored form. Per matrix and batch row b,
+
+    y_b = x_b W^T + ((x_b V) * c_b) U^T        and        p_b = p + d_b
+
+for norm scales and biases p, where `W`, `U`, `V` are shared and read once.
+
+B denotes rows of a batch, L new tokens per row, S tokens a cache row holds, R the
+summed ranks of all experts.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+# The names that every family gives these two weights; a tied model has no HEAD.
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+Weights = Mapping[str, jax.Array]
+
+
+class ModelConfig(Protocol):
+    """Sizes and constants of one model; frozen and hashable.
+
+    Attributes:
+      model_type: the family, as in `config.json`.
+      vocab_size: rows of the embedding.
+      hidden_size: width of the residual stream.
+      intermediate_size: width of the MLP.
+      num_hidden_layers: decoder layers.
+      num_attention_heads: query heads.
+      num_key_value_heads: key and value heads.
+      head_dim: width of one head.
+      max_position_embeddings: longest context, in tokens.
+      tie_word_embeddings: whether the output head is the embedding.
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every weight's name and shape, in the model's order; matrices `[out, in]`."""
+        ...
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of a `config.json`, without token ids and dtype."""
+        ...
+
+
+@flax.struct.dataclass
+class LowRank:
+    """What one matrix gains per batch row: `U diag(c_b) V^T`.
+
+    Attributes:
+      u: `[out, R]`.
+      v: `[in, R]`.
+      c: `[B, R]`, or `[1, R]` if all rows share it.
+    """
+
+    u: jax.Array
+    v: jax.Array
+    c: jax.Array
+
+
+@flax.struct.dataclass
+class Deltas:
+    """What each batch row adds to the shared weights, by weight name.
+
+    Attributes:
+      matrices: low-rank additions; a matrix without an entry is unchanged.
+      vectors: `[B, n]` additions to norm scales and biases; likewise.
+    """
+
+    matrices: dict[str, LowRank] = flax.struct.field(default_factory=dict)
+    vectors: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+
+
+class Cache(NamedTuple):
+    """Keys and values per layer, `[rows, kv_heads, S, head_dim]` each."""
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+
+class CacheView(NamedTuple):
+    """The part of a cache that a batch reads and writes.
+
+    Attributes:
+      cache: the whole cache.
+      rows: int32 `[B]`, the cache row of each batch row; None if batch row b is cache
+        row b. Nothing is written for a row number past the end.
+      span: how many tokens of each row are read; None for all. Static.
+    """
+
+    cache: Cache
+    rows: jax.Array | None = None
+    span: int | None = None
+
+
+class Packed(NamedTuple):
+    """Batch rows that hold several sequences each, one after another.
+
+    Attributes:
+      segments: int32 `[B, L]`, number of the sequence that each token belongs to.
+      positions: int32 `[B, L]`, position of each token in its own sequence.
+    """
+
+    segments: jax.Array
+    positions: jax.Array
+
+
+class CausalLM(Protocol):
+    """A causal language model as pure functions of flat weights.
+
+    Hashable, so it can be a static argument of `jax.jit`.
+
+    Attributes:
+      config: its sizes.
+      dtype: of the computation, the cache and the hidden states.
+    """
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    def empty_cache(self, rows: int, length: int) -> Cache:
+        """A cache of zeros for `rows` sequences of up to `length` tokens.
+
+        No array is in it twice, because the engine donates all of them.
+        """
+        ...
+
+    def extend(
+        self,
+        weights: Weights,
+        tokens: jax.Array,
+        offsets: jax.Array,
+        view: CacheView,
+        deltas: Deltas | None = None,
+        *,
+        last: jax.Array | None = None,
+        lengths: jax.Array | None = None,
+        every: bool = False,
+    ) -> tuple[jax.Array, Cache]:
+        """Appends L tokens to each row's sequence in the cache.
+
+        Args:
+          weights: the flat weights.
+          tokens: int32 `[B, L]`.
+          offsets: int32 `[B]`, tokens each sequence already has in the cache.
+          view: the cache and the rows in use.
+          deltas: additions per row, or None.
+          last: int32 `[B]`, index of each row's last real token, whose logits are
+            returned; default L - 1. Tokens after it are padding: their cache entries
+            are overwritten by the sequence's next tokens before they are read.
+          lengths: int32 `[B]`, length of each row's whole prompt, of which these
+            tokens may be one chunk; default `offsets + last + 1`. Only position
+            embeddings that depend on the sequence length use it.
+          every: return the logits of all L tokens. Static.
+
+        Returns:
+          Logits, float32 `[B, vocab]` (with `every`: `[B, L, vocab]`), and the cache
+          with the new entries.
+        """
+        ...
+
+    def hidden(
+        self,
+        weights: Weights,
+        tokens: jax.Array,
+        deltas: Deltas | None = None,
+        *,
+        lengths: jax.Array | None = None,
+        packed: Packed | None = None,
+        recompute: bool = False,
+    ) -> jax.Array:
+        """Final hidden states of whole sequences, without a cache.
+
+        Args:
+          weights: the flat weights.
+          tokens: int32 `[B, L]`, padded on the right.
+          deltas: additions per row, or None.
+          lengths: int32 `[B]`, tokens of each row without padding; default L. Used as
+            in `extend`, and ignored where rows are packed.
+          packed: set if rows hold several sequences, which do not see each other.
+          recompute: recompute each layer in the backward pass instead of storing its
+            activations. Static.
+
+        Returns:
+          `[B, L, hidden]`, in `dtype`.
+        """
+        ...
+
+    def head(
+        self, weights: Weights, hidden: jax.Array, deltas: Deltas | None = None
+    ) -> jax.Array:
+        """Logits, float32 `[B, L, vocab]`, of hidden states `[B, L, hidden]`."""
+        ...

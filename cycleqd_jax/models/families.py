@@ -1,0 +1,98 @@
+"""The families of models that load: the only place that chooses one.
+
+A new family is a file with its config and program, and a line in `FAMILIES`.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.attention import Kind
+from cycleqd_jax.models.base import CausalLM, ModelConfig
+from cycleqd_jax.models.llama.config import LlamaConfig
+from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.models.validated import read_object
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """Models that share one architecture.
+
+    Attributes:
+      model_type: the family's name in a `config.json`.
+      config_from_hf: makes a config of a parsed `config.json` and its path, which
+        error messages begin with.
+      program: makes the functions of a config, dtype and kind of attention.
+      gguf_architecture: the family's name in a GGUF file.
+      gguf_interleaved: linear layers whose rows llama.cpp interleaves per head.
+    """
+
+    model_type: str
+    config_from_hf: Callable[[Mapping[str, Any], str], ModelConfig]
+    program: Callable[..., CausalLM]
+    gguf_architecture: str
+    gguf_interleaved: tuple[str, ...]
+
+
+FAMILIES = (
+    Family(
+        model_type="llama",
+        config_from_hf=LlamaConfig.from_hf,
+        program=LlamaProgram,
+        gguf_architecture="llama",
+        gguf_interleaved=("q_proj", "k_proj"),
+    ),
+)
+
+
+def family_named(model_type: object, source: object) -> Family:
+    """The family with a `model_type`.
+
+    Args:
+      model_type: as in `config.json`.
+      source: where it was read; the error message begins with it.
+
+    Raises:
+      BadInputError: no such family; lists those that there are.
+    """
+    for family in FAMILIES:
+        if family.model_type == model_type:
+            return family
+    known = ", ".join(family.model_type for family in FAMILIES)
+    raise BadInputError(
+        f"{source}: model_type {model_type!r} is not supported; supported: {known}"
+    )
+
+
+def config_from_hf(data: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
+    """Makes a config of a parsed `config.json`; errors as for `read_config`."""
+    return family_named(data.get("model_type"), source).config_from_hf(data, source)
+
+
+def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
+    """Reads the `config.json` of a Hugging Face folder.
+
+    Raises:
+      BadInputError: the file is missing or damaged, or no family here computes such a
+        model; names the setting and its value.
+    """
+    path = os.path.join(folder, "config.json")
+    return config_from_hf(read_object(path), path)
+
+
+def make_program(
+    config: ModelConfig, dtype: jnp.dtype | str = "float32", *, attention: Kind = "xla"
+) -> CausalLM:
+    """A model as functions.
+
+    Args:
+      config: its sizes.
+      dtype: of the computation and the cache.
+      attention: the implementation of attention, from `choose_attention`.
+    """
+    family = family_named(config.model_type, "config")
+    return family.program(config, dtype, attention=attention)

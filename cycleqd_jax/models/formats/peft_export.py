@@ -1,0 +1,249 @@
+"""LoRA adapters out, in PEFT's folder format, and what an adapter cannot hold.
+
+    lost = ||(W - W_base) - scale B A||^2 summed over all parameters,
+    as a share of ||W - W_base||^2 (squared Frobenius norms, float64)
+
+The loss is measured on the weights, so it holds for every kind of individual.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.base import EMBEDDING
+from cycleqd_jax.models.families import read_config
+from cycleqd_jax.models.formats import safetensors
+from cycleqd_jax.models.formats.hf_folder import new_folder
+from cycleqd_jax.models.formats.peft import CONFIG, PREFIX, WEIGHTS, LoraFactor
+from cycleqd_jax.models.formats.peft_config import AdapterConfig
+
+# Relative rounding error of float32, per number that a weight is the sum of.
+_ROUNDING = 2.0**-22
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterPlan:
+    """An adapter that could be written.
+
+    Attributes:
+      factors: by name of the matrices that an adapter can change.
+      change: squared Frobenius norm of the whole change against the base.
+      lost: the part that the adapter leaves out, by parameter; only parameters where it
+        is more than float32 rounding.
+      tied_embeddings: whether the embedding is also the head.
+    """
+
+    factors: Mapping[str, LoraFactor]
+    change: float
+    lost: Mapping[str, float]
+    tied_embeddings: bool
+
+    @property
+    def lost_share(self) -> float:
+        """Share of the change's energy that the adapter leaves out, 0-1."""
+        return sum(self.lost.values()) / (self.change or 1.0)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether base and adapter together are the individual."""
+        return not self.lost
+
+    def describe_loss(self) -> str:
+        """What is left out, in words, like "12 % of the change (...)"."""
+        kinds: dict[str, float] = {}
+        for name, energy in self.lost.items():
+            kind = self._kind(name)
+            kinds[kind] = kinds.get(kind, 0.0) + energy
+        parts = [
+            f"{percent(energy / (self.change or 1.0))} {kind}"
+            for kind, energy in kinds.items()
+        ]
+        reasons = "; ".join(parts) if len(parts) > 1 else ", ".join(kinds)
+        return f"{percent(self.lost_share)} of the change ({reasons})"
+
+    def _kind(self, name: str) -> str:
+        if name == EMBEDDING and self.tied_embeddings:
+            return "in the embedding, which is also the head"
+        if name.endswith(("norm.weight", ".bias")):
+            return "in norms and biases, which it cannot change"
+        return "in matrices, beyond their low rank"
+
+
+def plan_adapter(
+    base: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    factors: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    tied_embeddings: bool,
+) -> AdapterPlan:
+    """Measures what an adapter would leave out, one parameter at a time.
+
+    Args:
+      base: the base model's weights by name, float32 or of fewer bits.
+      weights: the individual's, float32; an entry that is the same object as in `base`
+        is unchanged.
+      factors: `(b [out, R], a [R, in])` by matrix; `b @ a` is its change or a part.
+      tied_embeddings: whether the embedding is also the head; an adapter changes one
+        of the two only, so it leaves the embedding alone.
+
+    Returns:
+      The plan, without ranks that add nothing, such as those of other experts.
+    """
+    kept = {
+        name: _shortened(np.asarray(b), np.asarray(a))
+        for name, (b, a) in factors.items()
+        if not (tied_embeddings and name == EMBEDDING)
+    }
+    change, lost = 0.0, {}
+    for name in sorted(weights):
+        if weights[name] is base[name] and name not in kept:
+            continue
+        old = np.asarray(base[name]).astype(np.float64)
+        new = np.asarray(weights[name]).astype(np.float64)
+        rounding = _energy(old) + _energy(new)
+        rest = new - old
+        change += _energy(rest)
+        if name in kept:
+            b, a, scale = kept[name]
+            rest -= scale * (b.astype(np.float64) @ a.astype(np.float64))
+            rounding += scale**2 * _energy(b) * _energy(a)
+        if (left := _energy(rest)) > _ROUNDING**2 * rounding:
+            lost[name] = left
+    return AdapterPlan(kept, change, lost, tied_embeddings)
+
+
+def save_lora(
+    folder: str | os.PathLike[str],
+    factors: Mapping[str, LoraFactor],
+    *,
+    base_name: str,
+    card: str,
+    dtype: Any = "float32",
+) -> None:
+    """Writes a PEFT LoRA folder: config, safetensors weights and a model card.
+
+    The same arguments give the same bytes.
+
+    Args:
+      folder: created if needed; its adapter files are replaced.
+      factors: by weight name, as in `Adapter`; at least one.
+      base_name: the base model's path or hub name `org/name@revision`, for PEFT to
+        find it.
+      card: the body of `README.md`, Markdown; a header is added.
+      dtype: what A and B are stored as; scales are exact.
+
+    Raises:
+      BadInputError: if there are no factors, one has mismatched shapes or a name that
+        is not a matrix, or the dtype is not floating.
+      OSError: if a file cannot be written.
+    """
+    stored = safetensors.check_dtype(dtype)
+    folder = pathlib.Path(folder)
+    tensors: dict[str, np.ndarray] = {}
+    for name, factor in factors.items():
+        b, a = np.asarray(factor.b), np.asarray(factor.a)
+        if not name.endswith(".weight") or b.ndim != 2 or a.ndim != 2:
+            raise BadInputError(f"LoRA factor {name!r}: expected matrices B and A")
+        if b.shape[1] != a.shape[0]:
+            raise BadInputError(
+                f"LoRA factor {name!r}: B {b.shape} and A {a.shape} differ in rank"
+            )
+        if name == EMBEDDING:
+            pair = {".lora_embedding_A": b.T, ".lora_embedding_B": a.T}
+        else:
+            pair = {".lora_A.weight": a, ".lora_B.weight": b}
+        for suffix, array in pair.items():
+            key = f"{PREFIX}{name.removesuffix('.weight')}{suffix}"
+            tensors[key] = array.astype(stored)
+    settings = AdapterConfig.describing(
+        {
+            name.removesuffix(".weight"): (np.asarray(f.a).shape[0], float(f.scale))
+            for name, f in factors.items()
+        }
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    safetensors.write_file(folder / WEIGHTS, tensors)
+    data = settings.to_json(base_name)
+    text = json.dumps(data, indent=2, sort_keys=True)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    base = json.dumps(data["base_model_name_or_path"])
+    header = (
+        f"---\nbase_model: {base}\nlibrary_name: peft\n"
+        "pipeline_tag: text-generation\ntags:\n- lora\n- cycleqd\n---\n\n"
+    )
+    (folder / "README.md").write_text(header + card.strip() + "\n", encoding="utf-8")
+
+
+def export_adapter(
+    folder: str | os.PathLike[str],
+    factors: Mapping[str, LoraFactor],
+    base_folder: str | os.PathLike[str],
+    *,
+    card: str = "",
+    base_name: str | None = None,
+) -> None:
+    """Writes an adapter into a new folder, checked against its base model.
+
+    By default the base is named by its absolute path: the adapter belongs to exactly
+    those weights, which for a quantised source are not the ones on the hub.
+
+    Args:
+      folder: must not exist or be empty; it is written whole or not at all.
+      factors: `scale * b @ a` by weight name.
+      base_folder: the base's Hugging Face folder, such as one of `export_model`.
+      card: body of `README.md`.
+      base_name: another name for the base: its hub name `org/name@revision`.
+
+    Raises:
+      BadInputError: if the folder is not empty, the base is not a model folder, or a
+        factor does not fit it or cannot be an adapter (a tied embedding's).
+      OSError: if it cannot be written.
+    """
+    base = pathlib.Path(base_folder).resolve()
+    config = read_config(base)
+    shapes = config.weight_shapes()
+    for name, factor in factors.items():
+        shape = (factor.b.shape[0], factor.a.shape[1])
+        if shapes.get(name) != shape:
+            raise BadInputError(
+                f"export: the factors of {name!r} make a matrix {shape}, but the base "
+                f"{base} has {shapes.get(name)}"
+            )
+        if name == EMBEDDING and config.tie_word_embeddings:
+            raise BadInputError(
+                f"export: {name!r} changes and is also the head (tied), which a PEFT "
+                "adapter cannot say; export the whole model"
+            )
+    name = os.fspath(base) if base_name is None else base_name
+    with new_folder(folder) as scratch:
+        save_lora(scratch, factors, base_name=name, card=card)
+
+
+def percent(share: float) -> str:
+    """A share in percent, with two significant digits."""
+    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+
+
+def _shortened(b: np.ndarray, a: np.ndarray) -> LoraFactor:
+    """The same product without empty ranks, and of no higher rank than the matrix."""
+    used = np.any(b, axis=0) & np.any(a, axis=1)
+    used[0] |= not used.any()  # a factor has at least one
+    b, a = b[:, used], a[used]
+    out, rank = b.shape
+    if rank <= min(out, a.shape[1]):
+        return LoraFactor(b, a, 1.0)
+    product = (b.astype(np.float64) @ a.astype(np.float64)).astype(np.float32)
+    if out <= a.shape[1]:
+        return LoraFactor(np.eye(out, dtype=np.float32), product, 1.0)
+    return LoraFactor(product, np.eye(a.shape[1], dtype=np.float32), 1.0)
+
+
+def _energy(array: np.ndarray) -> float:
+    flat = array.reshape(-1).astype(np.float64, copy=False)
+    return float(flat @ flat)

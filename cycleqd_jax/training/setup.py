@@ -1,0 +1,122 @@
+"""Loads and checks everything that the training of experts needs, before it starts."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.base import CausalLM
+from cycleqd_jax.models.dialogues import fingerprint
+from cycleqd_jax.models.families import make_program
+from cycleqd_jax.models.loading import LoadedModel, load_model
+from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.plan import check_prompts
+from cycleqd_jax.runs.setup import make_tasks, open_sandbox
+from cycleqd_jax.runs.trackers import check_trackers
+from cycleqd_jax.tasks.base import Split, Task
+from cycleqd_jax.training import lora
+from cycleqd_jax.training.plan import (
+    ExpertPlan,
+    Status,
+    plan_experts,
+    status_of,
+)
+from cycleqd_jax.training.settings import JSONL, TrainConfig
+from cycleqd_jax.training.sources import (
+    Source,
+    make_source,
+    read_dialogues,
+    task_dialogues,
+)
+
+
+class Setup(NamedTuple):
+    """What the trainings of all experts share.
+
+    Attributes:
+      model: the base model on the host, with its tokenizer.
+      program: the base model as functions.
+      tasks: on which experts are scored.
+      sources: examples, by the source's entry in the config.
+    """
+
+    model: LoadedModel
+    program: CausalLM
+    tasks: tuple[Task, ...]
+    sources: Mapping[str, Source]
+
+
+class Job(NamedTuple):
+    """Attributes: an expert to train, how far it is, hashes of its inputs."""
+
+    plan: ExpertPlan
+    status: Status
+    fingerprints: Mapping[str, str]
+
+
+def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, ...]]:
+    """Loads and checks everything for all experts.
+
+    Raises:
+      BadInputError: the first thing that is wrong.
+    """
+    check_trackers(config.logging)
+    entries = tuple(dict.fromkeys((*config.task_sources, *config.validation_tasks)))
+    tasks = dict(
+        zip(
+            entries,
+            make_tasks(entries, config.problems, config.task_settings),
+            strict=True,
+        )
+    )
+    scored = tuple(tasks[entry] for entry in config.validation_tasks)
+    for task in scored:
+        if not task.problems(Split.VALIDATE):
+            raise BadInputError(
+                f"problems.validate is 0, so {task.name} cannot be validated; set it "
+                "to 1 or more."
+            )
+    plans = plan_experts(config, {entry: task.name for entry, task in tasks.items()})
+    named = dict.fromkeys(source for plan in plans for source in plan.sources)
+    dialogues = {
+        source: read_dialogues(source)
+        if source.endswith(JSONL)
+        else task_dialogues(tasks[source])
+        for source in named
+    }
+    observer.phase("loading the base model")
+    # Full fine-tuning starts from the exact base weights, whatever dtype computes.
+    dtype = config.dtype if config.method == "lora" else "float32"
+    model = load_model(config.base_model, dtype=dtype)
+    program = make_program(model.config, config.dtype)
+    if config.method == "lora":
+        lora.target_names(program, config.lora)
+    if scored:
+        if "auto" in (config.engine.slots, config.engine.length):
+            raise BadInputError(
+                "engine: slots and length cannot be auto in training; give numbers."
+            )
+        check_prompts(scored, [Split.VALIDATE], model.tokenizer, config.engine)
+        asyncio.run(open_sandbox(config.sandbox).close())  # refused here if missing
+    sources = {
+        name: make_source(
+            name,
+            found,
+            model.tokenizer,
+            max_length=config.optimiser.max_length,
+            drop=config.too_long == "drop",
+        )
+        for name, found in dialogues.items()
+    }
+    for source in sources.values():
+        if source.dropped:
+            observer.note(
+                f"{source.name}: {source.dropped} of {source.dialogues} dialogues are "
+                f"longer than {config.optimiser.max_length} tokens and left out"
+            )
+    jobs = []
+    for plan in plans:
+        weighted = [(w, sources[name].examples) for name, w in plan.sources.items()]
+        fingerprints = {"base model": model.fingerprint, "data": fingerprint(weighted)}
+        jobs.append(Job(plan, status_of(plan, config, fingerprints), fingerprints))
+    return Setup(model, program, scored, sources), tuple(jobs)

@@ -1,0 +1,7 @@
+"""Whole forward passes, which the product itself never needs in one piece."""
+
+
+def full_logits(program, weights, tokens, deltas=None, *, lengths=None):
+    """Logits of whole sequences without a cache, float32 `[B, L, vocab]`."""
+    hidden = program.hidden(weights, tokens, deltas, lengths=lengths)
+    return program.head(weights, hidden, deltas)

@@ -1,0 +1,73 @@
+"""An episode ends in a verdict, or stops the run."""
+
+import asyncio
+
+import pytest
+
+from cycleqd_jax.chat import Reply
+from cycleqd_jax.errors import RunError, SandboxError
+from cycleqd_jax.tasks.base import Outcome, Problem, Result, run_episode
+
+PROBLEM = Problem("own/test/3", "Say it.", "it")
+
+
+class Failing:
+    """Its environment fails so many times; then the reply is right."""
+
+    name = "own"
+
+    def __init__(self, failures, error=None):
+        self.failures, self.error, self.asked = failures, error, []
+
+    async def run(self, problem, chat, sandbox):
+        self.asked.append((await chat([])).text)
+        if self.error is not None:
+            raise self.error
+        if len(self.asked) <= self.failures:
+            return Result(Outcome.ENV_ERROR, "", "the server is gone", 1)
+        return Result(Outcome.SOLVED, "it", "Right.", 1)
+
+
+def play(task):
+    chats = []
+
+    def make_chat():
+        number = len(chats)
+
+        async def chat(messages):
+            return Reply(f"from chat {number}")
+
+        chats.append(chat)
+        return chat
+
+    return asyncio.run(run_episode(task, PROBLEM, make_chat, None))
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_an_environment_error_is_tried_again_from_the_start(failures):
+    task = Failing(failures)
+    assert play(task).score == 1.0
+    assert task.asked == [f"from chat {number}" for number in range(failures + 1)]
+
+
+def test_an_environment_that_keeps_failing_stops_the_run():
+    task = Failing(99)
+    with pytest.raises(RunError) as caught:
+        play(task)
+    assert len(task.asked) == 3
+    assert str(caught.value) == (
+        "Task own, problem own/test/3: its environment failed 3 times, the last time "
+        "with: the server is gone; mend it, then go on with --resume."
+    )
+
+
+def test_a_sandbox_error_is_not_tried_again():
+    task = Failing(0, error=SandboxError("no more memory"))
+    with pytest.raises(SandboxError, match="no more memory"):
+        play(task)
+    assert len(task.asked) == 1
+
+
+def test_an_environment_error_has_no_score():
+    with pytest.raises(ValueError, match="has no score: the server is gone"):
+        _ = Result(Outcome.ENV_ERROR, "", "the server is gone", 1).score
