@@ -92,7 +92,7 @@ class _World:
             _Endless(tokenizer),
             EngineSettings(
                 slots=_INDIVIDUALS * _EACH,
-                length=_PROMPT + _NEW,
+                length=-(-(_PROMPT + _NEW) // _PROMPT) * _PROMPT,  # whole chunks
                 prefill_rows=_INDIVIDUALS,
                 prefill_chunk=_PROMPT,
                 decode_steps=8,
