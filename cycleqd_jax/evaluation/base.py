@@ -60,7 +60,7 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceScore:
-    """How likely an individual finds the reference answer of one problem.
+    """The log-probability of one problem's reference answer under one individual.
 
     Attributes:
       individual: its name.
@@ -81,7 +81,7 @@ class ReferenceScore:
 
 
 class Cost(NamedTuple):
-    """What one call took.
+    """The cost of one call.
 
     Attributes:
       tokens_forward: tokens that went through the model, prompts included.

@@ -1,1 +1,1 @@
-"""Where programs that a model wrote are run."""
+"""Runs programs that a model wrote, without network and without our rights."""

@@ -1,4 +1,4 @@
-"""What a task is: problems in splits, and episodes that end in a verdict.
+"""The interface of tasks: problems in splits, and episodes that end in a verdict.
 
 A task knows text and processes, and nothing of JAX. An episode is a coroutine that
 awaits replies of `chat` and results of `sandbox`, so thousands can run at once.
@@ -30,7 +30,7 @@ class Split(enum.StrEnum):
 
 
 class Outcome(enum.StrEnum):
-    """How one episode ended."""
+    """The ending of one episode."""
 
     SOLVED = "solved"  # 1.0
     WRONG = "wrong"  # 0.0, it answered
@@ -91,7 +91,7 @@ class Result:
 
 
 class ProblemsSettings(Section):
-    """Which problems the tasks generate.
+    """The number of problems that the tasks generate, and their seed.
 
     Attributes:
       seed: of the problems; not the seed of the search.
@@ -125,7 +125,7 @@ class ProblemsSettings(Section):
     def task_settings(
         self, options: Mapping[str, Any], *, download: bool = True
     ) -> "TaskSettings":
-        """What a task with these problems is made with; see `TaskSettings`."""
+        """The arguments of a task with these problems."""
         return TaskSettings(self.seed, self.sizes, self.turns, options, download)
 
 

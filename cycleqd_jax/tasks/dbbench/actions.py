@@ -45,14 +45,14 @@ def parse_reply(reply: str) -> Action:
 
 
 def shorten(feedback: str) -> str:
-    """What the model is shown of a feedback."""
+    """The part of a feedback that the model is shown."""
     if len(feedback) <= _LONGEST:
         return feedback
     return feedback[:_LONGEST] + "[TRUNCATED]"
 
 
 def _between(text: str, start: str, end: str) -> str | None:
-    """What lies between the first `start` and the next `end`; None without both."""
+    """The text between the first `start` and the next `end`; None without both."""
     _, found, rest = text.partition(start)
     inside, closed, _ = rest.partition(end)
     return inside if found and closed else None

@@ -1,4 +1,4 @@
-"""Where a MySQL or MariaDB server is, and as whom to connect."""
+"""The address of a MySQL or MariaDB server, with the account to connect as."""
 
 import dataclasses
 import urllib.parse

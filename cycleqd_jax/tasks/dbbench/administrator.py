@@ -1,4 +1,4 @@
-"""What we do on a server as its administrator, and how we know that it still lives.
+"""The administrator's work on a server, and the check that the server is still alive.
 
 Everything a run makes on a server begins with `cycleqd-TOKEN-`. As long as the run
 lives, one connection of it, the guard, holds the server's lock (`GET_LOCK`) of that
@@ -31,7 +31,7 @@ _FOREVER_S = 2147483  # until the server closes an idle connection
 
 
 class Administrator:
-    """The administrator's connections to one life of a server.
+    """The administrator's connections to a server, until it stops or restarts.
 
     All methods block and may be called from any thread.
 
@@ -73,11 +73,11 @@ class Administrator:
             raise failure(address, error) from error
 
     def name(self, number: int, kind: str) -> str:
-        """The name of something that this run makes."""
+        """The name of a database or account of this run."""
         return f"{self._token}-{number}-{kind}"
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
-        """Runs statements on this thread's connection; the rows of the last one.
+        """Runs statements on this thread's connection; returns the rows of the last one.
 
         Raises:
           MySQLError: the server refuses one of them, or is gone.
@@ -89,7 +89,7 @@ class Administrator:
         return run(connection, sql)
 
     def check(self) -> None:
-        """Asks whether the server lives and is the one it was.
+        """Checks that the server is alive and was not restarted.
 
         Raises:
           ServerLostError: it does not or is not.
@@ -101,7 +101,7 @@ class Administrator:
             raise failure(self.address, error) from error
 
     def kill(self, connection: int) -> None:
-        """Ends a connection by the server's number of it, if it still runs.
+        """Kills a connection by the server's number for it, if it is still open.
 
         Raises:
           ServerLostError: the server is gone.
@@ -113,7 +113,7 @@ class Administrator:
                 raise failure(self.address, error) from error
 
     def database_bytes(self, database: str) -> int:
-        """The size of a database's InnoDB files; 0 where the server does not say."""
+        """The size of a database's InnoDB files in bytes; 0 if the server does not tell."""
         # In the names of files, hyphens are written in hexadecimal.
         names = (database, database.replace("-", "@002d"))
         where = " OR ".join(f"NAME LIKE '{name}/%'" for name in names)

@@ -1,4 +1,4 @@
-"""Connections to a server, and what its errors mean."""
+"""Connections to a server, and the meaning of its errors."""
 
 import socket
 import ssl
@@ -22,11 +22,11 @@ _REFUSED = (1044, 1045, 1049, 1130, 1227, 1251, 1698, 1862, 2059, 2061)
 
 
 class ServerLostError(SandboxError):
-    """The server died, hangs or was started again; what ran has no verdict."""
+    """The server died, hangs or was restarted; running episodes have no verdict."""
 
 
 class ServerExhaustedError(ServerLostError):
-    """Its disk or memory is full of what other episodes left; it is well otherwise."""
+    """The server works, but its disk or memory is full of other episodes' data."""
 
 
 class Connection(connections.Connection):
@@ -52,7 +52,7 @@ def connect(
     init: str | None = None,
     conv: Any = None,
 ) -> Connection:
-    """Connects; asks a server that is busy or does not answer three times in all.
+    """Connects; tries three times if the server is busy or does not answer.
 
     Args:
       address: of the server.
@@ -127,7 +127,7 @@ def close_quietly(connection: Connection | None) -> None:
 
 
 def failure(address: Address, error: err.MySQLError) -> SandboxError | BadInputError:
-    """The exception of ours for an error that is not a statement's fault."""
+    """Our exception for an error that the statement did not cause."""
     code, text = error_code(error), message(error)
     if code in _REFUSED:
         return BadInputError(
@@ -138,7 +138,7 @@ def failure(address: Address, error: err.MySQLError) -> SandboxError | BadInputE
 
 
 def error_code(error: err.MySQLError) -> int:
-    """The server's number of an error; 0 where the connection itself is out of use."""
+    """The server's error number; 0 if the connection is unusable."""
     code = error.args[0] if error.args else 0
     return code if isinstance(code, int) else 0
 
@@ -149,7 +149,7 @@ def error_text(error: err.MySQLError) -> str:
 
 
 def message(error: err.MySQLError) -> str:
-    """An error's words."""
+    """The text of an error."""
     return str(error.args[-1]) if error.args else ""
 
 

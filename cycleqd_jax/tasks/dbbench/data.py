@@ -38,7 +38,7 @@ _ESCAPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What an episode needs to run and judge a problem; never shown to a model.
+    """The data with which a problem is run and judged; never shown to a model.
 
     Attributes:
       index: of the line, from 0.

@@ -1,4 +1,4 @@
-"""Whether an answer is right, as the reference compares.
+"""Judges answers as the reference does.
 
 No tolerance, no trimming, no case folding. A quoted text is split into its characters,
 and a bare word keeps its leading space: both are wrong, as in the reference.
@@ -39,7 +39,7 @@ def is_right(category: str, answer: str, target: str | Sequence[str]) -> bool:
 
 
 def answer_values(answer: str) -> list[Any]:
-    """The values an answer lists; the text itself where it is no list of values."""
+    """The values in an answer; the answer itself if it is no list of values."""
     try:
         return list(literals.evaluate(answer))
     except (ValueError, TypeError):  # no value, or one that has no elements

@@ -1,4 +1,4 @@
-"""A server in use: the threads that speak to it, and what is known of its life.
+"""A server in use: its worker threads and its connections.
 
 Everything that is said to a server blocks, so it happens in as many threads as
 `connections`; any number of episodes waits for them.
@@ -25,7 +25,7 @@ _PATIENCE_S = 10.0  # at least, for the server to answer its administrator
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Life:
-    """One life of a server: from our first connection until it is lost.
+    """The time of a server from our first connection until it stops or restarts.
 
     Attributes:
       admin: connections to it.
@@ -48,7 +48,7 @@ class LiveServer:
     def __init__(
         self, server: Server, *, connections: int = 4, statement_s: float = 30.0
     ):
-        """Starts nothing and connects to nothing yet.
+        """Does not start or connect to the server yet.
 
         Args:
           server: what is used.
@@ -77,11 +77,11 @@ class LiveServer:
         return loop.run_in_executor(self._threads, function, *args)
 
     def in_watcher(self, function: Callable[[], _T]) -> "asyncio.Future[_T]":
-        """The same in a thread that is never busy for long."""
+        """Calls a short blocking function in a thread of its own."""
         return asyncio.get_running_loop().run_in_executor(self._watcher, function)
 
     def life(self) -> Life:
-        """The server's present life; starts it and connects where that is needed.
+        """The current life of the server; starts and connects to it if needed.
 
         Raises:
           ServerLostError: there is no connection to be had.
@@ -97,7 +97,7 @@ class LiveServer:
             return self._life
 
     def is_current(self, life: Life) -> bool:
-        """Whether a life of the server goes on, as far as is known."""
+        """Whether a life of the server is still the current one."""
         return self._life is life
 
     def lose(self, life: Life, *, failed: bool = True) -> None:

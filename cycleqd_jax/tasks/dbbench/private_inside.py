@@ -1,4 +1,4 @@
-"""What runs in the sandbox of a private MariaDB: sets it up, starts it, ends it.
+"""Sets up, starts and stops a private MariaDB; runs inside its sandbox.
 
 It is process 1 of the sandbox, so the server ends with it, and it ends as soon as the
 process that uses the server has ended, however that ended. It imports nothing but the
@@ -59,7 +59,7 @@ def _start(command: list[str], stdin: int, memory_bytes: int) -> int:
 
 
 def _wait(server: int, users: tuple[int, ...]) -> int:
-    """Waits for the server's end; ends everything where its user ends first.
+    """Waits for the server to end; ends everything if the run ends first.
 
     Args:
       server: its process id.

@@ -1,4 +1,4 @@
-"""A MariaDB of the run's own: started when it is needed, gone with the run.
+"""A private MariaDB: it starts when it is first needed and ends with the run.
 
 It runs in a bubblewrap sandbox, as an unprivileged user, without network. All its files
 are in the sandbox's own file system, in memory, and it is reached through a Unix socket
@@ -51,7 +51,7 @@ class _Running:
     address: Address
 
     def log(self) -> str:
-        """The server's last words."""
+        """The last errors in the server's log."""
         path = f"/proc/self/fd/{self.folder}/{inside.LOG}"
         with contextlib.suppress(OSError), open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 2**16))
@@ -78,14 +78,14 @@ class PrivateServer:
     ours = True
 
     def __init__(self):
-        """Starts nothing yet, and asks for nothing."""
+        """Does not start the server yet."""
         self._lock = threading.Lock()
         self._running: _Running | None = None
         self._failures = 0
         self._said = ""  # by the last one that failed
 
     def version(self) -> str:
-        """What decides its verdicts: like "mariadb 10.11".
+        """The kind and version of the server, like "mariadb 10.11".
 
         Raises:
           BadInputError: MariaDB is not installed.
@@ -93,7 +93,7 @@ class PrivateServer:
         return f"mariadb {find_program().version}"
 
     def address(self) -> Address:
-        """Where it is; starts it where it does not run.
+        """The address; starts the server if it does not run.
 
         Raises:
           BadInputError: MariaDB or bubblewrap is missing or not permitted.
@@ -112,16 +112,16 @@ class PrivateServer:
             return self._running.address
 
     def restart(self, *, failed: bool) -> None:
-        """Ends it; the next `address` starts another.
+        """Ends the server; the next `address` starts a new one.
 
         Args:
-          failed: whether because it died or hangs; this is done a few times only.
+          failed: whether it died or hangs; allowed a few times only.
         """
         with self._lock:
             self._end(failed=failed)
 
     def free_bytes(self) -> int | None:
-        """Room for further files; None where it does not run."""
+        """Free bytes for its files; None if it does not run."""
         with self._lock:
             if self._running is None:
                 return None
@@ -129,7 +129,7 @@ class PrivateServer:
             return file_system.f_bavail * file_system.f_frsize
 
     def close(self) -> None:
-        """Ends it; a later `address` starts another."""
+        """Ends the server; a later `address` starts a new one."""
         self.restart(failed=False)
 
     def _end(self, *, failed: bool) -> None:

@@ -1,4 +1,4 @@
-"""The server that databases are made on: one that is given, or one of the run's own."""
+"""Servers for the databases: one given by its URL, or a private one of the run."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ class Server(Protocol):
     ours: bool
 
     def version(self) -> str:
-        """What decides its verdicts: like "mariadb 10.11" or "mysql 8.0".
+        """The kind and version of the server, like "mariadb 10.11" or "mysql 8.0".
 
         Raises:
           BadInputError, SandboxError: it is not to be had.
@@ -34,7 +34,7 @@ class Server(Protocol):
         ...
 
     def address(self) -> Address:
-        """Where it is; starts it where it has to be.
+        """The address; starts a private server that does not run.
 
         Raises:
           BadInputError, SandboxError: it is not to be had.
@@ -42,7 +42,7 @@ class Server(Protocol):
         ...
 
     def restart(self, *, failed: bool) -> None:
-        """Has the next `address` start it afresh, where it is ours to start.
+        """Ends a private server, so that the next `address` starts a new one.
 
         Args:
           failed: whether because it died or hangs; this is done a few times only.
@@ -50,11 +50,11 @@ class Server(Protocol):
         ...
 
     def free_bytes(self) -> int | None:
-        """Room on its disk; None where that is not known."""
+        """Free bytes on its disk; None if unknown."""
         ...
 
     def close(self) -> None:
-        """Ends it where we started it."""
+        """Ends a private server."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What is said to a server about one problem: its table, a statement, the table's hash.
+"""The SQL of one problem: make its table, run a statement, hash the table.
 
 A statement has a connection of its own, as in the reference: nothing is committed until
 its first result was read, and then only if there is no second one.
@@ -130,7 +130,7 @@ def run_statement(
 
 
 def make_tables(admin: Administrator, slot: Slot, tables: Sequence[Table]) -> None:
-    """Makes the database anew and the table in it.
+    """Makes an empty database and the problem's table in it.
 
     Args:
       admin: of the server.
@@ -199,7 +199,7 @@ def _execute(connection: Connection, sql: str, limit_s: float) -> Feedback:
 
 
 def _read_rows(cursor: SSCursor, deadline: float) -> tuple[str, bool]:
-    """The rows' text, and whether all of them were read."""
+    """The text of the rows, and whether it has all rows."""
     if cursor.description is None:
         return "[]", True
     finish = finishers(cursor._result.fields)  # PyMySQL has them here only
@@ -218,7 +218,7 @@ def _read_rows(cursor: SSCursor, deadline: float) -> tuple[str, bool]:
 
 
 def _has_more(cursor: SSCursor, deadline: float) -> bool:
-    """Whether there is a second result; all results are read and thrown away."""
+    """Reads and drops further results; tells whether there was one."""
     more = False
     try:
         while cursor.nextset():

@@ -10,7 +10,7 @@ from cycleqd_jax.files import PathText, Section, Text, Whole, parse_section
 
 
 class Options(Section):
-    """Where problems come from, and how they are run; defaults are the reference's.
+    """The source of the problems and how they are run; defaults are the reference's.
 
     Attributes:
       data: the problem file, or the folder that has `cycleqd_standard_dev.jsonl`; left

@@ -1,4 +1,4 @@
-"""The table of a problem, and what a statement on it gives."""
+"""The table of a problem, and results of statements on it."""
 
 import dataclasses
 

@@ -4,13 +4,15 @@ A sample holds the conversation before the first reply and the problem's scripts
 is the same in all conversations is the prompt.
 """
 
+import io
 import pathlib
+import pickle
+import pickletools
 from collections.abc import Mapping
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.data import check_fields
-from cycleqd_jax.tasks.os_interaction.inert_pickle import loads
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem, Prompt, make_problems
 from cycleqd_jax.tasks.published import Published
 
@@ -43,6 +45,48 @@ _CLASSES = {
     f"fishfarm.tasks.os_interaction.{kind.__name__}": kind
     for kind in (OSInteractionSample, JudgeConfig)
 }
+
+
+# All that the published pickle needs: no opcode of these calls anything but a class of
+# `_CLASSES`, and none reserves memory.
+_OPCODES = frozenset(
+    "PROTO FRAME STOP MARK MEMOIZE BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT "
+    "BININT1 BININT2 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
+    "EMPTY_DICT SETITEM SETITEMS SHORT_BINUNICODE BINUNICODE STACK_GLOBAL NEWOBJ "
+    "BUILD".split()
+)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the classes of `_CLASSES` and no other name."""
+
+    def find_class(self, module: str, name: str) -> type:
+        if f"{module}.{name}" not in _CLASSES:
+            raise pickle.UnpicklingError(f"it names {module}.{name}"[:80])
+        return _CLASSES[f"{module}.{name}"]
+
+
+def _load(content: bytes) -> Any:
+    """The data in a pickle of protocol 4 or 5.
+
+    Raises:
+      ValueError: it is damaged, cut off, or has more than plain data and `_CLASSES`.
+    """
+    try:
+        for opcode, _, _ in pickletools.genops(content):
+            if opcode.name not in _OPCODES:
+                raise pickle.UnpicklingError(f"it has the opcode {opcode.name}")
+        return _Unpickler(io.BytesIO(content)).load()
+    except (
+        pickle.UnpicklingError,
+        ArithmeticError,  # a length beyond 64 bits
+        EOFError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as err:
+        raise ValueError(f"{type(err).__name__}: {err}") from err
 
 
 def read_samples(path: pathlib.Path) -> tuple[dict[int, OsProblem], Prompt]:
@@ -79,7 +123,7 @@ def _samples(path: pathlib.Path) -> list[tuple[str, Any]]:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST} bytes")
-        samples = loads(content, _CLASSES)
+        samples = _load(content)
         if not isinstance(samples, list):
             raise ValueError(f"it holds a {type(samples).__name__}")
     except OSError as err:
