@@ -77,7 +77,7 @@ class Administrator:
         return f"{self._token}-{number}-{kind}"
 
     def run(self, sql: str) -> list[tuple[Any, ...]]:
-        """Runs statements on this thread's connection; returns the rows of the last one.
+        """Runs statements on this thread's connection; returns the last one's rows.
 
         Raises:
           MySQLError: the server refuses one of them, or is gone.
@@ -113,7 +113,7 @@ class Administrator:
                 raise failure(self.address, error) from error
 
     def database_bytes(self, database: str) -> int:
-        """The size of a database's InnoDB files in bytes; 0 if the server does not tell."""
+        """The bytes of a database's InnoDB files; 0 if the server does not tell."""
         # In the names of files, hyphens are written in hexadecimal.
         names = (database, database.replace("-", "@002d"))
         where = " OR ".join(f"NAME LIKE '{name}/%'" for name in names)
