@@ -11,11 +11,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+import rich.console
+import rich.table
+
 from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.reports.plan import plan_remarks, plan_rows
+from cycleqd_jax.runs import run
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.opened import is_complete
-from cycleqd_jax.runs.run import evolve
-from experiments import console, plan, report
+from experiments import console, report
 from experiments.profiling import profiling
 
 
@@ -64,18 +68,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: RunConfig, *, resume: bool, dry_run: bool, profile: str | None) -> int:
     console.set_up_process()
     if dry_run:
-        with console.ConsoleObserver() as observer:
-            plan.print_plan(config, observer)
+        _show_plan(config)
         return console.DONE
     with RunFolder(config.run_dir, resume=resume) as folder:
         done = folder.is_finished and is_complete(folder, config.qd.num_generations)
         if not done:
             with console.ConsoleObserver() as observer:
                 with profiling(observer, profile) as traced:
-                    evolve(config, folder, traced)
+                    run.evolve(config, folder, traced)
                 observer.phase("writing the report")
         report.show(folder.path, report.make_console())
     return console.DONE
+
+
+def _show_plan(config: RunConfig) -> None:
+    with console.ConsoleObserver() as observer:
+        plan = run.dry_run(config, observer)
+    table = rich.table.Table(title="Plan", show_header=False)
+    for row in plan_rows(config, plan).items():
+        table.add_row(*row)
+    terminal = rich.console.Console(highlight=False)
+    terminal.print(table)
+    for sentence in plan_remarks(config, plan):
+        terminal.print(sentence, markup=False)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,9 @@ from cycleqd_jax.models.locate import locate
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.archives import state_fingerprint
 from cycleqd_jax.runs.checkpoints import Checkpoints
-from cycleqd_jax.runs.engine_size import cache_bytes
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.memory import this_machine
-from cycleqd_jax.runs.memory_plan import size_text
+from cycleqd_jax.runs.memory import cache_bytes, size_text, this_machine
 from cycleqd_jax.runs.names import BASE, individual_genome, known_individuals
 from cycleqd_jax.runs.setup import make_mesh, make_program, put_on_device
 

@@ -1,27 +1,23 @@
-"""The spectral basis: the directions along which every individual is expressed.
+"""Computes the spectral basis: the directions along which individuals are expressed.
 
-For each matrix that an expert changes, the basis holds the SVDs of all K experts' task
-vectors side by side:
-
-    W = W_base + sum_k U_k diag(c_k) V_k^T      (expert k itself: c_k = s_k)
-
-For every other changed parameter it holds the K differences from the base. An
-individual is then the coefficients `c` and one scalar per expert (`genome.py`). Every
-operator of the method is linear in task vectors, so on these numbers it is exact.
+Of every matrix that an expert changes it takes the SVDs of all K experts' task vectors,
+of every other changed parameter the K differences from the base (`forms.py`). An
+individual is then one coefficient per direction and one scalar per expert
+(`genome.py`). Every operator of the method is linear in task vectors, so on these
+numbers it is exact.
 
 Source: CycleQD (arXiv 2410.14735), section on SVD-based mutation; the genome is ours.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.forms import DEFAULT_SETTINGS, Basis, shapes_and_layout
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.svd import TruncatedSVD, truncated_svd
 from cycleqd_jax.merging.task_vectors import (
@@ -30,114 +26,6 @@ from cycleqd_jax.merging.task_vectors import (
     Weights,
     iterate_task_vectors,
 )
-
-Factors = tuple[jax.Array, jax.Array]  # left, right
-DEFAULT_SETTINGS = BasisSettings()
-
-
-@dataclasses.dataclass(frozen=True)
-class MatrixSlot:
-    """The coefficients and directions of one matrix.
-
-    The coefficients are `coefficients[offset : offset + R]` of a genome, R = K * r.
-    They and the columns of `u` and `v` have one order: expert after expert, and for
-    each expert from the largest singular value to the smallest.
-    """
-
-    name: str
-    offset: int
-    num_experts: int
-    rank: int
-
-    @property
-    def size(self) -> int:
-        """R, the number of coefficients and of directions."""
-        return self.num_experts * self.rank
-
-    def columns(self, expert: int) -> slice:
-        """Which of the R directions are those of one expert."""
-        return slice(expert * self.rank, (expert + 1) * self.rank)
-
-
-@flax.struct.dataclass
-class BasisForm:
-    """What both forms of a basis have, `Basis` and `CoreBasis`; a pytree.
-
-    Letters: K experts, M matrices, G coefficients of a genome.
-
-    Attributes:
-      u: name -> float32, the directions on the output side of each matrix, as columns.
-      v: name -> float32, those on its input side.
-      deltas: name -> `[K, ...]` float32, the experts' differences from the base in
-        parameters other than matrices.
-      residuals: name -> `[K, out, in]` float32, the part of each expert's task vector
-        beyond the rank, scaled like `deltas`; empty unless residuals are kept.
-      energy: `[M, K]` float32, squared Frobenius norm of each matrix task vector.
-      energy_kept: `[M, K]` float32, the share of it inside the basis, 0-1.
-      similarity: `[K, K]` float32, mean over matrices of the cosine between two
-        experts' singular values; of all of them, whatever the rank.
-      layout: one slot per matrix, sorted by name; static.
-      expert_names: K names; static.
-    """
-
-    u: dict[str, jax.Array]
-    v: dict[str, jax.Array]
-    deltas: dict[str, jax.Array]
-    residuals: dict[str, jax.Array]
-    energy: jax.Array
-    energy_kept: jax.Array
-    similarity: jax.Array
-    layout: tuple[Any, ...] = flax.struct.field(pytree_node=False)
-    expert_names: tuple[str, ...] = flax.struct.field(pytree_node=False)
-
-    @property
-    def num_experts(self) -> int:
-        """K."""
-        return len(self.expert_names)
-
-    @property
-    def genome_size(self) -> int:
-        """G, the number of coefficients of a genome."""
-        # Slots are contiguous.
-        return self.layout[-1].offset + self.layout[-1].size if self.layout else 0
-
-    def factors(self, name: str, coefficients: jax.Array) -> Factors:
-        """`left [out, n]` and `right [in, n]`; the matrix changes by `left right^T`.
-
-        Args:
-          name: of the matrix.
-          coefficients: the matrix's part of a genome.
-        """
-        return self.factors_of(self.u[name], self.v[name], coefficients)
-
-
-@flax.struct.dataclass
-class Basis(BasisForm):
-    """The basis in diagonal form: directions of K experts, expert after expert.
-
-    Attributes:
-      u: name -> `[out, R]`, R = K * r in the order of `MatrixSlot`; zero columns pad
-        experts of lower rank.
-      v: name -> `[in, R]`.
-      singular_values: `[G]` float32, in the order of `layout`.
-      experts_of: `[G]` int32, the expert that each coefficient belongs to.
-    """
-
-    singular_values: jax.Array
-    experts_of: jax.Array
-
-    def expert_coefficients(self, expert: int) -> jax.Array:
-        """The coefficients of one expert, `[G]`: its singular values, else zero."""
-        return jnp.where(self.experts_of == expert, self.singular_values, 0.0)
-
-    def summed_coefficients(self) -> jax.Array:
-        """The coefficients of the sum of all experts' task vectors, `[G]`."""
-        return self.singular_values
-
-    @staticmethod
-    def factors_of(u: jax.Array, v: jax.Array, coefficients: jax.Array) -> Factors:
-        """`factors` from one matrix's `u` and `v`, for compiled programs."""
-        return u * coefficients, v
 
 
 def compute_basis(
@@ -212,14 +100,16 @@ def build_basis(
             "experts: none of them differs from the base model, so there is nothing "
             "to merge; check the expert folders."
         )
-    layout, offset = [], 0
-    for block in blocks:
-        num_experts, block_rank = block.s.shape
-        layout.append(MatrixSlot(block.name, offset, num_experts, block_rank))
-        offset += num_experts * block_rank
     owners = [np.repeat(np.arange(b.s.shape[0]), b.s.shape[1]) for b in blocks]
     num_experts = len(expert_names)
-    return Basis(
+    shapes = shapes_and_layout(
+        {b.name: (b.u.shape[0], b.v.shape[0]) for b in blocks}
+        | {name: array.shape[1:] for name, array in deltas.items()},
+        {b.name: b.s.shape[1] for b in blocks},
+        [b.name for b in blocks if b.residual is not None],
+        expert_names,
+    )
+    return shapes.replace(
         u={b.name: b.u for b in blocks},
         v={b.name: b.v for b in blocks},
         singular_values=_concatenate([b.s.ravel() for b in blocks], np.float32),
@@ -229,8 +119,6 @@ def build_basis(
         energy=_stack([b.energy for b in blocks], num_experts),
         energy_kept=_stack([b.kept for b in blocks], num_experts),
         similarity=_mean_cosines([b.values for b in blocks], num_experts),
-        layout=tuple(layout),
-        expert_names=tuple(expert_names),
     )
 
 

@@ -25,8 +25,8 @@ import safetensors.numpy
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError
-from cycleqd_jax.merging.basis import Basis, MatrixSlot
 from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
+from cycleqd_jax.merging.forms import Basis, MatrixSlot
 from cycleqd_jax.merging.settings import BasisSettings
 
 _LOG = logging.getLogger(__name__)

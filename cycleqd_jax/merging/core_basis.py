@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.merging.basis import Basis, BasisForm, Factors
+from cycleqd_jax.merging.forms import Basis, BasisForm, Factors, float32_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def core_basis(basis: Basis) -> CoreBasis:
     Computed in float64 on the host.
     """
     values = np.asarray(basis.singular_values, np.float64)
-    u, v, cores, layout, offset = {}, {}, [], [], 0
+    u, v, cores = {}, {}, []
     for slot in basis.layout:
         s = values[slot.offset : slot.offset + slot.size].reshape(-1, slot.rank)
         q_u, r_u = np.linalg.qr(np.asarray(basis.u[slot.name], np.float64))
@@ -93,13 +93,33 @@ def core_basis(basis: Basis) -> CoreBasis:
                 ]
             )
         )
-        layout.append(CoreSlot(slot.name, offset, r_u.shape[0], r_v.shape[0]))
-        offset += layout[-1].size
     no_cores = np.zeros((basis.num_experts, 0))
+    experts = np.concatenate([no_cores, *cores], axis=1)
+    return core_shapes(basis).replace(
+        u=u, v=v, experts=jnp.asarray(experts, np.float32)
+    )
+
+
+def core_shapes(basis: Basis) -> CoreBasis:
+    """The core form's shapes (`jax.ShapeDtypeStruct`s) and layout.
+
+    Args:
+      basis: the diagonal form or its shapes. What both forms share is taken from it.
+    """
+    u, v, layout, offset = {}, {}, [], 0
+    for slot in basis.layout:
+        rows, columns = basis.u[slot.name].shape[0], basis.v[slot.name].shape[0]
+        core = CoreSlot(
+            slot.name, offset, min(rows, slot.size), min(columns, slot.size)
+        )
+        u[slot.name] = float32_shape(rows, core.rows)
+        v[slot.name] = float32_shape(columns, core.columns)
+        layout.append(core)
+        offset += core.size
     return CoreBasis(
         u=u,
         v=v,
-        experts=jnp.asarray(np.concatenate([no_cores, *cores], axis=1), jnp.float32),
+        experts=float32_shape(basis.num_experts, offset),
         deltas=basis.deltas,
         residuals=basis.residuals,
         energy=basis.energy,

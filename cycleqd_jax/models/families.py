@@ -5,16 +5,14 @@ A new family is a file with its config and program, and a line in `FAMILIES`.
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.attention import Kind
 from cycleqd_jax.models.base import CausalLM, ModelConfig
-from cycleqd_jax.models.llama.checkpoints import CHECKPOINTS
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.validated import read_object
@@ -31,7 +29,6 @@ class Family:
       program: makes the functions of a config, dtype and kind of attention.
       gguf_architecture: the family's name in a GGUF file.
       gguf_interleaved: linear layers whose rows llama.cpp interleaves per head.
-      checkpoints: configs of well-known checkpoints by hub name.
     """
 
     model_type: str
@@ -39,7 +36,6 @@ class Family:
     program: Callable[..., CausalLM]
     gguf_architecture: str
     gguf_interleaved: tuple[str, ...]
-    checkpoints: Mapping[str, ModelConfig]
 
 
 FAMILIES = (
@@ -49,16 +45,8 @@ FAMILIES = (
         program=LlamaProgram,
         gguf_architecture="llama",
         gguf_interleaved=("q_proj", "k_proj"),
-        checkpoints=CHECKPOINTS,
     ),
 )
-
-
-class KnownCheckpoint(NamedTuple):
-    """Attributes: hub name and sizes of a well-known checkpoint."""
-
-    name: str
-    config: ModelConfig
 
 
 def family_named(model_type: object, source: object) -> Family:
@@ -108,22 +96,3 @@ def make_program(
     """
     family = family_named(config.model_type, "config")
     return family.program(config, dtype, attention=attention)
-
-
-def known_checkpoint(source: str) -> KnownCheckpoint | None:
-    """The well-known checkpoint that a hub name stands for, or None.
-
-    Args:
-      source: `org/name@revision`. Organisation and case do not matter, because many
-        mirror a gated model under their own name.
-    """
-    for family in FAMILIES:
-        for name, config in family.checkpoints.items():
-            if _bare_name(name) == _bare_name(source):
-                return KnownCheckpoint(name, config)
-    return None
-
-
-def _bare_name(source: str) -> str:
-    last = source.partition("@")[0].rpartition("/")[2].lower()
-    return re.sub("^meta-|-instruct|-chat", "", last)

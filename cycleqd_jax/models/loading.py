@@ -84,6 +84,7 @@ def load_model(source: str | os.PathLike[str], dtype: Any = "float32") -> Loaded
     else:
         config, stored = hf_folder.open_model(path)
         tokenizer = hf_folder.read_tokenizer(path)
+    _check_embedding(tokenizer, config, path)
     weights = {
         name: stored[name].astype(wanted, copy=False) for name in config.weight_shapes()
     }
@@ -118,24 +119,54 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
     folder = pathlib.Path(path).expanduser()
     if is_hub_name(os.fspath(path)):
         folder = locate(os.fspath(path))
+    expert = open_expert(folder, base.config, base.weights)
+    if isinstance(expert, LoraExpert):
+        _check_named_base(folder / peft.CONFIG, base)
+    _check_same_vocabulary(folder, base)
+    return expert
+
+
+def open_expert(
+    folder: pathlib.Path,
+    config: ModelConfig,
+    base_weights: Mapping[str, np.ndarray] | None = None,
+) -> Expert:
+    """An expert of a base model of which only the config need be known.
+
+    Args:
+      folder: as for `load_expert`.
+      config: the base model's.
+      base_weights: the base model's; without them copies of base weights in an adapter
+        are not compared.
+
+    Raises:
+      BadInputError: as for `load_expert`.
+    """
     if not folder.is_dir():
         raise BadInputError(
-            f"expert {os.fspath(path)!r}: no such folder; expected a PEFT adapter or a "
-            "full model"
+            f"expert {os.fspath(folder)!r}: no such folder; expected a PEFT adapter or "
+            "a full model"
         )
     if (folder / peft.CONFIG).exists():
-        adapter = peft.read_adapter(folder, base.config, base.weights)
-        _check_named_base(folder / peft.CONFIG, base)
-        _check_same_vocabulary(folder, base)
-        return LoraExpert(*adapter)
+        return LoraExpert(*peft.read_adapter(folder, config, base_weights))
     if not (folder / "config.json").exists():
         raise BadInputError(
             f"expert {folder}: has neither {peft.CONFIG} nor config.json"
         )
-    config, weights = hf_folder.open_model(folder)
-    _check_same_model(folder, config, base.config)
-    _check_same_vocabulary(folder, base)
+    own, weights = hf_folder.open_model(folder)
+    _check_same_model(folder, own, config)
     return FullExpert(weights)
+
+
+def open_config(path: pathlib.Path) -> ModelConfig:
+    """The config of a base model's file or folder; its weights are not read.
+
+    Raises:
+      BadInputError: as for `load_model`, except for the tokeniser.
+    """
+    if path.is_file():
+        return gguf.read_gguf_config(_check_gguf(path))
+    return hf_folder.open_model(path)[0]
 
 
 def _open_gguf(
@@ -144,11 +175,6 @@ def _open_gguf(
     config, weights, metadata = gguf.read_gguf(_check_gguf(path))
     safetensors.check_weights(weights, config, path)
     tokenizer = gguf_tokenizer.tokenizer_from_metadata(metadata, str(path))
-    if tokenizer.vocab_size > config.vocab_size:
-        raise BadInputError(
-            f"{path}: has {tokenizer.vocab_size} tokens, but an embedding of "
-            f"{config.vocab_size} rows"
-        )
     return config, weights, tokenizer
 
 
@@ -159,6 +185,19 @@ def _check_gguf(path: pathlib.Path) -> pathlib.Path:
             "config.json"
         )
     return path
+
+
+def _check_embedding(
+    tokenizer: ChatTokenizer, config: ModelConfig, path: pathlib.Path
+) -> None:
+    """Refuses tokens beyond the embedding, except padding, which no prompt has."""
+    beyond = {i for i in tokenizer.vocabulary.values() if i >= config.vocab_size}
+    if beyond - {tokenizer.pad_id}:
+        raise BadInputError(
+            f"{path}: its tokeniser has {tokenizer.vocab_size} tokens, but its "
+            f"embedding has {config.vocab_size} rows; use the tokeniser that the model "
+            "was trained with"
+        )
 
 
 def _check_same_model(

@@ -36,28 +36,15 @@ def locate(source: str) -> pathlib.Path:
     )
 
 
-def find_here(source: str, what: str = "base model") -> pathlib.Path | None:
-    """As `locate`, but without the network.
+def find_download(name: str) -> pathlib.Path | None:
+    """The folder of a hub name `org/name@revision` if it was downloaded before.
 
-    Args:
-      source: as for `locate`.
-      what: what error messages call it.
-
-    Returns:
-      An existing path, or None for a hub name that was not downloaded before.
-
-    Raises:
-      BadInputError: it is neither a hub name nor here.
+    The network is not asked.
     """
-    path = _find_local(source)
-    if path is not None:
-        return path
-    if not is_hub_name(source):
-        raise BadInputError(f"{what} {source!r}: no such file or folder")
     import huggingface_hub
     from huggingface_hub import errors
 
-    name, _, revision = source.partition("@")
+    name, _, revision = name.partition("@")
     try:
         folder = huggingface_hub.snapshot_download(
             name, revision=revision or None, local_files_only=True

@@ -1,316 +1,308 @@
-"""The memory that a whole run needs, from shapes alone, and whether a machine has it.
+"""The memory that a run needs, and whether a machine has it.
 
-All sizes are what is certainly needed: what is refused could not have run.
+Sizes follow from shapes, so they are known before anything large is loaded. Counted is
+only what a run certainly holds at one time, and its bank at its largest.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.inference.population import ModeChoice, choose_mode
-from cycleqd_jax.merging.abstract import (
-    ExpertShape,
-    abstract_basis,
-    abstract_core_basis,
-    basis_bytes,
-    expert_shape,
-    full_expert_shape,
+from cycleqd_jax.inference.population import (
+    ModeChoice,
+    choose_mode,
+    empty_population,
 )
 from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.genome import Genome, expert_genome
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.models.base import ModelConfig
-from cycleqd_jax.models.experts import LoraExpert
-from cycleqd_jax.models.peek import (
-    ExpertPeek,
-    ModelPeek,
-    peek_expert,
-    peek_model,
+from cycleqd_jax.models.families import make_program
+from cycleqd_jax.qd.archives import empty_archives
+from cycleqd_jax.qd.bank import Bank
+
+MAX_CELLS = 10_000_000  # of all archives; breeding a child looks at every cell
+_CGROUP_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 )
-from cycleqd_jax.runs.engine_size import cache_bytes
-from cycleqd_jax.runs.machine import Machine, advice_for, this_machine
-from cycleqd_jax.runs.memory_plan import MemoryPlan, memory_plan, size_text
+_WEIGHTS, _BASIS, _CACHE = "the base weights", "the basis", "the KV cache"
+_CALL, _LOADED = "a call of the engine", "the base weights as loaded"
+_STATE, _CHECKPOINT = "archives and bank", "a copy of them for the checkpoint"
+# The parts that a change of settings makes smaller.
+_CHANGES = {
+    "fewer engine.slots or a shorter engine.length": (_CACHE, _CALL),
+    "a lower basis.rank": (_BASIS, "factored mode"),
+    "fewer qd.bins": (_STATE, _CHECKPOINT),
+}
 
-_FLOAT32 = 4
 
-
-class Inputs(NamedTuple):
-    """What a config names, from outside.
+class Machine(NamedTuple):
+    """Memory of a machine in bytes.
 
     Attributes:
-      model: the base model.
-      experts: in the order of the tasks; None where one is not here.
+      host_bytes: of the machine, or of the container that this process is in.
+      device_bytes: of one accelerator; None if the host's memory is the device's.
     """
 
-    model: ModelPeek
-    experts: tuple[ExpertPeek | None, ...]
+    host_bytes: int
+    device_bytes: int | None
+
+
+def this_machine() -> Machine:
+    """The memory of the machine that this process runs on."""
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in map(pathlib.Path, _CGROUP_LIMITS):
+        if path.is_file() and (text := path.read_text().strip()).isdecimal():
+            host = min(host, int(text))
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return Machine(host, stats.get("bytes_limit"))
+
+
+def tree_bytes(tree: Any) -> int:
+    """The size of all arrays of a pytree, or of their shapes."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def size_text(size: float) -> str:
+    """A number of bytes for readers, like "8.75 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB" if size < 999.5 else f"{size:,.0f} TB"
+
+
+class StateMemory(NamedTuple):
+    """Archives and bank at their largest; sizes in bytes.
+
+    Attributes:
+      cells: of all K archives.
+      grid_bytes: size of the archives.
+      genomes: kept in the bank at one time, those of a batch of children included.
+      genome_bytes: size of one genome.
+      individuals: experts and children of the whole run.
+      bank_bytes: size of the genomes, and of every individual's scores and ancestry.
+    """
+
+    cells: int
+    grid_bytes: int
+    genomes: int
+    genome_bytes: int
+    individuals: int
+    bank_bytes: int
 
     @property
-    def are_here(self) -> bool:
-        """Whether all weights are on this machine."""
-        return self.model.sizes_of is None and None not in self.experts
+    def total_bytes(self) -> int:
+        """Size of archives and bank, which is also that of one checkpoint."""
+        return self.grid_bytes + self.bank_bytes
+
+
+def state_memory(config: RunConfig, basis: AnyBasis) -> StateMemory:
+    """The size of archives and bank.
+
+    Args:
+      config: the settings.
+      basis: of the genomes, or its shapes.
+
+    Raises:
+      BadInputError: there are more than `MAX_CELLS` cells.
+    """
+    qd, tasks = config.qd, len(config.tasks)
+    cells = tasks * qd.bins ** (tasks - 1)
+    if cells > MAX_CELLS:
+        raise BadInputError(
+            f"qd.bins: {qd.bins} bins and {tasks} tasks make {cells} cells in all "
+            f"archives, more than {MAX_CELLS}; choose fewer bins or fewer tasks."
+        )
+    archives = jax.eval_shape(lambda: empty_archives([(0.0, 1.0)] * tasks, qd.bins))
+    genome = tree_bytes(jax.eval_shape(lambda b: expert_genome(b, 0), basis))
+    if config.noise is not None:
+        genome += 4 * noise_length(qd.num_generations)
+    no_genome = Genome(np.zeros(0, np.float32), np.zeros(0, np.float32))
+    one = Bank.empty(tasks).add_expert(no_genome, [0.0] * tasks)
+    facts = (one.scores, one.parents, one.weights, one.active, one.complete)
+    individuals = tasks + qd.num_generations
+    genomes = min(cells + tasks + qd.children_per_batch, individuals)
+    return StateMemory(
+        cells=cells,
+        grid_bytes=tree_bytes(archives),
+        genomes=genomes,
+        genome_bytes=genome,
+        individuals=individuals,
+        bank_bytes=genomes * genome + individuals * tree_bytes(facts),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class RunMemory:
-    """Sizes in bytes, where not said otherwise.
+    """What a run holds in memory while it evaluates individuals; sizes in bytes.
 
     Attributes:
-      parameters: of the base model, their number.
-      basis: its shapes.
+      parameters: number of parameters of the base model.
+      basis: of the experts, or its shapes.
       mode: how individuals are evaluated, and why.
       state: archives and bank.
-      weights: the base model's, on the device; as much again on the host.
-      basis_size: of the basis on the device.
-      cache: the engine's keys and values.
-      workspace: one individual's weights and the largest product on the way to them,
-        or the population's table.
-      call: what the largest of the engine's calls computes on its way.
-      experts: as loaded, on the host until there is a basis.
-      making: the experts' directions, on the host while the basis is computed or read.
-      data: devices that the slots are divided among.
-      tensor: devices that weights, basis and heads are divided among.
+      device: purpose -> size on each device.
+      host: purpose -> size on the host.
+      devices: number of devices.
     """
 
     parameters: int
     basis: AnyBasis
     mode: ModeChoice
-    state: MemoryPlan
-    weights: int
-    basis_size: int
-    cache: int
-    workspace: int
-    call: int
-    experts: int
-    making: int
-    data: int = 1
-    tensor: int = 1
-
-    @property
-    def on_device(self) -> dict[str, int]:
-        """What one device of the mesh holds while individuals are evaluated."""
-        return {
-            "the base weights": self.weights // self.tensor,
-            "the basis": self.basis_size // self.tensor,
-            "the KV cache": self.cache // (self.data * self.tensor),
-            "a call of the engine": self.call // (self.data * self.tensor),
-            f"{self.mode.mode} mode": self.workspace // self.tensor,
-        }
+    state: StateMemory
+    device: Mapping[str, int]
+    host: Mapping[str, int]
+    devices: int
 
     def room(self, machine: Machine) -> int:
-        """Bytes for the cache, on all devices together; negative if there are none."""
-        used = sum(self.on_device.values())
-        used -= self.cache // (self.data * self.tensor)
-        if machine.device_bytes is not None:
-            return (machine.device_bytes - used) * self.data * self.tensor
-        state = self.state.total_bytes + self.state.checkpoint_bytes
-        return machine.host_bytes - used - self.weights - state
+        """What is left for keys and values on all devices; may be negative."""
+        used = sum(self.device.values()) - self.device[_CACHE]
+        if machine.device_bytes is None:
+            return machine.host_bytes - used - sum(self.host.values())
+        return (machine.device_bytes - used) * self.devices
 
     def misfit(self, machine: Machine) -> str | None:
-        """What a machine has too little of, in one sentence with numbers, or None."""
-        shared = machine.device_bytes is None
-        on_device = self.on_device
-        running = {
-            "the base weights as loaded": self.weights,
-            "archives and bank": self.state.total_bytes,
-            "them again in a checkpoint": self.state.checkpoint_bytes,
-        }
-        making = {
-            "the base weights": self.weights,
-            "the experts": self.experts,
-            "the basis as computed": self.making,
-        }
-        if shared:
-            running = on_device | running
-            making["the basis as kept"] = self.basis_size
-        memory = "this machine"
-        needs = [
-            ("computing the basis", making, machine.host_bytes, memory),
-            ("the run", running, machine.host_bytes, memory),
-        ]
-        if not shared:
-            needs.append(
-                ("the run", on_device, machine.device_bytes, "the accelerator")
-            )
-        what, parts, has, place = max(needs, key=lambda n: sum(n[1].values()) / n[2])
-        total = sum(parts.values())
-        if total <= has:
+        """What the machine has too little of, in one sentence; None if it suffices."""
+        if machine.device_bytes is None:
+            needs = [("this machine", self.device | self.host, machine.host_bytes)]
+        else:
+            needs = [
+                ("this machine", self.host, machine.host_bytes),
+                ("the accelerator", self.device, machine.device_bytes),
+            ]
+        place, parts, has = max(needs, key=lambda n: sum(n[1].values()) / n[2])
+        if sum(parts.values()) <= has:
             return None
-        advice = advice_for((parts, has) for _, parts, has, _ in needs)
         listed = ", ".join(f"{name} {size_text(n)}" for name, n in parts.items())
         return (
-            f"memory: {what} needs {size_text(total)} ({listed}), but {place} has "
-            f"{size_text(has)}; choose {advice}, or a machine with more."
+            f"memory: the run needs {size_text(sum(parts.values()))} ({listed}), but "
+            f"{place} has {size_text(has)}; choose "
+            f"{_advice((parts, has) for _, parts, has in needs)}, or a machine with "
+            "more."
         )
 
+    def check(self, machine: Machine) -> None:
+        """Raises `BadInputError` with the sentence of `misfit` if there is one."""
+        if misfit := self.misfit(machine):
+            raise BadInputError(misfit)
 
-def peek_inputs(config: RunConfig) -> Inputs:
-    """Looks at the base model and the experts, without loading or downloading them.
+
+def _advice(needs: Iterable[tuple[Mapping[str, int], int]]) -> str:
+    """The fewest changes that can save enough.
+
+    Args:
+      needs: sizes by purpose, and what there is for all of them.
+    """
+    advice: list[str] = []
+    for parts, has in needs:
+        excess = sum(parts.values()) - has
+        savings = {
+            change: sum(parts.get(name, 0) for name in names)
+            for change, names in _CHANGES.items()
+        }
+        for change in sorted(savings, key=savings.__getitem__, reverse=True):
+            if excess > 0:
+                advice.append(change)
+                excess -= savings[change]
+        if excess > 0:
+            return "a smaller base_model"
+    return " and ".join(dict.fromkeys(advice))
+
+
+def plan_memory(
+    config: RunConfig, model: ModelConfig, basis: AnyBasis, machine: Machine
+) -> RunMemory:
+    """The memory of a run.
+
+    Mode "auto" takes factored mode, against `choose_mode`, if the machine has too
+    little memory for materialised mode only.
+
+    Args:
+      config: the settings; slots or a length that are "auto" count with the least that
+        the engine can have.
+      model: sizes of the base model.
+      basis: of the experts, or its shapes.
+      machine: where it is to run.
 
     Raises:
-      BadInputError: one is damaged, or is neither here nor known.
+      BadInputError: the mode does not go with the genomes, or there are too many cells.
     """
-    model = peek_model(config.base_model)
-    experts = [peek_expert(path, model.config) for path in config.expert_paths]
-    return Inputs(model, tuple(experts))
-
-
-def fitting_memory(config: RunConfig, inputs: Inputs, machine: Machine) -> RunMemory:
-    """Plans the memory of a run; `auto` takes the mode that a machine has room for.
-
-    Where both fit or none does it is the one of less work, as `run_memory` has it.
-    Raises as it does.
-    """
-    memory = run_memory(config, inputs)
-    fits = config.engine.mode != "auto" or memory.misfit(machine) is None
-    # Where factored mode is less work it is also less memory.
-    if fits or memory.mode.mode == "factored":
+    dtype = jnp.dtype(config.dtype)
+    shapes = model.weight_shapes()
+    weights = {n: jax.ShapeDtypeStruct(shape, dtype) for n, shape in shapes.items()}
+    noise = config.noise is not None
+    mode = choose_mode(config.engine.mode, weights, basis, noise=noise)
+    memory = _run_memory(config, model, basis, mode, weights)
+    factored = mode.mode == "factored" or config.engine.mode != "auto"
+    if factored or memory.misfit(machine) is None:
         return memory
-    engine = config.engine.model_copy(update={"mode": "factored"})
     try:
-        other = run_memory(config.model_copy(update={"engine": engine}), inputs)
-    except BadInputError:  # individuals have no such form
-        return memory
-    if other.misfit(machine) is not None:
+        choose_mode("factored", weights, basis, noise=noise)
+    except BadInputError:  # these genomes have no factored form
         return memory
     reason = "factored mode: materialised mode needs more memory than there is."
-    return dataclasses.replace(other, mode=ModeChoice("factored", reason))
+    mode = ModeChoice("factored", reason)
+    other = _run_memory(config, model, basis, mode, weights)
+    return memory if other.misfit(machine) else other
 
 
-def run_memory(config: RunConfig, inputs: Inputs) -> RunMemory:
-    """Plans the memory of a run; experts that are not here count as full fine-tunes.
-
-    Raises:
-      BadInputError: the settings do not go together (see `choose_mode`).
-    """
-    model = inputs.model.config
-    shapes = model.weight_shapes()
-    itemsize = jnp.dtype(config.dtype).itemsize
-    weights = {
-        name: jax.ShapeDtypeStruct(shape, jnp.dtype(config.dtype))
-        for name, shape in shapes.items()
-    }
-    parameters = sum(math.prod(shape) for shape in shapes.values())
-    diagonal = abstract_basis(
-        shapes,
-        [_expert_shape(expert, shapes) for expert in inputs.experts],
-        config.basis,
-        expert_names=config.tasks,
-    )
-    basis = abstract_core_basis(diagonal) if config.qd.needs_cores else diagonal
-    noise = config.qd.has_noise
-    mode = choose_mode(config.engine.mode, weights, basis, noise=noise)
-    if config.engine.mode != "auto":
-        auto = choose_mode("auto", weights, basis, noise=noise).reason
-        mode = mode._replace(reason=f"{mode.reason} Auto would say {auto}")
-    loaded = [
-        parameters * itemsize if expert is None else expert.loaded_bytes
-        for expert in inputs.experts
-    ]
-    engine = config.engine
-    # What is left open has these sizes at least.
+def _run_memory(
+    config: RunConfig,
+    model: ModelConfig,
+    basis: AnyBasis,
+    mode: ModeChoice,
+    weights: Mapping[str, jax.ShapeDtypeStruct],
+) -> RunMemory:
+    engine, state = config.engine, state_memory(config, basis)
+    data, tensor = engine.mesh.data, engine.mesh.tensor
     slots = engine.prefill_rows if engine.slots == "auto" else engine.slots
     length = engine.prefill_chunk if engine.length == "auto" else engine.length
+    if mode.mode == "factored":
+        count = config.qd.children_per_batch
+        population = jax.eval_shape(lambda b: empty_population(b, count), basis)
+        workspace = tree_bytes((population.coefficients, population.vectors))
+    else:  # one individual's weights, and the product that changes its largest matrix
+        workspace = tree_bytes([weights[name] for name in (*basis.u, *basis.deltas)])
+        sides = [(*weights[name].shape, basis.v[name].shape[1]) for name in basis.u]
+        workspace += 4 * max((n * (m + rank) for n, m, rank in sides), default=0)
+    # The hidden layer of an MLP in a prefill call, or the logits of a decode call.
+    hidden = 2 * engine.prefill_rows * engine.prefill_chunk * model.intermediate_size
+    call = max(hidden * jnp.dtype(config.dtype).itemsize, 4 * slots * model.vocab_size)
+    cache = slots * length * cache_bytes(model, config.dtype)
     return RunMemory(
-        parameters=parameters,
+        parameters=sum(math.prod(w.shape) for w in weights.values()),
         basis=basis,
         mode=mode,
-        state=state_memory(config, basis.genome_size),
-        weights=parameters * itemsize,
-        basis_size=basis_bytes(basis),
-        cache=cache_bytes(model, config.dtype) * slots * length,
-        workspace=_workspace(config, shapes, basis, mode.mode, itemsize),
-        call=_call(config, model, slots, length, itemsize),
-        experts=sum(loaded),
-        making=basis_bytes(diagonal),
-        data=engine.mesh.data,
-        tensor=engine.mesh.tensor,
+        state=state,
+        device={
+            _WEIGHTS: tree_bytes(weights) // tensor,
+            _BASIS: tree_bytes(basis) // tensor,
+            _CACHE: cache // (data * tensor),
+            _CALL: call // (data * tensor),
+            f"{mode.mode} mode": workspace // tensor,
+        },
+        host={
+            _LOADED: tree_bytes(weights),
+            _STATE: state.total_bytes,
+            _CHECKPOINT: state.total_bytes,
+        },
+        devices=data * tensor,
     )
 
 
-def state_memory(config: RunConfig, genome_size: int) -> MemoryPlan:
-    """Plans archives and bank for genomes of so many coefficients."""
-    noise = config.qd.has_noise
-    return memory_plan(
-        num_tasks=len(config.tasks),
-        bins=config.qd.bins,
-        genome_size=genome_size,
-        num_generations=config.qd.num_generations,
-        children_per_batch=config.qd.children_per_batch,
-        noise_size=noise_length(config.qd.num_generations) if noise else 0,
-    )
-
-
-def check_run_memory(config: RunConfig) -> RunMemory | None:
-    """Refuses a run that cannot fit, before anything large is loaded.
-
-    Where weights are not here yet, nothing is refused.
-
-    Returns:
-      The plan; None where nothing could be planned.
-
-    Raises:
-      BadInputError: with the numbers, and what to change.
-    """
-    try:
-        inputs = peek_inputs(config)
-    except BadInputError:  # loading says it better
-        return None
-    if not inputs.are_here:
-        return None
-    machine = this_machine()
-    memory = fitting_memory(config, inputs, machine)
-    misfit = memory.misfit(machine)
-    if misfit:
-        raise BadInputError(misfit)
-    return memory
-
-
-def _expert_shape(
-    expert: ExpertPeek | None, shapes: Mapping[str, tuple[int, ...]]
-) -> ExpertShape:
-    if expert is None or expert.adapter is None:
-        return full_expert_shape(shapes)
-    return expert_shape(LoraExpert(*expert.adapter), shapes)
-
-
-def _call(
-    config: RunConfig, model: ModelConfig, slots: int, length: int, itemsize: int
-) -> int:
-    """Bytes of the largest intermediate arrays of a prefill or decode call."""
-    engine, heads = config.engine, model.num_attention_heads
-    tokens = engine.prefill_rows * engine.prefill_chunk
-    prefill = max(
-        2 * tokens * model.intermediate_size * itemsize,
-        tokens * heads * length * _FLOAT32,
-    )
-    decode = max(slots * model.vocab_size * _FLOAT32, slots * heads * length * _FLOAT32)
-    return max(prefill, decode)
-
-
-def _workspace(
-    config: RunConfig,
-    shapes: Mapping[str, tuple[int, ...]],
-    basis: AnyBasis,
-    mode: str,
-    itemsize: int,
-) -> int:
-    """Bytes that evaluating takes beside weights, basis and cache."""
-    directions = {slot.name: basis.v[slot.name].shape[1] for slot in basis.layout}
-    if mode == "materialised":
-        touched = [*directions, *basis.deltas]
-        products = [
-            shapes[name][0] * (count + shapes[name][1])
-            for name, count in directions.items()
-        ]
-        individual = sum(math.prod(shapes[name]) for name in touched) * itemsize
-        return individual + max(products, default=0) * _FLOAT32
-    tables = config.qd.children_per_batch * (
-        basis.genome_size + sum(math.prod(shapes[name]) for name in basis.deltas)
-    )
-    return tables * _FLOAT32
+def cache_bytes(model: ModelConfig, dtype: jnp.dtype | str) -> int:
+    """The size of one token's keys and values."""
+    program = make_program(model, dtype)
+    return tree_bytes(jax.eval_shape(lambda: program.empty_cache(1, 1)))

@@ -1,47 +1,231 @@
-"""What a run will need: memory, episodes and time, as far as they can be known.
+"""What a run will need: inputs, slots and length of the engine, episodes, time.
 
-Where everything that the config names is on this machine, all of it is loaded and
-checked. Where weights or tasks are not here, the plan is made from the sizes of a
-known model, and says what was not looked at. The network is never asked.
+Both a run and its dry run ask here, so that they refuse the same inputs in the same
+words. Weights are not read and the network is not asked.
 """
 
 import dataclasses
-import functools
-import sys
+import pathlib
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.errors import BadInputError, MissingDataError
-from cycleqd_jax.merging.abstract import basis_bytes
-from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.memory import (
-    Inputs,
-    Machine,
-    RunMemory,
-    fitting_memory,
-    peek_inputs,
-    state_memory,
-    this_machine,
-)
-from cycleqd_jax.runs.memory_plan import check_memory_plan
-from cycleqd_jax.runs.setup import (
-    Prepared,
-    make_tasks,
-    open_evaluator,
-    open_sandbox,
-    prepare,
-)
-from cycleqd_jax.runs.trackers import check_trackers
-from cycleqd_jax.tasks.base import Split, Task
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.merging.core_basis import AnyBasis, core_shapes
+from cycleqd_jax.merging.forms import basis_shapes
+from cycleqd_jax.models.base import ModelConfig
+from cycleqd_jax.models.experts import Expert
+from cycleqd_jax.models.families import config_from_hf, read_config
+from cycleqd_jax.models.loading import open_config, open_expert
+from cycleqd_jax.models.locate import find_download, is_hub_name, locate
+from cycleqd_jax.models.tokenizer import ChatTokenizer
+from cycleqd_jax.runs.memory import Machine, RunMemory, size_text
+from cycleqd_jax.search.registry import search_class
+from cycleqd_jax.tasks.base import Problem, Split, Task, reference
 
-# Of the rate of a large matrix product, what a run was seen to reach all in all on two
-# CPU cores; only the estimate of time rests on it.
+# By hub name: the `config.json` of the models that presets name, to plan without them.
+_KNOWN_MODELS = {
+    "meta-llama/Meta-Llama-3-8B": {
+        "model_type": "llama",
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+    }
+}
+_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
+# More slots gain nothing, because arithmetic is the bottleneck by then.
+_MOST_SLOTS = {"cpu": 64}
+_MOST_SLOTS_ELSEWHERE = 256
+_CACHE_SHARE = 0.8  # of the room; the rest is for what is not counted
+# Share of the rate of a large matrix product that a run reached on two CPU cores.
 _EFFICIENCY = 0.35
+
+
+class Inputs(NamedTuple):
+    """A run's models, without their weights.
+
+    Attributes:
+      model: sizes of the base model.
+      sizes_of: None if its weights are on this machine, else where the sizes are from.
+      experts: in the order of the tasks; None for one that is not on this machine.
+    """
+
+    model: ModelConfig
+    sizes_of: str | None
+    experts: tuple[Expert | None, ...]
+
+    @property
+    def are_here(self) -> bool:
+        """Whether all weights are on this machine."""
+        return self.sizes_of is None and None not in self.experts
+
+    def basis(self, config: RunConfig) -> AnyBasis:
+        """The shapes of the largest basis that the experts can make."""
+        basis = basis_shapes(
+            self.model.weight_shapes(),
+            self.experts,
+            config.basis,
+            expert_names=config.tasks,
+        )
+        form = search_class(config.search).basis_form(config.qd)
+        return core_shapes(basis) if form == "core" else basis
+
+
+def find_inputs(config: RunConfig) -> Inputs:
+    """Looks for the base model and the experts on this machine.
+
+    Raises:
+      BadInputError: as for `load_model` and `load_expert`; or the base model is neither
+        here nor known.
+    """
+    model, sizes_of = _find_base(config.base_model)
+    experts = []
+    for source in config.expert_paths:
+        folder = pathlib.Path(source).expanduser()
+        if is_hub_name(source):
+            folder = find_download(source)
+        absent = is_hub_name(source) and not _has_weights(folder)
+        experts.append(None if absent else open_expert(folder, model))
+    return Inputs(model, sizes_of, tuple(experts))
+
+
+def _find_base(source: str) -> tuple[ModelConfig, str | None]:
+    path = find_download(source) if is_hub_name(source) else locate(source)
+    if path is not None and path.is_dir() and not _has_weights(path):
+        settings = path / "config.json"
+        if settings.is_file():
+            return read_config(path), str(settings)
+    if not is_hub_name(source) or _has_weights(path):
+        return open_config(path), None
+    known = known_model(source)
+    if known is None:
+        raise BadInputError(
+            f"base model {source!r}: is not on this machine, and its sizes are not "
+            "known; download it, or give a folder with its config.json"
+        )
+    return known.config, known.name
+
+
+class KnownModel(NamedTuple):
+    """Attributes: hub name and sizes of a model."""
+
+    name: str
+    config: ModelConfig
+
+
+def known_model(source: str) -> KnownModel | None:
+    """The model that a hub name stands for, if presets name it.
+
+    Args:
+      source: `org/name@revision`. Organisation and case do not matter, because many
+        mirror a gated model under their own name.
+    """
+    for name, settings in _KNOWN_MODELS.items():
+        if _bare_name(name) == _bare_name(source):
+            return KnownModel(name, config_from_hf(settings, name))
+    return None
+
+
+def _bare_name(source: str) -> str:
+    last = source.partition("@")[0].rpartition("/")[2].lower()
+    return re.sub("^meta-|-instruct", "", last)
+
+
+def _has_weights(folder: pathlib.Path | None) -> bool:
+    files = () if folder is None else folder.glob("*")
+    return any(file.suffix in _WEIGHT_FILES for file in files)
+
+
+def check_prompts(
+    tasks: Sequence[Task],
+    splits: Iterable[Split],
+    tokenizer: ChatTokenizer,
+    engine: EngineSettings,
+) -> EngineSettings:
+    """Checks that every problem fits in the engine's length, or chooses the length.
+
+    A problem needs its right conversation with the longest last reply.
+
+    Returns:
+      The settings. For a length of "auto" they have the smallest multiple of
+      `prefill_chunk` that the longest problem fits in.
+
+    Raises:
+      BadInputError: names the longest problem and the length that it needs.
+    """
+    need, longest = max(
+        (
+            (_prompt_tokens(task, problem, tokenizer) + task.max_new_tokens, problem.id)
+            for split in splits
+            for task in tasks
+            for problem in task.problems(split)
+        ),
+        default=(0, ""),
+    )
+    if engine.length == "auto":
+        length = _round_up(max(need, engine.decode_steps), engine.prefill_chunk)
+        return engine.model_copy(update={"length": length})
+    if need > engine.length:
+        raise BadInputError(
+            f"engine.length is {engine.length} tokens, but {longest} needs {need} with "
+            f"its reply; set it to {_round_up(need, engine.prefill_chunk)} or more."
+        )
+    return engine
+
+
+def _prompt_tokens(task: Task, problem: Problem, tokenizer: ChatTokenizer) -> int:
+    known = reference(task, problem)
+    if known is None:
+        known = [{"role": "user", "content": problem.prompt}, {}]
+    return len(tokenizer.encode_chat(list(known)[:-1]))
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def choose_slots(engine: EngineSettings, token_bytes: int, room: int) -> EngineSettings:
+    """Settings with a number for slots of "auto": as many as there is room for.
+
+    Args:
+      engine: the settings, with a number for the length.
+      token_bytes: size of one token's keys and values, from `cache_bytes`.
+      room: bytes for the cache, on all devices together.
+
+    Returns:
+      Slots are a multiple of `mesh.data`, at most 64 on a CPU and 256 elsewhere.
+
+    Raises:
+      BadInputError: there is no room for `prefill_rows` slots.
+    """
+    if engine.slots != "auto":
+        return engine
+    data, one = engine.mesh.data, token_bytes * engine.length
+    least = _round_up(engine.prefill_rows, data)
+    most = max(_MOST_SLOTS.get(jax.default_backend(), _MOST_SLOTS_ELSEWHERE), least)
+    slots = min(int(room * _CACHE_SHARE) // one, most) // data * data
+    if slots < least:
+        raise BadInputError(
+            f"engine.slots: {least} slots of {engine.length} tokens need "
+            f"{size_text(least * one)} for keys and values, but "
+            f"{size_text(max(room, 0))} are left beside everything else; choose fewer "
+            "engine.prefill_rows, a lower basis.rank, or a machine with more memory."
+        )
+    return engine.model_copy(update={"slots": slots})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,166 +233,86 @@ class Plan:
     """What a run will need.
 
     Attributes:
-      memory: by what it is for, and the mode of evaluation.
+      memory: sizes, and the mode of evaluation.
       machine: this one.
-      misfit: what this machine has too little of, in one sentence, or None.
-      problems: per split, of all tasks together; None where tasks are not here.
-      episodes: by what they are for; None where tasks are not here.
-      seconds: a rough estimate on this machine; None where not everything is here.
-      not_looked_at: what is not here, one sentence each.
+      inputs: the models.
+      missing_data: why tasks could not be made, one sentence each.
+      problems: per split, of all tasks together; None if some tasks' data are missing.
+      episodes: by purpose; None likewise.
+      seconds: a rough estimate on this machine; None if anything is missing.
     """
 
     memory: RunMemory
     machine: Machine
-    misfit: str | None
+    inputs: Inputs
+    missing_data: tuple[str, ...]
     problems: Mapping[str, int] | None
     episodes: Mapping[str, int] | None
     seconds: float | None
-    not_looked_at: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all inputs are on this machine, so that all were checked."""
+        return self.inputs.are_here and not self.missing_data
 
 
-def make_plan(config: RunConfig, observer: Observer) -> Plan:
-    """Checks all inputs that are here, and plans.
+def make_plan(
+    config: RunConfig,
+    memory: RunMemory,
+    machine: Machine,
+    inputs: Inputs,
+    tasks: Sequence[Task],
+    missing_data: Sequence[str],
+    episode_seconds: float | None = None,
+) -> Plan:
+    """Counts problems and episodes.
 
-    Raises:
-      BadInputError: an input is wrong, or the weights are here and the run does not
-        fit this machine.
+    Args:
+      config: the settings.
+      memory: of the run.
+      machine: this one.
+      inputs: the models.
+      tasks: those whose data are on this machine.
+      missing_data: see `Plan`.
+      episode_seconds: from `estimate_episode`.
     """
-    check_trackers(config.logging)
-    tasks, absent = _tasks(config)
-    inputs, machine = peek_inputs(config), this_machine()
-    memory = fitting_memory(config, inputs, machine)
-    check_memory_plan(memory.state, sys.maxsize)  # how many cells there may be at all
-    misfit = memory.misfit(machine)
-    if misfit and inputs.are_here:
-        raise BadInputError(misfit)
-    seconds = None
-    if inputs.are_here and not absent:
-        prepared = _check(config, observer)
-        memory = _measured(config, memory, prepared)
-        seconds = _seconds_per_episode(prepared)
-    problems = None if absent else _problems(tasks)
-    episodes = _episodes(config, problems, memory.state.num_individuals)
-    if seconds is not None:
-        seconds *= sum(episodes.values())
+    problems = episodes = seconds = None
+    if not missing_data:
+        problems = {
+            split: sum(len(task.problems(split)) for task in tasks)
+            for split in (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
+        }
+        merges = 1 + len(config.baselines.scaled_merge_factors)
+        candidates = config.aggregation.candidates * len(tasks)
+        counts = {  # models, on the problems of a split
+            "children": (config.qd.num_generations, Split.OPTIMISE),
+            "experts and merges": (1 + len(tasks) + merges + 2, Split.OPTIMISE),
+            "champions": (min(candidates, memory.state.individuals), Split.VALIDATE),
+            # The base, the experts, two merges and two results.
+            "comparison": (len(tasks) + 5, Split.TEST),
+        }
+        episodes = {name: n * problems[split] for name, (n, split) in counts.items()}
+        if episode_seconds is not None:
+            seconds = episode_seconds * sum(episodes.values())
     return Plan(
-        memory,
-        machine,
-        misfit,
-        problems,
-        episodes,
-        seconds,
-        tuple(_not_looked_at(config, inputs, absent)),
+        memory, machine, inputs, tuple(missing_data), problems, episodes, seconds
     )
 
 
-def _check(config: RunConfig, observer: Observer) -> Prepared:
-    sandbox = open_sandbox(config.sandbox)
-    prepared = prepare(config, None, observer)
-    with open_evaluator(config, prepared, sandbox):
-        pass
-    return prepared
-
-
-def _measured(config: RunConfig, memory: RunMemory, prepared: Prepared) -> RunMemory:
-    """The plan with the real basis, which may be smaller than its shapes promised."""
-    return dataclasses.replace(
-        memory,
-        basis=prepared.basis,
-        basis_size=basis_bytes(prepared.basis),
-        mode=prepared.mode,
-        state=state_memory(config, prepared.basis.genome_size),
-    )
-
-
-def _tasks(config: RunConfig) -> tuple[tuple[Task, ...], list[str]]:
-    """The tasks whose data are here, and why the others are not."""
-    make = functools.partial(
-        make_tasks,
-        problems=config.problems,
-        own=config.task_settings,
-        download=False,
-    )
-    present, absent = [], []
-    for name in config.tasks:
-        try:
-            make([name])
-        except MissingDataError as err:
-            absent.append(str(err))
-        else:
-            present.append(name)
-    return make(present), absent
-
-
-def _problems(tasks: Sequence[Task]) -> dict[str, int]:
-    return {
-        split: sum(len(task.problems(split)) for task in tasks)
-        for split in (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
-    }
-
-
-def _episodes(
-    config: RunConfig, problems: Mapping[str, int] | None, individuals: int
-) -> dict[str, int] | None:
-    if problems is None:
-        return None
-    tasks = len(config.tasks)
-    merges = 1 + len(config.baselines.scaled_merge_factors)
-    models = tasks + 5  # base, experts, two merges, two results
-    candidates = min(config.aggregation.candidates * tasks, individuals)
-    return {
-        "children": config.qd.num_generations * problems[Split.OPTIMISE],
-        "experts and merges": (1 + tasks + merges + 2) * problems[Split.OPTIMISE],
-        "champions": candidates * problems[Split.VALIDATE],
-        "comparison": models * problems[Split.TEST],
-    }
-
-
-def _not_looked_at(
-    config: RunConfig, inputs: Inputs, absent: Sequence[str]
-) -> list[str]:
-    said = []
-    if inputs.model.sizes_of is not None:
-        said.append(
-            f"The weights of {config.base_model} are not here: sizes are those of "
-            f"{inputs.model.sizes_of}."
-        )
-    experts = [
-        path
-        for path, peek in zip(config.expert_paths, inputs.experts, strict=True)
-        if peek is None
-    ]
-    if experts:
-        said.append(
-            f"Not here either: {', '.join(experts)}; they are taken for full "
-            "fine-tunes."
-            if said
-            else f"Not here: {', '.join(experts)}; they are taken for full fine-tunes."
-        )
-    if absent:
-        said += absent
-        said.append("So their problems were not counted.")
-    if said:
-        said.append(
-            "So prompts, files and the sandbox were not checked, and no time is "
-            "estimated."
-        )
-    return said
-
-
-def _seconds_per_episode(prepared: Prepared) -> float:
-    """From the work of an episode and the machine's rate for a matrix product."""
+def estimate_episode(
+    parameters: int, dtype: str, tasks: Sequence[Task], tokenizer: ChatTokenizer
+) -> float:
+    """Seconds per episode, from its tokens and the rate of a matrix product here."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
-    x = jnp.ones((size, size), prepared.program.dtype)
+    x = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()
     start = time.perf_counter()
     product(x, x).block_until_ready()
     rate = 2 * size**3 / (time.perf_counter() - start)
-    tokens = []
-    for task in prepared.tasks:
-        opening = list(task.dialogue(task.problems(Split.OPTIMISE)[0]))[:-1]
-        prompt = len(prepared.model.tokenizer.encode_chat(opening))
-        tokens.append(prompt + task.max_new_tokens / 2)
-    parameters = sum(w.size for w in prepared.weights.values())
+    tokens = [
+        _prompt_tokens(task, task.problems(Split.OPTIMISE)[0], tokenizer)
+        + task.max_new_tokens / 2
+        for task in tasks
+    ]
     return 2 * parameters * float(np.mean(tokens)) / (rate * _EFFICIENCY)

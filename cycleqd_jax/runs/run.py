@@ -1,4 +1,4 @@
-"""A whole run: inputs, experts' scores, the search, the comparison."""
+"""A whole run, or a dry run: inputs, experts' scores, the search, the comparison."""
 
 import time
 
@@ -12,10 +12,20 @@ from cycleqd_jax.runs import comparison, trained_experts
 from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.loop import run_search
+from cycleqd_jax.runs.memory import plan_memory, this_machine
 from cycleqd_jax.runs.names import expert_name
+from cycleqd_jax.runs.plan import (
+    Plan,
+    estimate_episode,
+    find_inputs,
+    make_plan,
+)
 from cycleqd_jax.runs.results import whole_batches
 from cycleqd_jax.runs.setup import (
     Prepared,
+    check_splits,
+    find_tasks,
+    make_search,
     open_evaluator,
     open_sandbox,
     prepare,
@@ -83,6 +93,33 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
         )
         folder.log_time("comparison", time.perf_counter() - start)
         observer.compared(state.next_generation - 1)
+
+
+def dry_run(config: RunConfig, observer: Observer) -> Plan:
+    """Plans a run, and checks all its inputs that are on this machine.
+
+    Raises:
+      BadInputError: `evolve` would refuse the run, in the same words.
+    """
+    check_trackers(config.logging)
+    tasks, missing_data = find_tasks(config)
+    check_splits(config, tasks)
+    inputs, machine = find_inputs(config), this_machine()
+    if missing_data or not inputs.are_here:
+        basis = inputs.basis(config)
+        make_search(config, basis, config.tasks)
+        memory = plan_memory(config, inputs.model, basis, machine)
+        if inputs.are_here:
+            memory.check(machine)
+        return make_plan(config, memory, machine, inputs, tasks, missing_data)
+    sandbox = open_sandbox(config.sandbox)
+    prepared = prepare(config, None, observer, tasks)
+    memory = prepared.memory
+    with open_evaluator(config, prepared, sandbox):
+        seconds = estimate_episode(
+            memory.parameters, config.dtype, tasks, prepared.model.tokenizer
+        )
+    return make_plan(config, memory, machine, inputs, tasks, (), seconds)
 
 
 def _state(

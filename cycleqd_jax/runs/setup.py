@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, to_yaml
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import ModeChoice, choose_mode, place_basis
+from cycleqd_jax.inference.population import ModeChoice, place_basis
 from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.basis_store import (
@@ -31,16 +31,16 @@ from cycleqd_jax.models import families, sharding
 from cycleqd_jax.models.attention import choose_attention
 from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
+from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.engine_size import cache_bytes, sized_engine
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
     code_hashes,
     compared_settings,
 )
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.memory import check_run_memory, state_memory, this_machine
-from cycleqd_jax.runs.memory_plan import MemoryPlan, check_memory_plan
+from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
+from cycleqd_jax.runs.plan import check_prompts, choose_slots, find_inputs
 from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import Context, Search
@@ -63,7 +63,7 @@ class Prepared:
       tasks: in the order of the archives.
       basis: of the experts.
       search: the method.
-      mode: how individuals are evaluated, and why.
+      memory: what the run holds in memory.
       noise: where Gaussian noise of genomes comes from, if they have any.
       fingerprints: all inputs and settings that decide the result.
       engine: its settings, with numbers where the config says "auto".
@@ -76,7 +76,7 @@ class Prepared:
     tasks: tuple[Task, ...]
     basis: AnyBasis
     search: Search
-    mode: ModeChoice
+    memory: RunMemory
     noise: NoiseSource | None
     fingerprints: Mapping[str, Any]
     engine: EngineSettings
@@ -86,6 +86,11 @@ class Prepared:
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks, which are also those of the archives."""
         return tuple(task.name for task in self.tasks)
+
+    @property
+    def mode(self) -> ModeChoice:
+        """How individuals are evaluated, and why."""
+        return self.memory.mode
 
 
 def make_tasks(
@@ -111,13 +116,35 @@ def make_tasks(
         make_task(name, problems.task_settings(own.get(name, {}), download=download))
         for name in names
     )
+    _check_names(names, tasks)
+    return tasks
+
+
+def find_tasks(config: RunConfig) -> tuple[tuple[Task, ...], list[str]]:
+    """Makes the tasks whose data are on this machine, and says why not the others.
+
+    Raises:
+      BadInputError: one is unknown, or two share a name.
+    """
+    tasks, missing = [], []
+    for name in config.tasks:
+        try:
+            tasks += make_tasks(
+                [name], config.problems, config.task_settings, download=False
+            )
+        except MissingDataError as err:
+            missing.append(str(err))
+    _check_names(config.tasks, tasks)
+    return tuple(tasks), missing
+
+
+def _check_names(names: Sequence[str], tasks: Sequence[Task]) -> None:
     found = [task.name for task in tasks]
     if len(set(found)) < len(found):
         raise BadInputError(
             f"tasks: {', '.join(names)} have the names {', '.join(found)}, but each "
             "archive needs another; leave one out."
         )
-    return tasks
 
 
 def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
@@ -172,8 +199,27 @@ def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
                 )
 
 
+def make_search(config: RunConfig, basis: AnyBasis, names: Sequence[str]) -> Search:
+    """The search method that a config names.
+
+    Args:
+      config: the settings.
+      basis: of the genomes, or its shapes.
+      names: of the tasks.
+
+    Raises:
+      BadInputError: there is none such, or its settings are wrong.
+    """
+    return search_class(config.search)(
+        Context(config.qd, config.search_settings, basis, tuple(names), config.tasks)
+    )
+
+
 def prepare(
-    config: RunConfig, folder: RunFolder | None, observer: Observer
+    config: RunConfig,
+    folder: RunFolder | None,
+    observer: Observer,
+    tasks: tuple[Task, ...] | None = None,
 ) -> Prepared:
     """Loads and checks all inputs of a run.
 
@@ -182,27 +228,30 @@ def prepare(
       folder: of the run: its basis is used if it has one, and its inputs must be the
         same; None where there is none. Nothing is written.
       observer: hears what is being done.
+      tasks: those of the config if they are made already.
 
     Raises:
       BadInputError: an input is missing, damaged or does not fit, or is another than
         that of the run in the folder.
     """
     observer.phase("loading the base model")
-    search_kind = search_class(config.search)
-    tasks = make_tasks(config.tasks, config.problems, config.task_settings)
+    search_class(config.search)
+    if tasks is None:
+        tasks = make_tasks(config.tasks, config.problems, config.task_settings)
     check_splits(config, tasks)
-    mesh = make_mesh(config.engine.mesh)
-    memory, machine = check_run_memory(config), this_machine()
+    mesh, machine = make_mesh(config.engine.mesh), this_machine()
+    for source in (config.base_model, *config.expert_paths):
+        if is_hub_name(source):
+            locate(source)  # downloads it
+    inputs = find_inputs(config)
+    memory = plan_memory(config, inputs.model, inputs.basis(config), machine)
+    memory.check(machine)
     model = load_model(config.base_model, dtype=config.dtype)
     program = make_program(model.config, config.dtype, config.engine)
-    engine = sized_engine(
-        config.engine,
-        tasks=tasks,
-        splits=(Split.OPTIMISE, Split.VALIDATE, Split.TEST),
-        tokenizer=model.tokenizer,
-        token_bytes=cache_bytes(model.config, config.dtype),
-        room=machine.host_bytes // 2 if memory is None else memory.room(machine),
-    )
+    splits = (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
+    engine = check_prompts(tasks, splits, model.tokenizer, config.engine)
+    token_bytes = cache_bytes(model.config, config.dtype)
+    engine = choose_slots(engine, token_bytes, memory.room(machine))
     if mesh is not None:
         kv_heads = model.config.num_key_value_heads
         sharding.check_sizes(mesh, slots=engine.slots, kv_heads=kv_heads)
@@ -230,44 +279,24 @@ def prepare(
         check_same_inputs(folder.path, fingerprints)
     observer.phase("computing the basis of the task vectors")
     basis = _basis(config, folder, model, experts, names, basis_print)
-    plan_memory(config, basis)
+    memory = plan_memory(config, model.config, basis, machine)
     basis = place_basis(basis, mesh)
-    weights = sharding.put_on_device(model.weights, mesh)
-    noise = config.noise
-    context = Context(
-        config.qd, config.search_settings, basis, tuple(names), config.tasks
-    )
-    search = search_kind(context)
-    mode = choose_mode(config.engine.mode, weights, basis, noise=noise is not None)
-    if mode.mode == "materialised" and memory and memory.mode.mode == "factored":
-        mode = memory.mode  # by the memory that there is
-    evaluation = {"evaluation": {"engine.mode": mode.mode}}
+    evaluation = {"evaluation": {"engine.mode": memory.mode.mode}}
     if folder is not None:
         check_same_inputs(folder.path, evaluation)
     return Prepared(
         model=model,
         program=program,
-        weights=weights,
+        weights=sharding.put_on_device(model.weights, mesh),
         tasks=tasks,
         basis=basis,
-        search=search,
-        mode=mode,
-        noise=noise,
+        search=make_search(config, basis, names),
+        memory=memory,
+        noise=config.noise,
         fingerprints=fingerprints | evaluation,
         engine=engine,
         mesh=mesh,
     )
-
-
-def plan_memory(config: RunConfig, basis: AnyBasis) -> MemoryPlan:
-    """Memory of archives and bank.
-
-    Raises:
-      BadInputError: it cannot fit in half of this machine's memory.
-    """
-    plan = state_memory(config, basis.genome_size)
-    check_memory_plan(plan, this_machine().host_bytes // 2)
-    return plan
 
 
 def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) -> None:

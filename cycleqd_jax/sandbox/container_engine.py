@@ -210,7 +210,7 @@ class Engine:
             if time.monotonic() > until:
                 raise SandboxError(
                     f"the container engine at {self._address} closed the connection "
-                    "to a running command; check whether it was restarted"
+                    "to a command that still runs; check whether it was restarted"
                 )
             await asyncio.sleep(_POLL_S)
 

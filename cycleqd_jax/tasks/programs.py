@@ -2,6 +2,7 @@
 
 import pathlib
 
+from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Execution
 from cycleqd_jax.tasks import values
 
@@ -22,6 +23,15 @@ _STOPPED = {
     Ending.MEMORY_LIMIT: "it used too much memory",
     Ending.ENTRIES_LIMIT: "it made too many files",
 }
+
+
+def not_started(execution: Execution) -> SandboxError:
+    """The error for a program that has not written what it begins with."""
+    said = execution.stderr.decode("utf-8", "replace").strip()[-200:]
+    return SandboxError(
+        f"Python did not start in the sandbox (it ended with {execution.ending}, "
+        f"{execution.exit_code}, and said {said!r})"
+    )
 
 
 def why_stopped(execution: Execution) -> str:

@@ -25,7 +25,7 @@ import marshal
 import sys
 from _json import encode_basestring_ascii as _text
 
-LONGEST = 2**21  # characters of a text
+LONGEST = 2**20  # characters of a text
 LONGEST_PLAIN = 2**18  # marshalled bytes of a value that is written out
 _MAX_DEPTH = 50
 _MAX_RANGE = 10**6  # elements
@@ -84,9 +84,6 @@ class Long:
     def __eq__(self, other):
         return isinstance(other, Long) and self.digest == other.digest
 
-    def __hash__(self):
-        return hash(self.digest)
-
 
 # Encoding, in the sandbox.
 
@@ -104,12 +101,15 @@ def encode(value, longest_plain=LONGEST_PLAIN):
         plain = marshal.dumps(value, 2)  # takes built-in types only, and is quick
     except ValueError:
         plain = b""
-    if len(plain) > longest_plain:
-        from hashlib import sha256
+    if len(plain) <= longest_plain:
+        text = _encode(value, 0)
+        if len(text) <= LONGEST:
+            return text
+    if not plain:
+        return _tag("other", '"long value"')
+    from hashlib import sha256
 
-        return _tag("sha256", _text(sha256(plain).hexdigest()))
-    text = _encode(value, 0)
-    return text if len(text) <= LONGEST else _tag("other", '"long value"')
+    return _tag("sha256", _text(sha256(plain).hexdigest()))
 
 
 def _encode(value, depth):
@@ -236,13 +236,13 @@ def decode(text):
         raise ValueError("not an encoded value") from err
 
 
-def describe(value, longest=80):
+def describe(value):
     """A value on one short line."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # a number with too many digits, for example
         text = f"a long {type(value).__name__}"
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def hashable(keys):
@@ -263,14 +263,14 @@ def hashable(keys):
 
 
 def _make(node):
-    import collections
-    import decimal
-    import fractions
-
     if isinstance(node, list):
         return [_make(item) for item in node]
     if not isinstance(node, dict):
         return node
+    import collections
+    import decimal
+    import fractions
+
     ((kind, content),) = node.items()
     match kind, content:
         case (("tuple" | "deque"), list()):

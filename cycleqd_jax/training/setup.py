@@ -10,7 +10,7 @@ from cycleqd_jax.models.dialogues import fingerprint
 from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.prompts import check_prompts
+from cycleqd_jax.runs.plan import check_prompts
 from cycleqd_jax.runs.setup import make_tasks, open_sandbox
 from cycleqd_jax.runs.trackers import check_trackers
 from cycleqd_jax.tasks.base import Split, Task
@@ -96,13 +96,7 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
             raise BadInputError(
                 "engine: slots and length cannot be auto in training; give numbers."
             )
-        check_prompts(
-            scored,
-            [Split.VALIDATE],
-            model.tokenizer,
-            length=config.engine.length,
-            multiple_of=config.engine.prefill_chunk,
-        )
+        check_prompts(scored, [Split.VALIDATE], model.tokenizer, config.engine)
         asyncio.run(open_sandbox(config.sandbox).close())  # refused here if missing
     sources = {
         name: make_source(

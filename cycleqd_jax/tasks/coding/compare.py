@@ -83,10 +83,6 @@ class Comparison:
         in_list = self.entry_point in MBPP_OUTPUT_NOT_NONE_TASKS
         return self.dataset == "mbpp" and in_list
 
-    @property
-    def _is_root(self) -> bool:
-        return self.dataset == "humaneval" and self.entry_point == "find_zero"
-
     def tolerances(self, expected: Sequence[Any]) -> list[tuple[float, float]]:
         """Two absolute tolerances for each call of one set of tests, in order.
 
@@ -97,10 +93,10 @@ class Comparison:
         atol, result = self.atol, []
         for value in expected:
             before = atol
-            empty = isinstance(value, (list, tuple)) and not value
-            if atol == 0 and (
-                is_floats(value) or (empty and self.rules is Rules.REFERENCE)
-            ):
+            floats = is_floats(value)
+            if self.rules is Rules.REFERENCE and isinstance(value, (list, tuple)):
+                floats = floats or not value
+            if atol == 0 and floats:
                 atol = _FLOAT_ATOL
             result.append((before, atol))
         return result
@@ -127,7 +123,7 @@ class Comparison:
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                if self._is_root:
+                if (self.dataset, self.entry_point) == ("humaneval", "find_zero"):
                     return bool(abs(_poly(*arguments, plain)) <= before)
                 if self._equal(arguments, expected, plain, exact_type, before):
                     return True

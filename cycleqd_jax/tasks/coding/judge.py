@@ -78,19 +78,17 @@ async def judge(
     """Runs an answer on all inputs and compares.
 
     Raises:
-      SandboxError: the sandbox failed; there is no verdict then.
+      SandboxError: the sandbox failed, so there is no verdict.
     """
     if len(code) > _LONGEST_CODE:
         return Verdict(False, False, f"The code is too long, {len(code)} characters.")
     limits = time_limits(truth, comparison.rules, slowness)
     report = await call(problem, code, limits, sandbox, as_set=comparison.as_set)
-    passed: dict[str, bool] = {}
     for name in SETS:
-        outputs = report.sets.get(name, SetOutputs((), "it was not run"))
+        outputs = report.get(name, SetOutputs((), "it was not run"))
         wrong = _first_wrong(problem, name, truth[name], outputs, comparison)
-        passed[name] = not wrong
         if wrong:
-            return Verdict(passed["base"], False, wrong)
+            return Verdict(name == "plus", False, wrong)
     return Verdict(True, True, "Right.")
 
 

@@ -10,27 +10,27 @@ from cycleqd_jax.files import PathText, Section, Seed, Text, Whole, parse_sectio
 
 
 class CodingOptions(Section):
-    """How a coding benchmark is run; the defaults are EvalPlus's where it has them.
+    """Settings of a coding benchmark. The defaults are EvalPlus's where it has them.
 
     Attributes:
-      data: EvalPlus's data file, or a folder that has it; None to take it from
-        EvalPlus's cache folder or its release.
-      version: of the data, like "v0.2.0"; None for EvalPlus 0.3.1's. A file that is
-        known to be another version is refused.
-      sha256: that the file must have; None for any.
+      data: EvalPlus's data file, or a folder with it; None to take it from EvalPlus's
+        cache folder or download its release.
+      version: of the data, like "v0.2.0"; None for that of EvalPlus 0.3.1. A file that
+        is known to have another version is refused.
+      sha256: hash that the file must have; None for any.
       split: "seeded" for disjoint splits; "reference" to optimise on all problems of
-        the file, as the published experiments did.
+        the file, as in the published experiments.
       prompt: "chat" for the model's own template, "reference" for the published one.
-      sanitizer: "evalplus", or "reference" for the published one, which throws away
-        many right answers.
-      rules: of comparison and time, EvalPlus 0.3.1's or those of the commit that the
-        published experiments used.
-      samples: replies per problem. The first decides the outcome; all of them the
+      sanitizer: "evalplus", or "reference" for EvalPlus's legacy one, which the
+        published experiments used and which throws away many right answers.
+      rules: of comparison and time: those of EvalPlus 0.3.1, or those of the commit
+        that the published experiments used.
+      samples: replies per problem. The first decides the outcome, all of them the
         metrics.
       temperature: of the replies; above 0 if there are several.
-      top_p: likewise, above 0.
-      seed: of their draws.
-      max_new_tokens: of one reply.
+      top_p: of the replies.
+      seed: of the replies' random numbers.
+      max_new_tokens: per reply.
     """
 
     data: PathText | None = None

@@ -48,11 +48,6 @@ class Prompt:
     beginning: str
     options: ChatOptions
 
-    @property
-    def request(self) -> tuple[Message, ...]:
-        """The messages with the beginning of the reply."""
-        return (*self.messages, {"role": "assistant", "content": self.beginning})
-
 
 def make_prompt(instruction: str, kind: PromptKind) -> Prompt:
     """The request for a reply to an instruction.

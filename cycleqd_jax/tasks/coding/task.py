@@ -31,7 +31,7 @@ from cycleqd_jax.tasks.coding.data import (
     read_data,
 )
 from cycleqd_jax.tasks.coding.options import parse_options
-from cycleqd_jax.tasks.data import check_ids, seeded_splits
+from cycleqd_jax.tasks.data import check_fields, check_ids, seeded_splits
 
 _PROTOCOL = 3  # raised when prompts or verdicts change
 
@@ -91,12 +91,8 @@ class EvalPlusTask:
         Raises:
           BadInputError: the row lacks one of them, or there is no such problem.
         """
-        for field in ("task_id", "completion"):
-            if not isinstance(row.get(field), str):
-                raise BadInputError(
-                    f"A transcript of {self.name} needs the text {field!r}, got "
-                    f"{row.get(field)!r:.80}."
-                )
+        where = f"A transcript of {self.name}"
+        check_fields(where, row, {"task_id": str, "completion": str})
         return self.problem(row["task_id"]), (row["completion"],)
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
@@ -148,7 +144,8 @@ class EvalPlusTask:
             top_p=self.options.top_p,
             seed=_draw_seed(self.options.seed, problem.id, index),
         )
-        reply = await chat(prompt.request, options)
+        beginning: Message = {"role": "assistant", "content": prompt.beginning}
+        reply = await chat((*prompt.messages, beginning), options)
         body = sanitize.body_of(reply.text)
         code = await self._sanitizer.sanitize(
             f"{problem.prompt}\n{body}".strip(), problem.entry_point
@@ -191,10 +188,7 @@ class EvalPlusTask:
             return {s: everything if s is Split.OPTIMISE else () for s in Split}
         strata = dict.fromkeys(self._problems, "")
         ids = seeded_splits(self.name, strata, settings.sizes, settings.seed)
-        return {
-            split: tuple(self._problems[key] for key in ids.get(split, ()))
-            for split in Split
-        }
+        return {s: tuple(self._problems[key] for key in ids[s]) for s in Split}
 
     def _make_fingerprint(self) -> str:
         options = self.options.model_dump(exclude={"data", "version", "sha256"})

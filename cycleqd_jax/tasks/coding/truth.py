@@ -22,7 +22,7 @@ from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.coding.calls import PROGRAM_FILES, SETS, SetLimits, call
 from cycleqd_jax.tasks.coding.data import CodingProblem
 from cycleqd_jax.tasks.data import cache_folder
-from cycleqd_jax.tasks.programs import PYTHON
+from cycleqd_jax.tasks.programs import PYTHON, not_started
 
 _LOG = logging.getLogger(__name__)
 # Of the reference solution; the slowest of MBPP+ needs 30 s in all.
@@ -67,14 +67,13 @@ Truth = dict[str, tuple[Expected, ...]]  # by set
 
 
 class Truths:
-    """The expected outputs of problems, each computed once."""
+    """The expected outputs of problems, each computed once.
+
+    Args:
+      source: the data file, for messages.
+    """
 
     def __init__(self, source: pathlib.Path):
-        """Makes nothing yet.
-
-        Args:
-          source: the data file, for messages.
-        """
         self._source = source
         self._known: dict[str, Truth] = {}
         self._slowness: float | None = None
@@ -129,13 +128,13 @@ class Truths:
             for name in SETS
         }
         report = await call(problem, code, limits, sandbox)
-        if report.killed:
+        if any(outputs.killed for outputs in report.values()):
             raise SandboxError(
                 f"{problem.id}: its reference solution was killed; the machine may "
                 "have run out of memory, so use fewer sandbox workers."
             )
         for name in SETS:
-            failure = report.sets[name].failure if name in report.sets else "no result"
+            failure = report[name].failure if name in report else "no result"
             if failure:
                 raise BadInputError(
                     f"{self._source}: {problem.id}: its reference solution does not "
@@ -145,7 +144,7 @@ class Truths:
         return {
             name: tuple(
                 Expected(output.text, output.cpu_s / slowness)
-                for output in report.sets[name].outputs
+                for output in report[name].outputs
             )
             for name in SETS
         }
@@ -157,11 +156,7 @@ async def _measure(sandbox: Sandbox) -> float:
     try:
         return float(execution.stdout) / _NOMINAL_S
     except ValueError as err:
-        raise SandboxError(
-            "Python did not start in the sandbox (it ended with "
-            f"{execution.ending}, {execution.exit_code}, and said "
-            f"{execution.stderr[-200:]!r})"
-        ) from err
+        raise not_started(execution) from err
 
 
 def truth_path(problem: CodingProblem) -> pathlib.Path:

@@ -41,8 +41,7 @@ class Machines:
             )
             return
         self._sessions = Sessions(options.sessions)
-        self._overlay = options.backend == "overlay"
-        self._sessions.check(Root(self._overlay, options.image))
+        self._sessions.check(Root(options.backend == "overlay", options.image))
         if options.backend == "auto":
             try:
                 self._sessions.check(Root(overlay=True))
@@ -100,9 +99,8 @@ class Machines:
             async with self._containers.open() as session:
                 yield session
             return
-        overlay = self._overlay or (
-            self._options.backend == "auto" and index in NEEDS_OVERLAY
-        )
+        needed = self._options.backend == "auto" and index in NEEDS_OVERLAY
+        overlay = needed or self._options.backend == "overlay"
         async with self._sessions.open(Root(overlay, self._options.image)) as session:
             yield session
 

@@ -54,15 +54,16 @@ class _Unpickler(pickle._Unpickler):
         return self._classes[f"{module}.{name}"]
 
     def _new(self) -> None:
-        if self.stack[-2] not in self._classes.values() or self.stack[-1] != ():
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if kind not in self._classes.values() or arguments != ():
             raise pickle.UnpicklingError("it makes no empty object")
-        self.load_newobj()
+        self.append(object.__new__(kind))
 
     def _build(self) -> None:
-        known = tuple(self._classes.values())
-        if type(self.stack[-2]) not in known or not isinstance(self.stack[-1], dict):
+        fields, made = self.stack.pop(), self.stack[-1]
+        if type(made) not in self._classes.values() or not isinstance(fields, dict):
             raise pickle.UnpicklingError("it sets what are no fields of an object")
-        self.load_build()
+        vars(made).update(fields)
 
     def _text(self) -> None:
         self.load_binunicode()

@@ -10,28 +10,28 @@ from cycleqd_jax.files import PathText, Section, Text, Whole, parse_section
 
 
 class Options(Section):
-    """See the attributes; defaults are the reference's unless marked ours.
+    """Settings of OS interaction. Defaults are the reference's unless marked ours.
 
     Attributes:
       data: folder with the reference's samples.pkl and agentbench_os.py, or with
-        problems.jsonl, prompt.json and cycleqd_task_ids.json, or AgentBench's
-        data/os_interaction; left out, the reference's files are downloaded.
+        problems.jsonl, prompt.json and cycleqd_task_ids.json; None to download the
+        reference's files.
       split: "seeded" cuts the problems that this backend can run into splits;
         "reference" makes the reference's 110 problems `optimise`, and nothing else.
-      rounds: replies of an episode at most; AgentBench has 8.
+      rounds: most replies of an episode; AgentBench has 8.
       backend: "host": the machine's own programs, read-only; "overlay": they, or those
         of `image`, can be changed for the episode; "container": Docker or Podman.
         "auto", ours: overlay for the problems that need it and host for all others.
-      image: "overlay": a folder with a root file system; "container": an image's name.
-      engine: "container": the address of its API, unix:// or tcp://; left out, that
+      image: for "overlay" a folder with a root file system, for "container" the name of
+        an image.
+      engine: for "container" the address of the API, unix:// or tcp://; None for that
         in DOCKER_HOST, or the first socket of Docker or Podman that answers.
-      terminal: "clean", ours: what commands print; "reference": all that a terminal
-        shows, with prompts and escape sequences.
-      turn_s: seconds that a turn's commands have.
-      repetitions: how often each problem is there; the reference's quality is the mean
-        over five repetitions of all problems.
-      sessions: episodes at once, ours; more wait for a free place.
-      max_new_tokens: of one reply.
+      terminal: "clean", ours: what commands print; "reference": everything that a
+        terminal shows, with prompts and escape sequences.
+      turn_s: seconds for the commands of a turn.
+      repetitions: episodes per problem; the reference's quality is the mean over five.
+      sessions: most episodes at once, ours; others wait.
+      max_new_tokens: per reply.
     """
 
     data: PathText | None = None

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.chat import Chat, Message
-from cycleqd_jax.errors import BadInputError, SandboxError
+from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.session_connection import Session, Typed
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
-from cycleqd_jax.tasks.data import check_ids, seeded_splits
+from cycleqd_jax.tasks.data import check_fields, check_ids, seeded_splits
 from cycleqd_jax.tasks.os_interaction.actions import extract_action, feedback
 from cycleqd_jax.tasks.os_interaction.backend import Machines
 from cycleqd_jax.tasks.os_interaction.judge import judge
@@ -52,7 +52,8 @@ class OSInteraction:
         self._options = options
         self.max_new_tokens = options.max_new_tokens
         path = find_data(options.data, task_settings.download)
-        self._data, self._prompt = read_data(path)
+        problems, self._prompt = read_data(path)
+        self._data = {str(index): problem for index, problem in problems.items()}
         self._machines = Machines(options)
         self._splits = self._make_splits(path, task_settings)
         self.fingerprint = self._fingerprint()
@@ -61,13 +62,14 @@ class OSInteraction:
         self, path: pathlib.Path, task_settings: TaskSettings
     ) -> dict[Split, tuple[str, ...]]:
         if self._options.split == "reference":
-            ids = [str(i) for i in read_ids(path)]
-            check_ids(self.name, ids, {str(i): p for i, p in self._data.items()})
-            self._machines.check_runs(int(i) for i in ids)
-            return {Split.OPTIMISE: tuple(ids)}
+            indices = read_ids(path)
+            ids = tuple(map(str, indices))
+            check_ids(self.name, ids, self._data)
+            self._machines.check_runs(indices)
+            return {Split.OPTIMISE: ids}
         strata = {
-            str(problem.index): problem.group
-            for problem in self._data.values()
+            key: problem.group
+            for key, problem in self._data.items()
             if self._machines.solvable(problem.index)
         }
         return seeded_splits(self.name, strata, task_settings.sizes, task_settings.seed)
@@ -89,9 +91,9 @@ class OSInteraction:
         """The problems of one split, as often as `repetitions` says."""
         ids = self._splits.get(split, ())
         return [
-            self._problem(int(i), repetition)
+            self._problem(key, repetition)
             for repetition in range(self._options.repetitions)
-            for i in ids
+            for key in ids
         ]
 
     def problem(self, key: int) -> Problem:
@@ -100,12 +102,9 @@ class OSInteraction:
         Raises:
           BadInputError: there is no such problem.
         """
-        if isinstance(key, bool) or not isinstance(key, int) or key not in self._data:
-            check_ids(self.name, [str(key)], {str(i): p for i, p in self._data.items()})
-            raise BadInputError(
-                f"Task {self.name}: expected the index of a problem, got {key!r}."
-            )
-        return self._problem(key, 0)
+        name = str(key) if type(key) is int else repr(key)
+        check_ids(self.name, [name], self._data)
+        return self._problem(name, 0)
 
     def why_not(self, index: int) -> str | None:
         """Why a problem cannot run on this computer; None if it can."""
@@ -117,21 +116,17 @@ class OSInteraction:
         Raises:
           BadInputError: the row lacks one of them, or there is no such problem.
         """
-        outputs = row.get("outputs")
-        if not isinstance(outputs, list) or not all(
-            isinstance(o, str) for o in outputs
-        ):
-            raise BadInputError(
-                f"Task {self.name}: expected a transcript with 'outputs', a list of "
-                f"texts, got {outputs!r:.80}."
-            )
-        return self.problem(row.get("problem_index")), tuple(outputs)
+        where = f"A transcript of {self.name}"
+        check_fields(where, row, {"problem_index": int, "outputs": list})
+        for output in row["outputs"]:
+            check_fields(where, {"outputs": output}, {"outputs": str})
+        return self.problem(row["problem_index"]), tuple(row["outputs"])
 
-    def _problem(self, index: int, repetition: int) -> Problem:
-        problem = self._data[index]
+    def _problem(self, key: str, repetition: int) -> Problem:
+        problem = self._data[key]
         again = f"/{repetition + 1}" if repetition else ""
         return Problem(
-            id=f"{self.name}/{index}{again}",
+            id=f"{self.name}/{key}{again}",
             prompt=self._prompt.text(problem.description),
             answer=None if problem.match is None else f"Act: answer({problem.match})",
             data={"problem": problem},

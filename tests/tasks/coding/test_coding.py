@@ -97,7 +97,7 @@ def test_unknown_problems_and_rows_are_named(make_task):
         task.problem("Mbpp/1")
     with pytest.raises(BadInputError, match=r"mbpp has no problem 'x'"):
         task.transcript({"task_id": "x", "completion": ""})
-    with pytest.raises(BadInputError, match=r"needs the text 'completion', got None"):
+    with pytest.raises(BadInputError, match=r"the field 'completion' is missing"):
         task.transcript({"task_id": "Mbpp/9001"})
     problem, replies = task.transcript({"task_id": "Mbpp/9001", "completion": "x"})
     assert (problem.id, replies) == ("Mbpp/9001", ("x",))

@@ -84,6 +84,12 @@ HOSTILE = {
     "extension": b"\x80\x04\x82\x01.",
     "changes_the_class": b"\x80\x04" + SAMPLE + b"}" + text("a") + b"Nsb.",
     "state_of_two": b"\x80\x04" + SAMPLE + b")\x81}}\x86b.",
+    "state_from_fields": b"\x80\x04"
+    + SAMPLE
+    + b")\x81}"
+    + text("__setstate__")
+    + SAMPLE
+    + b"sb}b.",
     "memo": b"\x80\x04]r\xff\xff\xff\x7f.",
     "not_remembered": b"\x80\x04j\xff\xff\xff\x7f.",
     "long_text": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7f.",
