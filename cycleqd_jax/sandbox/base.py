@@ -1,4 +1,4 @@
-"""The interface of sandboxes: a program with its limits in, its execution out.
+"""The interface of sandboxes: they take a program and limits, and report its end.
 
 Code that a model wrote never runs in our process or with our rights. A `Sandbox` runs a
 `Program` in a fresh scratch folder and returns an `Execution`.
@@ -7,23 +7,7 @@ Code that a model wrote never runs in our process or with our rights. A `Sandbox
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Literal, Protocol
-
-from cycleqd_jax.files import Section, Whole
-
-
-class SandboxSettings(Section):
-    """Where code that a model wrote runs.
-
-    Attributes:
-      kind: "bubblewrap", or "none" to run it with this user's own rights.
-      workers: programs at a time.
-      memoise: one verdict per distinct answer to a problem.
-    """
-
-    kind: Literal["bubblewrap", "none"] = "bubblewrap"
-    workers: Whole = 2
-    memoise: bool = True
+from typing import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +69,7 @@ class Ending(enum.StrEnum):
     CPU_LIMIT = "cpu_limit"
     WALL_LIMIT = "wall_limit"
     OUTPUT_LIMIT = "output_limit"
-    MEMORY_LIMIT = (
-        "memory_limit"  # of all processes together
-    )
+    MEMORY_LIMIT = "memory_limit"  # of all processes together
     ENTRIES_LIMIT = "entries_limit"  # too many files and folders
 
 

@@ -1,7 +1,7 @@
-"""The problem file: read, checked, and made into problems.
+"""Reads the problem file.
 
-What is odd in it is kept as the reference's server takes it: column names pass through
-its escaping of texts, and one row of another length than the others costs all rows.
+Its oddities have the effect that they have in the reference: column names are escaped
+like texts, and where one row has another length than the table, no row is inserted.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ _FIELDS = {
     "label": list,
     "table": dict,
 }
-# What `mysql_real_escape_string` makes of them; the reference applies it to the names
-# of columns too, within backticks, where it means nothing.
+# As `mysql_real_escape_string` escapes texts. The reference also applies it to column
+# names within backticks, where the escapes become part of the name.
 _ESCAPES = {
     "\0": "\\0",
     "\n": "\\n",
@@ -44,7 +44,8 @@ class Case:
       index: of the line, from 0.
       category: the problem's type.
       label: the expected values; for a modifying problem a statement that is right.
-      target: what an answer is compared with: the label, or the state of the table.
+      target: what is compared: the label, or for a modifying problem the hash of the
+        right table.
       table: what the database holds.
     """
 
@@ -56,15 +57,15 @@ class Case:
 
     @property
     def modifies(self) -> bool:
-        """Whether the table's state decides."""
+        """Whether the table's content decides, not the answer."""
         return self.category in judge.MODIFYING
 
 
 def read_problems(path: pathlib.Path) -> tuple[Problem, ...]:
-    """All problems of a file; the id of each is the number of its line, from 0.
+    """All problems of a file; a problem's id is the index of its line, from 0.
 
     Raises:
-      BadInputError: names the file, the line and what is wrong there.
+      BadInputError: names the file, the line and what is wrong.
     """
     rows = read_jsonl(path, _FIELDS)
     return tuple(
@@ -74,7 +75,7 @@ def read_problems(path: pathlib.Path) -> tuple[Problem, ...]:
 
 
 def column_name(name: str) -> str:
-    """What a column is called on the reference's server."""
+    """The name that a column has on the reference's server."""
     return "".join(_ESCAPES.get(character, character) for character in name)
 
 

@@ -1,7 +1,7 @@
 """Whether an answer is right, as the reference compares.
 
-No tolerance, no trimming, no case folding. A text in quotes is taken apart into its
-characters, a bare word keeps its leading space: both are wrong, as they are there.
+No tolerance, no trimming, no case folding. A quoted text is split into its characters,
+and a bare word keeps its leading space: both are wrong, as in the reference.
 
 Source: SakanaAI/CycleQD:evaluation/fishfarm/fishfarm/tasks/dbbench.py (`metrics`).
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from cycleqd_jax.tasks.dbbench import literals
 
-# Judged by what became of the table; the answer may be anything.
+# Judged by the content of the table; the answer may be anything.
 MODIFYING = ("INSERT", "DELETE", "UPDATE")
 
 

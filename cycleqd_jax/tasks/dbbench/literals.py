@@ -1,9 +1,9 @@
 """Values of answers: Python literals and arithmetic, evaluated within bounds.
 
-The reference gives an answer's text to `eval`. This takes the part of it that answers
-use, over the parsed text, and nothing that could run, read or fill anything: constants,
-lists, tuples, sets, dicts, `+ - * / // % **`, bit operations, `not`, comparisons,
-`and`, `or` and `x if y else z`. Names, calls, subscripts and comprehensions are none.
+The reference gives an answer's text to `eval`. This evaluates only what answers use,
+and cannot run, read or fill anything: constants, lists, tuples, sets, dicts,
+`+ - * / // % **`, bit operations, `not`, comparisons, `and`, `or` and `x if y else z`.
+Names, calls, subscripts and comprehensions are refused.
 """
 
 import ast
@@ -54,10 +54,10 @@ def evaluate(text: str) -> Any:
     """The value of an expression.
 
     Args:
-      text: as a model wrote it; white space before it does no harm.
+      text: as a model wrote it; may begin with white space.
 
     Raises:
-      ValueError: it is no such expression, has no value, or its value is too large.
+      ValueError: it is another expression, has no value, or its value is too large.
     """
     if len(text) > _LONGEST_TEXT:
         raise ValueError("too long")

@@ -88,9 +88,8 @@ class Program:
     def mounts(self) -> list[str]:
         """Arguments of bubblewrap for what the sandbox needs beside the system."""
         prefix = self.path.parent.parent
-        return (
-            [] if prefix.is_relative_to("/usr") else ["--ro-bind", *[str(prefix)] * 2]
-        )
+        inside_usr = prefix.is_relative_to("/usr")
+        return [] if inside_usr else ["--ro-bind", str(prefix), str(prefix)]
 
     def setup(self, password: str) -> bytes:
         """The SQL that makes a new server with an administrator of this password."""
@@ -116,7 +115,8 @@ def find_program() -> Program:
 
 @functools.lru_cache(maxsize=4)
 def _inspect(path: Path) -> Program:
-    _, *said = permission.start([str(path), "--no-defaults", "--verbose", "--help"])
+    ask = [str(path), "--no-defaults", f"--basedir={path.parent.parent}"]
+    _, *said = permission.start([*ask, "--verbose", "--help"])
     text = b"".join(said).decode(errors="replace")
     version, charsets = _VERSION.search(text), _CHARSETS.search(text)
     if version is not None and charsets is not None:

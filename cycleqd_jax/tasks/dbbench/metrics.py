@@ -1,7 +1,7 @@
 """Accuracies by category, and what follows from their means.
 
-An episode says whether it was right as `CATEGORY_accuracy` and `GROUP_accuracy`; the
-means over episodes are the accuracies. A task's score is the reference's
+Each episode has `CATEGORY_accuracy` and `GROUP_accuracy`, 1.0 if it was right, else
+0.0; the accuracies are their means over episodes. A task's score is the reference's
 `overall_cat_accuracy`, right / all; AgentBench's overall score is the mean of SELECT,
 INSERT and UPDATE.
 """
@@ -14,7 +14,7 @@ FIRST_MESSAGES = 3
 
 
 def group(category: str) -> str:
-    """SELECT, INSERT or UPDATE; SELECT is every category that is neither other."""
+    """INSERT or UPDATE where the category is one of these, else SELECT."""
     return category if category in ("INSERT", "UPDATE") else "SELECT"
 
 

@@ -157,7 +157,8 @@ def _start() -> _Running:
             files={_SCRIPT: script},
             seccomp=seccomp,
         )
-        command[-1:-1] = program.mounts
+        place = command.index("--proc")  # where the root can still be written to
+        command[place:place] = program.mounts
         command += [*host.drop_capability, host.python, "-I", "-S", _SCRIPT]
         process = subprocess.Popen(
             [*command, *map(str, handed), str(_MEMORY_BYTES), *program.command],

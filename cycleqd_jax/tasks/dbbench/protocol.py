@@ -1,8 +1,8 @@
 """The files beside the problems: the prompt, the reference's ids, its chat template.
 
-All are data of the benchmark and none of the library. They may lie beside the problem
-file as `prompt.json` and `cycleqd_task_ids.json`, or as the file `agentbench_db.py` of
-the reference's repository, which has both; of that only its constants are read.
+They are data of the benchmark and not part of this library. They lie beside the problem
+file, as `prompt.json` and `cycleqd_task_ids.json`, or as `agentbench_db.py` of the
+reference's repository, which has both; only its constants are read.
 """
 
 import pathlib
@@ -45,8 +45,8 @@ def find_data(given: str | None, download: bool) -> pathlib.Path:
       download: whether it may be fetched where nothing was given.
 
     Raises:
-      MissingDataError: it is not here and cannot be had.
-      BadInputError: what was given is not there.
+      MissingDataError: it is not here and cannot be downloaded.
+      BadInputError: the given file does not exist.
     """
     if given is not None:
         folder = pathlib.Path(given).expanduser()
@@ -70,7 +70,7 @@ def read_messages(data: pathlib.Path) -> tuple[Message, ...]:
 
     Raises:
       MissingDataError: it is not there.
-      BadInputError: it is no prompt.
+      BadInputError: it is not a prompt.
     """
     path = data.parent / PROMPT
     if not path.is_file():
