@@ -236,17 +236,17 @@ def batch_metrics(
     """Metrics of a batch, from the columns of its table and its wall time.
 
     Returns:
-      `best/`, `coverage/` and `qd_score/` of each task's archive after the batch,
-      `score/<task>`, the mean over the children, `score/mean` over the tasks, and
+      The search's metrics after the batch, like `best/<task>`; `score/<task>`, the mean
+      over the children, and `score/mean`, the mean over the tasks; and
       `children_per_minute` if the time is known.
     """
-    archives, scores = {}, {}
+    metrics, scores = {}, {}
     for name, column in columns.items():
-        if name.startswith(("best/", "coverage/", "qd_score/")):
-            archives[name] = column[-1]
-        elif name.startswith("score/"):
+        if name.startswith("score/"):
             scores[name] = fmean(column)
-    metrics = archives | scores | {"score/mean": fmean(scores.values())}
+        elif "/" in name and isinstance(column[-1], int | float):
+            metrics[name] = column[-1]
+    metrics |= scores | {"score/mean": fmean(scores.values())}
     if seconds:
         metrics["children_per_minute"] = 60 * len(columns["generation"]) / seconds
     return metrics

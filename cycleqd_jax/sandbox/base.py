@@ -1,7 +1,7 @@
 """The interface of sandboxes: they take a program and limits, and report its end.
 
-Code that a model wrote never runs in our process or with our rights. A `Sandbox`
-runs one `Program` from a fresh scratch folder and reports an `Execution`.
+Code that a model wrote never runs in our process or with our rights. A `Sandbox` runs a
+`Program` in a fresh scratch folder and returns an `Execution`.
 """
 
 import dataclasses
@@ -12,21 +12,21 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one program may use.
+    """Resource limits of one program.
 
     Attributes:
-      cpu_s: seconds of CPU time, all its processes together where the system counts
-        them so, each process at least; verdicts depend on this limit, not on load.
-      wall_s: seconds on the clock; generous, a guard against programs that wait.
-      memory_bytes: address space of one process, and where the system counts it the
-        memory that all its processes hold together.
-      processes: how many processes and threads may exist at once.
-      open_files: file descriptors of one process.
-      file_bytes: size of any one file written.
-      scratch_bytes: size of the whole scratch folder.
-      scratch_entries: files and folders in it; a program that makes more is stopped.
-      output_bytes: what is kept of standard output and of standard error, each; a
-        program that writes more is stopped.
+      cpu_s: CPU seconds, of all processes together if the sandbox can count them, else
+        of each. Verdicts depend on this limit, not on the machine's load.
+      wall_s: wall-clock seconds; generous, for programs that wait.
+      memory_bytes: address space of each process, and memory of all processes together
+        if the sandbox can count it.
+      processes: processes and threads at once.
+      open_files: file descriptors of each process.
+      file_bytes: size of each file.
+      scratch_bytes: size of the scratch folder.
+      scratch_entries: files and folders in it; a program that creates more is stopped.
+      output_bytes: of standard output and of standard error; a program that writes more
+        is stopped.
     """
 
     cpu_s: float = 2.0
@@ -45,14 +45,13 @@ class Program:
     """One program to run.
 
     Attributes:
-      argv: the command and its arguments; found on the sandbox's own PATH.
+      argv: the command, found on the sandbox's PATH, and its arguments.
       stdin: bytes on standard input.
-      files: (path relative to the scratch folder, content) pairs written before the
-        start; folders are made as needed, and a path with a trailing slash and no
-        content is an empty folder. A path that leaves the scratch folder is a
-        `ValueError`.
-      collect: True to return the files of the scratch folder as they were at the end.
-      limits: what it may use.
+      files: (path, content) pairs to write into the scratch folder before the start.
+        Folders are created as needed; a path with a trailing slash and no content is an
+        empty folder. A path that leaves the scratch folder is a `ValueError`.
+      collect: whether to return the files that are in the scratch folder at the end.
+      limits: resource limits.
     """
 
     argv: tuple[str, ...]
@@ -66,26 +65,26 @@ class Ending(enum.StrEnum):
     """How a program ended."""
 
     EXITED = "exited"  # by itself, with `exit_code`
-    SIGNALLED = "signalled"  # by a signal that no limit of ours sent
+    SIGNALLED = "signalled"  # by a signal that was not sent for a limit
     CPU_LIMIT = "cpu_limit"
     WALL_LIMIT = "wall_limit"
     OUTPUT_LIMIT = "output_limit"
-    MEMORY_LIMIT = "memory_limit"  # of all processes; one alone gets an error instead
+    MEMORY_LIMIT = "memory_limit"  # of all processes together
     ENTRIES_LIMIT = "entries_limit"  # too many files and folders
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """What became of one program.
+    """The result of one program.
 
     Attributes:
       ending: how it ended.
-      exit_code: its exit status where `ending` is EXITED, else None.
-      stdout: at most `output_bytes` of what it wrote.
-      stderr: likewise.
-      files: path relative to the scratch folder -> content of each regular file at
-        the end, where `Program.collect` asked for it; symbolic links are not followed
-        and not listed. Empty folders are listed with a trailing slash and no content.
+      exit_code: its exit status if `ending` is EXITED, else None.
+      stdout: standard output, at most `output_bytes`.
+      stderr: standard error, at most `output_bytes`.
+      files: path in the scratch folder -> content of each regular file at the end, if
+        `Program.collect`. Symbolic links are left out; empty folders have a trailing
+        slash and no content.
     """
 
     ending: Ending
@@ -96,21 +95,21 @@ class Execution:
 
     @property
     def ok(self) -> bool:
-        """Whether the program ended by itself with status 0."""
+        """Whether the program exited with status 0."""
         return self.ending is Ending.EXITED and self.exit_code == 0
 
 
 class Sandbox(Protocol):
-    """Runs programs, several at a time."""
+    """Runs programs, several at once."""
 
     async def run(self, program: Program) -> Execution:
         """Runs `program` to its end or limit.
 
         Raises:
-          SandboxError: if the sandbox itself failed (bounded retries included).
+          SandboxError: the sandbox itself failed, also in retries.
         """
         ...
 
     async def close(self) -> None:
-        """Stops what still runs and removes what was made."""
+        """Stops running programs and removes all that was created."""
         ...

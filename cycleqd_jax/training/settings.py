@@ -66,7 +66,7 @@ class LoraSettings(Section):
       rank: of each adapted matrix.
       alpha: the adapter is scaled by `alpha / rank`.
       targets: the linear layers adapted.
-      init_std: of A's normal initial values; nothing takes 1 / sqrt(inputs). B is 0.
+      init_std: standard deviation of A's initial values; None initialises as PEFT.
     """
 
     rank: Whole = 8
@@ -88,16 +88,16 @@ class OptimiserSettings(Section):
     """AdamW with linear warm-up and cosine decay.
 
     Attributes:
-      learning_rate: the highest.
-      warmup_steps: from 0 to the highest; below `steps`.
-      steps: updates in all.
+      learning_rate: the peak rate.
+      warmup_steps: from 0 to the peak; below `steps`.
+      steps: number of updates.
       batch_size: dialogues per update.
-      accumulate_steps: parts that an update's dialogues are computed in, one after
-        another; more of them need less memory and give the same update.
-      final_fraction: of the highest rate, reached at the last step.
-      weight_decay: decoupled.
-      max_grad_norm: gradients are clipped to this global norm.
-      max_length: tokens a training dialogue may have.
+      accumulate_steps: parts of an update, computed one after another; more parts need
+        less memory and give the same update.
+      final_fraction: of the peak rate, reached at the last step.
+      weight_decay: decoupled, on matrices only.
+      max_grad_norm: clips gradients by their global norm.
+      max_length: tokens that a dialogue may have.
       checkpoint_every: updates between checkpoints; the last update has one too.
     """
 
@@ -134,19 +134,19 @@ class TrainConfig(Section):
       seed: of initial values and the order of problems.
       base_model: as in `RunConfig`.
       method: "lora" trains an adapter, "full" all weights.
-      dtype: of the base's weights and the computation; what is trained, and the state
-        of its optimiser, are float32.
-      save_dtype: of the expert's files; what is validated is the expert as stored.
-      tasks: as in `RunConfig`, one is enough; each makes the expert of its name.
-      experts: in place of `tasks`: by the expert's name, how much of what it learns
-        comes from which source. A source is a task or a file of dialogues (.jsonl).
-      validate_on: tasks that every expert is scored on; nothing takes all tasks that
-        any expert learns from.
-      output: a folder; each expert goes into a sub-folder with its name.
-      packing: whether several dialogues share a row of a batch, where they fit.
-      too_long: what becomes of dialogues above `optimiser.max_length`.
-      gradient_checkpointing: whether layers are computed again in the backward pass,
-        which takes less memory and a third more time.
+      dtype: of base weights and computation; trained parameters and the optimiser's
+        state are float32.
+      save_dtype: of the expert's files, from which the expert is validated.
+      tasks: as in `RunConfig`, at least one; each gives an expert with its name.
+      experts: instead of `tasks`: expert's name -> source -> weight. A source is a task
+        or a file of dialogues (.jsonl).
+      validate_on: tasks on which every expert is scored; None takes all tasks that are
+        sources.
+      output: a folder; each expert gets a sub-folder with its name.
+      packing: whether dialogues share rows of a batch.
+      too_long: "error" or "drop" for dialogues longer than `optimiser.max_length`.
+      gradient_checkpointing: whether layers are recomputed in the backward pass: less
+        memory, a third more time.
       logging: of losses, in the sub-folder logs of `output`.
     """
 

@@ -1,4 +1,4 @@
-"""Scores of base and expert on the `validate` problems, as the expert is stored."""
+"""Scores of the base model and the stored expert on the `validate` problems."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,14 +30,14 @@ def validate_lora(
     weights: Weights,
     tasks: Sequence[Task],
 ) -> Scores:
-    """Accuracy of base and adapter, which share one pass.
+    """Accuracy of base model and adapter, evaluated in one pass.
 
     Args:
       config: engine and sandbox.
-      expert: as it was stored.
-      model: the base on the host.
-      program: the base as functions.
-      weights: the base's on the device.
+      expert: as read back from its files.
+      model: the base model on the host.
+      program: the base model as functions.
+      weights: of the base model, on the device.
       tasks: at least one.
     """
     basis = compute_basis(model.weights, [expert])
@@ -61,11 +61,11 @@ def validate_full(
     program: CausalLM,
     tasks: Sequence[Task],
 ) -> Scores:
-    """Accuracy of base and full fine-tune, one after the other, each as plain weights.
+    """Accuracy of base model and full fine-tune, one after the other.
 
-    Arguments as for `validate_lora`; one of both models is on the device at a time.
+    Arguments as for `validate_lora`; only one of the models is on the device at a time.
     """
-    # Whole weights: a basis would be hundreds of decompositions that nobody needs.
+    # Not as genomes: the basis would take hundreds of decompositions for nothing.
     models = {name: TrainedExpert(name) for name in ("base", "expert")}
     weights = {"base": model.weights, "expert": expert.weights}
     loader = IndividualLoader(

@@ -43,6 +43,7 @@ def drive(script: Path, who: str, *words: str, timeout_s: float) -> str:
             **os.environ,
             "PYTHONPATH": str(Path(cycleqd_jax.__file__).parents[1]),
             "TMPDIR": str(temporary),
+            "OPENBLAS_NUM_THREADS": "1",  # its other threads end at a fork
         }
         done = subprocess.run(
             command,
