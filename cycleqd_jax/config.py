@@ -30,7 +30,7 @@ from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.qd.settings import AggregationSettings, QDSettings
-from cycleqd_jax.sandbox.base import SandboxSettings
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.search.merges import BaselinesSettings
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import ProblemsSettings

@@ -3,15 +3,16 @@
 `BadInputError` is the caller's to mend and ends a command with exit code 2;
 `RunError` and its kinds stop a run that can be resumed and end it with exit code 1.
 Each message is one sentence: the name, what was expected, what came, what to do.
-`explain` makes one of what pydantic says about settings.
+`explain` turns what pydantic says about settings into one.
 """
 
 import difflib
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pydantic
+if TYPE_CHECKING:  # what runs in a sandbox has the standard library only
+    import pydantic
 
 _LONGEST = 1000  # characters of a message
 
@@ -46,18 +47,18 @@ class SandboxError(RunError):
 
 
 def explain(
-    err: pydantic.ValidationError,
+    err: "pydantic.ValidationError",
     data: Any,
-    model: type[pydantic.BaseModel],
+    model: "type[pydantic.BaseModel]",
     key: str = "",
 ) -> tuple[dict[str, Any], str]:
-    """What is wrong with settings: the error to mend first, and one sentence about it.
+    """Chooses the error to mend first and describes it in one sentence.
 
     Args:
-      err: what validation raised.
-      data: what was validated.
-      model: against this.
-      key: where `data` are in a config; goes in front of the location.
+      err: the error that validation raised.
+      data: the settings.
+      model: the model that they were validated with.
+      key: the place of `data` in a config; put in front of the location.
     """
     # A misspelt key also leaves one missing: the misspelt one is what to mend.
     errors = sorted(err.errors(), key=lambda e: e["type"] != "extra_forbidden")
@@ -98,7 +99,7 @@ def _place(error: Mapping[str, Any], data: Any) -> tuple[str | int, ...]:
 
 
 def _keys(model: Any, place: Sequence[str | int]) -> list[str]:
-    """What may stand where `place` has an unknown key."""
+    """The keys that are allowed at `place`, which has an unknown one."""
     for part in (*place[:-1], None):
         fields = {f.alias or n: f for n, f in model.model_fields.items()}
         model = fields[part].annotation if part in fields else model
@@ -106,7 +107,7 @@ def _keys(model: Any, place: Sequence[str | int]) -> list[str]:
 
 
 class _Short(reprlib.Repr):
-    """Looks at a few elements only: aliases make small YAML mean huge values."""
+    """Shows a few elements only: aliases in a small YAML can mean huge values."""
 
     def __init__(self):
         super().__init__()
@@ -115,7 +116,7 @@ class _Short(reprlib.Repr):
         self.maxstring = self.maxother = 100
 
     def repr_int(self, value: int, level: int) -> str:
-        """Python refuses to write integers of more than 4300 digits."""
+        """Describes huge integers, which Python refuses to print."""
         many = value.bit_length() > 256
         return f"an integer of {value.bit_length()} bits" if many else repr(value)
 

@@ -15,12 +15,12 @@ import rich.console
 import rich.table
 
 from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.reports import console, terminal
 from cycleqd_jax.reports.plan import plan_remarks, plan_rows
 from cycleqd_jax.runs import run
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.opened import is_complete
-from experiments import console, report
-from experiments.profiling import profiling
+from cycleqd_jax.runs.profiling import profiling
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def _run(config: RunConfig, *, resume: bool, dry_run: bool, profile: str | None)
                 with profiling(observer, profile) as traced:
                     run.evolve(config, folder, traced)
                 observer.phase("writing the report")
-        report.show(folder.path, report.make_console())
+        terminal.show_report(folder.path, console.make_console())
     return console.DONE
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import write_text
-from experiments import console, report
+from cycleqd_jax.reports import console
 from experiments.benchmarks import frame
 
 DOCS = "docs/benchmarks.md"
@@ -71,7 +71,7 @@ def _run(args: argparse.Namespace, command: str) -> int:
     for path in filter(None, (args.json, args.write_docs)):
         if not pathlib.Path(path).parent.is_dir():
             raise BadInputError(f"{path}: expected a file in a folder that is there.")
-    out = report.make_console()
+    out = console.make_console()
     suite = importlib.import_module(f"experiments.benchmarks.{args.suite}")
     rows = suite.run(options, lambda text: out.print(f"... {text}", markup=False))
     out.print(frame.table(args.suite, rows))

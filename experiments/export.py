@@ -30,8 +30,8 @@ from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.reports import console
 from cycleqd_jax.runs.opened import OpenedRun, open_run
-from experiments import console
 
 
 def main(argv: Sequence[str] | None = None) -> int:

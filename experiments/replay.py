@@ -28,13 +28,13 @@ import yaml
 
 from cycleqd_jax.chat import DEFAULT_CHAT, ChatOptions, Message, Reply
 from cycleqd_jax.errors import BadInputError, RunError
+from cycleqd_jax.reports import console
 from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Problem, Result, Task, TaskSettings
 from cycleqd_jax.tasks.data import read_jsonl
 from cycleqd_jax.tasks.registry import make_task
-from experiments import console
 
 _AT_ONCE = 16  # episodes under way: more wait for the sandbox anyway
 

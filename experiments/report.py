@@ -4,37 +4,11 @@ Writes RUN/report/report.html, report.json and PNGs, and prints the table.
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.reports import build, terminal
-from experiments import console
-
-
-def show(run_dir: str | pathlib.Path, out: Console) -> dict:
-    """Writes the report of one run and prints its tables; returns the numbers."""
-    report = build.write_report(run_dir)
-    split, plain = build.main_split(report), not out.is_terminal
-    out.print(terminal.score_table(report, split, plain=plain))
-    out.print()
-    out.print(terminal.paired_table(report, split, plain=plain))
-    out.print()
-    if (more := terminal.metrics_table(report, split, plain=plain)) is not None:
-        out.print(more)
-        out.print()
-    page = pathlib.Path(run_dir) / "report" / "report.html"
-    out.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
-    return report
-
-
-def make_console() -> Console:
-    """A console as wide as the terminal; without one, wide enough for every table."""
-    found = console.Terminal(highlight=False)
-    return found if found.is_terminal else console.Terminal(highlight=False, width=200)
+from cycleqd_jax.reports import build, console, terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(runs: Sequence[str]) -> int:
-    out = make_console()
+    out = console.make_console()
     if len(runs) == 1:
-        show(runs[0], out)
+        terminal.show_report(runs[0], out)
         return console.DONE
     reports = [build.write_report(run) for run in runs]
     splits = {build.main_split(report) for report in reports}

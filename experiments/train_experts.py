@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from cycleqd_jax.config import load_config
+from cycleqd_jax.reports import console
 from cycleqd_jax.training.run import train_experts
 from cycleqd_jax.training.settings import TrainConfig
-from experiments import console
 
 
 def main(argv: Sequence[str] | None = None) -> int:

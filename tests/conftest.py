@@ -41,3 +41,24 @@ def toy_settings(tmp_path_factory) -> dict:
     import toy_world
 
     return toy_world.make_world(tmp_path_factory.mktemp("world"))
+
+
+class WordTokenizer:
+    """Token ids written out; 2 ends a turn; the template writes it and one more."""
+
+    stop_ids = (2, 5)
+    eos_id = 5
+
+    def encode(self, text):
+        return [int(word, 36) for word in text.split()]
+
+    def encode_chat(self, messages, add_generation_prompt=True):
+        ids = []
+        for message in messages:
+            ids += [1, *self.encode(message["content"]), 2, 9]
+        return [*ids, 1] if add_generation_prompt else ids
+
+
+@pytest.fixture
+def word_tokenizer():
+    return WordTokenizer()

@@ -21,23 +21,11 @@ from cycleqd_jax.evaluation.base import (
     Scoring,
     select_problems,
 )
-from cycleqd_jax.evaluation.whole import WholeModels
-from cycleqd_jax.inference.background import Tasks
-from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import (
-    Population,
-    empty_population,
-    with_individual,
-)
+from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.inference.requests import Limits, Sampling
 from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
-from cycleqd_jax.merging.core_basis import AnyBasis
-from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
-from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Problem, Split, Task, reference, run_episode
@@ -55,44 +43,20 @@ class LocalEvaluator:
     """
 
     def __init__(
-        self,
-        *,
-        engine: Engine,
-        weights: Weights,
-        basis: AnyBasis | None,
-        tasks: Sequence[Task],
-        sandbox: Sandbox,
-        mode: str,
-        individuals_per_pass: int,
-        noise: NoiseSource | None = None,
-        whole: WholeModels | None = None,
+        self, loader: IndividualLoader, *, tasks: Sequence[Task], sandbox: Sandbox
     ):
         """Takes what all calls share.
 
         Args:
-          engine: answers requests.
-          weights: the base model's, on the device.
-          basis: of the genomes; None where no individual is a genome.
+          loader: of the individuals, with the engine that answers requests.
           tasks: in the order of the archives.
           sandbox: runs programs; closed with the evaluator.
-          mode: "factored" or "materialised", how genomes are evaluated.
-          individuals_per_pass: genomes that share a pass in factored mode.
-          noise: source of the genomes' Gaussian noise, if they have any.
-          whole: loads individuals that are no genomes, if there are any.
         """
         self.tasks = tuple(tasks)
-        self._engine = engine
-        self._weights = weights
-        self._basis = basis
+        self._loader = loader
+        self._engine = loader.engine
         self._sandbox = sandbox
-        self._mode = mode
-        self._noise = noise
-        self._whole = whole
-        self._per_pass = individuals_per_pass if mode == "factored" else 1
         self._runner = asyncio.Runner()
-        self._population: Population | None = None
-        # Weights of the last materialised genome; the next one reuses their memory.
-        self._reusable: Weights | None = None
 
     def __enter__(self) -> "LocalEvaluator":
         self._runner.__enter__()
@@ -123,11 +87,7 @@ class LocalEvaluator:
         Args:
           progress: is told of each program.
         """
-        if self._mode == "factored":
-            self._engine.load(self._weights, self._empty_population())
-        else:
-            self._engine.load(self._weights)
-        self._engine.compile(progress)
+        self._loader.compile(progress)
 
     def evaluate(
         self,
@@ -177,7 +137,7 @@ class LocalEvaluator:
         """One job per individual and problem; their results in order, and the cost."""
         start, before = time.perf_counter(), self.stats.copy()
         chosen = select_problems(self.tasks, split, problems)
-        total, done, results = len(individuals) * len(chosen), 0, []
+        total, done = len(individuals) * len(chosen), 0
 
         async def counted(*args) -> Any:
             nonlocal done
@@ -187,89 +147,17 @@ class LocalEvaluator:
                 progress(done, total)
             return result
 
-        for names in _groups(individuals, self._mode):
-            group = {name: individuals[name] for name in names}
-            results.extend(self._runner.run(self._run_group(group, chosen, counted)))
+        def jobs(name: str, row: int) -> Iterator[Coroutine]:
+            # In the order of tasks: replies of one task have similar lengths, so slots
+            # become free together, and few idle at the end.
+            for place, (task, problem) in enumerate(chosen):
+                yield counted(row, name, task, problem, place)
+
+        found = self._runner.run(self._loader.run(individuals, jobs))
+        results = [result for rows in found for result in rows]
         used = self.stats.since(before)
         forward = used.prefill_tokens + used.decode_tokens + used.scored_tokens
         return results, Cost(forward, 0, time.perf_counter() - start, used)
-
-    def _empty_population(self) -> Population:
-        """Base models only; always of one size, so that programs compile once."""
-        if self._population is None:
-            empty = empty_population(self._basis, self._per_pass)
-            self._population = self._engine.place(empty)
-        return self._population
-
-    def _load_alone(self, individual: Individual) -> None:
-        """Loads the whole weights of one individual into the engine."""
-        self._engine.load({})  # two individuals' weights need not fit at once
-        old, self._reusable = self._reusable, None
-        if isinstance(individual, Genome):
-            weights = materialise(
-                self._weights, self._basis, individual, self._noise, into=old
-            )
-            if (
-                self._noise is None
-            ):  # with noise, weights of the base are new arrays too
-                self._reusable = weights
-        else:
-            del old
-            weights = self._whole.weights(individual)
-        self._engine.load(weights)
-
-    async def _run_group(
-        self,
-        group: Mapping[str, Individual],
-        problems: Sequence[tuple[Task, Problem]],
-        job: Job,
-    ) -> list[Any]:
-        """Individuals one after another, as many at once as share a pass."""
-        free: asyncio.Queue[int] = asyncio.Queue()
-        first = next(iter(group.values()))
-        if self._mode == "factored" and isinstance(first, Genome):
-            population, self._reusable = self._empty_population(), None
-            self._engine.load(self._weights, population)
-            for row in range(self._per_pass):
-                free.put_nowait(row)
-        else:
-            population = None
-            self._load_alone(first)
-            free.put_nowait(0)
-
-        background = Tasks()
-
-        async def individual(name: str, row: int) -> list[Any]:
-            # In the order of tasks: replies of one task have similar lengths, so slots
-            # become free together, and few idle at the end.
-            running = [
-                background.start(job(row, name, task, problem, place))
-                for place, (task, problem) in enumerate(problems)
-            ]
-            results = [await one for one in running]
-            free.put_nowait(row)
-            return results
-
-        async def everybody() -> list[Any]:
-            nonlocal population
-            running = []
-            for name, genome in group.items():
-                row = await free.get()
-                if population is not None:
-                    population = with_individual(population, self._basis, genome, row)
-                    self._engine.replace(population)
-                running.append(background.start(individual(name, row)))
-            return [result for one in running for result in await one]
-
-        background.start(self._engine.serve())  # it only ends by failing
-        work = background.start(everybody())
-        try:
-            await asyncio.wait({work, background.failed}, return_when="FIRST_COMPLETED")
-            if background.failed.done():
-                background.failed.result()
-            return work.result()
-        finally:
-            await background.stop()
 
     async def _episode(
         self,
@@ -363,18 +251,3 @@ class LocalEvaluator:
                 logprob += sum(got.logprobs[i - start] for i in example.learnt)
                 tokens += len(example.learnt)
         return ReferenceScore(**where, logprob=logprob, tokens=tokens)
-
-
-def _groups(individuals: Mapping[str, Individual], mode: str) -> Iterator[list[str]]:
-    """Names in order: genomes that can share passes together, all others alone."""
-    sharing: list[str] = []
-    for name, individual in individuals.items():
-        if mode == "factored" and isinstance(individual, Genome):
-            sharing.append(name)
-            continue
-        if sharing:
-            yield sharing
-            sharing = []
-        yield [name]
-    if sharing:
-        yield sharing

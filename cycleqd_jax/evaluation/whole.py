@@ -9,6 +9,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
 from cycleqd_jax.merging.task_vectors import ExpertWeights
 from cycleqd_jax.models.base import Weights
+from cycleqd_jax.models.experts import Expert
 from cycleqd_jax.models.loading import LoadedModel, load_expert
 from cycleqd_jax.models.sharding import put_on_device
 
@@ -27,21 +28,23 @@ class WholeModels:
     experts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     mesh: jax.sharding.Mesh | None = None
 
-    def weights(self, individual: TrainedExpert | Adapter) -> Weights:
-        """The individual's weights on the device or mesh.
+    def expert(self, individual: TrainedExpert | Adapter) -> Expert:
+        """The individual as it is stored, on the host.
 
         Raises:
           BadInputError: the expert is unknown, or its files are missing, damaged or do
             not fit the base model.
         """
         if isinstance(individual, Adapter):
-            path = individual.path
-        elif individual.task in self.experts:
-            path = self.experts[individual.task]
-        else:
+            return load_expert(individual.path, self.base)
+        if individual.task not in self.experts:
             known = ", ".join(self.experts) or "none"
             raise BadInputError(
                 f"expert {individual.task!r} is unknown; there are {known}."
             )
-        expert = load_expert(path, self.base)
-        return put_on_device(ExpertWeights(self.base.weights, expert), self.mesh)
+        return load_expert(self.experts[individual.task], self.base)
+
+    def weights(self, individual: TrainedExpert | Adapter) -> Weights:
+        """The individual's weights on the device or mesh; errors as for `expert`."""
+        own = ExpertWeights(self.base.weights, self.expert(individual))
+        return put_on_device(own, self.mesh)

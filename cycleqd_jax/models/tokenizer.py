@@ -59,6 +59,11 @@ class ChatTokenizer:
         self.pad_id: int = self.stop_ids[0] if pad is None else int(pad)
 
     @property
+    def hf(self) -> Any:
+        """The wrapped `transformers.PreTrainedTokenizerFast`; not to be changed."""
+        return self._hf
+
+    @property
     def bos_id(self) -> int | None:
         """The beginning-of-sequence token, if there is one."""
         return self._hf.bos_token_id

@@ -1,5 +1,6 @@
 """Figures of scores, progress and lineage, as PNG bytes."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,18 +50,23 @@ def draw_scores(report: Mapping[str, Any], split: str) -> bytes:
 def draw_progress(data: RunData) -> bytes:
     """What the search measured after each child, one panel per kind of number.
 
-    CycleQD measures best quality, coverage and QD score of every archive. A dotted line
-    is what the skill's own expert scored on `optimise`.
+    CycleQD measures best quality, coverage and QD score of every archive; of a search
+    that measures nothing the best score so far is shown. A dotted line is what the
+    skill's own expert scored on `optimise`.
     """
     measured = data.children[0].progress if data.children else {}
-    kinds = [kind for kind in _PROGRESS if any(n.startswith(kind) for n in measured)]
+    kinds = [
+        kind
+        for kind in _PROGRESS
+        if all(kind + task in measured for task in data.tasks)
+    ]
     kinds = kinds or ["best/"]
     figure = drawing.new_figure(0.6 + 3.2 * max(len(kinds), 2), 2.9)
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     generations = [child.generation for child in data.children]
     for axes, kind in zip(panels, kinds, strict=True):
         for index, task in enumerate(data.tasks):
-            values = [child.progress[kind + task] for child in data.children]
+            values = _progress(data, kind, task)
             colour = drawing.TASK_COLOURS[index]
             axes.plot(
                 generations,
@@ -87,6 +93,13 @@ def draw_progress(data: RunData) -> bytes:
         ncols=len(data.tasks),
     )
     return drawing.to_png(figure)
+
+
+def _progress(data: RunData, kind: str, task: str) -> list[float]:
+    """One number per child: as the search measured it, else the best score so far."""
+    if data.children and kind + task in data.children[0].progress:
+        return [child.progress[kind + task] for child in data.children]
+    return list(itertools.accumulate((c.scores[task] for c in data.children), max))
 
 
 @drawing.styled

@@ -1,15 +1,33 @@
 """Tables for a terminal, or plain ASCII text where there is none."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import rich.box
+from rich.console import Console
 from rich.table import Table
 
-from cycleqd_jax.reports import statistics, tables
+from cycleqd_jax.reports import build, statistics, tables
 from cycleqd_jax.search.merges import SCALED, UNIFORM
 
 _BEST_EXPERT = "best expert"
+
+
+def show_report(run_dir: str | pathlib.Path, out: Console) -> dict:
+    """Writes the report of one run and prints its tables; returns the numbers."""
+    report = build.write_report(run_dir)
+    split, plain = build.main_split(report), not out.is_terminal
+    out.print(score_table(report, split, plain=plain))
+    out.print()
+    out.print(paired_table(report, split, plain=plain))
+    out.print()
+    if (more := metrics_table(report, split, plain=plain)) is not None:
+        out.print(more)
+        out.print()
+    page = pathlib.Path(run_dir) / "report" / "report.html"
+    out.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
+    return report
 
 
 def score_table(report: Mapping[str, Any], split: str, *, plain: bool = False) -> Table:

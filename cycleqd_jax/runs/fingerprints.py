@@ -2,13 +2,13 @@
 
 `run.json` keeps it under `fingerprints`:
 
-  settings       dotted name -> value, of every setting that is not in `FREE`
+  settings       dotted name -> value, for every setting that is not in `FREE`
   base model     hash of the weights
   experts        task -> hash of its expert
   tasks          task -> its own fingerprint: problems, prompts and options
-  code           whose -> file or module -> hash of the source
-  basis          hash of all that the basis is made from
-  evaluation     what is only known once there is a basis
+  code           owner, like "task pocket_db" -> file or module -> hash of its source
+  basis          hash of everything that the basis is computed from
+  evaluation     dotted name -> value, for what is chosen after the basis is computed
 """
 
 import pathlib
@@ -27,13 +27,13 @@ from cycleqd_jax.tasks.base import Task
 # new one is compared unless it is named here.
 FREE = (
     "qd.num_generations",
-    # Where things are; the contents are hashed.
+    # Places; the contents are hashed.
     "run_dir",
     "base_model",
     "experts",
     "logging",
     "basis.keep",
-    # How fast it goes.
+    # Speed.
     "sandbox.workers",
     "sandbox.memoise",
     "engine.slots",
@@ -42,18 +42,18 @@ FREE = (
     "engine.decode_steps",
     "engine.attention",
     "engine.mesh",
-    # Compared in other forms: resolved, or by the tasks themselves.
+    # Compared in another form: the number, the chosen mode, the tasks' fingerprints.
     "engine.length",
     "engine.mode",
     "task_settings",
 )
-_VALUES = ("settings", "evaluation")  # kept as they are, not as hashes
+_VALUES = ("settings", "evaluation")  # these hold values, the others hold hashes
 _SHOWN = 3  # differences that a message names
 _UNSET = object()
 
 
 def stored_fingerprints(path: pathlib.Path) -> dict[str, Any]:
-    """What the run in a folder was begun with.
+    """The fingerprints that the run in a folder was begun with.
 
     Args:
       path: of the run folder.
@@ -76,11 +76,11 @@ def stored_fingerprints(path: pathlib.Path) -> dict[str, Any]:
 
 
 def check_same_inputs(path: pathlib.Path, fingerprints: Mapping[str, Any]) -> None:
-    """Refuses to go on with a run that was begun with other inputs.
+    """Refuses to resume a run that was begun with other inputs.
 
     Args:
       path: of the run folder; one without `run.json` has no run yet.
-      fingerprints: of now; those that are left out are not compared.
+      fingerprints: of this process; only those that are given are compared.
 
     Raises:
       BadInputError: names what differs.
@@ -106,14 +106,14 @@ def check_same_inputs(path: pathlib.Path, fingerprints: Mapping[str, Any]) -> No
 def compared_settings(
     config: RunConfig, length: int, tasks: Sequence[Task]
 ) -> dict[str, Any]:
-    """Dotted name -> value of the settings that a resumed run must share.
+    """Dotted name -> value, for the settings that must stay when a run is resumed.
 
     Args:
       config: the settings.
       length: `engine.length` as a number.
-      tasks: in the order of the config. The options of a user's own task count as they
-        were given, but for those in the task's `free_options`; built-in tasks put
-        theirs into their fingerprints.
+      tasks: in the order of the config. The result has the options of users' tasks as
+        they were given, without those in `free_options` of the task. The options of
+        built-in tasks are part of `task.fingerprint`.
     """
     dumped = config.model_dump(mode="json")
     free = tuple(f"{name}." for name in FREE)
@@ -132,11 +132,11 @@ def compared_settings(
 
 
 def code_hashes(config: RunConfig, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
-    """Whose code -> file or module -> hash.
+    """Owner of the code -> file or module -> hash.
 
     Args:
-      config: names the search and the operators; the source of a user's own counts.
-      tasks: their judges count.
+      config: names the search and the operators; only users' own are hashed.
+      tasks: all are hashed.
 
     Raises:
       BadInputError: a source cannot be read.
@@ -167,7 +167,7 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _difference(name: str, old: Any, new: Any) -> str:
     """What differs between two unequal fingerprints of one type, in words."""
     if not isinstance(old, dict):
-        return name
+        return name  # a hash: there is nothing to show
     odd = _unequal(old, new)
     if name in _VALUES:
         texts = [f"{k} was {_shown(old, k)}, now is {_shown(new, k)}" for k in odd]

@@ -98,7 +98,7 @@ class RunFolder:
         return self.path / kind / f"{name}.parquet"
 
     def write_part(self, kind: str, name: str, table: pa.Table) -> None:
-        """Writes a part, then its checksum; checksums of parts that are gone go too.
+        """Writes a part, then its checksum; removes checksums of parts that are gone.
 
         Raises:
           RunError: the disk is full or not writable.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, to_yaml
 from cycleqd_jax.errors import BadInputError, MissingDataError
+from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
@@ -41,8 +42,9 @@ from cycleqd_jax.runs.fingerprints import (
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
 from cycleqd_jax.runs.plan import check_prompts, choose_slots, find_inputs
-from cycleqd_jax.sandbox.base import Sandbox, SandboxSettings
+from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
@@ -345,21 +347,17 @@ def open_evaluator(
         prepared.engine,
         mesh=prepared.mesh,
     )
-    with LocalEvaluator(
+    experts = dict(zip(prepared.task_names, config.expert_paths, strict=True))
+    loader = IndividualLoader(
         engine=engine,
         weights=prepared.weights,
         basis=prepared.basis,
-        tasks=prepared.tasks,
-        sandbox=sandbox,
         mode=prepared.mode.mode,
         individuals_per_pass=config.qd.children_per_batch,
         noise=prepared.noise,
-        whole=WholeModels(
-            prepared.model,
-            dict(zip(prepared.task_names, config.expert_paths, strict=True)),
-            prepared.mesh,
-        ),
-    ) as evaluator:
+        whole=WholeModels(prepared.model, experts, prepared.mesh),
+    )
+    with LocalEvaluator(loader, tasks=prepared.tasks, sandbox=sandbox) as evaluator:
         yield evaluator
 
 

@@ -15,8 +15,8 @@ import cycleqd_jax
 from cycleqd_jax.errors import BadInputError
 
 _PACKAGE = pathlib.Path(cycleqd_jax.__file__).parent
-# Files of tasks/ and sandbox/ that run and judge nothing: they look up tasks, fetch
-# data, choose a sandbox, say why there is none, or repeat an earlier result.
+# Files of tasks/ and sandbox/ that do not decide a verdict: they look up tasks,
+# download data, choose a sandbox, explain why there is none, or return a stored result.
 _NO_JUDGES = (
     "tasks/registry.py",
     "tasks/published.py",
@@ -27,32 +27,32 @@ _NO_JUDGES = (
 
 
 def shared_judges() -> dict[str, str]:
-    """File -> hash of what every task is judged with: `tasks/*.py` and `sandbox/`."""
+    """File -> hash of the code that all tasks share: `tasks/*.py` and `sandbox/`."""
     shared = [*(_PACKAGE / "tasks").glob("*.py"), *_files(_PACKAGE / "sandbox")]
     return _hash_files(shared)
 
 
 def task_judges(kind: type) -> dict[str, str]:
-    """File -> hash of what judges one task, beside `shared_judges`.
+    """File or module -> hash of the code that judges one task, without what is shared.
 
     Args:
-      kind: the class of the task. Every folder of `tasks/` that it or a base class is
-        from counts as a whole, and the module of every class of a user's own.
+      kind: the class of the task. For it and for each base class, the result has all
+        files of its folder in `tasks/`, or its module if it is not in this package.
 
     Raises:
-      BadInputError: a module of a user's own has no file.
+      BadInputError: a module has no file.
     """
     found = own_modules(kind)
     for base in kind.__mro__:
         if base.__module__.startswith("cycleqd_jax.tasks."):
-            # A class in a file of tasks/ itself is among the shared ones.
+            # A class in a file of tasks/ has no folder; `shared_judges` has the file.
             folder = _PACKAGE / "tasks" / base.__module__.split(".")[2]
             found |= _hash_files(_files(folder))
     return found
 
 
 def own_modules(kind: type) -> dict[str, str]:
-    """Module -> hash, of the classes of an MRO from outside this package and Python.
+    """Module -> hash, for a class and its bases outside Python and this package.
 
     Raises:
       BadInputError: a module has no file.
@@ -73,11 +73,13 @@ def own_modules(kind: type) -> dict[str, str]:
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder, but not Python's cache."""
+    """All files below a folder, without Python's cache and hidden files."""
     return [
         path
         for path in folder.rglob("*")
-        if path.is_file() and path.parent.name != "__pycache__"
+        if path.is_file()
+        and path.parent.name != "__pycache__"
+        and not path.name.startswith(".")
     ]
 
 
@@ -93,5 +95,5 @@ def _hash_file(path: pathlib.Path) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _hash_version(path: os.PathLike[str], mtime_ns: int, size: int) -> str:
-    """Each version of a file is read once: the three arguments tell versions apart."""
+    """The hash of one version of a file, which is read once."""
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]

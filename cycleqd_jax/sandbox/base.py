@@ -1,4 +1,4 @@
-"""What a sandbox is: a program and its limits in, what became of it out.
+"""The interface of sandboxes: they take a program and limits, and report its end.
 
 Code that a model wrote never runs in our process or with our rights. A `Sandbox`
 runs one `Program` from a fresh scratch folder and reports an `Execution`.
@@ -7,23 +7,7 @@ runs one `Program` from a fresh scratch folder and reports an `Execution`.
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Literal, Protocol
-
-from cycleqd_jax.files import Section, Whole
-
-
-class SandboxSettings(Section):
-    """Where code that a model wrote runs.
-
-    Attributes:
-      kind: "bubblewrap", or "none" to run it with this user's own rights.
-      workers: programs at a time.
-      memoise: one verdict per distinct answer to a problem.
-    """
-
-    kind: Literal["bubblewrap", "none"] = "bubblewrap"
-    workers: Whole = 2
-    memoise: bool = True
+from typing import Protocol
 
 
 @dataclasses.dataclass(frozen=True)

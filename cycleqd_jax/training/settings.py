@@ -19,7 +19,7 @@ from cycleqd_jax.files import (
     each_once,
 )
 from cycleqd_jax.inference.settings import EngineSettings
-from cycleqd_jax.sandbox.base import SandboxSettings
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import ProblemsSettings
 
 Target = Literal[

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from cycleqd_jax.evaluation.base import mean_scores
+from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.merging.basis import compute_basis
@@ -41,15 +42,15 @@ def validate_lora(
     """
     basis = compute_basis(model.weights, [expert])
     models = {"base": base_genome(basis), "expert": expert_genome(basis, 0)}
-    with LocalEvaluator(
+    loader = IndividualLoader(
         engine=Engine(program, model.tokenizer, config.engine),
         weights=weights,
         basis=basis,
-        tasks=tasks,
-        sandbox=open_sandbox(config.sandbox),
         mode="factored",
         individuals_per_pass=len(models),
-    ) as evaluator:
+    )
+    sandbox = open_sandbox(config.sandbox)
+    with LocalEvaluator(loader, tasks=tasks, sandbox=sandbox) as evaluator:
         return mean_scores(evaluator.evaluate(models, Split.VALIDATE).episodes)
 
 
@@ -67,16 +68,16 @@ def validate_full(
     # Whole weights: a basis would be hundreds of decompositions that nobody needs.
     models = {name: TrainedExpert(name) for name in ("base", "expert")}
     weights = {"base": model.weights, "expert": expert.weights}
-    with LocalEvaluator(
+    loader = IndividualLoader(
         engine=Engine(program, model.tokenizer, config.engine),
         weights={},
         basis=None,
-        tasks=tasks,
-        sandbox=open_sandbox(config.sandbox),
         mode="materialised",
         individuals_per_pass=1,
         whole=_HostWeights(weights, program),
-    ) as evaluator:
+    )
+    sandbox = open_sandbox(config.sandbox)
+    with LocalEvaluator(loader, tasks=tasks, sandbox=sandbox) as evaluator:
         return mean_scores(evaluator.evaluate(models, Split.VALIDATE).episodes)
 
 

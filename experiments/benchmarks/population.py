@@ -40,7 +40,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     """Measures the suite."""
     config = quickstart.run_config(options)
     prepared = quickstart.prepared_run(config, say)
-    state = quickstart.experts_only(prepared, config.qd.bins)
+    state = quickstart.experts_only(prepared)
     world = _World(prepared, quickstart.children_of(state, _INDIVIDUALS))
     say("one batch of all, and one after another")
     ways = {
@@ -92,7 +92,7 @@ class _World:
             _Endless(tokenizer),
             EngineSettings(
                 slots=_INDIVIDUALS * _EACH,
-                length=_PROMPT + _NEW,
+                length=-(-(_PROMPT + _NEW) // _PROMPT) * _PROMPT,  # whole chunks
                 prefill_rows=_INDIVIDUALS,
                 prefill_chunk=_PROMPT,
                 decode_steps=8,

@@ -36,7 +36,7 @@ def test_full_archives_hold_their_elites(options):
     config = quickstart.run_config(options)
     prepared = quickstart.prepared_run(config, lambda text: None)
     state = quickstart.full_state(prepared, config.qd.bins)
-    archives, bank = state.archives, state.bank
+    archives, bank = state.memory.archives, state.bank
     assert len(archives.kept_ids()) == 75 and bank.next_id == 78
     for individual in (3, 40, 77):  # all cells are theirs already
         scores = bank.scores[individual].tolist()

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from cycleqd_jax.errors import BadInputError, RunError
-from experiments import console
+from cycleqd_jax.reports import console
 
 
 def fail(error: BaseException):
@@ -75,7 +75,7 @@ def test_signals_end_like_ctrl_c(number, code, word, where, capsys):
 def test_a_closed_output_is_said_on_the_other_stream():
     """The reader of the output ends after one line, as `| head -1` does."""
     program = (
-        "import sys, time; from experiments import console\n"
+        "import sys, time; from cycleqd_jax.reports import console\n"
         "def command():\n"
         "    with console.ConsoleObserver() as observer:\n"
         "        for i in range(1000): observer.note(f'line {i}'); time.sleep(0.005)\n"

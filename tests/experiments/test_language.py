@@ -11,7 +11,7 @@ pytest.importorskip("lm_eval", reason="the extra `language` is not installed")
 import language_tasks
 
 from cycleqd_jax import files
-from cycleqd_jax.evaluation.language.engine import Panel
+from cycleqd_jax.evaluation.language.panel import Panel
 from experiments import agent_skills, export, language
 
 TASKS = ["own_group", "own_texts", "own_replies"]
@@ -106,6 +106,21 @@ def test_one_by_one_gives_the_same(world, factored, tmp_path, how):
     assert got == pytest.approx({key: want[key] for key in got}, rel=1e-5)
 
 
+def test_individuals_are_asked_once_for_all(world, tmp_path, monkeypatch):
+    folder, settings = world
+    asked = []
+    real = Panel._ask
+
+    def ask(panel, questions):
+        asked.append(len(questions))
+        return real(panel, questions)
+
+    monkeypatch.setattr(Panel, "_ask", ask)
+    few = ["tasks=[own_choice,own_replies]", "limit=2"]
+    assert measure(folder, settings, f"output={tmp_path}", *few) == 0
+    assert asked == [8, 2]
+
+
 def test_what_is_written(factored):
     facts = json.loads((factored / "language.json").read_text())
     assert list(facts["models"]) == sorted(MODELS)
@@ -131,13 +146,13 @@ def test_finished_tasks_are_not_asked_again(world, factored, monkeypatch, capsys
     folder, settings = world
     before = {p: p.read_bytes() for p in factored.rglob("*") if p.is_file()}
     asked = []
-    real = Panel.ask
+    real = Panel._ask
 
     def ask(panel, questions):
-        asked.append(panel.individuals)
+        asked.append(list(panel._individuals))
         return real(panel, questions)
 
-    monkeypatch.setattr(Panel, "ask", ask)
+    monkeypatch.setattr(Panel, "_ask", ask)
     capsys.readouterr()
     assert measure(folder, settings) == 0
     assert not asked
@@ -147,14 +162,14 @@ def test_finished_tasks_are_not_asked_again(world, factored, monkeypatch, capsys
     [part] = factored.glob("parts/own_replies--expert-toy_b--*.json")
     part.write_text(part.read_text().replace('"task"', '"tusk"'))  # damaged
     assert measure(folder, settings) == 0
-    assert asked == [(2,)]
+    assert asked == [["expert/toy_b"]]
     after = {p: p.read_bytes() for p in factored.rglob("*") if p.is_file()}
     assert {p.name: b for p, b in after.items() if p.name != "lock"} == {
         p.name: b for p, b in before.items() if p.name != "lock"
     }
     # Another protocol has parts of its own.
     assert measure(folder, settings, "limit=2", "tasks=[own_texts]") == 0
-    assert asked == [(2,), (0, 1, 2, 3, 4)]
+    assert asked == [["expert/toy_b"], MODELS]
     assert measure(folder, settings) == 0
     assert len(asked) == 2
 
@@ -180,8 +195,8 @@ def test_models_by_path(world, factored, tmp_path):
     ("overrides", "words"),
     [
         (["tasks=[own_grop]"], ["'own_grop'", "did you mean own_group", "ls tasks"]),
-        (["individuals=[nobody]"], ["'nobody' is not in", "expert/toy_a"]),
-        (["run=nowhere"], ["nowhere holds no finished run"]),
+        (["individuals=[nobody]"], ["'nobody' is no individual of", "expert/toy_a"]),
+        (["run=nowhere"], ["nowhere: is not a run folder"]),
         (["base_model=x"], ["run and base_model are both given"]),
         (["models={base: x}"], ["'base'"]),
         (["models={other: nowhere}"], ["nowhere"]),
@@ -213,8 +228,8 @@ def test_data_that_cannot_be_had_are_named(world, tmp_path, capsys, monkeypatch)
     arguments = [f"output={tmp_path / 'out'}", "tasks=[rte]"]
     assert measure(tmp_path, settings, *arguments) == 2
     error = capsys.readouterr().err
-    assert "rte needs the data set nyu-mll/glue (rte)" in error
-    assert "datasets.load_dataset('nyu-mll/glue', 'rte')" in error
+    assert "the data of rte cannot be loaded" in error
+    assert "datasets.load_dataset(path='nyu-mll/glue', name='rte')" in error
     assert "Couldn't reach the hub" in error
 
 

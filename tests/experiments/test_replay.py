@@ -165,7 +165,7 @@ def test_a_transcript_that_is_too_short(adding, tmp_path, capsys):
         (["--option", "rounds"], "expected KEY=VALUE"),
         (["--workers", "0"], "--workers: expected at least 1"),
         (["--transcripts", "none.jsonl"], "none.jsonl: cannot be read"),
-        (["--transcripts", "."], "has no results of a run"),
+        (["--transcripts", "."], "is not a run folder"),
         (["--out", "none/out.jsonl"], "--out: expected a file in a folder"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from dialogues import engine_with
 from summing_lm import SHIFT, SummingLM, next_tokens
 
-from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.requests import Limits
 
 SHIFTS = (0, 5, 31)  # of three individuals, beside the shared weight
@@ -18,9 +18,7 @@ WEIGHT = 2
 
 @pytest.fixture
 def engine(make):
-    population = Population.of_tables(
-        u={}, v={}, coefficients={}, vectors={SHIFT: jnp.array(SHIFTS, float)[:, None]}
-    )
+    population = Population(vectors={SHIFT: jnp.array(SHIFTS, float)[:, None]})
     weights = {SHIFT: jnp.array([float(WEIGHT)])}
     return engine_with(make, SummingLM(), weights, population, slots=2)
 

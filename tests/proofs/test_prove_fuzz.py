@@ -13,8 +13,8 @@ import yaml
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.loading import load_expert, load_model
+from cycleqd_jax.reports import console
 from cycleqd_jax.training.settings import TrainConfig
-from experiments import console
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

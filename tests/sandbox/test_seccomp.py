@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from cycleqd_jax.sandbox.seccomp import deny_filter
-from tests.sandbox.system_calls import call_numbers
+from tests.sandbox.threats.system_calls import call_numbers
 
 ARCHES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOWED = "allowed"

@@ -1,1 +1,1 @@
-"""Benchmarks of lm-evaluation-harness."""
+"""Tasks of lm-evaluation-harness, asked of our individuals."""

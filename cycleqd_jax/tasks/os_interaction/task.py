@@ -28,8 +28,8 @@ from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_
 _PREPARE_S = 60.0  # of one script that prepares the system, by the session's clock
 _CHECK_S = 60.0
 _PROTOCOL = 2
-# Options that decide no verdict: where the data are, which are hashed themselves, where
-# containers run, and how many.
+# Options that decide no verdict: the path of the data, whose content is hashed, where
+# containers run, and how many run at once.
 _FREE_OPTIONS = {"data", "engine", "sessions"}
 
 

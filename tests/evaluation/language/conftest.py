@@ -9,7 +9,10 @@ pytest.importorskip("lm_eval", reason="the extra `language` is not installed")
 
 import language_tasks
 
-from cycleqd_jax.evaluation.language.task import Harness, Protocol
+from cycleqd_jax.evaluation.language.harness import find_tasks, load_task
+from cycleqd_jax.evaluation.language.panel import Panel
+from cycleqd_jax.evaluation.language.settings import HarnessSettings
+from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.llama.program import LlamaProgram
@@ -22,9 +25,10 @@ def own_tasks(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def harness(own_tasks):
-    """With the protocol's defaults; finding all tasks takes seconds."""
-    return Harness(Protocol(), [str(own_tasks)])
+def load(own_tasks):
+    """Loads one of our own tasks, with the default settings."""
+    manager = find_tasks(list(language_tasks.TASKS), [str(own_tasks)])
+    return lambda name: load_task(name, manager, HarnessSettings())
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +61,19 @@ SHAPE = EngineSettings(
 
 
 @pytest.fixture(scope="session")
-def engine_for(model):
+def loader_for(model):
     """One engine with the model's weights, whatever length is wanted."""
-    engine = Engine(LlamaProgram(model.config), model.tokenizer, SHAPE)
-    engine.load({name: jnp.asarray(w) for name, w in model.weights.items()})
-    return lambda length: engine
+    loader = IndividualLoader(
+        engine=Engine(LlamaProgram(model.config), model.tokenizer, SHAPE),
+        weights={name: jnp.asarray(w) for name, w in model.weights.items()},
+        basis=None,
+        mode="materialised",
+        individuals_per_pass=1,
+    )
+    return lambda length: loader
+
+
+@pytest.fixture(scope="session")
+def make_panel(loader_for):
+    """A panel of the base model alone."""
+    return lambda: Panel(loader_for, {"base": None})

@@ -4,18 +4,15 @@ import pytest
 from lm_eval.api.instance import Instance
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.language.engine import Panel
-from cycleqd_jax.evaluation.language.lm import EngineLM, Shared, harness_tokenizer
+from cycleqd_jax.evaluation.language.lm import EngineLM
+from cycleqd_jax.evaluation.language.settings import HarnessSettings
 
 
 @pytest.fixture(scope="module")
-def make_lm(model, engine_for):
-    tokenizer = harness_tokenizer(model.tokenizer)
-
+def make_lm(model, make_panel):
     def make(max_length=2048, **more):
-        return EngineLM(
-            Shared(Panel(engine_for)), tokenizer, max_length=max_length, **more
-        )
+        settings = HarnessSettings(chat_template_args={}, **more)
+        return EngineLM(make_panel(), "base", model.tokenizer, settings, max_length)
 
     return make
 
@@ -149,14 +146,11 @@ def test_draws_depend_on_the_seed(make_lm):
     "name", ["own_choice", "own_letters", "own_texts", "own_replies"]
 )
 @pytest.mark.parametrize("chat", [False, True])
-def test_requests_of_whole_tasks(make_lm, hf, harness, name, chat):
+def test_requests_of_whole_tasks(make_lm, hf, load, name, chat):
     """Few-shot prompts, as the harness writes them, plain and as chats."""
-    loaded = harness.load(name)
-    task = loaded["tasks"][name]
-    if task.config.num_fewshot is None:
-        task.set_config("num_fewshot", 0)
+    task, lm = load(name)["tasks"][name], make_lm()
+    task.set_config("num_fewshot", task.config.num_fewshot or 0)
     task.set_fewshot_seed(1234)
-    lm = make_lm()
     task.build_all_requests(
         apply_chat_template=chat,
         fewshot_as_multiturn=chat,

@@ -4,9 +4,11 @@ import jax.numpy as jnp
 import language_tasks
 import pytest
 
-from cycleqd_jax.evaluation.language.engine import Panel
-from cycleqd_jax.evaluation.language.lm import EngineLM, Shared, harness_tokenizer
-from cycleqd_jax.evaluation.language.task import Harness, Protocol
+from cycleqd_jax.evaluation.language.harness import find_tasks, load_task
+from cycleqd_jax.evaluation.language.lm import EngineLM
+from cycleqd_jax.evaluation.language.panel import Panel
+from cycleqd_jax.evaluation.language.settings import HarnessSettings
+from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.formats.hf_folder import export_model
@@ -35,32 +37,37 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smollm2") / "model"
     export_model(folder, model.config, model.weights, model.tokenizer, "# SmolLM2\n")
     hf = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=1)
-    engine = Engine(LlamaProgram(model.config), model.tokenizer, SHAPE)
-    engine.load({name: jnp.asarray(w) for name, w in model.weights.items()})
-    tokenizer = harness_tokenizer(model.tokenizer)
+    loader = IndividualLoader(
+        engine=Engine(LlamaProgram(model.config), model.tokenizer, SHAPE),
+        weights={name: jnp.asarray(w) for name, w in model.weights.items()},
+        basis=None,
+        mode="materialised",
+        individuals_per_pass=1,
+    )
 
     def make():
-        shared = Shared(Panel(lambda length: engine))
-        return EngineLM(shared, tokenizer, max_length=hf.max_length)
+        panel = Panel(lambda length: loader, {"base": None})
+        settings = HarnessSettings()
+        return EngineLM(panel, "base", model.tokenizer, settings, hf.max_length)
 
     return make, hf
 
 
 @pytest.fixture(scope="module")
-def harness(tmp_path_factory):
+def load(tmp_path_factory):
     include = language_tasks.write_tasks(tmp_path_factory.mktemp("tasks"), count=8)
-    return Harness(Protocol(), [str(include)])
+    manager = find_tasks(list(language_tasks.TASKS), [str(include)])
+    return lambda name: load_task(name, manager, HarnessSettings())
 
 
 @pytest.mark.parametrize("chat", [False, True])
 @pytest.mark.parametrize(
     "name", ["own_choice", "own_letters", "own_texts", "own_replies"]
 )
-def test_the_same_answers(pair, harness, name, chat):
+def test_the_same_answers(pair, load, name, chat):
     make, hf = pair
-    lm, task = make(), harness.load(name)["tasks"][name]
-    if task.config.num_fewshot is None:
-        task.set_config("num_fewshot", 0)
+    lm, task = make(), load(name)["tasks"][name]
+    task.set_config("num_fewshot", task.config.num_fewshot or 0)
     task.set_fewshot_seed(1234)
     if name == "own_replies":  # sentences, not only words
         own = {"until": ["\n\n", "Question:"], "max_gen_toks": 60, "do_sample": False}

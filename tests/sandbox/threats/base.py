@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
-from tests.sandbox.system_calls import call_numbers
+
+from .system_calls import call_numbers
 
 MIB = 2**20
 LIMITS = Limits(

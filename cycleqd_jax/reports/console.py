@@ -36,6 +36,12 @@ class Terminal(rich.console.Console):
         raise
 
 
+def make_console() -> Terminal:
+    """A console as wide as the terminal; without one, wide enough for every table."""
+    found = Terminal(highlight=False)
+    return found if found.is_terminal else Terminal(highlight=False, width=200)
+
+
 def set_up_process() -> None:
     """Keeps compiled programs between runs, outside the repository; quiets advice."""
     # Without PyTorch, which is not needed, transformers says so at every start.
@@ -110,7 +116,8 @@ def _ending_signals() -> Iterator[list[int]]:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # standard error may be closed too
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def _sentence(err: BaseException) -> str:

@@ -1,0 +1,173 @@
+"""Loads individuals into an engine and runs coroutines on each of them.
+
+In factored mode genomes are rows of one population and share every pass of the engine.
+All other individuals run alone, one after the other, with weights of their own.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any
+
+from cycleqd_jax.evaluation.whole import WholeModels
+from cycleqd_jax.inference.background import Tasks
+from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import (
+    Population,
+    empty_population,
+    with_individual,
+)
+from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.individuals import Individual
+from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.merging.noise import NoiseSource
+from cycleqd_jax.models.base import Weights
+
+# Individual's name, its index in the engine's population -> coroutines to run at once.
+Jobs = Callable[[str, int], Iterable[Coroutine[Any, Any, Any]]]
+
+
+@dataclasses.dataclass
+class IndividualLoader:
+    """Runs jobs on individuals in one engine.
+
+    Attributes:
+      engine: answers requests; only the loader loads weights into it.
+      weights: the base model's, on the device.
+      basis: of the genomes; None where no individual is a genome.
+      mode: "factored" or "materialised", how genomes are evaluated.
+      individuals_per_pass: genomes that share a pass in factored mode.
+      noise: source of the genomes' Gaussian noise, if they have any.
+      whole: loads individuals that are no genomes, if there are any.
+    """
+
+    engine: Engine
+    weights: Weights
+    basis: AnyBasis | None
+    mode: str
+    individuals_per_pass: int
+    noise: NoiseSource | None = None
+    whole: WholeModels | None = None
+    _population: Population | None = dataclasses.field(default=None, init=False)
+    # Weights of the last materialised genome; the next one reuses their memory.
+    _reusable: Weights | None = dataclasses.field(default=None, init=False)
+
+    def compile(self, progress: Callable[[str], None] | None = None) -> None:
+        """Compiles the engine's programs, so that the first jobs do not wait.
+
+        Args:
+          progress: is told of each program.
+        """
+        if self.mode == "factored":
+            self.engine.load(self.weights, self._empty_population())
+        else:
+            self.engine.load(self.weights)
+        self.engine.compile(progress)
+
+    async def run(
+        self, individuals: Mapping[str, Individual | None], jobs: Jobs
+    ) -> list[list[Any]]:
+        """Runs the jobs of every individual.
+
+        Args:
+          individuals: by name; None is the base model.
+          jobs: called when an individual is loaded.
+
+        Returns:
+          One list per individual with the results of its jobs, both in order.
+
+        Raises:
+          Exception: the first that a job or the engine raised; all jobs have ended.
+        """
+        results = []
+        for names in self._groups(individuals):
+            group = {name: individuals[name] for name in names}
+            results += await self._run_group(group, jobs)
+        return results
+
+    async def _run_group(
+        self, group: Mapping[str, Individual | None], jobs: Jobs
+    ) -> list[list[Any]]:
+        """Individuals one after another, as many at once as share a pass."""
+        free: asyncio.Queue[int] = asyncio.Queue()
+        first = next(iter(group.values()))
+        population = None
+        if self._shares_passes(first):
+            population, self._reusable = self._empty_population(), None
+            self.engine.load(self.weights, population)
+            for row in range(self.individuals_per_pass):
+                free.put_nowait(row)
+        else:
+            self._load_alone(first)
+            free.put_nowait(0)
+
+        background = Tasks()
+
+        async def individual(name: str, row: int) -> list[Any]:
+            running = [background.start(job) for job in jobs(name, row)]
+            results = [await one for one in running]
+            free.put_nowait(row)
+            return results
+
+        async def everybody() -> list[list[Any]]:
+            nonlocal population
+            running = []
+            for name, genome in group.items():
+                row = await free.get()
+                if population is not None:
+                    population = with_individual(population, self.basis, genome, row)
+                    self.engine.replace(population)
+                running.append(background.start(individual(name, row)))
+            return [await one for one in running]
+
+        background.start(self.engine.serve())  # it only ends by failing
+        work = background.start(everybody())
+        try:
+            await asyncio.wait({work, background.failed}, return_when="FIRST_COMPLETED")
+            if background.failed.done():
+                background.failed.result()
+            return work.result()
+        finally:
+            await background.stop()
+
+    def _groups(self, individuals: Mapping[str, Any]) -> Iterator[list[str]]:
+        """Names in order: genomes that share passes together, all others alone."""
+        sharing: list[str] = []
+        for name, individual in individuals.items():
+            if self._shares_passes(individual):
+                sharing.append(name)
+                continue
+            if sharing:
+                yield sharing
+                sharing = []
+            yield [name]
+        if sharing:
+            yield sharing
+
+    def _shares_passes(self, individual: Individual | None) -> bool:
+        return self.mode == "factored" and isinstance(individual, Genome)
+
+    def _empty_population(self) -> Population:
+        """Base models only; always of one size, so that programs compile once."""
+        if self._population is None:
+            empty = empty_population(self.basis, self.individuals_per_pass)
+            self._population = self.engine.place(empty)
+        return self._population
+
+    def _load_alone(self, individual: Individual | None) -> None:
+        """Loads the whole weights of one individual into the engine."""
+        self.engine.load({})  # two individuals' weights need not fit at once
+        old, self._reusable = self._reusable, None
+        if individual is None:
+            weights = self.weights
+        elif isinstance(individual, Genome):
+            weights = materialise(
+                self.weights, self.basis, individual, self.noise, into=old
+            )
+            if self.noise is None:  # with noise, the base's arrays are new ones too
+                self._reusable = weights
+        else:
+            del old
+            weights = self.whole.weights(individual)
+        self.engine.load(weights)
