@@ -24,8 +24,11 @@ from cycleqd_jax.evaluation.base import (
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.background import Tasks
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import empty_population, with_individual
-from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.population import (
+    Population,
+    empty_population,
+    with_individual,
+)
 from cycleqd_jax.inference.requests import Limits, Sampling
 from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats

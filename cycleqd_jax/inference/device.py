@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from cycleqd_jax.inference import programs
+from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.programs import ProgramKey
 from cycleqd_jax.inference.sampling import row_sampling
 from cycleqd_jax.inference.settings import EngineSettings
@@ -36,7 +37,7 @@ class DeviceCalls:
         stats: EngineStats,
         mesh: jax.sharding.Mesh | None = None,
     ):
-        self.population = programs.Population()
+        self.population = Population()
         self._program = program
         self._stop_ids = stop_ids
         self._settings = settings
@@ -61,18 +62,18 @@ class DeviceCalls:
         arrays = jax.tree.leaves(jax.eval_shape(self._empty_cache))
         return sum(array.size * array.dtype.itemsize for array in arrays)
 
-    def load(self, weights: Weights, population: programs.Population) -> None:
+    def load(self, weights: Weights, population: Population) -> None:
         """Sets weights and population; a mesh shards them."""
         if self._mesh is not None:
             weights = sharding.place_weights(weights, self._mesh)
         self._weights = weights
         self.replace(population)
 
-    def replace(self, population: programs.Population) -> None:
+    def replace(self, population: Population) -> None:
         """Sets another population."""
         self.population = self.place(population)
 
-    def place(self, population: programs.Population) -> programs.Population:
+    def place(self, population: Population) -> Population:
         """Shards a population over the mesh; returns it unchanged without one."""
         if self._mesh is None:
             return population
@@ -88,14 +89,14 @@ class DeviceCalls:
         """
         settings = self._settings
         for span in settings.spans:
-            for count in settings.rows(settings.prefill_rows):
+            for count in settings.row_counts(settings.prefill_rows):
                 progress(f"prefill: {count} rows, {span} tokens of cache")
                 self._prefill((), count, span)
         for span in settings.spans:
             for count in self._decode_sizes():
                 progress(f"decode: {count} rows, {span} tokens of cache")
                 self._decode((), count, span)
-        for span in settings.parts:
+        for span in settings.eviction_spans:
             progress(f"eviction: {span} tokens of cache")
             self.write_slot(0, self.read_slot(0, span))
 
@@ -186,7 +187,7 @@ class DeviceCalls:
 
     def read_slot(self, slot: int, count: int) -> Cache:
         """Copies at least the first `count` tokens of a slot to the host."""
-        span = next(span for span in self._settings.parts if span >= count)
+        span = next(span for span in self._settings.eviction_spans if span >= count)
         index = np.array([slot], np.int32)
         return jax.device_get(
             programs.read_slot(self._cache, index, key=self._key(span))
@@ -212,7 +213,7 @@ class DeviceCalls:
         return count
 
     def _prefill_size(self, rows: Sequence[BatchRow]) -> int:
-        sizes = self._settings.rows(self._settings.prefill_rows)
+        sizes = self._settings.row_counts(self._settings.prefill_rows)
         return next(size for size in sizes if size >= len(rows))
 
     def _prefill_span(self, rows: Sequence[BatchRow]) -> int:
@@ -222,7 +223,7 @@ class DeviceCalls:
     def _decode_sizes(self) -> Sequence[int]:
         # On a mesh each device has its own slots, so each call has all of them.
         slots = self._settings.slots
-        return self._settings.rows(slots) if self._mesh is None else [slots]
+        return self._settings.row_counts(slots) if self._mesh is None else [slots]
 
     def _span(self, end: int) -> int:
         return next(span for span in self._settings.spans if span >= end)

@@ -18,7 +18,7 @@ import jax
 
 from cycleqd_jax.chat import Message
 from cycleqd_jax.inference.device import DeviceCalls
-from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.requests import (
     GREEDY,
     Generation,

@@ -8,21 +8,60 @@ weights (`merging/materialise.py`).
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.inference.programs import Population
 from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.models import sharding
+from cycleqd_jax.models.base import Deltas, LowRank
 
 # A factored pass costs R (m + n) / (m n) extra work. Above this share of the whole, one
 # read of the base weights for all individuals no longer saves as much time.
 MAX_FACTORED_OVERHEAD = 0.25
+
+
+@flax.struct.dataclass
+class Population:
+    """The individuals that share a pass, in factored form.
+
+    Attributes:
+      u: name -> `[out, R]`, shared.
+      v: name -> `[in, R]`, shared.
+      coefficients: `[I, G]`, of all matrices side by side, so that one operation sets
+        or looks up an individual. None if there are no matrices.
+      vectors: name -> `[I, n]`, added to norm scales and biases.
+      layout: (name, first column, R) of each matrix in `coefficients`; static.
+    """
+
+    u: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    v: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    coefficients: jax.Array | None = None
+    vectors: dict[str, jax.Array] = flax.struct.field(default_factory=dict)
+    layout: tuple[tuple[str, int, int], ...] = flax.struct.field(
+        default=(), pytree_node=False
+    )
+
+    @property
+    def count(self) -> int:
+        """I; 0 if empty."""
+        tables = jax.tree.leaves((self.coefficients, self.vectors))
+        return tables[0].shape[0] if tables else 0
+
+    def deltas(self, individuals: jax.Array) -> Deltas:
+        """What each row adds to the weights; `individuals` is int32 `[B]`."""
+        own = self.coefficients[individuals] if self.layout else None
+        matrices = {
+            name: LowRank(self.u[name], self.v[name], own[:, start : start + size])
+            for name, start, size in self.layout
+        }
+        vectors = {name: table[individuals] for name, table in self.vectors.items()}
+        return Deltas(matrices, vectors)
 
 
 class ModeChoice(NamedTuple):

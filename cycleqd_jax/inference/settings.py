@@ -72,20 +72,20 @@ class EngineSettings(Section):
 
     @property
     def spans(self) -> tuple[int, ...]:
-        """Lengths of the cache that calls read, ascending; the last is all of it."""
-        return (self.length,) if self.deterministic else self.parts
+        """How many tokens of a slot calls read, ascending; the last is all."""
+        return (self.length,) if self.deterministic else self.eviction_spans
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """Lengths in which rows of the cache are copied to the host and back."""
-        parts = {max(self.length // 8, 64), max(self.length // 2, 64), self.length}
-        return tuple(sorted(part for part in parts if part <= self.length))
+    def eviction_spans(self) -> tuple[int, ...]:
+        """Lengths in which slots are copied to the host and back, ascending."""
+        spans = {max(self.length // 8, 64), max(self.length // 2, 64), self.length}
+        return tuple(sorted(span for span in spans if span <= self.length))
 
-    def rows(self, most: int) -> tuple[int, ...]:
-        """Numbers of rows that calls have, ascending; the last is `most`."""
+    def row_counts(self, largest: int) -> tuple[int, ...]:
+        """Numbers of rows that calls may have, ascending; the last is `largest`."""
         if self.deterministic:
-            return (most,)
-        return tuple(sorted({max(most // 8, 1), max(most // 2, 1), most}))
+            return (largest,)
+        return tuple(sorted({max(largest // 8, 1), max(largest // 2, 1), largest}))
 
     def check_sized(self) -> None:
         """Refuses settings that leave a size open.

@@ -38,12 +38,12 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     rows = []
     for name, backend, count, make, least in (
         ("mbpp", None, 120, _coding, 20.0),
-        ("dbbench", "sqlite", 340, _database, 200.0),
-        ("dbbench", "mysql", 200, _database, 50.0),
+        ("dbbench", "private", 340, _database, 150.0),
+        ("dbbench", "server", 340, _database, 50.0),
         ("os_interaction", None, 60, _system, 20.0),
     ):
         label = f"{name}{f' on {backend}' if backend else ''}: episodes judged"
-        if backend == "mysql" and not os.environ.get(VARIABLE):
+        if backend == "server" and not os.environ.get(VARIABLE):
             say(f"{VARIABLE} names no server")
             rows.append(frame.not_measured(label, "1/s", least))
             continue
@@ -65,24 +65,31 @@ def _measure(
     file = {"mbpp": "mbpp_plus.jsonl"}.get(name, name)
     chosen = {"data": str(data / file)} | ({"backend": backend} if backend else {})
 
-    async def whole() -> list[float]:
-        """All repeats in one loop: what is set up once is not measured."""
+    async def whole() -> tuple[list[float], float]:
+        """Seconds of each repeat, and the CPU time of all, in one loop.
+
+        So what is set up once is not measured; the first repeat warms up.
+        """
         task = make_task(name, TaskSettings(options=chosen, download=False))
         sandbox = BubblewrapSandbox(frame.cores())
         cases = make(task, count)
         loop, took = asyncio.get_running_loop(), []
         try:
-            for _ in range(options.repeats + 1):
+            await _play(task, cases, sandbox)
+            cpu_s = -_cpu_s()
+            for _ in range(options.repeats):
                 start = loop.time()
                 await _play(task, cases, sandbox)
                 took.append(loop.time() - start)
+            return took, cpu_s + _cpu_s()
         finally:
             await sandbox.close()
             if hasattr(task, "aclose"):
                 await task.aclose()
-        return took[1:]  # the first warms up
 
-    seconds = frame.medians({"": asyncio.run(whole())})[""]
+    took, cpu_s = asyncio.run(whole())
+    seconds = frame.medians({"": took})[""]
+    cpu_ms = 1000 * cpu_s / (count * options.repeats)
     return frame.compare(
         label,
         count / seconds,
@@ -91,8 +98,27 @@ def _measure(
         target=1.0,
         more_is_better=True,
         note=f"{count} episodes with scripted replies, {frame.cores()} cores"
-        + (", none of which takes seconds itself" if name == "mbpp" else ""),
+        + (", none of which takes seconds itself" if name == "mbpp" else "")
+        + f"; {cpu_ms:.2g} ms of CPU time an episode"
+        + (" without the server's" if backend == "server" else ""),
     )
+
+
+def _cpu_s(pid: int | None = None) -> float:
+    """CPU time of a process, ours if not given, and of all that it started."""
+    task = pathlib.Path(f"/proc/{pid or os.getpid()}/task")
+    try:
+        children = [c for file in task.glob("*/children") for c in _words(file)]
+        fields = (task.parent / "stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0
+    ticks = sum(map(int, fields[11:15]))  # of itself, and of those that have ended
+    own = ticks / os.sysconf("SC_CLK_TCK")
+    return own + sum(_cpu_s(int(child)) for child in children)
+
+
+def _words(file: pathlib.Path) -> list[str]:
+    return file.read_text().split()
 
 
 async def _play(task: Task, cases: Sequence[replay.Case], sandbox) -> None:

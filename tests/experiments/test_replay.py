@@ -2,6 +2,7 @@
 
 import json
 
+import mariadb
 import pytest
 from benchmark_data import data_folder, needs_data
 
@@ -11,7 +12,7 @@ from experiments import replay
 
 GOLDEN = {
     "mbpp": ("mbpp_plus.jsonl", ["--sanitizer", "reference"]),
-    "dbbench": ("dbbench/cycleqd_standard_dev.jsonl", ["--backend", "sqlite"]),
+    "dbbench": ("dbbench/cycleqd_standard_dev.jsonl", ["--backend", "private"]),
     "os_interaction": ("os_interaction", []),
 }
 
@@ -81,6 +82,8 @@ CASES = [
 @pytest.mark.parametrize("task", sorted(GOLDEN))
 def test_golden_cases(task, tmp_path, capsys):
     """Every recorded verdict, through the command."""
+    if task == "dbbench":
+        mariadb.skip_without()
     data, more = GOLDEN[task]
     golden = data_folder() / "golden" / f"{task}.jsonl"
     out = tmp_path / "out.jsonl"
@@ -178,5 +181,5 @@ def test_options_reach_the_task(adding, tmp_path, monkeypatch):
     monkeypatch.setattr(
         replay, "make_task", lambda n, settings: seen.append(settings) or Adding(0)
     )
-    play(tmp_path, CASES, "--option", "rounds=8", "--backend", "mysql", "--data", "x")
-    assert seen[0].options == {"rounds": 8, "backend": "mysql", "data": "x"}
+    play(tmp_path, CASES, "--option", "rounds=8", "--backend", "server", "--data", "x")
+    assert seen[0].options == {"rounds": 8, "backend": "server", "data": "x"}

@@ -16,6 +16,7 @@ import populations
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference import programs
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.requests import Limits
 from cycleqd_jax.inference.sampling import RowSampling
 from cycleqd_jax.inference.settings import EngineSettings
@@ -137,7 +138,7 @@ def main():
             engine = Engine(
                 program, Numbers(), shape, mesh=mesh if data * tensor > 1 else None
             )
-            shared = population if mode == "factored" else programs.Population()
+            shared = population if mode == "factored" else Population()
             engine.load(weights, shared)
             entry[f"{mode}, {deterministic}"] = replies(engine, max(shared.count, 1))
             assert engine.stats.evictions > 5

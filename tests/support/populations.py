@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from cycleqd_jax.inference.programs import Population
+from cycleqd_jax.inference.population import Population
 
 
 def from_tables(u, v, coefficients, vectors):

@@ -36,24 +36,11 @@ class _Running(NamedTuple):
     began: float
 
 
-async def open_database(live: LiveServer, *tables: Table) -> "Database":
-    """A new database.
-
-    Args:
-      live: the server where it is made.
-      *tables: what it holds; see `session.make_tables`.
-
-    Raises:
-      SandboxError: the server failed, three times.
-      BadInputError: the server cannot be started, or refuses our account.
-    """
-    database = Database(live, tables)
-    await database.make()
-    return database
-
-
 class Database:
     """A database with a problem's table and what a model's statements made of it.
+
+    It is made at the first statement: many more episodes wait for their first reply
+    than are under way.
 
     Where the server is lost, or runs out of disk space or memory, the database is made
     again: the table, then all statements so far. The statement is then run once more,
@@ -61,12 +48,12 @@ class Database:
     statements, whatever others do to the server.
     """
 
-    def __init__(self, live: LiveServer, tables: tuple[Table, ...]):
-        """Makes nothing yet; see `open_database`.
+    def __init__(self, live: LiveServer, *tables: Table):
+        """Makes nothing yet.
 
         Args:
           live: the server where it is made.
-          tables: what it holds at first; see `session.make_tables`.
+          *tables: what it holds at first; see `session.make_tables`.
         """
         self._live = live
         self._tables = tables
@@ -81,15 +68,6 @@ class Database:
         self._running: _Running | None = None
         self._closed = False
 
-    async def make(self) -> None:
-        """Makes the database.
-
-        Raises:
-          SandboxError: the server failed, three times.
-          BadInputError: the server refuses our account.
-        """
-        await self._run(None)
-
     async def execute(self, sql: str) -> str:
         """Runs a model's statement on a connection of its own, and commits it.
 
@@ -100,7 +78,8 @@ class Database:
           The text of its `Feedback`.
 
         Raises:
-          SandboxError, BadInputError: as for `make`; says nothing about the statement.
+          SandboxError: the server failed three times; it is no verdict.
+          BadInputError: the server cannot be started, or refuses our account.
         """
         feedback = await self._run(sql)
         if feedback.exhausted:  # what it did in part is undone: see `_build`
@@ -120,7 +99,7 @@ class Database:
           gone.
 
         Raises:
-          SandboxError, BadInputError: as for `make`.
+          SandboxError, BadInputError: as for `execute`.
         """
         query = session.state_query(table or self._tables[0])
         return (await self._run(query)).text
@@ -131,8 +110,8 @@ class Database:
             self._closed = True
             await self._live.in_thread(self._drop)
 
-    async def _run(self, sql: str | None) -> Feedback:
-        """Runs a statement, or makes the database only, until the result counts."""
+    async def _run(self, sql: str) -> Feedback:
+        """Runs a statement until its result counts."""
         exhausted = False
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -147,7 +126,7 @@ class Database:
             exhausted = True
         raise SandboxError(f"The database server failed {_ATTEMPTS} times in a row.")
 
-    async def _watched(self, sql: str | None, *, fresh: bool) -> Feedback:
+    async def _watched(self, sql: str, *, fresh: bool) -> Feedback:
         """Runs a statement in a thread and ends it where it takes too much."""
         task = self._live.in_thread(self._attempt, sql, fresh)
         done, _ = await asyncio.wait({task}, timeout=_WATCH_S)
@@ -156,7 +135,13 @@ class Database:
             done, _ = await asyncio.wait({task}, timeout=_WATCH_S)
         return task.result()
 
-    def _attempt(self, sql: str | None, fresh: bool) -> Feedback:
+    def _attempt(self, sql: str, fresh: bool) -> Feedback:
+        """Runs a statement once, in this thread.
+
+        Args:
+          sql: the statement.
+          fresh: make the database again first; on a server of ours, a fresh one.
+        """
         with self._lock:
             if fresh:
                 self._discard()
@@ -165,9 +150,7 @@ class Database:
                 life.admin.check()
                 if self._life is not life:
                     self._build(life)
-                feedback = Feedback("", False)
-                if sql is not None:
-                    feedback = self._statement(life, sql)
+                feedback = self._statement(life, sql)
                 if feedback.failed:
                     life.admin.check()  # else it may be the server's failure
                 if feedback.exhausted and fresh and not self._live.server.ours:

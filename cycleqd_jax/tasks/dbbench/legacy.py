@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Sequence
 
 from cycleqd_jax.tasks.dbbench.data import Case
-from cycleqd_jax.tasks.dbbench.database import Database, open_database
+from cycleqd_jax.tasks.dbbench.database import Database
 from cycleqd_jax.tasks.dbbench.live_server import LiveServer
 
 
@@ -25,7 +25,7 @@ class SharedDatabases:
         """Makes no database yet.
 
         Args:
-          live: the server where they are made.
+          live: the server where they will be made.
           cases: all problems that are played.
         """
         self._live = live
@@ -34,61 +34,35 @@ class SharedDatabases:
             self._cases.setdefault(case.table.name, []).append(case)
         self._groups: dict[str, _Group] = {}
 
-    async def open(self, case: Case) -> "SharedDatabase":
-        """The problem's view of the database that it shares.
-
-        Raises:
-          SandboxError: it cannot be made.
-        """
-        # Joining comes before the first await, so that all problems that are started
-        # together are in the group before one of them takes its turn.
+    def open(self, case: Case) -> "SharedDatabase":
+        """The problem's view of the database that it shares."""
         name = case.table.name
         group = self._groups.get(name)
         if group is None or case.index in group.joined:
             members = self._cases.get(name, [])
             first = members if case in members else [case, *members]
-            group = self._groups[name] = _Group(self._live, first)
-        member = SharedDatabase(group, case)
-        try:
-            await group.make()
-        except BaseException:
-            await member.leave()
-            raise
-        return member
+            tables = [member.table for member in first]
+            group = self._groups[name] = _Group(Database(self._live, *tables))
+        return SharedDatabase(group, case)
 
 
 class _Group:
     """One shared database and the problems that use it.
 
     Attributes:
+      database: the first that ends drops it.
+      dropped: whether it was dropped.
       joined: the indices of all problems that have come.
       turns: index -> the problem's next turn, as (round, index); the least is next.
       moved: is notified of each change of `turns`.
-      database: from its making to its drop.
-      dropped: whether it was dropped.
     """
 
-    def __init__(self, live: LiveServer, cases: Sequence[Case]):
-        self._live = live
-        self._tables = [case.table for case in cases]
-        self._making = asyncio.Lock()
+    def __init__(self, database: Database):
+        self.database = database
+        self.dropped = False
         self.joined: set[int] = set()
         self.turns: dict[int, tuple[int, int]] = {}
         self.moved = asyncio.Condition()
-        self.database: Database | None = None
-        self.dropped = False
-
-    async def make(self) -> None:
-        """Makes the database where no other problem has."""
-        async with self._making:
-            if self.database is None and not self.dropped:
-                self.database = await open_database(self._live, *self._tables)
-
-    async def drop(self) -> None:
-        """Drops it for all."""
-        self.dropped = True
-        if self.database is not None:
-            await self.database.close()
 
 
 class SharedDatabase:
@@ -106,7 +80,7 @@ class SharedDatabase:
         await self._wait()
         group, index = self._group, self._case.index
         try:
-            if group.dropped or group.database is None:
+            if group.dropped:
                 return self._unknown()
             return await group.database.execute(sql)
         finally:
@@ -117,7 +91,7 @@ class SharedDatabase:
     async def state(self) -> str:
         """The hash of the shared table over this problem's columns."""
         await self._wait()
-        if self._group.dropped or self._group.database is None:
+        if self._group.dropped:
             return self._unknown()
         return await self._group.database.state(self._case.table)
 
@@ -128,15 +102,12 @@ class SharedDatabase:
         self._closed = True
         try:
             await self._wait()
-            await self._group.drop()
+            self._group.dropped = True
+            await self._group.database.close()
         finally:
-            await self.leave()
-
-    async def leave(self) -> None:
-        """Takes no more turns."""
-        async with self._group.moved:
-            self._group.turns.pop(self._case.index, None)
-            self._group.moved.notify_all()
+            async with self._group.moved:
+                self._group.turns.pop(self._case.index)
+                self._group.moved.notify_all()
 
     async def _wait(self) -> None:
         """Waits for this problem's turn."""

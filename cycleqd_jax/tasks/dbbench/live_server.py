@@ -127,6 +127,8 @@ class LiveServer:
             raise
 
     def _close(self) -> None:
+        if self.server.ours:  # so that no thread waits for a long statement
+            self.server.close()
         for pool in (self._threads, self._watcher):
             pool.shutdown(wait=True, cancel_futures=True)
         life, self._life = self._life, None

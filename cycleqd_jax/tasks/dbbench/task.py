@@ -170,7 +170,7 @@ class DBBench:
         case: Case = problem.data["case"]
         messages = list(protocol.fill(self._messages, problem.prompt))
         feedback: list[str] = []
-        database = await self._open(case)
+        database = self._open(case)
         try:
             for turn in range(self._options.rounds + 1):
                 reply = await chat(tuple(messages), self._chat)
@@ -188,8 +188,8 @@ class DBBench:
     def _server(self) -> "Server":
         return _import("servers").choose_server(self._options)
 
-    async def _open(self, case: Case) -> "Database | SharedDatabase":
-        """The problem's database."""
+    def _open(self, case: Case) -> "Database | SharedDatabase":
+        """The problem's database; the server is not started or asked yet."""
         if self._live is None:
             self._live = _import("live_server").LiveServer(
                 self._server,
@@ -197,13 +197,13 @@ class DBBench:
                 statement_s=self._options.statement_s,
             )
         if not self._options.legacy_shared_database:
-            return await _import("database").open_database(self._live, case.table)
+            return _import("database").Database(self._live, case.table)
         if self._shared is None:
             played = self._splits[Split.OPTIMISE] or self._all
             cases = [problem.data["case"] for problem in played]
             shared = _import("legacy").SharedDatabases
             self._shared = shared(self._live, cases)
-        return await self._shared.open(case)
+        return self._shared.open(case)
 
     async def _judge(
         self,

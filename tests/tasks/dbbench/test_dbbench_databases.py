@@ -9,7 +9,7 @@ import pytest
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.base import TaskSettings
 from cycleqd_jax.tasks.dbbench import names
-from cycleqd_jax.tasks.dbbench.database import open_database
+from cycleqd_jax.tasks.dbbench.database import Database
 from cycleqd_jax.tasks.dbbench.live_server import LiveServer
 from cycleqd_jax.tasks.dbbench.servers import ExternalServer
 from cycleqd_jax.tasks.dbbench.table import OUT_OF_SYNC, Table
@@ -114,7 +114,7 @@ def with_database(with_live_server):
 
     def await_all(function, table: Table = TABLE, **options):
         async def main(live):
-            database = await open_database(live, table)
+            database = Database(live, table)
             try:
                 return await function(database)
             finally:
@@ -160,7 +160,7 @@ def test_a_server_may_be_reached_through_its_socket(server):
     async def main():
         live = LiveServer(ExternalServer(server.socket_url))
         try:
-            database = await open_database(live, TABLE)
+            database = Database(live, TABLE)
             return await database.execute(f"SELECT * FROM `{TABLE.name}`")
         finally:
             await live.aclose()
@@ -227,7 +227,7 @@ def test_all_is_gone_afterwards(server):
     async def main():
         live = _external(server)
         try:
-            await (await open_database(live, TABLE)).execute("SELECT 1")
+            await Database(live, TABLE).execute("SELECT 1")
         finally:
             await live.aclose()
 
@@ -238,10 +238,11 @@ def test_all_is_gone_afterwards(server):
 
 def test_names_are_used_again_and_are_fresh(with_live_server):
     async def play(live):
-        first = await open_database(live, TABLE)
+        first = Database(live, TABLE)
         await first.execute("CREATE TABLE left_over (a INT)")
         await first.close()
-        second = await open_database(live, TABLE)
+        second = Database(live, TABLE)
+        await second.execute("SELECT 1")
         assert second._slot == first._slot
         # A closed one does nothing to the one that has its name now.
         await first.close()
@@ -253,13 +254,14 @@ def test_names_are_used_again_and_are_fresh(with_live_server):
 def test_what_a_killed_run_left_is_dropped_and_a_living_one_keeps_its_own(server):
     async def main():
         living = _external(server)
-        database = await open_database(living, TABLE)
+        database = Database(living, TABLE)
+        await database.execute("SELECT 1")
         try:
             server.query("CREATE DATABASE `cycleqd-0123456789ab-7-db`")
             server.query("CREATE USER 'cycleqd-0123456789ab-7-user'@'127.0.0.1'")
             server.query("CREATE DATABASE `cycleqd-mine`")  # of somebody else
             other = _external(server)
-            await (await open_database(other, TABLE)).close()
+            await Database(other, TABLE).execute("SELECT 1")
             await other.aclose()
             return await database.execute("SELECT 1")
         finally:
@@ -273,7 +275,7 @@ def test_what_a_killed_run_left_is_dropped_and_a_living_one_keeps_its_own(server
 
 def test_many_episodes_wait_over_few_connections(with_live_server, ask):
     async def play(live):
-        opened = await asyncio.gather(*(open_database(live, TABLE) for _ in range(60)))
+        opened = [Database(live, TABLE) for _ in range(60)]
         sql = f"SELECT COUNT(*) FROM `{TABLE.name}`"
         counts = await asyncio.gather(*(d.execute(sql) for d in opened))
         (count,) = ask(
@@ -293,7 +295,7 @@ def test_a_server_that_lets_everybody_into_test_is_refused(server):
     server.query("FLUSH PRIVILEGES")
     try:
         with pytest.raises(BadInputError, match=r"every account into test_\*"):
-            asyncio.run(open_database(_external(server), TABLE))
+            asyncio.run(Database(_external(server), TABLE).execute("SELECT 1"))
     finally:
         server.query("DELETE FROM mysql.db WHERE User = ''")
         server.query("FLUSH PRIVILEGES")

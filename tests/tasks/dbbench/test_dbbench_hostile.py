@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cycleqd_jax.tasks.dbbench.database import open_database
+from cycleqd_jax.tasks.dbbench.database import Database
 from cycleqd_jax.tasks.dbbench.table import Table
 
 TABLE = Table("notes", ("a", "b"), (("1", "x"), ("2", "y")))
@@ -61,10 +61,9 @@ def play(with_live_server):
 
     def await_all(function, **options):
         async def main(live):
-            mine, other = (
-                await open_database(live, TABLE),
-                await open_database(live, OTHER),
-            )
+            mine, other = Database(live, TABLE), Database(live, OTHER)
+            for one in (mine, other):
+                await one.execute("SELECT 1")
             return await function(mine, other)
 
         return with_live_server(main, **options)

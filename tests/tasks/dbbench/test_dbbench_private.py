@@ -16,7 +16,7 @@ import pytest
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.tasks.base import Outcome, TaskSettings
 from cycleqd_jax.tasks.dbbench import database, mariadb_program, private_server
-from cycleqd_jax.tasks.dbbench.database import open_database
+from cycleqd_jax.tasks.dbbench.database import Database
 from cycleqd_jax.tasks.dbbench.live_server import LiveServer
 from cycleqd_jax.tasks.dbbench.private_server import PrivateServer
 from cycleqd_jax.tasks.dbbench.servers import ExternalServer
@@ -147,7 +147,7 @@ def test_all_episodes_go_on_where_a_server_dies_under_them(own_private):
     async def main():
         live = LiveServer(own_private)
         try:
-            opened = [await open_database(live, TABLE) for _ in range(20)]
+            opened = [Database(live, TABLE) for _ in range(20)]
             for place, one in enumerate(opened):
                 await one.execute(f"INSERT INTO notes VALUES ('{place}', 'new')")
             slow = "SELECT COUNT(*), SLEEP(0.3) FROM notes"
@@ -180,10 +180,7 @@ def test_a_statement_that_no_server_survives_stops_the_run(own_private, monkeypa
     async def main():
         live = LiveServer(own_private)
         try:
-            one, other = (
-                await open_database(live, TABLE),
-                await open_database(live, TABLE),
-            )
+            one, other = Database(live, TABLE), Database(live, TABLE)
             with pytest.raises(SandboxError, match=r"private MariaDB failed: 20\d\d"):
                 await one.execute("SELECT 'deadly'")
             return await other.execute("SELECT * FROM notes")
@@ -211,14 +208,16 @@ def test_a_server_that_does_not_start_is_told_with_its_words(own_private, monkey
         own_private.address()
 
 
-def test_a_server_that_is_not_installed_is_told_with_the_command(task, monkeypatch):
+def test_a_server_that_is_not_installed_is_told_with_the_command(
+    task, episode, monkeypatch
+):
     monkeypatch.setattr(mariadb_program, "SEARCH_PATH", "/nowhere")
     monkeypatch.setenv("PATH", "/nowhere")
     words = "mariadbd was not found; install it with: sudo apt-get install mariadb-serv"
     with pytest.raises(BadInputError, match=words):
         _ = task.fingerprint
     with pytest.raises(BadInputError, match=words):
-        asyncio.run(task.run(task.problem(0), None, None))
+        asyncio.run(episode(task, SELECT, ANSWER))
 
 
 def test_pymysql_that_is_not_installed_is_told_with_the_extra(task, monkeypatch):
@@ -308,10 +307,7 @@ def test_no_statement_ends_the_server_or_another_episode(kept_server, name):
     async def main():
         live = LiveServer(kept_server, statement_s=2.0)
         try:
-            mine, other = (
-                await open_database(live, TABLE),
-                await open_database(live, TABLE),
-            )
+            mine, other = Database(live, TABLE), Database(live, TABLE)
             await other.execute("INSERT INTO notes VALUES ('3', 'z')")
             said = asyncio.ensure_future(_all(mine, BOMBS[name]))
             rows = set()
@@ -345,10 +341,7 @@ def test_what_others_fill_the_disk_with_is_no_verdict(own_private, monkeypatch):
     async def main():
         live = LiveServer(own_private)
         try:
-            first, second = (
-                await open_database(live, TABLE),
-                await open_database(live, TABLE),
-            )
+            first, second = Database(live, TABLE), Database(live, TABLE)
             said = [await one.execute(fill) for one in (first, second)]
             said += [
                 await one.execute("SELECT COUNT(*) FROM t") for one in (second, first)
