@@ -74,7 +74,7 @@ def test_a_download_that_was_cut_off_is_told(small_data):
     ("text", "words"),
     [
         (None, "needs prompt.json in the folder .*curl "),
-        ("{", "cannot be read as JSON"),
+        ("{", "it is not JSON"),
         ("[]", "expected an object with messages"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "has no {description}"),
     ],
