@@ -175,3 +175,17 @@ def test_with_a_kept_basis_experts_are_read_for_their_hash_only(
     assert set(computing.reads) == set(cached.reads) == set(first.model.weights)
     assert set(computing.reads.values()) == {2}  # for the hash and for the basis
     assert set(cached.reads.values()) == {1}
+
+
+def test_random_search_has_its_run_and_its_report(worlds, tmp_path, capsys):
+    code, folder = run(
+        worlds(3), tmp_path, "search=random", "search_settings={low: 0.2, high: 0.6}"
+    )
+    out = capsys.readouterr().out
+    assert code == 0 and "best_of_search" in out and "champion/mean" in out
+    report = files.read_json(folder / "report" / "report.json")
+    assert report["search"] == "random" and report["result"] == "champion/mean"
+    assert report["archives"] == {} and not (folder / "archives.parquet").exists()
+    assert "test" in report["models"]["champion/mean"]
+    page = (folder / "report" / "report.html").read_text()
+    assert "<h2>Archives</h2>" not in page and "search random" in page
