@@ -29,6 +29,7 @@ _SETTINGS = (
     "--skip-log-bin",
     "--sync-binlog=0",
     "--log-warnings=0",
+    "--skip-stack-trace",  # writing it can hang in a server that has crashed
     "--innodb-flush-log-at-trx-commit=0",
     "--innodb-doublewrite=0",
     "--innodb-use-native-aio=0",
