@@ -1,4 +1,4 @@
-"""What a conversation with a model is made of.
+"""Messages, replies and the interface of a chat with a model.
 
 The engine answers conversations and tasks hold them; both import this file, and neither
 imports the other.
@@ -13,7 +13,7 @@ Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "conten
 
 
 class Finish(enum.StrEnum):
-    """Why a reply ended."""
+    """The reason why a reply ended."""
 
     STOP = "stop"  # the model ended its turn
     LENGTH = "length"  # the token limit cut it
@@ -38,7 +38,7 @@ class Reply:
 
 @dataclasses.dataclass(frozen=True)
 class ChatOptions:
-    """How one reply is asked for; the default is what an engine does by itself.
+    """Options of one reply; the defaults are the engine's: greedy, own template.
 
     Attributes:
       template: Jinja text of a chat template in place of the model's own.

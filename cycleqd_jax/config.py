@@ -39,7 +39,7 @@ TaskSections = Mapping[Text, Mapping[Text, Any]]
 
 
 class LoggingSettings(Section):
-    """Where metrics go, beside the run folder's parquet files, which are always there.
+    """Further places for metrics; the run folder's parquet files are always written.
 
     Attributes:
       to: "tensorboard" (event files in the run folder) and "wandb"; each needs its

@@ -1,4 +1,4 @@
-"""What a long computation tells whoever watches it."""
+"""Progress of a long computation, and the observers that hear of it."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,7 +7,7 @@ SEARCHING = "searching"  # the phase in which candidates are evaluated
 
 
 class Usage(NamedTuple):
-    """Where the wall time of a batch went, and how fast the engine was.
+    """The use of a batch's wall time, and the speed of the engine.
 
     Attributes:
       prefill_rate: prompt tokens computed per second of prefill.
