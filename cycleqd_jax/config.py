@@ -295,7 +295,7 @@ def _source(
     overridden: Sequence[tuple[str, ...]],
     error: Mapping[str, Any],
 ) -> str:
-    """Whether a wrong value came from the file or the command line."""
+    """Names the source of a wrong value: the file or the command line."""
     loc = tuple(str(part) for part in error["loc"])
     if any(loc[: len(key)] == key for key in overridden):
         return "command line"

@@ -212,7 +212,7 @@ def cannot_write(path: pathlib.Path, err: Exception) -> RunError:
 
 
 def reason(err: Exception) -> str:
-    """What went wrong, on one line of at most 200 characters."""
+    """The text of an error on one line of at most 200 characters."""
     number = getattr(err, "errno", None)
     text = os.strerror(number) if number else " ".join(str(err).split())
     return (text or type(err).__name__)[:200]

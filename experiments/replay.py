@@ -165,7 +165,7 @@ async def play(task: Task, case: Case, sandbox: Sandbox) -> Result:
 
 
 def as_line(case: Case, result: Result) -> dict[str, Any]:
-    """What is written of a case."""
+    """The row that is written for a case."""
     line: dict[str, Any] = {"id": case.id}
     if {"base", "plus"} <= set(result.metrics):
         line |= {name: result.metrics[name] == 1.0 for name in ("base", "plus")}

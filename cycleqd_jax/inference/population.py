@@ -54,7 +54,7 @@ class Population:
         return tables[0].shape[0] if tables else 0
 
     def deltas(self, individuals: jax.Array) -> Deltas:
-        """What each row adds to the weights; `individuals` is int32 `[B]`."""
+        """The change of the weights for each row; `individuals` is int32 `[B]`."""
         own = self.coefficients[individuals] if self.layout else None
         matrices = {
             name: LowRank(self.u[name], self.v[name], own[:, start : start + size])
@@ -65,7 +65,7 @@ class Population:
 
 
 class ModeChoice(NamedTuple):
-    """How individuals are evaluated.
+    """The mode in which individuals are evaluated, and the reason.
 
     Attributes:
       mode: "factored" or "materialised".

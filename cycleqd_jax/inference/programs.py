@@ -59,7 +59,7 @@ class PrefillChunk(NamedTuple):
 
 
 class ProgramKey(NamedTuple):
-    """What a program is compiled for, in addition to shapes; static.
+    """The static facts that a program is compiled for, in addition to shapes.
 
     Attributes:
       model: the model.

@@ -32,7 +32,7 @@ def as_int(name: str, value: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are sampled; greedy by default.
+    """Sampling parameters; greedy by default.
 
     Attributes:
       temperature: 0 to 3e38; 0 is greedy.
@@ -123,7 +123,7 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """How likely a given continuation is.
+    """The log-probabilities of a given continuation.
 
     Attributes:
       logprobs: natural log-probability of each token given all before it.
@@ -140,7 +140,7 @@ class Scored:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether greedy decoding would produce the whole continuation."""
+        """True if greedy decoding would produce the whole continuation."""
         return all(self.greedy)
 
 
@@ -155,7 +155,7 @@ class Decoder(Protocol):
 
 
 class Ending(NamedTuple):
-    """How a reply ended.
+    """The way a reply ended.
 
     Attributes:
       tokens: how many generated tokens belong to it, including the stop token or stop

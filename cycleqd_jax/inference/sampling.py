@@ -17,7 +17,7 @@ _MIN_TEMPERATURE = 1e-30  # logits divided by it are finite
 
 
 class RowSampling(NamedTuple):
-    """How the next token of each row is sampled, `[B]` each.
+    """Sampling parameters of each row, `[B]` each.
 
     Attributes:
       temperature: float32; 0 is greedy.

@@ -68,7 +68,7 @@ class Scheduler:
 
     @property
     def is_busy(self) -> bool:
-        """Whether requests are waiting or running."""
+        """True if requests are waiting or running."""
         waiting = any(_is_wanted(*entry[-2:]) for entry in self._waiting)
         return waiting or bool(self.slots.active)
 
@@ -287,7 +287,7 @@ class Scheduler:
 
 
 def _is_wanted(conversation: Conversation, request: Request) -> bool:
-    """Whether a caller still waits for the answer."""
+    """True if a caller still waits for the answer."""
     return conversation.request is request and not request.answer.done()
 
 

@@ -72,7 +72,7 @@ class EngineSettings(Section):
 
     @property
     def spans(self) -> tuple[int, ...]:
-        """How many tokens of a slot calls read, ascending; the last is all."""
+        """Numbers of a slot's tokens that programs read, ascending; the last is all."""
         return (self.length,) if self.deterministic else self.eviction_spans
 
     @property

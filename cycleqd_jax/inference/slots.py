@@ -56,17 +56,17 @@ class Request:
 
     @property
     def prefill_length(self) -> int:
-        """How many tokens of the prompt must be in the cache."""
+        """The number of the prompt's tokens that must be in the cache."""
         # When scoring, the last token is only a target.
         return len(self.prompt) - (self.score_from is not None)
 
     @property
     def in_prefill(self) -> bool:
-        """Whether a part of the prompt is not in the cache yet."""
+        """True if a part of the prompt is not in the cache yet."""
         return self.prefilled < self.prefill_length
 
     def chunk_end(self, size: int) -> int:
-        """Where the next prefill chunk of at most `size` tokens ends in the prompt.
+        """The end of the next prefill chunk of at most `size` tokens, in the prompt.
 
         Chunks are cut at multiples of `size` from the start of the conversation, not of
         the turn, so that they are the same however a conversation came about.
@@ -151,7 +151,7 @@ class BatchRow(NamedTuple):
 
 
 class SlotTable:
-    """Which conversation is in which slot, and which are evicted.
+    """The assignment of conversations to slots, and the evicted ones.
 
     Args:
       count: number of slots.

@@ -181,7 +181,7 @@ def load_basis(path: str | os.PathLike) -> StoredBasis:
 
 
 def kept_path(fingerprint: str) -> Path:
-    """Where the user's cache holds the basis of a fingerprint; it need not exist.
+    """The path of a basis in the user's cache; it need not exist.
 
     `$XDG_CACHE_HOME/cycleqd_jax/bases/<fingerprint>.safetensors`, by default in
     `~/.cache`.

@@ -1,4 +1,4 @@
-"""How much of the experts a basis keeps, and how similar the experts are.
+"""Facts of a basis: the energy that it keeps, the similarity of the experts.
 
 Source: CycleQD (arXiv 2410.14735) for the similarity of models.
 """
@@ -11,7 +11,7 @@ from cycleqd_jax.merging.core_basis import AnyBasis
 
 
 class EnergyRow(NamedTuple):
-    """How much the basis keeps of one expert's task vector of one matrix.
+    """The energy that a basis keeps of one matrix of one expert's task vector.
 
     Attributes:
       name: the matrix.
@@ -51,7 +51,7 @@ def expert_energy_kept(basis: AnyBasis) -> dict[str, float]:
 
 
 class Similarity(NamedTuple):
-    """How similar two experts are.
+    """The similarity of two experts.
 
     Attributes:
       first: the name of one expert.

@@ -44,13 +44,13 @@ class MatrixSlot:
         return self.num_experts * self.rank
 
     def columns(self, expert: int) -> slice:
-        """Which of the R directions are those of one expert."""
+        """The slice of the R directions that belongs to one expert."""
         return slice(expert * self.rank, (expert + 1) * self.rank)
 
 
 @flax.struct.dataclass
 class BasisForm:
-    """What both forms of a basis have, `Basis` and `CoreBasis`; a pytree.
+    """The parent of both forms of a basis, `Basis` and `CoreBasis`; a pytree.
 
     Letters: K experts, M matrices, G coefficients of a genome.
 

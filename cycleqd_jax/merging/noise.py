@@ -27,7 +27,7 @@ _DOMAIN = 0xFFFFFFFF
 
 @dataclasses.dataclass(frozen=True)
 class NoiseSource:
-    """What determines the noise of all generations.
+    """The keys and scales that determine the noise of all generations.
 
     Attributes:
       seed: of the search.

@@ -6,7 +6,7 @@ from cycleqd_jax.files import Section, Whole
 
 
 class BasisSettings(Section):
-    """How experts become singular directions.
+    """Settings of the step from experts to singular directions.
 
     Attributes:
       rank: directions kept per matrix and expert; "full" keeps each expert's own.

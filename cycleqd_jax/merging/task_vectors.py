@@ -71,7 +71,7 @@ class ParameterDeltas(NamedTuple):
 
     @property
     def is_matrix(self) -> bool:
-        """Whether the parameter has singular vectors (two dimensions)."""
+        """True if the parameter has singular vectors (two dimensions)."""
         return len(self.shape) == 2
 
 

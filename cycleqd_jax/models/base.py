@@ -1,4 +1,4 @@
-"""What a causal language model offers, whatever its family: the `CausalLM` protocol.
+"""The `CausalLM` protocol: the interface of a causal language model of any family.
 
 Engine, training, merging and planning speak to this protocol only. A model's weights
 are a flat dict `{Hugging Face name: array}`, matrices `[out, in]`. The program never
@@ -66,7 +66,7 @@ class ModelConfig(Protocol):
 
 @flax.struct.dataclass
 class LowRank:
-    """What one matrix gains per batch row: `U diag(c_b) V^T`.
+    """The change of one matrix per batch row: `U diag(c_b) V^T`.
 
     Attributes:
       u: `[out, R]`.
@@ -81,7 +81,7 @@ class LowRank:
 
 @flax.struct.dataclass
 class Deltas:
-    """What each batch row adds to the shared weights, by weight name.
+    """The changes of the shared weights for each batch row, by weight name.
 
     Attributes:
       matrices: low-rank additions; a matrix without an entry is unchanged.

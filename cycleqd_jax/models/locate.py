@@ -1,4 +1,4 @@
-"""Where a model lies: a path, a file inside a Python package, or the hub."""
+"""Locates a model: a path, a file inside a Python package, or the hub."""
 
 import importlib.util
 import pathlib
@@ -55,7 +55,7 @@ def find_download(name: str) -> pathlib.Path | None:
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether this is `org/name@revision` and no path that exists."""
+    """True if this is `org/name@revision` and no path that exists."""
     path = pathlib.Path(source).expanduser()
     named = _HUB_NAME.fullmatch(source) and path.suffix.lower() != ".gguf"
     return bool(named) and not path.exists()

@@ -1,4 +1,4 @@
-"""How weights and cache are divided among the devices of a mesh, by rule tables.
+"""Rule tables that divide weights and cache among the devices of a mesh.
 
 The mesh has the axes `data` (slots, individuals) and `tensor` (heads, feed-forward,
 vocabulary). `jax.jit` compiles programs for the placement of their arguments.

@@ -81,7 +81,7 @@ class ChatTokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model came with a chat template."""
+        """True if the model came with a chat template."""
         return bool(self._hf.chat_template)
 
     def render(

@@ -38,7 +38,7 @@ SCORES = "scores"  # key of the extra scores, float32 [C, K]
 
 
 class Status(enum.StrEnum):
-    """What an archive did with an individual that was offered to it."""
+    """The decision of an archive on an individual that was offered to it."""
 
     NEW = "new"  # put into an empty cell
     IMPROVED = "improved"  # replaced an elite of strictly lower quality
@@ -150,7 +150,7 @@ def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
 
 
 def occupied(repertoire: MapElitesRepertoire) -> np.ndarray:
-    """Which cells hold an elite, bool `[C]`, on the host."""
+    """The mask of cells that hold an elite, bool `[C]`, on the host."""
     return np.asarray(repertoire.fitnesses)[:, 0] > -np.inf
 
 

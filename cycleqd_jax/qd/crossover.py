@@ -29,7 +29,7 @@ def draw_weights(key: RNGKey, *, mean: float, std: float) -> jax.Array:
 
 
 def crossover_step(x1: Genome, x2: Genome, weights: jax.Array) -> Genome:
-    """What crossover adds to the first parent: `w2 / (w1 + w2) * (x2 - x1)`.
+    """The change of the first parent by crossover: `w2 / (w1 + w2) * (x2 - x1)`.
 
     Deterministic. It is 0 for equal parents, so a parent that is crossed with itself
     is returned bit for bit.

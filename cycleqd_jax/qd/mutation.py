@@ -35,7 +35,7 @@ def mutation_step(
     singular_values: jax.Array,
     experts_of: jax.Array,
 ) -> jax.Array:
-    """What mutation adds to the coefficients; deterministic.
+    """The change of the coefficients by mutation; deterministic.
 
     Args:
       steps: `w`, `[G]`.

@@ -90,17 +90,17 @@ class QDSettings(Section):
 
     @property
     def needs_cores(self) -> bool:
-        """Whether genomes must be in core form."""
+        """True if genomes must be in core form."""
         return self.mutation in ("svd_child", "svd_scale")
 
     @property
     def has_noise(self) -> bool:
-        """Whether genomes hold Gaussian noise."""
+        """True if genomes hold Gaussian noise."""
         return self.mutation == "gaussian"
 
 
 class AggregationSettings(Section):
-    """How one model is made of the archives.
+    """Settings of the aggregation of the archives into one model.
 
     Attributes:
       candidates: best elites per archive that are scored again on `validate` before

@@ -104,7 +104,7 @@ def _svd_steps(
     *,
     w_max: float,
 ) -> jax.Array:
-    """What SVD mutation adds, `[P, G]`."""
+    """The change that SVD mutation makes, `[P, G]`."""
     steps = _draw_steps(run_key, ts, size=singular_values.shape[0], w_max=w_max)
 
     def step(by: jax.Array, task: jax.Array) -> jax.Array:
@@ -119,7 +119,7 @@ def _svd_steps(
 def _child_steps(
     coefficients: jax.Array, steps: jax.Array, *, layout: tuple[CoreSlot, ...]
 ) -> jax.Array:
-    """What mutation along the children's own directions makes, `[P, G]`."""
+    """The children after mutation along their own directions, `[P, G]`."""
     return jax.vmap(lambda c, by: child_step(c, by, layout))(coefficients, steps)
 
 

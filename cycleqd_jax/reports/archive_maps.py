@@ -46,7 +46,7 @@ def draw_archives(data: RunData) -> bytes:
 
 
 def _panels(tasks: Sequence[str], archive: str) -> list[tuple[str, ...]]:
-    """Which other tasks each map of an archive shows; one or two per map."""
+    """The tasks on the axes of each map of an archive; one or two per map."""
     others = [task for task in tasks if task != archive]
     return list(itertools.combinations(others, min(2, len(others))))
 

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, progress on the terminal, the compile cache."""
+"""Terminal side of the commands: exit codes, progress, the compile cache."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""What all figures share: colours, fonts, and PNG bytes that only the data decide.
+"""Colours and fonts of all figures, and PNG bytes that only the data decide.
 
 Figures are matplotlib objects on the Agg canvas; pyplot, with its global state and its
 windows, is not used.

@@ -48,7 +48,7 @@ def draw_scores(report: Mapping[str, Any], split: str) -> bytes:
 
 @drawing.styled
 def draw_progress(data: RunData) -> bytes:
-    """What the search measured after each child, one panel per kind of number.
+    """The search's metrics after each child, one panel per kind of number.
 
     CycleQD measures best quality, coverage and QD score of every archive; of a search
     that measures nothing the best score so far is shown. A dotted line is what the

@@ -1,4 +1,4 @@
-"""Where the result comes from: its ancestors back to the experts."""
+"""The lineage of the result: its ancestors back to the experts."""
 
 import dataclasses
 import math
@@ -66,7 +66,7 @@ def make_lineage(data: RunData, *, limit: int = 60) -> Lineage:
 
 
 def expert_shares(data: RunData, individual: str) -> dict[str, float | None]:
-    """How much of each expert an individual got by crossover; by task, sums to 1.
+    """The share of each expert in an individual by crossover; by task, sums to 1.
 
     These are the genome's scales: they do not mutate. A child has the mean of its
     parents' shares, weighted as it was crossed; None where it has no parents, or a

@@ -232,7 +232,7 @@ def _champion_table(report: Mapping[str, Any]) -> str:
 
 
 def _experts(report: Mapping[str, Any]) -> str:
-    """How alike they are, and a table of those that the basis changed."""
+    """The experts' similarity, and a table of those that the basis changed."""
     pairs = ", ".join(
         f"{html.escape(row['first'])} and {html.escape(row['second'])} "
         f"<strong>{row['cosine']:.3f}</strong>"

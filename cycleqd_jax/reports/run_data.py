@@ -1,4 +1,4 @@
-"""What a report needs of a run: read once from its folder, checked, then plain data."""
+"""Reads everything that a report needs from a run's folder, checks it, once."""
 
 import dataclasses
 import pathlib
@@ -156,7 +156,7 @@ def _metrics(
 
 
 def _summary(name: str) -> Callable[[Mapping[str, float]], Mapping[str, float]]:
-    """How a task sums its metrics up; as they are if it does not say."""
+    """The task's own summary of its metrics; the metrics themselves if it has none."""
     try:
         return getattr(task_class(name), "summarise", dict)
     except BadInputError:  # a report needs no task: one's own may be elsewhere by now

@@ -21,7 +21,7 @@ class Interval(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """How far model A is above model B, paired by problem.
+    """The difference of model A from model B, paired by problem.
 
     Attributes:
       difference: of the mean scores, in [-1, 1].

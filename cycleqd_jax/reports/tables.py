@@ -115,7 +115,7 @@ def _difference(difference: statistics.Difference) -> dict[str, Any]:
 
 
 def _basis(data: RunData) -> dict[str, Any]:
-    """How alike the experts are, and what became of those that the basis changed."""
+    """The experts' similarity, and the scores of those that the basis changed."""
     changed = {}
     for task, share in data.basis.get("energy_kept", {}).items():
         row = {"energy_kept": share, "least_kept": data.basis["least_kept"].get(task)}
@@ -130,7 +130,7 @@ def _basis(data: RunData) -> dict[str, Any]:
 
 
 def _archives(data: RunData) -> dict[str, Any]:
-    """What each archive holds at the end; empty for a search without archives."""
+    """The content of each archive at the end; empty for a search without archives."""
     if not data.elites:
         return {}
     facts = data.facts.search

@@ -78,7 +78,7 @@ def paired_table(
 def metrics_table(
     report: Mapping[str, Any], split: str, *, plain: bool = False
 ) -> Table | None:
-    """What tasks say beside the score, a row each; None where they say nothing."""
+    """The table of tasks' own metrics, a row each; None where there are none."""
     names = tables.metric_names(report, split)
     if not names:
         return None

@@ -141,7 +141,7 @@ class Checkpoints:
         )
 
     def is_whole(self, step: int) -> bool:
-        """Whether the checkpoint of a generation exists and is undamaged."""
+        """True if the checkpoint of a generation exists and is undamaged."""
         folder = self._folder / str(step)
         return folder.is_dir() and _damage(folder) is None
 
@@ -237,7 +237,7 @@ def _lines(folder: pathlib.Path) -> list[str]:
 
 
 def _damage(folder: pathlib.Path) -> str | None:
-    """What is wrong with the files of a checkpoint; None if they are whole."""
+    """Says what is wrong with the files of a checkpoint; None if they are whole."""
     try:
         written = (folder / files.SUMS).read_bytes().decode("utf-8", "replace")
         lines = _lines(folder)

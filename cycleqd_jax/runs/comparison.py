@@ -100,7 +100,7 @@ class CachedEvaluator:
 
 
 class Finalists(NamedTuple):
-    """What the search came to.
+    """The result of the search.
 
     Attributes:
       champions: by group.

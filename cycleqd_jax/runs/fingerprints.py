@@ -1,4 +1,4 @@
-"""What decides the result of a run; a run is only resumed with the same.
+"""Hashes of everything that decides a run's result; only the same is resumed.
 
 `run.json` keeps it under `fingerprints`:
 
@@ -165,7 +165,7 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _difference(name: str, old: Any, new: Any) -> str:
-    """What differs between two unequal fingerprints of one type, in words."""
+    """Says what differs between two unequal fingerprints of one type."""
     if not isinstance(old, dict):
         return name  # a hash: there is nothing to show
     odd = _unequal(old, new)

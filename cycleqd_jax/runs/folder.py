@@ -85,12 +85,12 @@ class RunFolder:
 
     @property
     def is_used(self) -> bool:
-        """Whether the folder holds anything but the lock."""
+        """True if the folder holds anything but the lock."""
         return any(entry.name != "lock" for entry in self.path.iterdir())
 
     @property
     def is_finished(self) -> bool:
-        """Whether the report was written."""
+        """True if the report was written."""
         return (self.path / REPORT).is_file()
 
     def part(self, kind: str, name: str) -> pathlib.Path:

@@ -114,7 +114,7 @@ def run_search(
 
 
 def usage_of(cost: Cost, seconds: float) -> Usage | None:
-    """Where `seconds` of wall time went; None for an evaluator without an engine."""
+    """The split of `seconds` of wall time; None for an evaluator without an engine."""
     stats = cost.engine
     if stats is None:
         return None

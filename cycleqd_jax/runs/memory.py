@@ -146,7 +146,7 @@ def state_memory(config: RunConfig, basis: AnyBasis) -> StateMemory:
 
 @dataclasses.dataclass(frozen=True)
 class RunMemory:
-    """What a run holds in memory while it evaluates individuals; sizes in bytes.
+    """The memory of a run while it evaluates individuals; sizes in bytes.
 
     Attributes:
       parameters: number of parameters of the base model.
@@ -167,14 +167,14 @@ class RunMemory:
     devices: int
 
     def room(self, machine: Machine) -> int:
-        """What is left for keys and values on all devices; may be negative."""
+        """The room left for keys and values on all devices; may be negative."""
         used = sum(self.device.values()) - self.device[_CACHE]
         if machine.device_bytes is None:
             return machine.host_bytes - used - sum(self.host.values())
         return (machine.device_bytes - used) * self.devices
 
     def misfit(self, machine: Machine) -> str | None:
-        """What the machine has too little of, in one sentence; None if it suffices."""
+        """Names in one sentence what the machine lacks; None if it suffices."""
         if machine.device_bytes is None:
             needs = [("this machine", self.device | self.host, machine.host_bytes)]
         else:

@@ -208,7 +208,7 @@ def open_run(path: str | os.PathLike[str], *, finished: bool = False) -> OpenedR
 
 
 def is_complete(folder: RunFolder, num_generations: int) -> bool:
-    """Whether a run is finished and nothing of it is damaged.
+    """True if a run is finished and nothing of it is damaged.
 
     Where this is not so, going on with the run makes what is missing.
 

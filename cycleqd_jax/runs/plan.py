@@ -1,4 +1,4 @@
-"""What a run will need: inputs, slots and length of the engine, episodes, time.
+"""Plans a run: inputs, slots and length of the engine, episodes, time.
 
 Both a run and its dry run ask here, so that they refuse the same inputs in the same
 words. Weights are not read and the network is not asked.
@@ -70,7 +70,7 @@ class Inputs(NamedTuple):
 
     @property
     def are_here(self) -> bool:
-        """Whether all weights are on this machine."""
+        """True if all weights are on this machine."""
         return self.sizes_of is None and None not in self.experts
 
     def basis(self, config: RunConfig) -> AnyBasis:
@@ -230,7 +230,7 @@ def choose_slots(engine: EngineSettings, token_bytes: int, room: int) -> EngineS
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run will need.
+    """The needs of a run.
 
     Attributes:
       memory: sizes, and the mode of evaluation.
@@ -252,7 +252,7 @@ class Plan:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all inputs are on this machine, so that all were checked."""
+        """True if all inputs are on this machine, so that all were checked."""
         return self.inputs.are_here and not self.missing_data
 
 

@@ -29,7 +29,7 @@ class _LeastKept(pydantic.BaseModel):
 
 
 class _BasisFacts(pydantic.BaseModel):
-    """What `basis.json` holds."""
+    """The content of `basis.json`."""
 
     similarity: list[_Pair]
     energy_kept: dict[str, float]

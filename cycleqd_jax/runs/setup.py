@@ -56,7 +56,7 @@ _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What a run works with.
+    """The parts that a run works with.
 
     Attributes:
       model: the base model on the host, with its tokeniser.
@@ -91,7 +91,7 @@ class Prepared:
 
     @property
     def mode(self) -> ModeChoice:
-        """How individuals are evaluated, and why."""
+        """The mode in which individuals are evaluated, and the reason."""
         return self.memory.mode
 
 

@@ -1,4 +1,4 @@
-"""What the basis makes of the experts, said before the search begins.
+"""Compares the experts with their genomes in the basis, before the search begins.
 
 A basis of lower rank than an expert's task vectors changes the expert. The run writes
 down how much energy of each matrix the basis keeps, and scores such an expert both as

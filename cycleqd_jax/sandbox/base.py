@@ -62,7 +62,7 @@ class Program:
 
 
 class Ending(enum.StrEnum):
-    """How a program ended."""
+    """The way a program ended."""
 
     EXITED = "exited"  # by itself, with `exit_code`
     SIGNALLED = "signalled"  # by a signal that was not sent for a limit
@@ -95,7 +95,7 @@ class Execution:
 
     @property
     def ok(self) -> bool:
-        """Whether the program exited with status 0."""
+        """True if the program exited with status 0."""
         return self.ending is Ending.EXITED and self.exit_code == 0
 
 

@@ -29,7 +29,7 @@ class Capture:
 
     @property
     def over(self) -> bool:
-        """Whether there were more bytes than the limit."""
+        """True if there were more bytes than the limit."""
         return self._size > self._limit
 
     def __enter__(self) -> "Capture":

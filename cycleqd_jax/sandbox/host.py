@@ -43,7 +43,7 @@ sys.stdout.buffer.write(data)
 
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """What the start of bubblewrap depends on.
+    """Facts of the machine that the start of bubblewrap depends on.
 
     Attributes:
       bwrap: path of bubblewrap.
@@ -184,7 +184,7 @@ def inspect_host(workers: int) -> Host:
 
 
 def _is_root() -> bool:
-    """Whether we are the root that limits on processes do not bind.
+    """True if this process is the root that limits on processes do not bind.
 
     The root of a rootless container is an ordinary user outside it.
     """

@@ -76,7 +76,7 @@ class SharedRuns(Generic[Key, Value]):
         self._running: dict[Key, _Run[Value]] = {}
 
     async def get(self, key: Key, make: Callable[[], Awaitable[Value]]) -> Value:
-        """What `make` returns, or what the work under way for this key does."""
+        """Returns the value of `make`, or of the call under way for the same key."""
         run = self._running.get(key)
         if run is None:
             run = self._running[key] = _Run(asyncio.ensure_future(make()))

@@ -80,7 +80,7 @@ def check_version(bwrap: str) -> None:
 
 
 def remedy(said: str, first_uid: int) -> str:
-    """What to do if bubblewrap is installed but not permitted.
+    """Advice for a machine where bubblewrap is installed but not permitted.
 
     Args:
       said: the last line that it printed.
@@ -116,5 +116,5 @@ def remedy(said: str, first_uid: int) -> str:
 
 
 def _in_container() -> bool:
-    """Whether we seem to run in a container of Docker or Podman."""
+    """True if this process seems to run in a container of Docker or Podman."""
     return any(Path(sign).exists() for sign in _CONTAINER_SIGNS)

@@ -9,7 +9,7 @@ from cycleqd_jax.files import Section, Whole
 
 
 class SandboxSettings(Section):
-    """How code that a model wrote is run.
+    """Settings of the sandbox for code that a model wrote.
 
     Attributes:
       kind: "bubblewrap", or "none" to run it with this user's own rights.

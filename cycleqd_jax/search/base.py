@@ -27,7 +27,7 @@ from cycleqd_jax.qd.settings import QDSettings
 
 
 class Context(NamedTuple):
-    """What a search is made with.
+    """The arguments of a search.
 
     Attributes:
       qd: the section `qd` of the config: number of children, batch size, operators.
@@ -45,14 +45,14 @@ class Context(NamedTuple):
 
 
 class Status(enum.StrEnum):
-    """How much of an evaluation an outcome rests on."""
+    """The extent of the evaluation that an outcome rests on."""
 
     COMPLETE = "complete"  # all problems
     REJECTED = "rejected"  # some problems; an evaluator gave up on the individual
 
 
 class Outcome(NamedTuple):
-    """What came of one candidate.
+    """The result of evaluating one candidate.
 
     Attributes:
       scores: K mean scores in [0, 1], Python floats.
@@ -66,7 +66,7 @@ class Outcome(NamedTuple):
 
 
 class Lineage(NamedTuple):
-    """Where a candidate comes from.
+    """The origin of a candidate.
 
     Attributes:
       parents: ids of its parents in the bank; empty if it has none.
@@ -95,7 +95,7 @@ class Candidates(NamedTuple):
 
 @flax.struct.dataclass
 class State:
-    """What a search has found.
+    """The best models that a search has found.
 
     Attributes:
       bank: every individual: genome, scores, ancestry.
@@ -123,7 +123,7 @@ class Champions(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a search leaves for readers of a finished run.
+    """Facts of a search for readers of a finished run.
 
     Attributes:
       facts: anything JSON can write; goes into `state.json`.
@@ -148,7 +148,7 @@ class Search(abc.ABC):
 
     @classmethod
     def uses_noise(cls, qd: QDSettings) -> bool:
-        """Whether its genomes hold Gaussian noise (`merging.noise`)."""
+        """True if its genomes hold Gaussian noise (`merging.noise`)."""
         return False
 
     @abc.abstractmethod
@@ -189,11 +189,11 @@ class Search(abc.ABC):
         """The best individuals; all of them have their genomes in the bank."""
 
     def metrics(self, state: State) -> dict[str, float | str]:
-        """What shows progress after the newest individual; always the same names."""
+        """Numbers that show progress; the names are always the same."""
         return {}
 
     def summary(self, state: State) -> Summary:
-        """What readers of the finished run need beside its champions."""
+        """Facts that readers of the finished run need beside its champions."""
         return Summary()
 
 

@@ -40,7 +40,7 @@ from cycleqd_jax.search.base import (
 
 @flax.struct.dataclass
 class Memory:
-    """What CycleQD needs beside the bank.
+    """CycleQD's memory beside the bank.
 
     Attributes:
       archives: of all tasks.

@@ -22,7 +22,7 @@ Factor = Annotated[float, Field(gt=0, le=10)]
 
 
 class BaselinesSettings(Section):
-    """What the result is compared with.
+    """The merges that the result is compared with.
 
     Attributes:
       scaled_merge_factors: factors of the sum of task vectors; the best on `optimise`

@@ -35,5 +35,5 @@ def not_started(execution: Execution) -> SandboxError:
 
 
 def why_stopped(execution: Execution) -> str:
-    """Why a program did not end by itself; empty if it did."""
+    """Says why a program did not end by itself; empty if it did."""
     return _STOPPED[execution.ending]

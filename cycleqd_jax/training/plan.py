@@ -47,7 +47,7 @@ class ExpertPlan:
 
 
 class Status(enum.Enum):
-    """How far the training of an expert is."""
+    """The state of one expert's training on disk."""
 
     NEW = "new"
     UNFINISHED = "unfinished"

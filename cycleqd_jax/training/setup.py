@@ -31,7 +31,7 @@ from cycleqd_jax.training.sources import (
 
 
 class Setup(NamedTuple):
-    """What the trainings of all experts share.
+    """The parts that the trainings of all experts share.
 
     Attributes:
       model: the base model on the host, with its tokenizer.

@@ -15,7 +15,7 @@ Params = Any  # the trained parameters, a pytree of float32 arrays
 
 
 class Method(Protocol):
-    """How parameters become a model; hashable, since it is static in `jax.jit`."""
+    """Makes a model of parameters; hashable, since it is static in `jax.jit`."""
 
     def model(self, params: Params, weights: Weights) -> tuple[Weights, Deltas]:
         """Weights and low-rank additions from trained and frozen parameters."""

@@ -22,7 +22,7 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class DenseWorld:
-    """What there is before a child is made.
+    """The arrays that exist before a child is made.
 
     Attributes:
       base: the base model.

@@ -1,4 +1,4 @@
-"""What every benchmark suite shares: rows, paired timing, the model, what is written.
+"""Parts of every benchmark suite: rows, paired timing, the model, the output.
 
 A suite is a module of this package with `run(options, say) -> list[Row]`. Both sides of
 a row are measured by turns in one process (or one process tree), warm-up excluded, and
@@ -37,7 +37,7 @@ Say = Callable[[str], None]  # is told what is measured just now
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How suites are run.
+    """Options of the suites.
 
     Attributes:
       model: where the base model comes from, as for `load_model`.
@@ -80,7 +80,7 @@ class Row:
 
     @property
     def is_reached(self) -> bool | None:
-        """Whether the target was reached; None without one or without a ratio."""
+        """True if the target was reached; None without one or without a ratio."""
         if self.target is None or self.ratio is None:
             return None
         return self.ratio >= self.target
@@ -189,7 +189,7 @@ def cores() -> int:
 
 
 def machine() -> dict[str, str | int | float]:
-    """What the numbers were measured on."""
+    """The machine and versions that the numbers were measured on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": _cpu_name(),

@@ -50,7 +50,7 @@ def run(options: Options, say: Say) -> list[Row]:
 
 
 def _accelerator_rows() -> list[Row]:
-    """What is measured on an NVIDIA GPU."""
+    """The cases that are measured on an NVIDIA GPU."""
     return [
         frame.not_measured(f"GPU, llama-3-8b bf16: {name}", unit, target)
         for name, unit, target in (
@@ -80,7 +80,7 @@ class _Ours:
         self.engine.load(weights)
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Any]]):
-        """What some work returns beside which the engine serves."""
+        """Runs the engine beside some work and returns the work's result."""
 
         async def both():
             server = asyncio.ensure_future(self.engine.serve())
@@ -109,7 +109,7 @@ class _Ours:
 
 
 class _Bench:
-    """What the rows are measured with."""
+    """The parts that the rows are measured with."""
 
     def __init__(self, model: LoadedModel, theirs, options: Options, say: Say):
         self._program = make_program(model.config)

@@ -1,4 +1,4 @@
-"""What the machine can do at most: bytes read and operations done per second."""
+"""Limits of the machine: bytes read and operations done per second."""
 
 import concurrent.futures
 import time

@@ -186,7 +186,7 @@ def _growth(options: frame.Options, world: _World) -> list[frame.Row]:
 
 
 def _memory(prepared: Prepared, genomes: Genome) -> frame.Row:
-    """What the tables of a population grow by with one more individual."""
+    """The growth of a population's tables with one more individual, in bytes."""
 
     def size(rows: int) -> int:
         population = jax.eval_shape(lambda: empty_population(prepared.basis, rows))

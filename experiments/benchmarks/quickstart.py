@@ -1,4 +1,4 @@
-"""What the suites operators, population and loop measure: the world of a run."""
+"""The world of a run, for the suites operators, population and loop."""
 
 import dataclasses
 import pathlib

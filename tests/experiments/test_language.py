@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 import toy_world
 
@@ -12,6 +13,8 @@ import language_tasks
 
 from cycleqd_jax import files
 from cycleqd_jax.evaluation.language.panel import Panel
+from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.loading import load_tokenizer
 from experiments import agent_skills, export, language
 
 TASKS = ["own_group", "own_texts", "own_replies"]
@@ -189,6 +192,28 @@ def test_models_by_path(world, factored, tmp_path):
     assert {model for model, _, _ in ours} == set(pairs)
     for (model, task, metric), value in ours.items():
         assert value == pytest.approx(run[pairs[model], task, metric], rel=1e-5)
+
+
+def test_a_model_that_is_no_fine_tune(world, tmp_path):
+    """Another size: measured alone, with the scores that it has as a base."""
+    folder, settings = world
+    other, rng = tmp_path / "other", np.random.default_rng(1)
+    tokenizer = load_tokenizer(toy_world.BASE)
+    config, weights = toy_world.random_model(tokenizer.vocab_size, rng, hidden_size=32)
+    export_model(other, config, weights, tokenizer, "# Another size\n")
+    own = {key: settings[key] for key in ("include", "engine")} | {
+        "tasks": ["own_texts"],
+        "engine": settings["engine"] | {"mode": "auto"},
+    }
+    both = own | {"base_model": str(folder / "base"), "models": {"one": str(other)}}
+    assert measure(tmp_path, both, f"output={tmp_path / 'both'}") == 0
+    alone = own | {"base_model": str(other)}
+    assert measure(tmp_path, alone, f"output={tmp_path / 'alone'}") == 0
+    got, want = scores_of(tmp_path / "both"), scores_of(tmp_path / "alone")
+    assert {key[1:]: v for key, v in got.items() if key[0] == "one"} == {
+        key[1:]: v for key, v in want.items()
+    }
+    assert {v for key, v in got.items() if key[0] == "base"} != set(want.values())
 
 
 @pytest.mark.parametrize(

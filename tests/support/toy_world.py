@@ -17,12 +17,12 @@ ENTRIES = tuple(f"toy_task:Toy{letter}" for letter in "ABCDE")
 
 
 def random_model(
-    vocab_size: int, rng: np.random.Generator
+    vocab_size: int, rng: np.random.Generator, hidden_size: int = 16
 ) -> tuple[LlamaConfig, dict[str, np.ndarray]]:
     """A two-layer Llama with float32 weights drawn from `rng`; norm scales are 1."""
     config = LlamaConfig(
         vocab_size=vocab_size,
-        hidden_size=16,
+        hidden_size=hidden_size,
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,

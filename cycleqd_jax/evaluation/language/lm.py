@@ -177,7 +177,7 @@ class EngineLM(TemplateLM):
 
 
 def _sampling(task: str, settings: dict[str, Any], seed: int) -> Sampling:
-    """How a request draws.
+    """The sampling that a request asks for.
 
     Raises:
       BadInputError: it asks for something that the engine does not do.

@@ -14,7 +14,7 @@ EXPERTS = "experts"  # stands for all experts of a run
 
 
 class HarnessSettings(Section):
-    """How tasks are put to models; decides scores.
+    """Settings of the harness that decide scores.
 
     Attributes:
       limit: problems per task at most; None takes all.
@@ -56,14 +56,14 @@ class LanguageEngine(EngineSettings):
 
 
 class LanguageConfig(HarnessSettings):
-    """Which models are asked which tasks of lm-evaluation-harness.
+    """The models and the tasks of lm-evaluation-harness to run on them.
 
     Attributes:
       run: folder of a finished run; None where all models are given by path.
       individuals: names in the run, or "experts" for all experts.
       base_model: what scores are relative to; with a run it is the run's.
-      models: further fine-tunes of the base by name: folders of models or PEFT
-        adapters, hub names.
+      models: further models by name: folders of models or PEFT adapters of the base,
+        hub names.
       dtype: of weights and computation, else float32; with a run it is the run's.
       tasks: names of tasks, groups or tags.
       include: folders with user-defined tasks.

@@ -32,7 +32,7 @@ _OPTIONAL = {
 
 
 class GGUFModel(NamedTuple):
-    """What a GGUF file holds.
+    """The content of a GGUF file.
 
     Attributes:
       config: sizes and constants.

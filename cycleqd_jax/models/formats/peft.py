@@ -32,7 +32,7 @@ _SUFFIXES = {
 
 
 class LoraFactor(NamedTuple):
-    """What an adapter adds to one matrix: `scale * b @ a`.
+    """The change that an adapter makes to one matrix: `scale * b @ a`.
 
     Attributes:
       b: float32 `[out, r]`.

@@ -189,7 +189,7 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
         return float(alpha / (math.sqrt(rank) if self.use_rslora else rank))
 
     def targets(self, module: str) -> bool:
-        """Whether a module of the base model is adapted, by PEFT's own rules."""
+        """True if a module of the base model is adapted, by PEFT's own rules."""
         if _listed(self.exclude_modules, module):
             return False
         for name in self.modules_to_save:
@@ -208,7 +208,7 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
         return layer is not None and int(layer[1]) in self.layers_to_transform
 
     def saves(self, module: str) -> bool:
-        """Whether a module is replaced whole; PEFT compares the ends of names."""
+        """True if a module is replaced whole; PEFT compares the ends of names."""
         return module.endswith(self.modules_to_save)
 
 

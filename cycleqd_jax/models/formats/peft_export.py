@@ -51,11 +51,11 @@ class AdapterPlan:
 
     @property
     def is_exact(self) -> bool:
-        """Whether base and adapter together are the individual."""
+        """True if base and adapter together are exactly the individual."""
         return not self.lost
 
     def describe_loss(self) -> str:
-        """What is left out, in words, like "12 % of the change (...)"."""
+        """The part that is left out, in words, like "12 % of the change (...)"."""
         kinds: dict[str, float] = {}
         for name, energy in self.lost.items():
             kind = self._kind(name)

@@ -45,7 +45,7 @@ _NEEDED_BY_ROPE_TYPE = {
 
 
 class RopeScaling(pydantic.BaseModel, frozen=True, strict=True):
-    """How the rotary frequencies of a model are stretched; Hugging Face's parameters.
+    """Hugging Face's parameters for scaling the rotary frequencies.
 
     `models.llama.rope` says what each kind computes. All factors are dimensionless.
 

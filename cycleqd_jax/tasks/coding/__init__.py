@@ -1,1 +1,1 @@
-"""What the coding benchmarks are made of: data, sandboxed calls, comparison."""
+"""The coding benchmarks: data, sandboxed calls, comparison."""

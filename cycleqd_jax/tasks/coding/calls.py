@@ -50,7 +50,7 @@ class SetLimits:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What one call returned.
+    """The output of one call.
 
     Attributes:
       text: the value, encoded by `cycleqd_jax.tasks.values`.
@@ -63,7 +63,7 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class SetOutputs:
-    """What one set of calls returned.
+    """The outputs of one set of calls.
 
     Attributes:
       outputs: of the calls that returned, in order.

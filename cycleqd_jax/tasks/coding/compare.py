@@ -46,7 +46,7 @@ _MAX_PRODUCT = 10**7  # elements that two different shapes may be broadcast to
 
 
 class Rules(enum.StrEnum):
-    """Which version's rules."""
+    """The version of EvalPlus whose rules are used."""
 
     EVALPLUS = "evalplus"
     REFERENCE = "reference"
@@ -54,7 +54,7 @@ class Rules(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How the outputs of one problem are compared.
+    """Compares the outputs of one problem with the expected ones.
 
     Attributes:
       dataset: "mbpp" or "humaneval".
@@ -70,7 +70,7 @@ class Comparison:
 
     @property
     def as_set(self) -> bool:
-        """Whether any iterable with the right elements is right."""
+        """True if any iterable with the right elements is right."""
         return (
             self.dataset == "mbpp"
             and self.rules is Rules.EVALPLUS
@@ -79,7 +79,7 @@ class Comparison:
 
     @property
     def not_none(self) -> bool:
-        """Whether it only counts if the output is None."""
+        """True if only an output of None counts."""
         in_list = self.entry_point in MBPP_OUTPUT_NOT_NONE_TASKS
         return self.dataset == "mbpp" and in_list
 
@@ -108,7 +108,7 @@ class Comparison:
         output: Any,
         tolerances: tuple[float, float],
     ) -> bool:
-        """Whether one output is right.
+        """True if one output is right.
 
         Args:
           arguments: of the call; some problems' rules need them.
@@ -181,7 +181,7 @@ class Comparison:
 
 
 def _of_numbers(output: Any) -> bool:
-    """Whether it holds nothing but numbers.
+    """True if a value holds nothing but numbers.
 
     Nothing else is close to anything, and NumPy could fill the memory: it would turn
     one long text among many short ones, or a list of ranges, into one array.

@@ -31,7 +31,7 @@ _FIELDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """Where a data set comes from.
+    """The source of a data set.
 
     Attributes:
       dataset: "mbpp" or "humaneval".

@@ -99,7 +99,7 @@ def _first_wrong(
     got: SetOutputs,
     comparison: Comparison,
 ) -> str:
-    """What is wrong first in one set, as a line; empty if nothing is."""
+    """Says in a line what is wrong first in one set; empty if nothing is."""
     expected = [e.value for e in truth]
     if comparison.not_none:
         expected = [value is not None for value in expected]

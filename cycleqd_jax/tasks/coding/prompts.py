@@ -68,7 +68,7 @@ def make_prompt(instruction: str, kind: PromptKind) -> Prompt:
 
 
 def instruction(dataset: str, problem: CodingProblem) -> str:
-    """What the user message says.
+    """The text of the user message.
 
     For MBPP, the demand and one assertion, as in the published experiments; for
     HumanEval, which they did not use, the function to complete.

@@ -37,7 +37,7 @@ class SanitizerProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     async def sanitize(self, code: str, entry_point: str) -> str:
-        """What the sanitiser leaves of a text.
+        """Returns the part of a text that the sanitiser keeps.
 
         A text on which it fails comes back as it is, without white space at its ends.
 

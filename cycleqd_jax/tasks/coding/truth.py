@@ -46,7 +46,7 @@ print(min(work() for _ in range(3)))
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-    """What one call of the reference solution returned.
+    """The output of one call of the reference solution.
 
     Attributes:
       text: the value, encoded.
@@ -94,7 +94,7 @@ class Truths:
         return self._known[problem.id]
 
     async def slowness(self, problem: CodingProblem, sandbox: Sandbox) -> float:
-        """How many times slower than the nominal machine this one is; measured once.
+        """The CPU time of this machine relative to the nominal one; measured once.
 
         Args:
           problem: that needs to know, for messages.
@@ -160,7 +160,7 @@ async def _measure(sandbox: Sandbox) -> float:
 
 
 def truth_path(problem: CodingProblem) -> pathlib.Path:
-    """Where the expected outputs of a problem are kept; they need not be there."""
+    """The path for the expected outputs of a problem; the file need not exist."""
     content = [problem.entry_point, problem.prompt, problem.solution]
     decided_by = marshal.dumps([*content, dict(problem.inputs), PROGRAM_FILES], 2)
     key = hashlib.sha256(decided_by).hexdigest()

@@ -1,4 +1,4 @@
-r"""What a reply asks for, by the grammar of the reference.
+r"""Parses replies by the grammar of the reference.
 
 Searches are plain text searches that find what its regular expressions do, in time
 proportional to the text, whatever a model writes:
@@ -18,7 +18,7 @@ _ACTION, _BLOCK, _ANSWER = "Action: ", "```sql\n", "\nFinal Answer:"
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    r"""What a reply asks for.
+    r"""The action that a reply asks for.
 
     Attributes:
       operates: whether its first action is an operation.

@@ -57,7 +57,7 @@ class Case:
 
     @property
     def modifies(self) -> bool:
-        """Whether the table's content decides, not the answer."""
+        """True if the table's content decides, not the answer."""
         return self.category in judge.MODIFYING
 
 

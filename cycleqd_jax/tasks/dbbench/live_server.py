@@ -97,7 +97,7 @@ class LiveServer:
             return self._life
 
     def is_current(self, life: Life) -> bool:
-        """Whether a life of the server is still the current one."""
+        """True if the server was not restarted since this life began."""
         return self._life is life
 
     def lose(self, life: Life, *, failed: bool = True) -> None:

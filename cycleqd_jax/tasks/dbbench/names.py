@@ -79,7 +79,7 @@ def _tokens(sql: str) -> list[_Token]:
 
 
 def _is_database(tokens: Sequence[_Token], place: int, table: Table) -> bool:
-    """Whether a token with the table's name means the database."""
+    """True if a token with the table's name means the database."""
     words = [token.text.upper() for token in tokens[max(place - 3, 0) : place]]
     third, second, first = ["", "", "", *words][-3:]  # the words before it
     dot, member, dot_2 = [*tokens[place + 1 : place + 4], *[_NOTHING] * 3][:3]

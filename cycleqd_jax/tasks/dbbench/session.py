@@ -245,7 +245,7 @@ def _let_go(cursor: SSCursor) -> None:
 
 
 def _is_exhausted(error: err.MySQLError) -> bool:
-    """Whether the server ran out of disk space or memory."""
+    """True if the server ran out of disk space or memory."""
     code = error_code(error)
     if code in _NO_ROOM:
         return _NO_SPACE.search(message(error)) is not None

@@ -24,7 +24,7 @@ _EMPTY = "The output of the OS is empty."
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """What a reply asks for.
+    """The action that a reply asks for.
 
     Attributes:
       kind: "bash", "commit", or None if the reply has no action.

@@ -51,7 +51,7 @@ class Machines:
 
     @property
     def fingerprint(self) -> dict[str, object]:
-        """What decides verdicts."""
+        """A hash of everything here that decides verdicts."""
         return {
             "backend": self._options.backend,
             "image": self._options.image,
@@ -63,12 +63,12 @@ class Machines:
         return self._containers is not None or self._sessions.many_users
 
     def solvable(self, index: int) -> bool:
-        """Whether a problem can run here and has a right answer."""
+        """True if a problem can run here and has a right answer."""
         packages = index in NEEDS_PACKAGES and self._options.image is None
         return not packages and self.why_not(index) is None
 
     def why_not(self, index: int) -> str | None:
-        """Why a problem cannot run here; None if it can."""
+        """Says why a problem cannot run here; None if it can."""
         if index in NEEDS_OVERLAY and not self._may_overlay:
             return (
                 "it changes programs of the system, which the backend host does not "

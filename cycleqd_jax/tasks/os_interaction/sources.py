@@ -1,10 +1,11 @@
-"""Finds the data of OS interaction: the paper's files, or our JSON files."""
+"""Finds the data of OS interaction: the paper's, AgentBench's or our JSON files."""
 
 import pathlib
 
 from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.files import read_json
 from cycleqd_jax.tasks.data import find_file, read_constant
+from cycleqd_jax.tasks.os_interaction.agentbench import is_agentbench, read_folder
 from cycleqd_jax.tasks.os_interaction.problems import (
     OsProblem,
     Prompt,
@@ -22,7 +23,7 @@ _PROBLEMS, _PROMPT, _IDS = "problems.jsonl", "prompt.json", "cycleqd_task_ids.js
 
 
 def find_data(given: str | None, may_download: bool) -> pathlib.Path:
-    """The file with the problems.
+    """The file with the problems, or AgentBench's folder.
 
     Args:
       given: `task_settings.os_interaction.data`: the file, a folder with it, or None.
@@ -33,9 +34,11 @@ def find_data(given: str | None, may_download: bool) -> pathlib.Path:
       BadInputError: `given` has no such file.
     """
     if given is not None:
-        ours = pathlib.Path(given).expanduser() / _PROBLEMS
-        if ours.is_file():
-            return ours
+        folder = pathlib.Path(given).expanduser()
+        if (folder / _PROBLEMS).is_file():
+            return folder / _PROBLEMS
+        if is_agentbench(folder):
+            return folder
     return find_file(
         "os_interaction",
         given,
@@ -57,7 +60,8 @@ def read_data(path: pathlib.Path) -> tuple[dict[int, OsProblem], Prompt]:
     """
     if path.suffix == ".pkl":
         return read_samples(path)
-    problems, folder = read_problems(path), path.parent
+    problems = read_folder(path) if path.is_dir() else read_problems(path)
+    folder = _folder(path)
     if (folder / _PROMPT).is_file():
         return problems, read_prompt(folder / _PROMPT)
     if (folder / SAMPLES).is_file():
@@ -75,17 +79,21 @@ def read_ids(path: pathlib.Path) -> tuple[int, ...]:
       MissingDataError: the list is not beside the problems.
       BadInputError: the file has no list of indices.
     """
-    ids_file, source = path.parent / _IDS, path.parent / SOURCE
+    folder = _folder(path)
+    ids_file, source = folder / _IDS, folder / SOURCE
     if ids_file.is_file():
         ids = read_json(ids_file)
     elif source.is_file():
         ids, ids_file = read_constant(source, "_task_ids", PUBLISHED.how), source
     else:
-        what = f"the list for split: reference, {_IDS} or {SOURCE},"
-        raise _missing(what, path.parent)
+        raise _missing(f"the list for split: reference, {_IDS} or {SOURCE},", folder)
     if not isinstance(ids, list) or not all(type(i) is int for i in ids):
         raise BadInputError(f"{ids_file}: expected a list of integers.")
     return tuple(ids)
+
+
+def _folder(path: pathlib.Path) -> pathlib.Path:
+    return path if path.is_dir() else path.parent
 
 
 def _missing(what: str, folder: pathlib.Path) -> MissingDataError:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.chat import Chat, Message
-from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.session_connection import Session, Typed
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
@@ -107,7 +107,7 @@ class OSInteraction:
         return self._problem(name, 0)
 
     def why_not(self, index: int) -> str | None:
-        """Why a problem cannot run on this computer; None if it can."""
+        """Says why a problem cannot run on this computer; None if it can."""
         return self._machines.why_not(index)
 
     def transcript(self, row: Mapping[str, Any]) -> tuple[Problem, tuple[str, ...]]:
@@ -133,16 +133,31 @@ class OSInteraction:
         )
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
-        """A right conversation: ends with the answer, or with commands that find it."""
+        """A right conversation: ends with the answer, or with commands that find it.
+
+        Raises:
+          BadInputError: the data have neither an answer nor an example script.
+        """
+        if (messages := self.reference(problem)) is None:
+            raise BadInputError(
+                f"{problem.id}: expected a match or an example_script to learn "
+                "from, got neither; leave this problem out of the training data."
+            )
+        return messages
+
+    def reference(self, problem: Problem) -> Sequence[Message] | None:
+        """The same as `dialogue`, or None where the data have no solution."""
         given: OsProblem = problem.data["problem"]
         if given.match is not None:
             reply = f"Think: Now I know the answer.\n\nAct: answer({given.match})"
-        else:
-            code = given.example.code.strip("\n") if given.example else "true"
+        elif given.example is not None:
+            code = given.example.code.strip("\n")
             reply = (
                 "Think: I can do this with a few commands.\n\nAct: bash\n\n"
                 f"```bash\n{code}\n```"
             )
+        else:
+            return None
         messages = self._prompt.messages(given.description)
         return [*messages, {"role": "assistant", "content": reply}]
 

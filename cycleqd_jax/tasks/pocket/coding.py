@@ -92,7 +92,7 @@ class PocketCoding(PocketTask):
 
 
 def same(expected: Any, actual: Any) -> bool:
-    """Whether a decoded output is right.
+    """True if a decoded output is right.
 
     Types count: a list is no tuple, and a bool equals only a bool. An int and a float
     are compared by value; where either is a float, with a relative tolerance of 1e-6,

@@ -34,7 +34,7 @@ _SWAPS = (  # parts of a statement, and mistakes in their place
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What a statement does to one table.
+    """The effect of a statement on one table.
 
     Attributes:
       rows: the rows that it returns.
@@ -97,7 +97,7 @@ def telling_tables(
 
 
 def apply(schema: Schema, rows: Sequence[Row], statement: str) -> Effect | None:
-    """What a trusted statement does to a table; None if it is not valid."""
+    """Runs a trusted statement; returns its effect, or None if it is not valid."""
     with _Table(schema, rows) as table:
         return table.apply(statement)
 
@@ -139,7 +139,7 @@ def create_table(table: str, columns: Sequence[str]) -> str:
 
 
 def same_effect(expected: Effect, actual: Effect, *, ordered: bool) -> bool:
-    """Whether two effects are equal; the order of the table's rows never counts."""
+    """True if two effects are equal; the order of the table's rows never counts."""
     if not same_rows(expected.table, actual.table):
         return False
     if expected.rows == actual.rows:
@@ -150,7 +150,7 @@ def same_effect(expected: Effect, actual: Effect, *, ordered: bool) -> bool:
 
 
 def same_rows(expected: Sequence[Row], actual: Sequence[Row]) -> bool:
-    """Whether both have the same rows, each equally often, in any order."""
+    """True if both have the same rows, each equally often, in any order."""
     count = collections.Counter
     return expected == actual or count(_rounded(expected)) == count(_rounded(actual))
 

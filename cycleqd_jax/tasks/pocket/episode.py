@@ -1,4 +1,4 @@
-"""What the pocket tasks share: messages, replies, turns, the fingerprint.
+"""The base class of the pocket tasks: messages, replies, turns, the fingerprint.
 
 One user message states the problem. A reply holds its action in a fenced block. With
 two turns the first reply may be an inspection instead of the answer: a block with a tag
@@ -37,7 +37,7 @@ _INLINE_FENCE = re.compile(r"```([^\n`]*)(?:```|\Z)")
 
 @dataclasses.dataclass(frozen=True)
 class Action:
-    """What a reply asks for.
+    """The action that a reply asks for.
 
     Attributes:
       text: what to execute; empty if the reply holds nothing usable.
@@ -202,7 +202,7 @@ def python_program(script: str) -> Program:
 
 
 def why_stopped(execution: Execution) -> str:
-    """Why a program did not end by itself, as a sentence; empty if it did."""
+    """Says in a sentence why a program did not end by itself; empty if it did."""
     reason = programs.why_stopped(execution)
     return reason and f"{reason[0].upper()}{reason[1:]}."
 

@@ -1,6 +1,7 @@
 """Options, splits, prompts, data errors, what ends an episode."""
 
 import asyncio
+import dataclasses
 import json
 import shlex
 import shutil
@@ -68,6 +69,23 @@ def test_fingerprint(make_task):
     }
     assert len(prints) == 8
     assert make_task(sessions=3).fingerprint == make_task(sessions=4).fingerprint
+
+
+@needs_data
+def test_reference(task):
+    """The answer, or a script that finds it; nothing is made up where both lack."""
+    given = [task.problem(key) for key in range(170)]
+    for problem in given:
+        *_, last = task.reference(problem)
+        assert last == task.dialogue(problem)[-1] and last["role"] == "assistant"
+        solution = problem.data["problem"].match
+        assert (f"answer({solution})" if solution else "```bash") in last["content"]
+    checked = next(p for p in given if p.data["problem"].match is None)
+    bare = dataclasses.replace(checked.data["problem"], example=None)
+    unknown = dataclasses.replace(checked, data={"problem": bare})
+    assert task.reference(unknown) is None
+    with pytest.raises(BadInputError, match="learn from, got neither"):
+        task.dialogue(unknown)
 
 
 @needs_data
