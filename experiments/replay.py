@@ -32,6 +32,7 @@ from cycleqd_jax.reports import console
 from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import Problem, Result, Task, TaskSettings
 from cycleqd_jax.tasks.data import read_jsonl
 from cycleqd_jax.tasks.registry import make_task
@@ -110,7 +111,9 @@ def _replay(args: argparse.Namespace) -> int:
                 f"{out}, line {place}: is of case {name}, but the transcripts have "
                 f"{case.id} there; expected what an earlier replay of them wrote."
             )
-    sandbox = make_sandbox(args.sandbox, args.workers, False)
+    sandbox = make_sandbox(
+        SandboxSettings(kind=args.sandbox, workers=args.workers, memoise=False)
+    )
     with open(out, "a", encoding="utf-8") as file:
         asyncio.run(_play_all(task, cases[len(done) :], sandbox, file))
     print(f"{len(cases)} cases: {out}")

@@ -7,10 +7,9 @@ All other individuals run alone, one after the other, with weights of their own.
 import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
-from cycleqd_jax.evaluation.whole import WholeModels
-from cycleqd_jax.inference.background import Tasks
+from cycleqd_jax.evaluation.whole import WeightsSource
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import (
     Population,
@@ -33,22 +32,23 @@ class IndividualLoader:
     """Runs jobs on individuals in one engine.
 
     Attributes:
-      engine: answers requests; only the loader loads weights into it.
-      weights: the base model's, on the device.
-      basis: of the genomes; None where no individual is a genome.
+      engine: generates replies; nothing else may load weights into it.
+      weights: the base model's, on the device; `{}` if every individual brings its own.
+      basis: the basis that genomes refer to; None if no individual is a genome.
       mode: "factored" or "materialised", how genomes are evaluated.
       individuals_per_pass: genomes that share a pass in factored mode.
       noise: source of the genomes' Gaussian noise, if they have any.
-      whole: loads individuals that are no genomes, if there are any.
+      whole: gives the weights of individuals that are not genomes; None if there are
+        none.
     """
 
     engine: Engine
     weights: Weights
     basis: AnyBasis | None
-    mode: str
+    mode: Literal["factored", "materialised"]
     individuals_per_pass: int
     noise: NoiseSource | None = None
-    whole: WholeModels | None = None
+    whole: WeightsSource | None = None
     _population: Population | None = dataclasses.field(default=None, init=False)
     # Weights of the last materialised genome; the next one reuses their memory.
     _reusable: Weights | None = dataclasses.field(default=None, init=False)
@@ -78,7 +78,8 @@ class IndividualLoader:
           One list per individual with the results of its jobs, both in order.
 
         Raises:
-          Exception: the first that a job or the engine raised; all jobs have ended.
+          Exception: the first error of a job or of the engine; all jobs have been
+            cancelled by then.
         """
         results = []
         for names in self._groups(individuals):
@@ -89,7 +90,7 @@ class IndividualLoader:
     async def _run_group(
         self, group: Mapping[str, Individual | None], jobs: Jobs
     ) -> list[list[Any]]:
-        """Individuals one after another, as many at once as share a pass."""
+        """Runs the jobs of a group; each individual starts when a row is free."""
         free: asyncio.Queue[int] = asyncio.Queue()
         first = next(iter(group.values()))
         population = None
@@ -102,34 +103,29 @@ class IndividualLoader:
             self._load_alone(first)
             free.put_nowait(0)
 
-        background = Tasks()
-
-        async def individual(name: str, row: int) -> list[Any]:
-            running = [background.start(job) for job in jobs(name, row)]
+        async def run_jobs(name: str, row: int) -> list[Any]:
+            running = [tasks.create_task(job) for job in jobs(name, row)]
             results = [await one for one in running]
             free.put_nowait(row)
             return results
 
-        async def everybody() -> list[list[Any]]:
-            nonlocal population
-            running = []
-            for name, genome in group.items():
-                row = await free.get()
-                if population is not None:
-                    population = with_individual(population, self.basis, genome, row)
-                    self.engine.replace(population)
-                running.append(background.start(individual(name, row)))
-            return [await one for one in running]
-
-        background.start(self.engine.serve())  # it only ends by failing
-        work = background.start(everybody())
         try:
-            await asyncio.wait({work, background.failed}, return_when="FIRST_COMPLETED")
-            if background.failed.done():
-                background.failed.result()
-            return work.result()
-        finally:
-            await background.stop()
+            async with asyncio.TaskGroup() as tasks:
+                server = tasks.create_task(self.engine.serve())
+                running = []
+                for name, genome in group.items():
+                    row = await free.get()
+                    if population is not None:
+                        population = with_individual(
+                            population, self.basis, genome, row
+                        )
+                        self.engine.replace(population)
+                    running.append(tasks.create_task(run_jobs(name, row)))
+                results = [await one for one in running]
+                server.cancel()
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return results
 
     def _groups(self, individuals: Mapping[str, Any]) -> Iterator[list[str]]:
         """Names in order: genomes that share passes together, all others alone."""
@@ -165,7 +161,7 @@ class IndividualLoader:
             weights = materialise(
                 self.weights, self.basis, individual, self.noise, into=old
             )
-            if self.noise is None:  # with noise, the base's arrays are new ones too
+            if self.noise is None:  # with noise, all weights are new arrays anyway
                 self._reusable = weights
         else:
             del old

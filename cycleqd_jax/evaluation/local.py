@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Finish, Message, Reply
 from cycleqd_jax.evaluation.base import (
@@ -30,9 +30,28 @@ from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Problem, Split, Task, reference, run_episode
 
-# One coroutine: row in the population, individual's name, task, problem, place of the
-# problem in the call's order -> a row of the result.
-Job = Callable[[int, str, Task, Problem, int], Coroutine[Any, Any, Any]]
+
+class _Case(NamedTuple):
+    """One problem for one individual.
+
+    Attributes:
+      individual: its name.
+      row: its index in the engine's population.
+      split: the problem's.
+      task: the problem's.
+      problem: to be solved or scored.
+      priority: index of the problem in the call; the engine serves low ones first.
+    """
+
+    individual: str
+    row: int
+    split: Split
+    task: Task
+    problem: Problem
+    priority: int
+
+
+Job = Callable[[_Case], Coroutine[Any, Any, Any]]
 
 
 class LocalEvaluator:
@@ -45,10 +64,10 @@ class LocalEvaluator:
     def __init__(
         self, loader: IndividualLoader, *, tasks: Sequence[Task], sandbox: Sandbox
     ):
-        """Takes what all calls share.
+        """Creates an evaluator; `__exit__` closes its sandbox and tasks.
 
         Args:
-          loader: of the individuals, with the engine that answers requests.
+          loader: loads individuals into its engine, which generates the replies.
           tasks: in the order of the archives.
           sandbox: runs programs; closed with the evaluator.
         """
@@ -69,7 +88,7 @@ class LocalEvaluator:
             self._runner.__exit__(*error)
 
     async def _close(self) -> None:
-        """Closes the sandbox, and tasks that hold something open."""
+        """Closes every task that has an `aclose` method, then the sandbox."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._sandbox.close)
             for task in self.tasks:
@@ -98,11 +117,8 @@ class LocalEvaluator:
         progress: Progress | None = None,
     ) -> Evaluation:
         """Runs one episode per individual and problem; see `Evaluator.evaluate`."""
-
-        async def job(row: int, name: str, task: Task, problem: Problem, place: int):
-            return await self._episode(row, name, split, task, problem, place)
-
-        return Evaluation(*self._run(individuals, split, problems, progress, job))
+        found = self._run(individuals, split, problems, progress, self._episode)
+        return Evaluation(*found)
 
     def score(
         self,
@@ -114,17 +130,14 @@ class LocalEvaluator:
     ) -> Scoring:
         """Log-probabilities of reference answers; see `Evaluator.score`.
 
-        Tokens are those that training learns: all assistant messages of the reference
-        dialogue, each with the token that ends it.
+        Sums over the tokens that training puts a loss on: every assistant message of
+        the reference dialogue and its end-of-turn token.
 
         Raises:
           RequestError: a reference dialogue is longer than the engine's length.
         """
-
-        async def job(row: int, name: str, task: Task, problem: Problem, place: int):
-            return await self._reference_score(row, name, split, task, problem, place)
-
-        return Scoring(*self._run(individuals, split, problems, progress, job))
+        found = self._run(individuals, split, problems, progress, self._reference_score)
+        return Scoring(*found)
 
     def _run(
         self,
@@ -139,9 +152,9 @@ class LocalEvaluator:
         chosen = select_problems(self.tasks, split, problems)
         total, done = len(individuals) * len(chosen), 0
 
-        async def counted(*args) -> Any:
+        async def counted(case: _Case) -> Any:
             nonlocal done
-            result = await job(*args)
+            result = await job(case)
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -150,45 +163,37 @@ class LocalEvaluator:
         def jobs(name: str, row: int) -> Iterator[Coroutine]:
             # In the order of tasks: replies of one task have similar lengths, so slots
             # become free together, and few idle at the end.
-            for place, (task, problem) in enumerate(chosen):
-                yield counted(row, name, task, problem, place)
+            for priority, (task, problem) in enumerate(chosen):
+                yield counted(_Case(name, row, split, task, problem, priority))
 
         found = self._runner.run(self._loader.run(individuals, jobs))
         results = [result for rows in found for result in rows]
         used = self.stats.since(before)
-        forward = used.prefill_tokens + used.decode_tokens + used.scored_tokens
+        forward = used.prefill_tokens + used.decode_tokens
         return results, Cost(forward, 0, time.perf_counter() - start, used)
 
-    async def _episode(
-        self,
-        row: int,
-        name: str,
-        split: Split,
-        task: Task,
-        problem: Problem,
-        place: int,
-    ) -> Episode:
+    async def _episode(self, case: _Case) -> Episode:
+        """Runs one episode."""
         replies: list[Reply] = []
-        limit = task.max_new_tokens
+        start, task, problem = time.perf_counter(), case.task, case.problem
+        with self._engine.conversation(case.row, priority=case.priority) as turns:
 
-        async def chat(
-            messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
-        ) -> Reply:
-            reply = await self._reply(messages, options, conversation, limit)
-            replies.append(reply)
-            return reply
+            async def chat(
+                messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
+            ) -> Reply:
+                reply = await self._reply(messages, options, turns, task.max_new_tokens)
+                replies.append(reply)
+                return reply
 
-        def new_chat() -> Chat:
-            replies.clear()  # those of an attempt whose environment failed
-            return chat
+            def new_chat() -> Chat:
+                replies.clear()  # a retried episode keeps none of the failed attempt
+                return chat
 
-        start = time.perf_counter()
-        with self._engine.conversation(row, priority=place) as conversation:
             result = await run_episode(task, problem, new_chat, self._sandbox)
         last = replies[-1] if replies else Reply("")
         return Episode(
-            individual=name,
-            split=str(split),
+            individual=case.individual,
+            split=str(case.split),
             task=task.name,
             problem=problem.id,
             outcome=str(result.outcome),
@@ -212,7 +217,10 @@ class LocalEvaluator:
         conversation: Conversation,
         limit: int,
     ) -> Reply:
-        """One turn; a conversation longer than the engine's length gets no tokens."""
+        """Generates the next reply.
+
+        A prompt that fills the engine's length gets an empty one, which ends by LENGTH.
+        """
         prompt = self._engine.encode(messages, options.template)
         if len(prompt) >= self._engine.settings.length:
             return Reply("", (), len(prompt), Finish.LENGTH)
@@ -225,28 +233,24 @@ class LocalEvaluator:
         )
         return Reply(got.text, got.tokens, got.prompt_tokens, got.finish)
 
-    async def _reference_score(
-        self,
-        row: int,
-        name: str,
-        split: Split,
-        task: Task,
-        problem: Problem,
-        place: int,
-    ) -> ReferenceScore:
+    async def _reference_score(self, case: _Case) -> ReferenceScore:
+        """Scores the reference dialogue of one problem."""
         where = dict(
-            individual=name, split=str(split), task=task.name, problem=problem.id
+            individual=case.individual,
+            split=str(case.split),
+            task=case.task.name,
+            problem=case.problem.id,
         )
-        dialogue = reference(task, problem)
+        dialogue = reference(case.task, case.problem)
         if dialogue is None:
             return ReferenceScore(**where, logprob=None, tokens=0)
         tokenizer = self._engine.tokenizer
         logprob, tokens = 0.0, 0
-        with self._engine.conversation(row, priority=place) as conversation:
+        with self._engine.conversation(case.row, priority=case.priority) as turns:
             for example in examples_of(dialogue, tokenizer, turn_end(tokenizer)):
                 start = example.learnt[0]
                 got = await self._engine.score(
-                    example.tokens, start, conversation=conversation
+                    example.tokens, start, conversation=turns
                 )
                 logprob += sum(got.logprobs[i - start] for i in example.learnt)
                 tokens += len(example.learnt)

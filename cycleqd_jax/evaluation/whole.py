@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Protocol
 
 import jax
 
@@ -12,6 +13,14 @@ from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.experts import Expert
 from cycleqd_jax.models.loading import LoadedModel, load_expert
 from cycleqd_jax.models.sharding import put_on_device
+
+
+class WeightsSource(Protocol):
+    """Gives the weights of individuals that are not genomes."""
+
+    def weights(self, individual: TrainedExpert | Adapter) -> Weights:
+        """The individual's weights, on the device or mesh."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

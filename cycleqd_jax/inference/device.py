@@ -1,4 +1,4 @@
-"""Device calls of the engine: conversations to arrays, arrays to conversations."""
+"""Device calls of the engine: runs a compiled program and stores its tokens."""
 
 import functools
 import time
@@ -7,23 +7,22 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from cycleqd_jax.inference import programs
+from cycleqd_jax.inference import arrays, programs
 from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.programs import ProgramKey
-from cycleqd_jax.inference.sampling import row_sampling
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.inference.slots import BatchRow
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import Cache, CausalLM, Weights
 
-# A device call runs in a worker thread and changes only the cache. It returns a
-# function that stores its results in the requests, called in the event loop's thread.
+# A device call runs in a worker thread. It returns a function that writes its results
+# into the requests; the scheduler calls that function in the event loop's thread.
 StoreResults = Callable[[], None]
 
 
 class DeviceCalls:
-    """Holds weights, population and cache, and calls the compiled programs.
+    """Owns weights, population and KV cache on the device, and runs programs on them.
 
     Attributes:
       population: the individuals, on the device.
@@ -54,7 +53,7 @@ class DeviceCalls:
         )
         self._weights: Weights | None = None
         self._cache: Cache | None = None
-        self._calls = 0
+        self._num_calls = 0
 
     @property
     def cache_bytes(self) -> int:
@@ -63,18 +62,18 @@ class DeviceCalls:
         return sum(array.size * array.dtype.itemsize for array in arrays)
 
     def load(self, weights: Weights, population: Population) -> None:
-        """Sets weights and population; a mesh shards them."""
+        """Puts weights and population on the device, sharded if there is a mesh."""
         if self._mesh is not None:
             weights = sharding.place_weights(weights, self._mesh)
         self._weights = weights
         self.replace(population)
 
     def replace(self, population: Population) -> None:
-        """Sets another population."""
+        """Replaces the population; the weights stay."""
         self.population = self.place(population)
 
     def place(self, population: Population) -> Population:
-        """Shards a population over the mesh; returns it unchanged without one."""
+        """The population sharded over the mesh; unchanged on one device."""
         if self._mesh is None:
             return population
         u, v = sharding.place_directions(population.u, population.v, self._mesh)
@@ -83,9 +82,10 @@ class DeviceCalls:
         return population.replace(u=u, v=v, coefficients=coefficients, vectors=vectors)
 
     def compile(self, progress: Callable[[str], None]) -> None:
-        """Compiles the greedy programs by calling each with unused rows only.
+        """Compiles the greedy programs by running each once on padding.
 
-        The others are compiled at the first request that needs them.
+        Programs that sample, score or return log-probabilities are compiled when a
+        request first needs them.
         """
         settings = self._settings
         for span in settings.spans:
@@ -93,7 +93,7 @@ class DeviceCalls:
                 progress(f"prefill: {count} rows, {span} tokens of cache")
                 self._prefill((), count, span)
         for span in settings.spans:
-            for count in self._decode_sizes():
+            for count in self._decode_row_counts():
                 progress(f"decode: {count} rows, {span} tokens of cache")
                 self._decode((), count, span)
         for span in settings.eviction_spans:
@@ -106,12 +106,13 @@ class DeviceCalls:
         The last chunk of a prompt gives the first token of its reply.
         """
         start = time.perf_counter()
-        count = self._prefill_size(rows)
-        tokens, logprobs = self._prefill(rows, count, self._prefill_span(rows))
+        self._begin_call(rows)
+        num_rows = self._padded_prefill_rows(rows)
+        tokens, logprobs = self._prefill(rows, num_rows, self._prefill_span(rows))
         self._count_prefill(start)
 
         def store() -> None:
-            for row, token, logprob in zip(rows, tokens, logprobs, strict=False):
+            for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
                 if not row.is_current:
                     continue
                 self._advance(row)
@@ -125,20 +126,15 @@ class DeviceCalls:
     def score(self, rows: Sequence[BatchRow]) -> StoreResults:
         """Puts the next chunk of each text into the cache and scores its targets."""
         start = time.perf_counter()
-        size = self._settings.prefill_chunk
-        count = self._prefill_size(rows)
-        targets = np.zeros((count, size), np.int32)
-        for i, row in enumerate(rows):
-            request = row.request
-            after = request.prompt[request.prefilled + 1 : request.chunk_end(size) + 1]
-            targets[i, : len(after)] = after
+        self._begin_call(rows)
+        num_rows = self._padded_prefill_rows(rows)
         logprobs, greedy, self._cache = programs.score(
             self._weights,
             self.population,
             self._take_cache(),
-            self._chunk(rows, count),
-            targets,
-            key=self._key(self._prefill_span(rows)),
+            arrays.prefill_chunk(rows, self._settings, num_rows),
+            arrays.score_targets(rows, self._settings, num_rows),
+            key=self._program_key(self._prefill_span(rows)),
         )
         logprobs, greedy = jax.device_get((logprobs, greedy))
         self._count_prefill(start)
@@ -160,11 +156,12 @@ class DeviceCalls:
     def decode(self, rows: Sequence[BatchRow]) -> StoreResults:
         """Appends up to `decode_steps` tokens to each reply."""
         start = time.perf_counter()
+        self._begin_call(rows)
         settings, stats = self._settings, self._stats
         longest = max(len(r.request.prompt) + len(r.request.generated) for r in rows)
         span = self._span(min(longest + settings.decode_steps, settings.length))
-        count = next(count for count in self._decode_sizes() if count >= len(rows))
-        tokens, logprobs = self._decode(rows, count, span)
+        num_rows = next(n for n in self._decode_row_counts() if n >= len(rows))
+        tokens, logprobs = self._decode(rows, num_rows, span)
         stats.decode_seconds += time.perf_counter() - start
         stats.decode_calls += 1
         stats.busy_slots += len(rows)
@@ -185,18 +182,24 @@ class DeviceCalls:
 
         return store
 
-    def read_slot(self, slot: int, count: int) -> Cache:
-        """Copies at least the first `count` tokens of a slot to the host."""
-        span = next(span for span in self._settings.eviction_spans if span >= count)
+    def read_slot(self, slot: int, num_tokens: int) -> Cache:
+        """Copies at least the first `num_tokens` tokens of a slot to the host."""
+        spans = self._settings.eviction_spans
+        key = self._program_key(next(span for span in spans if span >= num_tokens))
         index = np.array([slot], np.int32)
-        return jax.device_get(
-            programs.read_slot(self._cache, index, key=self._key(span))
-        )
+        return jax.device_get(programs.read_slot(self._cache, index, key=key))
 
     def write_slot(self, slot: int, part: Cache) -> None:
         """Copies the result of `read_slot` into a slot."""
-        index, key = np.array([slot], np.int32), self._key(part.keys[0].shape[2])
+        index = np.array([slot], np.int32)
+        key = self._program_key(part.keys[0].shape[2])
         self._cache = programs.write_slot(self._take_cache(), part, index, key=key)
+
+    def _begin_call(self, rows: Sequence[BatchRow]) -> None:
+        """Numbers a call and records it in its conversations, for eviction."""
+        self._num_calls += 1
+        for row in rows:
+            row.conversation.last_used = self._num_calls
 
     def _count_prefill(self, start: float) -> None:
         self._stats.prefill_seconds += time.perf_counter() - start
@@ -212,23 +215,23 @@ class DeviceCalls:
         self._stats.prefill_tokens += count
         return count
 
-    def _prefill_size(self, rows: Sequence[BatchRow]) -> int:
-        sizes = self._settings.row_counts(self._settings.prefill_rows)
-        return next(size for size in sizes if size >= len(rows))
+    def _padded_prefill_rows(self, rows: Sequence[BatchRow]) -> int:
+        counts = self._settings.row_counts(self._settings.prefill_rows)
+        return next(count for count in counts if count >= len(rows))
 
     def _prefill_span(self, rows: Sequence[BatchRow]) -> int:
-        size = self._settings.prefill_chunk
-        return self._span(max(row.request.chunk_end(size) for row in rows))
+        chunk_size = self._settings.prefill_chunk
+        return self._span(max(row.request.chunk_end(chunk_size) for row in rows))
 
-    def _decode_sizes(self) -> Sequence[int]:
-        # On a mesh each device has its own slots, so each call has all of them.
+    def _decode_row_counts(self) -> Sequence[int]:
+        # On a mesh the slots are divided among devices, so a call includes all slots.
         slots = self._settings.slots
         return self._settings.row_counts(slots) if self._mesh is None else [slots]
 
     def _span(self, end: int) -> int:
         return next(span for span in self._settings.spans if span >= end)
 
-    def _key(self, span: int, rows: Sequence[BatchRow] = ()) -> ProgramKey:
+    def _program_key(self, span: int, rows: Sequence[BatchRow] = ()) -> ProgramKey:
         return ProgramKey(
             model=self._program,
             span=span,
@@ -238,11 +241,11 @@ class DeviceCalls:
         )
 
     def _take_cache(self) -> Cache:
-        """The cache, which the next call gets as a donation; a new one after an error.
+        """Takes the cache out of this object, since the next call donates its buffers.
 
-        A mesh creates it sharded, since one device may have no room for all of it.
+        Returns an empty cache at the first call and after a failed call. On a mesh it
+        is created sharded: one device may not hold all of it.
         """
-        self._calls += 1
         cache, self._cache = self._cache, None
         if cache is not None:
             return cache
@@ -250,67 +253,41 @@ class DeviceCalls:
             return self._empty_cache()
         return jax.jit(self._empty_cache, out_shardings=self._cache_sharding)()
 
-    def _chunk(self, rows: Sequence[BatchRow], count: int) -> programs.PrefillChunk:
-        settings = self._settings
-        tokens = np.zeros((count, settings.prefill_chunk), np.int32)
-        slots = np.full(count, settings.slots, np.int32)
-        offsets, last, lengths, individuals = np.zeros((4, count), np.int32)
-        for i, row in enumerate(rows):
-            request = row.request
-            end = request.chunk_end(settings.prefill_chunk)
-            new = request.prompt[request.prefilled : end]
-            tokens[i, : len(new)] = new
-            slots[i] = row.slot
-            offsets[i], last[i] = request.prefilled, len(new) - 1
-            lengths[i] = len(request.prompt)
-            individuals[i] = row.conversation.individual
-            row.conversation.last_used = self._calls
-        return programs.PrefillChunk(tokens, slots, offsets, last, lengths, individuals)
-
-    def _sampling(self, rows: Sequence[BatchRow], indices: Sequence[int], count: int):
-        settings = [row.request.sampling for row in rows]
-        generated = [len(row.request.generated) for row in rows]
-        return row_sampling(settings, generated, indices, count)
-
-    def _prefill(self, rows: Sequence[BatchRow], count: int, span: int):
+    def _prefill(
+        self, rows: Sequence[BatchRow], num_rows: int, span: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First tokens and their log-probabilities, `[len(rows)]` each."""
         tokens, logprobs, self._cache = programs.prefill(
             self._weights,
             self.population,
             self._take_cache(),
-            self._chunk(rows, count),
-            self._sampling(rows, range(len(rows)), count),
-            key=self._key(span, rows),
+            arrays.prefill_chunk(rows, self._settings, num_rows),
+            arrays.sampling(rows, range(len(rows)), num_rows),
+            key=self._program_key(span, rows),
         )
-        return jax.device_get((tokens, logprobs))
+        tokens, logprobs = jax.device_get((tokens, logprobs))
+        return tokens[: len(rows)], logprobs[: len(rows)]
 
-    def _decode(self, rows: Sequence[BatchRow], count: int, span: int):
+    def _decode(
+        self, rows: Sequence[BatchRow], num_rows: int, span: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and log-probabilities, `[len(rows), N]` each."""
         settings = self._settings
         # A call of all slots works on the cache in place: row i is slot i.
-        in_place = count == settings.slots
+        in_place = num_rows == settings.slots
         indices = [row.slot for row in rows] if in_place else list(range(len(rows)))
-        tokens, lengths, individuals, remaining = np.zeros((4, count), np.int32)
-        # Unused rows write past the end of the cache, that is nowhere.
-        lengths[:] = settings.length
-        for i, row in zip(indices, rows, strict=True):
-            request = row.request
-            tokens[i] = request.generated[-1]
-            lengths[i] = len(request.prompt) + len(request.generated) - 1
-            individuals[i] = row.conversation.individual
-            remaining[i] = request.limits.max_new_tokens - len(request.generated)
-            row.conversation.last_used = self._calls
         slots = None
         if not in_place:
-            slots = np.full(count, settings.slots, np.int32)
+            slots = np.full(num_rows, settings.slots, np.int32)
             slots[: len(rows)] = [row.slot for row in rows]
         generated, logprobs, self._cache = programs.decode(
             self._weights,
             self.population,
             self._take_cache(),
-            programs.DecodeState(tokens, lengths, individuals, remaining),
-            self._sampling(rows, indices, count),
+            arrays.decode_state(rows, indices, settings, num_rows),
+            arrays.sampling(rows, indices, num_rows),
             slots,
-            key=self._key(span, rows),
+            key=self._program_key(span, rows),
             steps=settings.decode_steps,
             stop_ids=self._stop_ids,
         )

@@ -3,7 +3,7 @@
 import dataclasses
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from cycleqd_jax.chat import Finish
 
@@ -16,18 +16,18 @@ class RequestError(ValueError):
     """A request cannot be answered; other requests are not affected."""
 
 
-def as_int(name: str, value: Any) -> int:
-    """Converts an integer of any type, also NumPy's.
+def as_int(name: str, value: object) -> int:
+    """Converts a Python or NumPy integer to `int`.
 
     Raises:
-      RequestError: it is not an integer, or is a bool.
+      RequestError: the value is a bool or not an integer.
     """
+    if isinstance(value, bool):
+        raise RequestError(f"{name}: expected a whole number, got {value!r}.")
     try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise RequestError(f"{name}: expected a whole number, got {value!r}.")
+        return operator.index(value)
+    except TypeError as err:
+        raise RequestError(f"{name}: expected a whole number, got {value!r}.") from err
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +71,12 @@ GREEDY = Sampling()
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """When a reply ends.
+    """The limits that end a reply.
 
     Attributes:
-      max_new_tokens: its longest length.
-      stop_strings: texts that end it, also across token borders; they are not part of
-        the reply.
+      max_new_tokens: the most tokens that are generated.
+      stop_strings: strings that end the reply, even where one spans several tokens; the
+        reply's text is cut before the string.
 
     Raises:
       ValueError: a value is not allowed.
@@ -91,11 +91,10 @@ class Limits:
                 f"max_new_tokens: expected at least 1, got {self.max_new_tokens}."
             )
         stops = self.stop_strings
-        # A string is a sequence too: each of its characters would end the reply.
+        # A bare string would be read as one-character strings, and each would end it.
         if isinstance(stops, str) or not all(isinstance(s, str) and s for s in stops):
             raise ValueError(
-                "stop_strings: expected a tuple of texts that are not empty, got "
-                f"{stops!r}."
+                f"stop_strings: expected a tuple of non-empty strings, got {stops!r}."
             )
 
 
@@ -144,8 +143,8 @@ class Scored:
         return all(self.greedy)
 
 
-class Decoder(Protocol):
-    """The part of a tokenizer that the end of a reply depends on."""
+class Detokenizer(Protocol):
+    """The members of a tokenizer that `find_end` uses."""
 
     stop_ids: tuple[int, ...]
 
@@ -158,19 +157,18 @@ class Ending(NamedTuple):
     """The way a reply ended.
 
     Attributes:
-      tokens: how many generated tokens belong to it, including the stop token or stop
-        string.
+      num_tokens: length of the reply in tokens, with its stop token or stop string.
       text: decoded, without the stop token or stop string.
       finish: why it ended.
     """
 
-    tokens: int
+    num_tokens: int
     text: str
     finish: Finish
 
 
 def find_end(
-    generated: Sequence[int], limits: Limits, tokenizer: Decoder
+    generated: Sequence[int], limits: Limits, tokenizer: Detokenizer
 ) -> Ending | None:
     """Finds the end of a reply; None if it is not finished.
 
@@ -185,7 +183,7 @@ def find_end(
     ids = generated[:-1] if stopped else generated
     if limits.stop_strings and _has_stop(ids, limits, tokenizer):
         count = len(ids)
-        # Backwards: only the tokens of the last device call were not checked before.
+        # Step back from the end: one of the last call's tokens completed the string.
         while count > 1 and _has_stop(ids[: count - 1], limits, tokenizer):
             count -= 1
         text = tokenizer.decode(ids[:count])
@@ -199,6 +197,6 @@ def find_end(
     return None
 
 
-def _has_stop(ids: Sequence[int], limits: Limits, tokenizer: Decoder) -> bool:
+def _has_stop(ids: Sequence[int], limits: Limits, tokenizer: Detokenizer) -> bool:
     text = tokenizer.decode(ids)
     return any(stop in text for stop in limits.stop_strings)

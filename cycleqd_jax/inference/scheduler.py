@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from cycleqd_jax.inference.device import DeviceCalls
 from cycleqd_jax.inference.requests import (
-    Decoder,
+    Detokenizer,
     Generation,
     RequestError,
     Scored,
@@ -46,7 +46,7 @@ class Scheduler:
         settings: EngineSettings,
         calls: DeviceCalls,
         stats: EngineStats,
-        tokenizer: Decoder,
+        tokenizer: Detokenizer,
     ):
         max_host_bytes = max(int(_EVICTED_SHARE * calls.cache_bytes), _EVICTED_BYTES)
         self.slots = SlotTable(settings.slots, max_host_bytes)
@@ -271,11 +271,11 @@ class Scheduler:
                 return
             answer = Generation(
                 text=ending.text,
-                tokens=tuple(request.generated[: ending.tokens]),
+                tokens=tuple(request.generated[: ending.num_tokens]),
                 finish=ending.finish,
                 prompt_tokens=len(request.prompt),
                 reused_tokens=request.reused,
-                logprobs=tuple(request.logprobs[: ending.tokens]),
+                logprobs=tuple(request.logprobs[: ending.num_tokens]),
             )
         conversation.request = None
         request.answer.set_result(answer)

@@ -8,10 +8,10 @@ class EngineStats:
     """Counters of one engine; they only grow.
 
     Attributes:
-      prefill_tokens: prompt tokens computed.
+      prefill_tokens: tokens of prompts and of scored texts that were computed.
       reused_tokens: prompt tokens that the cache had from earlier turns.
       decode_tokens: tokens generated.
-      scored_tokens: tokens of continuations scored.
+      scored_tokens: tokens that got a log-probability; also in `prefill_tokens`.
       prefill_calls: device calls.
       decode_calls: device calls.
       prefill_seconds: wall time of prefill calls.

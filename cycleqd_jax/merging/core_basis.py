@@ -5,11 +5,10 @@ of a matrix that a `Basis` can express is also
 
     W = W_base + Q_u M Q_v^T        M = R_u diag(c) R_v^T,  [Ru, Rv]
 
-with orthonormal `Q_u`, `Q_v`. A genome holds the cores `M` instead of the diagonals. It
-is larger, but the singular vectors of a child's own task vector, which belong to no
-expert, follow from those of its small core. Crossover is the same weighted mean.
-
-Source: ours, for the mutation along the child's own directions.
+with orthonormal `Q_u`, `Q_v`. A genome then holds the cores `M` instead of the
+diagonals `c`, which takes more memory. In return, the SVD of a child's task vector
+follows from the SVD of its small core `M`; the mutation `svd_child` needs it. Crossover
+is still the weighted mean. This form is ours, not the paper's.
 """
 
 import dataclasses
@@ -85,14 +84,11 @@ def core_basis(basis: Basis) -> CoreBasis:
         q_v, r_v = np.linalg.qr(np.asarray(basis.v[slot.name], np.float64))
         u[slot.name] = jnp.asarray(q_u, jnp.float32)
         v[slot.name] = jnp.asarray(q_v, jnp.float32)
-        cores.append(
-            np.stack(
-                [
-                    ((r_u[:, own] * s[k]) @ r_v[:, own].T).ravel()
-                    for k, own in enumerate(map(slot.columns, range(len(s))))
-                ]
-            )
-        )
+        count, rank = basis.num_experts, slot.rank
+        left = r_u.reshape(-1, count, rank).swapaxes(0, 1) * s[:, None]  # [K, Ru, r]
+        right = r_v.reshape(-1, count, rank).swapaxes(0, 1)  # [K, Rv, r]
+        cores.append((left @ right.swapaxes(1, 2)).reshape(count, -1))  # [K, Ru * Rv]
+    # np.concatenate refuses an empty list: experts may change no matrix.
     no_cores = np.zeros((basis.num_experts, 0))
     experts = np.concatenate([no_cores, *cores], axis=1)
     return core_shapes(basis).replace(
@@ -101,10 +97,10 @@ def core_basis(basis: Basis) -> CoreBasis:
 
 
 def core_shapes(basis: Basis) -> CoreBasis:
-    """The core form's shapes (`jax.ShapeDtypeStruct`s) and layout.
+    """A `CoreBasis` whose `u`, `v` and `experts` are `jax.ShapeDtypeStruct`s.
 
     Args:
-      basis: the diagonal form or its shapes. What both forms share is taken from it.
+      basis: the diagonal form or its shapes; the other fields are taken from it.
     """
     u, v, layout, offset = {}, {}, [], 0
     for slot in basis.layout:

@@ -35,7 +35,8 @@ class Proposal(NamedTuple):
     Attributes:
       genomes: `[P, G]` and `[P, K]` float32; with Gaussian mutation also `[P, N]`.
       parents: ids, int32 `[P, 2]`.
-      weights: raw crossover weights, float32 `[P, 2]`; NaN of a crossover without.
+      weights: raw crossover weights, float32 `[P, 2]`; NaN if a user-defined crossover
+        makes its own draws.
       active: the archive each was bred from, int32 `[P]`.
     """
 
@@ -63,8 +64,8 @@ def propose(
       run_key: one typed key, `jax.random.key(seed)`; each child uses keys folded
         from it and its t.
       ts: P generations, each >= 1.
-      settings: of the search; those of selection and crossover are compiled into the
-        program, so others may change without compiling again.
+      settings: of the search. Selection and crossover settings are static, so changing
+        one recompiles.
 
     Raises:
       ValueError: there are no generations, one is below 1, or an active archive is
@@ -76,7 +77,10 @@ def propose(
     active = active_archive(ts, archives.num_tasks, settings.flip_interval)
     for task in sorted(set(active.tolist())):
         if archives.ids(task).size == 0:
-            raise ValueError(f"archive {task} is empty; offer the experts first.")
+            raise ValueError(
+                f"archives: expected an elite in archive {task}, which is active, but "
+                "it is empty; insert the experts first."
+            )
     parents, weights = jax.device_get(
         _draw_parents(
             archives.repertoires,
@@ -88,17 +92,19 @@ def propose(
             alpha_high=settings.alpha_high,
             crossover_mean=settings.crossover_mean,
             crossover_std=settings.crossover_std,
-            has_own_crossover=settings.own_crossover is not None,
+            has_custom_crossover=settings.custom_crossover is not None,
         )
     )
     length = noise_length(int(ts.max())) if settings.has_noise else None
     x1 = bank.gather(parents[:, 0], noise_length=length)
     x2 = bank.gather(parents[:, 1], noise_length=length)
-    if settings.own_crossover is None:
+    if settings.custom_crossover is None:
+        # A program of its own adds the step: fused with the product, its rounding would
+        # depend on the size of the batch.
         children = add(x1, _crossover_steps(x1, x2, weights))
     else:
-        cross = load_operator("qd.crossover", settings.own_crossover)
-        children = _own_crossover(x1, x2, run_key, ts, basis, cross=cross)
+        cross = load_operator("qd.crossover", settings.custom_crossover)
+        children = _custom_crossover(x1, x2, run_key, ts, basis, cross=cross)
     children = mutate(children, run_key, ts, active, basis=basis, settings=settings)
     return Proposal(children, parents, weights, active.astype(np.int32))
 
@@ -111,7 +117,7 @@ def propose(
         "alpha_high",
         "crossover_mean",
         "crossover_std",
-        "has_own_crossover",
+        "has_custom_crossover",
     ),
 )
 def _draw_parents(
@@ -125,7 +131,7 @@ def _draw_parents(
     alpha_high: float,
     crossover_mean: float,
     crossover_std: float,
-    has_own_crossover: bool,
+    has_custom_crossover: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Ids of the parents, int32 `[P, 2]`, and their raw crossover weights, `[P, 2]`.
 
@@ -138,7 +144,7 @@ def _draw_parents(
         keys = generation_keys(run_key, t)
         repertoire = jax.tree.map(lambda leaf: leaf[task], stacked)
         parents = selector.select(repertoire, keys.parents, 2).genotypes
-        if has_own_crossover:
+        if has_custom_crossover:
             return parents, jnp.full(2, jnp.nan)
         weights = draw_weights(keys.crossover, mean=crossover_mean, std=crossover_std)
         return parents, weights
@@ -147,7 +153,7 @@ def _draw_parents(
 
 
 @functools.partial(jax.jit, static_argnames="cross")
-def _own_crossover(
+def _custom_crossover(
     x1: Genome,
     x2: Genome,
     run_key: RNGKey,
@@ -156,6 +162,8 @@ def _own_crossover(
     *,
     cross: Callable,
 ) -> Genome:
+    """The children of a user-defined crossover, `[P, G]` and `[P, K]`."""
+
     def call(a: Genome, b: Genome, t: jax.Array) -> Genome:
         return cross(a, b, generation_keys(run_key, t).crossover, basis=basis)
 

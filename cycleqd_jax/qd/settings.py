@@ -79,12 +79,12 @@ class QDSettings(Section):
         return self
 
     @property
-    def own_crossover(self) -> str | None:
+    def custom_crossover(self) -> str | None:
         """The import path of a user's crossover."""
         return self.crossover if ":" in self.crossover else None
 
     @property
-    def own_mutation(self) -> str | None:
+    def custom_mutation(self) -> str | None:
         """The import path of a user's mutation."""
         return self.mutation if ":" in self.mutation else None
 

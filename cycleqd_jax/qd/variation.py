@@ -49,9 +49,9 @@ def mutate(
     if settings.mutation == "gaussian":
         # The noise is made from t when it is needed: it is named, not drawn.
         return children.replace(noise=add(children.noise, _one_hot(children.noise, ts)))
-    if settings.own_mutation is not None:
-        own = load_operator("qd.mutation", settings.own_mutation)
-        return _own_mutation(children, run_key, ts, active, basis, own=own)
+    if settings.custom_mutation is not None:
+        own = load_operator("qd.mutation", settings.custom_mutation)
+        return _custom_mutation(children, run_key, ts, active, basis, own=own)
     coefficients = children.coefficients
     if settings.needs_cores:
         if not isinstance(basis, CoreBasis):
@@ -130,7 +130,7 @@ def _one_hot(noise: jax.Array, ts: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="own")
-def _own_mutation(
+def _custom_mutation(
     children: Genome,
     run_key: RNGKey,
     ts: jax.Array,

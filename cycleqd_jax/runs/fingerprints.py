@@ -145,8 +145,8 @@ def code_hashes(config: RunConfig, tasks: Sequence[Task]) -> dict[str, dict[str,
     code["all tasks"] = shared_judges()
     code["search"] = own_modules(search_class(config.search))
     own = {
-        "qd.crossover": config.qd.own_crossover,
-        "qd.mutation": config.qd.own_mutation,
+        "qd.crossover": config.qd.custom_crossover,
+        "qd.mutation": config.qd.custom_mutation,
     }
     for setting, path in own.items():
         if path is not None:

@@ -27,11 +27,11 @@ from cycleqd_jax.runs.setup import (
     find_tasks,
     make_search,
     open_evaluator,
-    open_sandbox,
     prepare,
     write_run_facts,
 )
 from cycleqd_jax.runs.trackers import check_trackers, track_run
+from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import State
 
 
@@ -52,7 +52,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
     """
     start = time.perf_counter()
     check_trackers(config.logging)
-    sandbox = open_sandbox(config.sandbox)  # first: it may not be permitted here
+    sandbox = make_sandbox(config.sandbox)  # first: it may not be permitted here
     prepared = prepare(config, folder, observer)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
@@ -112,7 +112,7 @@ def dry_run(config: RunConfig, observer: Observer) -> Plan:
         if inputs.are_here:
             memory.check(machine)
         return make_plan(config, memory, machine, inputs, tasks, missing_data)
-    sandbox = open_sandbox(config.sandbox)
+    sandbox = make_sandbox(config.sandbox)
     prepared = prepare(config, None, observer, tasks)
     memory = prepared.memory
     with open_evaluator(config, prepared, sandbox):

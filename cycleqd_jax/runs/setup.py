@@ -43,8 +43,6 @@ from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
 from cycleqd_jax.runs.plan import check_prompts, choose_slots, find_inputs
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.sandbox.make import make_sandbox
-from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
@@ -325,15 +323,6 @@ def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) ->
             "fingerprints": prepared.fingerprints,
         },
     )
-
-
-def open_sandbox(sandbox: SandboxSettings) -> Sandbox:
-    """The sandbox that the settings ask for.
-
-    Raises:
-      BadInputError: it is missing or not permitted here.
-    """
-    return make_sandbox(sandbox.kind, sandbox.workers, sandbox.memoise)
 
 
 @contextlib.contextmanager

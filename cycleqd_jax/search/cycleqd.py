@@ -63,7 +63,7 @@ class CycleQD(Search):
         super().__init__(context)
         qd = context.qd
         noise = noise_length(1) if qd.has_noise else None
-        check_operators(qd.own_crossover, qd.own_mutation, context.basis, noise)
+        check_operators(qd.custom_crossover, qd.custom_mutation, context.basis, noise)
 
     @classmethod
     def basis_form(cls, qd: QDSettings) -> str:

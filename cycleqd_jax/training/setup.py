@@ -11,8 +11,9 @@ from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.plan import check_prompts
-from cycleqd_jax.runs.setup import make_tasks, open_sandbox
+from cycleqd_jax.runs.setup import make_tasks
 from cycleqd_jax.runs.trackers import check_trackers
+from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
 from cycleqd_jax.training.plan import (
@@ -97,7 +98,7 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
                 "engine: slots and length cannot be auto in training; give numbers."
             )
         check_prompts(scored, [Split.VALIDATE], model.tokenizer, config.engine)
-        asyncio.run(open_sandbox(config.sandbox).close())  # refused here if missing
+        asyncio.run(make_sandbox(config.sandbox).close())  # refused here if missing
     sources = {
         name: make_source(
             name,

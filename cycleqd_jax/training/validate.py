@@ -11,11 +11,11 @@ from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import base_genome, expert_genome
-from cycleqd_jax.merging.individuals import TrainedExpert
+from cycleqd_jax.merging.individuals import Individual, TrainedExpert
 from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.experts import FullExpert, LoraExpert
 from cycleqd_jax.models.loading import LoadedModel
-from cycleqd_jax.runs.setup import open_sandbox
+from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training.settings import TrainConfig
 
@@ -49,9 +49,7 @@ def validate_lora(
         mode="factored",
         individuals_per_pass=len(models),
     )
-    sandbox = open_sandbox(config.sandbox)
-    with LocalEvaluator(loader, tasks=tasks, sandbox=sandbox) as evaluator:
-        return mean_scores(evaluator.evaluate(models, Split.VALIDATE).episodes)
+    return _scores(config, loader, models, tasks)
 
 
 def validate_full(
@@ -76,13 +74,23 @@ def validate_full(
         individuals_per_pass=1,
         whole=_HostWeights(weights, program),
     )
-    sandbox = open_sandbox(config.sandbox)
+    return _scores(config, loader, models, tasks)
+
+
+def _scores(
+    config: TrainConfig,
+    loader: IndividualLoader,
+    models: Mapping[str, Individual],
+    tasks: Sequence[Task],
+) -> Scores:
+    """Mean scores of the models on the `validate` problems."""
+    sandbox = make_sandbox(config.sandbox)
     with LocalEvaluator(loader, tasks=tasks, sandbox=sandbox) as evaluator:
         return mean_scores(evaluator.evaluate(models, Split.VALIDATE).episodes)
 
 
 class _HostWeights(NamedTuple):
-    """Weights on the host, by the name of a `TrainedExpert`."""
+    """Weights on the host, by the name of a `TrainedExpert`; a `WeightsSource`."""
 
     by_name: Mapping[str, Mapping[str, Any]]
     program: CausalLM

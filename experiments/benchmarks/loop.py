@@ -12,8 +12,9 @@ from cycleqd_jax.progress import BatchSummary, Observer
 from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.loop import run_search
-from cycleqd_jax.runs.setup import open_evaluator, open_sandbox
+from cycleqd_jax.runs.setup import open_evaluator
 from cycleqd_jax.sandbox.base import Execution, Program, Sandbox
+from cycleqd_jax.sandbox.make import make_sandbox
 from experiments.benchmarks import frame, quickstart
 
 _PROBLEMS = 8  # a task at most; a batch of the whole quickstart takes minutes
@@ -28,7 +29,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
         update={"problems": config.problems.model_copy(update={"optimise": problems})}
     )
     prepared = quickstart.prepared_run(config, say)
-    sandbox = _Watched(open_sandbox(config.sandbox))
+    sandbox = _Watched(make_sandbox(config.sandbox))
     state = quickstart.experts_only(prepared)
     qd = config.qd
     batches: list[_Parts] = []

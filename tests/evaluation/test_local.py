@@ -10,7 +10,8 @@ from cycleqd_jax.inference.population import choose_mode
 from cycleqd_jax.merging.genome import base_genome, expert_genome, uniform
 from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.setup import open_evaluator, open_sandbox, prepare
+from cycleqd_jax.runs.setup import open_evaluator, prepare
+from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split
 
 
@@ -19,7 +20,7 @@ def open_with(settings, **engine):
         settings | {"engine": settings["engine"] | engine}
     )
     prepared = prepare(config, None, Observer())
-    sandbox = open_sandbox(config.sandbox)
+    sandbox = make_sandbox(config.sandbox)
     return prepared, open_evaluator(config, prepared, sandbox)
 
 
@@ -108,9 +109,8 @@ def test_reference_scores_equal_those_of_transformers(toy_settings):
             "trained": TrainedExpert("toy_a"),
         }
         models["genome"] = expert_genome(prepared.basis, 0)
-        got = evaluator.score(
-            models, Split.TEST, problems={task.name: [problem.id]}
-        ).scores
+        found = evaluator.score(models, Split.TEST, problems={task.name: [problem.id]})
+    got = found.scores
     assert [row.individual for row in got] == list(models)
     # A LoRA expert's genome is the expert as it was trained.
     assert got[1].logprob == pytest.approx(got[2].logprob, abs=1e-4)
@@ -130,6 +130,8 @@ def test_reference_scores_equal_those_of_transformers(toy_settings):
         float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(answer)
     )
     assert got[0].tokens == len(answer)
+    # Every token is computed once; the last one is only a target.
+    assert found.cost.tokens_forward == 3 * (len(prompt + answer) - 1)
     assert got[0].logprob == pytest.approx(want, abs=1e-4)
 
 

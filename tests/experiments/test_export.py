@@ -15,7 +15,8 @@ from cycleqd_jax.merging.genome import base_genome
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.formats.peft_export import percent
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.setup import open_evaluator, open_sandbox, prepare
+from cycleqd_jax.runs.setup import open_evaluator, prepare
+from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split
 from experiments import agent_skills, export
 
@@ -51,7 +52,7 @@ def episodes_of(folder, run, split):
     """Episodes of an exported folder, loaded back as a base model."""
     config = load_config(run / "config.yaml", [f"base_model={folder}"], RunConfig)
     prepared = prepare(config, None, Observer())
-    sandbox = open_sandbox(config.sandbox)
+    sandbox = make_sandbox(config.sandbox)
     with open_evaluator(config, prepared, sandbox) as evaluator:
         models = {"x": base_genome(prepared.basis)}
         return evaluator.evaluate(models, split).episodes

@@ -9,7 +9,8 @@ import sys
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.inference.settings import MeshSettings
 from cycleqd_jax.merging.genome import base_genome, expert_genome
-from cycleqd_jax.runs.setup import open_evaluator, open_sandbox, prepare
+from cycleqd_jax.runs.setup import open_evaluator, prepare
+from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split
 
 
@@ -27,7 +28,7 @@ def episodes(config):
         f"expert {k}": expert_genome(prepared.basis, k)
         for k in range(prepared.basis.num_experts)
     }
-    with open_evaluator(config, prepared, open_sandbox(config.sandbox)) as evaluator:
+    with open_evaluator(config, prepared, make_sandbox(config.sandbox)) as evaluator:
         got = evaluator.evaluate(individuals, Split.OPTIMISE).episodes
     return [(e.individual, e.problem, list(e.tokens), e.score) for e in got]
 

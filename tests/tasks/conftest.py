@@ -9,6 +9,7 @@ import pytest
 
 from cycleqd_jax.chat import Message, Reply
 from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.registry import BUILT_IN
 
@@ -33,7 +34,9 @@ def in_sandbox() -> Callable[[Any], list[Any]]:
 
     def await_all(make):
         async def main():
-            sandbox = make_sandbox("bubblewrap", 2, True)
+            sandbox = make_sandbox(
+                SandboxSettings(kind="bubblewrap", workers=2, memoise=True)
+            )
             try:
                 made = make(sandbox)
                 if inspect.isawaitable(made):

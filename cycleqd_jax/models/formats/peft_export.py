@@ -1,9 +1,9 @@
-"""LoRA adapters out, in PEFT's folder format, and what an adapter cannot hold.
+"""Writes LoRA adapters in PEFT's folder format; measures what they leave out.
 
     lost = ||(W - W_base) - scale B A||^2 summed over all parameters,
     as a share of ||W - W_base||^2 (squared Frobenius norms, float64)
 
-The loss is measured on the weights, so it holds for every kind of individual.
+It compares weights, so it is right for every kind of individual.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from cycleqd_jax.models.formats.hf_folder import new_folder
 from cycleqd_jax.models.formats.peft import CONFIG, PREFIX, WEIGHTS, LoraFactor
 from cycleqd_jax.models.formats.peft_config import AdapterConfig
 
-# Relative rounding error of float32, per number that a weight is the sum of.
+# A rest below this share of the norm of the summed terms is float32 rounding, four
+# units of 2**-24.
 _ROUNDING = 2.0**-22
 
 
@@ -89,14 +90,15 @@ def plan_adapter(
       weights: the individual's, float32; an entry that is the same object as in `base`
         is unchanged.
       factors: `(b [out, R], a [R, in])` by matrix; `b @ a` is its change or a part.
-      tied_embeddings: whether the embedding is also the head; an adapter changes one
-        of the two only, so it leaves the embedding alone.
+      tied_embeddings: whether the embedding is also the output head; adapters that
+        change both are not written, so the embedding's change counts as lost.
 
     Returns:
-      The plan, without ranks that add nothing, such as those of other experts.
+      The plan. Components that are zero, such as those of experts that the genome does
+      not use, are dropped from the factors.
     """
     kept = {
-        name: _shortened(np.asarray(b), np.asarray(a))
+        name: _trim_rank(np.asarray(b), np.asarray(a))
         for name, (b, a) in factors.items()
         if not (tied_embeddings and name == EMBEDDING)
     }
@@ -106,14 +108,14 @@ def plan_adapter(
             continue
         old = np.asarray(base[name]).astype(np.float64)
         new = np.asarray(weights[name]).astype(np.float64)
-        rounding = _energy(old) + _energy(new)
+        terms = _energy(old) + _energy(new)
         rest = new - old
         change += _energy(rest)
         if name in kept:
             b, a, scale = kept[name]
             rest -= scale * (b.astype(np.float64) @ a.astype(np.float64))
-            rounding += scale**2 * _energy(b) * _energy(a)
-        if (left := _energy(rest)) > _ROUNDING**2 * rounding:
+            terms += scale**2 * _energy(b) * _energy(a)
+        if (left := _energy(rest)) > _ROUNDING**2 * terms:
             lost[name] = left
     return AdapterPlan(kept, change, lost, tied_embeddings)
 
@@ -217,8 +219,9 @@ def export_adapter(
             )
         if name == EMBEDDING and config.tie_word_embeddings:
             raise BadInputError(
-                f"export: {name!r} changes and is also the head (tied), which a PEFT "
-                "adapter cannot say; export the whole model"
+                f"export: the adapter would change {name!r}, which is also the output "
+                "head (tied); such adapters can be read but not written; export the "
+                "whole model"
             )
     name = os.fspath(base) if base_name is None else base_name
     with new_folder(folder) as scratch:
@@ -230,10 +233,10 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
 
 
-def _shortened(b: np.ndarray, a: np.ndarray) -> LoraFactor:
-    """The same product without empty ranks, and of no higher rank than the matrix."""
+def _trim_rank(b: np.ndarray, a: np.ndarray) -> LoraFactor:
+    """Drops zero components, and those beyond the matrix's smaller dimension."""
     used = np.any(b, axis=0) & np.any(a, axis=1)
-    used[0] |= not used.any()  # a factor has at least one
+    used[0] |= not used.any()  # PEFT has no rank 0: keep one zero component
     b, a = b[:, used], a[used]
     out, rank = b.shape
     if rank <= min(out, a.shape[1]):

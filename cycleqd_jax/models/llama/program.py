@@ -49,15 +49,15 @@ class Llama(nnx.Module):
     ) -> tuple[jax.Array, Cache]:
         """Final hidden states `[B, L, hidden]`, and the cache after these tokens.
 
-        `positions` are places in the row, int32 `[B, L]`: tokens attend to those at
-        or before their own. The other arguments are as in `CausalLM`.
+        `positions`, int32 `[B, L]`, are the tokens' indices in their row. A token
+        attends to positions up to its own. The other arguments are as in `CausalLM`.
         """
-        rotated_to, segments = positions, None
+        rope_positions, segments = positions, None
         if packed is not None:
-            rotated_to, segments = packed.positions, packed.segments
+            rope_positions, segments = packed.positions, packed.segments
             if self.rotary.context is not None:
                 lengths = _segment_lengths(packed)
-        rotation = self.rotary.rotation(rotated_to, lengths)
+        rotation = self.rotary.rotation(rope_positions, lengths)
         rows = view and view._replace(cache=None)
         x = self.model.embed_tokens(tokens, deltas)
         keys, values = [], []
@@ -90,24 +90,26 @@ class LlamaProgram:
         self.dtype = jnp.dtype(dtype)
         abstract = nnx.eval_shape(lambda: Llama(config, self.dtype, attention))
         self._graph, state = nnx.split(abstract)
-        self._slots = {
-            ".".join(map(str, path)): (path, slot)
-            for path, slot in nnx.to_flat_state(state)
+        self._variables = {
+            ".".join(map(str, path)): (path, variable)
+            for path, variable in nnx.to_flat_state(state)
         }
 
     def _bind(self, weights: Weights) -> Llama:
-        if weights.keys() != self._slots.keys():
-            odd = sorted(weights.keys() ^ self._slots.keys())
+        missing = sorted(self._variables.keys() - weights.keys())
+        unknown = sorted(weights.keys() - self._variables.keys())
+        if missing or unknown:
             raise ValueError(
-                f"weights should have the {len(self._slots)} names of this model, but "
-                f"{odd[0]!r} is missing or unknown; load them with load_model."
+                f"weights: expected the {len(self._variables)} weights of this model, "
+                f"but {missing[:3]} are missing and {unknown[:3]} are unknown; load "
+                "them with load_model."
             )
         return nnx.merge(
             self._graph,
             nnx.from_flat_state(
                 {
-                    path: slot.replace(weights[name])
-                    for name, (path, slot) in self._slots.items()
+                    path: variable.replace(weights[name])
+                    for name, (path, variable) in self._variables.items()
                 }
             ),
         )

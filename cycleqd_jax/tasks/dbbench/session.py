@@ -31,19 +31,19 @@ _MODE = (  # MySQL 8's default, which the reference runs with; MariaDB's is less
     "ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,"
     "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 )
-GRACE_S = 5.0  # beyond its limit, for the server to end a statement by itself
-# A model can have texts sent in another charset than the one they are announced in.
+GRACE_S = 5.0  # after its time limit, for the server to end a statement by itself
+# Raised by PyMySQL for a value it cannot decode, for example after `SET NAMES`.
 _UNREADABLE = (ValueError, ArithmeticError, TypeError, IndexError)
-_KEPT = 65_536  # characters of a feedback
-_MOST_ROWS = 100_000  # read at most, once enough characters are kept
+_MAX_CHARS = 65_536  # of a feedback
+_MAX_ROWS = 100_000  # read at most, once enough characters are kept
 _ACCESS_DENIED = (1045, 1698, 1862, 4151, 3118)  # wrong, expired or locked
 _UNKNOWN_DATABASE = (1044, 1049)  # the model dropped it
-_NO_ROOM = (3, 1021, 1026, 1030, 1114)  # where the words say so, too
+_NO_ROOM = (3, 1021, 1026, 1030, 1114)  # only if the message matches `_NO_SPACE`
 _NO_SPACE = re.compile(r"\b28\b|No space left|is full|Disk full")
 _NO_MEMORY = (5, 1037, 1041, 1135)
-_CORRUPT = (126, 127, 134, 144, 145, 1034, 1035, 1194)  # a disk that is full does that
-# The server refuses the tables of some problems: names that are given twice, are too
-# long or empty; and rows of another length than the table's.
+_CORRUPT = (126, 127, 134, 144, 145, 1034, 1035, 1194)  # a full disk corrupts tables
+# The server refuses the tables of some problems: a column name is repeated, too long or
+# empty, or a second table of the same name has other columns.
 _BAD_TABLE = (1054, 1059, 1060, 1074, 1103, 1117, 1118, 1166)
 
 
@@ -55,7 +55,7 @@ class ConnectionLostError(Exception):
     """The connection ended before the statement did.
 
     Attributes:
-      connection: the server's number of it.
+      connection: its id on the server.
       text: the error as a feedback.
     """
 
@@ -74,22 +74,22 @@ def run_statement(
 ) -> Feedback:
     """Runs a statement on a connection of its own, and commits it.
 
-    Several statements, or a call of a procedure that returns rows, leave results behind
-    that the reference's connector does not read: its commit fails with the text
-    `OUT_OF_SYNC`, and what was not committed implicitly is rolled back. An error in the
-    first of several statements is that error's text as usual.
+    As with the reference's connector, `sql` may hold one statement only. If there is a
+    second result, the commit fails with `OUT_OF_SYNC`, and everything not committed
+    implicitly is rolled back. A procedure that returns rows has two results. An error
+    in the first statement is reported as usual.
 
     Args:
       admin: of the server.
       slot: the database that is used, and its account.
       sql: the statement.
       limit_s: seconds it may take.
-      connected: is told the server's number of the connection before the statement.
+      connected: called with the connection's id before the statement runs.
 
     Raises:
       AccountChangedError: the server does not accept the account.
       ConnectionLostError: the connection ended before the statement did.
-      MySQLError: there is no connection to be had.
+      MySQLError: the server cannot be reached or refuses the connection.
     """
     if not sql:
         return Feedback("[]", False)
@@ -135,8 +135,8 @@ def make_tables(admin: Administrator, slot: Slot, tables: Sequence[Table]) -> No
     Args:
       admin: of the server.
       slot: whose database is made.
-      tables: what it holds; of several with one name the first makes the table, and the
-        others add their rows where the server takes them.
+      tables: the tables to create. If several share a name, the first creates it, and
+        the others insert their rows if the server accepts them.
 
     Raises:
       MySQLError: the server refuses, or is gone.
@@ -162,8 +162,9 @@ def make_tables(admin: Administrator, slot: Slot, tables: Sequence[Table]) -> No
         try:
             admin.run(sql)
         except err.MySQLError as error:
+            # As in the reference, a table that the server refuses is missing.
             if error_code(error) not in _BAD_TABLE:
-                raise  # else there is no table, or no row of it, as in the reference
+                raise
 
 
 def state_query(table: Table) -> str:
@@ -187,7 +188,7 @@ def _execute(connection: Connection, sql: str, limit_s: float) -> Feedback:
         if _has_more(cursor, deadline):
             return Feedback(OUT_OF_SYNC, True)
     finally:
-        _let_go(cursor)
+        _discard_rest(cursor)
     try:
         connection.commit()
     except err.MySQLError as error:
@@ -209,10 +210,10 @@ def _read_rows(cursor: SSCursor, deadline: float) -> tuple[str, bool]:
         row = cursor.fetchone()
         if row is None:
             return f"[{', '.join(rows)}]", True
-        if size < _KEPT:
+        if size < _MAX_CHARS:
             rows.append(row_text(row, finish))
             size += len(rows[-1]) + 2
-        elif count > _MOST_ROWS or time.monotonic() > deadline:
+        elif count > _MAX_ROWS or time.monotonic() > deadline:
             break
     return f"[{', '.join(rows)}]", False
 
@@ -226,7 +227,7 @@ def _has_more(cursor: SSCursor, deadline: float) -> bool:
             for count in itertools.count(1):
                 if cursor.fetchone() is None:
                     break
-                if count > _MOST_ROWS or time.monotonic() > deadline:
+                if count > _MAX_ROWS or time.monotonic() > deadline:
                     return True
     except err.MySQLError as error:
         if error_code(error) in LOST:
@@ -237,7 +238,7 @@ def _has_more(cursor: SSCursor, deadline: float) -> bool:
     return more
 
 
-def _let_go(cursor: SSCursor) -> None:
+def _discard_rest(cursor: SSCursor) -> None:
     """Keeps PyMySQL from reading the rest of a result when the cursor is deleted."""
     if cursor._result is not None:
         cursor._result.unbuffered_active = False

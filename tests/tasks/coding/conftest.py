@@ -12,6 +12,7 @@ import pytest
 
 from cycleqd_jax.chat import DEFAULT_CHAT, Reply
 from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import TaskSettings
 from cycleqd_jax.tasks.coding.task import HumanEval, Mbpp
 
@@ -168,7 +169,7 @@ def answer():
             return await task.run(task.problem(key), chat, sandbox)
 
         async def main():
-            sandbox = make_sandbox(kind, 2, False)
+            sandbox = make_sandbox(SandboxSettings(kind=kind, workers=2, memoise=False))
             try:
                 return await asyncio.gather(
                     *(one(key, replies, sandbox) for key, replies in episodes)

@@ -7,6 +7,7 @@ import pytest
 
 from cycleqd_jax.chat import Reply
 from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
 from cycleqd_jax.tasks.coding.task import Mbpp
 from tests.support.benchmark_data import data_folder, needs_data
@@ -66,7 +67,9 @@ def play(task, reply_of, workers=2):
     """id -> result; the reply is a function of the problem."""
 
     async def main():
-        sandbox = make_sandbox("bubblewrap", workers, False)
+        sandbox = make_sandbox(
+            SandboxSettings(kind="bubblewrap", workers=workers, memoise=False)
+        )
 
         async def one(key):
             async def chat(messages, options):
@@ -99,7 +102,9 @@ def test_all_reference_solutions_are_right(version, rules):
     task = mbpp(version, rules=rules)
 
     async def main():
-        sandbox = make_sandbox("bubblewrap", 2, False)
+        sandbox = make_sandbox(
+            SandboxSettings(kind="bubblewrap", workers=2, memoise=False)
+        )
 
         async def one(problem):
             code = problem.prompt + problem.solution

@@ -11,6 +11,7 @@ import pytest
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Execution
 from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import Outcome
 from cycleqd_jax.tasks.coding import calls
 from cycleqd_jax.tasks.coding.calls import SetLimits, read_report
@@ -190,7 +191,9 @@ def test_the_process_never_has_what_is_expected(make_task, script):
     seen = []
 
     async def main():
-        real = make_sandbox("bubblewrap", 1, False)
+        real = make_sandbox(
+            SandboxSettings(kind="bubblewrap", workers=1, memoise=False)
+        )
 
         class Watched:
             async def run(self, program):
@@ -258,7 +261,9 @@ def test_a_killed_program_is_run_once_more(make_task, kills):
     limit = SetLimits((1.0,) * 2, 5.0, 5.0)
 
     async def main():
-        sandbox = make_sandbox("bubblewrap", 1, True)
+        sandbox = make_sandbox(
+            SandboxSettings(kind="bubblewrap", workers=1, memoise=True)
+        )
         killing = Killing(sandbox, kills)
         try:
             code = "def double(n):\n    return n * 2"
