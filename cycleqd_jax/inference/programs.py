@@ -221,7 +221,7 @@ def score(
         CacheView(cache, chunk.slots, key.span),
         deltas,
         lengths=chunk.lengths,
-        every=True,
+        all_logits=True,
     )
     best = jnp.argmax(logits, axis=-1) == targets
     return logprob_of(logits, targets), best, _sharded(cache, key)

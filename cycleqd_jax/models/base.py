@@ -156,7 +156,7 @@ class CausalLM(Protocol):
         *,
         last: jax.Array | None = None,
         lengths: jax.Array | None = None,
-        every: bool = False,
+        all_logits: bool = False,
     ) -> tuple[jax.Array, Cache]:
         """Appends L tokens to each row's sequence in the cache.
 
@@ -172,10 +172,10 @@ class CausalLM(Protocol):
           lengths: int32 `[B]`, length of each row's whole prompt, of which these
             tokens may be one chunk; default `offsets + last + 1`. Only position
             embeddings that depend on the sequence length use it.
-          every: return the logits of all L tokens. Static.
+          all_logits: return the logits of all L tokens, not only of `last`. Static.
 
         Returns:
-          Logits, float32 `[B, vocab]` (with `every`: `[B, L, vocab]`), and the cache
+          Logits, float32 `[B, vocab]` (with `all_logits`: `[B, L, vocab]`), and the cache
           with the new entries.
         """
         ...
@@ -207,7 +207,7 @@ class CausalLM(Protocol):
         """
         ...
 
-    def head(
+    def logits(
         self, weights: Weights, hidden: jax.Array, deltas: Deltas | None = None
     ) -> jax.Array:
         """Logits, float32 `[B, L, vocab]`, of hidden states `[B, L, hidden]`."""

@@ -62,7 +62,7 @@ def loss(
         weights, batch.tokens, deltas, packed=packed, recompute=recompute
     )
     hidden = jnp.take_along_axis(hidden, batch.positions[..., None], axis=1)
-    logits = program.head(weights, hidden, deltas)
+    logits = program.logits(weights, hidden, deltas)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
     hits = jnp.argmax(logits, axis=-1) == batch.targets
     return jnp.sum(losses * batch.mask) / total, jnp.sum(hits * batch.mask) / total

@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_whole_pass(make, engine):
     scored = asyncio.run(score())
     weights = {SHIFT: jnp.array([float(WEIGHT + SHIFTS[1])])}
     hidden = program.hidden(weights, jnp.array([text]))
-    logits = np.asarray(program.head(weights, hidden))[0]
+    logits = np.asarray(program.logits(weights, hidden))[0]
     logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     want = [logprobs[i - 1, token] for i, token in enumerate(text)][2:]
     np.testing.assert_allclose(scored.logprobs, want, rtol=1e-5)

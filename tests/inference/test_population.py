@@ -61,7 +61,7 @@ def test_the_directions_of_the_basis_are_not_copied(make, program, basis):
 
 
 def logits(program, weights, tokens, deltas=None):
-    return program.head(weights, program.hidden(weights, tokens, deltas), deltas)
+    return program.logits(weights, program.hidden(weights, tokens, deltas), deltas)
 
 
 def test_each_row_is_its_individual_and_the_others_stay(program, weights, basis):

@@ -127,7 +127,7 @@ def test_packed_sequences_take_the_frequencies_of_their_own_lengths(hf, scaling)
         segments=jnp.array([[0] * 20 + [1] * 40]),
     )
     hidden = program.hidden(weights, tokens, packed=packed)
-    together = np.asarray(program.head(weights, hidden))
+    together = np.asarray(program.logits(weights, hidden))
     for start, end in parts:
         want = their_logits(pair(hf, scaling)[0], tokens[:, start:end])
         assert_near(together[:, start:end], want)

@@ -4,4 +4,4 @@
 def full_logits(program, weights, tokens, deltas=None, *, lengths=None):
     """Logits of whole sequences without a cache, float32 `[B, L, vocab]`."""
     hidden = program.hidden(weights, tokens, deltas, lengths=lengths)
-    return program.head(weights, hidden, deltas)
+    return program.logits(weights, hidden, deltas)

@@ -57,7 +57,7 @@ class SummingLM:
         *,
         last=None,
         lengths=None,
-        every=False,
+        all_logits=False,
     ):
         batch, length = tokens.shape
         rows = jnp.arange(batch) if view.rows is None else view.rows
@@ -67,9 +67,9 @@ class SummingLM:
         seen = kept[:, 0, : view.span, 0].at[rows].get(mode="clip")  # [B, S]
         visible = jnp.arange(seen.shape[1]) <= positions[..., None]  # [B, L, S]
         hidden = jnp.sum(visible * seen[:, None], axis=-1, keepdims=True)
-        logits = self.head(weights, hidden, deltas)
+        logits = self.logits(weights, hidden, deltas)
         cache = Cache((kept,), view.cache.values)
-        if every:
+        if all_logits:
             return logits, cache
         last = jnp.full_like(offsets, length - 1) if last is None else last
         return jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0], cache
@@ -87,7 +87,7 @@ class SummingLM:
         assert packed is None
         return jnp.cumsum(tokens, axis=1)[..., None].astype(self.dtype)
 
-    def head(self, weights, hidden, deltas=None):
+    def logits(self, weights, hidden, deltas=None):
         shift = weights[SHIFT] + (deltas or Deltas()).vectors.get(SHIFT, 0.0)
         shift = jnp.broadcast_to(shift, (hidden.shape[0], 1))[:, None]
         best = (hidden + shift).astype(jnp.int32)[..., 0] % self.config.vocab_size

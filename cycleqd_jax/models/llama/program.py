@@ -144,10 +144,10 @@ class LlamaProgram:
         )
         return hidden
 
-    def head(
+    def logits(
         self, weights: Weights, hidden: jax.Array, deltas: Deltas | None = None
     ) -> jax.Array:
-        """As `CausalLM.head`."""
+        """As `CausalLM.logits`."""
         return self._bind(weights).logits(hidden, deltas or Deltas())
 
     def extend(
@@ -160,7 +160,7 @@ class LlamaProgram:
         *,
         last: jax.Array | None = None,
         lengths: jax.Array | None = None,
-        every: bool = False,
+        all_logits: bool = False,
     ) -> tuple[jax.Array, Cache]:
         """As `CausalLM.extend`; see `rope` for frequencies that depend on `lengths`."""
         deltas = deltas or Deltas()
@@ -169,7 +169,7 @@ class LlamaProgram:
         last = jnp.full_like(offsets, tokens.shape[1] - 1) if last is None else last
         lengths = offsets + last + 1 if lengths is None else lengths
         hidden, cache = model.hidden(tokens, positions, lengths, deltas, view)
-        if every:
+        if all_logits:
             return model.logits(hidden, deltas), cache
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
         return model.logits(hidden, deltas)[:, 0], cache
