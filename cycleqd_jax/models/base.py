@@ -175,8 +175,8 @@ class CausalLM(Protocol):
           all_logits: return the logits of all L tokens, not only of `last`. Static.
 
         Returns:
-          Logits, float32 `[B, vocab]` (with `all_logits`: `[B, L, vocab]`), and the cache
-          with the new entries.
+          Logits, float32 `[B, vocab]` (with `all_logits` `[B, L, vocab]`), and the
+          cache with the new entries.
         """
         ...
 

@@ -135,7 +135,7 @@ def test_wrong_calls_are_refused(state):
         with pytest.raises(ValueError, match="generations from 1 on"):
             propose(archives, bank, basis, key, ts, settings=SETTINGS)
     empty = empty_archives(archives.ranges, 5)
-    with pytest.raises(ValueError, match="an elite in archive 1.* it is empty"):
+    with pytest.raises(ValueError, match=r"an elite in archive 1.* it is empty"):
         propose(empty, Bank.empty(3), basis, key, [1], settings=SETTINGS)
 
 
