@@ -12,6 +12,7 @@ from cycleqd_jax import files
 from cycleqd_jax.tasks.base import Split, TaskSettings
 from experiments import agent_skills
 
+README = pathlib.Path(__file__).parents[1] / "README.md"
 DOC = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
 
 
@@ -59,6 +60,12 @@ def test_the_examples_run(folder, toy_settings, capsys):
     state = files.read_json(folder / "run" / "state.json")
     assert state["tasks"] == ["roman", "toy_b"]
     assert state["evaluated_children"] == 4
+    # README's example reads the run.
+    [example] = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    example = example.replace("runs/quickstart", str(folder / "run"))
+    exec(example.replace("pocket_db", "toy_b"), {})
+    champion = state["aggregation"]["toy_b"]["individual"]
+    assert capsys.readouterr().out.startswith(champion)
     # Resumed only with the operators it was begun with.
     merge = folder / "my_merge.py"
     merge.write_text(merge.read_text().replace("0.2", "0.3"))
