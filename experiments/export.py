@@ -18,14 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.adapter_plan import AdapterPlan, plan_adapter
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import low_rank_factors, materialise
 from cycleqd_jax.models.formats.hf_folder import export_model
-from cycleqd_jax.models.formats.peft_export import (
-    AdapterPlan,
-    export_adapter,
-    plan_adapter,
-)
+from cycleqd_jax.models.formats.peft_export import export_adapter
 from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.models.sharding import put_on_device

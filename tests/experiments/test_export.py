@@ -11,9 +11,9 @@ import toy_world
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.merging.adapter_plan import percent
 from cycleqd_jax.merging.genome import base_genome
 from cycleqd_jax.models.formats import safetensors
-from cycleqd_jax.models.formats.peft_export import percent
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.setup import open_evaluator, prepare
 from cycleqd_jax.sandbox.make import make_sandbox

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cycleqd_jax.models.formats.peft_export import percent, plan_adapter
+from cycleqd_jax.merging.adapter_plan import percent, plan_adapter
 
 MATRIX = "model.layers.0.mlp.up_proj.weight"
 EMBEDDING = "model.embed_tokens.weight"
