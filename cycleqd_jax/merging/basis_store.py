@@ -74,7 +74,7 @@ def basis_fingerprint(
     """Hash of everything that a basis depends on: inputs and settings, not results.
 
     Args:
-      base: fingerprint of the base model's weights as loaded.
+      base: fingerprint of the base model as loaded.
       experts: name -> fingerprint of its weights, of K experts in archive order.
       settings: of the basis.
       form: "diagonal" for a `Basis`, "core" for a `CoreBasis`.

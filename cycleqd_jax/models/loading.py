@@ -8,6 +8,8 @@ org/name@revision           the same on the Hugging Face hub
 
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -61,8 +63,14 @@ class LoadedModel:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Sha256 (hex) of the weights as loaded: names, dtypes, shapes and values."""
-        return weights_fingerprint(self.weights)
+        """Sha256 (hex) of all that decides its answers, as it was read.
+
+        These are the weights' names, dtypes, shapes and values, the settings and the
+        tokeniser.
+        """
+        parts = [weights_fingerprint(self.weights), self.config.to_hf()]
+        parts.append(self.tokenizer.fingerprint)
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def load_model(source: str | os.PathLike[str], dtype: Any = "float32") -> LoadedModel:

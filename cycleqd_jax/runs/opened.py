@@ -142,9 +142,9 @@ class OpenedRun:
         wanted = stored_fingerprints(self.path)["base model"]
         if model.fingerprint != wanted:
             raise BadInputError(
-                f"base_model: {model.source} has other weights now (sha256 "
-                f"{model.fingerprint[:12]}) than when the run in {self.path} was made "
-                f"({wanted[:12]}); bring the old file back."
+                f"base_model: {model.source} has other weights, settings or another "
+                f"tokeniser now (sha256 {model.fingerprint[:12]}) than when the run in "
+                f"{self.path} was made ({wanted[:12]}); bring the old file back."
             )
         return model
 

@@ -67,7 +67,23 @@ class TinyHF:
         return {n: p.detach().float().numpy() for n, p in model.named_parameters()}
 
     @staticmethod
+    def set_fields(writer, fields):
+        """Writes fields of a GGUF file by their full names; None takes one away."""
+        add = {
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            str: writer.add_string,
+            list: writer.add_array,
+        }
+        for key, value in fields.items():
+            writer.kv_data[0].pop(key, None)
+            if value is not None:
+                add[type(value)](key, value)
+
+    @classmethod
     def write_gguf(
+        cls,
         path,
         weights,
         *,
@@ -78,10 +94,14 @@ class TinyHF:
         width=32,
         ffn=64,
         quantise=None,
+        raw=(),
+        tensors_per_part=0,
     ):
         """Writes weights of two layers, four heads and two of keys, as llama.cpp does.
 
-        `quantise` makes bytes of a matrix where the gguf package only reads a kind.
+        `quantise` makes bytes of a matrix where the gguf package only reads a kind;
+        `raw` are fields by their full names, None for none; `tensors_per_part` splits
+        the file into `NAME-00001-of-00003.gguf` and so on.
         """
         import gguf
         from gguf.quants import quantize
@@ -89,7 +109,11 @@ class TinyHF:
         quantise = quantise or quantize
         head_dim = width // 4
         kind = gguf.GGMLQuantizationType[kind]
-        writer = gguf.GGUFWriter(path, dict(fields).get("architecture", "llama"))
+        writer = gguf.GGUFWriter(
+            path,
+            dict(fields).get("architecture", "llama"),
+            split_max_tensors=tensors_per_part,
+        )
         writer.add_block_count(2)
         writer.add_context_length(128)
         writer.add_embedding_length(width)
@@ -111,6 +135,7 @@ class TinyHF:
         for name, value in fields:
             if name not in ("architecture", "rope_base"):
                 getattr(writer, f"add_{name}")(value)
+        cls.set_fields(writer, dict(raw))
         names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
         names["lm_head"] = "output"
         parts = {

@@ -1,8 +1,7 @@
 import os
 
-import gguf as gguf_library
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.formats.gguf import read_gguf_metadata
@@ -58,10 +57,18 @@ def reference(smollm_path):
     from transformers import AutoTokenizer
 
     folder, file_name = os.path.split(smollm_path)
-    return AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
+    # As in the published tokenizer.json; transformers leaves the digits out.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    return tokenizer
 
 
-def test_smollm_equals_the_tokenizer_transformers_builds(smollm_tokenizer, reference):
+def test_smollm_equals_the_published_tokenizer(smollm_tokenizer, reference):
     assert smollm_tokenizer.vocabulary == reference.get_vocab()
     for text in TEXTS:
         ids = smollm_tokenizer.encode(text)
@@ -106,88 +113,6 @@ def test_saved_files_load_in_auto_tokenizer(smollm_tokenizer, tmp_path):
     assert loaded.eos_token == "<|im_end|>"
     again = read_tokenizer(tmp_path)
     assert again.fingerprint == smollm_tokenizer.fingerprint
-
-
-def llama3_metadata():
-    """A byte-level vocabulary with the pre-tokeniser of Llama 3."""
-    from tokenizers import pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = ["1 2", "12 3", "Ġ h", "' s", "Ċ Ċ", "Ġ Ġ"]
-    tokens = alphabet + [m.replace(" ", "") for m in merges]
-    tokens += ["<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>", "<think>"]
-    n = len(tokens)
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "llama-bpe",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [1] * (n - 4) + [3, 3, 3, 4],
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.bos_token_id": n - 3,
-        "tokenizer.ggml.eos_token_id": n - 2,
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.chat_template": (
-            "{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}"
-        ),
-    }
-
-
-def write_vocabulary(path, metadata):
-    """A GGUF file that holds only a vocabulary."""
-    writer = gguf_library.GGUFWriter(path, "llama")
-    for key, value in metadata.items():
-        if isinstance(value, list):
-            writer.add_array(key, value)
-        elif isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        else:
-            writer.add_string(key, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def reference_tokenizer(path):
-    from transformers.integrations import gguf
-
-    kind, vocabulary, _ = gguf.get_gguf_tokenizer(str(path))
-    return gguf.convert_gguf_tokenizer(kind, vocabulary)[0]
-
-
-def test_llama_3_splits_as_transformers_does(tmp_path):
-    write_vocabulary(tmp_path / "v.gguf", llama3_metadata())
-    ours = tokenizer_from_metadata(read_gguf_metadata(tmp_path / "v.gguf"), "v.gguf")
-    theirs = reference_tokenizer(tmp_path / "v.gguf")
-    for text in [*TEXTS, "123456 hhs's <think>12<|eot_id|>"]:
-        expected = theirs.encode(text, add_special_tokens=False).ids
-        assert ours.encode(text) == expected, text
-
-
-def test_sentencepiece_vocabulary(tmp_path):
-    letters = [chr(c) for c in range(97, 123)]
-    words = ["▁", "▁t", "▁th", "▁the", "he", "in", "▁in", "ca", "cat", "▁cat"]
-    head = ["<unk>", "<s>", "</s>"]
-    pieces = [f"<0x{i:02X}>" for i in range(256)]
-    tokens = head + pieces + words + letters
-    metadata = {
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [0.0] * (259) + [-float(i) for i in range(36)],
-        "tokenizer.ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * 36,
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.unknown_token_id": 0,
-    }
-    write_vocabulary(tmp_path / "v.gguf", metadata)
-    ours = tokenizer_from_metadata(read_gguf_metadata(tmp_path / "v.gguf"), "v.gguf")
-    theirs = reference_tokenizer(tmp_path / "v.gguf")
-    for text in ["the cat", "in the  cat é", " the", "</s>cat", "tin\n"]:
-        expected = theirs.encode(text, add_special_tokens=False).ids
-        assert ours.encode(text) == expected, text
-    assert ours.decode(ours.encode("the cat in")) == "the cat in"
 
 
 def test_beginning_token_only_where_asked_and_missing(hf):
@@ -263,15 +188,3 @@ def test_a_tokenizer_loads_without_its_model(smollm_path, smollm_tokenizer, tmp_
     (tmp_path / "x.bin").write_bytes(b"1")
     with pytest.raises(BadInputError, match=r"expected a \.gguf file"):
         load_tokenizer(tmp_path / "x.bin")
-
-
-def test_no_token_is_added_to_the_vocabulary_of_a_file(tmp_path):
-    metadata = llama3_metadata()
-    tokens = [
-        t if t != "<|endoftext|>" else "<|end|>"
-        for t in metadata["tokenizer.ggml.tokens"]
-    ]
-    metadata["tokenizer.ggml.tokens"] = tokens
-    write_vocabulary(tmp_path / "v.gguf", metadata)
-    read = read_gguf_metadata(tmp_path / "v.gguf")
-    assert tokenizer_from_metadata(read, "v.gguf").vocab_size == len(tokens)

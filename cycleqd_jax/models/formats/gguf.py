@@ -5,16 +5,18 @@ undone here, so that weights have Hugging Face's names and layout, `[out, in]`.
 """
 
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.families import FAMILIES, Family
+from cycleqd_jax.models.formats.gguf_file import open_gguf
+from cycleqd_jax.models.formats.gguf_rope import FREQUENCIES, rope_scaling
 
-_ROPE_FREQUENCIES = "rope_freqs.weight"
 # Fields without their prefix, which is the architecture -> settings of a config.json.
 _NEEDED = {
     "embedding_length": "hidden_size",
@@ -29,6 +31,29 @@ _OPTIONAL = {
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
 }
+_PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
+# Fields that are read elsewhere here, or change no number of a model without experts.
+_KNOWN = re.compile(
+    r"vocab_size|pooling_type|attention\.layer_norm_epsilon|rope\.scale_linear"
+    r"|rope\.scaling\.(type|factor|original_context_length|finetuned|yarn_.*)"
+    r"|expert_(?!count).*"
+)
+# The values with which a field changes nothing. Any other field of the architecture
+# changes nothing if it is zero or empty: llama.cpp takes that for "not set".
+_NEUTRAL = {
+    "attention.causal": (True,),
+    "embedding_scale": (1, 0),
+    "logit_scale": (1, 0),
+    "residual_scale": (1, 0),
+    "rope.scale": (1, 0),
+    "rope.scaling.alpha": (1, 0),
+    "rope.scaling.attn_factor": (1,),
+    "hidden_activation": ("silu",),
+    # Both name the order of rows that llama.cpp's converter writes.
+    "tensor_data_layout": ("reference", "Meta AI original pth"),
+}
+_NOTHING = (0, "", [])
+_QUANTISATION = 2  # the version whose blocks the gguf package reads
 
 
 class GGUFModel(NamedTuple):
@@ -52,12 +77,12 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFModel:
       BadInputError: if the file is missing, damaged, of another architecture, or holds
         a tensor or setting that its model does not have; names it.
     """
-    metadata, tensors = _open(path)
+    metadata, tensors = open_gguf(path)
     family, config = _family_and_config(metadata, tensors, path)
     names = _hf_names(family, config)
     weights = {}
     for name, tensor in tensors.items():
-        if name == _ROPE_FREQUENCIES:
+        if name == FREQUENCIES:
             continue
         if name not in names:
             raise BadInputError(
@@ -74,13 +99,13 @@ def read_gguf(path: str | os.PathLike[str]) -> GGUFModel:
 
 def read_gguf_config(path: str | os.PathLike[str]) -> ModelConfig:
     """Reads only a model's sizes and constants; errors as for `read_gguf`."""
-    metadata, tensors = _open(path)
+    metadata, tensors = open_gguf(path)
     return _family_and_config(metadata, tensors, path)[1]
 
 
 def read_gguf_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads only a file's fields, among them the vocabulary; errors as `read_gguf`."""
-    return _open(path)[0]
+    return open_gguf(path)[0]
 
 
 def _hf_names(family: Family, config: ModelConfig) -> dict[str, str]:
@@ -100,29 +125,20 @@ def _hf_names(family: Family, config: ModelConfig) -> dict[str, str]:
 def _family_and_config(
     metadata: Mapping[str, Any], tensors: Mapping[str, Any], path: Any
 ) -> tuple[Family, ModelConfig]:
-    architecture = metadata.get("general.architecture")
-    known = {family.gguf_architecture: family for family in reversed(FAMILIES)}
-    if architecture not in known:
-        raise BadInputError(
-            f"{path}: general.architecture {architecture!r} is not supported; "
-            f"supported: {', '.join(known)}"
-        )
-    family = known[architecture]
+    family = _family(metadata, tensors, path)
+    prefix = f"{family.gguf_architecture}."
 
-    def get(key: str) -> Any:
-        return metadata.get(f"{architecture}.{key}")
-
-    for key in ("expert_count", "attention.sliding_window"):
-        if get(key):
-            raise BadInputError(
-                f"{path}: {architecture}.{key} = {get(key)} is not supported"
-            )
     if "token_embd.weight" not in tensors:
         raise BadInputError(f"{path}: lacks tensor 'token_embd.weight'")
+    own = {
+        n.removeprefix(prefix): v for n, v in metadata.items() if n.startswith(prefix)
+    }
     for key in _NEEDED:
-        if get(key) is None:
-            raise BadInputError(f"{path}: lacks {architecture}.{key}")
-    settings = {name: get(key) for key, name in (_NEEDED | _OPTIONAL).items()}
+        if key not in own:
+            raise BadInputError(f"{path}: lacks {prefix}{key}")
+    place = f"{path}: {prefix}"
+    own |= {key: _of_all_layers(own, key, place) for key in _PER_LAYER if key in own}
+    settings = {name: own.get(key) for key, name in (_NEEDED | _OPTIONAL).items()}
     settings |= {
         "model_type": family.model_type,
         "vocab_size": int(tensors["token_embd.weight"].shape[1]),
@@ -131,18 +147,11 @@ def _family_and_config(
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
     }
     config = family.config_from_hf(settings, os.fspath(path))
-    for key in ("rope.dimension_count", "attention.value_length"):
-        if get(key) not in (None, config.head_dim):
-            raise BadInputError(
-                f"{path}: {architecture}.{key} must equal the head size "
-                f"{config.head_dim}, but is {get(key)}"
-            )
-    if _ROPE_FREQUENCIES in tensors:
-        divisors = _dequantise(tensors[_ROPE_FREQUENCIES], path)
-        theta = settings["rope_theta"] or 10000.0
-        scaling = _llama3_scaling(divisors, theta, config.head_dim, path)
-    else:
-        scaling = _named_scaling(get, path)
+    _check_fields(own, config.head_dim, place)
+    divisors = tensors.get(FREQUENCIES)
+    if divisors is not None:
+        divisors = _dequantise(divisors, path)
+    scaling = rope_scaling(own, divisors, config.head_dim, place)
     if scaling is None:
         return family, config
     return family, family.config_from_hf(
@@ -150,56 +159,63 @@ def _family_and_config(
     )
 
 
-def _named_scaling(get: Callable[[str], Any], path: Any) -> dict[str, Any] | None:
-    """Rope scaling, as in a config.json, that a file's fields ask for."""
-    kind, factor = get("rope.scaling.type"), get("rope.scaling.factor")
-    context = get("rope.scaling.original_context_length")
-    if kind in (None, "none") or (kind == "linear" and factor in (None, 1.0)):
-        return None
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": factor}
-    if kind == "yarn" and context:
-        return {
-            "rope_type": "yarn",
-            "factor": 1.0 if factor is None else factor,
-            "original_max_position_embeddings": context,
-        }
-    raise BadInputError(
-        f"{path}: rope.scaling.type {kind!r} is not supported; supported: none, "
-        "linear, and yarn with its original_context_length"
-    )
-
-
-def _llama3_scaling(
-    divisors: np.ndarray, theta: float, head_dim: int, path: Any
-) -> dict[str, Any] | None:
-    """Finds the Llama 3.1 scaling that a file stores only as divisors of frequencies.
-
-    llama.cpp's converter writes the result, not the parameters. Every Llama since 3.1
-    has the same parameters except the factor, which is the largest divisor; they are
-    accepted only if they give the file's numbers.
-    """
-    if np.allclose(divisors, 1.0):
-        return None
-    low, high, context = 1.0, 4.0, 8192
-    factor = float(divisors.max())
-    channels = np.arange(0, head_dim, 2, dtype=np.float64)
-    wavelength = 2 * np.pi * theta ** (channels / head_dim)
-    ramp = np.clip((context / wavelength - low) / (high - low), 0.0, 1.0)
-    expected = 1.0 / ((1.0 - ramp) / factor + ramp)
-    same_shape = divisors.shape == expected.shape
-    if not (same_shape and np.allclose(divisors, expected, rtol=1e-3)):
+def _family(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Any], path: Any
+) -> Family:
+    """The family of a file that holds a model, and of a format that is known."""
+    kind = metadata.get("general.type", "model")
+    if kind != "model":
         raise BadInputError(
-            f"{path}: {_ROPE_FREQUENCIES} is not a Llama 3.1 scaling (factor {factor:g}"
-            f", 1 to 4, {context} tokens); use the model's Hugging Face folder instead"
+            f"{path}: general.type is {kind!r}; expected 'model', the file of a whole "
+            "language model"
         )
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": low,
-        "high_freq_factor": high,
-        "original_max_position_embeddings": context,
+    version = metadata.get("general.quantization_version", _QUANTISATION)
+    plain = ("F32", "F16", "BF16")
+    quantised = any(t.tensor_type.name not in plain for t in tensors.values())
+    if quantised and version != _QUANTISATION:
+        raise BadInputError(
+            f"{path}: general.quantization_version is {version}; expected "
+            f"{_QUANTISATION}; quantise the model anew with llama.cpp"
+        )
+    architecture = metadata.get("general.architecture")
+    known = {family.gguf_architecture: family for family in reversed(FAMILIES)}
+    if architecture not in known:
+        raise BadInputError(
+            f"{path}: general.architecture {architecture!r} is not supported; "
+            f"supported: {', '.join(known)}"
+        )
+    return known[architecture]
+
+
+def _of_all_layers(fields: Mapping[str, Any], key: str, place: str) -> Any:
+    """A field's value; of one value per layer, the one that all layers share."""
+    value, layers = fields[key], fields["block_count"]
+    if not isinstance(value, list):
+        return value
+    if not value or len(value) != layers or any(v != value[0] for v in value):
+        raise BadInputError(
+            f"{place}{key} = {show(value)} is not supported; expected one number for "
+            f"all {layers} layers"
+        )
+    return value[0]
+
+
+def _check_fields(fields: Mapping[str, Any], head_dim: int, place: str) -> None:
+    """Refuses fields that ask for arithmetic that this model does not do."""
+    neutral = _NEUTRAL | {
+        "rope.dimension_count": (head_dim,),
+        "attention.value_length": (head_dim,),
+        "attention.scale": (float(np.float32(head_dim**-0.5)), 0),
     }
+    for key, value in fields.items():
+        if key in _NEEDED or key in _OPTIONAL or _KNOWN.fullmatch(key):
+            continue
+        allowed = neutral.get(key, _NOTHING)
+        if value not in allowed:
+            raise BadInputError(
+                f"{place}{key} = {show(value)} is not supported; this model computes "
+                f"only {show(allowed[0])}"
+            )
 
 
 def _dequantise(tensor: Any, path: Any) -> np.ndarray:
@@ -222,53 +238,3 @@ def _uninterleave(weight: np.ndarray, head_dim: int) -> np.ndarray:
         return weight
     rows = weight.reshape(-1, head_dim // 2, 2, *weight.shape[1:])
     return rows.swapaxes(1, 2).reshape(weight.shape)
-
-
-def _open(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields as plain Python values, and `gguf.ReaderTensor` by name, not yet read."""
-    try:
-        reader = _reader_class()(path)
-        metadata = {name: field.contents() for name, field in reader.fields.items()}
-        return metadata, {tensor.name: tensor for tensor in reader.tensors}
-    except FileNotFoundError as err:
-        raise BadInputError(f"{path}: no such file") from err
-    except OSError as err:
-        raise BadInputError(f"{path}: cannot be read: {err}") from err
-    except (ValueError, KeyError, IndexError, OverflowError, TypeError) as err:
-        raise BadInputError(
-            f"{path}: is not a whole GGUF file ({err}); download it again"
-        ) from err
-
-
-def _reader_class():
-    import gguf
-
-    class Reader(gguf.GGUFReader):
-        """Reads arrays at once: the library takes seconds for a vocabulary."""
-
-        def _get_field_parts(self, orig_offs, raw_type):
-            if raw_type != gguf.GGUFValueType.ARRAY:
-                return super()._get_field_parts(orig_offs, raw_type)
-            kind = gguf.GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
-            count = int(self._get(orig_offs + 4, np.uint64)[0])
-            start = offset = orig_offs + 12
-            types = [gguf.GGUFValueType.ARRAY, kind]
-            if (dtype := self.gguf_scalar_to_np.get(kind)) is not None:
-                values = self._get(start, dtype, count)
-                if len(values) < count:
-                    raise ValueError(f"an array at offset {orig_offs} is cut off")
-                return 12 + values.nbytes, [values], [0], types
-            if kind != gguf.GGUFValueType.STRING:
-                raise ValueError(f"an array of {kind!r} at offset {orig_offs}")
-            little = self.endianess == gguf.GGUFEndian.LITTLE
-            content, parts = memoryview(self.data), []
-            for _ in range(count):
-                length = content[offset : offset + 8]
-                size = int.from_bytes(length, "little" if little else "big")
-                start, offset = offset + 8, offset + 8 + size
-                if offset > len(content):
-                    raise ValueError(f"an array at offset {orig_offs} is cut off")
-                parts.append(content[start:offset])
-            return offset - orig_offs, parts, list(range(count)), types
-
-    return Reader
