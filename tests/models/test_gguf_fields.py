@@ -127,6 +127,7 @@ def test_rope_scaling_is_that_of_the_same_config_json(write, fields, scaling):
         ({"general.type": "adapter"}, "general.type is 'adapter'"),
         ({"general.type": "mmproj"}, "general.type is 'mmproj'"),
         ({"general.architecture": "mamba"}, "general.architecture 'mamba'"),
+        ({"general.architecture": ["llama"]}, "general.architecture "),
         ({"general.quantization_version": 1}, "general.quantization_version is 1"),
         ({"general.alignment": 24}, "alignment"),
         ({"split.count": 3, "split.no": 0}, r"split.no.*-00001-of-00003\.gguf"),
@@ -158,7 +159,7 @@ def test_fields_that_change_no_number_are_ignored(write):
         "general.type": "model",
         "general.tags": ["a", "b"],
         "split.count": 0,
-        "somebody.own_field": 3,
+        "somebody.own_field": [[1, 2], [3]],
     }
     assert read_gguf_config(write(raw=more)) == read_gguf_config(write())
 

@@ -1,7 +1,7 @@
 """Vocabularies in GGUF files against the tokenizer.json of the same models."""
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.formats.gguf_splits import SPLITS
@@ -153,6 +153,25 @@ def test_tokens_added_to_plain_text(changes, begins, ends, tmp_path):
     assert found == [BOS] * begins + [TOKENS.index("ab")] + [EOT] * ends
 
 
+def test_a_whole_tokenizer_json_in_the_file_is_obeyed():
+    """`tokenizer.huggingface.json` is the model's own tokeniser."""
+    model = {"tokens": TOKENS, "merges": MERGES, "ignore_merges": True}
+    theirs = published(model, [split(LLAMA3), byte_level()], {"type": "NFC"})
+    theirs.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", BOS)]
+    )
+    fields = metadata(pre="of the future", add_bos_token=None)
+    fields["tokenizer.huggingface.json"] = theirs.to_str()
+    ours = tokenizer_from_metadata(fields, "v.gguf")
+    for text in TEXTS:
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
+        assert ours.hf(text).input_ids == theirs.encode(text).ids
+    assert ours.stop_ids == (EOT,)
+    fields["tokenizer.huggingface.json"] = "{}"
+    with pytest.raises(BadInputError, match=r"v\.gguf: its vocabulary is damaged"):
+        tokenizer_from_metadata(fields, "v.gguf")
+
+
 def test_special_tokens_may_have_any_letters():
     tokens = [*TOKENS[:-1], "<\uff5cend▁of▁sentence\uff5c>"]
     ours = read(tokens=tokens, token_type=[1] * BOS + [3] * 3)
@@ -224,7 +243,7 @@ def test_sentencepiece_vocabulary(prefix, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pre": None}, "tokenizer.ggml.pre None"),
+        ({"pre": None}, "lacks tokenizer.ggml.pre, "),
         ({"pre": "default"}, "tokenizer.ggml.pre 'default'"),
         ({"pre": ["llama-bpe"]}, "tokenizer.ggml.pre "),
         ({"model": "t5"}, "tokenizer.ggml.model 't5'"),
@@ -239,6 +258,7 @@ def test_sentencepiece_vocabulary(prefix, tmp_path):
         ({"eot_token_id": 10**6}, "tokenizer.ggml.eot_token_id is 1000000"),
         ({"add_bos_token": True, "bos_token_id": None}, "lacks tokenizer.ggml.bos_"),
         ({"add_eos_token": True, "eos_token_id": None}, "lacks tokenizer.ggml.eos_"),
+        ({"add_bos_token": "odd"}, "tokenizer.ggml.add_bos_token = 'odd'"),
         ({"add_space_prefix": True}, "tokenizer.ggml.add_space_prefix"),
         ({"add_sep_token": True}, "tokenizer.ggml.add_sep_token"),
         ({"remove_extra_whitespaces": True}, "remove_extra_whitespaces = true"),

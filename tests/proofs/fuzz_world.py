@@ -60,7 +60,7 @@ def make_gguf(path: pathlib.Path, config: LlamaConfig, weights: dict) -> None:
     vocabulary = make_tokenizer().vocabulary
     tokens = sorted(vocabulary, key=vocabulary.get)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
     writer.add_token_merges(["1 2"])

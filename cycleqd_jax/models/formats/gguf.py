@@ -179,7 +179,7 @@ def _family(
         )
     architecture = metadata.get("general.architecture")
     known = {family.gguf_architecture: family for family in reversed(FAMILIES)}
-    if architecture not in known:
+    if not isinstance(architecture, str) or architecture not in known:
         raise BadInputError(
             f"{path}: general.architecture {architecture!r} is not supported; "
             f"supported: {', '.join(known)}"

@@ -7,7 +7,7 @@ default is llama.cpp's.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.models.formats.gguf_splits import SPLITS, Split
@@ -49,40 +49,24 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], source: str) -> ChatTok
         for name, value in metadata.items()
         if name.startswith("tokenizer.ggml.")
     }
-    split = _check(fields, source)
-    sentencepiece = split is None
-    if sentencepiece:
+    if fields.get("model") == "llama":
         fields = _SENTENCEPIECE_IDS | fields
-    tokens, kinds = _tokens(fields, source)
-    if sentencepiece and "merges" not in fields:
-        _check_scores(tokens, kinds, fields["scores"], source)
-    ids = [*_SPECIAL_TOKENS.values(), *_ENDINGS]
-    special = {key: _token(tokens, fields, key, source) for key in ids}
-    default = sentencepiece or (split.adds_bos and special["bos_token_id"] is not None)
-    adds = {"bos": default, "eos": False}
-    for name in adds:
-        adds[name] = bool(fields.get(f"add_{name}_token", adds[name]))
-        if adds[name] and special[f"{name}_token_id"] is None:
-            raise BadInputError(
-                f"{source}: tokenizer.ggml.add_{name}_token is true, but it lacks "
-                f"tokenizer.ggml.{name}_token_id"
-            )
+    own = metadata.get("tokenizer.huggingface.json")
     architecture = metadata.get("general.architecture")
     try:
-        if sentencepiece:
-            backend = _sentencepiece(fields, tokens, special["unknown_token_id"])
-        else:
-            backend = _byte_level(tokens, _merges(fields), split)
-        _add_special_tokens(backend, tokens, kinds)
+        made = _parse(own) if own else _build(fields, source)
+        ids = [*_SPECIAL_TOKENS.values(), *_ENDINGS]
+        special = {key: _token(made.tokens, fields, key, source) for key in ids}
         tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=backend,
+            tokenizer_object=made.backend,
             chat_template=metadata.get("tokenizer.chat_template"),
-            add_bos_token=adds["bos"],
-            add_eos_token=adds["eos"],
             clean_up_tokenization_spaces=False,
             model_max_length=metadata.get(f"{architecture}.context_length", 2048),
+            **_added(made, fields, special, source),
             **{name: special[key] for name, key in _SPECIAL_TOKENS.items()},
         )
+    except BadInputError:
+        raise
     except Exception as err:  # tokenizers raises plain Exception for a bad vocabulary
         raise BadInputError(
             f"{source}: its vocabulary is damaged: {type(err).__name__}: {err}"
@@ -90,6 +74,68 @@ def tokenizer_from_metadata(metadata: Mapping[str, Any], source: str) -> ChatTok
     return ChatTokenizer(
         tokenizer, eos_ids=[fields[key] for key in _ENDINGS if key in fields]
     )
+
+
+class _Made(NamedTuple):
+    """A tokeniser, its tokens by id, and whether it adds tokens by default.
+
+    None leaves that to the tokeniser's own post-processor.
+    """
+
+    backend: Any
+    tokens: Sequence[str]
+    adds_bos: bool | None
+    adds_eos: bool | None
+
+
+def _parse(text: str) -> _Made:
+    """The model's own tokenizer.json, which a file may hold whole."""
+    from tokenizers import Tokenizer
+
+    backend = Tokenizer.from_str(text)
+    count = 1 + max(backend.get_vocab().values())
+    return _Made(backend, [backend.id_to_token(i) for i in range(count)], None, None)
+
+
+def _build(fields: Mapping[str, Any], source: str) -> _Made:
+    split = _check(fields, source)
+    tokens, kinds = _tokens(fields, source)
+    if split:
+        backend = _byte_level(tokens, _merges(fields), split)
+    else:
+        if "merges" not in fields:
+            _check_scores(tokens, kinds, fields["scores"], source)
+        unknown = _token(tokens, fields, "unknown_token_id", source)
+        backend = _sentencepiece(fields, tokens, unknown)
+    _add_special_tokens(backend, tokens, kinds)
+    return _Made(backend, tokens, split.adds_bos if split else True, False)
+
+
+def _added(
+    made: _Made,
+    fields: Mapping[str, Any],
+    special: Mapping[str, str | None],
+    source: str,
+) -> dict[str, bool]:
+    """Whether tokens are put around plain text; settings of a tokenizer_config.json."""
+    found = {}
+    for name, default in (("bos", made.adds_bos), ("eos", made.adds_eos)):
+        key, token = f"add_{name}_token", special[f"{name}_token_id"]
+        given = fields.get(key, default if token is not None else None)
+        if given is None:
+            continue
+        if given not in (True, False):
+            raise BadInputError(
+                f"{source}: tokenizer.ggml.{key} = {show(given)} is neither true nor "
+                "false"
+            )
+        if given and token is None:
+            raise BadInputError(
+                f"{source}: tokenizer.ggml.{key} is true, but it lacks "
+                f"tokenizer.ggml.{name}_token_id"
+            )
+        found[key] = bool(given)
+    return found
 
 
 def _check(fields: Mapping[str, Any], source: str) -> Split | None:
@@ -100,7 +146,11 @@ def _check(fields: Mapping[str, Any], source: str) -> Split | None:
             f"{source}: tokenizer.ggml.model {kind!r} is not supported; expected "
             "'gpt2' (byte-level BPE) or 'llama' (SentencePiece)"
         )
-    # Without a name, llama.cpp splits as no published model does, and warns.
+    if kind == "gpt2" and name is None:  # llama.cpp splits as no model does, and warns
+        raise BadInputError(
+            f"{source}: lacks tokenizer.ggml.pre, which says how text is split; "
+            "convert the model again with llama.cpp or use its Hugging Face folder"
+        )
     if kind == "gpt2" and not (isinstance(name, str) and name in SPLITS):
         raise BadInputError(
             f"{source}: tokenizer.ggml.pre {name!r} is not supported; supported: "
