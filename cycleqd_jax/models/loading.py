@@ -38,7 +38,7 @@ from cycleqd_jax.models.same_base import (
     check_same_function,
     check_same_vocabulary,
 )
-from cycleqd_jax.models.tokenizer import ChatTokenizer
+from cycleqd_jax.models.tokenizer import ChatTokenizer, padding_only
 from cycleqd_jax.models.validated import cast
 
 
@@ -204,8 +204,9 @@ def _check_embedding(
     tokenizer: ChatTokenizer, config: ModelConfig, path: pathlib.Path
 ) -> None:
     """Refuses tokens beyond the embedding, except padding, which no prompt has."""
-    beyond = {i for i in tokenizer.vocabulary.values() if i >= config.vocab_size}
-    if beyond - {tokenizer.pad_id}:
+    tokens = tokenizer.vocabulary.items()
+    beyond = {token for token, i in tokens if i >= config.vocab_size}
+    if beyond - {padding_only(tokenizer.hf)}:
         raise BadInputError(
             f"{path}: its tokeniser has {tokenizer.vocab_size} tokens, but its "
             f"embedding has {config.vocab_size} rows; use the tokeniser that the model "

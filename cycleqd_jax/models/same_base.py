@@ -14,7 +14,7 @@ from cycleqd_jax.models.base import HEAD, ModelConfig
 from cycleqd_jax.models.families import family_named, read_config
 from cycleqd_jax.models.formats import hf_folder, safetensors
 from cycleqd_jax.models.locate import is_hub_name
-from cycleqd_jax.models.tokenizer import ChatTokenizer
+from cycleqd_jax.models.tokenizer import ChatTokenizer, padding_only
 from cycleqd_jax.models.validated import read_object
 
 # What positions become depends on these together; each may be spelt in several ways.
@@ -58,7 +58,7 @@ def check_same_vocabulary(folder: pathlib.Path, tokenizer: ChatTokenizer) -> Non
         return
     reader = hf_folder.read_fast_tokenizer(folder)
     own, others = reader.get_vocab(), tokenizer.vocabulary
-    padding = _padding(reader) | _padding(tokenizer.hf)
+    padding = padding_only(reader), padding_only(tokenizer.hf)
     odd = sorted(
         token
         for token in {token for token, _ in own.items() ^ others.items()}
@@ -112,10 +112,6 @@ def check_named_base(
         odd = _folder_difference(there, config, weights)
         if odd is not None:
             raise BadInputError(f"{refusal}; {odd}")
-
-
-def _padding(reader: Any) -> set[str]:
-    return {reader.pad_token} - {reader.bos_token, reader.eos_token, reader.unk_token}
 
 
 def _difference(own: ModelConfig, base: ModelConfig) -> str | None:

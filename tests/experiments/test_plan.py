@@ -344,6 +344,17 @@ def test_the_quickstart_model_is_not_dequantised(monkeypatch, toy_settings):
     assert inputs.experts == (None,) * 3 and not inputs.are_here
 
 
+def test_half_a_download_is_not_here_yet(toy_settings, tmp_path, monkeypatch):
+    base = shutil.copytree(toy_settings["base_model"], tmp_path / "base")
+    lose_a_shard(base)
+    monkeypatch.setattr("cycleqd_jax.runs.plan.find_download", lambda _: base)
+    experts = dict.fromkeys(toy_settings["tasks"], "org/expert")
+    changes = {"base_model": "org/base", "experts": experts}
+    inputs = find_inputs(RunConfig.model_validate(toy_settings | changes))
+    assert inputs.sizes_of == str(base / CONFIG)
+    assert inputs.experts == (None,) * 3 and not inputs.are_here
+
+
 def test_known_models_by_any_of_their_names():
     meant = known_model("meta-llama/Meta-Llama-3-8B")
     assert meant.name == "meta-llama/Meta-Llama-3-8B"

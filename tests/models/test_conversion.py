@@ -14,7 +14,7 @@ from cycleqd_jax.models.loading import load_expert, load_model
 def follow(error, monkeypatch):
     """Does what the end of a message says, in this process."""
     python, flag, program, *arguments = shlex.split(str(error).rpartition("): ")[2])
-    assert (python, flag) == ("python", "-c")
+    assert (python, flag) == (sys.executable, "-c")
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])
     exec(program, {})
 
@@ -48,5 +48,5 @@ def test_an_adapter(hf, tmp_path, monkeypatch):
 def test_a_gguf_file_in_a_folder(hf, tmp_path):
     folder = hf.save(tmp_path, hf.model())
     (folder / "model.safetensors").rename(folder / "m.gguf")
-    with pytest.raises(BadInputError, match=r"pass the file .*m\.gguf itself"):
+    with pytest.raises(BadInputError, match=r"as a base model, pass .*m\.gguf"):
         load_model(folder)

@@ -2,6 +2,7 @@
 
 import pathlib
 import shlex
+import sys
 
 # File -> program that writes its safetensors beside it.
 _PROGRAMS = {
@@ -29,8 +30,8 @@ def how_to_convert(folder: pathlib.Path) -> str:
     """
     for name, program in _PROGRAMS.items():
         if (folder / name).is_file() or (folder / f"{name}.index.json").is_file():
-            command = shlex.join(["python", "-c", program, str(folder)])
+            command = shlex.join([sys.executable, "-c", program, str(folder)])
             return f"; convert {name} with (needs pip install torch): {command}"
     for file in sorted(folder.glob("*.gguf")):
-        return f"; pass the file {file} itself"
+        return f"; as a base model, pass the file {file} itself"
     return ""
