@@ -122,7 +122,7 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
       BadInputError: if it is missing, damaged, of another kind (DoRA, ...), or not a
         fine-tune of this base; names what differs, with both values.
     """
-    folder = pathlib.Path(path).expanduser()
+    folder = pathlib.Path(os.path.expanduser(path))
     if is_hub_name(os.fspath(path)):
         folder = locate(os.fspath(path))
     expert = open_expert(folder, base.config, base.weights)
@@ -148,8 +148,8 @@ def open_expert(
     Raises:
       BadInputError: as for `load_expert`.
     """
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "no such folder"
+    if not os.path.isdir(folder):  # False where a name is too long
+        found = "is a file" if os.path.exists(folder) else "no such folder"
         raise BadInputError(
             f"expert {os.fspath(folder)!r}: {found}; expected the folder of a PEFT "
             "adapter or a full model"

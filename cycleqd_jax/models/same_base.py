@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -107,9 +108,11 @@ def check_named_base(
                 "base_model_name_or_path"
             )
         return
-    here, there = (pathlib.Path(p).expanduser() for p in (source, named))
-    if here.is_dir() and there.is_dir() and here.resolve() != there.resolve():
-        odd = _folder_difference(there, config, weights)
+    here, there = map(os.path.expanduser, (source, named))
+    if not (os.path.isdir(here) and os.path.isdir(there)):
+        return
+    if not os.path.samefile(here, there):
+        odd = _folder_difference(pathlib.Path(there), config, weights)
         if odd is not None:
             raise BadInputError(f"{refusal}; {odd}")
 

@@ -286,9 +286,11 @@ def test_an_expert_that_is_a_file_or_nowhere(both, expert):
     for path, words in (
         (folder / LORA_WEIGHTS, "is a file; expected the folder"),
         (folder / "nowhere", "no such folder"),
+        (folder / ("n" * 300), "no such folder"),
     ):
         error = both(experts=named["experts"] | {entry: str(path)})
         assert f"expert {str(path)!r}: {words}" in error
+    assert "no such file or folder" in both(base_model=str(folder / ("n" * 300)))
 
 
 def test_more_tokens_than_rows_of_the_embedding(both, toy_settings, tmp_path):

@@ -156,6 +156,7 @@ def test_settings_that_change_nothing(base, adapter, change):
         ({"r": 8}, r"rank 8, but has \(32, 4\)"),
         ({"r": "x"}, "r: .*valid integer.*'x'"),
         ({"r": 0}, "r: .*greater than 0.*: 0"),
+        ({"lora_alpha": None}, "lora_alpha: .*valid number.*empty"),
         ({"rank_pattern": {"(": 3}}, "not a regular expression"),
         ({"target_modules": ["q_proj"]}, "does not target"),
     ],

@@ -194,7 +194,16 @@ def test_an_adapter_that_names_another_base_is_refused(hf, bases, tmp_path):
     other = hf.save(tmp_path / "other", hf.model(seed=5))
     copy = hf.save(tmp_path / "copy", hf.model().to(torch.bfloat16))
     base = bases[False]
-    for name in (str(copy), base.source, "org/moved", "gone/with/wind", "", None):
+    for name in (
+        str(copy),
+        base.source,
+        "org/moved",
+        "gone/with/wind",
+        "~no/one",
+        "n" * 999,
+        "",
+        None,
+    ):
         name_base(tmp_path / "adapter", name)
         load_expert(tmp_path / "adapter", base)
     name_base(tmp_path / "adapter", str(other))

@@ -111,7 +111,9 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
                     f"{path}: {name} = {value!r} is not supported; only plain LoRA is"
                 )
         given = {
-            name: data[name] for name in cls.model_fields if data.get(name) is not None
+            name: data[name]
+            for name in cls.model_fields
+            if data.get(name) is not None or name in data.keys() & {"r", "lora_alpha"}
         }
         layers = given.get("layers_to_transform")
         if isinstance(layers, int):
