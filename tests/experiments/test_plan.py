@@ -10,7 +10,7 @@ import toy_world
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.models.formats.hf_folder import export_model
-from cycleqd_jax.models.formats.safetensors import open_file, write_file
+from cycleqd_jax.models.formats.safetensors import open_file
 from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.runs.memory import Machine
 from cycleqd_jax.runs.plan import find_inputs, known_model
@@ -212,14 +212,6 @@ def lose_a_shard(folder):
     write(f"{WEIGHTS}.index.json", json.dumps({"weight_map": places}))(folder)
 
 
-def poison(folder):
-    """Puts NaN into the last tensor."""
-    file = next(folder.glob("*.safetensors"))
-    tensors = dict(open_file(file))
-    name = max(tensors)
-    write_file(file, tensors | {name: np.full_like(tensors[name], np.nan)})
-
-
 ADAPTER, CONFIG, WEIGHTS = "adapter_config.json", "config.json", "model.safetensors"
 LORA_WEIGHTS = "adapter_model.safetensors"
 ADAPTERS = [
@@ -232,7 +224,7 @@ ADAPTERS = [
     (settings(r=3), "at rank 3, but has"),
     (settings(peft_type="IA3"), "peft_type 'IA3' is not supported"),
     (settings(init_lora_weights="pissa"), "changes the base weights"),
-    (poison, "holds values that are not finite"),
+    (toy_world.poison, "holds values that are not finite"),
 ]
 MODELS = [
     (keep_only(CONFIG, "tokenizer.json"), None),  # sizes are known without weights
@@ -244,7 +236,7 @@ MODELS = [
     (settings(quantization_config={"bits": 4}), "quantised weights are not read"),
     (settings(num_hidden_layers=1), "maps to nothing"),
     (write("tokenizer.json", "{}"), "its tokeniser cannot be read"),
-    (poison, "holds values that are not finite"),
+    (toy_world.poison, "holds values that are not finite"),
 ]
 
 
