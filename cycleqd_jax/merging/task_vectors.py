@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.validated import cast, check_finite
 
 Weights = Mapping[str, Any]  # parameter name -> array, on the host or a device
 
@@ -146,11 +147,13 @@ def task_vector(
         return _lora_delta(shape, factor, name, expert_name)
     if name not in weights:
         return None
-    stored = weights[name]  # once, as it may be read from disk
-    _check_shape(tuple(np.shape(stored)), shape, name, expert_name)
-    after = np.asarray(stored, np.float64)
-    _check_finite(after, name, expert_name)
-    delta = after - np.asarray(base_weights[name], np.float64)
+    after = np.asarray(weights[name])  # once, as it may be read from disk
+    before = np.asarray(base_weights[name])
+    _check_shape(after.shape, shape, name, expert_name)
+    check_finite(after, f"{expert_name}: {name}")
+    check_finite(before, f"base model: {name}")
+    cast(after, before.dtype, f"{expert_name}: {name}")  # it is run in that dtype
+    delta = after.astype(np.float64) - before.astype(np.float64)
     return DenseDelta(delta) if np.any(delta) else None
 
 
@@ -170,11 +173,12 @@ class ExpertWeights(Mapping):
         base = np.asarray(self._base_weights[name])
         whole = whole_weights(self._expert)
         if name in whole:
-            return np.asarray(whole[name]).astype(base.dtype)
+            return cast(np.asarray(whole[name]), base.dtype, f"expert: {name}")
         delta = task_vector(self._base_weights, self._expert, name)
         if delta is None:
             return base
-        return (base.astype(np.float64) + delta.dense()).astype(base.dtype)
+        tuned = base.astype(np.float64) + delta.dense()
+        return cast(tuned, base.dtype, f"expert: {name}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._base_weights)
@@ -201,12 +205,13 @@ def _lora_delta(
             "adapter file is damaged."
         )
     _check_shape((b.shape[0], a.shape[1]), shape, name, expert_name)
-    _check_finite(b, name, expert_name)
-    _check_finite(a, name, expert_name)
+    check_finite(b, f"{expert_name}: factor B of {name}")
+    check_finite(a, f"{expert_name}: factor A of {name}")
     scale = float(factor.scale)
     if scale == 0.0 or not np.any(b) or not np.any(a):
         return None
-    return FactoredDelta(b=scale * b, a=a)
+    with np.errstate(over="ignore"):  # the basis refuses what is infinite
+        return FactoredDelta(b=scale * b, a=a)
 
 
 def _names(experts: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -250,12 +255,4 @@ def _check_shape(
         raise BadInputError(
             f"{expert_name}: {name} should have shape {list(expected)} as in the base "
             f"model, but has {list(got)}; the expert was made from another base model."
-        )
-
-
-def _check_finite(array: np.ndarray, name: str, expert_name: str) -> None:
-    if not np.isfinite(array).all():
-        raise BadInputError(
-            f"{expert_name}: {name} holds values that are not finite; the file is "
-            "damaged or the training diverged."
         )

@@ -15,6 +15,7 @@ from cycleqd_jax.models.attention import Kind
 from cycleqd_jax.models.base import CausalLM, ModelConfig
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.models.llama.rope import make_rotary
 from cycleqd_jax.models.validated import read_object
 
 
@@ -27,6 +28,8 @@ class Family:
       config_from_hf: makes a config of a parsed `config.json` and its path, which
         error messages begin with.
       program: makes the functions of a config, dtype and kind of attention.
+      positions: makes a dataclass of what a config computes from positions; configs
+        that spell one computation differently have equal ones.
       gguf_architecture: the family's name in a GGUF file.
       gguf_interleaved: linear layers whose rows llama.cpp interleaves per head.
     """
@@ -34,6 +37,7 @@ class Family:
     model_type: str
     config_from_hf: Callable[[Mapping[str, Any], str], ModelConfig]
     program: Callable[..., CausalLM]
+    positions: Callable[[ModelConfig], Any]
     gguf_architecture: str
     gguf_interleaved: tuple[str, ...]
 
@@ -43,6 +47,7 @@ FAMILIES = (
         model_type="llama",
         config_from_hf=LlamaConfig.from_hf,
         program=LlamaProgram,
+        positions=make_rotary,
         gguf_architecture="llama",
         gguf_interleaved=("q_proj", "k_proj"),
     ),

@@ -1,6 +1,7 @@
 """Locates a model: a path, a file inside a Python package, or the hub."""
 
 import importlib.util
+import os
 import pathlib
 import re
 
@@ -56,16 +57,16 @@ def find_download(name: str) -> pathlib.Path | None:
 
 def is_hub_name(source: str) -> bool:
     """True if this is `org/name@revision` and no path that exists."""
-    path = pathlib.Path(source).expanduser()
+    path = pathlib.Path(os.path.expanduser(source))
     named = _HUB_NAME.fullmatch(source) and path.suffix.lower() != ".gguf"
-    return bool(named) and not path.exists()
+    return bool(named) and not os.path.exists(path)
 
 
 def _find_local(source: str) -> pathlib.Path | None:
     if source.startswith("package:"):
         return _package_file(source)
-    path = pathlib.Path(source).expanduser()
-    return path if path.exists() else None
+    path = pathlib.Path(os.path.expanduser(source))
+    return path if os.path.exists(path) else None  # False where a name is too long
 
 
 def _package_file(source: str) -> pathlib.Path:

@@ -20,6 +20,17 @@ _DATE = "26 Jul 2024"
 _PROBE = "Zq7probe"
 
 
+def padding_only(tokenizer: Any) -> str | None:
+    """The padding token if no prompt can have it, None otherwise.
+
+    Args:
+      tokenizer: a `transformers.PreTrainedTokenizerFast`.
+    """
+    pad = tokenizer.pad_token
+    used = (None, tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+    return None if pad in used or pad in str(tokenizer.chat_template) else pad
+
+
 class ChatTokenizer:
     """A model's tokeniser and chat template.
 

@@ -23,6 +23,7 @@ from cycleqd_jax.merging.forms import basis_shapes
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.experts import Expert
 from cycleqd_jax.models.families import config_from_hf, read_config
+from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.loading import open_config, open_expert
 from cycleqd_jax.models.locate import find_download, is_hub_name, locate
 from cycleqd_jax.models.tokenizer import ChatTokenizer
@@ -46,7 +47,7 @@ _KNOWN_MODELS = {
         "tie_word_embeddings": False,
     }
 }
-_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
+_WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 # More slots gain nothing, because arithmetic is the bottleneck by then.
 _MOST_SLOTS = {"cpu": 64}
 _MOST_SLOTS_ELSEWHERE = 256
@@ -98,18 +99,19 @@ def find_inputs(config: RunConfig) -> Inputs:
         folder = pathlib.Path(source).expanduser()
         if is_hub_name(source):
             folder = find_download(source)
-        absent = is_hub_name(source) and not _has_weights(folder)
+        absent = is_hub_name(source) and not _is_downloaded(folder)
         experts.append(None if absent else open_expert(folder, model))
     return Inputs(model, sizes_of, tuple(experts))
 
 
 def _find_base(source: str) -> tuple[ModelConfig, str | None]:
-    path = find_download(source) if is_hub_name(source) else locate(source)
-    if path is not None and path.is_dir() and not _has_weights(path):
-        settings = path / "config.json"
-        if settings.is_file():
-            return read_config(path), str(settings)
-    if not is_hub_name(source) or _has_weights(path):
+    hub = is_hub_name(source)
+    path = find_download(source) if hub else locate(source)
+    if path is not None and path.is_dir():
+        is_here = _is_downloaded(path) if hub else _has_weights(path)
+        if not is_here and (path / "config.json").is_file():
+            return read_config(path), str(path / "config.json")
+    if not hub or _is_downloaded(path):
         return open_config(path), None
     known = known_model(source)
     if known is None:
@@ -146,8 +148,12 @@ def _bare_name(source: str) -> str:
 
 
 def _has_weights(folder: pathlib.Path | None) -> bool:
-    files = () if folder is None else folder.glob("*")
-    return any(file.suffix in _WEIGHT_FILES for file in files)
+    return folder is not None and any(any(folder.glob(p)) for p in _WEIGHT_FILES)
+
+
+def _is_downloaded(folder: pathlib.Path | None) -> bool:
+    """Whether a folder of the hub's cache is whole; the run downloads what is not."""
+    return _has_weights(folder) and not safetensors.missing_files(folder)
 
 
 def check_prompts(

@@ -10,6 +10,7 @@ import toy_world
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.formats.safetensors import open_file
 from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.runs.memory import Machine
 from cycleqd_jax.runs.plan import find_inputs, known_model
@@ -155,52 +156,133 @@ def expert(toy_settings, tmp_path):
     return folder, {"experts": experts | {entry: str(folder)}}
 
 
-@pytest.mark.parametrize(
-    ("removed", "added", "words"),
-    [
-        (["adapter_model.safetensors"], [], "lacks adapter_model.safetensors"),
-        (["*"], [], "has neither adapter_config.json nor config.json"),
-        (["*"], ["config.json", "pytorch_model.bin"], "only safetensors weights"),
-        (["*"], ["config.json", "model.safetensors"], "is not a whole safetensors"),
-        (["*"], ["config.json"], "has neither model.safetensors nor"),
-    ],
-)
-def test_an_expert_that_cannot_be_read(
-    both, expert, toy_settings, removed, added, words
-):
-    folder, settings = expert
-    for pattern in removed:
-        for file in folder.glob(pattern):
-            file.unlink()
-    for name in added:
-        (folder / name).write_bytes(b"no weights")
-        if name == "config.json":
-            shutil.copy(f"{toy_settings['base_model']}/config.json", folder)
-    error = both(**settings)
-    assert str(folder) in error and words in error
+def keep_only(*names):
+    """Removes everything else from a folder."""
+
+    def change(folder):
+        for path in folder.iterdir():
+            if path.name not in names:
+                path.unlink()
+
+    return change
+
+
+def move_all(inner):
+    def change(folder):
+        (folder / inner).mkdir()
+        for path in folder.iterdir():
+            if path.is_file():
+                path.rename(folder / inner / path.name)
+
+    return change
+
+
+def rename(old, new):
+    return lambda folder: (folder / old).rename(folder / new)
+
+
+def cut(name):
+    """Leaves the first half of a file."""
+
+    def change(folder):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return change
+
+
+def write(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def settings(**changes):
+    """Changes the settings of a model or adapter."""
+
+    def change(folder):
+        path = next(p for p in (folder / ADAPTER, folder / CONFIG) if p.exists())
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def lose_a_shard(folder):
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    places = dict.fromkeys(open_file(folder / "one.safetensors"), "one.safetensors")
+    places["model.norm.weight"] = "two.safetensors"
+    write(f"{WEIGHTS}.index.json", json.dumps({"weight_map": places}))(folder)
+
+
+ADAPTER, CONFIG, WEIGHTS = "adapter_config.json", "config.json", "model.safetensors"
+LORA_WEIGHTS = "adapter_model.safetensors"
+ADAPTERS = [
+    (keep_only(), f"has neither {ADAPTER} nor {CONFIG}"),
+    (move_all("checkpoint-9"), "pass one of its folders: checkpoint-9"),
+    (keep_only(ADAPTER), f"lacks {LORA_WEIGHTS}"),
+    (rename(LORA_WEIGHTS, "adapter_model.bin"), "convert adapter_model.bin with"),
+    (cut(LORA_WEIGHTS), "is not a whole safetensors file"),
+    (write(ADAPTER, "{"), "it is not JSON"),
+    (settings(r=3), "at rank 3, but has"),
+    (settings(peft_type="IA3"), "peft_type 'IA3' is not supported"),
+    (settings(init_lora_weights="pissa"), "changes the base weights"),
+    (toy_world.poison, "holds values that are not finite"),
+]
+MODELS = [
+    (keep_only(CONFIG, "tokenizer.json"), None),  # sizes are known without weights
+    (rename(WEIGHTS, "pytorch_model.bin"), "convert pytorch_model.bin with"),
+    (cut(WEIGHTS), "is not a whole safetensors file"),
+    (lose_a_shard, "two.safetensors: no such file"),
+    (rename(CONFIG, "params.json"), "has neither adapter_config.json nor config.json"),
+    (settings(model_type="mamba"), "model_type 'mamba' is not supported"),
+    (settings(quantization_config={"bits": 4}), "quantised weights are not read"),
+    (settings(num_hidden_layers=1), "maps to nothing"),
+    (write("tokenizer.json", "{}"), "its tokeniser cannot be read"),
+    (toy_world.poison, "holds values that are not finite"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), ADAPTERS)
+def test_an_odd_adapter(both, expert, change, words):
+    folder, named = expert
+    change(folder)
+    error = both(**named)
+    assert words in error and str(folder) in error
+
+
+OF_ANOTHER = (settings(rms_norm_eps=0.5), "its rms_norm_eps is 0.5")
+
+
+@pytest.mark.parametrize(("change", "words"), [*MODELS, OF_ANOTHER])
+def test_an_odd_full_expert(both, expert, toy_settings, change, words):
+    folder, named = expert
+    shutil.rmtree(folder)
+    shutil.copytree(toy_settings["base_model"], folder)
+    change(folder)
+    error = both(**named)
+    assert (words or "has neither model.safetensors nor") in error
+    assert str(folder) in error
+
+
+@pytest.mark.parametrize(("change", "words"), MODELS[1:])
+def test_an_odd_base_model(both, toy_settings, tmp_path, change, words):
+    folder = shutil.copytree(toy_settings["base_model"], tmp_path / "base")
+    change(folder)
+    if not (folder / CONFIG).exists():
+        words = "config.json cannot be read"
+    error = both(base_model=str(folder))
+    assert words in error and str(folder) in error
 
 
 def test_an_expert_that_is_a_file_or_nowhere(both, expert):
-    folder, settings = expert
-    entry = next(iter(settings["experts"]))
-    for path in (folder / "adapter_model.safetensors", folder / "nowhere"):
-        error = both(experts=settings["experts"] | {entry: str(path)})
-        assert f"expert {str(path)!r}: no such folder" in error
-
-
-def test_an_expert_of_another_model(both, expert, toy_settings):
-    folder, settings = expert
-    shutil.rmtree(folder)
-    shutil.copytree(toy_settings["base_model"], folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
-    assert "its rms_norm_eps is 0.5" in both(**settings)
-
-
-def test_a_base_model_without_readable_weights(both, toy_settings, tmp_path):
-    folder = shutil.copytree(toy_settings["base_model"], tmp_path / "base")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    assert "only safetensors weights are read" in both(base_model=str(folder))
+    folder, named = expert
+    entry = next(iter(named["experts"]))
+    for path, words in (
+        (folder / LORA_WEIGHTS, "is a file; expected the folder"),
+        (folder / "nowhere", "no such folder"),
+        (folder / ("n" * 300), "no such folder"),
+    ):
+        error = both(experts=named["experts"] | {entry: str(path)})
+        assert f"expert {str(path)!r}: {words}" in error
+    assert "no such file or folder" in both(base_model=str(folder / ("n" * 300)))
 
 
 def test_more_tokens_than_rows_of_the_embedding(both, toy_settings, tmp_path):
@@ -253,6 +335,17 @@ def test_the_quickstart_model_is_not_dequantised(monkeypatch, toy_settings):
     settings = toy_settings | {"base_model": toy_world.BASE, "experts": experts}
     inputs = find_inputs(RunConfig.model_validate(settings))
     assert inputs.model.hidden_size == 576 and inputs.sizes_of is None
+    assert inputs.experts == (None,) * 3 and not inputs.are_here
+
+
+def test_half_a_download_is_not_here_yet(toy_settings, tmp_path, monkeypatch):
+    base = shutil.copytree(toy_settings["base_model"], tmp_path / "base")
+    lose_a_shard(base)
+    monkeypatch.setattr("cycleqd_jax.runs.plan.find_download", lambda _: base)
+    experts = dict.fromkeys(toy_settings["tasks"], "org/expert")
+    changes = {"base_model": "org/base", "experts": experts}
+    inputs = find_inputs(RunConfig.model_validate(toy_settings | changes))
+    assert inputs.sizes_of == str(base / CONFIG)
     assert inputs.experts == (None,) * 3 and not inputs.are_here
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,18 @@ def test_everything_wrong_is_said_before_anything_is_trained(
     for word in words:
         assert word in error
     assert "Traceback" not in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_base_model_with_nan_is_not_trained(settings, tmp_path, capsys, method):
+    base = shutil.copytree(settings["base_model"], tmp_path / "base")
+    toy_world.poison(base)
+    changes = {"base_model": str(base), "method": method}
+    out = tmp_path / "experts"
+    assert command(tmp_path, settings | changes, f"output={out}") == 2
+    error = capsys.readouterr().err
+    assert f"{base / 'model.safetensors'}: tensor" in error and "not finite" in error
     assert not out.exists()
 
 

@@ -227,3 +227,36 @@ def test_weights_as_trained_are_read_one_by_one(make):
     for name in own:
         np.testing.assert_array_equal(own[name], expert.weights[name])
     assert stored.weights.reads == dict.fromkeys(base, 1)
+
+
+def wide_lora(scale, size=1.0):
+    """An adapter of finite factors whose product grows with its scale and size."""
+    b, a = np.full((6, 2), size), np.full((2, 6), size)
+    b[0, 1] = a[1, 0] = 0.5 * size
+    factor = types.SimpleNamespace(b=b, a=a, scale=scale)
+    return types.SimpleNamespace(factors={Q: factor})
+
+
+@pytest.mark.parametrize(
+    "expert",
+    [
+        wide_lora(1e30),  # its energy is beyond float32
+        wide_lora(1e200),  # its squares are beyond float64
+        wide_lora(1e308, 1e3),  # its scaled factors are
+        wide_lora(1.0, 1e160),  # its product is
+    ],
+)
+def test_task_vectors_beyond_float32_are_refused(make, expert):
+    with pytest.raises(BadInputError, match=f"^db: what it adds to {Q} is beyond"):
+        compute_basis(make.base(), [expert], expert_names=["db"])
+    compute_basis(make.base(), [wide_lora(1e15)])
+
+
+@pytest.mark.parametrize("name", [Q, "model.norm.weight"])
+def test_full_experts_beyond_float32_are_refused(make, name):
+    base = make.base()
+    base[name] = np.full_like(base[name], -3e38)
+    expert = make.experts("full", base)[0]
+    expert.weights[name] = np.full_like(base[name], 3e38)
+    with pytest.raises(BadInputError, match=f"^db: what it adds to {name} is beyond"):
+        compute_basis(base, [expert], expert_names=["db"])

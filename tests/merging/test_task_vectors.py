@@ -6,6 +6,7 @@ import pytest
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.task_vectors import (
+    ExpertWeights,
     iterate_task_vectors,
     task_vector,
 )
@@ -67,6 +68,8 @@ def test_wrong_experts_are_refused_by_name(make):
     refused(base, types.SimpleNamespace(weights=less), f"{NORM}.*is missing")
     broken = {**full.weights, NORM: np.full(6, np.nan, np.float32)}
     refused(base, types.SimpleNamespace(weights=broken), "not finite")
+    broken = {**base, NORM: np.full(6, np.inf, np.float32)}
+    refused(broken, full, f"^base model: {NORM} holds values that are not finite")
     factor = lora.factors[UP]
     short = types.SimpleNamespace(b=factor.b[:-1], a=factor.a, scale=1.0)
     refused(base, types.SimpleNamespace(factors={UP: short}), r"has \[9, 6\]")
@@ -82,3 +85,14 @@ def test_names_must_differ(make):
     base = make.base()
     with pytest.raises(BadInputError, match="different names"):
         list(iterate_task_vectors(base, make.experts("lora", base), ["a", "a", "b"]))
+
+
+def test_weights_beyond_the_dtype_of_the_run_are_refused(make):
+    base = make.base(dtype=np.float16)
+    weights = {n: w.astype(np.float32) for n, w in base.items()}
+    weights[UP][2, 3] = 1e5
+    expert = types.SimpleNamespace(weights=weights)
+    refused(base, expert, f"^db: {UP} holds 1e.05, which is beyond .* float16")
+    alone = types.SimpleNamespace(factors={}, replacements={UP: weights[UP]})
+    with pytest.raises(BadInputError, match="beyond the range of float16"):
+        ExpertWeights(base, alone)[UP]

@@ -132,6 +132,28 @@ def test_damaged_index(hf, tmp_path):
             load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("special", "template", "fits"),
+    [
+        ({"pad_token": "[NEW]"}, "{{ messages }}", True),  # is in no prompt
+        ({"pad_token": "[NEW]"}, "{{ messages }}[NEW]", False),
+        ({"pad_token": "[NEW]", "eos_token": "[NEW]"}, "{{ messages }}", False),
+        ({"additional_special_tokens": ["[NEW]"]}, "{{ messages }}", False),
+    ],
+)
+def test_a_token_beyond_the_embedding(hf, tmp_path, special, template, fits):
+    hf.model(vocab_size=63).save_pretrained(tmp_path)
+    tokenizer = hf.tokenizer()
+    tokenizer.add_special_tokens(special)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path)
+    if fits:
+        assert load_model(tmp_path).tokenizer.vocab_size == 64
+        return
+    with pytest.raises(BadInputError, match=r"has 64 tokens, but .* has 63 rows"):
+        load_model(tmp_path)
+
+
 def test_fingerprint_sees_every_bit():
     weights = {"a": np.arange(6, dtype=np.float32), "b": np.ones((2, 3), np.float32)}
     first = weights_fingerprint(weights)

@@ -18,6 +18,8 @@ VARIANTS = {
     "biases": {"attention_bias": True, "mlp_bias": True},
     "one_kv_head": {"num_key_value_heads": 1},
     "wide_heads": {"head_dim": 16},
+    "pretraining_tp": {"pretraining_tp": 2},  # how it was trained; changes nothing
+    "swish": {"hidden_act": "swish"},
     "linear_rope": {
         "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
     },

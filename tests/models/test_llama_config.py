@@ -90,7 +90,6 @@ def test_weight_shapes_are_those_of_the_torch_model(hf, tied, biased):
     [
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not supported"),
         ({"sliding_window": 4096}, "sliding_window = 4096"),
-        ({"pretraining_tp": 2}, "pretraining_tp = 2"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ({"hidden_size": None}, "hidden_size: Field required"),

@@ -70,11 +70,50 @@ def assert_sums_to(expert, base, merged):
         {"target_modules": ["q_proj", "embed_tokens"]},
         {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
         {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
+        {"target_modules": ["q_proj"], "init_lora_weights": "mica"},
     ],
     ids=lambda settings: ",".join(settings) or "plain",
 )
 def test_adapters_made_by_peft(hf, base, tmp_path, settings):
     merged = make_adapter(tmp_path / "adapter", hf.model(), **settings)
+    assert_sums_to(load_expert(tmp_path / "adapter", base), base, merged)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target_modules": "all-linear", "exclude_modules": ["o_proj"]},
+        {"target_modules": r"layers\.1\..*(q|up)_proj"},
+        {"target_modules": ["q_proj"], "rank_pattern": {"^layers.0.self_attn": 2}},
+        {
+            "rank_pattern": {r"^layers\.0\..*": 2},
+            "alpha_pattern": {r"^layers\.1\..*": 3},
+        },
+        {"target_modules": ["q_proj", "embed_tokens"], "modules_to_save": ["norm"]},
+        {"target_modules": ["layers.0.self_attn.q_proj", "lm_head"]},
+    ],
+    ids=lambda settings: ",".join(settings) or "plain",
+)
+def test_adapters_of_a_model_without_its_head(hf, base, tmp_path, settings):
+    """`LlamaModel` has the names of `LlamaForCausalLM` without their "model."."""
+    settings = settings | {"task_type": "FEATURE_EXTRACTION"}
+    merged = make_adapter(tmp_path / "adapter", hf.model().model, **settings)
+    names = safetensors.numpy.load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert not any(name.startswith("base_model.model.model.") for name in names)
+    merged = {f"model.{name}": weight for name, weight in merged.items()}
+    merged["lm_head.weight"] = base.weights["lm_head.weight"]
+    assert_sums_to(load_expert(tmp_path / "adapter", base), base, merged)
+
+
+def test_adapters_without_the_prefix_of_peft(hf, base, tmp_path):
+    """`save_pretrained(save_peft_format=False)` of transformers leaves it out."""
+    targets = ["q_proj", "lm_head", "embed_tokens"]
+    merged = make_adapter(tmp_path / "adapter", hf.model(), target_modules=targets)
+    path = tmp_path / "adapter/adapter_model.safetensors"
+    tensors = safetensors.numpy.load_file(path)
+    tensors = {n.removeprefix("base_model.model."): t for n, t in tensors.items()}
+    safetensors.numpy.save_file(tensors, path)
     assert_sums_to(load_expert(tmp_path / "adapter", base), base, merged)
 
 
@@ -90,11 +129,24 @@ def edit(folder, **changes):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"fan_in_fan_out": True},  # PEFT ignores it for linear layers
+        {"lora_dtype": "float32", "lorap_emb_lr": 1e-6},  # ms-swift's
+        {"base_model_name_or_path": None, "auto_mapping": {"unsloth_fixed": True}},
+    ],
+)
+def test_settings_that_change_nothing(base, adapter, change):
+    before = load_expert(adapter, base).fingerprint
+    edit(adapter, **change)
+    assert load_expert(adapter, base).fingerprint == before
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
         ({"use_dora": True}, "DoRA"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"bias": "all"}, "bias = 'all'"),
         ({"lora_bias": True}, "lora_bias"),
         ({"init_lora_weights": "pissa"}, "pissa"),
@@ -104,6 +156,7 @@ def edit(folder, **changes):
         ({"r": 8}, r"rank 8, but has \(32, 4\)"),
         ({"r": "x"}, "r: .*valid integer.*'x'"),
         ({"r": 0}, "r: .*greater than 0.*: 0"),
+        ({"lora_alpha": None}, "lora_alpha: .*valid number.*empty"),
         ({"rank_pattern": {"(": 3}}, "not a regular expression"),
         ({"target_modules": ["q_proj"]}, "does not target"),
     ],

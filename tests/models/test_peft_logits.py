@@ -1,5 +1,6 @@
 """Adapters made by PEFT: its own forward pass gives our logits, or they are refused."""
 
+import dataclasses
 import json
 import warnings
 
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import peft
 import pytest
+import safetensors.numpy
 import torch
 from forward import full_logits
 
@@ -192,7 +194,16 @@ def test_an_adapter_that_names_another_base_is_refused(hf, bases, tmp_path):
     other = hf.save(tmp_path / "other", hf.model(seed=5))
     copy = hf.save(tmp_path / "copy", hf.model().to(torch.bfloat16))
     base = bases[False]
-    for name in (str(copy), base.source, "org/moved", "gone/with/wind", "", None):
+    for name in (
+        str(copy),
+        base.source,
+        "org/moved",
+        "gone/with/wind",
+        "~no/one",
+        "n" * 999,
+        "",
+        None,
+    ):
         name_base(tmp_path / "adapter", name)
         load_expert(tmp_path / "adapter", base)
     name_base(tmp_path / "adapter", str(other))
@@ -201,16 +212,60 @@ def test_an_adapter_that_names_another_base_is_refused(hf, bases, tmp_path):
     assert str(other) in str(caught.value) and base.source in str(caught.value)
 
 
-def test_hub_names_of_bases_must_agree(hf, bases, tmp_path):
-    import dataclasses
+LLAMA = "meta-llama/Meta-Llama-3.1-8B-Instruct"
 
+
+@pytest.mark.parametrize(
+    ("named", "source"),
+    [
+        ("Org/name", "org/Name@main"),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", LLAMA),
+        ("unsloth/Llama-3.1-8B-Instruct-unsloth-bnb-4bit", LLAMA),
+        ("unsloth/Llama-3.1-8B-Instruct-FP8-Dynamic", LLAMA),
+        ("unsloth/llama-2-7b-chat-bnb-4bit", "meta-llama/Llama-2-7b-chat-hf"),
+        ("hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4", LLAMA),
+        ("mirror/Meta-Llama-3.1-8B-Instruct", LLAMA),
+    ],
+)
+def test_hub_names_of_mirrors_and_quantised_copies(hf, bases, tmp_path, named, source):
     adapt(hf, tmp_path)
-    base = dataclasses.replace(bases[False], source="org/Name@main")
-    name_base(tmp_path, "Org/name")
-    load_expert(tmp_path, base)
-    name_base(tmp_path, "org/name-instruct")
-    with pytest.raises(BadInputError, match=r"'org/name-instruct'.*'org/Name@main'"):
-        load_expert(tmp_path, base)
+    name_base(tmp_path, named)
+    load_expert(tmp_path, dataclasses.replace(bases[False], source=source))
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "meta-llama/Meta-Llama-3.1-8B",
+        "unsloth/Llama-3.1-8B-unsloth-bnb-4bit",
+        "unsloth/llama-3-8b-Instruct-bnb-4bit",
+        "unsloth/Hermes-3-Llama-3.1-8B",
+    ],
+)
+def test_hub_names_of_other_models(hf, bases, tmp_path, named):
+    adapt(hf, tmp_path)
+    name_base(tmp_path, named)
+    with pytest.raises(BadInputError, match=f"'{named}'.*'{LLAMA}'"):
+        load_expert(tmp_path, dataclasses.replace(bases[False], source=LLAMA))
+
+
+def test_a_folder_of_the_base_quantised_or_with_other_settings(hf, bases, tmp_path):
+    adapt(hf, tmp_path / "adapter")
+    folder = hf.save(tmp_path / "base", hf.model())
+    name_base(tmp_path / "adapter", str(folder))
+    file, settings = folder / "model.safetensors", folder / "config.json"
+    tensors = safetensors.numpy.load_file(file)
+    matrix = "model.layers.0.mlp.up_proj.weight"
+    packed = {matrix: np.zeros((1024, 1), np.uint8), f"{matrix}.absmax": np.ones(16)}
+    safetensors.numpy.save_file(tensors | packed, file)
+    load_expert(tmp_path / "adapter", bases[False])
+    data = json.loads(settings.read_text())
+    settings.write_text(json.dumps(data | {"quantization_config": {"bits": 4}}))
+    load_expert(tmp_path / "adapter", bases[False])
+    data["rope_parameters"]["rope_theta"] = 7e4
+    settings.write_text(json.dumps(data))
+    with pytest.raises(BadInputError, match=r"its rope_theta is 70000\.0"):
+        load_expert(tmp_path / "adapter", bases[False])
 
 
 def test_an_adapter_with_another_vocabulary_is_refused(hf, bases, tmp_path):
@@ -218,7 +273,10 @@ def test_an_adapter_with_another_vocabulary_is_refused(hf, bases, tmp_path):
     tokenizer = hf.tokenizer()
     tokenizer.save_pretrained(tmp_path)
     load_expert(tmp_path, bases[False])
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # in no prompt
+    tokenizer.save_pretrained(tmp_path)
+    load_expert(tmp_path, bases[False])
     tokenizer.add_tokens(["zzz"])
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(BadInputError, match=r"'zzz' as 63.*as None \(64 and 63"):
+    with pytest.raises(BadInputError, match=r"'zzz' as 64.*as None \(65 and 63"):
         load_expert(tmp_path, bases[False])

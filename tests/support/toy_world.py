@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import yaml
 
+from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.formats.peft import LoraFactor
 from cycleqd_jax.models.formats.peft_export import save_lora
@@ -97,3 +98,12 @@ def make_world(folder: pathlib.Path, num_tasks: int = 3, full: tuple = ()) -> di
 def write_config(path: pathlib.Path, settings: dict) -> pathlib.Path:
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
     return path
+
+
+def poison(folder: pathlib.Path) -> None:
+    """Puts NaN into one tensor of a model or adapter."""
+    file = next(folder.glob("*.safetensors"))
+    tensors = dict(safetensors.open_file(file))
+    name = max(tensors)
+    bad = tensors | {name: np.full_like(tensors[name], np.nan)}
+    safetensors.write_file(file, bad)

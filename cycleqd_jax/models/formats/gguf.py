@@ -16,6 +16,7 @@ from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.families import FAMILIES, Family
 from cycleqd_jax.models.formats.gguf_file import open_gguf
 from cycleqd_jax.models.formats.gguf_rope import FREQUENCIES, rope_scaling
+from cycleqd_jax.models.validated import check_finite
 
 # Fields without their prefix, which is the architecture -> settings of a config.json.
 _NEEDED = {
@@ -229,6 +230,7 @@ def _dequantise(tensor: Any, path: Any) -> np.ndarray:
             f"{path}: tensor {tensor.name!r} has type {tensor.tensor_type.name}, which "
             f"cannot be dequantised: {err}"
         ) from err
+    check_finite(values, f"{path}: tensor {tensor.name!r}")
     return values.astype(np.float32, copy=False)
 
 

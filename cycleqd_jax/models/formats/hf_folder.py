@@ -58,6 +58,14 @@ def read_tokenizer(folder: str | os.PathLike[str]) -> ChatTokenizer:
     Raises:
       BadInputError: naming the file that is missing or damaged.
     """
+    return ChatTokenizer(read_fast_tokenizer(folder), eos_ids=_eos_ids(folder))
+
+
+def read_fast_tokenizer(folder: str | os.PathLike[str]) -> Any:
+    """The `transformers.PreTrainedTokenizerFast` of a model's or adapter's folder.
+
+    Errors as for `read_tokenizer`.
+    """
     from transformers import PreTrainedTokenizerFast
 
     folder = pathlib.Path(folder)
@@ -70,29 +78,13 @@ def read_tokenizer(folder: str | os.PathLike[str]) -> ChatTokenizer:
         if (folder / name).exists():
             read_object(folder / name)
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        return PreTrainedTokenizerFast.from_pretrained(
             str(folder), local_files_only=True
         )
     except Exception as err:  # tokenizers raises plain Exception for damaged files
         raise BadInputError(
             f"{folder}: its tokeniser cannot be read: {type(err).__name__}: {err}"
         ) from err
-    return ChatTokenizer(tokenizer, eos_ids=_eos_ids(folder))
-
-
-def read_vocabulary(folder: str | os.PathLike[str]) -> dict[str, int]:
-    """Every token of a folder's `tokenizer.json` and its id, added tokens included.
-
-    Raises:
-      BadInputError: if the file is damaged.
-    """
-    from tokenizers import Tokenizer
-
-    path = pathlib.Path(folder) / "tokenizer.json"
-    try:
-        return Tokenizer.from_file(str(path)).get_vocab()
-    except Exception as err:  # tokenizers raises plain Exception
-        raise BadInputError(f"{path}: cannot be read: {err}") from err
 
 
 def export_model(
@@ -197,7 +189,8 @@ def _write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def _eos_ids(folder: pathlib.Path) -> list[int]:
+def _eos_ids(folder: str | os.PathLike[str]) -> list[int]:
+    folder = pathlib.Path(folder)
     for name in ("generation_config.json", "config.json"):
         if not (folder / name).exists():
             continue

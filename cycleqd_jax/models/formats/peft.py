@@ -8,7 +8,7 @@ the folder format is that of huggingface/peft.
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +16,15 @@ import numpy as np
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
 from cycleqd_jax.models.formats import safetensors
+from cycleqd_jax.models.formats.conversion import how_to_convert
 from cycleqd_jax.models.formats.peft_config import AdapterConfig
+from cycleqd_jax.models.rounding import is_rounded_copy
+from cycleqd_jax.models.validated import cast
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+_ROOT = "model."  # begins all names of a causal model but the head's
 # Suffix in an adapter file -> (factor, whether it is stored transposed). For an
 # embedding PEFT adds (B A)^T, so A^T is the left factor.
 _SUFFIXES = {
@@ -71,40 +75,53 @@ def read_adapter(
     Args:
       folder: holds `adapter_config.json` and `adapter_model.safetensors`.
       config: the base model's.
-      base_weights: if given, copies of base weights in the adapter must equal them.
+      base_weights: if given, copies of base weights in the adapter must equal them up
+        to the rounding of either dtype.
 
     Returns:
       Factors and replaced weights, in float32.
 
     Raises:
       BadInputError: if the adapter is of a kind that is not a sum `W + scale B A`, does
-        not fit the base, lacks a factor its config promises or has one too many; names
-        the file, the module and both values.
+        not fit the base, lacks a factor its config promises or has one too many, or has
+        a value that is not finite; names the file, the module and both values.
     """
     folder = pathlib.Path(folder)
     settings = AdapterConfig.read(folder / CONFIG)
     path = folder / WEIGHTS
     if not path.exists():
-        raise BadInputError(f"{folder}: lacks {WEIGHTS}; only safetensors are read")
-    shapes = config.weight_shapes()
+        raise BadInputError(
+            f"{folder}: lacks {WEIGHTS}; only safetensors are read"
+            f"{how_to_convert(folder)}"
+        )
+    stored = safetensors.open_file(path)
+    prefix, root = _prefixes(stored)
+    # Up to the end, names are those of the model that PEFT adapted.
+    shapes = {
+        name.removeprefix(root): shape
+        for name, shape in config.weight_shapes().items()
+        if name.startswith(root)
+    }
     places = dict(shapes)  # where the adapter may put something
-    if config.tie_word_embeddings:
-        places[HEAD] = shapes[EMBEDDING]
+    embedding = EMBEDDING.removeprefix(root)
+    if config.tie_word_embeddings and not root:
+        places[HEAD] = shapes[embedding]
     halves: dict[str, dict[str, np.ndarray]] = {}
     replacements: dict[str, np.ndarray] = {}
-    for key, value in safetensors.open_file(path).items():
-        name, half, array = _split_key(key, value, path)
+    for key, value in stored.items():
+        name, half, array = _split_key(key, value, prefix, path)
         if half is not None:
-            halves.setdefault(name, {})[half] = array
+            halves.setdefault(name, {})[half] = cast(
+                array, np.float32, f"{path}: tensor {key!r}"
+            )
             continue
         _check_replacement(name, array, places, path)
-        base_name = name if name in shapes else EMBEDDING  # of a tied head
+        base_name = name if name in shapes else embedding  # of a tied head
         modules = {place.rpartition(".")[0] for place in (name, base_name)}
         if any(map(settings.saves, modules)):
-            replacements[name] = array
+            replacements[name] = cast(array, np.float32, f"{path}: tensor {key!r}")
         elif base_weights is not None:
-            base = base_weights[base_name]
-            if not np.array_equal(array, np.asarray(base, np.float32)):
+            if not is_rounded_copy(array, base_weights[root + base_name]):
                 raise BadInputError(
                     f"{path}: brings a changed {name!r} that {CONFIG} does not list in "
                     "modules_to_save"
@@ -114,24 +131,38 @@ def read_adapter(
         for name, pair in sorted(halves.items())
     }
     if config.tie_word_embeddings:
-        _drop_tied_head(factors, "adapts", path)
-        _drop_tied_head(replacements, "replaces", path)
+        _drop_tied_head(factors, "adapts", embedding, path)
+        _drop_tied_head(replacements, "replaces", embedding, path)
     _check_targets(factors, settings, shapes, path)
-    return Adapter(factors, replacements)
+    return Adapter(
+        {root + name: factor for name, factor in factors.items()},
+        {root + name: array for name, array in replacements.items()},
+    )
+
+
+def _prefixes(keys: Iterable[str]) -> tuple[str, str]:
+    """What the keys have before the names of modules, and what these names lack.
+
+    PEFT writes PREFIX; transformers leaves it out with `save_peft_format=False`. The
+    names of a model without a head (`LlamaModel`) lack _ROOT.
+    """
+    keys = list(keys)
+    prefix = PREFIX if any(key.startswith(PREFIX) for key in keys) else ""
+    names = [key.removeprefix(prefix) for key in keys]
+    head = HEAD.rpartition(".")[0]
+    whole = any(name.startswith((_ROOT, f"{head}.")) for name in names)
+    return prefix, "" if whole else _ROOT
 
 
 def _split_key(
-    key: str, value: np.ndarray, path: pathlib.Path
+    key: str, value: np.ndarray, prefix: str, path: pathlib.Path
 ) -> tuple[str, str | None, np.ndarray]:
     """Weight name, half ("a", "b"; None for a whole weight) and array of a tensor."""
-    if not key.startswith(PREFIX):
+    if not key.startswith(prefix):
         raise BadInputError(
-            f"{path}: tensor {key!r} does not begin with {PREFIX!r}; is this a PEFT "
-            "adapter?"
+            f"{path}: tensor {key!r} does not begin with {prefix!r} as others do; is "
+            "this a PEFT adapter?"
         )
-    if value.dtype.name not in safetensors.FLOATING:
-        raise BadInputError(f"{path}: tensor {key!r} is {value.dtype}, not floating")
-    value = value.astype(np.float32, copy=False)
     for suffix, (half, transposed) in _SUFFIXES.items():
         if key.endswith(suffix):
             if value.ndim != 2:
@@ -139,7 +170,7 @@ def _split_key(
                     f"{path}: tensor {key!r} should be a matrix, but has shape "
                     f"{value.shape}"
                 )
-            module = key.removeprefix(PREFIX).removesuffix(suffix)
+            module = key.removeprefix(prefix).removesuffix(suffix)
             array = np.ascontiguousarray(value.T if transposed else value)
             return f"{module}.weight", half, array
     if "lora_" in key:
@@ -147,7 +178,7 @@ def _split_key(
             f"{path}: tensor {key!r} is of a kind that is not supported; only lora_A "
             "and lora_B are"
         )
-    return key.removeprefix(PREFIX).replace(".base_layer.", "."), None, value
+    return key.removeprefix(prefix).replace(".base_layer.", "."), None, value
 
 
 def _check_replacement(
@@ -189,13 +220,13 @@ def _factor(
     return LoraFactor(pair["b"], pair["a"], settings.scale(module))
 
 
-def _drop_tied_head(changes: dict[str, Any], verb: str, path: Any) -> None:
+def _drop_tied_head(changes: dict[str, Any], verb: str, name: str, path: Any) -> None:
     """Takes the head's change out if the embedding has the same; refuses others."""
-    embedding, head = changes.get(EMBEDDING), changes.pop(HEAD, None)
+    embedding, head = changes.get(name), changes.pop(HEAD, None)
     if embedding is None and head is None:
         return
     remedy = "train with PEFT's ensure_weight_tying, or give the full model untied"
-    names = [name.removesuffix(".weight") for name in (EMBEDDING, HEAD)]
+    names = [name.removesuffix(".weight") for name in (name, HEAD)]
     if embedding is None or head is None:
         alone = names[0] if head is None else names[1]
         raise BadInputError(

@@ -19,18 +19,21 @@ Alpha = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], pydantic.Field(strict=False)]
 Layers = Annotated[tuple[int, ...], pydantic.Field(strict=False)]
 
-# Settings that do not change what a trained adapter adds.
+# Settings that do not change what a trained adapter adds: labels, and how it was
+# trained. PEFT ignores fan_in_fan_out where the adapted layer is linear; ms-swift adds
+# the settings that begin with "lora_dtype" and "lorap".
 _HARMLESS = {
     *("peft_version", "peft_type", "task_type", "auto_mapping", "revision"),
     *("base_model_name_or_path", "inference_mode", "lora_dropout", "megatron_core"),
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),
     *("runtime_config", "qalora_group_size", "ensure_weight_tying"),
+    *("fan_in_fan_out", "lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"),
 }
 # Other settings must be absent, empty or have these values.
 _NEUTRAL = {"bias": "none", "layers_pattern": "layers"}
 # Initialisations that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ,
 # LoRA-GA) change the base weights too, so the adapter alone is not the model.
-_PURE_INITS = (True, False, None, "gaussian", "eva", "orthogonal")
+_PURE_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
@@ -94,7 +97,7 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
                 "merge the adapter into its base and give the full model"
             )
         init = data.pop("init_lora_weights", None)
-        if init not in _PURE_INITS:
+        if (init.lower() if isinstance(init, str) else init) not in _PURE_INITS:
             raise BadInputError(
                 f"{path}: init_lora_weights = {init!r} changes the base weights, so "
                 "this adapter alone is not the model; save it with PEFT's "
@@ -108,7 +111,9 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
                     f"{path}: {name} = {value!r} is not supported; only plain LoRA is"
                 )
         given = {
-            name: data[name] for name in cls.model_fields if data.get(name) is not None
+            name: data[name]
+            for name in cls.model_fields
+            if data.get(name) is not None or name in data.keys() & {"r", "lora_alpha"}
         }
         layers = given.get("layers_to_transform")
         if isinstance(layers, int):
@@ -196,7 +201,7 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
             if re.match(rf"(^|.*\.){re.escape(name)}($|\..*)", module):
                 return False
         if self.target_modules == "all-linear":
-            return module not in ("lm_head", "model.embed_tokens")
+            return module.rpartition(".")[2] not in ("lm_head", "embed_tokens")
         if not _listed(self.target_modules, module):
             return False
         named_whole = module in self.target_modules

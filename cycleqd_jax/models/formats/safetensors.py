@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,9 @@ import numpy as np
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
-from cycleqd_jax.models.validated import read_object
+from cycleqd_jax.models.formats.conversion import how_to_convert
+from cycleqd_jax.models.rounding import is_rounded_copy
+from cycleqd_jax.models.validated import check_finite, read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -24,18 +26,31 @@ FLOATING = ("float64", "float32", "float16", "bfloat16")
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
+class _Opened(NamedTuple):
+    """A safetensors file and its path, for messages."""
+
+    path: str | os.PathLike[str]
+    file: Any
+
+
 class StoredWeights(Mapping[str, np.ndarray]):
     """Arrays by name, each read from its file when it is asked for, and not kept.
 
-    Opening checks the files' headers and sizes; arrays have their stored dtypes.
+    Opening checks the files' headers and sizes. Every array that is read is floating
+    point, in its stored dtype, and finite: others raise `BadInputError` with the names
+    of file and tensor.
     """
 
-    def __init__(self, opened: Mapping[str, Any]):
-        """Takes opened safetensors files by the name of the array they hold."""
+    def __init__(self, opened: Mapping[str, _Opened]):
+        """Takes opened files by the name of the array they hold."""
         self._opened = opened
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._opened[name].get_tensor(name)
+        path, file = self._opened[name]
+        _check_floating(self.outline(name)[1], path, name)
+        array = file.get_tensor(name)
+        check_finite(array, f"{path}: tensor {name!r}")
+        return array
 
     def __contains__(self, name: object) -> bool:
         return name in self._opened  # the inherited method would read the array
@@ -48,13 +63,13 @@ class StoredWeights(Mapping[str, np.ndarray]):
 
     def outline(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and name of the dtype of an array, without reading it."""
-        part = self._opened[name].get_slice(name)
+        part = self._opened[name].file.get_slice(name)
         dtype = part.get_dtype()
         return tuple(part.get_shape()), _NAMES.get(dtype, dtype)
 
     def first_rows(self, name: str, count: int) -> np.ndarray:
-        """The first rows of an array of one or more dimensions."""
-        return self._opened[name].get_slice(name)[:count]
+        """The first rows of a floating array of one or more dimensions, unchecked."""
+        return self._opened[name].file.get_slice(name)[:count]
 
     def only(self, names: Iterable[str]) -> "StoredWeights":
         """The same without the arrays that are not named."""
@@ -68,7 +83,7 @@ def open_file(path: str | os.PathLike[str]) -> StoredWeights:
       BadInputError: naming the file, if it is missing, truncated or damaged.
     """
     opened = _open(path)
-    return StoredWeights(dict.fromkeys(opened.keys(), opened))
+    return StoredWeights(dict.fromkeys(opened.file.keys(), opened))
 
 
 def open_folder(folder: str | os.PathLike[str]) -> StoredWeights:
@@ -88,24 +103,31 @@ def open_folder(folder: str | os.PathLike[str]) -> StoredWeights:
     if not (folder / INDEX).exists():
         raise BadInputError(
             f"{folder}: has neither {WEIGHTS} nor {INDEX}; only safetensors weights "
-            "are read"
+            f"are read{how_to_convert(folder)}"
         )
-    places = read_object(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise BadInputError(f"{folder / INDEX}: has no weight_map")
-    shards: dict[str, Any] = {}
+    places = _read_index(folder)
+    shards: dict[str, _Opened] = {}
     for name, place in places.items():
-        if pathlib.PurePath(str(place)).name != place:
-            raise BadInputError(
-                f"{folder / INDEX}: names {place!r}, which is not a file beside it"
-            )
         if place not in shards:
             shards[place] = _open(folder / place)
-        if name not in shards[place].keys():
+        if name not in shards[place].file.keys():
             raise BadInputError(
                 f"{folder / place}: lacks {name!r}, which {INDEX} places there"
             )
     return StoredWeights({name: shards[place] for name, place in places.items()})
+
+
+def missing_files(folder: str | os.PathLike[str]) -> list[str]:
+    """Files that a model folder's index, if it has one, names but that are not there.
+
+    Raises:
+      BadInputError: the index is damaged.
+    """
+    folder = pathlib.Path(folder)
+    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+        return []
+    places = dict.fromkeys(_read_index(folder).values())
+    return [place for place in places if not (folder / place).exists()]
 
 
 def write_file(path: str | os.PathLike[str], weights: Mapping[str, np.ndarray]) -> None:
@@ -165,40 +187,58 @@ def check_weights(
         or is not floating point.
     """
     shapes = config.weight_shapes()
-    for name in weights:
-        if name in shapes or _DERIVED.fullmatch(name):
-            continue
-        if name != HEAD or EMBEDDING not in weights:
-            raise BadInputError(
-                f"{source}: weight {name!r} {_outline(weights, name)[0]} maps to "
-                f"nothing in a {config.model_type} model of this config"
-            )
-        if not np.array_equal(weights[HEAD], weights[EMBEDDING]):
-            raise BadInputError(
-                f"{source}: has {HEAD}, which differs from the embedding, but its "
-                "config says tie_word_embeddings"
-            )
     for name, expected in shapes.items():
         if name not in weights:
             raise BadInputError(f"{source}: lacks weight {name!r} {expected}")
         shape, dtype = _outline(weights, name)
+        _check_floating(dtype, source, name)
         if shape != expected:
             raise BadInputError(
                 f"{source}: weight {name!r} should have shape {expected}, but has "
                 f"{shape}"
             )
-        if dtype not in FLOATING:
+    for name in weights:
+        if name in shapes or _DERIVED.fullmatch(name):
+            continue
+        if name != HEAD:
             raise BadInputError(
-                f"{source}: weight {name!r} should be floating point, but is {dtype}; "
-                "quantised checkpoints are not read"
+                f"{source}: weight {name!r} {_outline(weights, name)[0]} maps to "
+                f"nothing in a {config.model_type} model of this config"
+            )
+        if not is_rounded_copy(weights[HEAD], weights[EMBEDDING]):
+            raise BadInputError(
+                f"{source}: has {HEAD}, which differs from the embedding, but its "
+                "config says tie_word_embeddings"
             )
 
 
-def _open(path: str | os.PathLike[str]) -> Any:
+def _check_floating(dtype: str, source: object, name: str) -> None:
+    if dtype not in FLOATING:
+        raise BadInputError(
+            f"{source}: tensor {name!r} is {dtype}, not floating point of 16 bits or "
+            "more; quantised weights are not read, so give the model or adapter in "
+            "bfloat16, as it was before quantisation"
+        )
+
+
+def _read_index(folder: pathlib.Path) -> dict[str, str]:
+    """Names of the files that an index names, by name of the array."""
+    places = read_object(folder / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise BadInputError(f"{folder / INDEX}: has no weight_map")
+    for place in places.values():
+        if pathlib.PurePath(str(place)).name != place:
+            raise BadInputError(
+                f"{folder / INDEX}: names {place!r}, which is not a file beside it"
+            )
+    return places
+
+
+def _open(path: str | os.PathLike[str]) -> _Opened:
     import safetensors
 
     try:
-        return safetensors.safe_open(os.fspath(path), framework="numpy")
+        return _Opened(path, safetensors.safe_open(os.fspath(path), framework="numpy"))
     except FileNotFoundError as err:
         raise BadInputError(f"{path}: no such file") from err
     except (safetensors.SafetensorError, OSError, ValueError, TypeError) as err:

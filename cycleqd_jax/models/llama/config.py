@@ -18,14 +18,12 @@ from cycleqd_jax.models.validated import parse
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Positives = Annotated[tuple[Positive, ...], pydantic.Field(strict=False)]
 
-# Settings of a config.json that would change the model's arithmetic, with the only
-# value that this model computes.
+# Settings of a config.json that would change the model's arithmetic, with the values
+# that this model computes.
 _ONLY_VALUES = {
-    "hidden_act": "silu",
-    "pretraining_tp": 1,
-    "sliding_window": None,
-    "use_sliding_window": False,
-    "quantization_config": None,
+    "hidden_act": ("silu", "swish"),  # two names of one function
+    "sliding_window": (None,),
+    "use_sliding_window": (False,),
 }
 # Needed parameters by kind of scaling, as in transformers' `modeling_rope_utils`. yarn
 # and longrope use the ratio of the two context lengths if there is no factor.
@@ -165,13 +163,18 @@ class LlamaConfig(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
           BadInputError: if a setting is missing, malformed or asks for arithmetic that
             this model does not do; names the setting and its value.
         """
-        for name, only in _ONLY_VALUES.items():
+        for name, known in _ONLY_VALUES.items():
             value = data.get(name)
-            if value is not None and value != only:
+            if value is not None and value not in known:
                 raise BadInputError(
                     f"{source}: {name} = {value!r} is not supported; this model "
-                    f"computes only {only!r}"
+                    f"computes only {known[0]!r}"
                 )
+        if data.get("quantization_config"):
+            raise BadInputError(
+                f"{source}: has a quantization_config; quantised weights are not read, "
+                "so give the model in bfloat16, as it was before quantisation"
+            )
         given = {name: data[name] for name in cls.model_fields if name in data}
         given = {name: value for name, value in given.items() if value is not None}
         width, heads = given.get("hidden_size"), given.get("num_attention_heads")
