@@ -67,11 +67,11 @@ prove-sandbox: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -q -s tests/sandbox -m "slow or not slow"
 
 system:
-	@.ci/system $(PYTHON)
+	@.ci/system "$(PYTHON)"
 
 # Stamps: a repeated call installs nothing.
 $(VENV)/.created: | system
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.created requirements.txt setup.cfg pyproject.toml | system
