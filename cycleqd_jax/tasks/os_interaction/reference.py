@@ -59,10 +59,10 @@ _OPCODES = frozenset(
 
 
 class _Unpickler(pickle._Unpickler):
-    """Knows the classes of `_CLASSES` and no other name; takes no time but for its data.
+    """Knows the classes of `_CLASSES` and no other name, and cannot take for ever.
 
-    In a pickle a value can be part of many others. The hash of tuples of the same tuple
-    takes for ever, so keys are texts; so do long lists in many places.
+    A value in a pickle can be part of many others. Tuples of the same tuple would take
+    for ever to hash, so keys are texts; so would long lists in many places to read.
     """
 
     def find_class(self, module: str, name: str) -> type:
