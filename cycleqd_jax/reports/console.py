@@ -79,7 +79,8 @@ def guarded(command: Callable[[], int], *, interrupted: str) -> int:
         failure = None
         try:
             code = command()
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is, where the shell closed it
+                sys.stdout.flush()
             signals.finish()
         except BaseException as err:  # noqa: BLE001 - after a signal it may be any
             failure = err
@@ -117,7 +118,7 @@ def _explain(failure: BaseException, interrupted: str) -> int:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # standard error may be closed too
+    with contextlib.suppress(OSError, AttributeError):  # standard error may be closed
         sys.stderr.write(printable(f"{text}\n", keep="\n"))
         sys.stderr.flush()
 
