@@ -184,5 +184,5 @@ def test_every_command_hears_signals_during_its_imports(name):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.endswith("\nInterrupted.\n")
+    assert "\nInterrupted.\n" in error  # among what Python says
     assert "Traceback" not in error
