@@ -98,15 +98,18 @@ class Ending:
         self._code = code
 
     def forget(self) -> None:
+        """In a fork: signals to it are none to us, but would go into our pipe."""
+        signal.set_wakeup_fd(-1)
+        for number in self._former:
+            signal.signal(number, signal.SIG_DFL)
+        sys.unraisablehook = self._former_hook
+
+    def close(self) -> None:
         """Gives signals back to who had them before."""
         signal.set_wakeup_fd(self._former_fd)
         for number, handler in self._former.items():
             signal.signal(number, handler)
         sys.unraisablehook = self._former_hook
-
-    def close(self) -> None:
-        """Restores what was there before."""
-        self.forget()
         os.close(self._write)
         self._thread.join()
         os.close(self._read)
@@ -219,7 +222,6 @@ def working(advice: str) -> Iterator[Ending]:
 
 
 def _forget() -> None:
-    """In a fork: signals to it are none to us, but would go into our pipe."""
     if _ending is not None:
         _ending.forget()
 

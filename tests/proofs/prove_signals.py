@@ -101,6 +101,12 @@ def finish(command: Command, folder: pathlib.Path, *more: str) -> float:
     return time.monotonic() - began
 
 
+def is_exiting(pid: int) -> bool:
+    """Whether the kernel is taking a process apart, which takes a while."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return bool(int(fields[6]) & 0x4)  # PF_EXITING
+
+
 class End(NamedTuple):
     """How a run ended: seconds from the signal on, what it said, what was wrong."""
 
@@ -114,6 +120,9 @@ def strike(command: Command, number: int, after_s: float, folder: pathlib.Path):
     process = signalled.start(*command.arguments, folder=folder)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=after_s)
+        return None
+    if is_exiting(process.pid):
+        process.communicate()
         return None
     sent = time.monotonic()
     process.send_signal(number)
