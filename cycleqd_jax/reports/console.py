@@ -75,9 +75,10 @@ def guarded(command: Callable[[], int], *, interrupted: str) -> int:
       command: returns an exit code.
       interrupted: what to say after Ctrl-C and failures that are nobody's fault.
     """
-    with ending.working(interrupted) as signals:
+    with ending.hearing() as signals:
         failure = None
         try:
+            signals.begin(interrupted)
             code = command()
             if sys.stdout is not None:  # it is, where the shell closed it
                 sys.stdout.flush()

@@ -131,8 +131,8 @@ class Ending:
     def _handle(self, number: int, frame) -> None:
         if self._working:
             handler = signal.getsignal(signal.SIGINT)
-            if not callable(handler):  # Ctrl-C is ignored
-                raise KeyboardInterrupt
+            if not callable(handler) or handler == self._handle:
+                raise KeyboardInterrupt  # Ctrl-C is ignored, or not yet its own
             handler(signal.SIGINT, frame)
 
     def _unraisable(self, lost) -> None:
@@ -201,19 +201,11 @@ def install() -> None:
 
 
 @contextlib.contextmanager
-def working(advice: str) -> Iterator[Ending]:
-    """Hears signals during the work, and later if `install` was called before.
-
-    Args:
-      advice: is said after the signal's name.
-
-    Yields:
-      What hears them; its `finish` must be called.
-    """
+def hearing() -> Iterator[Ending]:
+    """Hears signals: as `install` made it, or else within the context only."""
     global _ending
     installed, _ending = _ending, _ending or Ending()
     try:
-        _ending.begin(advice)
         yield _ending
     finally:
         if installed is None:

@@ -100,8 +100,13 @@ def command(): return 0
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        *((moment, signal.SIGINT) for moment in MOMENTS),
+        *((m, signal.SIGTERM) for m in ("imports", "work", "a callback", "asyncio")),
+    ],
+)
 def test_a_signal_at_any_moment(moment, number):
     with start("-c", BEGIN + MOMENTS[moment] + END) as process:
         assert process.stdout.readline() == "ready\n"
