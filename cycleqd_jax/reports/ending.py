@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-GRACE_S = 10.0  # for the main thread, from the first signal on
+GRACE_S = 6.0  # for the main thread, from the first signal on
 _ONE_SIGNAL_S = 0.5  # `timeout` and shells send the same signal twice
 _WORDS = {
     signal.SIGINT: "Interrupted.",
