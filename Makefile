@@ -5,6 +5,7 @@
 # make prove-seeds  the quickstart with seeds 0 to 4, one row each
 # make prove-resume a small run killed 50 times ends with the same bytes
 # make prove-fuzz   1000 damaged configs and 200 damaged inputs, a sentence each
+# make prove-signals  a signal every 0.3 s of a command's life: its code, a sentence
 # make prove-sandbox  hostile programs, and 10 000 harmless ones that leave nothing
 # make clean        remove what installing and testing made; runs stay
 
@@ -28,7 +29,7 @@ export PIP_NO_INPUT := 1
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
 .PHONY: help setup quickstart test test-slow prove-seeds prove-resume prove-fuzz \
-  prove-sandbox system clean
+  prove-signals prove-sandbox system clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -63,15 +64,18 @@ prove-resume: $(VENV)/.test-installed
 prove-fuzz: $(VENV)/.test-installed
 	$(BIN)/python tests/proofs/prove_fuzz.py --seed $(PROOF_SEED)
 
+prove-signals: $(VENV)/.test-installed
+	$(BIN)/python tests/proofs/prove_signals.py
+
 prove-sandbox: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -q -s tests/sandbox -m "slow or not slow"
 
 system:
-	@.ci/system $(PYTHON)
+	@.ci/system "$(PYTHON)"
 
 # Stamps: a repeated call installs nothing.
 $(VENV)/.created: | system
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.created requirements.txt setup.cfg pyproject.toml | system

@@ -8,6 +8,7 @@ Each message is one sentence: the name, what was expected, what came, what to do
 
 import difflib
 import reprlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,24 @@ if TYPE_CHECKING:  # what runs in a sandbox has the standard library only
     import pydantic
 
 _LONGEST = 1000  # characters of a message
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text, perhaps a model's, with escapes for what a terminal obeys or hides.
+
+    These are control characters, marks of direction, characters without width, halves
+    of surrogate pairs, and what Unicode has not assigned.
+
+    Args:
+      text: anybody's.
+      keep: characters to leave as they are, like a newline.
+    """
+    return "".join(
+        c
+        if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        else ascii(c)[1:-1]
+        for c in text
+    )
 
 
 class CycleQDError(Exception):
@@ -25,8 +44,7 @@ class CycleQDError(Exception):
     """
 
     def __str__(self) -> str:
-        text = " ".join(super().__str__().split())
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+        text = printable(" ".join(super().__str__().split()))
         return text if len(text) <= _LONGEST else f"{text[:700]} ... {text[-250:]}"
 
 

@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import rich.console
 import rich.table
 
 from cycleqd_jax.config import RunConfig, load_config
@@ -87,7 +86,7 @@ def _show_plan(config: RunConfig) -> None:
     table = rich.table.Table(title="Plan", show_header=False)
     for row in plan_rows(config, plan).items():
         table.add_row(*row)
-    terminal = rich.console.Console(highlight=False)
+    terminal = console.Terminal(highlight=False)
     terminal.print(table)
     for sentence in plan_remarks(config, plan):
         terminal.print(sentence, markup=False)

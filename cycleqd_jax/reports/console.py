@@ -6,12 +6,12 @@ import os
 import pathlib
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import rich.console
+import rich.text
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,15 +21,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cycleqd_jax.errors import BadInputError, CycleQDError
+from cycleqd_jax.errors import BadInputError, CycleQDError, printable
 from cycleqd_jax.progress import BatchSummary, Observer
+from cycleqd_jax.reports import ending
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-_ENDED_BY = {signal.SIGTERM: "Terminated", signal.SIGHUP: "The terminal was closed"}
+DONE, FAILED, BAD_INPUT = 0, 1, 2
 
 
 class Terminal(rich.console.Console):
-    """Standard output; one that was closed is an error like any other."""
+    """Standard output; it shows texts as they are, and a closed one is an error.
+
+    No text moves the cursor or changes its neighbours: what a terminal would obey is
+    shown as an escape, in lines and in the cells of tables.
+    """
+
+    def render_str(self, text: str, **options) -> rich.text.Text:
+        """The text without control characters; all that is printed comes by here."""
+        return super().render_str(printable(text, keep="\n"), **options)
 
     def on_broken_pipe(self) -> None:
         """Raises the `BrokenPipeError`; Rich would end the process without a word."""
@@ -61,62 +69,58 @@ def guarded(command: Callable[[], int], *, interrupted: str) -> int:
     """Runs a command; says in one sentence what went wrong, and returns the exit code.
 
     SIGTERM and SIGHUP end a command as Ctrl-C does; the exit code is 128 and the
-    number of the signal.
+    number of the signal, whatever a library made of it.
 
     Args:
       command: returns an exit code.
       interrupted: what to say after Ctrl-C and failures that are nobody's fault.
     """
-    with _ending_signals() as received:
+    with ending.hearing() as signals:
+        failure = None
         try:
-            return command()
-        except KeyboardInterrupt:
-            number = received[0] if received else signal.SIGINT
-            _say(f"\n{_ENDED_BY.get(number, 'Interrupted')}. {interrupted}")
-            return 128 + number
-        except BadInputError as err:
-            _say(f"Bad input: {err}")
+            signals.begin(interrupted)
+            code = command()
+            if sys.stdout is not None:  # it is, where the shell closed it
+                sys.stdout.flush()
+            signals.finish()
+        except BaseException as err:  # noqa: BLE001 - after a signal it may be any
+            failure = err
+        number = signals.finish()
+        if isinstance(failure, KeyboardInterrupt):
+            number = number or signal.SIGINT
+        if number:
+            signals.say(number)
+            code = 128 + number
+        elif failure is not None:
+            code = _explain(failure, interrupted)
+        signals.leave_with(code)
+        return code
+
+
+def _explain(failure: BaseException, interrupted: str) -> int:
+    """Says what went wrong; returns the exit code.
+
+    Raises:
+      BaseException: `failure`, if it is a fault of this program.
+    """
+    match failure:
+        case BadInputError():
+            _say(f"Bad input: {failure}")
             return BAD_INPUT
-        except BrokenPipeError as err:
+        case BrokenPipeError():
             _mute_output()
-            _say(f"Failed: {err.filename or 'what read the output'} was closed.")
-            _say(interrupted)
-            return FAILED
-        except (CycleQDError, OSError, MemoryError, jax.errors.JaxRuntimeError) as err:
-            _say(f"Failed: {_sentence(err)}")
-            _say(interrupted)
-            return FAILED
-
-
-@contextlib.contextmanager
-def _ending_signals() -> Iterator[list[int]]:
-    """Makes SIGTERM and SIGHUP do what Ctrl-C does; yields those that came."""
-    received: list[int] = []
-
-    def end(number: int, frame) -> None:
-        received.append(number)
-        # Whoever handles Ctrl-C just now, like asyncio, knows how to end what runs.
-        handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):
-            raise KeyboardInterrupt
-        handler(signal.SIGINT, frame)
-
-    former = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in _ENDED_BY:
-            # nohup has SIGHUP ignored, and means it.
-            if signal.getsignal(number) == signal.SIG_DFL:
-                former[number] = signal.signal(number, end)
-    try:
-        yield received
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+            _say(f"Failed: {failure.filename or 'what read the output'} was closed.")
+        case CycleQDError() | OSError() | MemoryError() | jax.errors.JaxRuntimeError():
+            _say(f"Failed: {_sentence(failure)}")
+        case _:
+            raise failure
+    _say(interrupted)
+    return FAILED
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # standard error may be closed too
-        sys.stderr.write(f"{text}\n")
+    with contextlib.suppress(OSError, AttributeError):  # standard error may be closed
+        sys.stderr.write(printable(f"{text}\n", keep="\n"))
         sys.stderr.flush()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.config import to_yaml
+from cycleqd_jax.errors import printable
 from cycleqd_jax.reports import tables
 from cycleqd_jax.reports.run_data import RunData
 
@@ -46,15 +47,20 @@ def make_page(
         experts=_experts(report),
         samples=_samples(data),
         facts=_facts(data, report),
-        fingerprint=html.escape(report["state_fingerprint"]),
-        settings=html.escape(_settings(data)),
+        fingerprint=_text(report["state_fingerprint"]),
+        settings=_text(_settings(data)),
         wall_time=f"Wall time: {report['timing']['total_s']:.0f} s.",
     )
 
 
+def _text(text: str) -> str:
+    """A text, perhaps a model's, for the page: nothing in it is markup or hidden."""
+    return html.escape(printable(text, keep="\n\t"))
+
+
 def _image(png: bytes, *, alternative: str) -> str:
     code = base64.b64encode(png).decode("ascii")
-    return f'<img alt="{html.escape(alternative)}" src="data:image/png;base64,{code}">'
+    return f'<img alt="{_text(alternative)}" src="data:image/png;base64,{code}">'
 
 
 def _table(
@@ -64,7 +70,7 @@ def _table(
     marked: Sequence[str] = (),
 ) -> str:
     """A table of ready HTML cells; rows whose first cell is in `marked` stand out."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    head = "".join(f"<th>{_text(name)}</th>" for name in header)
     lines = [f"<table><thead><tr>{head}</tr></thead><tbody>"]
     for row in rows:
         kind = ' class="result"' if row[0] in marked else ""
@@ -80,7 +86,7 @@ def _summary(report: Mapping[str, Any], split: str) -> str:
     low, high = models[result][split]["interval"]["mean"]
     experts = {f"expert/{task}" for task in report["tasks"]} - {expert}
     others = ", ".join(
-        f"<code>{html.escape(name)}</code> {splits[split]['mean']:.3f}"
+        f"<code>{_text(name)}</code> {splits[split]['mean']:.3f}"
         for name, splits in models.items()
         if name not in {result, *experts} and "mean" in splits.get(split, {})
     )
@@ -104,7 +110,7 @@ def _score_tables(report: Mapping[str, Any], first: str) -> str:
     for split in splits:
         table = _score_table(report, split)
         why = report["selected_on"].get(split)
-        tag = f'<span class="tag">selected: {html.escape(why)}</span>' if why else ""
+        tag = f'<span class="tag">selected: {_text(why)}</span>' if why else ""
         if split == first:
             parts.append(f"{table}{tag}")
         else:
@@ -125,7 +131,7 @@ def _score_table(report: Mapping[str, Any], split: str) -> str:
     }
     rows = []
     for name, entry in entries.items():
-        cells = [html.escape(name)]
+        cells = [_text(name)]
         for column in columns:
             if column not in entry:
                 cells.append("&ndash;")
@@ -148,13 +154,13 @@ def _metric_tables(report: Mapping[str, Any], split: str) -> str:
         for model in report["models"]:
             means = report["metrics"].get(model, {}).get(split, {}).get(task, {})
             cells = [f"{means[n]:.3f}" if n in means else "&ndash;" for n in names]
-            rows.append([html.escape(model), *cells])
+            rows.append([_text(model), *cells])
         table = _table(["model", *names], rows, marked=[report["result"]])
-        parts.append(f"<h3>{html.escape(task)}</h3>{table}")
+        parts.append(f"<h3>{_text(task)}</h3>{table}")
     if not parts:
         return ""
     return (
-        f"<section><h2>Beside the score, on {html.escape(split)}</h2>"
+        f"<section><h2>Beside the score, on {_text(split)}</h2>"
         '<p class="note">Means over the problems that have each.</p>'
         f"{''.join(parts)}</section>"
     )
@@ -169,7 +175,7 @@ def _paired_table(report: Mapping[str, Any], split: str) -> str:
         gaps = [f"{pair['tasks'][task]['difference']:+.3f}" for task in report["tasks"]]
         rows.append(
             [
-                html.escape(pair["against"]),
+                _text(pair["against"]),
                 *gaps,
                 f"<td class='best'>{pair['difference']:+.3f}</td>",
                 f"{pair['standard_error']:.3f}",
@@ -188,7 +194,7 @@ def _archives(report: Mapping[str, Any], figure: str) -> str:
         return ""
     rows = [
         [
-            html.escape(task),
+            _text(task),
             str(entry["elites"]),
             f"{entry['coverage']:.3f}",
             "&ndash;" if entry["best"] is None else f"{entry['best']:.3f}",
@@ -218,8 +224,8 @@ def _champion_table(report: Mapping[str, Any]) -> str:
         ]
         rows.append(
             [
-                html.escape(task),
-                html.escape(champion["individual"]),
+                _text(task),
+                _text(champion["individual"]),
                 f"{champion['quality']:.3f}",
                 "&ndash;" if validated is None else f"{validated:.3f}",
                 f"{champion['beta']:.3f}",
@@ -234,7 +240,7 @@ def _champion_table(report: Mapping[str, Any]) -> str:
 def _experts(report: Mapping[str, Any]) -> str:
     """The experts' similarity, and a table of those that the basis changed."""
     pairs = ", ".join(
-        f"{html.escape(row['first'])} and {html.escape(row['second'])} "
+        f"{_text(row['first'])} and {_text(row['second'])} "
         f"<strong>{row['cosine']:.3f}</strong>"
         for row in report["basis"]["similarity"]
     )
@@ -249,9 +255,9 @@ def _experts(report: Mapping[str, Any]) -> str:
         if "as_trained" in row:
             both = (row["as_trained"], row["as_genome"])
             scores = [f"{one[key]:.3f}" for key in (task, "mean") for one in both]
-        matrix = f"{least['kept']:.1%}<small>{html.escape(least['matrix'])}</small>"
+        matrix = f"{least['kept']:.1%}<small>{_text(least['matrix'])}</small>"
         share = f"{row['energy_kept']:.1%}"
-        rows.append([html.escape(task), share, f"<td>{matrix}</td>", *scores])
+        rows.append([_text(task), share, f"<td>{matrix}</td>", *scores])
     header = ["expert", "energy kept", "least of", "own skill as trained", "as genome"]
     return "".join([*parts, _table([*header, "mean as trained", "as genome"], rows)])
 
@@ -261,13 +267,13 @@ def _samples(data: RunData) -> str:
     for sample in sorted(data.samples, key=lambda row: row["outcome"] != "solved"):
         kind = "ok" if sample["outcome"] == "solved" else "no"
         by_task.setdefault(sample["task"], []).append(
-            f'<div><strong class="{kind}">{html.escape(sample["outcome"])}</strong> '
-            f"<code>{html.escape(sample['problem'])}</code>"
-            f"<pre>{html.escape(sample['reply'] or '')}</pre>"
-            f'<p class="note">{html.escape(sample["explanation"] or "")}</p></div>'
+            f'<div><strong class="{kind}">{_text(sample["outcome"])}</strong> '
+            f"<code>{_text(sample['problem'])}</code>"
+            f"<pre>{_text(sample['reply'] or '')}</pre>"
+            f'<p class="note">{_text(sample["explanation"] or "")}</p></div>'
         )
     return "\n".join(
-        f'<h3>{html.escape(task)}</h3><div class="pair">{"".join(items)}</div>'
+        f'<h3>{_text(task)}</h3><div class="pair">{"".join(items)}</div>'
         for task, items in by_task.items()
     )
 
@@ -277,7 +283,7 @@ def _facts(data: RunData, report: Mapping[str, Any]) -> str:
     tried = {name.removeprefix("scaled_merge/"): score for name, score in tried.items()}
     tried.pop("uniform_merge", None)
     factors = ", ".join(f"{factor} ({score:.3f})" for factor, score in tried.items())
-    return html.escape(
+    return _text(
         f"{report['evaluated_children']} children of {len(data.tasks)} experts of "
         f"{config.base_model}, search {config.search}, seed {config.seed}. The best "
         f"mean on optimise is that of {report['best']}. Scaled merge is the sum of "

@@ -170,11 +170,15 @@ def entries(folders):
 
 
 def reap(main_pid):
-    """Reaps all ended processes; the status of the main program, None if it runs."""
+    """Reaps all ended processes.
+
+    Returns:
+      The status of the main process when it has ended or was stopped, else None.
+    """
     main_status = None
     while True:
         try:
-            pid, status = posix.waitpid(-1, posix.WNOHANG)
+            pid, status = posix.waitpid(-1, posix.WNOHANG | posix.WUNTRACED)
         except ChildProcessError:
             return main_status
         if pid == 0:
@@ -244,6 +248,9 @@ class Watch:
         next_poll = now + POLL_S
         while True:
             status = reap(main_pid)
+            if status is not None and posix.WIFSTOPPED(status):
+                # Whoever stopped it would make us wait for the whole wall-clock time.
+                return "signalled", posix.WSTOPSIG(status)
             if status is not None:
                 return "ended", status
             now = time.monotonic()

@@ -65,7 +65,7 @@ class Ending(enum.StrEnum):
     """The way a program ended."""
 
     EXITED = "exited"  # by itself, with `exit_code`
-    SIGNALLED = "signalled"  # by a signal that was not sent for a limit
+    SIGNALLED = "signalled"  # ended or stopped by a signal not sent for a limit
     CPU_LIMIT = "cpu_limit"
     WALL_LIMIT = "wall_limit"
     OUTPUT_LIMIT = "output_limit"

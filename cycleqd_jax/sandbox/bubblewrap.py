@@ -28,6 +28,7 @@ from cycleqd_jax.sandbox.process import until_end
 from cycleqd_jax.sandbox.report import read_report
 
 _SUPERVISOR = "/etc/sandbox/supervisor"
+_PENDING_SIGNALS = 256  # and timers, of all processes together
 _ATTEMPTS = 3
 _PAUSE_S = 0.2  # before the second attempt; doubled for the third
 _PASSWD = b"user:x:1000:1000::/box/work:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
@@ -51,7 +52,8 @@ class BubblewrapSandbox:
     and in `/tmp` count towards `scratch_bytes`.
 
     Only the total CPU time of all processes decides about `Ending.CPU_LIMIT`. A program
-    that reaches the wall-clock limit runs once more, alone, and only that run counts.
+    that reaches the wall-clock limit runs once more, alone, and only that run counts;
+    one whose first process is stopped by a signal has ended.
     A write beyond `file_bytes` fails. At most 4096 files and folders, 64 levels deep
     and `scratch_bytes` large, are collected; bytes of names that are not UTF-8 become
     surrogates (`os.fsdecode`). They can be given as `Program.files` again; permissions,
@@ -229,6 +231,7 @@ def _rlimits(limits: Limits, host: Host) -> list[tuple[int, int, int]]:
         resource.RLIMIT_CORE: 1,  # 0 would still run a core_pattern that is a pipe
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: _PENDING_SIGNALS,
     }
     return [
         (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),

@@ -107,6 +107,9 @@ class Host:
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"]
         command += self.mounts
         command += ["--proc", "/proc", "--dev", "/dev"]
+        # Pseudo terminals are limited for the machine only, not for one program.
+        command += ["--perms", "0555", "--tmpfs", "/dev/pts"]
+        command += ["--remount-ro", "/dev/pts"]
         # /proc/keys would list the key rings of the user who started us.
         command += ["--ro-bind-try", "/dev/null", "/proc/keys"]
         # Covers the supervisor's folder, in which its user could change its OOM score.

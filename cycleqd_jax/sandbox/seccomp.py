@@ -2,10 +2,10 @@
 
 Namespaces protect the host's files, processes and network. They do not protect the
 kernel's key rings (secrets of the user who started us), memory that no limit counts
-(System V objects, memory files), sockets that belong to no namespace (of virtual
-machines), limits and priority of the supervisor (which has the same user id), and the
-parts of the kernel where most escapes were found. The filter does; it is a classic BPF
-program, see
+(System V objects, memory files, huge pages), what the user has for all programs
+together (inotify), sockets that belong to no namespace (of virtual machines), limits
+and priority of the supervisor (which has the same user id), and the parts of the kernel
+where most escapes were found. The filter does; it is a classic BPF program, see
 https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html.
 """
 
@@ -29,6 +29,8 @@ _DENIED = {
     "fsopen": (430, 430),
     "fspick": (433, 433),
     "init_module": (175, 105),
+    "inotify_init": (253, 1043),  # arm64 has only the other
+    "inotify_init1": (294, 26),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425),
@@ -114,6 +116,7 @@ class _Rule:
 
 _SUPERVISOR = 1  # its process id
 _NAMESPACES = 0x7E020000  # all CLONE_NEW*
+_MAP_HUGETLB = 0x40000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # insert input into a terminal
 _FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 _NO_FAMILY = {"values": _FAMILIES, "allowed": True, "error": errno.EAFNOSUPPORT}
@@ -121,6 +124,7 @@ _RULES = {
     "clone": _Rule((56, 220), 0, (_NAMESPACES,), bits=True),
     "ioctl": _Rule((16, 29), 1, (_TIOCSTI, _TIOCLINUX)),
     "ioprio_set": _Rule((251, 30), 1, (_SUPERVISOR,)),
+    "mmap": _Rule((9, 222), 3, (_MAP_HUGETLB,), bits=True, error=errno.ENOMEM),
     "prlimit64": _Rule((302, 261), 0, (_SUPERVISOR,)),
     "sched_setaffinity": _Rule((203, 122), 0, (_SUPERVISOR,)),
     "sched_setattr": _Rule((314, 274), 0, (_SUPERVISOR,)),

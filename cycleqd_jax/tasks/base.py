@@ -13,7 +13,7 @@ import pydantic
 from pydantic import Field
 
 from cycleqd_jax.chat import Chat, Message
-from cycleqd_jax.errors import RunError
+from cycleqd_jax.errors import RunError, printable
 from cycleqd_jax.files import Count, Section, Seed, Whole
 from cycleqd_jax.sandbox.base import Sandbox
 
@@ -77,6 +77,11 @@ class Result:
     prediction: str = ""
     feedback: tuple[str, ...] = ()
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        """The explanation may quote the model; readers get a line that is safe."""
+        line = printable(" ".join(self.explanation.split()))
+        object.__setattr__(self, "explanation", line)
 
     @property
     def score(self) -> float:

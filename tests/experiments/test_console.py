@@ -1,14 +1,13 @@
 """How commands end: exit codes and sentences, whatever ended them."""
 
-import asyncio
 import errno
 import io
 import os
-import signal
 import subprocess
 import sys
 
 import pytest
+import rich.table
 
 from cycleqd_jax.errors import BadInputError, RunError
 from cycleqd_jax.reports import console
@@ -39,37 +38,20 @@ def test_every_end_is_a_sentence_and_a_code(error, code, words, capfd, monkeypat
     assert words in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "word"),
-    [
-        (signal.SIGTERM, 143, "Terminated"),
-        (signal.SIGHUP, 129, "The terminal was closed"),
-    ],
-)
-@pytest.mark.parametrize("where", ["plain", "asyncio"])
-def test_signals_end_like_ctrl_c(number, code, word, where, capsys):
-    ended = []
-
-    async def waiting() -> int:
-        try:
-            os.kill(os.getpid(), number)
-            await asyncio.sleep(60)
-        finally:
-            ended.append("tidily")
-        return 0
-
-    def command() -> int:
-        if where == "asyncio":
-            with asyncio.Runner() as runner:
-                return runner.run(waiting())
-        os.kill(os.getpid(), number)
-        return 0
-
-    former = signal.getsignal(number)
-    assert console.guarded(command, interrupted="Go on with: x --resume") == code
-    assert capsys.readouterr().err == f"\n{word}. Go on with: x --resume\n"
-    assert signal.getsignal(number) is former
-    assert ended == (["tidily"] if where == "asyncio" else [])
+def test_no_text_moves_the_cursor(capsys):
+    out = console.Terminal(file=sys.stdout, highlight=False, width=80)
+    table = rich.table.Table()
+    table.add_column("a \x1b[2Jcolumn")
+    table.add_row("a \x1b[1Acell\x9b2J")
+    out.print(table)
+    out.print("a line\r\u202ebackwards \ud83d\nand another", markup=False)
+    with console.ConsoleObserver(sys.stdout) as observer:
+        observer.note("a \x07note")
+    shown = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    for words in ("\\x1b[2Jcol", "\\x1b[1Acell\\x9b", "\\r\\u202eback", "\\x07note"):
+        assert words in shown
+    assert "\nand another" in shown
 
 
 def test_a_closed_output_is_said_on_the_other_stream():

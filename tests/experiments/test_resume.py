@@ -8,8 +8,8 @@ import sys
 
 import pytest
 import run_contents
+import signalled
 import toy_world
-import yaml
 
 TESTS = pathlib.Path(__file__).parents[1]
 MOMENTS = [
@@ -64,35 +64,25 @@ def test_killed_at_every_moment_and_resumed(toy_settings, uninterrupted, tmp_pat
     assert not run_contents.differences(got, run_contents.contents(uninterrupted))
 
 
-def test_ctrl_c_ends_cleanly_and_says_how_to_resume(toy_settings, tmp_path):
+def test_signals_end_cleanly_and_say_how_to_resume(toy_settings, tmp_path):
     settings = toy_settings | {"qd": {"num_generations": 500, "children_per_batch": 2}}
-    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(settings))
-    paths = [str(TESTS / "support"), str(TESTS.parent)]
-    # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
-    command = (
-        "import runpy, signal; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "runpy.run_module('experiments.agent_skills', run_name='__main__')"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", command, "--config", "toy.yaml"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        for line in process.stdout:
-            if "child 4/" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        try:
-            _, error = process.communicate(timeout=300)
-        finally:
-            process.kill()
-    assert process.returncode == 130, error
-    assert "--resume" in error
-    assert "Traceback" not in error
+    toy_world.write_config(tmp_path / "toy.yaml", settings)
+    command = ["-m", "experiments.agent_skills", "--config", "toy.yaml", "--resume"]
+    for words, number in [
+        ("", signal.SIGTERM),  # the first line, before it loads
+        ("child 4/", signal.SIGINT),
+    ]:
+        with signalled.start("-u", *command, folder=tmp_path) as process:
+            for line in process.stdout:
+                if words in line:
+                    break
+            process.send_signal(number)
+            try:
+                _, error = process.communicate(timeout=300)
+            finally:
+                process.kill()
+        assert not signalled.wrong_end(process, error, number), error
+        assert "go on with: " in error and "--resume" in error
 
 
 def test_two_processes_on_one_folder_and_a_stale_lock(uninterrupted):

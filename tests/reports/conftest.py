@@ -47,7 +47,7 @@ class Fabricated:
                     "score": float(ok),
                     "answer": f"answer <{index}> & more",
                     "reply": f"```\nanswer <{index}> & more\n```",
-                    "explanation": "as expected" if ok else "expected 3, got 4",
+                    "explanation": "as expected" if ok else "got \x1b[2J\u202e\r4",
                     "turns": np.int32(1),
                     "prompt_tokens": np.int32(40),
                     "tokens": np.array([5, 6, 2], np.int32),

@@ -164,6 +164,7 @@ def test_page_is_whole_and_fetches_nothing(report, finished_run):
     assert not {"script", "link", "iframe"} & checker.tags
     assert "http" not in re.sub(r"base64,[^\"]*", "", text) and "url(" not in text
     assert "answer &lt;0&gt; &amp; more" in text and "answer <" not in text
+    assert "got \\x1b[2J\\u202e\\r4" in text and not {"\x1b", "\u202e", "\r"} & {*text}
     plus = report["metrics"]["uniform_merge"]["test"]["skill_b"]["plus"]
     assert "Beside the score, on test" in text
     assert f"<td>uniform_merge</td><td>{plus:.3f}</td>" in text

@@ -143,10 +143,14 @@ def after(option: str, *extra: str) -> Callable[[list[str]], list[str]]:
     return edit
 
 
-def uncovered(command: list[str]) -> list[str]:
-    """A command line that leaves the supervisor's folder open."""
-    place = command.index("/proc/1")
-    return command[: place - 3] + command[place + 3 :]
+def uncovered(folder: str) -> Callable[[list[str]], list[str]]:
+    """A command line that does not cover a folder."""
+
+    def edit(command: list[str]) -> list[str]:
+        place = command.index(folder)
+        return command[: place - 3] + command[place + 3 :]
+
+    return edit
 
 
 WEAKENINGS = {
@@ -161,6 +165,7 @@ WEAKENINGS = {
             "every denied system call",
             "userfaultfd",
             "sockets that belong to no namespace",
+            "watches of files",
         ),
     ),
     "the host's network": Weakening(
@@ -181,7 +186,13 @@ WEAKENINGS = {
         ("privileges",),
     ),
     "an open folder of the supervisor": Weakening(
-        with_host(uncovered), ("the supervisor's folder",)
+        with_host(uncovered("/proc/1")), ("the supervisor's folder",)
+    ),
+    "pseudo terminals": Weakening(
+        with_host(uncovered("/dev/pts")), ("pseudo terminals",)
+    ),
+    "stops that nobody notices": Weakening(
+        with_supervisor(" | posix.WUNTRACED", ""), ("stopping itself",)
     ),
     "no total limits": Weakening(
         without_total_limits,

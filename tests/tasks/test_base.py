@@ -71,3 +71,9 @@ def test_a_sandbox_error_is_not_tried_again():
 def test_an_environment_error_has_no_score():
     with pytest.raises(ValueError, match="has no score: the server is gone"):
         _ = Result(Outcome.ENV_ERROR, "", "the server is gone", 1).score
+
+
+def test_an_explanation_is_one_line_that_no_terminal_obeys():
+    text = "got\t\x1b[2J\r\n\u202eevil\u200b\ud83d 5\u3000€, 世界"
+    result = Result(Outcome.WRONG, "", text, 1)
+    assert result.explanation == "got \\x1b[2J \\u202eevil\\u200b\\ud83d 5 €, 世界"

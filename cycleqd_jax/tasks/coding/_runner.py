@@ -183,6 +183,14 @@ class Child:
         return self.cpu_s() + self.waited_s
 
 
+def read_some(fd):
+    """Bytes from a pipe; None if there are none: the answer can read there, too."""
+    try:
+        return posix.read(fd, 2**20)
+    except BlockingIOError:
+        return None
+
+
 def watch(child, fd, limits, load_s, total_s):
     """Collects a child's lines until it is done or over a limit.
 
@@ -193,8 +201,9 @@ def watch(child, fd, limits, load_s, total_s):
     done, began_s, alive = 0, child.used_s, True  # lines, start of the current call
     reason = ""
     while not reason:
-        if select.select([fd], [], [], POLL_S if alive else 0)[0]:
-            part = posix.read(fd, 2**20)
+        ready = select.select([fd], [], [], POLL_S if alive else 0)[0]
+        part = read_some(fd) if ready else None
+        if part is not None:
             data += part
             child.awake()
             if b"\n" in part:
@@ -225,6 +234,7 @@ def run_set(name, code, request):
     """
     part = request[name]
     read_fd, write_fd = posix.pipe()
+    posix.set_blocking(read_fd, False)
     pid = posix.fork()
     if pid == 0:
         try:

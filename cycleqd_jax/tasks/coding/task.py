@@ -119,7 +119,7 @@ class EvalPlusTask:
         return Result(
             verdict.outcome,
             code,
-            " ".join(verdict.explanation.split()),
+            verdict.explanation,
             turns=len(samples),
             prediction=code,
             metrics=_metrics(verdicts),

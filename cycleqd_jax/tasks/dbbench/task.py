@@ -231,7 +231,7 @@ class DBBench:
         return Result(
             outcome,
             answer,
-            " ".join(explanation.split()),
+            explanation,
             turns,
             prediction,
             feedback,

@@ -8,8 +8,8 @@ import io
 import pathlib
 import pickle
 import pickletools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.data import check_fields
@@ -31,6 +31,7 @@ PUBLISHED = Published(
     },
 )
 _LARGEST = 1 << 22  # bytes of a pickle; the published one has 437628
+_LONGEST = 1000  # items of a list
 
 
 class OSInteractionSample:
@@ -57,13 +58,46 @@ _OPCODES = frozenset(
 )
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows the classes of `_CLASSES` and no other name."""
+class _Unpickler(pickle._Unpickler):
+    """Knows the classes of `_CLASSES` and no other name, and cannot take for ever.
+
+    A value in a pickle can be part of many others. Tuples of the same tuple would take
+    for ever to hash, so keys are texts; so would long lists in many places to read.
+    """
 
     def find_class(self, module: str, name: str) -> type:
         if f"{module}.{name}" not in _CLASSES:
             raise pickle.UnpicklingError(f"it names {module}.{name}"[:80])
         return _CLASSES[f"{module}.{name}"]
+
+    def load_setitem(self) -> None:
+        self._set(self.stack[-2:-1], super().load_setitem)
+
+    def load_setitems(self) -> None:
+        self._set(self.stack[::2], super().load_setitems)
+
+    def load_append(self) -> None:
+        self._extend(self.stack[-2], 1, super().load_append)
+
+    def load_appends(self) -> None:
+        self._extend(self.metastack[-1][-1], len(self.stack), super().load_appends)
+
+    def _set(self, keys: list[Any], load: Callable[[], None]) -> None:
+        if not all(isinstance(key, str) for key in keys):
+            raise pickle.UnpicklingError("it has keys that are no texts")
+        load()
+
+    def _extend(self, items: Any, more: int, load: Callable[[], None]) -> None:
+        if not isinstance(items, list) or len(items) + more > _LONGEST:
+            raise pickle.UnpicklingError(f"it has a list of more than {_LONGEST}")
+        load()
+
+    dispatch: ClassVar = pickle._Unpickler.dispatch | {
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.APPEND[0]: load_append,
+        pickle.APPENDS[0]: load_appends,
+    }
 
 
 def _load(content: bytes) -> Any:

@@ -1,6 +1,17 @@
 """Hostile programs: what each tries, and how it must end."""
 
-from . import disk, kernel, memory, output, processes, reading, signals, time, writing
+from . import (
+    disk,
+    kernel,
+    memory,
+    output,
+    processes,
+    reading,
+    shared,
+    signals,
+    time,
+    writing,
+)
 
 THREATS = {
     threat.name: threat
@@ -14,5 +25,6 @@ THREATS = {
         *writing.WRITING,
         *kernel.KERNEL,
         *signals.SIGNALS,
+        *shared.SHARED,
     )
 }

@@ -1,6 +1,8 @@
 """Programs that do not end."""
 
-from .base import CPU, IMPATIENT, LIMITS, WALL, Threat, says
+import dataclasses
+
+from .base import CPU, IMPATIENT, LIMITS, SIGNAL, WALL, Threat, says
 
 TIME = [
     Threat("endless loop", "while True: pass", CPU, LIMITS),
@@ -52,7 +54,25 @@ for _ in range(8): os.wait()
         WALL,
         IMPATIENT,
     ),
-    Threat("stopping itself", "os.kill(os.getpid(), signal.SIGSTOP)", WALL, IMPATIENT),
+    Threat(
+        "stopping itself",
+        "os.kill(os.getpid(), signal.SIGSTOP)",
+        SIGNAL,
+        dataclasses.replace(LIMITS, wall_s=100.0),
+    ),
+    Threat(
+        "stopping its parent again and again",
+        """
+pid = os.getpid()
+if os.fork() == 0:
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGCONT)
+time.sleep({TOKEN})
+""",
+        SIGNAL,
+        dataclasses.replace(LIMITS, wall_s=100.0),
+    ),
     Threat(
         "reading input that never comes",
         "print(len(sys.stdin.read()))",
@@ -110,8 +130,8 @@ for _ in range(4): threading.Thread(target=burn).start()
     Threat(
         "stopping its whole group",
         "os.fork()\nos.kill(0, signal.SIGSTOP)\ntime.sleep({TOKEN})",
-        WALL,
-        IMPATIENT,
+        SIGNAL,
+        dataclasses.replace(LIMITS, wall_s=100.0),
     ),
     Threat(
         "a parent held by its child in vfork",

@@ -5,6 +5,7 @@
 import asyncio
 import json
 import textwrap
+import time
 
 import pytest
 
@@ -36,6 +37,26 @@ spec = u.find_spec("posix")
 raw = u.module_from_spec(spec)
 spec.loader.exec_module(raw)
 """
+# Reads the pipe that its parent reads, when both are told that there is something.
+THIEF = (
+    RAW
+    + """
+import select, threading, time
+ends = []
+for fd in range(64):
+    try: ends.append(raw.open(f"/proc/{raw.getppid()}/fd/{fd}", raw.O_RDONLY | raw.O_NONBLOCK))
+    except OSError: pass
+def steal():
+    while True:
+        for fd in select.select(ends, [], [])[0]:
+            try: raw.read(fd, 2**20)
+            except OSError: pass
+for _ in range(4): threading.Thread(target=steal, daemon=True).start()
+def double(n):
+    time.sleep(0.05)
+    return n * 3
+"""
+)
 
 WRONG = {
     "equal to everything": (DOUBLE, ALWAYS.format(base="object") + "def double(n): return Always()"),
@@ -64,6 +85,9 @@ WRONG = {
     "an abort": (DOUBLE, "import os\ndef double(n): os.abort()"),
     "kill the parent": (DOUBLE, RAW + "def double(n):\n    raw.kill(raw.getppid(), 9)\n    return n * 2"),
     "kill everybody": (DOUBLE, RAW + "def double(n):\n    raw.kill(-1, 9)\n    return n * 2"),
+    "stop the parent": (DOUBLE, RAW + "import time\ndef double(n):\n    raw.kill(raw.getppid(), 19)\n    time.sleep(1000)"),
+    "stop everybody": (DOUBLE, RAW + "import time\ndef double(n):\n    raw.kill(-1, 19)\n    time.sleep(1000)"),
+    "read what the parent reads": (DOUBLE, THIEF),
     "an endless loop": (DOUBLE, "def double(n):\n    while True: pass"),
     "an endless loop that catches all": (DOUBLE, "def double(n):\n    while True:\n        try:\n            while True: pass\n        except BaseException: pass"),
     "an endless loop while loading": (DOUBLE, "while True: pass\ndef double(n): return n * 2"),
@@ -134,7 +158,10 @@ def results(answer, tmp_path_factory):
 
     task._sanitizer = AsItIs()
     cases = {**WRONG, **RIGHT}
+    began = time.monotonic()
     got = answer(task, [(key, code) for key, code in cases.values()])
+    # Those that are stopped for their wall-clock time keep all others waiting.
+    assert time.monotonic() - began < calls._WALL_S
     return dict(zip(cases, got, strict=True))
 
 

@@ -65,6 +65,12 @@ def named(name: str) -> bytes:
 
 
 SAMPLE = named("OSInteractionSample")
+# A tuple of the same tuple twice, 60 deep: its hash would take 2 ** 60 steps.
+DEEP = (
+    b")"
+    + b"\x94h\x00\x86"
+    + b"".join(b"\x94h" + bytes([n]) + b"\x86" for n in range(1, 60))
+)
 HOSTILE = {
     "dotted_name": b"\x80\x04" + named("os.system") + b".",
     "dotted_class": b"\x80\x04" + named("JudgeConfig.__init__.__globals__") + b".",
@@ -90,6 +96,11 @@ HOSTILE = {
     "long_text_32": b"\x80\x04X\xff\xff\xff\xffab.",
     "long_frame": b"\x80\x04\x95" + b"\xff" * 8 + b".",
     "long_number": b"\x80\x04\x8b\xff\xff\xff\x7f.",
+    "deep_key": b"\x80\x04}(" + DEEP + b"Nu.",
+    "deep_item": b"\x80\x04}" + DEEP + b"Ns.",
+    "nested_key": b"\x80\x04})" + b"\x85" * 10**6 + b"Ns.",
+    "long_list": b"\x80\x04](" + b"N" * 2000 + b"e.",
+    "list_grown_long": b"\x80\x04]" + b"Na" * 2000 + b".",
     "half_a_character": b"\x80\x04\x8c\x03\xed\xa0\x80.",
     "empty": b"",
     "no_pickle": b"404: Not Found",
