@@ -52,7 +52,7 @@ def prepared(settings, folder=None):
 
 def begin(path, fingerprints):
     path.mkdir(exist_ok=True)
-    files.write_json(path / "run.json", {"fingerprints": fingerprints})
+    files.write_sealed(path / "run.json", {"fingerprints": fingerprints})
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def own_task(tmp_path, monkeypatch):
     [
         ({"qd": {"w_max": 0.1}}, "qd.w_max was 0.3, now is 0.1"),
         ({"seed": 4}, "seed was 3, now is 4"),
+        ({"date": "2020-01-02"}, "date was '2024-07-26', now is '2020-01-02'"),
         ({"dtype": "bfloat16"}, "dtype was 'float32', now is 'bfloat16'"),
         ({"qd": {"children_per_batch": 3}}, "qd.children_per_batch was 2, now is 3"),
         (
@@ -231,6 +232,11 @@ def test_what_another_version_or_a_damaged_disk_left_is_one_sentence(tmp_path):
     begin(tmp_path, {"base model": "0", "search settings": "1"})
     with pytest.raises(BadInputError, match="another version, which kept no settings"):
         check_same_inputs(tmp_path, {"settings": {}})
+    begin(tmp_path, {"base model": "0", "settings": {"seed": 3}})
+    text = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(BadInputError, match=r"run\.json is damaged"):
+        stored_fingerprints(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(BadInputError, match=r"run\.json is damaged"):
         stored_fingerprints(tmp_path)
