@@ -206,6 +206,58 @@ def test_a_task_of_ones_own_counts_with_its_source_and_its_options(
         check_same_inputs(run, both(data="here", strict=True))
 
 
+OWN_OPTIONS = """
+import toy_task
+from cycleqd_jax.files import Section, parse_section
+
+class Options(Section):
+    rounds: int = 5
+    workers: int = 1
+
+class Mine(toy_task.ToyA):
+    name = "mine"
+    free_options = ("workers",)
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.options = parse_section("mine", settings.options, Options)
+"""
+
+
+def test_options_of_a_task_are_compared_by_name(toy_settings, own_task, tmp_path):
+    """As all built-in tasks have them: a default that is left out is the same."""
+    own_task.write_text(OWN_OPTIONS)
+    other = toy_settings["tasks"][1]
+    expert = toy_settings["experts"][other]
+
+    def settings(**options):
+        return settings_of(
+            toy_settings
+            | {
+                "tasks": ["mine:Mine", other],
+                "experts": {"mine:Mine": expert, other: expert},
+                "task_settings": {"mine:Mine": options},
+            }
+        )
+
+    begin(tmp_path, settings() | {"base model": "0"})
+    check_same_inputs(tmp_path, settings(rounds=5, workers=9))
+    with pytest.raises(BadInputError, match=r"mine:Mine\.rounds was 5, now is 6; "):
+        check_same_inputs(tmp_path, settings(rounds=6))
+
+
+def test_another_chat_template_is_another_run(toy_settings, tmp_path):
+    before = prepared(toy_settings).fingerprints
+    base = shutil.copytree(toy_settings["base_model"], tmp_path / "base")
+    moved = toy_settings | {"base_model": str(base)}
+    assert prepared(moved).fingerprints == before
+    path = base / "chat_template.jinja"
+    path.write_text(path.read_text() + "{# #}")
+    begin(tmp_path, before)
+    with pytest.raises(BadInputError, match="begun with other tokeniser; resume"):
+        check_same_inputs(tmp_path, prepared(moved).fingerprints)
+
+
 def test_a_search_of_ones_own_counts_with_its_source(
     toy_settings, tmp_path, monkeypatch
 ):
