@@ -12,6 +12,22 @@ from typing import Protocol
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
 
 
+def check_text(messages: Sequence[Message]) -> None:
+    """Refuses text that no tokeniser takes.
+
+    Raises:
+      ValueError: a message has half of a surrogate pair, as a cut emoji leaves.
+    """
+    for message in messages:
+        try:
+            message["content"].encode("utf-8")
+        except UnicodeEncodeError as err:
+            raise ValueError(
+                f"the {message['role']}'s text has {err.object[err.start]!r}, half of "
+                "a character such as an emoji; cut texts between characters"
+            ) from err
+
+
 class Finish(enum.StrEnum):
     """The reason why a reply ended."""
 

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field
 
 from cycleqd_jax.errors import BadInputError, explain, show
 from cycleqd_jax.files import (
+    Date,
     ImportPath,
     Model,
     PathText,
@@ -29,6 +30,7 @@ from cycleqd_jax.files import (
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.merging.settings import BasisSettings
+from cycleqd_jax.models import chat_template
 from cycleqd_jax.qd.settings import AggregationSettings, QDSettings
 from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.search.merges import BaselinesSettings
@@ -64,6 +66,8 @@ class RunConfig(Section):
       base_model: "package:<module>/<file>.gguf", a folder, a GGUF file or a hub name
         with revision.
       dtype: of weights and computation.
+      date: the day in the prompts of a chat template that prints it, whenever a run is
+        begun or resumed.
       tasks: names, or import paths "package.module:Class"; order of the archives.
       experts: a PEFT or model folder for every entry of `tasks`.
       task_settings: entry of `tasks` -> what only that task knows, like where the data
@@ -76,6 +80,7 @@ class RunConfig(Section):
     run_dir: PathText | None = None
     base_model: PathText
     dtype: Literal["float32", "bfloat16"] = "float32"
+    date: Date = chat_template.DATE
     tasks: Annotated[
         tuple[TaskName, ...],
         Field(strict=False, min_length=2, max_length=5),

@@ -92,7 +92,7 @@ def explain(
     if error["type"] == "extra_forbidden":
         known = _keys(model, place)
         near = difflib.get_close_matches(str(place[-1]), known, n=1)
-        known = f"known are {', '.join(known)}"
+        known = f"known are {', '.join(known)}" if known else "there are no settings"
         message += f"; did you mean {near[0]}?" if near else f"; {known}"
     elif error["type"] != "missing" and not isinstance(error["input"], dict):
         message += f" (given: {show(error['input'])})"

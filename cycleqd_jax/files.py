@@ -1,6 +1,7 @@
 """Whole files or none, errors that name them, and the base of all settings."""
 
 import contextlib
+import datetime
 import errno
 import hashlib
 import json
@@ -14,13 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from cycleqd_jax.errors import BadInputError, RunError, explain
 
 PARTIAL = ".partial"  # how the names of files end that are being written
 SUMS = "SHA256SUMS"  # checksums of the files beside it, as `sha256sum -c` reads them
 _SEAL = "sha256"
+_NAME = r"[A-Za-z0-9][\w.-]{0,63}"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -52,9 +56,38 @@ def write_text(path: pathlib.Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def json_text(data: Any) -> str:
+    """JSON; equal data give equal texts."""
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"
+
+
 def write_json(path: pathlib.Path, data: Any) -> None:
     """Writes JSON atomically; equal data give equal bytes."""
-    write_text(path, json.dumps(data, indent=2, sort_keys=True) + "\n")
+    write_text(path, json_text(data))
+
+
+def parse_json(content: bytes, *, halves: bool = False) -> Any:
+    """What JSON in UTF-8 says.
+
+    Args:
+      content: the JSON.
+      halves: whether a text may have half of a surrogate pair, such as a cut emoji
+        leaves; such a text cannot be encoded again.
+
+    Raises:
+      ValueError, RecursionError: it is not JSON, or has such a half.
+    """
+    data = json.loads(content.decode("utf-8"))
+    if not halves and _SURROGATE.search(content):
+        try:
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as err:
+            half = err.object[err.start]
+            raise ValueError(
+                f"a text in it has {half!r}, half of a character such as an emoji; cut "
+                "texts between characters"
+            ) from err
+    return data
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -64,7 +97,7 @@ def read_json(path: pathlib.Path) -> Any:
       BadInputError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except OSError as err:
         raise BadInputError(f"{path} cannot be read ({reason(err)}).") from err
     except (ValueError, RecursionError) as err:
@@ -117,17 +150,19 @@ def hash_arrays(arrays: Mapping[str, np.ndarray], settings: object = None) -> st
     return digest.hexdigest()
 
 
-def write_table(path: pathlib.Path, table: pa.Table) -> None:
-    """Writes a parquet file atomically; equal tables give equal bytes.
+def table_bytes(table: pa.Table) -> bytes:
+    """A parquet file; equal tables give equal bytes.
 
     Its pages carry checksums: without them a flipped bit can read as another score.
     """
-    write_atomically(
-        path,
-        lambda p: pq.write_table(
-            table, p, compression="zstd", write_page_checksum=True
-        ),
-    )
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue().to_pybytes()
+
+
+def write_table(path: pathlib.Path, table: pa.Table) -> None:
+    """Writes a parquet file atomically; see `table_bytes`."""
+    write_bytes(path, table_bytes(table))
 
 
 def read_table(path: pathlib.Path) -> pa.Table:
@@ -147,6 +182,11 @@ def digest(path: pathlib.Path) -> str:
     """SHA-256 of a file's content, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(content: bytes) -> str:
+    """SHA-256 of bytes, 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def append_line(path: pathlib.Path, line: str) -> None:
@@ -208,6 +248,8 @@ def cannot_write(path: pathlib.Path, err: Exception) -> RunError:
         remedy = "make room on that disk"
     elif getattr(err, "errno", None) in (errno.EROFS, errno.EACCES, errno.EPERM):
         remedy = "make it writable"
+    elif getattr(err, "errno", None) in _IN_THE_WAY:
+        remedy = "move away what is in its place"
     return RunError(f"{path} cannot be written ({reason(err)}); {remedy}.")
 
 
@@ -218,12 +260,29 @@ def reason(err: Exception) -> str:
     return (text or type(err).__name__)[:200]
 
 
-def _home(path: str) -> str:
-    """`~` and `~user` at the beginning become the home folder."""
+def cache_folder(*parts: str) -> pathlib.Path:
+    """A folder in the user's cache: `$XDG_CACHE_HOME`, by default `~/.cache`."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(os.path.expanduser(root)).joinpath(*parts)
+
+
+def home(path: str) -> str:
+    """A path whose `~` or `~user` at the beginning is the home folder.
+
+    Raises:
+      ValueError: there is no such folder.
+    """
     expanded = os.path.expanduser(path)
     if re.match("~[^/]*(/|$)", expanded):
         raise ValueError(f"{path} names a home folder that does not exist")
     return expanded
+
+
+def _date(value: Any) -> Any:
+    """YAML reads 2024-07-26 as a date; `to_yaml` writes it as text."""
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+        return datetime.date.fromisoformat(value)
+    return value
 
 
 def _import_path(path: str) -> str:
@@ -241,6 +300,20 @@ def _task_name(name: str) -> str:
     return name if name.isidentifier() else _import_path(name)
 
 
+def check_name(name: str) -> str:
+    """A name that files, tables and figures can have.
+
+    Raises:
+      ValueError: it is another text.
+    """
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name, re.ASCII):
+        raise ValueError(
+            "expected at most 64 letters, digits, dots, dashes and underscores, the "
+            "first a letter or digit, like coding or db-and-os"
+        )
+    return name
+
+
 def each_once(values: Sequence[Hashable]) -> Sequence[Hashable]:
     """A validator that refuses a list with a value in it twice."""
     for index, value in enumerate(values):
@@ -250,14 +323,18 @@ def each_once(values: Sequence[Hashable]) -> Sequence[Hashable]:
 
 
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
-PathText = Annotated[Text, AfterValidator(_home)]
+PathText = Annotated[Text, AfterValidator(home)]
 ImportPath = Annotated[Text, AfterValidator(_import_path)]
+Date = Annotated[datetime.date, BeforeValidator(_date)]
+Name = Annotated[str, AfterValidator(check_name)]
 TaskName = Annotated[Text, AfterValidator(_task_name)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 # Bounded, so that no product of a few of them overflows.
 Count = Annotated[int, Field(ge=0, le=10**6)]
 Whole = Annotated[int, Field(ge=1, le=10**6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# Far from the ends of float32, and so are products of a few of them.
+Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class Section(pydantic.BaseModel):

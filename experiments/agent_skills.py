@@ -18,7 +18,6 @@ from cycleqd_jax.reports import console, terminal
 from cycleqd_jax.reports.plan import plan_remarks, plan_rows
 from cycleqd_jax.runs import run
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.opened import is_complete
 from cycleqd_jax.runs.profiling import profiling
 
 
@@ -30,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "of specialists, aggregate them into one model, and report on both.",
         epilog="Settings override the config: seed=1 qd.num_generations=48.",
     )
-    parser.add_argument("--config", required=True, help="a YAML file of settings")
+    parser.add_argument(
+        "--config", required=True, type=console.path, help="a YAML file of settings"
+    )
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
@@ -47,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--profile",
         metavar="FOLDER",
+        type=console.path,
         help="write a profiler trace of the first batch of children, for TensorBoard "
         "or Perfetto",
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     again = [sys.executable, "-m", "experiments.agent_skills", "--config", args.config]
     again = shlex.join([*again, *args.settings, "--resume"])
     return console.guarded(
@@ -66,13 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(config: RunConfig, *, resume: bool, dry_run: bool, profile: str | None) -> int:
     console.set_up_process()
-    if dry_run:
-        _show_plan(config)
-        return console.DONE
-    with RunFolder(config.run_dir, resume=resume) as folder:
-        done = folder.is_finished and is_complete(folder, config.qd.num_generations)
-        if not done:
-            with console.ConsoleObserver() as observer:
+    with RunFolder(config.run_dir, resume=resume, trial=dry_run) as folder:
+        run.check_generations(config, folder)
+        if dry_run:
+            _show_plan(config, folder)
+            return console.DONE
+        with console.ConsoleObserver() as observer:
+            if not run.is_done(config, folder, observer):
                 with profiling(observer, profile) as traced:
                     run.evolve(config, folder, traced)
                 observer.phase("writing the report")
@@ -80,9 +82,9 @@ def _run(config: RunConfig, *, resume: bool, dry_run: bool, profile: str | None)
     return console.DONE
 
 
-def _show_plan(config: RunConfig) -> None:
+def _show_plan(config: RunConfig, folder: RunFolder) -> None:
     with console.ConsoleObserver() as observer:
-        plan = run.dry_run(config, observer)
+        plan = run.dry_run(config, folder, observer)
     table = rich.table.Table(title="Plan", show_header=False)
     for row in plan_rows(config, plan).items():
         table.add_row(*row)

@@ -44,15 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data",
         metavar="FOLDER",
+        type=console.path,
         help="of the suite tasks: the folder with mbpp_plus.jsonl, dbbench and "
         "os_interaction",
     )
-    parser.add_argument("--json", metavar="FILE", help="where the rows are written")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=console.path,
+        help="where the rows are written",
+    )
     parser.add_argument(
         "--write-docs",
         nargs="?",
         const=DOCS,
         metavar="FILE",
+        type=console.path,
         help=f"replace this suite's section there; default {DOCS}",
     )
     given = sys.argv[1:] if argv is None else list(argv)

@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Write a model of a finished run as a Hugging Face folder and, "
         "where that is exact, as a PEFT adapter.",
     )
-    parser.add_argument("run", help="run folder, like runs/quickstart")
+    parser.add_argument(
+        "run", type=console.path, help="run folder, like runs/quickstart"
+    )
     parser.add_argument(
         "--individual",
         metavar="NAME",
@@ -46,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "best_of_archive, expert/TASK, champion/TASK (the elite that stands for an "
         "archive in the aggregated model), or child/N that an archive still holds",
     )
-    parser.add_argument("--to", required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "--to", required=True, type=console.path, metavar="FOLDER", help="a new folder"
+    )
     parser.add_argument(
         "--no-adapter", action="store_true", help="write the whole model only"
     )

@@ -32,11 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "with the base.",
         epilog="Settings override the config: tasks=[rte,sst2] limit=100.",
     )
-    parser.add_argument("--config", required=True, help="a YAML file of settings")
+    parser.add_argument(
+        "--config", required=True, type=console.path, help="a YAML file of settings"
+    )
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     again = [sys.executable, "-m", "experiments.language", "--config", args.config]
     again = shlex.join([*again, *args.settings])
     return console.guarded(

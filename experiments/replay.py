@@ -68,8 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--task", required=True, help="a name like dbbench, or an import path")
     add("--data", help="the problem file; for OS interaction its folder")
-    add("--transcripts", required=True, help="a .jsonl file, or a run folder")
-    add("--out", required=True, help="the .jsonl file to write")
+    path = {"required": True, "type": console.path}
+    add("--transcripts", **path, help="a .jsonl file, or a run folder")
+    add("--out", **path, help="the .jsonl file to write")
     add("--backend", help="of tasks that have several")
     add("--sanitizer", help="of coding: evalplus or reference")
     add(
@@ -186,7 +187,7 @@ def _cases(task: Task, source: pathlib.Path) -> Iterator[Case]:
     if source.is_dir():
         yield from _episodes(task, source)
         return
-    for number, row in enumerate(read_jsonl(source, {}), 1):
+    for number, row in enumerate(read_jsonl(source, {}, halves=True), 1):
         try:
             problem, replies = task.transcript(row)
         except BadInputError as err:
@@ -223,7 +224,7 @@ def _done(out: pathlib.Path, resume: bool) -> list[str]:
             file.truncate(len(whole))
     if not whole:
         return []
-    return [str(row["id"]) for row in read_jsonl(out, {"id": str})]
+    return [str(row["id"]) for row in read_jsonl(out, {"id": str}, halves=True)]
 
 
 def _option(text: str) -> tuple[str, str]:

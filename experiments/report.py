@@ -16,7 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.report", description=__doc__
     )
-    parser.add_argument("run", nargs="+", help="run folder, like runs/quickstart")
+    parser.add_argument(
+        "run", nargs="+", type=console.path, help="run folder, like runs/quickstart"
+    )
     runs = parser.parse_args(arguments).run
     return console.guarded(
         lambda: _report(runs),

@@ -22,11 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m experiments.train_experts",
         description="Fine-tune experts; write PEFT folders or whole models.",
     )
-    parser.add_argument("--config", required=True, help="a YAML file of settings")
+    parser.add_argument(
+        "--config", required=True, type=console.path, help="a YAML file of settings"
+    )
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     return console.guarded(
         lambda: _train(load_config(args.config, args.settings, TrainConfig)),
         interrupted="Experts that are complete are kept, and the one in training goes "

@@ -290,8 +290,8 @@ def test_wrong_training_settings(override, words, write):
         ("{x: {pocket_db: 0}}", ["experts.x.pocket_db: ", "than 0 (given: 0)"]),
         ("{x: {pocket_db: .inf}}", ["experts.x.pocket_db: ", "(given: inf)"]),
         ("{x: {chat.json: 1}}", ["'chat.json'", ".jsonl"]),
-        ("{a/b: {pocket_db: 1}}", ["'a/b'", "folder"]),
-        ("{.x: {pocket_db: 1}}", ["'.x'", "folder"]),
+        ("{a/b: {pocket_db: 1}}", ["'a/b'", "letters, digits"]),
+        ("{.x: {pocket_db: 1}}", ["'.x'", "letters, digits"]),
     ],
 )
 def test_wrong_mixtures(experts, words, write):

@@ -186,9 +186,7 @@ def kept_path(fingerprint: str) -> Path:
     `$XDG_CACHE_HOME/cycleqd_jax/bases/<fingerprint>.safetensors`, by default in
     `~/.cache`.
     """
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(root).expanduser() / "cycleqd_jax" / "bases"
-    return folder / f"{fingerprint}.safetensors"
+    return files.cache_folder("cycleqd_jax", "bases") / f"{fingerprint}.safetensors"
 
 
 def obtain_basis(
@@ -222,19 +220,16 @@ def obtain_basis(
     return basis
 
 
-def store_basis(
-    file: Path, basis: AnyBasis, *, fingerprint: str, keep: bool = True
-) -> None:
+def store_basis(file: Path, basis: AnyBasis, *, fingerprint: str) -> None:
     """Writes the basis into a run folder, unless it is there.
 
-    The file is a copy of the one in the cache where there is one, never a link to it:
+    It is written from memory, not linked to or copied from the file in the cache:
     damage to one file must not damage the other.
 
     Args:
       file: the file.
       basis: the basis.
       fingerprint: from `basis_fingerprint`.
-      keep: whether the user's cache may hold the basis.
 
     Raises:
       BadInputError: there is a damaged file.
@@ -242,11 +237,7 @@ def store_basis(
     """
     if file.is_file() and stored_fingerprint(file) == fingerprint:
         return
-    kept = kept_path(fingerprint)
-    if keep and kept.is_file():
-        files.write_atomically(file, lambda partial: _copy(kept, partial))
-    else:
-        save_basis(file, basis, fingerprint=fingerprint)
+    save_basis(file, basis, fingerprint=fingerprint)
 
 
 def _find_kept(fingerprint: str) -> AnyBasis | None:
@@ -256,7 +247,7 @@ def _find_kept(fingerprint: str) -> AnyBasis | None:
     try:
         stored = load_basis(path)
     except BadInputError as err:  # computing it again is slow, but not an error
-        _LOG.warning("%s", err)
+        _LOG.warning("The kept basis is computed again: %s", err)
         with contextlib.suppress(OSError):
             path.unlink()
         return None
@@ -277,16 +268,6 @@ def _keep(basis: AnyBasis, fingerprint: str) -> None:
         _LOG.warning("The basis is not kept in %s: %s.", path.parent, err.strerror)
     except RunError as err:
         _LOG.warning("The basis is not kept: %s", err)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copies a file; btrfs and XFS then store the equal blocks of both only once."""
-    try:
-        with open(source, "rb") as old, open(target, "wb") as new:
-            while os.copy_file_range(old.fileno(), new.fileno(), 2**30):
-                pass
-    except OSError:  # not between these two file systems
-        shutil.copyfile(source, target)
 
 
 def _group(arrays: dict[str, Any], group: str) -> dict[str, Any]:

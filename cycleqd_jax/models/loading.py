@@ -7,6 +7,7 @@ org/name@revision           the same on the Hugging Face hub
 """
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import json
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models import chat_template
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.experts import (
     Expert,
@@ -70,13 +72,18 @@ class LoadedModel:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def load_model(source: str | os.PathLike[str], dtype: Any = "float32") -> LoadedModel:
+def load_model(
+    source: str | os.PathLike[str],
+    dtype: Any = "float32",
+    date: datetime.date = chat_template.DATE,
+) -> LoadedModel:
     """Loads a base model with its tokeniser.
 
     Args:
       source: one of the forms in the module docstring; an existing path wins over a
         hub name.
       dtype: "float32", "bfloat16" or "float16"; weights are cast to it.
+      date: for a chat template that prints the day.
 
     Raises:
       BadInputError: if nothing is there, or it is damaged, no model of a supported
@@ -94,7 +101,7 @@ def load_model(source: str | os.PathLike[str], dtype: Any = "float32") -> Loaded
         name: cast(stored[name], wanted, f"{path}: tensor {name!r}")
         for name in config.weight_shapes()
     }
-    return LoadedModel(config, weights, tokenizer, source)
+    return LoadedModel(config, weights, tokenizer.on(date), source)
 
 
 def load_tokenizer(source: str | os.PathLike[str]) -> ChatTokenizer:

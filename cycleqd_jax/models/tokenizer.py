@@ -5,6 +5,7 @@ model's own template, tokenises them without adding special tokens, and knows wh
 tokens end a turn.
 """
 
+import datetime
 import functools
 import hashlib
 import json
@@ -13,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models import chat_template
 
-# Some chat templates print today's date unless given one; a prompt must not depend on
-# the day. This is the default date of the template of meta-llama/Llama-3.1-8B-Instruct.
-_DATE = "26 Jul 2024"
 _PROBE = "Zq7probe"
+_NO_SYSTEM = {"role": "system", "content": ""}
 
 
 def padding_only(tokenizer: Any) -> str | None:
@@ -39,20 +39,27 @@ class ChatTokenizer:
         token that the chat template writes after an assistant's message.
       pad_id: the padding token, or the first stop token where there is none.
       vocab_size: number of token ids, added tokens included.
+      date: what chat templates that print the day are shown.
     """
 
-    def __init__(self, tokenizer: Any, eos_ids: Sequence[int] = ()):
+    def __init__(
+        self,
+        tokenizer: Any,
+        eos_ids: Sequence[int] = (),
+        date: datetime.date = chat_template.DATE,
+    ):
         """Wraps a fast tokeniser.
 
         Args:
           tokenizer: a `transformers.PreTrainedTokenizerFast`; its truncation and
             padding are switched off.
           eos_ids: more end-of-sequence ids, for example of `generation_config.json`.
+          date: for chat templates that print the day.
 
         Raises:
           BadInputError: if no end-of-sequence token is known.
         """
-        self._hf = tokenizer
+        self._hf, self.date = tokenizer, date
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -68,6 +75,10 @@ class ChatTokenizer:
         self.stop_ids: tuple[int, ...] = tuple(sorted(stops))
         pad = tokenizer.pad_token_id
         self.pad_id: int = self.stop_ids[0] if pad is None else int(pad)
+
+    def on(self, date: datetime.date) -> "ChatTokenizer":
+        """The same tokeniser, whose chat template is shown another date."""
+        return ChatTokenizer(self._hf, self.stop_ids, date)
 
     @property
     def hf(self) -> Any:
@@ -95,6 +106,25 @@ class ChatTokenizer:
         """True if the model came with a chat template."""
         return bool(self._hf.chat_template)
 
+    @property
+    def prints_date(self) -> bool:
+        """Whether the model's chat template asks for the day."""
+        return self.has_chat_template and chat_template.prints_date(
+            self._hf.get_chat_template()
+        )
+
+    def template_arguments(self, template: str | None = None) -> dict[str, str]:
+        """Arguments of `apply_chat_template` with which prompts never change.
+
+        Args:
+          template: Jinja text in place of the model's own.
+
+        Raises:
+          BadInputError: the template draws at random.
+          jinja2.TemplateError, ValueError: it is damaged, or there is none.
+        """
+        return chat_template.pinned(self._hf.get_chat_template(template), self.date)
+
     def render(
         self,
         messages: Sequence[Mapping[str, str]],
@@ -106,7 +136,8 @@ class ChatTokenizer:
         Args:
           messages: dicts with `role` and `content`. With `add_generation_prompt` the
             last may be the assistant's: its text is the beginning of the turn to
-            generate.
+            generate. An empty system message in front is left out for a template that
+            refuses it: not every one has that role.
           add_generation_prompt: whether to end with the start of an assistant's turn.
           template: Jinja text in place of the model's own.
 
@@ -126,15 +157,24 @@ class ChatTokenizer:
         beginning = ""
         if add_generation_prompt and messages and messages[-1]["role"] == "assistant":
             messages, beginning = messages[:-1], messages[-1]["content"]
-        try:
-            rendered = self._hf.apply_chat_template(
-                [dict(message) for message in messages],
-                chat_template=template,
+
+        def write(given: Sequence[Mapping[str, str]]) -> str:
+            return self._hf.apply_chat_template(
+                [dict(message) for message in given],
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
-                date_string=_DATE,
+                **self.template_arguments(template),
             )
-            return rendered + beginning
+
+        try:
+            try:
+                return write(messages) + beginning
+            except jinja2.TemplateError:
+                if not messages or dict(messages[0]) != _NO_SYSTEM:
+                    raise
+                return write(messages[1:]) + beginning
+        except BadInputError:
+            raise
         except (jinja2.TemplateError, ValueError, TypeError, KeyError) as err:
             raise BadInputError(
                 f"chat template: cannot render {len(messages)} messages with roles "
@@ -169,7 +209,11 @@ class ChatTokenizer:
         return ids
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; special tokens written in it are recognised."""
+        """Token ids of a text; special tokens written in it are recognised.
+
+        Half of a surrogate pair, which no tokeniser takes, becomes a question mark.
+        """
+        text = text.encode("utf-8", "replace").decode("utf-8")
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import pydantic
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
-from cycleqd_jax.files import Count, Fraction, ImportPath, Section, Whole
+from cycleqd_jax.files import Count, Fraction, ImportPath, Scale, Section, Whole
 
 Range = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 
@@ -46,10 +46,10 @@ class QDSettings(Section):
     bins: Annotated[int, Field(ge=2, le=1000)] = 15
     cell_range: Literal["relative"] | Mapping[str, Range] = "relative"
     selection: Literal["elite", "elite_ref", "random"] = "elite"
-    alpha_low: PositiveFloat = 0.5
-    alpha_high: PositiveFloat = 0.8
+    alpha_low: Scale = 0.5
+    alpha_high: Scale = 0.8
     crossover: Literal["linear"] | ImportPath = "linear"
-    crossover_mean: PositiveFloat = 1.0
+    crossover_mean: Scale = 1.0
     crossover_std: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     mutation: (
         Literal["svd", "svd_child", "svd_scale", "gaussian", "none"] | ImportPath

@@ -1,9 +1,9 @@
 """Terminal side of the commands: exit codes, progress, the compile cache."""
 
+import argparse
 import contextlib
 import logging
 import os
-import pathlib
 import signal
 import sys
 import time
@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from cycleqd_jax.errors import BadInputError, CycleQDError, printable
+from cycleqd_jax.files import cache_folder, home
 from cycleqd_jax.progress import BatchSummary, Observer
 from cycleqd_jax.reports import ending
 
@@ -50,6 +51,14 @@ def make_console() -> Terminal:
     return found if found.is_terminal else Terminal(highlight=False, width=200)
 
 
+def path(text: str) -> str:
+    """The type of an argument that is a path: `~` is the home folder."""
+    try:
+        return home(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
+
+
 def set_up_process() -> None:
     """Keeps compiled programs between runs, outside the repository; quiets advice."""
     # Without PyTorch, which is not needed, transformers says so at every start.
@@ -60,8 +69,7 @@ def set_up_process() -> None:
         if hasattr(stream, "reconfigure"):  # names of files need not be UTF-8
             stream.reconfigure(errors="backslashreplace")
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        folder = pathlib.Path(cache) / "cycleqd_jax" / "xla"
+        folder = cache_folder("cycleqd_jax", "xla")
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

@@ -30,6 +30,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.color": INK,
+    "text.parse_math": False,  # names may have a $
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "legend.frameon": False,

@@ -192,6 +192,17 @@ def newest_whole(folder: str | os.PathLike[str]) -> Saved | None:
     return None
 
 
+def damages(folder: pathlib.Path) -> dict[int, str]:
+    """Last generation -> what is wrong, of the checkpoints that are damaged."""
+    found = {step: _damage(folder / str(step)) for step in _steps(folder)}
+    return {step: damage for step, damage in found.items() if damage is not None}
+
+
+def last_generation(folder: pathlib.Path) -> int:
+    """The last generation of all checkpoints, damaged ones too; 0 without any."""
+    return max(_steps(folder), default=0)
+
+
 def _checkpointer() -> ocp.Checkpointer:
     # One file per array: OCDBT packs them as threads happen to finish.
     return ocp.Checkpointer(ocp.StandardCheckpointHandler(use_ocdbt=False))

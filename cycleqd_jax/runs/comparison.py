@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import Episode, Evaluator, mean_scores
 from cycleqd_jax.merging.core_basis import AnyBasis
@@ -270,12 +269,11 @@ def _mean(by_task: Mapping[str, float]) -> float:
 def _write_archives(
     folder: RunFolder, rows: Sequence[Mapping], tasks: Sequence[str]
 ) -> None:
-    path = folder.path / "archives.parquet"
     if not rows:
-        path.unlink(missing_ok=True)
+        folder.part("", "archives").unlink(missing_ok=True)
         return
     named = [
         dict(row) | {"individual": individual_name(row["individual"], tasks)}
         for row in rows
     ]
-    files.write_table(path, pa.Table.from_pylist(named))
+    folder.write_part("", "archives", pa.Table.from_pylist(named))

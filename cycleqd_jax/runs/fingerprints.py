@@ -3,6 +3,7 @@
 `run.json` keeps it under `fingerprints`:
 
   settings       dotted name -> value, for every setting that is not in `FREE`
+  tokeniser      hash of the vocabulary and the chat template
   base model     hash of the weights
   experts        task -> hash of its expert
   tasks          task -> its own fingerprint: problems, prompts and options
@@ -42,7 +43,7 @@ FREE = (
     "engine.decode_steps",
     "engine.attention",
     "engine.mesh",
-    # Compared in another form: the number, the chosen mode, the tasks' fingerprints.
+    # Compared in another form: the number, the chosen mode, the tasks' own options.
     "engine.length",
     "engine.mode",
     "task_settings",
@@ -63,7 +64,7 @@ def stored_fingerprints(path: pathlib.Path) -> dict[str, Any]:
     """
     facts = path / "run.json"
     try:
-        known = dict(files.read_json(facts)["fingerprints"])
+        known = dict(files.read_sealed(facts)["fingerprints"])
         if not isinstance(known["base model"], str):
             raise TypeError("base model")
     except (BadInputError, KeyError, TypeError, ValueError) as err:
@@ -111,9 +112,8 @@ def compared_settings(
     Args:
       config: the settings.
       length: `engine.length` as a number.
-      tasks: in the order of the config. The result has the options of users' tasks as
-        they were given, without those in `free_options` of the task. The options of
-        built-in tasks are part of `task.fingerprint`.
+      tasks: in the order of the config. The result has their options, as they were
+        given or with defaults, without those in `free_options` of the task.
     """
     dumped = config.model_dump(mode="json")
     free = tuple(f"{name}." for name in FREE)
@@ -123,11 +123,14 @@ def compared_settings(
         if not f"{name}.".startswith(free)
     }
     for entry, task in zip(config.tasks, tasks, strict=True):
-        if not type(task).__module__.startswith("cycleqd_jax."):
+        options = getattr(task, "options", None)
+        if isinstance(options, files.Section):
+            options = options.model_dump(mode="json")
+        else:
             options = dict(dumped["task_settings"].get(entry, {}))
-            for name in getattr(task, "free_options", ()):
-                options.pop(name, None)
-            settings |= _flat({"task_settings": {entry: options}})
+        for name in getattr(task, "free_options", ()):
+            options.pop(name, None)
+        settings |= _flat({"task_settings": {entry: options}})
     return settings | {"engine.length": length}
 
 

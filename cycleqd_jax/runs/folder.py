@@ -1,8 +1,6 @@
 """The folder of one run: its lock and the paths of its files.
 
-`results/` and `metrics/` have a file `SHA256SUMS`, because the checksums in a parquet
-file cover its data, but not the names of its columns.
-
+The folder itself, `results/` and `metrics/` have a file `SHA256SUMS`; see `sums.py`.
 Killing and resuming a run changes no byte of the folder, except in files about time
 and place: `run.json`, `timing.jsonl`, `times/`, `tensorboard/`, `wandb/`, and the wall
 times in the report.
@@ -14,14 +12,37 @@ import fcntl
 import json
 import os
 import pathlib
-from typing import Self
+from typing import Self, TextIO
 
 import pyarrow as pa
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.runs import sums
 
 REPORT = "report/report.json"
+_FOLDERS = ("checkpoints", "results", "metrics", "times", "report")
+_ENDINGS = (".yaml", ".json", ".jsonl", ".parquet", ".safetensors", files.SUMS)
+
+
+def check_kinds(run: pathlib.Path) -> None:
+    """Refuses a run folder with a file in place of a folder or the other way round.
+
+    Raises:
+      BadInputError: names it.
+    """
+    checkpoints = (p for p in run.glob("checkpoints/*") if p.name.isdecimal())
+    for path in (*(run / name for name in _FOLDERS), *checkpoints):
+        if path.exists() and not path.is_dir():
+            raise BadInputError(
+                f"run_dir: {path} is a file; expected a folder, move it away."
+            )
+    for place in (run, *(run / name for name in _FOLDERS)):
+        for path in place.glob("*"):
+            if path.name.endswith(_ENDINGS) and path.is_dir():
+                raise BadInputError(
+                    f"run_dir: {path} is a folder; expected a file, move it away."
+                )
 
 
 class RunFolder:
@@ -32,7 +53,9 @@ class RunFolder:
       checkpoints: where Orbax writes.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, resume: bool):
+    def __init__(
+        self, path: str | os.PathLike[str], *, resume: bool, trial: bool = False
+    ):
         """Opens a folder and takes its lock.
 
         The operating system releases the lock when the process that holds it ends, so a
@@ -41,6 +64,8 @@ class RunFolder:
         Args:
           path: created if it does not exist.
           resume: whether the folder may hold a run already.
+          trial: whether the folder is to be as before when it is closed; nothing may be
+            written into it then.
 
         Raises:
           BadInputError: it is in use, holds something and `resume` is False, or cannot
@@ -49,11 +74,30 @@ class RunFolder:
         """
         self.path = pathlib.Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self._made: list[pathlib.Path] = []
+        self._lock: TextIO | None = None
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.close)
+            self._open(trial)
+            self._take_lock()
+            if not resume and self.is_used:
+                raise BadInputError(
+                    f"run_dir: {self.path} is not empty; add --resume to go on with "
+                    "the run in it, or choose another with run_dir=FOLDER."
+                )
+            check_kinds(self.path)
+            if not trial:
+                self._remove_partials()
+            stack.pop_all()
+
+    def _open(self, trial: bool) -> None:
+        lock = self.path / "lock"
         try:
+            if trial:
+                made = (lock, self.path, *self.path.parents)
+                self._made = [path for path in made if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(
-                self.path / "lock", "a+", encoding="utf-8", errors="replace"
-            )
+            self._lock = open(lock, "a+", encoding="utf-8", errors="replace")
         except OSError as err:
             if err.errno in files.NO_ROOM:
                 raise files.cannot_write(self.path, err) from err
@@ -61,17 +105,6 @@ class RunFolder:
                 f"run_dir: {self.path} cannot be written ({err.strerror}); choose "
                 "another with run_dir=FOLDER."
             ) from err
-        try:
-            self._take_lock()
-            if not resume and self.is_used:
-                raise BadInputError(
-                    f"run_dir: {self.path} is not empty; add --resume to go on with "
-                    "the run in it, or choose another with run_dir=FOLDER."
-                )
-            self._remove_partials()
-        except (BadInputError, OSError):
-            self._lock.close()
-            raise
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +114,11 @@ class RunFolder:
 
     def close(self) -> None:
         """Releases the lock."""
-        self._lock.close()
+        with contextlib.suppress(OSError):
+            for path in self._made:
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def is_used(self) -> bool:
@@ -98,20 +135,12 @@ class RunFolder:
         return self.path / kind / f"{name}.parquet"
 
     def write_part(self, kind: str, name: str, table: pa.Table) -> None:
-        """Writes a part, then its checksum; removes checksums of parts that are gone.
+        """Writes a part with its checksum.
 
         Raises:
           RunError: the disk is full or not writable.
         """
-        path = self.part(kind, name)
-        files.write_table(path, table)
-        sums = self._sums(kind) | {path.name: files.digest(path)}
-        lines = [
-            f"{digest}  {part}\n"
-            for part, digest in sorted(sums.items())
-            if path.with_name(part).is_file()
-        ]
-        files.write_text(path.with_name(files.SUMS), "".join(lines))
+        sums.write(self.part(kind, name), files.table_bytes(table))
 
     def read_part(self, kind: str, name: str) -> pa.Table:
         """Reads what `write_part` wrote.
@@ -119,12 +148,7 @@ class RunFolder:
         Raises:
           BadInputError: it is missing, or a byte of it or of its checksum has changed.
         """
-        path = self.part(kind, name)
-        if path.is_file() and self._sums(kind).get(path.name) != files.digest(path):
-            raise BadInputError(
-                f"{path} is damaged: its checksum is not that in {files.SUMS}."
-            )
-        return files.read_table(path)
+        return files.read_table(sums.verified(self.part(kind, name)))
 
     def batches(self) -> list[str]:
         """Names of the parts that hold batches of children, in order."""
@@ -141,15 +165,6 @@ class RunFolder:
         """Appends one line to `timing.jsonl`."""
         row = {"phase": phase, "seconds": round(seconds, 3)} | details
         files.append_line(self.path / "timing.jsonl", json.dumps(row))
-
-    def _sums(self, kind: str) -> dict[str, str]:
-        """Name of the file -> checksum, of the parts of one kind."""
-        path = self.path / kind / files.SUMS
-        if not path.is_file():
-            return {}
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        pairs = (line.partition("  ") for line in lines)
-        return {name: digest for digest, _, name in pairs if name}
 
     def _batch_parts(self, kind: str) -> list[pathlib.Path]:
         paths = (self.path / kind).glob("batch-*.parquet")

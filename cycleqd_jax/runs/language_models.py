@@ -12,13 +12,14 @@ from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import choose_mode, place_basis
 from cycleqd_jax.merging.genome import Genome, genome_hash
 from cycleqd_jax.merging.individuals import Adapter, Individual
-from cycleqd_jax.models.loading import load_model
+from cycleqd_jax.models import chat_template
+from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.memory import cache_bytes, this_machine
 from cycleqd_jax.runs.names import BASE, expert_name
 from cycleqd_jax.runs.opened import open_run
-from cycleqd_jax.runs.plan import choose_slots
+from cycleqd_jax.runs.plan import check_length, choose_slots
 from cycleqd_jax.runs.setup import make_mesh, make_program
 
 _CACHE_SHARE = 1 / 3  # of the memory, for keys and values
@@ -34,8 +35,8 @@ class Models:
       individuals: by name, the base first; None is the base where there is no run.
       others: name -> path of models in `config.models` that are no fine-tunes of the
         base; they need an engine of their own.
-      fingerprints: name -> sha256 of everything that decides the weights, also of
-        `others`.
+      fingerprints: name -> sha256 of everything that decides weights and prompts, also
+        of `others`.
     """
 
     def __init__(self, config: LanguageConfig, observer: Observer, name: str = BASE):
@@ -56,7 +57,8 @@ class Models:
         self.individuals: dict[str, Individual | None] = {name: None}
         if config.run is None:
             self.dtype = config.dtype or "float32"
-            self.base = load_model(config.base_model, dtype=self.dtype)
+            date = config.date or chat_template.DATE
+            self.base = load_model(config.base_model, dtype=self.dtype, date=date)
         else:
             run = open_run(config.run, finished=True)
             for asked in (name, *config.individuals):
@@ -73,6 +75,7 @@ class Models:
             )
             observer.note(chosen.reason)
             self._mode = chosen.mode
+        check_length(config.engine, self.base.config)
         self._whole = WholeModels(self.base, experts, self._mesh)
         self.fingerprints = {n: self._print(i) for n, i in self.individuals.items()}
         self.others: dict[str, str] = {}
@@ -128,7 +131,7 @@ class Models:
     def other(self, name: str, observer: Observer) -> "Models":
         """One of `others`, alone."""
         own = {"run": None, "models": {}, "dtype": self.dtype}
-        own["base_model"] = self.others[name]
+        own |= {"base_model": self.others[name], "date": self.base.tokenizer.date}
         return Models(self._config.model_copy(update=own), observer, name)
 
     def release(self) -> None:
@@ -143,11 +146,11 @@ class Models:
             is no fine-tune.
         """
         try:
-            return json_hash(
-                [load_model(path, dtype=self.dtype).fingerprint, None, "None"]
-            )
+            model = load_model(path, dtype=self.dtype, date=self.base.tokenizer.date)
         except BadInputError:
             raise error from None
+        check_length(self._config.engine, model.config)
+        return _model_hash(model, None, "None")
 
     def _print(self, individual: Individual | None) -> str:
         if individual is None:
@@ -156,7 +159,12 @@ class Models:
             own = genome_hash(individual)
         else:
             own = self._whole.expert(individual).fingerprint
-        return json_hash([self.base.fingerprint, own, str(self._noise)])
+        return _model_hash(self.base, own, str(self._noise))
+
+
+def _model_hash(base: LoadedModel, own: str | None, noise: str) -> str:
+    date = base.tokenizer.date.isoformat()
+    return json_hash([base.fingerprint, own, noise, date])
 
 
 def json_hash(data: Any) -> str:

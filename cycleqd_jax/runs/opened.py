@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cycleqd_jax import files
@@ -22,10 +22,11 @@ from cycleqd_jax.merging.individuals import Individual, TrainedExpert
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.qd.aggregation import aggregate
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.runs.checkpoints import newest_whole, state_fingerprint
+from cycleqd_jax.runs import sums
+from cycleqd_jax.runs.checkpoints import damages, newest_whole, state_fingerprint
 from cycleqd_jax.runs.facts import NAME, RunFacts, read_facts
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
-from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.folder import RunFolder, check_kinds
 from cycleqd_jax.runs.names import (
     AGGREGATED,
     BASE,
@@ -33,7 +34,6 @@ from cycleqd_jax.runs.names import (
     individual_name,
     trained_expert_name,
 )
-from cycleqd_jax.runs.results import read_results
 from cycleqd_jax.search.merges import SCALED, UNIFORM
 
 _TRIES = 3  # a running search may remove a checkpoint while it is read
@@ -128,7 +128,7 @@ class OpenedRun:
         if not parts:
             raise BadInputError(f"{self.path}: has no results yet.")
         for part in parts:
-            for row in files.read_table(part).to_pylist():
+            for row in files.read_table(sums.intact(part)).to_pylist():
                 if row["task"] == task:
                     yield row
 
@@ -138,7 +138,8 @@ class OpenedRun:
         Raises:
           BadInputError: it is missing, damaged, or not the one the run was made with.
         """
-        model = load_model(self.config.base_model, dtype=self.config.dtype)
+        config = self.config
+        model = load_model(config.base_model, dtype=config.dtype, date=config.date)
         wanted = stored_fingerprints(self.path)["base model"]
         if model.fingerprint != wanted:
             raise BadInputError(
@@ -194,40 +195,59 @@ def open_run(path: str | os.PathLike[str], *, finished: bool = False) -> OpenedR
         not finished although that was asked for.
     """
     path = pathlib.Path(path)
+    check_kinds(path)
     if not (path / "config.yaml").is_file():
         raise BadInputError(f"{path}: is not a run folder; it has no config.yaml.")
-    config = load_config(path / "config.yaml", [], RunConfig)
+    config = load_config(sums.intact(path / "config.yaml"), [], RunConfig)
     facts = read_facts(path)
     if finished and facts is None:
         raise BadInputError(
             f"{path}: holds no finished run ({NAME} is missing); finish it with "
             "experiments.agent_skills --resume."
         )
-    tasks = facts.tasks if facts else files.read_json(path / "run.json")["tasks"]
+    tasks = facts.tasks if facts else files.read_sealed(path / "run.json")["tasks"]
     return OpenedRun(path, config, facts, tuple(tasks))
 
 
-def is_complete(folder: RunFolder, num_generations: int) -> bool:
+def is_complete(
+    folder: RunFolder, num_generations: int, note: Callable[[str], None]
+) -> bool:
     """True if a run is finished and nothing of it is damaged.
 
-    Where this is not so, going on with the run makes what is missing.
+    Where this is not so, going on with the run makes what is missing, or refuses.
 
     Args:
       folder: of the run.
       num_generations: children that the config asks for.
+      note: is told in a sentence of each damaged file of which a run that goes on says
+        nothing.
     """
-    path = folder.path
+    path, whole = folder.path, True
+    made_again = {path / "config.yaml", path / "basis.json", *sums.listed(path)}
+    parts = {*sums.listed(path / "metrics"), *sums.listed(path / "results")}
+    parts |= {*path.glob("metrics/*.parquet"), *path.glob("results/*.parquet")}
     try:
         facts = read_facts(path)
-        if facts is None or facts.evaluated_children < num_generations:
-            return False
-        for table in path.glob("archives.parquet"):
-            files.read_table(table)
-        for part in (path / "metrics").glob("*.parquet"):
-            folder.read_part("metrics", part.stem)
-        for part in (path / "results").glob("*.parquet"):
-            read_results(folder, part.stem)  # also checks the names of columns
+    except BadInputError as err:
+        note(f"{str(err).rstrip('.')}; it is made again.")
+        return False
+    if facts is None or facts.evaluated_children < num_generations:
+        return False
+    for file in sorted(made_again | parts):
+        try:
+            sums.verified(file)
+        except BadInputError as err:
+            whole = False
+            if file in made_again:
+                note(f"{str(err).rstrip('.')}; it is made again.")
+    try:
+        stored_fingerprints(path)
+        load_basis(path / "basis.safetensors")
     except BadInputError:
         return False
-    saved = newest_whole(path / "checkpoints")
-    return saved is not None and saved.next_generation == facts.evaluated_children + 1
+    saved = newest_whole(folder.checkpoints)
+    last = facts.evaluated_children
+    for step, damage in damages(folder.checkpoints).items():
+        if step < last:
+            note(f"checkpoint {step} is damaged ({damage}); a later one is used.")
+    return whole and saved is not None and saved.next_generation == last + 1

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cycleqd_jax.chat import check_text
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.settings import EngineSettings
@@ -94,6 +95,7 @@ def find_inputs(config: RunConfig) -> Inputs:
         here nor known.
     """
     model, sizes_of = _find_base(config.base_model)
+    check_length(config.engine, model)
     experts = []
     for source in config.expert_paths:
         folder = pathlib.Path(source).expanduser()
@@ -193,11 +195,37 @@ def check_prompts(
     return engine
 
 
+def check_length(engine: EngineSettings, model: ModelConfig) -> None:
+    """Refuses conversations that are longer than the model's context.
+
+    Up to one `prefill_chunk` of padding may lie beyond it.
+
+    Args:
+      engine: a length of "auto" passes.
+      model: sizes of the base model.
+
+    Raises:
+      BadInputError: gives both numbers.
+    """
+    longest = model.max_position_embeddings
+    if engine.length != "auto" and engine.length - engine.prefill_chunk >= longest:
+        raise BadInputError(
+            f"engine.length is {engine.length} tokens, but the base model was made for "
+            f"at most {longest}; choose a shorter length, with prompts and "
+            "max_new_tokens that fit in it."
+        )
+
+
 def _prompt_tokens(task: Task, problem: Problem, tokenizer: ChatTokenizer) -> int:
     known = reference(task, problem)
     if known is None:
         known = [{"role": "user", "content": problem.prompt}, {}]
-    return len(tokenizer.encode_chat(list(known)[:-1]))
+    messages = list(known)[:-1]
+    try:
+        check_text(messages)
+    except ValueError as err:
+        raise BadInputError(f"Problem {problem.id}: {err}.") from err
+    return len(tokenizer.encode_chat(messages))
 
 
 def _round_up(number: int, step: int) -> int:

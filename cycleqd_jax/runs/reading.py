@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pydantic
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.runs import sums
 
 
 class _Pair(pydantic.BaseModel):
@@ -55,7 +56,8 @@ def read_basis_facts(run: pathlib.Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return _BasisFacts.model_validate_json(path.read_bytes()).model_dump()
+        content = sums.intact(path).read_bytes()
+        return _BasisFacts.model_validate_json(content).model_dump()
     except (OSError, pydantic.ValidationError) as err:
         reason = " ".join(str(err).split())
         raise BadInputError(f"{path}: not the facts on a basis ({reason}).") from err
@@ -92,6 +94,9 @@ def read_rows(
     """
     rows: list[dict[str, Any]] = []
     for path in paths:
+        if not path.exists():
+            raise unfinished(path.parent, f"{path.name} is missing")
+        sums.intact(path)
         try:
             held = pq.read_schema(path).names
             lacking = [name for name in columns if name not in held]
@@ -107,8 +112,6 @@ def read_rows(
             for column, values in where.items():
                 wanted = pa.array(sorted(values), pa.string())
                 table = table.filter(pc.is_in(table[column], value_set=wanted))
-        except FileNotFoundError as err:
-            raise unfinished(path.parent, f"{path.name} is missing") from err
         except (pa.ArrowException, OSError) as err:
             reason = " ".join(str(err).split())
             raise BadInputError(f"{path}: not readable as Parquet ({reason}).") from err

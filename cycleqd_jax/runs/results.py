@@ -40,7 +40,8 @@ def write_episodes(folder: RunFolder, name: str, episodes: Sequence[Episode]) ->
     Times are written first, so a part of the results that exists is complete.
     """
     rows = [
-        dataclasses.asdict(episode) | {"metrics": _metrics(episode)}
+        {name: _encodable(value) for name, value in dataclasses.asdict(episode).items()}
+        | {"metrics": _metrics(episode)}
         for episode in episodes
     ]
     times = pa.Table.from_pylist([{key: row[key] for key in _TIMES} for row in rows])
@@ -72,6 +73,15 @@ def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
         )
         for row in rows
     ]
+
+
+def _encodable(value: Any) -> Any:
+    """Texts with an escape for half of a surrogate pair, which is no UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, tuple):
+        return tuple(map(_encodable, value))
+    return value
 
 
 def _metrics(episode: Episode) -> list[dict[str, Any]]:

@@ -9,11 +9,12 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
-from cycleqd_jax.runs.checkpoints import Checkpoints
+from cycleqd_jax.runs.checkpoints import Checkpoints, last_generation
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.loop import run_search
 from cycleqd_jax.runs.memory import plan_memory, this_machine
 from cycleqd_jax.runs.names import expert_name
+from cycleqd_jax.runs.opened import is_complete
 from cycleqd_jax.runs.plan import (
     Plan,
     estimate_episode,
@@ -95,8 +96,36 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
         observer.compared(state.next_generation - 1)
 
 
-def dry_run(config: RunConfig, observer: Observer) -> Plan:
+def check_generations(config: RunConfig, folder: RunFolder) -> None:
+    """Refuses fewer children than the run in a folder has already.
+
+    Raises:
+      BadInputError: gives both numbers.
+    """
+    asked, done = config.qd.num_generations, last_generation(folder.checkpoints)
+    if asked < done:
+        raise BadInputError(
+            f"qd.num_generations is {asked}, but the run in {folder.path} has {done} "
+            f"children already; ask for {done} or more, or start anew with "
+            "run_dir=FOLDER."
+        )
+
+
+def is_done(config: RunConfig, folder: RunFolder, observer: Observer) -> bool:
+    """Whether nothing is left to do but the report; notes what is damaged."""
+    return folder.is_finished and is_complete(
+        folder, config.qd.num_generations, observer.note
+    )
+
+
+def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:
     """Plans a run, and checks all its inputs that are on this machine.
+
+    Args:
+      config: the settings.
+      folder: open; what a run in it was begun with must be the same. Nothing is written
+        into it.
+      observer: hears of progress.
 
     Raises:
       BadInputError: `evolve` would refuse the run, in the same words.
@@ -113,7 +142,7 @@ def dry_run(config: RunConfig, observer: Observer) -> Plan:
             memory.check(machine)
         return make_plan(config, memory, machine, inputs, tasks, missing_data)
     sandbox = make_sandbox(config.sandbox)
-    prepared = prepare(config, None, observer, tasks)
+    prepared = prepare(config, folder, observer, tasks)
     memory = prepared.memory
     with open_evaluator(config, prepared, sandbox):
         seconds = estimate_episode(

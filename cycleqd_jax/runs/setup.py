@@ -34,6 +34,7 @@ from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
     code_hashes,
@@ -41,7 +42,7 @@ from cycleqd_jax.runs.fingerprints import (
 )
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
-from cycleqd_jax.runs.plan import check_prompts, choose_slots, find_inputs
+from cycleqd_jax.runs.plan import check_length, check_prompts, choose_slots, find_inputs
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
@@ -246,10 +247,16 @@ def prepare(
     inputs = find_inputs(config)
     memory = plan_memory(config, inputs.model, inputs.basis(config), machine)
     memory.check(machine)
-    model = load_model(config.base_model, dtype=config.dtype)
+    model = load_model(config.base_model, dtype=config.dtype, date=config.date)
+    if model.tokenizer.prints_date:
+        observer.note(
+            f"the chat template prints a date, which is {config.date} in all prompts "
+            "of this run; another is chosen with date=YYYY-MM-DD"
+        )
     program = make_program(model.config, config.dtype, config.engine)
     splits = (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
     engine = check_prompts(tasks, splits, model.tokenizer, config.engine)
+    check_length(engine, model.config)
     token_bytes = cache_bytes(model.config, config.dtype)
     engine = choose_slots(engine, token_bytes, memory.room(machine))
     if mesh is not None:
@@ -269,7 +276,8 @@ def prepare(
     )
     fingerprints = {
         "settings": compared_settings(config, engine.length, tasks),
-        "base model": model.fingerprint,
+        "tokeniser": model.tokenizer.fingerprint,
+        "base model": model.fingerprint,  # has the tokeniser in it too
         "experts": expert_prints,
         "tasks": {task.name: task.fingerprint for task in tasks},
         "code": code_hashes(config, tasks),
@@ -301,15 +309,14 @@ def prepare(
 
 def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) -> None:
     """Writes `config.yaml`, the basis if it is not there, and `run.json`."""
-    files.write_text(folder.path / "config.yaml", to_yaml(config))
+    sums.write(folder.path / "config.yaml", to_yaml(config).encode())
     store_basis(
         folder.path / "basis.safetensors",
         prepared.basis,
         fingerprint=prepared.fingerprints["basis"],
-        keep=config.basis.keep,
     )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    files.write_json(
+    files.write_sealed(
         folder.path / "run.json",
         {
             "tasks": list(prepared.task_names),

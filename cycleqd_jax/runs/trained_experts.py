@@ -19,6 +19,7 @@ from cycleqd_jax.merging.facts import (
 )
 from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.comparison import CachedEvaluator
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.names import expert_name, trained_expert_name
@@ -44,13 +45,13 @@ def describe_experts(basis: AnyBasis, folder: RunFolder, observer: Observer) -> 
         "least_kept": worst,
         "residuals": bool(basis.residuals),
     }
-    files.write_json(folder.path / "basis.json", facts)
+    sums.write(folder.path / "basis.json", files.json_text(facts).encode())
     shown = ", ".join(f"{one} and {two} {value:.3f}" for one, two, value in alike)
     observer.note(f"model similarity (1: merge best): {shown}")
     if not rows:
         return
     table = pa.Table.from_pylist([row._asdict() for row in rows])
-    files.write_table(folder.path / "energy.parquet", table)
+    folder.write_part("", "energy", table)
     least = min(rows, key=lambda row: row.kept)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in kept.items())
     rest = "the rest is kept beside it" if basis.residuals else "the rest is dropped"

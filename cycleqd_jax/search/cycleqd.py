@@ -12,6 +12,7 @@ import flax.struct
 import numpy as np
 from qdax.custom_types import RNGKey
 
+from cycleqd_jax.files import Section, parse_section
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.qd.aggregation import contenders
@@ -56,11 +57,13 @@ class CycleQD(Search):
     """The search of the paper; its memory is a `Memory`.
 
     Raises:
-      BadInputError: a user-defined operator cannot be imported or called.
+      BadInputError: there are `search_settings`, of which it knows none, or a
+        user-defined operator cannot be imported or called.
     """
 
     def __init__(self, context: Context):
         super().__init__(context)
+        parse_section("search_settings", context.options, Section)
         qd = context.qd
         noise = noise_length(1) if qd.has_noise else None
         check_operators(qd.custom_crossover, qd.custom_mutation, context.basis, noise)

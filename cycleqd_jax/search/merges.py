@@ -38,7 +38,8 @@ class BaselinesSettings(Section):
 
 def scaled_name(factor: float) -> str:
     """The name of the scaled merge with one factor, like "scaled_merge/0.4"."""
-    return f"{SCALED}/{factor:g}"
+    short = f"{factor:g}"  # of factors that agree in six digits it would be the same
+    return f"{SCALED}/{short if float(short) == factor else factor}"
 
 
 def merges(basis: AnyBasis, factors: Sequence[float]) -> dict[str, Genome]:

@@ -165,9 +165,10 @@ class Task(Protocol):
       fingerprint: hex hash of everything that decides its problems and verdicts, its
         options included. The source of its module is hashed in addition.
 
-    A class outside this package may have `free_options`: names of options that may
-    change when a run is resumed, because they only say where data are or how fast the
-    task works.
+    A class may have `free_options`: names of options that may change when a run is
+    resumed, because they only say where data are or how fast the task works. Where a
+    task has its settings as `options`, a `files.Section`, a left out option is the same
+    as its default.
 
     A task that holds resources, such as a server, may have a coroutine method
     `aclose()`. It is called when an evaluator closes; later episodes open them again. A

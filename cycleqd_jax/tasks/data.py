@@ -6,7 +6,6 @@ Errors name the file and the line.
 import ast
 import hashlib
 import http.client
-import json
 import os
 import pathlib
 import urllib.request
@@ -46,7 +45,7 @@ def find_file(
       BadInputError: `given` has no such file.
     """
     if given is not None:
-        path = pathlib.Path(given).expanduser()
+        path = pathlib.Path(given)
         if path.is_dir() and (path / file).is_file():
             path = path / file
         if path.is_file():
@@ -62,12 +61,6 @@ def find_file(
             f"Task {task} needs {file}, which task_settings.{task}.data does not name, "
             f"and it could not be downloaded ({err}); get it with: {how}"
         ) from err
-
-
-def cache_folder(*parts: str) -> pathlib.Path:
-    """A folder in the user's cache: `$XDG_CACHE_HOME`, by default `~/.cache`."""
-    root = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    return root.expanduser().joinpath(*parts)
 
 
 def download(
@@ -99,20 +92,28 @@ def download(
 
 
 def read_jsonl(
-    path: str | os.PathLike[str], fields: Mapping[str, type | tuple[type, ...]]
+    path: str | os.PathLike[str],
+    fields: Mapping[str, type | tuple[type, ...]],
+    *,
+    halves: bool = False,
 ) -> list[dict[str, Any]]:
     """The objects of a file with one JSON object per line; see `read_lines`."""
-    return [row for _, row in read_lines(path, fields)]
+    return [row for _, row in read_lines(path, fields, halves=halves)]
 
 
 def read_lines(
-    path: str | os.PathLike[str], fields: Mapping[str, type | tuple[type, ...]]
+    path: str | os.PathLike[str],
+    fields: Mapping[str, type | tuple[type, ...]],
+    *,
+    halves: bool = False,
 ) -> list[tuple[str, dict[str, Any]]]:
     """The objects of a file with one JSON object per line, each with its place.
 
     Args:
       path: of the file, UTF-8.
       fields: name -> type, of what every object must have. Other fields are kept.
+      halves: whether texts may have half of a surrogate pair, as replies that were
+        recorded elsewhere may.
 
     Returns:
       For each object its place, "FILE, line 3", and itself.
@@ -131,7 +132,7 @@ def read_lines(
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = files.parse_json(line, halves=halves)
         except (ValueError, RecursionError) as err:
             cut = number == len(lines) and not line.endswith(b"\n")
             hint = "; the file ends here, so its download was cut off" if cut else ""

@@ -8,7 +8,8 @@ import hashlib
 import pathlib
 from collections.abc import Mapping
 
-from cycleqd_jax.tasks.data import cache_folder, download, file_hash
+from cycleqd_jax.files import cache_folder
+from cycleqd_jax.tasks.data import download, file_hash
 
 REPOSITORY = (
     "https://raw.githubusercontent.com/SakanaAI/CycleQD/"

@@ -3,7 +3,8 @@
 import importlib
 import inspect
 
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, show
+from cycleqd_jax.files import check_name
 from cycleqd_jax.tasks.base import Task, TaskSettings
 from cycleqd_jax.tasks.pocket.coding import PocketCoding
 from cycleqd_jax.tasks.pocket.db import PocketDb
@@ -61,10 +62,12 @@ def make_task(name: str, settings: TaskSettings) -> Task:
             f"Task {name} must have all members of cycleqd_jax.tasks.base.Task but "
             f"lacks {', '.join(missing)}."
         )
-    if not isinstance(task.name, str) or not task.name:
+    try:
+        check_name(task.name)
+    except ValueError as err:
         raise BadInputError(
-            f"Task {name} must have a text as its name but has {task.name!r}."
-        )
+            f"Task {name} has the name {show(task.name)}; {err}."
+        ) from err
     if not isinstance(task.max_new_tokens, int) or task.max_new_tokens < 1:
         raise BadInputError(
             f"Task {name} must have max_new_tokens of at least 1 but has "

@@ -1,17 +1,19 @@
 """The settings of the training of experts."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
 import pydantic
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
+from pydantic import AfterValidator, Field
 
 from cycleqd_jax.config import LoggingSettings, TaskSections, check_task_settings
 from cycleqd_jax.files import (
     Count,
+    Date,
     Fraction,
+    Name,
     PathText,
+    Scale,
     Section,
     Seed,
     TaskName,
@@ -19,6 +21,7 @@ from cycleqd_jax.files import (
     each_once,
 )
 from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.models import chat_template
 from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import ProblemsSettings
 
@@ -42,16 +45,7 @@ def _source(source: str) -> str:
     return source
 
 
-def _folder_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-        raise ValueError(
-            "Input should be a name that a folder can have, like coding or db-and-os"
-        )
-    return name
-
-
 _TASK = pydantic.TypeAdapter(TaskName)
-ExpertName = Annotated[str, AfterValidator(_folder_name)]
 Source = Annotated[PathText, AfterValidator(_source)]
 Mixture = Annotated[Mapping[Source, Share], Field(min_length=1)]
 TaskNames = Annotated[
@@ -69,14 +63,14 @@ class LoraSettings(Section):
       init_std: standard deviation of A's initial values; None initialises as PEFT.
     """
 
-    rank: Whole = 8
-    alpha: PositiveFloat = 16.0
+    rank: Annotated[int, Field(ge=1, le=4096)] = 8
+    alpha: Scale = 16.0
     targets: Annotated[
         tuple[Target, ...],
         Field(strict=False, min_length=1),
         AfterValidator(each_once),
     ] = TARGETS
-    init_std: PositiveFloat | None = None
+    init_std: Scale | None = None
 
     @property
     def scale(self) -> float:
@@ -101,14 +95,14 @@ class OptimiserSettings(Section):
       checkpoint_every: updates between checkpoints; the last update has one too.
     """
 
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 1e-3
     warmup_steps: Count = 10
     steps: Whole = 60
     batch_size: Whole = 8
     accumulate_steps: Whole = 1
     final_fraction: Fraction = 0.05
-    weight_decay: NonNegativeFloat = 0.0
-    max_grad_norm: PositiveFloat = 1.0
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.0
+    max_grad_norm: Scale = 1.0
     max_length: Annotated[int, Field(ge=8, le=10**6)] = 192
     checkpoint_every: Whole = 100
 
@@ -136,6 +130,7 @@ class TrainConfig(Section):
       method: "lora" trains an adapter, "full" all weights.
       dtype: of base weights and computation; trained parameters and the optimiser's
         state are float32.
+      date: as in `RunConfig`.
       save_dtype: of the expert's files, from which the expert is validated.
       tasks: as in `RunConfig`, at least one; each gives an expert with its name.
       experts: instead of `tasks`: expert's name -> source -> weight. A source is a task
@@ -155,8 +150,9 @@ class TrainConfig(Section):
     method: Literal["lora", "full"] = "lora"
     dtype: Literal["float32", "bfloat16"] = "float32"
     save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    date: Date = chat_template.DATE
     tasks: TaskNames = ()
-    experts: Mapping[ExpertName, Mixture] = {}
+    experts: Mapping[Name, Mixture] = {}
     validate_on: TaskNames | None = None
     output: PathText
     packing: bool = False

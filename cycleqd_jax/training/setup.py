@@ -10,7 +10,7 @@ from cycleqd_jax.models.dialogues import fingerprint
 from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.plan import check_prompts
+from cycleqd_jax.runs.plan import check_length, check_prompts
 from cycleqd_jax.runs.setup import make_tasks
 from cycleqd_jax.runs.trackers import check_trackers
 from cycleqd_jax.sandbox.make import make_sandbox
@@ -88,7 +88,7 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
     observer.phase("loading the base model")
     # Full fine-tuning starts from the exact base weights, whatever dtype computes.
     dtype = config.dtype if config.method == "lora" else "float32"
-    model = load_model(config.base_model, dtype=dtype)
+    model = load_model(config.base_model, dtype=dtype, date=config.date)
     program = make_program(model.config, config.dtype)
     if config.method == "lora":
         lora.target_names(program, config.lora)
@@ -97,6 +97,7 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
             raise BadInputError(
                 "engine: slots and length cannot be auto in training; give numbers."
             )
+        check_length(config.engine, model.config)
         check_prompts(scored, [Split.VALIDATE], model.tokenizer, config.engine)
         asyncio.run(make_sandbox(config.sandbox).close())  # refused here if missing
     sources = {

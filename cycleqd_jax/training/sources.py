@@ -12,8 +12,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cycleqd_jax.chat import Message
+from cycleqd_jax.chat import Message, check_text
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import parse_json
 from cycleqd_jax.models.dialogues import Example, examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.tasks.base import Split, Task
@@ -79,9 +80,11 @@ def make_source(
     too_long: list[tuple[int, str]] = []
     for dialogue in dialogues:
         try:
+            check_text(dialogue.messages)
             found = examples_of(dialogue.messages, tokenizer, end)
-        except BadInputError as err:
-            raise BadInputError(f"{dialogue.origin}: {err}") from err
+        except ValueError as err:
+            sentence = str(err).rstrip(".")
+            raise BadInputError(f"{dialogue.origin}: {sentence}.") from err
         longest = max((len(e.tokens) for e in found), default=0)
         if longest > max_length:
             too_long.append((longest, dialogue.origin))
@@ -135,7 +138,7 @@ def read_dialogues(path: str | os.PathLike[str]) -> list[Dialogue]:
 
 def _messages(line: bytes, origin: str) -> tuple[Message, ...]:
     try:
-        data = json.loads(line.decode("utf-8"))
+        data = parse_json(line)
     except (ValueError, RecursionError) as err:  # UnicodeDecodeError is a ValueError
         raise BadInputError(f"{origin}: is not JSON in UTF-8 ({err}).") from err
     messages = data.get("messages") if isinstance(data, dict) else None

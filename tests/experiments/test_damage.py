@@ -7,7 +7,9 @@ import pytest
 import run_contents
 import toy_world
 
-from experiments import agent_skills
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.runs.opened import open_run
+from experiments import agent_skills, report
 
 COMMAND = ["--config", "toy.yaml", "--resume"]
 
@@ -76,6 +78,74 @@ def test_what_can_be_made_again_is(run, finished, capsys):
                       "it is made again")  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    ["config.yaml", "basis.json", "archives.parquet", "state.json", "SHA256SUMS"],
+)
+def test_a_changed_byte_in_a_finished_run_is_noticed_and_named(
+    run, finished, capsys, pattern
+):
+    flip(run / pattern)
+    assert_made_again(run, finished, capsys, "damaged", "made again")
+
+
+def test_a_damaged_basis_of_a_finished_run_is_refused(run, capsys):
+    flip(run / "basis.safetensors")
+    assert agent_skills.main(COMMAND) == 2
+    assert "basis.safetensors is not a basis file" in capsys.readouterr().err
+
+
+def test_a_damaged_spare_checkpoint_is_told(run, capsys):
+    cut(run / "checkpoints" / "4" / "bank.scores" / "0.0")
+    assert agent_skills.main(COMMAND) == 0
+    assert "checkpoint 4 is damaged (bank.scores/0.0" in capsys.readouterr().out
+
+
+def test_fewer_children_than_there_are_is_refused(run, capsys):
+    for more in ([], ["--dry-run"]):
+        assert agent_skills.main([*COMMAND, "qd.num_generations=4", *more]) == 2
+        error = capsys.readouterr().err
+        assert "qd.num_generations is 4, but the run in runs/toy has 6" in error
+    (run / "state.json").unlink()
+    assert agent_skills.main([*COMMAND, "qd.num_generations=4"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("run.json", "run.json is a folder; expected a file"),
+        ("config.yaml", "config.yaml is a folder; expected a file"),
+        ("results/final-test.parquet", "final-test.parquet is a folder"),
+        ("basis.safetensors", "basis.safetensors is a folder"),
+        ("results", "results is a file; expected a folder"),
+        ("checkpoints", "checkpoints is a file; expected a folder"),
+        ("checkpoints/6", "checkpoints/6 is a file; expected a folder"),
+    ],
+)
+def test_a_folder_for_a_file_and_a_file_for_a_folder(run, capsys, name, words):
+    path = run / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_text("in the way")
+    else:
+        path.unlink()
+        path.mkdir()
+    assert agent_skills.main(COMMAND) == 2
+    assert report.main([str(run)]) == 2
+    error = capsys.readouterr().err
+    assert error.count(words) == 2 and error.count("\n") == 2
+
+
+def test_readers_notice_a_changed_byte(run, tmp_path, capsys):
+    """Of a column's name, which no checksum of parquet's own covers."""
+    part = next((run / "results").glob("batch-*"))
+    content = part.read_bytes()
+    part.write_bytes(content.replace(b"individual", b"individuaL"))
+    assert report.main([str(run)]) == 2
+    with pytest.raises(BadInputError, match=rf"{part.name} is damaged.*--resume"):
+        list(open_run(run).episodes("toy_a"))
+
+
 def test_the_last_whole_checkpoint_is_used(run, finished, capsys):
     cut(run / "checkpoints" / "6" / "bank.coefficients" / "0.0")
     assert_made_again(
@@ -131,6 +201,7 @@ def remove_checkpoints(run):
         (lose_first_metrics, ["no checkpoint can be used", "batch-000001"]),
         (remove_checkpoints, ["results of children, but no checkpoint"]),
         (lambda run: cut(run / "run.json"), ["run.json is damaged", "a copy"]),
+        (lambda run: flip(run / "run.json"), ["run.json is damaged", "a copy"]),
         (lambda run: flip(run / "basis.safetensors"), ["basis", "delete it"]),
     ],
 )

@@ -125,7 +125,7 @@ def both(toy_settings, tmp_path, capsys):
         """The one sentence that both refuse the settings with."""
         said = set()
         for flag in ([], ["--dry-run"]):
-            changes["run_dir"] = str(tmp_path / "run")
+            changes = {"run_dir": str(tmp_path / "run")} | changes
             path = toy_world.write_config(tmp_path / "c.yaml", toy_settings | changes)
             assert agent_skills.main(["--config", str(path), *flag]) == 2
             error = capsys.readouterr().err.strip()
@@ -292,6 +292,107 @@ def test_more_tokens_than_rows_of_the_embedding(both, toy_settings, tmp_path):
     export_model(tmp_path / "base", config, weights, model.tokenizer, "# Short\n")
     error = both(base_model=str(tmp_path / "base"))
     assert f"{rows + 1} tokens, but its embedding has {rows} rows" in error
+
+
+def changed(key, value):
+    """The toy settings with another value of `section.name`."""
+
+    def change(settings, folder):
+        section, _, name = key.partition(".")
+        given = value.format(folder) if isinstance(value, str) else value
+        inner = {**settings.get(section, {}), name: given} if name else given
+        return {section: inner}
+
+    return change
+
+
+def entry(name):
+    """The toy settings with another first task."""
+
+    def change(settings, folder):
+        _, *others = settings["tasks"]
+        first, *experts = settings["experts"].values()
+        tasks = [name, *others]
+        return {
+            "tasks": tasks,
+            "experts": dict(zip(tasks, [first, *experts], strict=False)),
+        }
+
+    return change
+
+
+ODD = [
+    (changed("run_dir", "/dev/null/run"), "run_dir: /dev/null/run cannot be written"),
+    (changed("run_dir", "{}/world.py"), "File exists"),
+    (changed("run_dir", "{}"), "is not empty; add --resume"),
+    (changed("run_dir", "{}/" + 300 * "a"), "File name too long"),
+    (changed("run_dir", "~nobody-here/run"), "home folder that does not exist"),
+    (changed("run_dir", "a\0b"), "run_dir: String should match"),
+    (changed("run_dir", "\ud800"), "run_dir: Input should be a valid string"),
+    (changed("base_model", "{}/world.py"), "world.py"),
+    (changed("base_model", "~nobody-here/x"), "home folder that does not exist"),
+    (changed("date", "2024-02-30"), "date: "),
+    (changed("date", 7.5), "date: "),
+    (changed("engine.length", 96_000), "96000 tokens, but the base model was made"),
+    (changed("engine.length", 2**31), "engine.length: "),
+    (changed("engine.slots", 10**6), "memory: the run needs"),
+    (changed("engine.decode_steps", 10**5), "decode_steps is 100000"),
+    (changed("engine.prefill_chunk", 17), "prefill_chunk is 17"),
+    (changed("engine.mesh", {"data": 64}), "64"),
+    (changed("engine.attention", "cudnn"), "engine.attention"),
+    (changed("qd.crossover_mean", 1e-300), "qd.crossover_mean: "),
+    (changed("qd.crossover_mean", 1e308), "qd.crossover_mean: "),
+    (changed("qd.alpha_low", 1e-320), "qd.alpha_low: "),
+    (changed("qd.alpha_high", float("inf")), "qd.alpha_high: "),
+    (changed("qd.w_max", float("nan")), "qd.w_max: "),
+    (changed("qd.num_generations", 2**63), "qd.num_generations: "),
+    (changed("qd.num_generations", -0.0), "qd.num_generations: "),
+    (changed("qd.bins", 1000.0), "qd.bins: "),
+    (changed("qd.crossover", "no.such:thing"), "no.such"),
+    (changed("qd.mutation", "os:sep"), "os:sep"),
+    (changed("qd.cell_range", {"toy_task:ToyA": [0, 1]}), "qd.cell_range"),
+    (changed("baselines.scaled_merge_factors", [0.5, 0.5]), "0.5 is there twice"),
+    (changed("search", "no.such:Search"), "no.such"),
+    (changed("search_settings", {"x": 1}), "search_settings"),
+    (changed("problems.validate", 0), "problems.validate is 0"),
+    (changed("problems.optimise", 0), "problems.optimise: "),
+    (changed("task_settings", {"mbpp": {}}), "'mbpp', which is not one of the tasks"),
+    (changed("experts", {}), "experts has entries for nothing"),
+    (changed("experts", []), "experts: "),
+    (changed("logging.to", ["wandb", "wandb"]), "'wandb' is there twice"),
+    (entry("pocket_dbb"), "'pocket_dbb' does not exist"),
+    (entry("toy_task:ToyB"), "'toy_task:ToyB' is there twice"),
+    (entry("odd_tasks:Dollar"), "has the name 'a$x^2$'; expected"),
+    (entry("odd_tasks:Long"), "has the name 'aaa"),
+    (entry("odd_tasks:Control"), "has the name 'a\\x1b[31m'"),
+    (entry("odd_tasks:Slash"), "has the name 'a/../b'"),
+    (entry("odd_tasks:Same"), "have the names toy_b, toy_b, toy_c"),
+    (entry("odd_tasks:Half"), "Problem a/optimise/0: the user's text has '\\ud83d'"),
+]
+ODD_TASKS = """
+import dataclasses
+from toy_task import ToyA
+class Dollar(ToyA): name = "a$x^2$"
+class Long(ToyA): name = "a" * 65
+class Control(ToyA): name = "a\\x1b[31m"
+class Slash(ToyA): name = "a/../b"
+class Same(ToyA): name = "toy_b"
+class Half(ToyA):
+    name = "a"
+    def problems(self, split):
+        found = super().problems(split)
+        return [dataclasses.replace(p, prompt=p.prompt + "\\ud83d") for p in found]
+"""
+
+
+@pytest.mark.parametrize(("change", "words"), ODD)
+def test_odd_settings(both, toy_settings, tmp_path, monkeypatch, change, words):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "world.py").write_text("")
+    (folder / "odd_tasks.py").write_text(ODD_TASKS)
+    monkeypatch.syspath_prepend(folder)
+    assert words in both(**change(toy_settings, folder))
 
 
 TASKS = """

@@ -135,7 +135,7 @@ def test_the_basis_of_a_run_folder_is_used(computed, tmp_path):
     file = tmp_path / "basis.safetensors"
     for fingerprint, calls in ((PRINT, 1), (PRINT, 1), ("0" * 64, 2)):
         basis = obtain_basis(fingerprint, computed, file=file, keep=False)
-        store_basis(file, basis, fingerprint=fingerprint, keep=False)
+        store_basis(file, basis, fingerprint=fingerprint)
         assert computed.calls == calls and stored_fingerprint(file) == fingerprint
 
 
@@ -155,26 +155,37 @@ def test_damage_to_the_cache_does_not_reach_a_run_folder(computed, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [file.name]
 
 
-def test_a_copy_does_not_need_shared_blocks(computed, tmp_path, monkeypatch):
-    def refuse(*args):
-        raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-    monkeypatch.setattr(basis_store.os, "copy_file_range", refuse)
+def test_damage_that_cannot_be_removed_does_not_reach_a_run_folder(
+    computed, tmp_path, monkeypatch
+):
+    """As where the cache can be read only."""
+    obtain_basis(PRINT, computed)
+    with open(kept_path(PRINT), "r+b") as damaged:
+        damaged.truncate(100)
+    refuse = OSError(errno.EROFS, "Read-only file system")
+    with monkeypatch.context() as patch:
+        patch.setattr(basis_store, "_keep", lambda *_: None)
+        fail = lambda _: (_ for _ in ()).throw(refuse)  # noqa: E731
+        patch.setattr(basis_store.Path, "unlink", fail)
+        basis = obtain_basis(PRINT, computed)
+    assert computed.calls == 2
     file = tmp_path / "basis.safetensors"
-    store_basis(file, obtain_basis(PRINT, computed), fingerprint=PRINT)
-    assert file.read_bytes() == kept_path(PRINT).read_bytes()
+    store_basis(file, basis, fingerprint=PRINT)
+    assert load_basis(file).fingerprint == PRINT
 
 
-@pytest.mark.parametrize("failure", ["no folder", "full disk"])
+@pytest.mark.parametrize("failure", ["no folder", "full disk", "in its place"])
 def test_a_basis_that_cannot_be_kept_stops_nothing(
     computed, tmp_path, monkeypatch, failure
 ):
     if failure == "no folder":
         (tmp_path / "file").write_text("in the way")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    elif failure == "in its place":
+        kept_path(PRINT).mkdir(parents=True)
     else:
         full = safetensors.SafetensorError("I/O error: No space left on device")
         fail = lambda *args, **kwargs: (_ for _ in ()).throw(full)  # noqa: E731
         monkeypatch.setattr(safetensors.numpy, "save_file", fail)
     assert obtain_basis(PRINT, computed).num_experts == 3
-    assert not kept_path(PRINT).exists()
+    assert not kept_path(PRINT).is_file()

@@ -1,3 +1,4 @@
+import datetime
 import os
 
 import pytest
@@ -156,6 +157,63 @@ def test_prompts_do_not_depend_on_the_day(hf):
         "{% endif %}{{ date_string }}<|end|>"
     )
     assert ChatTokenizer(tokenizer).render(CHATS[0]) == "26 Jul 2024<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ strftime_now('%d %B %Y, %-d %%d') }}", "02 January 2020, 2 %d"),
+        ("\n {{- strftime_now(format='%A %H:%M') }}", "Thursday 00:00"),
+        (
+            "{% macro day() %}{{ strftime_now('%F') }}{% endmacro %}"
+            "{% if strftime_now is defined %}{{ day() }}{% endif %}",
+            "2020-01-02",
+        ),
+        (" {{ date_string }}", " 02 Jan 2020"),
+    ],
+)
+def test_a_template_that_asks_the_clock_is_shown_the_chosen_day(hf, template, text):
+    tokenizer = hf.tokenizer()
+    plain = ChatTokenizer(tokenizer)
+    assert not plain.prints_date
+    tokenizer.chat_template = template
+    tokenizer = ChatTokenizer(tokenizer).on(datetime.date(2020, 1, 2))
+    assert tokenizer.prints_date
+    assert tokenizer.render(CHATS[0]) == text
+    assert plain.render(CHATS[0], template=template) != text
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ['a', 'b'] | random }}",
+        "{% filter random %}ab{% endfilter %}",
+        "{{ [['a']]|map('random')|join }}",
+        "{{ lipsum(1) }}",
+    ],
+)
+def test_a_template_that_draws_is_refused(hf, template):
+    with pytest.raises(BadInputError, match="it draws at random"):
+        ChatTokenizer(hf.tokenizer()).render(CHATS[0], template=template)
+
+
+def test_no_system_text_needs_no_system_role(hf):
+    """Gemma's template refuses the role."""
+    refuses = (
+        "{% for m in messages %}{% if m.role == 'system' %}"
+        "{{ raise_exception('System role not supported') }}{% endif %}"
+        "{{ m.role }}:{{ m.content }}|{% endfor %}"
+    )
+    tokenizer = ChatTokenizer(hf.tokenizer())
+    user = {"role": "user", "content": "hi"}
+    chat = [{"role": "system", "content": ""}, user]
+    assert tokenizer.render(chat, False, refuses) == "user:hi|"
+    chat[0]["content"] = "Be brief."
+    with pytest.raises(BadInputError, match="System role not supported"):
+        tokenizer.render(chat, False, refuses)
+    takes = refuses.replace("'system'", "'tool'")
+    chat[0]["content"] = ""
+    assert tokenizer.render(chat, False, takes) == "system:|user:hi|"
 
 
 def test_truncation_in_the_file_is_ignored(hf, tmp_path):

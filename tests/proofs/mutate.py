@@ -10,11 +10,19 @@ from typing import Any
 import yaml
 
 DEEP = 3000
-NUMBERS = (0, -1, 1, 2**31, 2**63, 10**7, 10**30, -(10**400), 0.5, 1e308, -0.0,
-           float("inf"), float("nan"), 1e-320)  # fmt: skip
+NUMBERS = (0, -1, 1, 2**31, 2**32, 2**63, -(2**63), 10**7, 10**30, -(10**400), 0.5,
+           1.5, 1e308, -1e308, -0.0, float("inf"), float("-inf"), float("nan"), 1e-6,
+           1e-300, 1e-320)  # fmt: skip
+PATHS = ("~", "~/x", "~nobody-here/x", ".", "..", "/", "//", "/dev/null", "/dev/full",
+         "/proc/self/mem", "/proc/self/fd/0", "/dev/null/x", "a/" * 500, "b" * 300,
+         "a\nb", "a\x1b[31mb", "$HOME", "${HOME}/x", "a b", "*", "?", "-x", "--config",
+         "file:///x", "https://x", "org/name", "org/name@v1", "package:x/y.gguf",
+         "ä/日本", "e\u0301", "\udce4", "\ud83d", ".hidden", "x.gguf",
+         "x.jsonl")  # fmt: skip
 TEXTS = ("", " ", "\x00", "nan", "null", "1e3", "../../etc", "/dev/null", "💥" * 9,
          "a" * 100_000, "\ud7ff", "{{", "%s%n", "import os", "no.such:Thing", "\n\n",
-         "\uff21", "\u202e", "true", "-", "os:system")  # fmt: skip
+         "\uff21", "\u202e", "true", "-", "os:system", "$x^2$", "$", "[bold]", "[/x]",
+         "日本語", "\ud83d", "2024-02-30", "0001-01-01", "a:b:c")  # fmt: skip
 
 
 def odd_value(rng: random.Random) -> Any:
@@ -30,6 +38,13 @@ def odd_value(rng: random.Random) -> Any:
             lambda: [0] * 10_000,
         ]
     )()
+
+
+def odd_like(value: Any, rng: random.Random) -> Any:
+    """An extreme of the type that a value has."""
+    if isinstance(value, bool | dict | list):
+        return odd_value(rng)
+    return rng.choice(NUMBERS if isinstance(value, int | float) else PATHS + TEXTS)
 
 
 def nested(depth: int) -> list:
@@ -62,8 +77,10 @@ def mutate_structure(data: Any, rng: random.Random, times: int = 1) -> Any:
         for key in path[:-1]:
             owner = owner[key]
         key, kind = path[-1], rng.randrange(6)
-        if kind <= 1:
+        if kind == 0:
             owner[key] = odd_value(rng)
+        elif kind == 1:
+            owner[key] = odd_like(owner[key], rng)
         elif kind == 2:
             del owner[key]
         elif kind == 3 and isinstance(owner, dict):

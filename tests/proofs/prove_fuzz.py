@@ -110,6 +110,7 @@ def config_cases(
     count: int, rng: random.Random, settings: dict, folder: pathlib.Path
 ) -> Iterator[tuple[str, dict]]:
     """Mutated configs as (what, case)."""
+    settings = settings | {"run_dir": str(folder / "new")}
     train = yaml.safe_load((CONFIGS / "quickstart_experts.yaml").read_text())
     for number in range(count):
         kind = ("RunConfig", "TrainConfig")[number % 2]
@@ -162,7 +163,8 @@ def input_cases(
                     case["argv"] = [str(place / "run"), *to]
             else:
                 base = {"gguf": "base.gguf", "shards": "sharded"}.get(name, "base")
-                case["argv"] = [*argv, "--dry-run", f"base_model={place / base}"]
+                other = [f"base_model={place / base}", f"run_dir={place / 'new'}"]
+                case["argv"] = [*argv, "--dry-run", *other]
             yield f"{path.relative_to(folder)}", case
             shutil.rmtree(place)
 

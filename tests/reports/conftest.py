@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import run_contents
 
 from cycleqd_jax.runs.facts import RunFacts, write_facts
 
@@ -184,6 +185,7 @@ class Fabricated:
             f"experts: {json.dumps({task: 'x' for task in tasks})}\n"
             f"problems: {json.dumps(SIZES)}\n"
         )
+        run_contents.seal(run)
         (run / "timing.jsonl").write_text(
             '{"phase": "loop", "seconds": 90.5}\n{"phase": "test", "seconds": 30.0}\n'
         )

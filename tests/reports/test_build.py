@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import run_contents
 
 from cycleqd_jax.reports import build
 
@@ -120,6 +121,7 @@ def test_equal_runs_elsewhere_and_slower_give_equal_bytes(fabricate, finished_ru
     (other / "config.yaml").write_text(
         (other / "config.yaml").read_text().replace(str(other), "another/folder")
     )
+    run_contents.seal(other)
     for run in (finished_run, other):
         build.write_report(run)
     one, two = finished_run / "report", other / "report"
@@ -191,6 +193,7 @@ def test_without_a_test_split_optimise_comes_first(fabricate):
         table = pq.read_table(path)
         keep = [split != "test" for split in table["split"].to_pylist()]
         pq.write_table(table.filter(keep), path)
+    run_contents.seal(run)
     # scaled_merge and best_of_archive have it under the names they were selected by.
     report = build.write_report(run)
     assert build.main_split(report) == "optimise"
@@ -201,5 +204,5 @@ def test_report_folder_that_cannot_be_written(fabricate):
     run = fabricate(2, 1)
     shutil.rmtree(run / "report", ignore_errors=True)
     (run / "report").write_text("a file where the folder should be")
-    with pytest.raises(build.BadInputError, match="cannot be written"):
+    with pytest.raises(build.BadInputError, match="expected a folder"):
         build.write_report(run)

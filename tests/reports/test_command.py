@@ -1,6 +1,8 @@
 import json
 import shutil
 
+import run_contents
+
 from experiments import report
 
 
@@ -31,6 +33,7 @@ def test_several_runs_give_a_row_each_and_their_mean(finished_run, tmp_path, cap
     other = shutil.copytree(finished_run, tmp_path / "other")
     config = other / "config.yaml"
     config.write_text(config.read_text().replace("seed: 3", "seed: 4"))
+    run_contents.seal(other)
     assert report.main([str(finished_run), str(other)]) == 0
     lines = capsys.readouterr().out.splitlines()
     firsts = [line.split()[0] for line in lines if line.strip()]

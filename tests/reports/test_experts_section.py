@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import run_contents
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.reports import build
@@ -36,6 +37,7 @@ def test_changed_experts_are_reported_with_both_scores(fabricate):
     ]
     table = pa.Table.from_pylist(rows, schema=expert.schema)
     pq.write_table(table, run / "results" / "trained-experts-optimise.parquet")
+    run_contents.seal(run)
     report = build.write_report(run)["basis"]
     assert report["similarity"] == FACTS["similarity"]
     changed = report["changed"]["skill_b"]
@@ -51,5 +53,6 @@ def test_changed_experts_are_reported_with_both_scores(fabricate):
 def test_damaged_facts_are_one_sentence(fabricate, text):
     run = fabricate(2, 1)
     (run / "basis.json").write_text(text)
+    run_contents.seal(run)
     with pytest.raises(BadInputError, match=r"basis\.json: not the facts on a basis"):
         read_run(run)

@@ -3,6 +3,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import run_contents
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
@@ -20,6 +21,7 @@ def edit(path, change):
     pq.write_table(
         pa.Table.from_pylist([change(dict(r)) for r in table.to_pylist()]), path
     )
+    run_contents.seal(path.parents[1])
 
 
 def refusal(run) -> str:
@@ -109,6 +111,8 @@ def test_own_name_goes_before_the_name_of_selection(run):
 def test_damaged_files(run):
     path = run / "archives.parquet"
     path.write_bytes(path.read_bytes()[:-40])
+    assert "archives.parquet is damaged: its checksum" in refusal(run)
+    run_contents.seal(run)
     assert "archives.parquet: not readable as Parquet" in refusal(run)
     path = run / "state.json"
     path.write_text(path.read_text().replace("0.4", "0.5"))
@@ -117,12 +121,25 @@ def test_damaged_files(run):
     assert "state.json is damaged: it is not JSON" in refusal(run)
 
 
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "archives.parquet", "results/base.parquet", "metrics/*"]
+)
+def test_a_changed_byte_is_noticed_and_named(run, name):
+    path = next(run.glob(name))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    assert f"{path} is damaged: its checksum" in refusal(run)
+
+
 def test_wrong_columns_and_entries(run):
     path = run / "archives.parquet"
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["quality"]), path)
+    run_contents.seal(run)
     assert "expected a column quality" in refusal(run)
     pq.write_table(table, path)
+    run_contents.seal(run)
     rewrite(run, result=None)
     assert "another version (result: Input should be a valid string)" in refusal(run)
 

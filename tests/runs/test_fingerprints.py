@@ -52,7 +52,7 @@ def prepared(settings, folder=None):
 
 def begin(path, fingerprints):
     path.mkdir(exist_ok=True)
-    files.write_json(path / "run.json", {"fingerprints": fingerprints})
+    files.write_sealed(path / "run.json", {"fingerprints": fingerprints})
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def own_task(tmp_path, monkeypatch):
     [
         ({"qd": {"w_max": 0.1}}, "qd.w_max was 0.3, now is 0.1"),
         ({"seed": 4}, "seed was 3, now is 4"),
+        ({"date": "2020-01-02"}, "date was '2024-07-26', now is '2020-01-02'"),
         ({"dtype": "bfloat16"}, "dtype was 'float32', now is 'bfloat16'"),
         ({"qd": {"children_per_batch": 3}}, "qd.children_per_batch was 2, now is 3"),
         (
@@ -205,6 +206,58 @@ def test_a_task_of_ones_own_counts_with_its_source_and_its_options(
         check_same_inputs(run, both(data="here", strict=True))
 
 
+OWN_OPTIONS = """
+import toy_task
+from cycleqd_jax.files import Section, parse_section
+
+class Options(Section):
+    rounds: int = 5
+    workers: int = 1
+
+class Mine(toy_task.ToyA):
+    name = "mine"
+    free_options = ("workers",)
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.options = parse_section("mine", settings.options, Options)
+"""
+
+
+def test_options_of_a_task_are_compared_by_name(toy_settings, own_task, tmp_path):
+    """As all built-in tasks have them: a default that is left out is the same."""
+    own_task.write_text(OWN_OPTIONS)
+    other = toy_settings["tasks"][1]
+    expert = toy_settings["experts"][other]
+
+    def settings(**options):
+        return settings_of(
+            toy_settings
+            | {
+                "tasks": ["mine:Mine", other],
+                "experts": {"mine:Mine": expert, other: expert},
+                "task_settings": {"mine:Mine": options},
+            }
+        )
+
+    begin(tmp_path, settings() | {"base model": "0"})
+    check_same_inputs(tmp_path, settings(rounds=5, workers=9))
+    with pytest.raises(BadInputError, match=r"mine:Mine\.rounds was 5, now is 6; "):
+        check_same_inputs(tmp_path, settings(rounds=6))
+
+
+def test_another_chat_template_is_another_run(toy_settings, tmp_path):
+    before = prepared(toy_settings).fingerprints
+    base = shutil.copytree(toy_settings["base_model"], tmp_path / "base")
+    moved = toy_settings | {"base_model": str(base)}
+    assert prepared(moved).fingerprints == before
+    path = base / "chat_template.jinja"
+    path.write_text(path.read_text() + "{# #}")
+    begin(tmp_path, before)
+    with pytest.raises(BadInputError, match="begun with other tokeniser; resume"):
+        check_same_inputs(tmp_path, prepared(moved).fingerprints)
+
+
 def test_a_search_of_ones_own_counts_with_its_source(
     toy_settings, tmp_path, monkeypatch
 ):
@@ -231,6 +284,11 @@ def test_what_another_version_or_a_damaged_disk_left_is_one_sentence(tmp_path):
     begin(tmp_path, {"base model": "0", "search settings": "1"})
     with pytest.raises(BadInputError, match="another version, which kept no settings"):
         check_same_inputs(tmp_path, {"settings": {}})
+    begin(tmp_path, {"base model": "0", "settings": {"seed": 3}})
+    text = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(BadInputError, match=r"run\.json is damaged"):
+        stored_fingerprints(tmp_path)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(BadInputError, match=r"run\.json is damaged"):
         stored_fingerprints(tmp_path)

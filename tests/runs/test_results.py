@@ -1,5 +1,7 @@
 """Parts of results and metrics: no changed byte is taken for what was written."""
 
+import dataclasses
+
 import pyarrow as pa
 import pytest
 
@@ -46,6 +48,17 @@ def test_what_was_written_is_read(folder):
     assert read_episodes(folder, "batch-000002") == [episode("child/2")]
     assert read_episodes(folder, "batch-000003") is None
     assert whole_batches(folder)[0] == 2
+
+
+def test_half_an_emoji_in_a_result_is_written_as_an_escape(folder):
+    """Such a text comes of JSON in a reply; UTF-8, and so parquet, cannot hold it."""
+    odd = dataclasses.replace(
+        episode("child/3"), answer="\ud83d", explanation="x\udc80", replies=("\ud83d",)
+    )
+    write_episodes(folder, "batch-000003", [odd])
+    [read] = read_episodes(folder, "batch-000003")
+    assert (read.answer, read.explanation) == ("\\ud83d", "x\\udc80")
+    assert read.replies == ("\\ud83d",)
 
 
 @pytest.mark.parametrize("kind", ["results", "metrics"])

@@ -5,7 +5,7 @@ import pytest
 
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.runs import comparison
-from cycleqd_jax.search.merges import best_factors, merges
+from cycleqd_jax.search.merges import best_factors, merges, scaled_name
 from cycleqd_jax.tasks.base import Split
 
 TRIED = {
@@ -56,3 +56,8 @@ def basis():
         for _ in range(3)
     ]
     return compute_basis(base, experts)
+
+
+def test_factors_that_agree_in_six_digits_are_two_merges():
+    assert scaled_name(0.5) == "scaled_merge/0.5" and scaled_name(1.0).endswith("/1")
+    assert scaled_name(0.3000001) != scaled_name(0.3)

@@ -70,6 +70,11 @@ def test_built_in_by_name(name):
     assert task.problems(Split.TRAIN) == ()
 
 
+def test_an_option_that_a_pocket_task_does_not_have():
+    with pytest.raises(BadInputError, match=r"task_settings\.pocket_db\.x: Extra"):
+        make_task("pocket_db", TaskSettings(options={"x": 1}))
+
+
 def test_own_class_by_import_path():
     task = make_task("own_tasks:Complete", SETTINGS)
     assert task.name == "own" and task.settings is SETTINGS

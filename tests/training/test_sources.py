@@ -84,6 +84,7 @@ def test_lines_are_dialogues_and_further_keys_are_passed_over(tmp_path):
         (line(ASK, {"role": "assistant", "content": None}), ["content is null"]),
         (line(ASK, ANSWER | {"content": [{"text": "x"}]}), ["expected a text"]),
         (line(ASK, ANSWER | {"content": " \n"}), ["message 2", "content is empty"]),
+        (line(ASK | {"content": "cut \ud83d"}, ANSWER), ["half of a character"]),
         (line(ASK, ANSWER, ASK), ["last message is of the user"]),
     ],
 )

@@ -60,7 +60,7 @@ class EngineLM(TemplateLM):
             longer ones are cut on the left.
         """
         super().__init__()
-        self.tokenizer = tokenizer.hf
+        self.tokenizer, self._template = tokenizer.hf, tokenizer.template_arguments
         self._panel = panel
         self._name = name
         self._settings = settings
@@ -92,6 +92,7 @@ class EngineLM(TemplateLM):
           chat_history: messages.
           add_generation_prompt: False where the last message is the reply's beginning.
         """
+        arguments = {**self._template(), **self._settings.chat_template_args}
 
         def render(messages: list[dict[str, str]]) -> str:
             return self.tokenizer.apply_chat_template(
@@ -99,7 +100,7 @@ class EngineLM(TemplateLM):
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
-                **self._settings.chat_template_args,
+                **arguments,
             )
 
         try:

@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import AfterValidator, Field
 
-from cycleqd_jax.files import Count, PathText, Section, Seed, Text, Whole, each_once
+from cycleqd_jax.files import (
+    Count,
+    Date,
+    Name,
+    PathText,
+    Section,
+    Seed,
+    Text,
+    Whole,
+    each_once,
+)
 from cycleqd_jax.inference.settings import EngineSettings
 
 Names = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(each_once)]
@@ -22,8 +32,7 @@ class HarnessSettings(Section):
       apply_chat_template: whether prompts are chats.
       system_instruction: the system's message, or the first line without a template.
       fewshot_as_multiturn: whether examples are turns of the chat.
-      chat_template_args: for the chat template; the date keeps scores the same every
-        day with templates that print it.
+      chat_template_args: further arguments of the chat template.
       max_length: tokens of the longest context; None takes the model's own.
       seed: of the choice of examples, and of sampled replies.
       bootstrap_iters: resamplings for standard errors without a formula; 0 computes no
@@ -36,7 +45,7 @@ class HarnessSettings(Section):
     apply_chat_template: bool = False
     system_instruction: Text | None = None
     fewshot_as_multiturn: bool = True
-    chat_template_args: Mapping[Text, Any] = {"date_string": "26 Jul 2024"}
+    chat_template_args: Mapping[Text, Any] = {}
     max_length: Whole | None = None
     seed: Seed = 1234
     bootstrap_iters: Count = 1000
@@ -65,6 +74,8 @@ class LanguageConfig(HarnessSettings):
       models: further models by name: folders of models or PEFT adapters of the base,
         hub names.
       dtype: of weights and computation, else float32; with a run it is the run's.
+      date: the day in the prompts of a chat template that prints it, else 2024-07-26;
+        with a run it is the run's.
       tasks: names of tasks, groups or tags.
       include: folders with user-defined tasks.
       individuals_per_pass: how many share the engine's passes in factored mode.
@@ -75,8 +86,9 @@ class LanguageConfig(HarnessSettings):
     run: PathText | None = None
     individuals: Names = ("base", EXPERTS, "aggregated")
     base_model: PathText | None = None
-    models: Mapping[Text, PathText] = {}
+    models: Mapping[Name, PathText] = {}
     dtype: Literal["float32", "bfloat16"] | None = None
+    date: Date | None = None
     tasks: Annotated[Names, Field(min_length=1)] = (
         *("mmlu", "bbh", "gsm8k", "commonsense_qa", "rte", "sst2", "coqa"),
     )
@@ -91,7 +103,7 @@ class LanguageConfig(HarnessSettings):
             raise ValueError(
                 "run is missing; expected the folder of a finished run, or base_model"
             )
-        for name in ("base_model", "dtype"):
+        for name in ("base_model", "dtype", "date"):
             if self.run is not None and getattr(self, name) is not None:
                 raise ValueError(
                     f"run and {name} are both given; leave {name} out to take the run's"

@@ -8,9 +8,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.tasks.data import (
-    cache_folder,
     download,
     file_hash,
     find_file,
@@ -133,8 +133,8 @@ def find_data(
     names = [f"{release.stem}-{wanted}.jsonl", f"{release.stem}.jsonl"]
     if wanted in release.files:
         names.insert(0, release.files[wanted])
-    if given is not None and pathlib.Path(given).expanduser().is_dir():
-        folder = pathlib.Path(given).expanduser()
+    if given is not None and pathlib.Path(given).is_dir():
+        folder = pathlib.Path(given)
         names = [name for name in names if (folder / name).is_file()] or names
     return find_file(
         release.dataset,
@@ -253,7 +253,7 @@ def _fetch(release: Release, version: str, may_download: bool) -> pathlib.Path:
     Raises:
       OSError: it is not there, and may not or cannot be downloaded.
     """
-    path = cache_folder("evalplus") / f"{release.stem}-{version}.jsonl"
+    path = files.cache_folder("evalplus") / f"{release.stem}-{version}.jsonl"
     if path.is_file():
         return path
     if not may_download:

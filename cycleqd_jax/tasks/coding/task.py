@@ -50,6 +50,7 @@ class EvalPlusTask:
 
     name: ClassVar[str]
     release: ClassVar[Release]
+    free_options: ClassVar = ("data", "version", "sha256")  # the content is hashed
 
     def __init__(self, settings: TaskSettings):
         """Reads and checks the data; runs nothing.
@@ -191,7 +192,7 @@ class EvalPlusTask:
         return {s: tuple(self._problems[key] for key in ids[s]) for s in Split}
 
     def _make_fingerprint(self) -> str:
-        options = self.options.model_dump(exclude={"data", "version", "sha256"})
+        options = self.options.model_dump(exclude={*self.free_options})
         content = [
             [_PROTOCOL, self.name, self.data.version, self.data.sha256],
             [options, importlib.metadata.version("evalplus")],

@@ -21,7 +21,6 @@ from cycleqd_jax.sandbox.memo import SharedRuns
 from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.coding.calls import PROGRAM_FILES, SETS, SetLimits, call
 from cycleqd_jax.tasks.coding.data import CodingProblem
-from cycleqd_jax.tasks.data import cache_folder
 from cycleqd_jax.tasks.programs import PYTHON, not_started
 
 _LOG = logging.getLogger(__name__)
@@ -164,7 +163,7 @@ def truth_path(problem: CodingProblem) -> pathlib.Path:
     content = [problem.entry_point, problem.prompt, problem.solution]
     decided_by = marshal.dumps([*content, dict(problem.inputs), PROGRAM_FILES], 2)
     key = hashlib.sha256(decided_by).hexdigest()
-    return cache_folder("cycleqd_jax", "coding") / f"{key}.json"
+    return files.cache_folder("cycleqd_jax", "coding") / f"{key}.json"
 
 
 def _keep(path: pathlib.Path, truth: Truth) -> None:

@@ -49,7 +49,7 @@ def find_data(given: str | None, download: bool) -> pathlib.Path:
       BadInputError: the given file does not exist.
     """
     if given is not None:
-        folder = pathlib.Path(given).expanduser()
+        folder = pathlib.Path(given)
         for path in (folder / _DOWNLOADED, folder / "dbbench" / DATA):
             if not (folder / DATA).is_file() and path.is_file():
                 return path

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
 from cycleqd_jax.files import PathText, Section, Text, Whole, parse_section
 
@@ -40,7 +40,7 @@ class Options(Section):
     backend: Literal["private", "server"] = "private"
     url: Text | None = None
     connections: Annotated[int, Field(ge=1, le=64)] = 4
-    statement_s: PositiveFloat = 30.0
+    statement_s: Annotated[float, Field(ge=0.001, le=3600)] = 30.0
     legacy_shared_database: bool = False
     chat_template: Literal["model", "reference"] = "model"
     max_new_tokens: Whole = 512

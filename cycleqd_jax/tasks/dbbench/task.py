@@ -40,6 +40,7 @@ class DBBench:
 
     name = "dbbench"
     summarise = staticmethod(metrics.summarise)
+    free_options = ("data", "url", "connections")
 
     def __init__(self, settings: TaskSettings):
         """Reads the problems; no server is started or asked before it is needed.
@@ -52,7 +53,7 @@ class DBBench:
           MissingDataError: the problems or what belongs to them are not here.
         """
         options = read_options(settings.options)
-        self._options = options
+        self.options = options
         self._settings = settings
         self.max_new_tokens = options.max_new_tokens
         self._data = protocol.find_data(options.data, settings.download)
@@ -74,15 +75,13 @@ class DBBench:
         Raises:
           BadInputError, SandboxError: it is not known which server there is.
         """
-        options = self._options
         content = [
             _VERSION,
             file_hash(self._data),
             [dict(message) for message in self._messages],
             self._chat.template,
             {split: [p.id for p in ids] for split, ids in self._splits.items()},
-            [options.rounds, options.max_new_tokens, options.statement_s],
-            options.legacy_shared_database,
+            self.options.model_dump(mode="json", exclude={*self.free_options}),
             self._server.version(),
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -172,10 +171,10 @@ class DBBench:
         feedback: list[str] = []
         database = self._open(case)
         try:
-            for turn in range(self._options.rounds + 1):
+            for turn in range(self.options.rounds + 1):
                 reply = await chat(tuple(messages), self._chat)
                 action = parse_reply(reply.text)
-                if action.statement is None or turn == self._options.rounds:
+                if action.statement is None or turn == self.options.rounds:
                     break
                 output = shorten(await database.execute(action.statement))
                 feedback.append(output)
@@ -186,17 +185,17 @@ class DBBench:
 
     @functools.cached_property
     def _server(self) -> "Server":
-        return _import("servers").choose_server(self._options)
+        return _import("servers").choose_server(self.options)
 
     def _open(self, case: Case) -> "Database | SharedDatabase":
         """The problem's database; the server is not started or asked yet."""
         if self._live is None:
             self._live = _import("live_server").LiveServer(
                 self._server,
-                connections=self._options.connections,
-                statement_s=self._options.statement_s,
+                connections=self.options.connections,
+                statement_s=self.options.statement_s,
             )
-        if not self._options.legacy_shared_database:
+        if not self.options.legacy_shared_database:
             return _import("database").Database(self._live, case.table)
         if self._shared is None:
             played = self._splits[Split.OPTIMISE] or self._all
@@ -217,7 +216,7 @@ class DBBench:
         right = judge.is_right(case.category, prediction, case.target)
         if right:
             outcome, explanation = Outcome.SOLVED, "Right."
-        elif action.operates and len(feedback) == self._options.rounds:
+        elif action.operates and len(feedback) == self.options.rounds:
             outcome = Outcome.ROUND_LIMIT
             explanation = "The last reply was a statement, not an answer."
         elif action.answer is None:
@@ -247,7 +246,7 @@ class DBBench:
         known = {problem.id: problem for problem in self._all}
         optimise: list[str] = []
         sizes = {split: self._settings.sizes.get(split, 0) for split in Split}
-        if self._options.split == "reference":
+        if self.options.split == "reference":
             optimise = [f"{self.name}/{i}" for i in protocol.read_ids(self._data)]
             check_ids(self.name, optimise, known)
             sizes[Split.OPTIMISE] = 0

@@ -34,7 +34,7 @@ def find_data(given: str | None, may_download: bool) -> pathlib.Path:
       BadInputError: `given` has no such file.
     """
     if given is not None:
-        folder = pathlib.Path(given).expanduser()
+        folder = pathlib.Path(given)
         if (folder / _PROBLEMS).is_file():
             return folder / _PROBLEMS
         if is_agentbench(folder):

@@ -28,9 +28,6 @@ from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_
 _PREPARE_S = 60.0  # of one script that prepares the system, by the session's clock
 _CHECK_S = 60.0
 _PROTOCOL = 2
-# Options that decide no verdict: the path of the data, whose content is hashed, where
-# containers run, and how many run at once.
-_FREE_OPTIONS = {"data", "engine", "sessions"}
 
 
 class OSInteraction:
@@ -46,10 +43,13 @@ class OSInteraction:
     """
 
     name = "os_interaction"
+    # They decide no verdict: the path of the data, whose content is hashed, where
+    # containers run, and how many run at once.
+    free_options = ("data", "engine", "sessions")
 
     def __init__(self, task_settings: TaskSettings):
         options = parse_options(task_settings.options)
-        self._options = options
+        self.options = options
         self.max_new_tokens = options.max_new_tokens
         path = find_data(options.data, task_settings.download)
         problems, self._prompt = read_data(path)
@@ -61,7 +61,7 @@ class OSInteraction:
     def _make_splits(
         self, path: pathlib.Path, task_settings: TaskSettings
     ) -> dict[Split, tuple[str, ...]]:
-        if self._options.split == "reference":
+        if self.options.split == "reference":
             indices = read_ids(path)
             ids = tuple(map(str, indices))
             check_ids(self.name, ids, self._data)
@@ -82,7 +82,9 @@ class OSInteraction:
             "prompt": dataclasses.asdict(self._prompt),
             "splits": {str(split): ids for split, ids in self._splits.items()},
             "machines": self._machines.fingerprint,
-            "options": self._options.model_dump(mode="json", exclude=_FREE_OPTIONS),
+            "options": self.options.model_dump(
+                mode="json", exclude={*self.free_options}
+            ),
         }
         text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -92,7 +94,7 @@ class OSInteraction:
         ids = self._splits.get(split, ())
         return [
             self._problem(key, repetition)
-            for repetition in range(self._options.repetitions)
+            for repetition in range(self.options.repetitions)
             for key in ids
         ]
 
@@ -183,7 +185,7 @@ class OSInteraction:
             run = await session.script(script.language, script.code, limit_s=_PREPARE_S)
             if run.ended != "done":
                 raise SandboxError(f"a script that prepares it ended by {run.ended}")
-        terminal = self._options.terminal == "reference"
+        terminal = self.options.terminal == "reference"
         typed = await session.start_shell(terminal=terminal, limit_s=_PREPARE_S)
         if typed.ended == "done" and given.start is not None:
             code = given.start.code
@@ -196,11 +198,11 @@ class OSInteraction:
 
     async def _episode(self, session: Session, given: OsProblem, chat: Chat) -> Result:
         messages = self._prompt.messages(given.description)
-        raw = self._options.terminal == "reference"
+        raw = self.options.terminal == "reference"
         told: list[str] = []
         content, answer, outcome, why = "", "", Outcome.ROUND_LIMIT, ""
         alive, turns = True, 0
-        while turns < self._options.rounds:
+        while turns < self.options.rounds:
             reply = (await chat(tuple(messages))).text
             turns += 1
             action = extract_action(reply)
@@ -212,7 +214,7 @@ class OSInteraction:
                 outcome = Outcome.WRONG
                 break
             content = action.content
-            typed = await session.type(content, limit_s=self._options.turn_s)
+            typed = await session.type(content, limit_s=self.options.turn_s)
             if typed.ended not in ("done", "exited") or not typed.valid or not alive:
                 outcome, why = Outcome.WRONG, _why_ended(typed)
                 break

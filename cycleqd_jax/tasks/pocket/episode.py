@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import Section, parse_section
 from cycleqd_jax.sandbox.base import Execution, Limits, Program, Sandbox
 from cycleqd_jax.tasks import programs
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
@@ -96,8 +97,10 @@ class PocketTask(abc.ABC):
         """Checks the settings; problems are made when they are asked for.
 
         Raises:
-          BadInputError: a size is negative, or `turns` is neither 1 nor 2.
+          BadInputError: an option is given, a size is negative, or `turns` is neither
+            1 nor 2.
         """
+        parse_section(f"task_settings.{self.name}", settings.options, Section)
         if settings.turns not in (1, 2):
             raise BadInputError(
                 f"turns of {self.name} must be 1 or 2 but is {settings.turns}."

@@ -16,6 +16,7 @@ import evalplus.eval
 import pytest
 
 from cycleqd_jax.errors import BadInputError, MissingDataError, SandboxError
+from cycleqd_jax.models.chat_template import DATE
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
 from cycleqd_jax.tasks.coding import truth
@@ -241,6 +242,10 @@ def render(messages, template):
         eos_token_id = 0
 
         @staticmethod
+        def get_chat_template(template):
+            return template
+
+        @staticmethod
         def apply_chat_template(messages, chat_template, **settings):
             import jinja2
 
@@ -250,7 +255,7 @@ def render(messages, template):
             )
 
     tokenizer = ChatTokenizer.__new__(ChatTokenizer)
-    tokenizer._hf = Tokens()
+    tokenizer._hf, tokenizer.date = Tokens(), DATE
     return tokenizer.render(messages, True, template)
 
 

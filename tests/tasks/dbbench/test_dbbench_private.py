@@ -137,7 +137,7 @@ def test_an_episode_goes_on_with_another_server(task, episode, monkeypatch, numb
         finally:
             await task.aclose()
 
-    task._options = task._options.model_copy(update={"statement_s": 1.0})
+    task.options = task.options.model_copy(update={"statement_s": 1.0})
     result = asyncio.run(main())
     assert result.outcome is Outcome.SOLVED
     assert result.feedback == ("[]", "[('Bob', '40')]")
