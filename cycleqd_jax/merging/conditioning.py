@@ -129,7 +129,7 @@ class _InputFactors:
         self._ridge = settings.conditioning_ridge * np.trace(total) / len(total)
         self._share = self._ridge / len(grams)
         total[np.diag_indices_from(total)] += self._ridge
-        # LAPACK may factor a singular matrix to rounding, so its condition is asked for.
+        # Rounding may let a singular matrix be factored, so its condition is estimated.
         factor, info = scipy.linalg.lapack.dpotrf(total, lower=True)
         norm = np.linalg.norm(total, 1)
         rcond = 0.0
@@ -137,9 +137,9 @@ class _InputFactors:
             rcond, _ = scipy.linalg.lapack.dpocon(factor, norm, uplo="L")
         if not rcond > len(total) * np.finfo(np.float64).eps:
             raise BadInputError(
-                f"basis.conditioning: the Gram matrices of {name} have a singular sum "
-                f"with basis.conditioning_ridge {settings.conditioning_ridge:g}; set it "
-                "to 0.01, or use more basis.conditioning_problems."
+                f"basis.conditioning: the Gram matrices of {name} have a singular sum, "
+                f"and basis.conditioning_ridge is {settings.conditioning_ridge:g}; set "
+                "it to 0.01, or take more basis.conditioning_problems."
             )
         self._factor = factor
 

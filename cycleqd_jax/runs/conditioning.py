@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -105,20 +106,22 @@ def train_inputs(
     return TrainInputs(sequences)
 
 
-def check_gram_memory(
-    config: RunConfig, model: ModelConfig, machine: Machine
-) -> tuple[int, int]:
-    """Refuses Gram matrices that the machine has no room for.
+class GramBytes(NamedTuple):
+    """The memory that conditioning takes, before anything is evaluated.
 
-    Returns:
-      Bytes on the device, of one layer's matrices in float32, and on the host, of one
-      weight's in float64; both 0 without conditioning.
-
-    Raises:
-      BadInputError: they do not fit.
+    Attributes:
+      device: the matrices of one decoder layer, in float32.
+      host: those of one weight, in float64, with their sum and its factor.
     """
+
+    device: int
+    host: int
+
+
+def gram_bytes(config: RunConfig, model: ModelConfig) -> GramBytes:
+    """The memory of the Gram matrices; zeros without conditioning."""
     if config.basis.conditioning == "none":
-        return 0, 0
+        return GramBytes(0, 0)
     inputs = [
         shape[1]
         for name, shape in model.weight_shapes().items()
@@ -129,24 +132,34 @@ def check_gram_memory(
     on_device = 4 * (tasks + 1) * squares  # and those of a further batch
     if config.basis.conditioning == "data_free":
         on_device = 0
-    on_host = 8 * (tasks + 2) * max(inputs) ** 2  # and their sum, and its factor
-    needs = [("this machine", on_host, machine.host_bytes)]
+    return GramBytes(on_device, 8 * (tasks + 2) * max(inputs) ** 2)
+
+
+def check_gram_memory(config: RunConfig, model: ModelConfig, machine: Machine) -> None:
+    """Refuses Gram matrices that the machine has no room for.
+
+    Raises:
+      BadInputError: names what they need and what there is.
+    """
+    device, host = gram_bytes(config, model)
     if machine.device_bytes is None:
-        needs = [("this machine", on_host + on_device, machine.host_bytes)]
+        needs = [("this machine", host + device, machine.host_bytes)]
     else:
-        needs += [("the accelerator", on_device, machine.device_bytes)]
+        needs = [
+            ("this machine", host, machine.host_bytes),
+            ("the accelerator", device, machine.device_bytes),
+        ]
     for place, need, has in needs:
         if need > has:
             raise BadInputError(
-                f"basis.conditioning: the Gram matrices of one layer need "
+                "basis.conditioning: the Gram matrices of one layer need "
                 f"{size_text(need)}, but {place} has {size_text(has)}; set it to none, "
                 "or use a machine with more."
             )
-    return on_device, on_host
 
 
 def _batches(sequences: Sequence[tuple[int, ...]], width: int) -> list[TokenBatch]:
-    """Batches of `_ROWS` rows and `width` tokens; the last is filled with empty rows."""
+    """Batches of `_ROWS` rows and `width` tokens; the last may have empty rows."""
     batches = []
     for first in range(0, len(sequences), _ROWS):
         tokens = np.zeros((_ROWS, width), np.int32)

@@ -34,6 +34,7 @@ from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.conditioning import check_gram_memory, train_inputs
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
     code_hashes,
@@ -68,6 +69,7 @@ class Prepared:
       fingerprints: all inputs and settings that decide the result.
       engine: its settings, with numbers where the config says "auto".
       mesh: where weights and cache lie, None on one device.
+      gram_tokens: tokens whose inputs conditioned the basis; 0 without "regmean".
     """
 
     model: LoadedModel
@@ -81,6 +83,7 @@ class Prepared:
     fingerprints: Mapping[str, Any]
     engine: EngineSettings
     mesh: jax.sharding.Mesh | None = None
+    gram_tokens: int = 0
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -246,6 +249,7 @@ def prepare(
     inputs = find_inputs(config)
     memory = plan_memory(config, inputs.model, inputs.basis(config), machine)
     memory.check(machine)
+    check_gram_memory(config, inputs.model, machine)
     model = load_model(config.base_model, dtype=config.dtype)
     program = make_program(model.config, config.dtype, config.engine)
     splits = (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
@@ -261,11 +265,13 @@ def prepare(
     expert_prints = {
         name: expert.fingerprint for name, expert in zip(names, experts, strict=True)
     }
+    inputs_of = train_inputs(config, tasks, model.tokenizer)
     basis_print = basis_fingerprint(
         model.fingerprint,
         expert_prints,
         config.basis,
         _form(config),
+        inputs=inputs_of and inputs_of.fingerprint,
     )
     fingerprints = {
         "settings": compared_settings(config, engine.length, tasks),
@@ -278,7 +284,8 @@ def prepare(
     if folder is not None:
         check_same_inputs(folder.path, fingerprints)
     observer.phase("computing the basis of the task vectors")
-    basis = _basis(config, folder, model, experts, names, basis_print)
+    layers = inputs_of and inputs_of.grams(program, model.weights)
+    basis = _basis(config, folder, model, experts, names, basis_print, layers)
     memory = plan_memory(config, model.config, basis, machine)
     basis = place_basis(basis, mesh)
     evaluation = {"evaluation": {"engine.mode": memory.mode.mode}}
@@ -296,6 +303,7 @@ def prepare(
         fingerprints=fingerprints | evaluation,
         engine=engine,
         mesh=mesh,
+        gram_tokens=inputs_of.tokens if inputs_of else 0,
     )
 
 
@@ -354,9 +362,11 @@ def _form(config: RunConfig) -> str:
     return search_class(config.search).basis_form(config.qd)
 
 
-def _basis(config, folder, model, experts, names, fingerprint) -> AnyBasis:
+def _basis(config, folder, model, experts, names, fingerprint, layers) -> AnyBasis:
     def compute() -> AnyBasis:
-        basis = compute_basis(model.weights, experts, config.basis, expert_names=names)
+        basis = compute_basis(
+            model.weights, experts, config.basis, expert_names=names, layers=layers
+        )
         return core_basis(basis) if _form(config) == "core" else basis
 
     return obtain_basis(
