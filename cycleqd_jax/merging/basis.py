@@ -10,7 +10,7 @@ Source: CycleQD (arXiv 2410.14735), section on SVD-based mutation; the genome is
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.conditioning import (
+    Grams,
+    condition_by_inputs,
+    condition_by_themselves,
+)
 from cycleqd_jax.merging.forms import DEFAULT_SETTINGS, Basis, shapes_and_layout
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.svd import TruncatedSVD, truncated_svd
@@ -35,6 +40,7 @@ def compute_basis(
     settings: BasisSettings = DEFAULT_SETTINGS,
     *,
     expert_names: Sequence[str] | None = None,
+    layers: Iterable[Mapping[str, Grams]] | None = None,
 ) -> Basis:
     """The basis of a base model and its experts; slow, done once per set of experts.
 
@@ -44,19 +50,26 @@ def compute_basis(
       base_weights: name -> array, matrices `[out, in]`.
       experts: LoRA or full experts in archive order, see `iterate_task_vectors`. Their
         arrays may be read from disk on access; each is accessed once.
-      settings: rank, and what is done with the components beyond it.
+      settings: conditioning, rank, and what is done with the components beyond it.
       expert_names: K names; "0", "1", ... by default.
+      layers: Gram matrices of the linear layers' inputs, for conditioning "regmean";
+        see `condition_by_inputs`.
 
     Returns:
       The basis. Computed in float64 on the host, stored in float32.
 
     Raises:
       BadInputError: an expert does not fit the base (see `iterate_task_vectors`), no
-        expert differs from it, or a task vector is beyond the range of float32.
+        expert differs from it, a task vector is beyond the range of float32, or a sum
+        of Gram matrices is singular.
     """
     names = tuple(str(k) for k in range(len(experts)))
     names = names if expert_names is None else tuple(expert_names)
     task_vectors = iterate_task_vectors(base_weights, experts, names)
+    if settings.conditioning == "regmean":
+        task_vectors = condition_by_inputs(task_vectors, layers, settings)
+    elif settings.conditioning == "data_free":
+        task_vectors = condition_by_themselves(task_vectors, settings)
     return build_basis(task_vectors, names, settings)
 
 

@@ -70,6 +70,7 @@ def basis_fingerprint(
     experts: Mapping[str, str],
     settings: BasisSettings,
     form: str = "diagonal",
+    inputs: str | None = None,
 ) -> str:
     """Hash of everything that a basis depends on: inputs and settings, not results.
 
@@ -78,6 +79,7 @@ def basis_fingerprint(
       experts: name -> fingerprint of its weights, of K experts in archive order.
       settings: of the basis.
       form: "diagonal" for a `Basis`, "core" for a `CoreBasis`.
+      inputs: fingerprint of the inputs that condition it, if there are any.
 
     Returns:
       64 hexadecimal digits.
@@ -88,6 +90,7 @@ def basis_fingerprint(
         "experts": list(experts.items()),
         "settings": settings.model_dump(mode="json", exclude={"keep"}),
         "form": form,
+        "inputs": inputs,
     }
     return files.hash_arrays({}, facts)
 

@@ -1,6 +1,8 @@
 """The settings of the basis."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from cycleqd_jax.files import Section, Whole
 
@@ -12,12 +14,21 @@ class BasisSettings(Section):
       rank: directions kept per matrix and expert; "full" keeps each expert's own.
       residual: what happens to the part that a smaller rank cuts off: "drop", or "keep"
         it as a dense matrix that every individual scales by the expert's scalar.
-      conditioning: applied to task vectors before the SVD.
+      conditioning: applied to task vectors before the SVD: "regmean" by the inputs of
+        linear layers on `train` problems, "data_free" by the task vectors themselves
+        (`merging.conditioning`).
+      conditioning_ridge: added to the Gram matrices, in units of their mean diagonal.
+      conditioning_shrinkage: factor of the Gram matrices' off-diagonal entries.
+      conditioning_problems: `train` problems per task whose prompts and answers give
+        the inputs of "regmean".
       keep: whether the basis is kept in the user's cache folder, for other runs of the
         same experts.
     """
 
     rank: Literal["full"] | Whole = "full"
     residual: Literal["drop", "keep"] = "drop"
-    conditioning: Literal["none"] = "none"
+    conditioning: Literal["none", "regmean", "data_free"] = "none"
+    conditioning_ridge: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    conditioning_shrinkage: Annotated[float, Field(ge=0, le=1)] = 1.0
+    conditioning_problems: Whole = 50
     keep: bool = True

@@ -14,7 +14,7 @@ B denotes rows of a batch, L new tokens per row, S tokens a cache row holds, R t
 summed ranks of all experts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import flax.struct
@@ -126,6 +126,18 @@ class Packed(NamedTuple):
     positions: jax.Array
 
 
+class TokenBatch(NamedTuple):
+    """Whole sequences, padded on the right.
+
+    Attributes:
+      tokens: int32 `[B, L]`.
+      lengths: int32 `[B]`, tokens of each row without padding; 0 for an empty row.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+
+
 class CausalLM(Protocol):
     """A causal language model as pure functions of flat weights.
 
@@ -211,4 +223,23 @@ class CausalLM(Protocol):
         self, weights: Weights, hidden: jax.Array, deltas: Deltas | None = None
     ) -> jax.Array:
         """Logits, float32 `[B, L, vocab]`, of hidden states `[B, L, hidden]`."""
+        ...
+
+    def input_grams(
+        self, weights: Weights, groups: Sequence[Sequence[TokenBatch]]
+    ) -> Iterator[dict[str, list[jax.Array]]]:
+        """Gram matrices of the inputs of linear layers, one decoder layer at a time.
+
+        A layer's weights go to the device when it is its turn, so `weights` may lie on
+        the host.
+
+        Args:
+          weights: the flat weights.
+          groups: batches of equal shape; each group gets Gram matrices of its own.
+
+        Yields:
+          One dict per decoder layer in order, then one for a head that is not tied:
+          the weight's name -> per group the sum of `x x^T` over its tokens, float32
+          `[in, in]`. Embeddings have no entry.
+        """
         ...

@@ -245,7 +245,14 @@ def _experts(report: Mapping[str, Any]) -> str:
         for row in report["basis"]["similarity"]
     )
     parts = [f"<p>Model similarity: {pairs}.</p>"] if pairs else []
-    changed = report["basis"]["changed"]
+    changed, basis = report["basis"]["changed"], report["basis"]
+    if basis["conditioning"] not in (None, "none"):
+        tokens = basis["gram_tokens"]
+        by = f", by the inputs of {tokens:,} tokens of train problems" if tokens else ""
+        parts.append(
+            f"<p>The task vectors are conditioned: {_text(basis['conditioning'])}"
+            f"{by}. The experts' genomes are the conditioned experts.</p>"
+        )
     if not changed:
         return "".join([*parts, "<p>The basis holds every expert exactly.</p>"])
     rows = []
@@ -255,7 +262,9 @@ def _experts(report: Mapping[str, Any]) -> str:
         if "as_trained" in row:
             both = (row["as_trained"], row["as_genome"])
             scores = [f"{one[key]:.3f}" for key in (task, "mean") for one in both]
-        matrix = f"{least['kept']:.1%}<small>{_text(least['matrix'])}</small>"
+        matrix = "&ndash;"
+        if least:
+            matrix = f"{least['kept']:.1%}<small>{_text(least['matrix'])}</small>"
         share = f"{row['energy_kept']:.1%}"
         rows.append([_text(task), share, f"<td>{matrix}</td>", *scores])
     header = ["expert", "energy kept", "least of", "own skill as trained", "as genome"]

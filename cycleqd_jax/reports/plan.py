@@ -3,6 +3,7 @@
 import jax
 
 from cycleqd_jax.config import RunConfig
+from cycleqd_jax.runs.conditioning import gram_bytes
 from cycleqd_jax.runs.memory import RunMemory, size_text, tree_bytes
 from cycleqd_jax.runs.plan import Plan
 
@@ -22,6 +23,12 @@ def plan_rows(config: RunConfig, plan: Plan) -> dict[str, str]:
         "genome": f"{size_text(state.genome_bytes)}: {memory.basis.genome_size:,} "
         "coefficients",
     }
+    if config.basis.conditioning != "none":
+        grams = gram_bytes(config, plan.inputs.model)
+        rows["conditioning"] = (
+            f"{config.basis.conditioning}: {size_text(grams.device)} of Gram matrices "
+            f"for each layer, {size_text(grams.host)} for each solve, before the search"
+        )
     for name, size in memory.device.items():
         rows[f"memory: {name}{each}"] = size_text(size)
     rows |= {

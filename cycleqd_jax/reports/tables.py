@@ -126,7 +126,11 @@ def _basis(data: RunData) -> dict[str, Any]:
                 means = {t: statistics.mean(list(scores[t].values())) for t in scores}
                 row[key] = means | {"mean": statistics.mean(list(means.values()))}
         changed[task] = row
-    return {"similarity": data.basis.get("similarity", []), "changed": changed}
+    facts = {key: data.basis.get(key) for key in ("conditioning", "gram_tokens")}
+    return facts | {
+        "similarity": data.basis.get("similarity", []),
+        "changed": changed,
+    }
 
 
 def _archives(data: RunData) -> dict[str, Any]:

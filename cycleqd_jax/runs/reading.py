@@ -36,6 +36,8 @@ class _BasisFacts(pydantic.BaseModel):
     energy_kept: dict[str, float]
     least_kept: dict[str, _LeastKept]
     residuals: bool
+    conditioning: str = "none"
+    gram_tokens: int = 0
 
 
 def unfinished(run: pathlib.Path, what: str) -> BadInputError:

@@ -10,6 +10,7 @@ from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
 from cycleqd_jax.runs.checkpoints import Checkpoints, last_generation
+from cycleqd_jax.runs.conditioning import check_gram_memory
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.loop import run_search
 from cycleqd_jax.runs.memory import plan_memory, this_machine
@@ -24,13 +25,12 @@ from cycleqd_jax.runs.plan import (
 from cycleqd_jax.runs.results import whole_batches
 from cycleqd_jax.runs.setup import (
     Prepared,
-    check_splits,
-    find_tasks,
     make_search,
     open_evaluator,
     prepare,
     write_run_facts,
 )
+from cycleqd_jax.runs.tasks import check_splits, find_tasks
 from cycleqd_jax.runs.trackers import check_trackers, track_run
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import State
@@ -57,7 +57,13 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
     prepared = prepare(config, folder, observer)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
-    trained_experts.describe_experts(prepared.basis, folder, observer)
+    trained_experts.describe_experts(
+        prepared.basis,
+        folder,
+        observer,
+        config.basis.conditioning,
+        prepared.gram_tokens,
+    )
     with (
         track_run(config, folder, observer) as observer,
         Checkpoints(folder.checkpoints) as checkpoints,
@@ -67,7 +73,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
         evaluator.compile(observer.note)
         folder.log_time("set-up", time.perf_counter() - start)
         cached = comparison.CachedEvaluator(evaluator, folder, observer)
-        state = _state(prepared, folder, checkpoints, cached, observer)
+        state = _state(config, prepared, folder, checkpoints, cached, observer)
         if state.next_generation <= config.qd.num_generations:
             comparison.forget_final_parts(folder)
             observer.phase(SEARCHING)
@@ -140,6 +146,7 @@ def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:
         memory = plan_memory(config, inputs.model, basis, machine)
         if inputs.are_here:
             memory.check(machine)
+            check_gram_memory(config, inputs.model, machine)
         return make_plan(config, memory, machine, inputs, tasks, missing_data)
     sandbox = make_sandbox(config.sandbox)
     prepared = prepare(config, folder, observer, tasks)
@@ -152,6 +159,7 @@ def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:
 
 
 def _state(
+    config: RunConfig,
     prepared: Prepared,
     folder: RunFolder,
     checkpoints: Checkpoints,
@@ -170,7 +178,8 @@ def _state(
     tasks, basis = prepared.task_names, prepared.basis
     # On resume these are read from the results.
     scores = comparison.expert_scores(cached, basis, tasks)
-    trained = trained_experts.measure(basis, cached)
+    is_conditioned = config.basis.conditioning != "none"
+    trained = trained_experts.measure(basis, cached, is_conditioned=is_conditioned)
     experts = [expert_genome(basis, k) for k in range(len(tasks))]
     rows = [[scores[expert_name(e)][task] for task in tasks] for e in tasks]
     state = prepared.search.init(experts, np.asarray(rows, np.float64))

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, to_yaml
-from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.whole import WholeModels
@@ -35,6 +34,7 @@ from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import sums
+from cycleqd_jax.runs.conditioning import check_gram_memory, train_inputs
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
     code_hashes,
@@ -43,11 +43,11 @@ from cycleqd_jax.runs.fingerprints import (
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
 from cycleqd_jax.runs.plan import check_length, check_prompts, choose_slots, find_inputs
+from cycleqd_jax.runs.tasks import check_splits, make_tasks
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
-from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
-from cycleqd_jax.tasks.registry import make_task
+from cycleqd_jax.tasks.base import Split, Task
 
 _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
               "qdax")  # fmt: skip
@@ -69,6 +69,7 @@ class Prepared:
       fingerprints: all inputs and settings that decide the result.
       engine: its settings, with numbers where the config says "auto".
       mesh: where weights and cache lie, None on one device.
+      gram_tokens: tokens whose inputs conditioned the basis; 0 without "regmean".
     """
 
     model: LoadedModel
@@ -82,6 +83,7 @@ class Prepared:
     fingerprints: Mapping[str, Any]
     engine: EngineSettings
     mesh: jax.sharding.Mesh | None = None
+    gram_tokens: int = 0
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -92,60 +94,6 @@ class Prepared:
     def mode(self) -> ModeChoice:
         """The mode in which individuals are evaluated, and the reason."""
         return self.memory.mode
-
-
-def make_tasks(
-    names: Sequence[str],
-    problems: ProblemsSettings,
-    own: Mapping[str, Mapping[str, Any]],
-    *,
-    download: bool = True,
-) -> tuple[Task, ...]:
-    """The tasks that a config names.
-
-    Args:
-      names: or import paths.
-      problems: the section.
-      own: `task_settings` of the config.
-      download: whether data of benchmarks may be fetched.
-
-    Raises:
-      BadInputError: one is unknown, or two share a name.
-      MissingDataError: the data of a benchmark are not on this machine.
-    """
-    tasks = tuple(
-        make_task(name, problems.task_settings(own.get(name, {}), download=download))
-        for name in names
-    )
-    _check_names(names, tasks)
-    return tasks
-
-
-def find_tasks(config: RunConfig) -> tuple[tuple[Task, ...], list[str]]:
-    """Makes the tasks whose data are on this machine, and says why not the others.
-
-    Raises:
-      BadInputError: one is unknown, or two share a name.
-    """
-    tasks, missing = [], []
-    for name in config.tasks:
-        try:
-            tasks += make_tasks(
-                [name], config.problems, config.task_settings, download=False
-            )
-        except MissingDataError as err:
-            missing.append(str(err))
-    _check_names(config.tasks, tasks)
-    return tuple(tasks), missing
-
-
-def _check_names(names: Sequence[str], tasks: Sequence[Task]) -> None:
-    found = [task.name for task in tasks]
-    if len(set(found)) < len(found):
-        raise BadInputError(
-            f"tasks: {', '.join(names)} have the names {', '.join(found)}, but each "
-            "archive needs another; leave one out."
-        )
 
 
 def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
@@ -172,32 +120,6 @@ def make_program(config: ModelConfig, dtype: str, engine: EngineSettings) -> Cau
         devices=engine.mesh.data * engine.mesh.tensor,
     )
     return families.make_program(config, dtype, attention=attention)
-
-
-def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Refuses tasks that lack the problems that the settings need.
-
-    Every task needs problems of `optimise`, and of `validate` where champions are
-    chosen on it. On `test` either all tasks have problems or none has.
-
-    Raises:
-      BadInputError: names the task and the split.
-    """
-    needed = {Split.OPTIMISE: "the search scores candidates on them"}
-    if config.aggregation.candidates:
-        needed[Split.VALIDATE] = (
-            f"aggregation.candidates is {config.aggregation.candidates}, so champions "
-            "are chosen on them"
-        )
-    if any(task.problems(Split.TEST) for task in tasks):
-        needed[Split.TEST] = "the other tasks have some, and models are compared on all"
-    for split, why in needed.items():
-        for task in tasks:
-            if not task.problems(split):
-                raise BadInputError(
-                    f"task {task.name}: has no problems of the split {split}, but "
-                    f"{why}; give it some, or change the settings."
-                )
 
 
 def make_search(config: RunConfig, basis: AnyBasis, names: Sequence[str]) -> Search:
@@ -247,6 +169,7 @@ def prepare(
     inputs = find_inputs(config)
     memory = plan_memory(config, inputs.model, inputs.basis(config), machine)
     memory.check(machine)
+    check_gram_memory(config, inputs.model, machine)
     model = load_model(config.base_model, dtype=config.dtype, date=config.date)
     if model.tokenizer.prints_date:
         observer.note(
@@ -268,11 +191,13 @@ def prepare(
     expert_prints = {
         name: expert.fingerprint for name, expert in zip(names, experts, strict=True)
     }
+    inputs_of = train_inputs(config, tasks, model.tokenizer)
     basis_print = basis_fingerprint(
         model.fingerprint,
         expert_prints,
         config.basis,
         _form(config),
+        inputs=inputs_of and inputs_of.fingerprint,
     )
     fingerprints = {
         "settings": compared_settings(config, engine.length, tasks),
@@ -286,7 +211,8 @@ def prepare(
     if folder is not None:
         check_same_inputs(folder.path, fingerprints)
     observer.phase("computing the basis of the task vectors")
-    basis = _basis(config, folder, model, experts, names, basis_print)
+    layers = inputs_of and inputs_of.grams(program, model.weights)
+    basis = _basis(config, folder, model, experts, names, basis_print, layers)
     memory = plan_memory(config, model.config, basis, machine)
     basis = place_basis(basis, mesh)
     evaluation = {"evaluation": {"engine.mode": memory.mode.mode}}
@@ -304,6 +230,7 @@ def prepare(
         fingerprints=fingerprints | evaluation,
         engine=engine,
         mesh=mesh,
+        gram_tokens=inputs_of.tokens if inputs_of else 0,
     )
 
 
@@ -361,9 +288,11 @@ def _form(config: RunConfig) -> str:
     return search_class(config.search).basis_form(config.qd)
 
 
-def _basis(config, folder, model, experts, names, fingerprint) -> AnyBasis:
+def _basis(config, folder, model, experts, names, fingerprint, layers) -> AnyBasis:
     def compute() -> AnyBasis:
-        basis = compute_basis(model.weights, experts, config.basis, expert_names=names)
+        basis = compute_basis(
+            model.weights, experts, config.basis, expert_names=names, layers=layers
+        )
         return core_basis(basis) if _form(config) == "core" else basis
 
     return obtain_basis(

@@ -1,8 +1,8 @@
 """Compares the experts with their genomes in the basis, before the search begins.
 
-A basis of lower rank than an expert's task vectors changes the expert. The run writes
-down how much energy of each matrix the basis keeps, and scores such an expert both as
-it was trained and as its genome.
+A basis of lower rank than an expert's task vectors changes the expert, and so does
+conditioning. The run writes down how much energy of each matrix the basis keeps, and
+scores such an expert both as it was trained and as its genome.
 """
 
 import math
@@ -28,18 +28,37 @@ from cycleqd_jax.tasks.base import Split
 PART = "trained-experts-optimise"
 
 
-def describe_experts(basis: AnyBasis, folder: RunFolder, observer: Observer) -> None:
+def describe_experts(
+    basis: AnyBasis,
+    folder: RunFolder,
+    observer: Observer,
+    conditioning: str = "none",
+    gram_tokens: int = 0,
+) -> None:
     """Says how alike the experts are and what the basis keeps of them.
 
     Writes `basis.json`, and `energy.parquet` with a row per matrix and expert that is
     kept only in part.
+
+    Args:
+      basis: of the experts.
+      folder: of the run.
+      observer: hears of it.
+      conditioning: `basis.conditioning`.
+      gram_tokens: tokens that went through the base model for it.
     """
     alike, rows = similarities(basis), energy_report(basis)
     worst = {}
     for row in sorted(rows, key=lambda row: row.kept, reverse=True):
         worst[row.expert] = {"matrix": row.name, "kept": row.kept}
-    kept = {name: v for name, v in expert_energy_kept(basis).items() if name in worst}
+    kept = {
+        name: share
+        for name, share in expert_energy_kept(basis).items()
+        if name in worst or conditioning != "none"
+    }
     facts = {
+        "conditioning": conditioning,
+        "gram_tokens": gram_tokens,
         "similarity": [row._asdict() for row in alike],
         "energy_kept": kept,
         "least_kept": worst,
@@ -48,6 +67,9 @@ def describe_experts(basis: AnyBasis, folder: RunFolder, observer: Observer) -> 
     sums.write(folder.path / "basis.json", files.json_text(facts).encode())
     shown = ", ".join(f"{one} and {two} {value:.3f}" for one, two, value in alike)
     observer.note(f"model similarity (1: merge best): {shown}")
+    if conditioning != "none":
+        by = f", by {gram_tokens:,} tokens of train problems" if gram_tokens else ""
+        observer.note(f"the task vectors are conditioned: {conditioning}{by}")
     if not rows:
         return
     table = pa.Table.from_pylist([row._asdict() for row in rows])
@@ -61,14 +83,25 @@ def describe_experts(basis: AnyBasis, folder: RunFolder, observer: Observer) -> 
     )
 
 
-def measure(basis: AnyBasis, cached: CachedEvaluator) -> dict[str, dict[str, float]]:
+def measure(
+    basis: AnyBasis, cached: CachedEvaluator, *, is_conditioned: bool = False
+) -> dict[str, dict[str, float]]:
     """Scores on `optimise` of the experts as trained, where their genomes differ.
+
+    Args:
+      basis: of the experts.
+      cached: evaluates them.
+      is_conditioned: whether conditioning changed every expert.
 
     Returns:
       "trained_expert/<task>" -> task -> score; empty where the basis is exact.
     """
     changed = {row.expert for row in energy_report(basis)}
-    if basis.residuals or not changed:
+    if basis.residuals:
+        changed = set()
+    if is_conditioned:
+        changed = set(basis.expert_names)
+    if not changed:
         return {}
     models = {
         trained_expert_name(task): TrainedExpert(task)

@@ -75,6 +75,40 @@ def test_runs_to_its_end(worlds, tmp_path, capsys, num_tasks, overrides, said):
         assert not trained.exists()
 
 
+@pytest.mark.parametrize("method", ["regmean", "data_free"])
+def test_a_conditioned_run(worlds, tmp_path, capsys, method):
+    """All experts are scored both ways; the report says what conditioned them."""
+    more = [f"basis.conditioning={method}", "basis.conditioning_problems=3"]
+    code, folder = run(worlds(3), tmp_path, *more)
+    out = " ".join(capsys.readouterr().out.split())
+    assert code == 0 and f"the task vectors are conditioned: {method}" in out
+    rows = files.read_table(folder / "results" / "trained-experts-optimise.parquet")
+    names = {f"trained_expert/toy_{letter}" for letter in "abc"}
+    assert set(rows.column("individual").to_pylist()) == names
+    facts = files.read_json(folder / "basis.json")
+    assert (facts["gram_tokens"] > 100) == (method == "regmean")
+    report = files.read_json(folder / "report" / "report.json")
+    assert report["basis"]["conditioning"] == method
+    assert set(report["basis"]["changed"]) == {"toy_a", "toy_b", "toy_c"}
+    page = (folder / "report" / "report.html").read_text()
+    assert f"The task vectors are conditioned: {method}" in page
+    plain = prepared_from(worlds(3))[1].basis
+    basis = load_basis(folder / "basis.safetensors").basis
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert not np.allclose(plain.v[name], basis.v[name], atol=1e-2)
+
+
+def test_conditioning_needs_train_problems(worlds, tmp_path, capsys):
+    more = ["basis.conditioning=regmean", "problems.train=0"]
+    said = []
+    for last in (["--dry-run"], []):
+        code, _ = run(worlds(2), tmp_path, *more, *last)
+        assert code == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]
+    assert "regmean needs train problems with known answers, but task toy_a" in said[0]
+
+
 def prepared_from(settings, **changes):
     config = RunConfig.model_validate(settings | changes)
     return config, setup.prepare(config, None, Observer())

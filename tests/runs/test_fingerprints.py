@@ -19,7 +19,8 @@ from cycleqd_jax.runs.fingerprints import (
     stored_fingerprints,
 )
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.setup import make_tasks, prepare
+from cycleqd_jax.runs.setup import prepare
+from cycleqd_jax.runs.tasks import make_tasks
 from cycleqd_jax.tasks.base import ProblemsSettings, TaskSettings
 from cycleqd_jax.tasks.pocket.db import PocketDb
 

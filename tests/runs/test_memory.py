@@ -23,7 +23,8 @@ from cycleqd_jax.runs.memory import (
     tree_bytes,
 )
 from cycleqd_jax.runs.plan import check_prompts, choose_slots, find_inputs
-from cycleqd_jax.runs.setup import make_tasks, prepare
+from cycleqd_jax.runs.setup import prepare
+from cycleqd_jax.runs.tasks import make_tasks
 from cycleqd_jax.tasks.base import Split
 
 CONFIGS = "experiments/configs/"

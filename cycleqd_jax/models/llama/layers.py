@@ -19,7 +19,13 @@ LayerCache = tuple[jax.Array, jax.Array]  # keys and values of one layer
 
 
 class Linear(nnx.Module):
-    """`y = x W^T (+ bias)`, with the additions of each row."""
+    """`y = x W^T (+ bias)`, with the additions of each row.
+
+    Attributes:
+      tapped: keep the input as an `nnx.Intermediate`, for the caller to pop.
+    """
+
+    tapped = False
 
     def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
         shapes = config.weight_shapes()
@@ -30,6 +36,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array, deltas: Deltas) -> jax.Array:
         """`[B, L, in]` to `[B, L, out]`."""
+        if self.tapped:
+            self.sow(nnx.Intermediate, "input", x)
         y = _project(x, self.weight[...], deltas.matrices.get(f"{self.name}.weight"))
         if hasattr(self, "bias"):
             y = y + self.bias[...]

@@ -5,13 +5,22 @@ Module paths joined with "." are Hugging Face's parameter names.
 Source: Llama (arXiv 2302.13971, 2407.21783); checked against `transformers`.
 """
 
+from collections.abc import Iterator, Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from cycleqd_jax.models.attention import Kind
-from cycleqd_jax.models.base import Cache, CacheView, Deltas, Packed, Weights
-from cycleqd_jax.models.llama import rope
+from cycleqd_jax.models.base import (
+    Cache,
+    CacheView,
+    Deltas,
+    Packed,
+    TokenBatch,
+    Weights,
+)
+from cycleqd_jax.models.llama import grams, rope
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.layers import Embedding, Layer, Linear, RMSNorm
 
@@ -173,6 +182,12 @@ class LlamaProgram:
             return model.logits(hidden, deltas), cache
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
         return model.logits(hidden, deltas)[:, 0], cache
+
+    def input_grams(
+        self, weights: Weights, groups: Sequence[Sequence[TokenBatch]]
+    ) -> Iterator[dict[str, list[jax.Array]]]:
+        """As `CausalLM.input_grams`."""
+        return grams.input_grams(self.config, self.dtype, weights, groups)
 
 
 def _segment_lengths(packed: Packed) -> jax.Array:

@@ -1,0 +1,169 @@
+"""Conditioning: makes each task vector act on its own skill's inputs only.
+
+A task vector also fires on the inputs of other skills, which is what a plain sum of
+task vectors suffers from. Conditioning multiplies the task vector of expert q, on its
+input side, by a matrix made of all skills' inputs. Per linear layer, with task vectors
+`[out, in]` and the Gram matrix `G_q` (`[in, in]`, mean of `x x^T` over the tokens of
+skill q),
+
+    tau_q' = tau_q (G_q + d/K I) (sum_k G_k + d I)^-1,  d = ridge * mean diagonal of sum
+
+The sum of all `tau_q'` is the RegMean merge; here its parts are kept apart, so that
+every later step works on them unchanged. A LoRA keeps its rank: only `A` changes.
+`data_free` takes `G_q = tau_q^T tau_q / |tau_q|^2`, and so needs no data.
+
+Sources: RegMean, Jin et al. (arXiv 2212.09849); `data_free` is our derivation from the
+loss of WUDI-Merging, Cheng et al. (arXiv 2503.08099).
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.settings import BasisSettings
+from cycleqd_jax.merging.task_vectors import (
+    Delta,
+    DenseDelta,
+    FactoredDelta,
+    ParameterDeltas,
+)
+
+Grams = Sequence[Any]  # one `[in, in]` matrix per expert, on the host or a device
+
+
+def condition_by_inputs(
+    rows: Iterable[ParameterDeltas],
+    layers: Iterable[Mapping[str, Grams]],
+    settings: BasisSettings,
+) -> Iterator[ParameterDeltas]:
+    """Conditions matrices by the inputs that they see; `regmean`.
+
+    Args:
+      rows: all parameters, from `iterate_task_vectors`.
+      layers: weight name -> Gram matrices, for some weights at a time, so that those of
+        one decoder layer are in memory. Matrices without an entry (embeddings) and
+        parameters of one dimension stay as they are.
+      settings: `conditioning_ridge` and `conditioning_shrinkage`.
+
+    Yields:
+      All parameters, those of `layers` first and in their order. A row must be used
+      before the next one is taken.
+
+    Raises:
+      BadInputError: a sum of Gram matrices is singular; raised when a row is used.
+    """
+    waiting = {row.name: row for row in rows}
+    for grams_of in layers:
+        for name, grams in grams_of.items():
+            if name in waiting:
+                yield _conditioned(waiting.pop(name), grams, settings)
+    yield from waiting.values()
+
+
+def condition_by_themselves(
+    rows: Iterable[ParameterDeltas], settings: BasisSettings
+) -> Iterator[ParameterDeltas]:
+    """Conditions matrices by the task vectors themselves; `data_free`.
+
+    Args, Yields and Raises as for `condition_by_inputs`.
+    """
+    for row in rows:
+        if row.is_matrix:
+            grams = [_own_gram(delta, row.shape[1]) for delta in row.deltas]
+            row = _conditioned(row, grams, settings)
+        yield row
+
+
+def input_factor(grams: Grams, q: int, settings: BasisSettings) -> np.ndarray:
+    """`(G_q + d/K I) (sum_k G_k + d I)^-1`, float64 `[in, in]`.
+
+    Args:
+      grams: K positive semidefinite matrices `[in, in]`.
+      q: the expert.
+      settings: `conditioning_ridge` and `conditioning_shrinkage`.
+
+    Raises:
+      BadInputError: the sum is singular.
+    """
+    return _InputFactors("the matrix", grams, settings).right(np.eye(len(grams[0])), q)
+
+
+def _conditioned(
+    row: ParameterDeltas, grams: Grams, settings: BasisSettings
+) -> ParameterDeltas:
+    return row._replace(deltas=_Conditioned(row, grams, settings))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Conditioned(Iterable):
+    """The conditioned task vectors of one matrix; each is computed when used."""
+
+    row: ParameterDeltas
+    grams: Grams
+    settings: BasisSettings
+
+    def __iter__(self) -> Iterator[Delta | None]:
+        factors = None
+        for q, delta in enumerate(self.row.deltas):
+            if delta is None:
+                yield None
+                continue
+            if factors is None:
+                factors = _InputFactors(self.row.name, self.grams, self.settings)
+            if isinstance(delta, FactoredDelta):
+                yield FactoredDelta(b=delta.b, a=factors.right(delta.a, q))
+            else:
+                yield DenseDelta(factors.right(delta.array, q))
+
+
+class _InputFactors:
+    """Multiplies by the matrices of `input_factor`, without making them."""
+
+    def __init__(self, name: str, grams: Grams, settings: BasisSettings):
+        self._grams = [_shrunk(gram, settings) for gram in grams]
+        total = np.sum(self._grams, axis=0)
+        self._ridge = settings.conditioning_ridge * np.trace(total) / len(total)
+        self._share = self._ridge / len(grams)
+        total[np.diag_indices_from(total)] += self._ridge
+        # Rounding may let a singular matrix be factored, so its condition is estimated.
+        factor, info = scipy.linalg.lapack.dpotrf(total, lower=True)
+        norm = np.linalg.norm(total, 1)
+        rcond = 0.0
+        if info == 0:
+            rcond, _ = scipy.linalg.lapack.dpocon(factor, norm, uplo="L")
+        if not rcond > len(total) * np.finfo(np.float64).eps:
+            raise BadInputError(
+                f"basis.conditioning: the Gram matrices of {name} have a singular sum, "
+                f"and basis.conditioning_ridge is {settings.conditioning_ridge:g}; set "
+                "it to 0.01, or take more basis.conditioning_problems."
+            )
+        self._factor = factor
+
+    def right(self, left: np.ndarray, q: int) -> np.ndarray:
+        """`left @ input_factor(q)`, float64 `[n, in]`."""
+        product = left @ self._grams[q] + self._share * left
+        return scipy.linalg.cho_solve((self._factor, True), product.T).T
+
+
+def _shrunk(gram: Any, settings: BasisSettings) -> np.ndarray:
+    """A float64 copy whose off-diagonal entries are scaled."""
+    full = np.array(gram, np.float64)
+    diagonal = np.diag(full).copy()
+    full *= settings.conditioning_shrinkage
+    np.fill_diagonal(full, diagonal)
+    return full
+
+
+def _own_gram(delta: Delta | None, size: int) -> np.ndarray:
+    """`tau^T tau / |tau|^2`, float64 `[in, in]`; zero where there is no task vector."""
+    if delta is None:
+        return np.zeros((size, size))
+    if isinstance(delta, FactoredDelta):
+        gram = delta.a.T @ (delta.b.T @ delta.b) @ delta.a
+    else:
+        gram = delta.array.T @ delta.array
+    return gram / np.trace(gram)

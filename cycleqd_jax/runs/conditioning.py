@@ -1,0 +1,170 @@
+"""The inputs that condition the basis of a run: `train` conversations as tokens."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cycleqd_jax import files
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.base import (
+    EMBEDDING,
+    HEAD,
+    CausalLM,
+    ModelConfig,
+    TokenBatch,
+    Weights,
+)
+from cycleqd_jax.models.dialogues import examples_of, turn_end
+from cycleqd_jax.models.tokenizer import ChatTokenizer
+from cycleqd_jax.runs.memory import Machine, size_text
+from cycleqd_jax.tasks.base import Split, Task, reference
+
+_ROWS = 8  # sequences of a batch
+_STEP = 32  # batches have a multiple of so many tokens per row
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainInputs:
+    """The sequences whose inputs condition the basis, by task.
+
+    Attributes:
+      sequences: task -> token ids of prompts with their answers.
+    """
+
+    sequences: Mapping[str, Sequence[tuple[int, ...]]]
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that go through the model, all tasks together."""
+        return sum(len(one) for many in self.sequences.values() for one in many)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 (hex) of all token ids."""
+        arrays = {
+            f"{task} {i}": np.asarray(ids, "<i4")
+            for task, many in self.sequences.items()
+            for i, ids in enumerate(many)
+        }
+        return files.hash_arrays(arrays, {})
+
+    def grams(
+        self, program: CausalLM, weights: Weights
+    ) -> Iterator[dict[str, list[np.ndarray]]]:
+        """Gram matrices per token; the argument `layers` of `compute_basis`.
+
+        Args:
+          program: the base model's.
+          weights: its weights, on the host or the device.
+        """
+        longest = max(len(one) for many in self.sequences.values() for one in many)
+        width = math.ceil(longest / _STEP) * _STEP
+        groups = [_batches(many, width) for many in self.sequences.values()]
+        counts = [sum(map(len, many)) for many in self.sequences.values()]
+        for layer in program.input_grams(weights, groups):
+            yield {
+                name: [
+                    np.asarray(gram) / count
+                    for gram, count in zip(grams, counts, strict=True)
+                ]
+                for name, grams in layer.items()
+            }
+
+
+def train_inputs(
+    config: RunConfig, tasks: Sequence[Task], tokenizer: ChatTokenizer
+) -> TrainInputs | None:
+    """The sequences that `basis.conditioning: regmean` needs; None for any other.
+
+    Raises:
+      BadInputError: a task has no `train` problem with a known answer.
+    """
+    if config.basis.conditioning != "regmean":
+        return None
+    end = turn_end(tokenizer)
+    sequences = {}
+    for task in tasks:
+        problems = task.problems(Split.TRAIN)[: config.basis.conditioning_problems]
+        known = (reference(task, problem) for problem in problems)
+        sequences[task.name] = [
+            example.tokens
+            for dialogue in known
+            if dialogue is not None
+            for example in examples_of(dialogue, tokenizer, end)
+        ]
+        if not sequences[task.name]:
+            raise BadInputError(
+                "basis.conditioning: regmean needs train problems with known answers, "
+                f"but task {task.name} has none; set problems.train above 0, or "
+                "basis.conditioning to data_free or none."
+            )
+    return TrainInputs(sequences)
+
+
+class GramBytes(NamedTuple):
+    """The memory that conditioning takes, before anything is evaluated.
+
+    Attributes:
+      device: the matrices of one decoder layer, in float32.
+      host: those of one weight, in float64, with their sum and its factor.
+    """
+
+    device: int
+    host: int
+
+
+def gram_bytes(config: RunConfig, model: ModelConfig) -> GramBytes:
+    """The memory of the Gram matrices; zeros without conditioning."""
+    if config.basis.conditioning == "none":
+        return GramBytes(0, 0)
+    inputs = [
+        shape[1]
+        for name, shape in model.weight_shapes().items()
+        if len(shape) == 2 and name not in (EMBEDDING, HEAD)
+    ]
+    tasks = len(config.tasks)
+    squares = sum(size**2 for size in inputs) // model.num_hidden_layers
+    on_device = 4 * (tasks + 1) * squares  # and those of a further batch
+    if config.basis.conditioning == "data_free":
+        on_device = 0
+    return GramBytes(on_device, 8 * (tasks + 2) * max(inputs) ** 2)
+
+
+def check_gram_memory(config: RunConfig, model: ModelConfig, machine: Machine) -> None:
+    """Refuses Gram matrices that the machine has no room for.
+
+    Raises:
+      BadInputError: names what they need and what there is.
+    """
+    device, host = gram_bytes(config, model)
+    if machine.device_bytes is None:
+        needs = [("this machine", host + device, machine.host_bytes)]
+    else:
+        needs = [
+            ("this machine", host, machine.host_bytes),
+            ("the accelerator", device, machine.device_bytes),
+        ]
+    for place, need, has in needs:
+        if need > has:
+            raise BadInputError(
+                "basis.conditioning: the Gram matrices of one layer need "
+                f"{size_text(need)}, but {place} has {size_text(has)}; set it to none, "
+                "or use a machine with more."
+            )
+
+
+def _batches(sequences: Sequence[tuple[int, ...]], width: int) -> list[TokenBatch]:
+    """Batches of `_ROWS` rows and `width` tokens; the last may have empty rows."""
+    batches = []
+    for first in range(0, len(sequences), _ROWS):
+        tokens = np.zeros((_ROWS, width), np.int32)
+        lengths = np.zeros(_ROWS, np.int32)
+        for row, ids in enumerate(sequences[first : first + _ROWS]):
+            tokens[row, : len(ids)], lengths[row] = ids, len(ids)
+        batches.append(TokenBatch(jax.device_put(tokens), jax.device_put(lengths)))
+    return batches

@@ -1,0 +1,89 @@
+"""The tasks of a run: made by name, and checked against its settings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError, MissingDataError
+from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
+from cycleqd_jax.tasks.registry import make_task
+
+
+def make_tasks(
+    names: Sequence[str],
+    problems: ProblemsSettings,
+    own: Mapping[str, Mapping[str, Any]],
+    *,
+    download: bool = True,
+) -> tuple[Task, ...]:
+    """The tasks that a config names.
+
+    Args:
+      names: or import paths.
+      problems: the section.
+      own: `task_settings` of the config.
+      download: whether data of benchmarks may be fetched.
+
+    Raises:
+      BadInputError: one is unknown, or two share a name.
+      MissingDataError: the data of a benchmark are not on this machine.
+    """
+    tasks = tuple(
+        make_task(name, problems.task_settings(own.get(name, {}), download=download))
+        for name in names
+    )
+    _check_names(names, tasks)
+    return tasks
+
+
+def find_tasks(config: RunConfig) -> tuple[tuple[Task, ...], list[str]]:
+    """Makes the tasks whose data are on this machine, and says why not the others.
+
+    Raises:
+      BadInputError: one is unknown, or two share a name.
+    """
+    tasks, missing = [], []
+    for name in config.tasks:
+        try:
+            tasks += make_tasks(
+                [name], config.problems, config.task_settings, download=False
+            )
+        except MissingDataError as err:
+            missing.append(str(err))
+    _check_names(config.tasks, tasks)
+    return tuple(tasks), missing
+
+
+def _check_names(names: Sequence[str], tasks: Sequence[Task]) -> None:
+    found = [task.name for task in tasks]
+    if len(set(found)) < len(found):
+        raise BadInputError(
+            f"tasks: {', '.join(names)} have the names {', '.join(found)}, but each "
+            "archive needs another; leave one out."
+        )
+
+
+def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
+    """Refuses tasks that lack the problems that the settings need.
+
+    Every task needs problems of `optimise`, and of `validate` where champions are
+    chosen on it. On `test` either all tasks have problems or none has.
+
+    Raises:
+      BadInputError: names the task and the split.
+    """
+    needed = {Split.OPTIMISE: "the search scores candidates on them"}
+    if config.aggregation.candidates:
+        needed[Split.VALIDATE] = (
+            f"aggregation.candidates is {config.aggregation.candidates}, so champions "
+            "are chosen on them"
+        )
+    if any(task.problems(Split.TEST) for task in tasks):
+        needed[Split.TEST] = "the other tasks have some, and models are compared on all"
+    for split, why in needed.items():
+        for task in tasks:
+            if not task.problems(split):
+                raise BadInputError(
+                    f"task {task.name}: has no problems of the split {split}, but "
+                    f"{why}; give it some, or change the settings."
+                )
