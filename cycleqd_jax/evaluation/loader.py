@@ -16,7 +16,7 @@ from cycleqd_jax.inference.population import (
     empty_population,
     with_individual,
 )
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.merging.materialise import materialise
@@ -44,7 +44,7 @@ class IndividualLoader:
 
     engine: Engine
     weights: Weights
-    basis: AnyBasis | None
+    basis: Basis | None
     mode: Literal["factored", "materialised"]
     individuals_per_pass: int
     noise: NoiseSource | None = None

@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis
-from cycleqd_jax.merging.forms import Basis
+from cycleqd_jax.merging.core_basis import CoreBasis
+from cycleqd_jax.merging.forms import Basis, DiagonalBasis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import Deltas, LowRank
@@ -77,7 +77,7 @@ class ModeChoice(NamedTuple):
 
 
 def choose_mode(
-    mode: str, weights: Mapping[str, Any], basis: AnyBasis, *, noise: bool = False
+    mode: str, weights: Mapping[str, Any], basis: Basis, *, noise: bool = False
 ) -> ModeChoice:
     """Resolves `auto`: factored where genomes have that form and the extra work is low.
 
@@ -107,7 +107,7 @@ def choose_mode(
 
 
 def _least_work(
-    weights: Mapping[str, Any], basis: AnyBasis, dense: list[str]
+    weights: Mapping[str, Any], basis: Basis, dense: list[str]
 ) -> ModeChoice:
     if dense:
         return ModeChoice("materialised", f"materialised mode: {dense[0]}.")
@@ -126,7 +126,7 @@ def _least_work(
     )
 
 
-def place_basis(basis: AnyBasis, mesh: Mesh | None) -> AnyBasis:
+def place_basis(basis: Basis, mesh: Mesh | None) -> Basis:
     """The basis with its directions and residuals on a mesh, divided as its matrices.
 
     The engine then uses these arrays without another copy. Without a mesh the basis
@@ -144,7 +144,7 @@ def place_basis(basis: AnyBasis, mesh: Mesh | None) -> AnyBasis:
     return basis.replace(u=u, v=v, residuals=residuals)
 
 
-def empty_population(basis: Basis, rows: int) -> Population:
+def empty_population(basis: DiagonalBasis, rows: int) -> Population:
     """A population whose rows all hold the base model.
 
     Args:
@@ -166,7 +166,7 @@ def empty_population(basis: Basis, rows: int) -> Population:
 
 
 def with_individual(
-    population: Population, basis: Basis, genome: Genome, row: int
+    population: Population, basis: DiagonalBasis, genome: Genome, row: int
 ) -> Population:
     """The population with an individual in one row; its other rows do not change.
 

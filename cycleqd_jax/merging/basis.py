@@ -23,7 +23,7 @@ from cycleqd_jax.merging.conditioning import (
     condition_by_inputs,
     condition_by_themselves,
 )
-from cycleqd_jax.merging.forms import DEFAULT_SETTINGS, Basis, shapes_and_layout
+from cycleqd_jax.merging.forms import DEFAULT_SETTINGS, DiagonalBasis, shapes_and_layout
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.svd import TruncatedSVD, truncated_svd
 from cycleqd_jax.merging.task_vectors import (
@@ -41,7 +41,7 @@ def compute_basis(
     *,
     expert_names: Sequence[str] | None = None,
     layers: Iterable[Mapping[str, Grams]] | None = None,
-) -> Basis:
+) -> DiagonalBasis:
     """The basis of a base model and its experts; slow, done once per set of experts.
 
     One task vector of one parameter is in memory at a time, beside the basis.
@@ -77,7 +77,7 @@ def build_basis(
     task_vectors: Iterable[ParameterDeltas],
     expert_names: Sequence[str],
     settings: BasisSettings = DEFAULT_SETTINGS,
-) -> Basis:
+) -> DiagonalBasis:
     """The basis of given task vectors; the second half of `compute_basis`.
 
     Args:

@@ -25,8 +25,8 @@ import safetensors.numpy
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError
-from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
-from cycleqd_jax.merging.forms import Basis, MatrixSlot
+from cycleqd_jax.merging.core_basis import CoreBasis, CoreSlot
+from cycleqd_jax.merging.forms import Basis, DiagonalBasis, MatrixSlot
 from cycleqd_jax.merging.settings import BasisSettings
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _GROUPS = ("u", "v", "deltas", "residuals")
 # form -> (class, class of its slots, names of its arrays)
 _FORMS = {
     "diagonal": (
-        Basis,
+        DiagonalBasis,
         MatrixSlot,
         ("singular_values", "experts_of", "energy", "energy_kept", "similarity"),
     ),
@@ -61,7 +61,7 @@ class StoredBasis(NamedTuple):
       fingerprint: of the inputs and settings it was made from.
     """
 
-    basis: AnyBasis
+    basis: Basis
     fingerprint: str
 
 
@@ -78,7 +78,7 @@ def basis_fingerprint(
       base: fingerprint of the base model as loaded.
       experts: name -> fingerprint of its weights, of K experts in archive order.
       settings: of the basis.
-      form: "diagonal" for a `Basis`, "core" for a `CoreBasis`.
+      form: "diagonal" for a `DiagonalBasis`, "core" for a `CoreBasis`.
       inputs: fingerprint of the inputs that condition it, if there are any.
 
     Returns:
@@ -95,7 +95,7 @@ def basis_fingerprint(
     return files.hash_arrays({}, facts)
 
 
-def save_basis(path: str | os.PathLike, basis: AnyBasis, *, fingerprint: str) -> None:
+def save_basis(path: str | os.PathLike, basis: Basis, *, fingerprint: str) -> None:
     """Writes a basis, replacing the file in one step.
 
     Args:
@@ -194,11 +194,11 @@ def kept_path(fingerprint: str) -> Path:
 
 def obtain_basis(
     fingerprint: str,
-    compute: Callable[[], AnyBasis],
+    compute: Callable[[], Basis],
     *,
     file: Path | None = None,
     keep: bool = True,
-) -> AnyBasis:
+) -> Basis:
     """The basis of a fingerprint: from a file, else from the cache, else computed.
 
     Args:
@@ -223,7 +223,7 @@ def obtain_basis(
     return basis
 
 
-def store_basis(file: Path, basis: AnyBasis, *, fingerprint: str) -> None:
+def store_basis(file: Path, basis: Basis, *, fingerprint: str) -> None:
     """Writes the basis into a run folder, unless it is there.
 
     It is written from memory, not linked to or copied from the file in the cache:
@@ -243,7 +243,7 @@ def store_basis(file: Path, basis: AnyBasis, *, fingerprint: str) -> None:
     save_basis(file, basis, fingerprint=fingerprint)
 
 
-def _find_kept(fingerprint: str) -> AnyBasis | None:
+def _find_kept(fingerprint: str) -> Basis | None:
     path = kept_path(fingerprint)
     if not path.is_file():
         return None
@@ -257,7 +257,7 @@ def _find_kept(fingerprint: str) -> AnyBasis | None:
     return stored.basis if stored.fingerprint == fingerprint else None
 
 
-def _keep(basis: AnyBasis, fingerprint: str) -> None:
+def _keep(basis: Basis, fingerprint: str) -> None:
     """Writes a basis to the cache if that takes at most half of the free disk space."""
     path = kept_path(fingerprint)
     try:

@@ -1,7 +1,7 @@
 """The basis in core form, for operators that mix the experts' directions.
 
 With all experts' directions side by side, `U = Q_u R_u` and `V = Q_v R_v`, every change
-of a matrix that a `Basis` can express is also
+of a matrix that a `DiagonalBasis` can express is also
 
     W = W_base + Q_u M Q_v^T        M = R_u diag(c) R_v^T,  [Ru, Rv]
 
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.merging.forms import Basis, BasisForm, Factors, float32_shape
+from cycleqd_jax.merging.forms import Basis, DiagonalBasis, Factors, float32_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CoreSlot:
 
 
 @flax.struct.dataclass
-class CoreBasis(BasisForm):
+class CoreBasis(Basis):
     """The basis in core form: orthonormal directions that span those of K experts.
 
     Attributes:
@@ -68,10 +68,7 @@ class CoreBasis(BasisForm):
         return jnp.matmul(u, core, precision=jax.lax.Precision.HIGHEST), v
 
 
-AnyBasis = Basis | CoreBasis
-
-
-def core_basis(basis: Basis) -> CoreBasis:
+def core_basis(basis: DiagonalBasis) -> CoreBasis:
     """The core form of a basis; every expert has the same weights in both forms.
 
     Computed in float64 on the host.
@@ -96,7 +93,7 @@ def core_basis(basis: Basis) -> CoreBasis:
     )
 
 
-def core_shapes(basis: Basis) -> CoreBasis:
+def core_shapes(basis: DiagonalBasis) -> CoreBasis:
     """A `CoreBasis` whose `u`, `v` and `experts` are `jax.ShapeDtypeStruct`s.
 
     Args:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 
 
 class EnergyRow(NamedTuple):
@@ -26,7 +26,7 @@ class EnergyRow(NamedTuple):
     kept: float
 
 
-def energy_report(basis: AnyBasis) -> list[EnergyRow]:
+def energy_report(basis: Basis) -> list[EnergyRow]:
     """The matrices and experts that the basis does not keep in full.
 
     Empty for a full-rank basis. An expert that loses much is a changed expert and
@@ -41,7 +41,7 @@ def energy_report(basis: AnyBasis) -> list[EnergyRow]:
     ]
 
 
-def expert_energy_kept(basis: AnyBasis) -> dict[str, float]:
+def expert_energy_kept(basis: Basis) -> dict[str, float]:
     """Expert's name -> share of the energy of all its matrices that is kept, 0-1."""
     energy = np.asarray(basis.energy, np.float64)
     kept = (energy * np.asarray(basis.energy_kept, np.float64)).sum(axis=0)
@@ -64,7 +64,7 @@ class Similarity(NamedTuple):
     cosine: float
 
 
-def similarities(basis: AnyBasis) -> list[Similarity]:
+def similarities(basis: Basis) -> list[Similarity]:
     """The similarity of every pair of experts, which predicts how well they merge.
 
     The paper correlates it with the score of the merged model (0.83). A matrix that

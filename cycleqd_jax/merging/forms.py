@@ -49,8 +49,8 @@ class MatrixSlot:
 
 
 @flax.struct.dataclass
-class BasisForm:
-    """The parent of both forms of a basis, `Basis` and `CoreBasis`; a pytree.
+class Basis:
+    """The parent of both forms of a basis, `DiagonalBasis` and `CoreBasis`; a pytree.
 
     Letters: K experts, M matrices, G coefficients of a genome.
 
@@ -99,9 +99,22 @@ class BasisForm:
         """
         return self.factors_of(self.u[name], self.v[name], coefficients)
 
+    def expert_coefficients(self, expert: int) -> jax.Array:
+        """The coefficients of one expert, `[G]`."""
+        raise NotImplementedError
+
+    def summed_coefficients(self) -> jax.Array:
+        """The coefficients of the sum of all experts' task vectors, `[G]`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def factors_of(u: jax.Array, v: jax.Array, coefficients: jax.Array) -> Factors:
+        """`factors` from one matrix's `u` and `v`, for compiled programs."""
+        raise NotImplementedError
+
 
 @flax.struct.dataclass
-class Basis(BasisForm):
+class DiagonalBasis(Basis):
     """The basis in diagonal form: directions of K experts, expert after expert.
 
     Attributes:
@@ -135,7 +148,7 @@ def basis_shapes(
     settings: BasisSettings = DEFAULT_SETTINGS,
     *,
     expert_names: Sequence[str],
-) -> Basis:
+) -> DiagonalBasis:
     """The shapes of the largest basis that `compute_basis` can return.
 
     It returns a smaller one if experts do not change some of their parameters.
@@ -173,7 +186,7 @@ def shapes_and_layout(
     ranks: Mapping[str, int],
     residuals: Iterable[str],
     expert_names: Sequence[str],
-) -> Basis:
+) -> DiagonalBasis:
     """A basis of shapes and its layout.
 
     Args:
@@ -186,7 +199,7 @@ def shapes_and_layout(
     for name in sorted(ranks):
         layout.append(MatrixSlot(name, offset, count, ranks[name]))
         offset += layout[-1].size
-    return Basis(
+    return DiagonalBasis(
         u={s.name: float32_shape(shapes[s.name][0], s.size) for s in layout},
         v={s.name: float32_shape(shapes[s.name][1], s.size) for s in layout},
         singular_values=float32_shape(offset),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 
 
 @flax.struct.dataclass
@@ -36,7 +36,7 @@ class Genome:
         return jax.tree.map(lambda leaf: leaf[index], self)
 
 
-def expert_genome(basis: AnyBasis, expert: int) -> Genome:
+def expert_genome(basis: Basis, expert: int) -> Genome:
     """The genome of expert `expert` (0-based): its own coefficients, zero elsewhere.
 
     Raises:
@@ -52,12 +52,12 @@ def expert_genome(basis: AnyBasis, expert: int) -> Genome:
     )
 
 
-def base_genome(basis: AnyBasis) -> Genome:
+def base_genome(basis: Basis) -> Genome:
     """The genome of the base model: zero everywhere."""
     return scaled_sum(basis, 0.0)
 
 
-def scaled_sum(basis: AnyBasis, factor: float) -> Genome:
+def scaled_sum(basis: Basis, factor: float) -> Genome:
     """The sum of all experts' task vectors, times `factor` (task arithmetic)."""
     return Genome(
         coefficients=basis.summed_coefficients() * jnp.float32(factor),
@@ -65,7 +65,7 @@ def scaled_sum(basis: AnyBasis, factor: float) -> Genome:
     )
 
 
-def uniform(basis: AnyBasis) -> Genome:
+def uniform(basis: Basis) -> Genome:
     """The mean of all experts' task vectors: every task vector times 1/K."""
     return scaled_sum(basis, 1.0 / basis.num_experts)
 

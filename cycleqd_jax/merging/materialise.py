@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.noise import NoiseSource, summed_noise
 
@@ -23,7 +23,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST  # else a GPU multiplies in TF32, a TPU in 
 
 def materialise(
     base_weights: dict[str, jax.Array],
-    basis: AnyBasis,
+    basis: Basis,
     genome: Genome,
     noise: NoiseSource | None = None,
     *,
@@ -81,7 +81,7 @@ def materialise(
     return weights
 
 
-def split_coefficients(basis: AnyBasis, genome: Genome) -> dict[str, jax.Array]:
+def split_coefficients(basis: Basis, genome: Genome) -> dict[str, jax.Array]:
     """A genome's coefficients by matrix.
 
     In diagonal form these are the `c [R]` of a layer in factored form,
@@ -101,7 +101,7 @@ def split_coefficients(basis: AnyBasis, genome: Genome) -> dict[str, jax.Array]:
 
 
 def low_rank_factors(
-    basis: AnyBasis, genome: Genome
+    basis: Basis, genome: Genome
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """One genome as low-rank factors, like those of a LoRA adapter.
 
@@ -120,7 +120,7 @@ def low_rank_factors(
 
 def _changed(
     base: jax.Array,
-    basis: AnyBasis,
+    basis: Basis,
     name: str,
     coefficients: jax.Array | None,
     scales: jax.Array,

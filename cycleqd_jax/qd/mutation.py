@@ -40,8 +40,8 @@ def mutation_step(
     Args:
       steps: `w`, `[G]`.
       active: the active task, 0-based, int32 `[]`.
-      singular_values: `Basis.singular_values`, `[G]`.
-      experts_of: `Basis.experts_of`, `[G]`.
+      singular_values: `DiagonalBasis.singular_values`, `[G]`.
+      experts_of: `DiagonalBasis.experts_of`, `[G]`.
 
     Returns:
       `[G]`: `w * s` for the active expert's coefficients, 0 for all others.

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 
 _ARGUMENTS = {
@@ -72,7 +72,7 @@ def operator_fingerprint(setting: str, path: str) -> str:
 def check_operators(
     crossover: str | None,
     mutation: str | None,
-    basis: AnyBasis,
+    basis: Basis,
     noise_length: int | None = None,
 ) -> None:
     """Traces user-defined operators on abstract genomes, before the run starts.

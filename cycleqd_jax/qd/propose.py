@@ -16,7 +16,7 @@ import numpy as np
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from qdax.custom_types import RNGKey
 
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.qd.archives import Archives
@@ -49,7 +49,7 @@ class Proposal(NamedTuple):
 def propose(
     archives: Archives,
     bank: Bank,
-    basis: AnyBasis,
+    basis: Basis,
     run_key: RNGKey,
     ts: Sequence[int],
     *,
@@ -158,7 +158,7 @@ def _custom_crossover(
     x2: Genome,
     run_key: RNGKey,
     ts: jax.Array,
-    basis: AnyBasis,
+    basis: Basis,
     *,
     cross: Callable,
 ) -> Genome:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from qdax.custom_types import RNGKey
 
-from cycleqd_jax.merging.core_basis import AnyBasis, CoreBasis, CoreSlot
+from cycleqd_jax.merging.core_basis import CoreBasis, CoreSlot
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.core_mutation import child_step, num_components
 from cycleqd_jax.qd.mutation import draw_steps, mutation_step
@@ -28,7 +29,7 @@ def mutate(
     ts: np.ndarray,
     active: np.ndarray,
     *,
-    basis: AnyBasis,
+    basis: Basis,
     settings: QDSettings,
 ) -> Genome:
     """Mutates P children.
@@ -135,7 +136,7 @@ def _custom_mutation(
     run_key: RNGKey,
     ts: jax.Array,
     active: jax.Array,
-    basis: AnyBasis,
+    basis: Basis,
     *,
     own: Callable,
 ) -> Genome:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import Episode, Evaluator, mean_scores
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import (
     Genome,
     base_genome,
@@ -115,7 +115,7 @@ class Finalists(NamedTuple):
 
 
 def expert_scores(
-    cached: CachedEvaluator, basis: AnyBasis, tasks: Sequence[str]
+    cached: CachedEvaluator, basis: Basis, tasks: Sequence[str]
 ) -> dict[str, dict[str, float]]:
     """Scores of the base and of the experts' genomes on `optimise`."""
     models = {BASE: base_genome(basis)} | _experts(basis, tasks)
@@ -159,7 +159,7 @@ def compare(
     folder: RunFolder,
     search: Search,
     state: State,
-    basis: AnyBasis,
+    basis: Basis,
     tasks: Sequence[str],
     *,
     aggregation: AggregationSettings,
@@ -235,9 +235,7 @@ def compare(
     write_facts(folder.path, run_facts)
 
 
-def _break_tie(
-    cached: CachedEvaluator, basis: AnyBasis, tied: Sequence[float]
-) -> float:
+def _break_tie(cached: CachedEvaluator, basis: Basis, tied: Sequence[float]) -> float:
     """Of factors that tie on `optimise`, the best on `validate`, else the lowest.
 
     Few discrete problems make ties common, and a baseline must not lose by them.
@@ -258,7 +256,7 @@ def forget_final_parts(folder: RunFolder) -> None:
             folder.part(kind, part).unlink(missing_ok=True)
 
 
-def _experts(basis: AnyBasis, tasks: Sequence[str]) -> dict[str, Genome]:
+def _experts(basis: Basis, tasks: Sequence[str]) -> dict[str, Genome]:
     return {expert_name(task): expert_genome(basis, k) for k, task in enumerate(tasks)}
 
 

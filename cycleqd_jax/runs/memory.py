@@ -22,7 +22,7 @@ from cycleqd_jax.inference.population import (
     choose_mode,
     empty_population,
 )
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome, expert_genome
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.models.base import ModelConfig
@@ -108,7 +108,7 @@ class StateMemory(NamedTuple):
         return self.grid_bytes + self.bank_bytes
 
 
-def state_memory(config: RunConfig, basis: AnyBasis) -> StateMemory:
+def state_memory(config: RunConfig, basis: Basis) -> StateMemory:
     """The size of archives and bank.
 
     Args:
@@ -159,7 +159,7 @@ class RunMemory:
     """
 
     parameters: int
-    basis: AnyBasis
+    basis: Basis
     mode: ModeChoice
     state: StateMemory
     device: Mapping[str, int]
@@ -222,7 +222,7 @@ def _advice(needs: Iterable[tuple[Mapping[str, int], int]]) -> str:
 
 
 def plan_memory(
-    config: RunConfig, model: ModelConfig, basis: AnyBasis, machine: Machine
+    config: RunConfig, model: ModelConfig, basis: Basis, machine: Machine
 ) -> RunMemory:
     """The memory of a run.
 
@@ -261,7 +261,7 @@ def plan_memory(
 def _run_memory(
     config: RunConfig,
     model: ModelConfig,
-    basis: AnyBasis,
+    basis: Basis,
     mode: ModeChoice,
     weights: Mapping[str, jax.ShapeDtypeStruct],
 ) -> RunMemory:

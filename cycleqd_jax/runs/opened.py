@@ -16,7 +16,7 @@ from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.merging.basis_store import load_basis
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import base_genome, scaled_sum, uniform
 from cycleqd_jax.merging.individuals import Individual, TrainedExpert
 from cycleqd_jax.models.loading import LoadedModel, load_model
@@ -80,7 +80,7 @@ class OpenedRun:
         return saved.bank
 
     @functools.cached_property
-    def basis(self) -> AnyBasis:
+    def basis(self) -> Basis:
         """The basis of the genomes."""
         return load_basis(self.path / "basis.safetensors").basis
 

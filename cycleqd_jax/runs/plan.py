@@ -19,8 +19,8 @@ from cycleqd_jax.chat import check_text
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.settings import EngineSettings
-from cycleqd_jax.merging.core_basis import AnyBasis, core_shapes
-from cycleqd_jax.merging.forms import basis_shapes
+from cycleqd_jax.merging.core_basis import core_shapes
+from cycleqd_jax.merging.forms import Basis, basis_shapes
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.experts import Expert
 from cycleqd_jax.models.families import config_from_hf, read_config
@@ -75,7 +75,7 @@ class Inputs(NamedTuple):
         """True if all weights are on this machine."""
         return self.sizes_of is None and None not in self.experts
 
-    def basis(self, config: RunConfig) -> AnyBasis:
+    def basis(self, config: RunConfig) -> Basis:
         """The shapes of the largest basis that the experts can make."""
         basis = basis_shapes(
             self.model.weight_shapes(),

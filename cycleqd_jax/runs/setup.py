@@ -25,7 +25,8 @@ from cycleqd_jax.merging.basis_store import (
     obtain_basis,
     store_basis,
 )
-from cycleqd_jax.merging.core_basis import AnyBasis, core_basis
+from cycleqd_jax.merging.core_basis import core_basis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models import families, sharding
 from cycleqd_jax.models.attention import choose_attention
@@ -76,7 +77,7 @@ class Prepared:
     program: CausalLM
     weights: Weights
     tasks: tuple[Task, ...]
-    basis: AnyBasis
+    basis: Basis
     search: Search
     memory: RunMemory
     noise: NoiseSource | None
@@ -122,7 +123,7 @@ def make_program(config: ModelConfig, dtype: str, engine: EngineSettings) -> Cau
     return families.make_program(config, dtype, attention=attention)
 
 
-def make_search(config: RunConfig, basis: AnyBasis, names: Sequence[str]) -> Search:
+def make_search(config: RunConfig, basis: Basis, names: Sequence[str]) -> Search:
     """The search method that a config names.
 
     Args:
@@ -288,8 +289,8 @@ def _form(config: RunConfig) -> str:
     return search_class(config.search).basis_form(config.qd)
 
 
-def _basis(config, folder, model, experts, names, fingerprint, layers) -> AnyBasis:
-    def compute() -> AnyBasis:
+def _basis(config, folder, model, experts, names, fingerprint, layers) -> Basis:
+    def compute() -> Basis:
         basis = compute_basis(
             model.weights, experts, config.basis, expert_names=names, layers=layers
         )

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from cycleqd_jax import files
-from cycleqd_jax.merging.core_basis import AnyBasis
 from cycleqd_jax.merging.facts import (
     energy_report,
     expert_energy_kept,
     similarities,
 )
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import sums
@@ -29,7 +29,7 @@ PART = "trained-experts-optimise"
 
 
 def describe_experts(
-    basis: AnyBasis,
+    basis: Basis,
     folder: RunFolder,
     observer: Observer,
     conditioning: str = "none",
@@ -84,7 +84,7 @@ def describe_experts(
 
 
 def measure(
-    basis: AnyBasis, cached: CachedEvaluator, *, is_conditioned: bool = False
+    basis: Basis, cached: CachedEvaluator, *, is_conditioned: bool = False
 ) -> dict[str, dict[str, float]]:
     """Scores on `optimise` of the experts as trained, where their genomes differ.
 

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from qdax.custom_types import RNGKey
 
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.aggregation import Contender
 from cycleqd_jax.qd.bank import Bank
@@ -39,7 +39,7 @@ class Context(NamedTuple):
 
     qd: QDSettings
     options: Mapping[str, Any]
-    basis: AnyBasis
+    basis: Basis
     tasks: tuple[str, ...]
     entries: tuple[str, ...]
 

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from cycleqd_jax.files import Section, each_once
-from cycleqd_jax.merging.core_basis import AnyBasis
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome, scaled_sum, uniform
 
 UNIFORM = "uniform_merge"
@@ -42,7 +42,7 @@ def scaled_name(factor: float) -> str:
     return f"{SCALED}/{short if float(short) == factor else factor}"
 
 
-def merges(basis: AnyBasis, factors: Sequence[float]) -> dict[str, Genome]:
+def merges(basis: Basis, factors: Sequence[float]) -> dict[str, Genome]:
     """The uniform merge and one scaled merge per factor, by name."""
     tried = {scaled_name(factor): scaled_sum(basis, factor) for factor in factors}
     return {UNIFORM: uniform(basis)} | tried

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from cycleqd_jax.merging.forms import Basis
+from cycleqd_jax.merging.forms import DiagonalBasis
 
 Tensors = dict[str, torch.Tensor]
 
@@ -40,7 +40,7 @@ class DenseWorld:
 def make_world(
     weights: Mapping[str, np.ndarray],
     parents: tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]],
-    basis: Basis,
+    basis: DiagonalBasis,
     folder: pathlib.Path,
     *,
     dtype: torch.dtype,
