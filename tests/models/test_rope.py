@@ -239,3 +239,30 @@ def test_settings_that_give_no_frequencies_are_named(hf, scaling, change, words)
     with pytest.raises(BadInputError, match=words) as caught:
         LlamaConfig.from_hf(data, source="m/config.json")
     assert str(caught.value).startswith("m/config.json: ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_theta": 1e-300},
+        {"rope_scaling": {"type": "linear", "factor": 1e-300}},
+        {"rope_scaling": {"type": "longrope", **FACTORS, "short_factor": [1e-300] * 4}},
+        {"rope_scaling": {"type": "yarn", "factor": 1e-300}},
+        {"rope_scaling": {"type": "yarn", "factor": 2, "attention_factor": 1e300}},
+    ],
+)
+def test_frequencies_that_are_not_finite_are_refused(hf, changes):
+    data = hf.model().config.to_dict() | {"rope_parameters": None} | changes
+    with pytest.raises(BadInputError, match="frequencies that are not finite"):
+        LlamaProgram(LlamaConfig.from_hf(data))
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_a_context_beyond_every_length_is_never_left(hf, kind):
+    long = {"original_max_position_embeddings": 10**18}
+    extra = {"factor": 2.0} if kind == "dynamic" else FACTORS | long
+    data = hf.model().config.to_dict() | {"rope_parameters": None}
+    data |= {"rope_scaling": {"type": kind} | extra, "max_position_embeddings": 10**18}
+    program = LlamaProgram(LlamaConfig.from_hf(data))
+    weights = {n: jnp.asarray(w) for n, w in hf.weights(hf.model()).items()}
+    assert np.isfinite(full_logits(program, weights, tokens_of(0, 1, 40))).all()

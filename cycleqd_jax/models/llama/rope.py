@@ -21,7 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.llama.config import LlamaConfig, RopeScaling
+
+_LONGEST = 2**31 - 1  # tokens; lengths are int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +90,25 @@ class Rotary:
 
 
 def make_rotary(config: LlamaConfig) -> Rotary:
-    """The frequencies of a model."""
+    """The frequencies of a model.
+
+    Raises:
+      BadInputError: its settings give frequencies that are not finite.
+    """
+    with np.errstate(all="ignore"):
+        rotary = _make_rotary(config)
+        numbers = [*rotary.frequencies, *(rotary.long_frequencies or ())]
+        numbers = np.asarray([*numbers, rotary.attention_factor], np.float32)
+    if not np.isfinite(numbers).all():
+        raise BadInputError(
+            f"config: rope_theta = {config.rope_theta!r} and rope_scaling = "
+            f"{config.to_hf()['rope_scaling']!r} give rotary frequencies that are not "
+            "finite; take these settings from the model's own config.json"
+        )
+    return rotary
+
+
+def _make_rotary(config: LlamaConfig) -> Rotary:
     powers = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
     periods = (np.float32(config.rope_theta) ** powers).astype(np.float32)
     plain = np.float32(1.0) / periods
@@ -106,7 +127,7 @@ def make_rotary(config: LlamaConfig) -> Rotary:
         case "dynamic":
             return Rotary(
                 _tuple(plain),
-                context=config.max_position_embeddings,
+                context=min(config.max_position_embeddings, _LONGEST),
                 growth=scaling.factor,
             )
     return Rotary(_tuple(plain))
@@ -196,4 +217,4 @@ def _longrope(config: LlamaConfig, periods: np.ndarray, scaling: RopeScaling) ->
         np.float32(1.0) / (np.asarray(divisors, np.float32) * periods)
         for divisors in (scaling.short_factor, scaling.long_factor)
     )
-    return Rotary(_tuple(short), attention, context, _tuple(long))
+    return Rotary(_tuple(short), attention, min(context, _LONGEST), _tuple(long))
