@@ -17,7 +17,7 @@ _TINY = 2.0**-25
 
 
 def is_rounded_copy(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two arrays may be the same array, rounded to their dtypes.
+    """True if two arrays may be the same array, rounded to their dtypes.
 
     An array may hold values of fewer bits than its dtype has: those of a bfloat16 model
     that was loaded in float32. Arrays of equally many bits must be equal, up to what

@@ -1,4 +1,4 @@
-"""Whether an expert was fine-tuned from this base model."""
+"""Refuses experts that were not fine-tuned from this base model."""
 
 import dataclasses
 import math

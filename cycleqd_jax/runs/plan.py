@@ -154,7 +154,7 @@ def _has_weights(folder: pathlib.Path | None) -> bool:
 
 
 def _is_downloaded(folder: pathlib.Path | None) -> bool:
-    """Whether a folder of the hub's cache is whole; the run downloads what is not."""
+    """True if a folder of the hub's cache is whole; the run downloads what is not."""
     return _has_weights(folder) and not safetensors.missing_files(folder)
 
 

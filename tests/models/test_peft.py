@@ -69,6 +69,7 @@ def assert_sums_to(expert, base, merged):
         {"target_modules": ["q_proj", "lm_head"]},
         {"target_modules": ["q_proj", "embed_tokens"]},
         {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "norm"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["mlp"]},
         {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
         {"target_modules": ["q_proj"], "init_lora_weights": "mica"},
     ],
@@ -159,6 +160,7 @@ def test_settings_that_change_nothing(base, adapter, change):
         ({"lora_alpha": None}, "lora_alpha: .*valid number.*empty"),
         ({"rank_pattern": {"(": 3}}, "not a regular expression"),
         ({"target_modules": ["q_proj"]}, "does not target"),
+        ({"modules_to_save": ["lm_head"]}, "lacks 'lm_head.weight', which"),
     ],
 )
 def test_other_kinds_and_wrong_settings_are_refused(base, adapter, change, words):

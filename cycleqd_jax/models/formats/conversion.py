@@ -1,4 +1,4 @@
-"""How to turn weights that are not read into safetensors: one command, in one line."""
+"""Commands that turn weights that are not read into safetensors, for messages."""
 
 import pathlib
 import shlex
@@ -20,7 +20,7 @@ _PROGRAMS = {
 
 
 def how_to_convert(folder: pathlib.Path) -> str:
-    """What to do about a folder without safetensors weights; "" where that is unknown.
+    """The remedy for a folder without safetensors weights; "" where none is known.
 
     Args:
       folder: of a model or of an adapter.

@@ -130,6 +130,11 @@ def read_adapter(
         name: _factor(name, pair, settings, places.get(name), path)
         for name, pair in sorted(halves.items())
     }
+    for name in shapes:
+        if settings.saves(name.rpartition(".")[0]) and name not in replacements:
+            raise BadInputError(
+                f"{path}: lacks {name!r}, which {CONFIG} lists in modules_to_save"
+            )
     if config.tie_word_embeddings:
         _drop_tied_head(factors, "adapts", embedding, path)
         _drop_tied_head(replacements, "replaces", embedding, path)
@@ -141,7 +146,7 @@ def read_adapter(
 
 
 def _prefixes(keys: Iterable[str]) -> tuple[str, str]:
-    """What the keys have before the names of modules, and what these names lack.
+    """The prefix of the keys, and the prefix that their names of modules lack.
 
     PEFT writes PREFIX; transformers leaves it out with `save_peft_format=False`. The
     names of a model without a head (`LlamaModel`) lack _ROOT.

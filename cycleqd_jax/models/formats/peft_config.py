@@ -213,8 +213,10 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
         return layer is not None and int(layer[1]) in self.layers_to_transform
 
     def saves(self, module: str) -> bool:
-        """True if a module is replaced whole; PEFT compares the ends of names."""
-        return module.endswith(self.modules_to_save)
+        """True if a module or one around it is replaced; PEFT compares name ends."""
+        parts = module.split(".")
+        around = (".".join(parts[:i]) for i in range(1, len(parts) + 1))
+        return any(name.endswith(self.modules_to_save) for name in around)
 
 
 def _listed(names: tuple[str, ...] | str, module: str) -> bool:
