@@ -9,7 +9,6 @@ numbers it is exact.
 Source: CycleQD (arXiv 2410.14735), section on SVD-based mutation; the genome is ours.
 """
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -87,14 +86,19 @@ def build_basis(
       settings: see `compute_basis`.
 
     Raises:
-      BadInputError: no expert differs from the base, or a task vector is beyond the
-        range of float32.
+      BadInputError: no expert differs from the base.
     """
+
+    def cut(delta: Delta | None) -> TruncatedSVD | None:
+        keep_rest = settings.residual == "keep"
+        if delta is None:
+            return None
+        return truncated_svd(delta, settings.rank, keep_rest=keep_rest)
+
     blocks, deltas = [], {}
     for row in task_vectors:
-        cut = functools.partial(_cut if row.is_matrix else _to_float32, row, settings)
         # `map` drops each task vector before the next one is computed.
-        parts = list(map(cut, expert_names, row.deltas))
+        parts = list(map(cut if row.is_matrix else _to_float32, row.deltas))
         if all(part is None for part in parts):
             continue
         if row.is_matrix:
@@ -144,43 +148,6 @@ class _MatrixBlock(NamedTuple):
     residual: jax.Array | None  # [K, out, in] float32; None where nothing is left
 
 
-def _cut(
-    row: ParameterDeltas, settings: BasisSettings, expert: str, delta: Delta | None
-) -> TruncatedSVD | None:
-    if delta is None:
-        return None
-    keep_rest = settings.residual == "keep"
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            part = truncated_svd(delta, settings.rank, keep_rest=keep_rest)
-            energy = np.float32(np.sum(part.values**2))
-    except np.linalg.LinAlgError as err:  # infinite products
-        raise _overflow(row, expert) from err
-    if not np.isfinite(energy):
-        raise _overflow(row, expert)
-    return part
-
-
-def _to_float32(
-    row: ParameterDeltas, settings: BasisSettings, expert: str, delta: Delta | None
-) -> np.ndarray | None:
-    del settings
-    if delta is None:
-        return None
-    with np.errstate(over="ignore"):
-        array = delta.dense().astype(np.float32)
-    if not np.isfinite(array).all():
-        raise _overflow(row, expert)
-    return array
-
-
-def _overflow(row: ParameterDeltas, expert: str) -> BadInputError:
-    return BadInputError(
-        f"{expert}: what it adds to {row.name} is beyond the range of float32; its "
-        "training diverged, or the lora_alpha of its adapter is wrong."
-    )
-
-
 def _join(row: ParameterDeltas, parts: Sequence[TruncatedSVD | None]) -> _MatrixBlock:
     """Puts the experts' components side by side, padded to the largest rank."""
     (rows, columns), num_experts = row.shape, len(parts)
@@ -215,6 +182,10 @@ def _join(row: ParameterDeltas, parts: Sequence[TruncatedSVD | None]) -> _Matrix
         values,
         None if residual is None else jnp.asarray(residual),
     )
+
+
+def _to_float32(delta: Delta | None) -> np.ndarray | None:
+    return None if delta is None else delta.dense().astype(np.float32)
 
 
 def _concatenate(parts: list[np.ndarray], dtype: Any) -> jax.Array:

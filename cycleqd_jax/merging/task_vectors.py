@@ -19,6 +19,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.validated import cast, check_finite
 
 Weights = Mapping[str, Any]  # parameter name -> array, on the host or a device
+_LARGEST = float(np.finfo(np.float32).max) ** 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ def iterate_task_vectors(
 
     Raises:
       BadInputError: an expert has a parameter that the base lacks, or of another shape,
-        or a value that is not finite; or a full expert lacks a parameter.
+        or a value that is not finite or too large; or a full expert lacks a parameter.
     """
     named = list(zip(_names(experts, expert_names), experts, strict=True))
     found: set[str] = set()
@@ -133,7 +134,7 @@ def task_vector(
       expert_name: for messages.
 
     Raises:
-      BadInputError: shapes differ or a value is not finite.
+      BadInputError: shapes differ, or a value is not finite or too large.
     """
     shape = tuple(np.shape(base_weights[name]))
     factor = (getattr(expert, "factors", None) or {}).get(name)
@@ -154,6 +155,7 @@ def task_vector(
     check_finite(before, f"base model: {name}")
     cast(after, before.dtype, f"{expert_name}: {name}")  # it is run in that dtype
     delta = after.astype(np.float64) - before.astype(np.float64)
+    _check_size(np.linalg.norm(delta), name, expert_name)
     return DenseDelta(delta) if np.any(delta) else None
 
 
@@ -210,8 +212,10 @@ def _lora_delta(
     scale = float(factor.scale)
     if scale == 0.0 or not np.any(b) or not np.any(a):
         return None
-    with np.errstate(over="ignore"):  # the basis refuses what is infinite
-        return FactoredDelta(b=scale * b, a=a)
+    with np.errstate(over="ignore"):
+        b = scale * b
+        _check_size(np.linalg.norm(b) * np.linalg.norm(a), name, expert_name)
+    return FactoredDelta(b=b, a=a)
 
 
 def _names(experts: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -255,4 +259,13 @@ def _check_shape(
         raise BadInputError(
             f"{expert_name}: {name} should have shape {list(expected)} as in the base "
             f"model, but has {list(got)}; the expert was made from another base model."
+        )
+
+
+def _check_size(norm: float, name: str, expert_name: str) -> None:
+    """Refuses a task vector whose squared norm, its energy, is beyond float32."""
+    if not norm < _LARGEST:
+        raise BadInputError(
+            f"{expert_name}: what it adds to {name} is beyond the range of float32; "
+            "its training diverged, or the lora_alpha of its adapter is wrong."
         )

@@ -246,10 +246,12 @@ def wide_lora(scale, size=1.0):
         wide_lora(1.0, 1e160),  # its product is
     ],
 )
-def test_task_vectors_beyond_float32_are_refused(make, expert):
+@pytest.mark.parametrize("conditioning", ["none", "data_free"])
+def test_task_vectors_beyond_float32_are_refused(make, expert, conditioning):
+    settings = BasisSettings(conditioning=conditioning)
     with pytest.raises(BadInputError, match=f"^db: what it adds to {Q} is beyond"):
-        compute_basis(make.base(), [expert], expert_names=["db"])
-    compute_basis(make.base(), [wide_lora(1e15)])
+        compute_basis(make.base(), [expert], settings, expert_names=["db"])
+    compute_basis(make.base(), [wide_lora(1e15)], settings)
 
 
 @pytest.mark.parametrize("name", [Q, "model.norm.weight"])
