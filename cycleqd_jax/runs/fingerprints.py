@@ -4,7 +4,7 @@
 
   settings       dotted name -> value, for every setting that is not in `FREE`
   tokeniser      hash of the vocabulary and the chat template
-  base model     hash of the weights
+  base model     hash of weights, settings and tokeniser
   experts        task -> hash of its expert
   tasks          task -> its own fingerprint: problems, prompts and options
   code           owner, like "task pocket_db" -> file or module -> hash of its source

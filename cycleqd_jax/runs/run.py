@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from cycleqd_jax.config import RunConfig
+from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import SEARCHING, Observer
@@ -118,10 +118,18 @@ def check_generations(config: RunConfig, folder: RunFolder) -> None:
 
 
 def is_done(config: RunConfig, folder: RunFolder, observer: Observer) -> bool:
-    """Whether nothing is left to do but the report; notes what is damaged."""
-    return folder.is_finished and is_complete(
+    """True if nothing is left to do but the report; notes what is damaged.
+
+    False too where a setting is another than at last: `evolve` then compares all
+    inputs, and refuses those that make another run.
+    """
+    if not folder.is_finished or not is_complete(
         folder, config.qd.num_generations, observer.note
-    )
+    ):
+        return False
+    last = load_config(folder.path / "config.yaml", [], RunConfig)
+    places = {"run_dir": last.run_dir, "logging": last.logging}
+    return config.model_copy(update=places) == last
 
 
 def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:

@@ -23,11 +23,17 @@ class WorkFolder:
         """Creates the folder if it is missing and locks it.
 
         Raises:
-          BadInputError: it is in use or cannot be written.
+          BadInputError: it is in use or cannot be written, or a file is in place of a
+            folder.
         """
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.expert = path / "expert"
+        for folder in (self.checkpoints, self.expert):
+            if folder.exists() and not folder.is_dir():
+                raise BadInputError(
+                    f"output: {folder} is a file; expected a folder, move it away."
+                )
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = open(path / "lock", "a", encoding="utf-8")

@@ -73,15 +73,17 @@ def test_a_used_folder_is_refused_without_resume(run, config, capsys):
         ("seed=4", "settings: seed was 3, now is 4"),
         ("qd.w_max=0.4", "settings: qd.w_max was 0.3, now is 0.4"),
         ("problems.test=5", "settings: problems.test was 4, now is 5"),
+        ("dtype=bfloat16", "settings: dtype was 'float32', now is 'bfloat16'"),
         ("basis.rank=1", "settings: basis.rank was 'full', now is 1"),
     ],
 )
 def test_a_run_is_not_resumed_with_other_inputs(run, config, capsys, change, word):
-    arguments = ["--config", str(config), "--resume", change, "qd.num_generations=8"]
-    assert agent_skills.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert f"begun with other {word}" in error
-    assert len(error.strip().splitlines()) == 1
+    for more in ([], ["qd.num_generations=8"], ["--dry-run"]):
+        arguments = ["--config", str(config), "--resume", change, *more]
+        assert agent_skills.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert f"begun with other {word}" in error
+        assert len(error.strip().splitlines()) == 1
 
 
 def test_more_generations_go_on_from_the_last(toy_settings, tmp_path):

@@ -11,6 +11,7 @@ from cycleqd_jax.training.plan import (
     write_facts,
 )
 from cycleqd_jax.training.settings import TrainConfig
+from cycleqd_jax.training.work_folder import WorkFolder
 
 PRINTS = {"base model": "m", "data": "d"}
 
@@ -131,3 +132,9 @@ def test_settings_that_do_not_matter_to_an_expert(config):
     begin(config(**own, output=config().output + "/b"))
     same = config(**own, output=config().output + "/b", problems={"train": 9})
     assert status(same) is Status.UNFINISHED
+
+
+def test_a_file_in_place_of_the_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(BadInputError, match=r"checkpoints is a file; expected a fo"):
+        WorkFolder(tmp_path)
