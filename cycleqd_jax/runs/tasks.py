@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.errors import BadInputError, MissingDataError
+from cycleqd_jax.errors import BadInputError, MissingDataError, show
 from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
 from cycleqd_jax.tasks.registry import make_task
 
@@ -64,7 +64,7 @@ def _check_names(names: Sequence[str], tasks: Sequence[Task]) -> None:
 
 
 def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
-    """Refuses tasks that lack the problems that the settings need.
+    """Refuses tasks that lack the problems that the settings need, or name two alike.
 
     Every task needs problems of `optimise`, and of `validate` where champions are
     chosen on it. On `test` either all tasks have problems or none has.
@@ -72,18 +72,29 @@ def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
     Raises:
       BadInputError: names the task and the split.
     """
-    needed = {Split.OPTIMISE: "the search scores candidates on them"}
+    needed = {Split.OPTIMISE: "the search scores candidates on them; give it some"}
     if config.aggregation.candidates:
         needed[Split.VALIDATE] = (
             f"aggregation.candidates is {config.aggregation.candidates}, so champions "
-            "are chosen on them"
+            "are chosen on them; give it some, or set aggregation.candidates=0"
         )
     if any(task.problems(Split.TEST) for task in tasks):
-        needed[Split.TEST] = "the other tasks have some, and models are compared on all"
+        needed[Split.TEST] = (
+            "the other tasks have some, and models are compared on all; give it some, "
+            "or set problems.test=0"
+        )
     for split, why in needed.items():
         for task in tasks:
-            if not task.problems(split):
+            problems = task.problems(split)
+            if not problems:
                 raise BadInputError(
                     f"task {task.name}: has no problems of the split {split}, but "
-                    f"{why}; give it some, or change the settings."
+                    f"{why}."
+                )
+            ids = [problem.id for problem in problems]
+            if len(set(ids)) < len(ids):
+                twice = next(one for one in ids if ids.count(one) > 1)
+                raise BadInputError(
+                    f"task {task.name}: has the problem {show(twice)} twice in the "
+                    f"split {split}; give every problem its own id."
                 )

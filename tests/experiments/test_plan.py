@@ -367,6 +367,7 @@ ODD = [
     (entry("odd_tasks:Control"), "has the name 'a\\x1b[31m'"),
     (entry("odd_tasks:Slash"), "has the name 'a/../b'"),
     (entry("odd_tasks:Same"), "have the names toy_b, toy_b, toy_c"),
+    (entry("odd_tasks:Twice"), "has the problem 'a/0' twice in the split optimise"),
     (entry("odd_tasks:Half"), "Problem a/optimise/0: the user's text has '\\ud83d'"),
 ]
 ODD_TASKS = """
@@ -377,6 +378,11 @@ class Long(ToyA): name = "a" * 65
 class Control(ToyA): name = "a\\x1b[31m"
 class Slash(ToyA): name = "a/../b"
 class Same(ToyA): name = "toy_b"
+class Twice(ToyA):
+    name = "a"
+    def problems(self, split):
+        found = super().problems(split)
+        return [dataclasses.replace(p, id="a/0") for p in found]
 class Half(ToyA):
     name = "a"
     def problems(self, split):
