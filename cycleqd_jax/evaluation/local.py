@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Finish, Message, Reply
+from cycleqd_jax.errors import RunError
 from cycleqd_jax.evaluation.base import (
     Cost,
     Episode,
@@ -22,7 +23,7 @@ from cycleqd_jax.evaluation.base import (
     select_problems,
 )
 from cycleqd_jax.evaluation.loader import IndividualLoader
-from cycleqd_jax.inference.requests import Limits, Sampling
+from cycleqd_jax.inference.requests import Limits, NotFiniteError, Sampling
 from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.individuals import Individual
@@ -49,6 +50,15 @@ class _Case(NamedTuple):
     task: Task
     problem: Problem
     priority: int
+
+
+@contextlib.contextmanager
+def _naming(case: _Case) -> Iterator[None]:
+    """Says whose logits are not finite."""
+    try:
+        yield
+    except NotFiniteError as err:
+        raise RunError(f"{case.individual} on {case.problem.id}: {err}.") from err
 
 
 Job = Callable[[_Case], Coroutine[Any, Any, Any]]
@@ -189,7 +199,8 @@ class LocalEvaluator:
                 replies.clear()  # a retried episode keeps none of the failed attempt
                 return chat
 
-            result = await run_episode(task, problem, new_chat, self._sandbox)
+            with _naming(case):
+                result = await run_episode(task, problem, new_chat, self._sandbox)
         last = replies[-1] if replies else Reply("")
         return Episode(
             individual=case.individual,
@@ -249,9 +260,10 @@ class LocalEvaluator:
         with self._engine.conversation(case.row, priority=case.priority) as turns:
             for example in examples_of(dialogue, tokenizer, turn_end(tokenizer)):
                 start = example.learnt[0]
-                got = await self._engine.score(
-                    example.tokens, start, conversation=turns
-                )
+                with _naming(case):
+                    got = await self._engine.score(
+                        example.tokens, start, conversation=turns
+                    )
                 logprob += sum(got.logprobs[i - start] for i in example.learnt)
                 tokens += len(example.learnt)
         return ReferenceScore(**where, logprob=logprob, tokens=tokens)

@@ -20,6 +20,7 @@ from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import Cache, CacheView, CausalLM, Weights
 
 NO_TOKEN = -1
+NOT_FINITE = -2  # in place of a token: the logits hold NaN or infinity
 
 
 class DecodeState(NamedTuple):
@@ -172,7 +173,7 @@ def decode(
         token = jnp.where(running, token, NO_TOKEN)
         tokens = tokens.at[:, step].set(token)
         logprobs = logprobs.at[:, step].set(jnp.where(running, logprob, 0.0))
-        ended = jnp.any(token[:, None] == stops, axis=1)
+        ended = jnp.any(token[:, None] == stops, axis=1) | (token == NOT_FINITE)
         state = state._replace(
             tokens=jnp.where(running, token, state.tokens),
             lengths=state.lengths + running,
@@ -247,6 +248,9 @@ def _next(
     logits: jax.Array, sampling: RowSampling, key: ProgramKey
 ) -> tuple[jax.Array, jax.Array]:
     token = sample(logits, sampling) if key.samples else greedy(logits)
+    # The largest of some values is not finite if one of them is NaN or plus infinity.
+    is_finite = jnp.isfinite(jnp.max(logits, axis=-1))
+    token = jnp.where(is_finite, token, NOT_FINITE)
     if not key.logprobs:
         return token, jnp.zeros(token.shape, jnp.float32)
     return token, logprob_of(logits, token)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from cycleqd_jax.chat import Finish
+from cycleqd_jax.errors import RunError
 
 # The compiled programs take float32 and int32.
 _MAX_TEMPERATURE = 3e38
@@ -14,6 +15,16 @@ _MAX_TOP_K = 2**31 - 1
 
 class RequestError(ValueError):
     """A request cannot be answered; other requests are not affected."""
+
+
+class NotFiniteError(RunError):
+    """The logits hold NaN or infinity, so the model gives no reply."""
+
+    def __init__(self):
+        super().__init__(
+            "the logits hold NaN or infinity, because its weights are too large for "
+            "the model's dtype; check the scale of the experts"
+        )
 
 
 def as_int(name: str, value: object) -> int:

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 
+from cycleqd_jax.inference import programs
 from cycleqd_jax.inference.device import DeviceCalls
 from cycleqd_jax.inference.requests import (
     Detokenizer,
     Generation,
+    NotFiniteError,
     RequestError,
     Scored,
     find_end,
@@ -262,6 +265,11 @@ class Scheduler:
     def _answer(self, conversation: Conversation, request: Request) -> None:
         """Answers a request if it is finished."""
         if request.in_prefill:
+            return
+        if programs.NOT_FINITE in request.generated[-1:] or not all(
+            map(math.isfinite, request.logprobs)
+        ):
+            _fail(request, NotFiniteError())
             return
         if request.score_from is not None:
             answer = Scored(tuple(request.logprobs), tuple(request.greedy))

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from dialogues import engine_with
 
-from cycleqd_jax.inference.requests import Limits, RequestError, Sampling
+from cycleqd_jax.inference.requests import (
+    Limits,
+    NotFiniteError,
+    RequestError,
+    Sampling,
+)
+from cycleqd_jax.models.base import EMBEDDING
 
 
 def test_tokens_that_are_not_in_the_vocabulary_are_refused(make, program, weights):
@@ -160,3 +166,29 @@ def test_others_may_be_loaded_after_everybody_gave_up(make, program, weights):
         engine.load(weights)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_give_no_reply(make, program, weights, temperature):
+    """Finite weights, but their product overflows; good weights answer as before."""
+    engine = engine_with(make, program, weights)
+    huge = weights | {
+        "model.norm.weight": weights["model.norm.weight"] * 1e38,
+        EMBEDDING: weights[EMBEDDING] * 1e4,  # tied: it is the head too
+    }
+    sampling = Sampling(temperature, seed=1)
+
+    async def run():
+        async with make.serving(engine):
+            return await asyncio.gather(
+                engine.generate([5, 6, 8], Limits(4), sampling=sampling),
+                engine.score([5, 6, 8], 1),
+                return_exceptions=True,
+            )
+
+    before = asyncio.run(run())
+    engine.load(huge)
+    for error in asyncio.run(run()):
+        assert isinstance(error, NotFiniteError)
+    engine.load(weights)
+    assert asyncio.run(run()) == before
