@@ -137,7 +137,7 @@ class Evaluator(Protocol):
           progress: called after each episode.
 
         Returns:
-          Episodes sorted by individual, then in the order of tasks and problems.
+          Episodes in the order of individuals, then of tasks and problems.
 
         Raises:
           BadInputError: a task or a problem id is unknown.

@@ -1,6 +1,6 @@
 """The families of models that load: the only place that chooses one.
 
-A new family is a file with its config and program, and a line in `FAMILIES`.
+A new family is a folder with its config and program, and an entry in `FAMILIES`.
 """
 
 import dataclasses
@@ -29,17 +29,18 @@ class Family:
         error messages begin with.
       program: makes the functions of a config, dtype and kind of attention.
       positions: makes a dataclass of what a config computes from positions; configs
-        that spell one computation differently have equal ones.
-      gguf_architecture: the family's name in a GGUF file.
+        that spell one computation differently have equal ones. None if `to_hf` spells
+        each computation in one way.
+      gguf_architecture: the family's name in a GGUF file; None if none are read.
       gguf_interleaved: linear layers whose rows llama.cpp interleaves per head.
     """
 
     model_type: str
     config_from_hf: Callable[[Mapping[str, Any], str], ModelConfig]
     program: Callable[..., CausalLM]
-    positions: Callable[[ModelConfig], Any]
-    gguf_architecture: str
-    gguf_interleaved: tuple[str, ...]
+    positions: Callable[[ModelConfig], Any] | None = None
+    gguf_architecture: str | None = None
+    gguf_interleaved: tuple[str, ...] = ()
 
 
 FAMILIES = (

@@ -120,9 +120,11 @@ def check_named_base(
 def _difference(own: ModelConfig, base: ModelConfig) -> str | None:
     """The first setting in which two models' functions differ, with both values."""
     mine, others = own.to_hf(), base.to_hf()
-    names = sorted((mine.keys() | others.keys()) - {"rope_parameters", *_ROPE})
-    if not _same(_positions(own), _positions(base)):
-        names += _ROPE
+    names = sorted(mine.keys() | others.keys())
+    if family_named(own.model_type, "config").positions is not None:
+        names = [name for name in names if name not in ("rope_parameters", *_ROPE)]
+        if not _same(_positions(own), _positions(base)):
+            names += _ROPE
     for name in names:
         if not _same(mine.get(name), others.get(name)):
             return (

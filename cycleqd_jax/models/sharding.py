@@ -28,7 +28,7 @@ AXIS_RULES = {
     "length": None,
     "head_dim": None,
 }
-# Weight name -> its logical dimensions; a weight that matches no row is an error.
+# Weight name -> its logical dimensions. A weight that matches no row is replicated.
 _WEIGHT_RULES = (
     (r"model\.embed_tokens\.weight|lm_head\.weight", ("vocab", "embed")),
     (r".*\.q_proj\.weight", ("heads", "embed")),
@@ -75,15 +75,11 @@ def spec(*logical: str) -> PartitionSpec:
 
 
 def weight_spec(name: str) -> PartitionSpec:
-    """The partition of one weight.
-
-    Raises:
-      ValueError: it matches no rule.
-    """
+    """The partition of one weight; one without a rule is replicated."""
     for pattern, logical in _WEIGHT_RULES:
         if re.fullmatch(pattern, name):
             return spec(*logical)
-    raise ValueError(f"sharding: no rule for the weight {name}; add one.")
+    return PartitionSpec()
 
 
 def place_weights(weights: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.base import CausalLM, Deltas, LowRank, Weights
+from cycleqd_jax.models.base import (
+    EMBEDDING,
+    HEAD,
+    CausalLM,
+    Deltas,
+    LowRank,
+    Weights,
+)
 from cycleqd_jax.training.settings import LoraSettings
 
 Factors = dict[str, dict[str, jax.Array]]  # name -> {"a": [r, in], "b": [out, r]}
@@ -40,21 +47,22 @@ def target_names(program: CausalLM, settings: LoraSettings) -> list[str]:
       BadInputError: a target names no matrix of the model.
     """
     shapes = program.config.weight_shapes()
-    names = []
+    # Biases and norms have one dimension and are not adapted.
+    matrices = [
+        name
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name not in (EMBEDDING, HEAD)
+    ]
+    if settings.targets is None:
+        return sorted(matrices)
+    kinds = sorted({name.split(".")[-2] for name in matrices})
     for target in settings.targets:
-        # The bias of a linear layer is not adapted.
-        found = [
-            name
-            for name, shape in shapes.items()
-            if name.split(".")[-2] == target and len(shape) == 2
-        ]
-        if not found:
+        if target not in kinds:
             raise BadInputError(
                 f"lora.targets has {target!r}, which names no linear layer of the "
-                "model; use names like q_proj or down_proj."
+                f"model; its layers are {', '.join(kinds)}."
             )
-        names.extend(found)
-    return sorted(names)
+    return sorted(n for n in matrices if n.split(".")[-2] in settings.targets)
 
 
 def init_factors(program: CausalLM, settings: LoraSettings, key: jax.Array) -> Factors:

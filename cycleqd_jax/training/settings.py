@@ -1,7 +1,7 @@
 """The settings of the training of experts."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -17,6 +17,7 @@ from cycleqd_jax.files import (
     Section,
     Seed,
     TaskName,
+    Text,
     Whole,
     each_once,
 )
@@ -25,10 +26,6 @@ from cycleqd_jax.models import chat_template
 from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import ProblemsSettings
 
-Target = Literal[
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
-]
-TARGETS: tuple[Target, ...] = get_args(Target)
 Share = Annotated[float, Field(gt=0, le=10**6)]
 JSONL = ".jsonl"  # what the name of a source that is a file ends with
 
@@ -59,17 +56,21 @@ class LoraSettings(Section):
     Attributes:
       rank: of each adapted matrix.
       alpha: the adapter is scaled by `alpha / rank`.
-      targets: the linear layers adapted.
+      targets: ends of the names of the linear layers adapted, like q_proj; None adapts
+        all, but not embeddings and the output head.
       init_std: standard deviation of A's initial values; None initialises as PEFT.
     """
 
     rank: Annotated[int, Field(ge=1, le=4096)] = 8
     alpha: Scale = 16.0
-    targets: Annotated[
-        tuple[Target, ...],
-        Field(strict=False, min_length=1),
-        AfterValidator(each_once),
-    ] = TARGETS
+    targets: (
+        Annotated[
+            tuple[Text, ...],
+            Field(strict=False, min_length=1),
+            AfterValidator(each_once),
+        ]
+        | None
+    ) = None
     init_std: Scale | None = None
 
     @property

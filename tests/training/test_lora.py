@@ -126,6 +126,24 @@ def test_biases_of_targeted_layers_are_not_adapted(twin):
     assert len(names) == 4 and all(name.endswith(".weight") for name in names)
 
 
+def test_all_linear_layers_are_adapted_by_default(twin):
+    """As PEFT's all-linear: neither the embedding nor an output head of its own."""
+    config = twin[0].config.model_copy(update={"tie_word_embeddings": False})
+    program = LlamaProgram(config)
+    assert "lm_head.weight" in program.config.weight_shapes()
+    names = lora.target_names(program, LoraSettings())
+    kinds = {name.split(".")[-2] for name in names}
+    assert kinds == {f"{kind}_proj" for kind in "q k v o gate up down".split()}
+    assert len(names) == 7 * config.num_hidden_layers
+
+
+@pytest.mark.parametrize("target", ["lm_head", "c_attn", "embed_tokens"])
+def test_targets_that_are_no_linear_layer_are_refused(twin, target):
+    settings = LoraSettings(targets=("q_proj", target))
+    with pytest.raises(BadInputError, match=rf"'{target}'.* are down_proj, gate"):
+        lora.target_names(twin[0], settings)
+
+
 def test_in_bfloat16_the_factors_stay_float32(twin, batch):
     program, weights = twin
     half = LlamaProgram(program.config, jnp.bfloat16)

@@ -179,7 +179,7 @@ def _family(
             f"{_QUANTISATION}; quantise the model anew with llama.cpp"
         )
     architecture = metadata.get("general.architecture")
-    known = {family.gguf_architecture: family for family in reversed(FAMILIES)}
+    known = {f.gguf_architecture: f for f in reversed(FAMILIES) if f.gguf_architecture}
     if not isinstance(architecture, str) or architecture not in known:
         raise BadInputError(
             f"{path}: general.architecture {architecture!r} is not supported; "
