@@ -113,6 +113,16 @@ class ChatTokenizer:
             self._hf.get_chat_template()
         )
 
+    @property
+    def date_remark(self) -> str | None:
+        """A sentence for users where prompts have a date in them, else None."""
+        if not self.prints_date:
+            return None
+        return (
+            f"the chat template prints a date, which is {self.date} in all prompts; "
+            "another is chosen with date=YYYY-MM-DD"
+        )
+
     def template_arguments(self, template: str | None = None) -> dict[str, str]:
         """Arguments of `apply_chat_template` with which prompts never change.
 

@@ -172,11 +172,8 @@ def prepare(
     memory.check(machine)
     check_gram_memory(config, inputs.model, machine)
     model = load_model(config.base_model, dtype=config.dtype, date=config.date)
-    if model.tokenizer.prints_date:
-        observer.note(
-            f"the chat template prints a date, which is {config.date} in all prompts "
-            "of this run; another is chosen with date=YYYY-MM-DD"
-        )
+    if remark := model.tokenizer.date_remark:
+        observer.note(remark)
     program = make_program(model.config, config.dtype, config.engine)
     splits = (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
     engine = check_prompts(tasks, splits, model.tokenizer, config.engine)

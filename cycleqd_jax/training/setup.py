@@ -89,6 +89,8 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
     # Full fine-tuning starts from the exact base weights, whatever dtype computes.
     dtype = config.dtype if config.method == "lora" else "float32"
     model = load_model(config.base_model, dtype=dtype, date=config.date)
+    if remark := model.tokenizer.date_remark:
+        observer.note(remark)
     program = make_program(model.config, config.dtype)
     if config.method == "lora":
         lora.target_names(program, config.lora)

@@ -331,6 +331,7 @@ ODD = [
     (changed("run_dir", "\ud800"), "run_dir: Input should be a valid string"),
     (changed("base_model", "{}/world.py"), "world.py"),
     (changed("base_model", "~nobody-here/x"), "home folder that does not exist"),
+    (changed("base_model", "ä/日本"), "'ä/日本': no such file or folder"),
     (changed("date", "2024-02-30"), "date: "),
     (changed("date", 7.5), "date: "),
     (changed("engine.length", 96_000), "96000 tokens, but the base model was made"),

@@ -175,10 +175,10 @@ def test_prompts_do_not_depend_on_the_day(hf):
 def test_a_template_that_asks_the_clock_is_shown_the_chosen_day(hf, template, text):
     tokenizer = hf.tokenizer()
     plain = ChatTokenizer(tokenizer)
-    assert not plain.prints_date
+    assert not plain.prints_date and plain.date_remark is None
     tokenizer.chat_template = template
     tokenizer = ChatTokenizer(tokenizer).on(datetime.date(2020, 1, 2))
-    assert tokenizer.prints_date
+    assert tokenizer.prints_date and "2020-01-02" in tokenizer.date_remark
     assert tokenizer.render(CHATS[0]) == text
     assert plain.render(CHATS[0], template=template) != text
 
