@@ -246,7 +246,7 @@ def _experts(report: Mapping[str, Any]) -> str:
     )
     parts = [f"<p>Model similarity: {pairs}.</p>"] if pairs else []
     changed, basis = report["basis"]["changed"], report["basis"]
-    if basis["conditioning"] not in (None, "none"):
+    if basis["conditioning"] != "none":
         tokens = basis["gram_tokens"]
         by = f", by the inputs of {tokens:,} tokens of train problems" if tokens else ""
         parts.append(

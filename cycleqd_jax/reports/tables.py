@@ -126,8 +126,9 @@ def _basis(data: RunData) -> dict[str, Any]:
                 means = {t: statistics.mean(list(scores[t].values())) for t in scores}
                 row[key] = means | {"mean": statistics.mean(list(means.values()))}
         changed[task] = row
-    facts = {key: data.basis.get(key) for key in ("conditioning", "gram_tokens")}
-    return facts | {
+    return {
+        "conditioning": data.basis.get("conditioning", "none"),
+        "gram_tokens": data.basis.get("gram_tokens", 0),
         "similarity": data.basis.get("similarity", []),
         "changed": changed,
     }

@@ -22,7 +22,12 @@ FACTS = {
 
 def test_without_facts_the_basis_is_exact(finished_run):
     report = make_report(read_run(finished_run))
-    assert report["basis"] == {"similarity": [], "changed": {}}
+    assert report["basis"] == {
+        "conditioning": "none",
+        "gram_tokens": 0,
+        "similarity": [],
+        "changed": {},
+    }
 
 
 def test_changed_experts_are_reported_with_both_scores(fabricate):

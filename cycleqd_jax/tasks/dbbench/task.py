@@ -40,7 +40,7 @@ class DBBench:
 
     name = "dbbench"
     summarise = staticmethod(metrics.summarise)
-    free_options = ("data", "url", "connections")
+    free_options = ("data", "backend", "url", "connections")  # the server is hashed
 
     def __init__(self, settings: TaskSettings):
         """Reads the problems; no server is started or asked before it is needed.
