@@ -97,5 +97,5 @@ class EngineSettings(Section):
             if getattr(self, name) == "auto":
                 raise ValueError(
                     f"engine.{name} is 'auto'; the engine needs a number, which "
-                    "runs.plan.check_prompts and choose_slots find."
+                    "runs.engine_sizes.check_prompts and choose_slots find."
                 )

@@ -16,10 +16,10 @@ from cycleqd_jax.models import chat_template
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.engine_sizes import check_length, choose_slots
 from cycleqd_jax.runs.memory import cache_bytes, this_machine
 from cycleqd_jax.runs.names import BASE, expert_name
 from cycleqd_jax.runs.opened import open_run
-from cycleqd_jax.runs.plan import check_length, choose_slots
 from cycleqd_jax.runs.setup import make_mesh, make_program
 
 _CACHE_SHARE = 1 / 3  # of the memory, for keys and values

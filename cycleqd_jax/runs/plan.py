@@ -1,4 +1,4 @@
-"""Plans a run: inputs, slots and length of the engine, episodes, time.
+"""Plans a run: inputs, episodes, time.
 
 Both a run and its dry run ask here, so that they refuse the same inputs in the same
 words. Weights are not read and the network is not asked.
@@ -8,17 +8,15 @@ import dataclasses
 import pathlib
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.chat import check_text
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.core_basis import core_shapes
 from cycleqd_jax.merging.forms import Basis, basis_shapes
 from cycleqd_jax.models.base import ModelConfig
@@ -28,9 +26,10 @@ from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.loading import open_config, open_expert
 from cycleqd_jax.models.locate import find_download, is_hub_name, locate
 from cycleqd_jax.models.tokenizer import ChatTokenizer
-from cycleqd_jax.runs.memory import Machine, RunMemory, size_text
+from cycleqd_jax.runs.engine_sizes import check_length, prompt_tokens
+from cycleqd_jax.runs.memory import Machine, RunMemory
 from cycleqd_jax.search.registry import search_class
-from cycleqd_jax.tasks.base import Problem, Split, Task, reference
+from cycleqd_jax.tasks.base import Split, Task
 
 # By hub name: the `config.json` of the models that presets name, to plan without them.
 _KNOWN_MODELS = {
@@ -49,10 +48,6 @@ _KNOWN_MODELS = {
     }
 }
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
-# More slots gain nothing, because arithmetic is the bottleneck by then.
-_MOST_SLOTS = {"cpu": 64}
-_MOST_SLOTS_ELSEWHERE = 256
-_CACHE_SHARE = 0.8  # of the room; the rest is for what is not counted
 # Share of the rate of a large matrix product that a run reached on two CPU cores.
 _EFFICIENCY = 0.35
 
@@ -158,110 +153,6 @@ def _is_downloaded(folder: pathlib.Path | None) -> bool:
     return _has_weights(folder) and not safetensors.missing_files(folder)
 
 
-def check_prompts(
-    tasks: Sequence[Task],
-    splits: Iterable[Split],
-    tokenizer: ChatTokenizer,
-    engine: EngineSettings,
-) -> EngineSettings:
-    """Checks that every problem fits in the engine's length, or chooses the length.
-
-    A problem needs its right conversation with the longest last reply.
-
-    Returns:
-      The settings. For a length of "auto" they have the smallest multiple of
-      `prefill_chunk` that the longest problem fits in.
-
-    Raises:
-      BadInputError: names the longest problem and the length that it needs.
-    """
-    need, longest = max(
-        (
-            (_prompt_tokens(task, problem, tokenizer) + task.max_new_tokens, problem.id)
-            for split in splits
-            for task in tasks
-            for problem in task.problems(split)
-        ),
-        default=(0, ""),
-    )
-    if engine.length == "auto":
-        length = _round_up(max(need, engine.decode_steps), engine.prefill_chunk)
-        return engine.model_copy(update={"length": length})
-    if need > engine.length:
-        raise BadInputError(
-            f"engine.length is {engine.length} tokens, but {longest} needs {need} with "
-            f"its reply; set it to {_round_up(need, engine.prefill_chunk)} or more."
-        )
-    return engine
-
-
-def check_length(engine: EngineSettings, model: ModelConfig) -> None:
-    """Refuses conversations that are longer than the model's context.
-
-    Up to one `prefill_chunk` of padding may lie beyond it.
-
-    Args:
-      engine: a length of "auto" passes.
-      model: sizes of the base model.
-
-    Raises:
-      BadInputError: gives both numbers.
-    """
-    longest = model.max_position_embeddings
-    if engine.length != "auto" and engine.length - engine.prefill_chunk >= longest:
-        raise BadInputError(
-            f"engine.length is {engine.length} tokens, but the base model was made for "
-            f"at most {longest}; choose a shorter length, with prompts and "
-            "max_new_tokens that fit in it."
-        )
-
-
-def _prompt_tokens(task: Task, problem: Problem, tokenizer: ChatTokenizer) -> int:
-    known = reference(task, problem)
-    if known is None:
-        known = [{"role": "user", "content": problem.prompt}, {}]
-    messages = list(known)[:-1]
-    try:
-        check_text(messages)
-    except ValueError as err:
-        raise BadInputError(f"Problem {problem.id}: {err}.") from err
-    return len(tokenizer.encode_chat(messages))
-
-
-def _round_up(number: int, step: int) -> int:
-    return -(-number // step) * step
-
-
-def choose_slots(engine: EngineSettings, token_bytes: int, room: int) -> EngineSettings:
-    """Settings with a number for slots of "auto": as many as there is room for.
-
-    Args:
-      engine: the settings, with a number for the length.
-      token_bytes: size of one token's keys and values, from `cache_bytes`.
-      room: bytes for the cache, on all devices together.
-
-    Returns:
-      Slots are a multiple of `mesh.data`, at most 64 on a CPU and 256 elsewhere.
-
-    Raises:
-      BadInputError: there is no room for `prefill_rows` slots.
-    """
-    if engine.slots != "auto":
-        return engine
-    data, one = engine.mesh.data, token_bytes * engine.length
-    least = _round_up(engine.prefill_rows, data)
-    most = max(_MOST_SLOTS.get(jax.default_backend(), _MOST_SLOTS_ELSEWHERE), least)
-    slots = min(int(room * _CACHE_SHARE) // one, most) // data * data
-    if slots < least:
-        raise BadInputError(
-            f"engine.slots: {least} slots of {engine.length} tokens need "
-            f"{size_text(least * one)} for keys and values, but "
-            f"{size_text(max(room, 0))} are left beside everything else; choose fewer "
-            "engine.prefill_rows, a lower basis.rank, or a machine with more memory."
-        )
-    return engine.model_copy(update={"slots": slots})
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The needs of a run.
@@ -345,7 +236,7 @@ def estimate_episode(
     product(x, x).block_until_ready()
     rate = 2 * size**3 / (time.perf_counter() - start)
     tokens = [
-        _prompt_tokens(task, task.problems(Split.OPTIMISE)[0], tokenizer)
+        prompt_tokens(task, task.problems(Split.OPTIMISE)[0], tokenizer)
         + task.max_new_tokens / 2
         for task in tasks
     ]

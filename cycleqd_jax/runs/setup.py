@@ -36,6 +36,11 @@ from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.conditioning import check_gram_memory, train_inputs
+from cycleqd_jax.runs.engine_sizes import (
+    check_length,
+    check_prompts,
+    choose_slots,
+)
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
     code_hashes,
@@ -43,7 +48,7 @@ from cycleqd_jax.runs.fingerprints import (
 )
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
-from cycleqd_jax.runs.plan import check_length, check_prompts, choose_slots, find_inputs
+from cycleqd_jax.runs.plan import find_inputs
 from cycleqd_jax.runs.tasks import check_splits, make_tasks
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.search.base import Context, Search

@@ -10,7 +10,7 @@ from cycleqd_jax.models.dialogues import fingerprint
 from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.plan import check_length, check_prompts
+from cycleqd_jax.runs.engine_sizes import check_length, check_prompts
 from cycleqd_jax.runs.tasks import make_tasks
 from cycleqd_jax.runs.trackers import check_trackers
 from cycleqd_jax.sandbox.make import make_sandbox

@@ -13,6 +13,7 @@ from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import load_expert, load_model
 from cycleqd_jax.qd.archives import empty_archives
 from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.runs.engine_sizes import check_prompts, choose_slots
 from cycleqd_jax.runs.memory import (
     Machine,
     cache_bytes,
@@ -22,7 +23,7 @@ from cycleqd_jax.runs.memory import (
     this_machine,
     tree_bytes,
 )
-from cycleqd_jax.runs.plan import check_prompts, choose_slots, find_inputs
+from cycleqd_jax.runs.plan import find_inputs
 from cycleqd_jax.runs.setup import prepare
 from cycleqd_jax.runs.tasks import make_tasks
 from cycleqd_jax.tasks.base import Split
