@@ -41,12 +41,12 @@ def pinned(template: str, date: datetime.date) -> dict[str, str]:
 
 
 def prints_date(template: str) -> bool:
-    """Whether a template asks for the day.
-
-    Raises:
-      jinja2.TemplateError: it is not Jinja.
-    """
-    return any(("name", clock) in _tokens(template) for clock in _CLOCKS)
+    """True if a template asks for the day; False if it is not Jinja."""
+    try:
+        tokens = _tokens(template)
+    except jinja2.TemplateError:  # it is refused when it writes a prompt
+        return False
+    return any(("name", clock) in tokens for clock in _CLOCKS)
 
 
 @functools.lru_cache(maxsize=32)

@@ -108,7 +108,7 @@ class ChatTokenizer:
 
     @property
     def prints_date(self) -> bool:
-        """Whether the model's chat template asks for the day."""
+        """True if the model's chat template asks for the day."""
         return self.has_chat_template and chat_template.prints_date(
             self._hf.get_chat_template()
         )

@@ -150,6 +150,16 @@ def test_template_errors(hf):
         ChatTokenizer(tokenizer).render([{"role": "system", "content": "x"}])
 
 
+@pytest.mark.parametrize("template", ["{{ 'x }}", "{% if %}", "{% for a in b %}"])
+def test_a_template_that_is_not_jinja_is_refused_when_it_writes(hf, template):
+    tokenizer = hf.tokenizer()
+    tokenizer.chat_template = template
+    damaged = ChatTokenizer(tokenizer)
+    assert damaged.date_remark is None
+    with pytest.raises(BadInputError, match="chat template: cannot render 1 messages"):
+        damaged.render([{"role": "user", "content": "x"}])
+
+
 def test_prompts_do_not_depend_on_the_day(hf):
     tokenizer = hf.tokenizer()
     tokenizer.chat_template = (
