@@ -67,7 +67,7 @@ def write_json(path: pathlib.Path, data: Any) -> None:
 
 
 def parse_json(content: bytes, *, halves: bool = False) -> Any:
-    """What JSON in UTF-8 says.
+    """The value that JSON in UTF-8 stands for.
 
     Args:
       content: the JSON.

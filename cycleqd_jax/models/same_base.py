@@ -158,7 +158,7 @@ def _model_name(hub_name: str) -> str:
 def _folder_difference(
     folder: pathlib.Path, config: ModelConfig, weights: Mapping[str, np.ndarray]
 ) -> str | None:
-    """What tells the model in a folder from the base model; None if nothing does."""
+    """Names a difference of a folder's model from the base; None without one."""
     try:
         stored = safetensors.open_folder(folder)
     except BadInputError:  # nothing to compare with

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import reason
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 
@@ -117,7 +118,7 @@ def _check(setting: str, path: str, genome: Genome, function, *args) -> None:
     except Exception as err:
         raise BadInputError(
             f"{setting}: {path} cannot be compiled for genomes of shapes "
-            f"{_shapes(genome)}: {type(err).__name__}: {str(err).splitlines()[0]}"
+            f"{_shapes(genome)}: {type(err).__name__}: {reason(err)}"
         ) from err
     if not isinstance(got, Genome) or _shapes(got) != _shapes(genome):
         shown = _shapes(got) if isinstance(got, Genome) else type(got).__name__

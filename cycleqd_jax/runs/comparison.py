@@ -236,7 +236,7 @@ def compare(
 
 
 def _break_tie(cached: CachedEvaluator, basis: Basis, tied: Sequence[float]) -> float:
-    """Of factors that tie on `optimise`, the best on `validate`, else the lowest.
+    """The best on `validate` of factors that tie on `optimise`, or the lowest.
 
     Few discrete problems make ties common, and a baseline must not lose by them.
     """

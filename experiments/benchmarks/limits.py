@@ -27,7 +27,7 @@ def measure_limits(repeats: int) -> Limits:
 
 
 def _bandwidth(repeats: int) -> float:
-    """Of scalar products in BLAS, which read every number once."""
+    """Bytes per second that BLAS's scalar products read."""
     parts = np.array_split(np.ones(_BYTES // 4, np.float32), cores())
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
 
@@ -38,7 +38,7 @@ def _bandwidth(repeats: int) -> float:
 
 
 def _rate(repeats: int) -> float:
-    """Of square matrix products in XLA."""
+    """Operations per second of XLA's product of square matrices."""
     matrix = jnp.ones((_SIDE, _SIDE))
     product = jax.jit(jnp.dot)
     seconds = _best(lambda: product(matrix, matrix).block_until_ready(), repeats)

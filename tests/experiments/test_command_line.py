@@ -1,4 +1,4 @@
-"""What the commands share in how they are called."""
+"""Overrides, options and paths on the command line of every command."""
 
 import pytest
 

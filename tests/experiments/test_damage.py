@@ -137,7 +137,7 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder(run, capsys, name, words):
 
 
 def test_readers_notice_a_changed_byte(run, tmp_path, capsys):
-    """Of a column's name, which no checksum of parquet's own covers."""
+    """A byte of a column's name, which parquet's own checksums do not cover."""
     part = next((run / "results").glob("batch-*"))
     content = part.read_bytes()
     part.write_bytes(content.replace(b"individual", b"individuaL"))

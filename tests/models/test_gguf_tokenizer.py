@@ -145,7 +145,7 @@ def test_a_word_that_is_a_token_is_left_whole(pre, whole):
     ],
 )
 def test_tokens_added_to_plain_text(changes, begins, ends, tmp_path):
-    """Where the file does not say whether, the pre-tokeniser's habit decides."""
+    """A file without `add_bos_token` gets the default of its pre-tokeniser."""
     from transformers import AutoTokenizer
 
     read(**changes).save(tmp_path)

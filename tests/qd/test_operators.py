@@ -30,6 +30,9 @@ def nothing(genome, key, *, active, basis):
 def on_the_host(genome, key, *, active, basis):
     return genome.replace(scales=np.asarray(genome.scales))
 
+def silent(genome, key, *, active, basis):
+    raise AssertionError
+
 number = 3
 """
 
@@ -65,6 +68,7 @@ def test_wrong_operators_are_refused(own, setting, path, words):
     [
         ("smaller", ["must return a genome of shapes", "float32[1]"]),
         ("nothing", ["must return a genome", "NoneType"]),
+        ("silent", ["cannot be compiled", "AssertionError"]),
         ("on_the_host", ["cannot be compiled", "TracerArrayConversionError"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""How byte-level vocabularies in GGUF files split text: `tokenizer.ggml.pre`.
+"""The pre-tokenisers that `tokenizer.ggml.pre` of a GGUF file names.
 
 Each name stands for the pre-tokeniser of a published tokenizer.json, and for two habits
 of llama.cpp's reader: whole words that are tokens are not merged from pieces

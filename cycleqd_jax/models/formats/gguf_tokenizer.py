@@ -117,7 +117,7 @@ def _added(
     special: Mapping[str, str | None],
     source: str,
 ) -> dict[str, bool]:
-    """Whether tokens are put around plain text; settings of a tokenizer_config.json."""
+    """`add_bos_token` and `add_eos_token`, as in a tokenizer_config.json."""
     found = {}
     for name, default in (("bos", made.adds_bos), ("eos", made.adds_eos)):
         key, token = f"add_{name}_token", special[f"{name}_token_id"]
@@ -139,7 +139,7 @@ def _added(
 
 
 def _check(fields: Mapping[str, Any], source: str) -> Split | None:
-    """How text is split; None for SentencePiece, which does not split it."""
+    """The pre-tokeniser; None for SentencePiece, which has none."""
     kind, name = fields.get("model"), fields.get("pre")
     if kind not in ("gpt2", "llama"):
         raise BadInputError(

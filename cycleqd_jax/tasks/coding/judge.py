@@ -38,7 +38,7 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """Of an episode with this answer."""
+        """The outcome of an episode with this answer."""
         if not self.has_code:
             return Outcome.BAD_ACTION
         return Outcome.SOLVED if self.base else Outcome.WRONG
