@@ -8,8 +8,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.stats import EngineStats
+from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.tasks.base import Problem, Split, Task
 
@@ -110,6 +113,20 @@ class Scoring(NamedTuple):
     cost: Cost
 
 
+class Gradients(NamedTuple):
+    """Gradients of losses on reference answers, by coefficients of genomes.
+
+    Attributes:
+      losses: nats per token, float64 `[P, K]`; NaN for a task without problems.
+      gradients: of each genome's weighted loss, float32 `[P, G]`.
+      cost: of the call.
+    """
+
+    losses: np.ndarray
+    gradients: np.ndarray
+    cost: Cost
+
+
 class Evaluator(Protocol):
     """Scores individuals.
 
@@ -159,6 +176,31 @@ class Evaluator(Protocol):
         """
         ...
 
+    def gradient(
+        self,
+        genomes: Sequence[Genome],
+        task_weights: np.ndarray,
+        split: Split,
+        *,
+        problems: ProblemIds,
+    ) -> Gradients:
+        """Computes gradients of the loss on reference answers.
+
+        The loss of genome p is `sum_k task_weights[p, k] * loss_k`, with `loss_k` the
+        mean over the problems of task k of the negative log-probability per token.
+
+        Args:
+          genomes: P genomes.
+          task_weights: float32 `[P, K]`.
+          split: whose problems.
+          problems: task name -> ids of problems with a reference answer.
+
+        Raises:
+          BadInputError: a task or a problem id is unknown, or a problem has no
+            reference answer.
+        """
+        ...
+
 
 def select_problems(
     tasks: Sequence[Task], split: Split, problems: ProblemIds | None
@@ -193,4 +235,21 @@ def mean_scores(episodes: Iterable[Episode]) -> dict[str, dict[str, float]]:
     return {
         name: {task: sum(values) / len(values) for task, values in by_task.items()}
         for name, by_task in scores.items()
+    }
+
+
+def mean_losses(scores: Iterable[ReferenceScore]) -> dict[str, dict[str, float]]:
+    """Mean negative log-probability per token, in nats, by individual and task.
+
+    Every problem weighs the same, however long its answer. Problems without a reference
+    answer do not count; a task that has only such is left out.
+    """
+    losses: dict[str, dict[str, list[float]]] = {}
+    for s in scores:
+        by_task = losses.setdefault(s.individual, {})
+        if s.logprob is not None:
+            by_task.setdefault(s.task, []).append(-s.logprob / s.tokens)
+    return {
+        name: {task: sum(values) / len(values) for task, values in by_task.items()}
+        for name, by_task in losses.items()
     }

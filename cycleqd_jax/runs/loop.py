@@ -9,9 +9,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 import pyarrow as pa
+from qdax.custom_types import RNGKey
 
-from cycleqd_jax.evaluation.base import Cost, Evaluator, mean_scores
+from cycleqd_jax.evaluation.base import Cost, Evaluator, mean_losses, mean_scores
 from cycleqd_jax.progress import BatchSummary, Observer, Usage
 from cycleqd_jax.qd.schedule import generation_batch
 from cycleqd_jax.qd.settings import QDSettings
@@ -20,8 +22,14 @@ from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.names import child_name, individual_name
 from cycleqd_jax.runs.results import write_episodes
 from cycleqd_jax.search.base import (
+    Answer,
+    Candidates,
+    GradientAnswer,
+    GradientRequest,
     Lineage,
     Outcome,
+    Request,
+    ScoreAnswer,
     Search,
     State,
     candidate,
@@ -68,7 +76,7 @@ def run_search(
         ts = generation_batch(
             state.next_generation, qd.num_generations, qd.children_per_batch
         )
-        candidates = search.ask(state, key, ts)
+        candidates = ask(search, state, key, ts, evaluator)
         names = [child_name(t) for t in ts]
         evaluation = evaluator.evaluate(
             dict(zip(names, candidates.genomes, strict=True)),
@@ -111,6 +119,35 @@ def run_search(
             )
         )
     return state
+
+
+def ask(
+    search: Search, state: State, key: RNGKey, ts: Sequence[int], evaluator: Evaluator
+) -> Candidates:
+    """The candidates of some generations; answers the search's requests on the way."""
+    got = search.ask(state, key, ts)
+    answers: list[Answer] = []
+    while not isinstance(got, Candidates):
+        answers.append(_answer(got, evaluator))
+        got = search.ask(state, key, ts, tuple(answers))
+    return got
+
+
+def _answer(request: Request, evaluator: Evaluator) -> Answer:
+    if isinstance(request, GradientRequest):
+        found = evaluator.gradient(
+            request.genomes,
+            request.task_weights,
+            Split.TRAIN,
+            problems=request.problems,
+        )
+        return GradientAnswer(found.losses, found.gradients)
+    names = {str(i): genome for i, genome in enumerate(request.genomes)}
+    scoring = evaluator.score(names, Split.TRAIN, problems=request.problems)
+    means = mean_losses(scoring.scores)
+    tasks = [task.name for task in evaluator.tasks]
+    rows = [[means[name].get(task, math.nan) for task in tasks] for name in names]
+    return ScoreAnswer(np.asarray(rows, np.float64))
 
 
 def usage_of(cost: Cost, seconds: float) -> Usage | None:

@@ -23,9 +23,9 @@ from cycleqd_jax.runs.plan import (
     make_plan,
 )
 from cycleqd_jax.runs.results import whole_batches
+from cycleqd_jax.runs.search import make_search
 from cycleqd_jax.runs.setup import (
     Prepared,
-    make_search,
     open_evaluator,
     prepare,
     write_run_facts,

@@ -5,7 +5,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -49,9 +49,10 @@ from cycleqd_jax.runs.fingerprints import (
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
 from cycleqd_jax.runs.plan import find_inputs
+from cycleqd_jax.runs.search import make_search
 from cycleqd_jax.runs.tasks import check_splits, make_tasks
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.search.base import Context, Search
+from cycleqd_jax.search.base import Search
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import Split, Task
 
@@ -126,22 +127,6 @@ def make_program(config: ModelConfig, dtype: str, engine: EngineSettings) -> Cau
         devices=engine.mesh.data * engine.mesh.tensor,
     )
     return families.make_program(config, dtype, attention=attention)
-
-
-def make_search(config: RunConfig, basis: Basis, names: Sequence[str]) -> Search:
-    """The search method that a config names.
-
-    Args:
-      config: the settings.
-      basis: of the genomes, or its shapes.
-      names: of the tasks.
-
-    Raises:
-      BadInputError: there is none such, or its settings are wrong.
-    """
-    return search_class(config.search)(
-        Context(config.qd, config.search_settings, basis, tuple(names), config.tasks)
-    )
 
 
 def prepare(
@@ -227,7 +212,7 @@ def prepare(
         weights=sharding.put_on_device(model.weights, mesh),
         tasks=tasks,
         basis=basis,
-        search=make_search(config, basis, names),
+        search=make_search(config, basis, names, tasks),
         memory=memory,
         noise=config.noise,
         fingerprints=fingerprints | evaluation,

@@ -6,10 +6,13 @@
     champions = search.champions(state)
 
 A search never evaluates anything and never keeps anything between calls: what it learns
-is in its state, so a run that restores a state goes on as if it had never stopped.
+is in its state, so a run that restores a state goes on as if it had never stopped. A
+search that needs a gradient or a log-probability before it can propose returns a
+request from `ask`; it is asked again with the answer.
 """
 
 import abc
+import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +38,8 @@ class Context(NamedTuple):
       basis: of the genomes.
       tasks: K names, in the order of scores.
       entries: the same tasks as the config names them; keys of settings by task.
+      train: task name -> ids of its `train` problems with a reference answer, which
+        requests may name; empty for a search that `uses_train` denies them.
     """
 
     qd: QDSettings
@@ -42,6 +47,7 @@ class Context(NamedTuple):
     basis: Basis
     tasks: tuple[str, ...]
     entries: tuple[str, ...]
+    train: Mapping[str, tuple[str, ...]] = {}
 
 
 class Status(enum.StrEnum):
@@ -91,6 +97,63 @@ class Candidates(NamedTuple):
     ts: tuple[int, ...]
     genomes: tuple[Genome, ...]
     lineage: tuple[Lineage, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientRequest:
+    """Asks for the gradient of the loss on reference answers of `train` problems.
+
+    The loss of genome p is `sum_k task_weights[p, k] * loss_k`, with `loss_k` the mean
+    over the problems of task k of the negative log-probability per token.
+
+    Attributes:
+      genomes: P genomes, `[G]` and `[K]` float32 on the host.
+      task_weights: float32 `[P, K]`.
+      problems: task name -> ids of `train` problems with a reference answer.
+    """
+
+    genomes: tuple[Genome, ...]
+    task_weights: np.ndarray
+    problems: Mapping[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreRequest:
+    """Asks for log-probabilities of reference answers of `train` problems.
+
+    Attributes:
+      genomes: P genomes, `[G]` and `[K]` float32 on the host.
+      problems: task name -> ids of `train` problems with a reference answer.
+    """
+
+    genomes: tuple[Genome, ...]
+    problems: Mapping[str, tuple[str, ...]]
+
+
+class GradientAnswer(NamedTuple):
+    """The answer to a `GradientRequest`.
+
+    Attributes:
+      losses: nats per token, float64 `[P, K]`; NaN for a task without problems.
+      gradients: of the weighted loss by coefficients, float32 `[P, G]`.
+    """
+
+    losses: np.ndarray
+    gradients: np.ndarray
+
+
+class ScoreAnswer(NamedTuple):
+    """The answer to a `ScoreRequest`.
+
+    Attributes:
+      losses: nats per token, float64 `[P, K]`; NaN for a task without problems.
+    """
+
+    losses: np.ndarray
+
+
+Request = GradientRequest | ScoreRequest
+Answer = GradientAnswer | ScoreAnswer
 
 
 @flax.struct.dataclass
@@ -151,6 +214,11 @@ class Search(abc.ABC):
         """True if its genomes hold Gaussian noise (`merging.noise`)."""
         return False
 
+    @classmethod
+    def uses_train(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:
+        """True if its requests need `train` problems, with these settings."""
+        return False
+
     @abc.abstractmethod
     def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
         """The state before generation 1.
@@ -161,14 +229,22 @@ class Search(abc.ABC):
         """
 
     @abc.abstractmethod
-    def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
-        """Proposes the candidates of some generations.
+    def ask(
+        self,
+        state: State,
+        key: RNGKey,
+        ts: Sequence[int],
+        answers: Sequence[Answer] = (),
+    ) -> Candidates | Request:
+        """Proposes the candidates of some generations, or asks for something first.
 
         Args:
           state: as `init` or `tell` returned it.
           key: one typed key, the same for the whole run: candidate t must depend on
-            `fold_in(key, t)` and on the state alone.
+            `fold_in(key, t)`, the state and the answers alone.
           ts: P consecutive generations, from `state.next_generation`.
+          answers: to the requests that it returned for these generations, in order. A
+            search that returns no requests may leave the parameter out.
         """
 
     @abc.abstractmethod

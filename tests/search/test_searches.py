@@ -11,10 +11,18 @@ from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.checkpoints import Checkpoints, state_fingerprint
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.loop import run_search
-from cycleqd_jax.search.base import Outcome, Search, Status, candidate
+from cycleqd_jax.runs.loop import ask, run_search
+from cycleqd_jax.search.base import (
+    GradientRequest,
+    Outcome,
+    ScoreRequest,
+    Search,
+    Status,
+    candidate,
+)
 from cycleqd_jax.search.registry import SEARCHES, search_class
 from cycleqd_jax.tasks.base import Split
+from tests.search.conftest import rule
 
 NAMES = sorted(SEARCHES)
 
@@ -176,3 +184,53 @@ def test_the_memory_of_another_search_is_refused(context, basis, scripted, tmp_p
     random = search_class("random")(context())
     with pytest.raises(BadInputError, match="memory of another search"):
         saved.into(begun(random, basis, scripted))
+
+
+class Asking(SEARCHES["random"]):
+    """Moves each candidate by a gradient, after a look at its losses."""
+
+    @classmethod
+    def uses_train(cls, qd, options):
+        return True
+
+    def ask(self, state, key, ts, answers=()):
+        drawn = super().ask(state, key, ts)
+        problems = {task: ids[:2] for task, ids in self.context.train.items()}
+        if not answers:
+            return ScoreRequest(drawn.genomes, problems)
+        if len(answers) == 1:
+            weights = np.ones((len(ts), 3), np.float32)
+            return GradientRequest(drawn.genomes, weights, {"a": problems["a"]})
+        losses, slopes = answers[0].losses, answers[1].gradients
+        moved = tuple(
+            genome.replace(coefficients=genome.coefficients - slope)
+            for genome, slope in zip(drawn.genomes, slopes, strict=True)
+        )
+        self.seen = losses, answers[1].losses
+        return drawn._replace(genomes=moved)
+
+
+def test_requests_are_answered_before_candidates_are_evaluated(
+    context, basis, scripted, tasks
+):
+    train = {t.name: tuple(p.id for p in t.problems(Split.TRAIN)) for t in tasks}
+    asking = Asking(context()._replace(train=train))
+    plain = SEARCHES["random"](context())
+    state = begun(plain, basis, scripted)
+    key, ts = jax.random.key(0), (1, 2)
+    want = plain.ask(state, key, ts)
+    got = ask(asking, state, key, ts, scripted)
+    losses, of_a = asking.seen
+    for i, genome in enumerate(want.genomes):
+        expected = [
+            1 - np.mean([rule(genome, task, index) for index in (0, 1)])
+            for task in "abc"
+        ]
+        np.testing.assert_allclose(losses[i], expected)
+        assert of_a[i, 0] == losses[i, 0] and np.isnan(of_a[i, 1:]).all()
+        np.testing.assert_allclose(
+            got.genomes[i].coefficients,
+            (1 - np.float32(losses[i, 0])) * genome.coefficients,
+            rtol=1e-6,
+        )
+    assert got.ts == want.ts and got.lineage == want.lineage

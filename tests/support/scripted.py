@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from cycleqd_jax.evaluation.base import (
     Cost,
     Episode,
     Evaluation,
+    Gradients,
     ReferenceScore,
     Scoring,
+    mean_losses,
     select_problems,
 )
 from cycleqd_jax.merging.individuals import Individual
@@ -17,7 +21,7 @@ Rule = Callable[[Individual, str, int], float]  # individual, task, problem's in
 
 
 class ScriptedEvaluator:
-    """Scores each problem by a rule; log-probabilities are the scores' negatives."""
+    """Scores each problem by a rule; losses are 1 - score, slopes loss times genome."""
 
     def __init__(self, tasks, rule: Rule):
         self.tasks = tuple(tasks)
@@ -62,3 +66,18 @@ class ScriptedEvaluator:
             for name, task, problem, score in self._rows(individuals, split, problems)
         ]
         return Scoring(scores, Cost(len(scores), 0, 0.0))
+
+    def gradient(self, genomes, task_weights, split, *, problems):
+        names = {str(i): genome for i, genome in enumerate(genomes)}
+        scoring = self.score(names, split, problems=problems)
+        means = mean_losses(scoring.scores)
+        losses = np.asarray(
+            [
+                [means[name].get(task.name, np.nan) for task in self.tasks]
+                for name in names
+            ]
+        )
+        weighted = np.nansum(losses * task_weights, axis=1, keepdims=True)
+        slopes = [weighted[i] * genome.coefficients for i, genome in enumerate(genomes)]
+        cost = Cost(scoring.cost.tokens_forward, scoring.cost.tokens_forward, 0.0)
+        return Gradients(losses, np.asarray(slopes, np.float32), cost)

@@ -1,0 +1,48 @@
+"""The search method of a run, made from its config."""
+
+from collections.abc import Sequence
+
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.forms import Basis
+from cycleqd_jax.search.base import Context, Search
+from cycleqd_jax.search.registry import search_class
+from cycleqd_jax.tasks.base import Split, Task, reference
+
+
+def make_search(
+    config: RunConfig,
+    basis: Basis,
+    names: Sequence[str],
+    tasks: Sequence[Task] = (),
+) -> Search:
+    """The search method that a config names.
+
+    Args:
+      config: the settings.
+      basis: of the genomes, or its shapes.
+      names: of the tasks.
+      tasks: made; empty where their data are missing, for a search that only plans.
+
+    Raises:
+      BadInputError: there is none such, its settings are wrong, or it needs `train`
+        problems with a reference answer and a task has none.
+    """
+    kind, options = search_class(config.search), config.search_settings
+    train: dict[str, tuple[str, ...]] = {}
+    if kind.uses_train(config.qd, options):
+        train = {task.name: _with_reference(task) for task in tasks}
+    return kind(Context(config.qd, options, basis, tuple(names), config.tasks, train))
+
+
+def _with_reference(task: Task) -> tuple[str, ...]:
+    """Ids of the `train` problems with a reference answer."""
+    found = task.problems(Split.TRAIN)
+    ids = tuple(p.id for p in found if reference(task, p) is not None)
+    if not ids:
+        raise BadInputError(
+            "search: its gradients and scores need train problems with known answers, "
+            f"but task {task.name} has none; set problems.train above 0, or choose "
+            "operators that need none."
+        )
+    return ids
