@@ -96,25 +96,10 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         """The batch of an update; the first is 1."""
-        tokens = np.zeros((self.rows, self.length), np.int32)
-        positions, targets = np.zeros((2, self.rows, self.targets), np.int32)
-        mask = np.zeros((self.rows, self.targets), np.float32)
-        segments, indices = np.zeros((2, self.rows, self.length), np.int32)
-        for row, examples in enumerate(self._rows_of(step)):
-            start = count = 0
-            for segment, example in enumerate(examples, start=1):
-                size, learnt = len(example.tokens), np.asarray(example.learnt)
-                tokens[row, start : start + size] = example.tokens
-                segments[row, start : start + size] = segment
-                indices[row, start : start + size] = np.arange(size)
-                part = slice(count, count + len(learnt))
-                positions[row, part] = start + learnt - 1
-                targets[row, part] = np.asarray(example.tokens)[learnt]
-                mask[row, part] = 1.0
-                start, count = start + size, count + len(learnt)
+        batch = fill(self._rows_of(step), self.rows, self.length, self.targets)
         if not self._packing:
-            return Batch(tokens, positions, targets, mask)
-        return Batch(tokens, positions, targets, mask, segments, indices)
+            return batch._replace(segments=None, segment_positions=None)
+        return batch
 
     def _rows_of(self, step: int) -> list[list[Example]]:
         """The examples of each row of an update; rows beyond them are empty."""
@@ -123,6 +108,36 @@ class Batches:
         if not self._packing:
             return [[example] for example in chosen]
         return packed(chosen, self.length)
+
+
+def fill(
+    content: Sequence[Sequence[Example]], rows: int, length: int, targets: int
+) -> Batch:
+    """The batch whose first rows hold these examples; the other rows are padding.
+
+    Args:
+      content: the examples of each row, at most `rows`; what they need fits.
+      rows: B.
+      length: L.
+      targets: A.
+    """
+    tokens = np.zeros((rows, length), np.int32)
+    positions, wanted = np.zeros((2, rows, targets), np.int32)
+    mask = np.zeros((rows, targets), np.float32)
+    segments, indices = np.zeros((2, rows, length), np.int32)
+    for row, examples in enumerate(content):
+        start = count = 0
+        for segment, example in enumerate(examples, start=1):
+            size, learnt = len(example.tokens), np.asarray(example.learnt)
+            tokens[row, start : start + size] = example.tokens
+            segments[row, start : start + size] = segment
+            indices[row, start : start + size] = np.arange(size)
+            part = slice(count, count + len(learnt))
+            positions[row, part] = start + learnt - 1
+            wanted[row, part] = np.asarray(example.tokens)[learnt]
+            mask[row, part] = 1.0
+            start, count = start + size, count + len(learnt)
+    return Batch(tokens, positions, wanted, mask, segments, indices)
 
 
 def packed(examples: Sequence[Example], length: int) -> list[list[Example]]:

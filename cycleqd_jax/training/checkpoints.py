@@ -8,6 +8,7 @@ training ends with the same bits as an uninterrupted one.
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -35,13 +36,21 @@ class TrainCheckpoints:
     complete.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep: int):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int,
+        validation: Sequence[str] = (),
+    ):
         """Opens a folder.
 
         Args:
           folder: created if missing.
           keep: how many checkpoints to keep; two survive the damage of one.
+          validation: tasks whose losses are in the history, in a fixed order.
         """
+        self._validation = tuple(validation)
         self._folder = pathlib.Path(folder).absolute()
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -71,6 +80,8 @@ class TrainCheckpoints:
                 [row.token_accuracy for row in progress.history]
             ),
         }
+        if self._validation:
+            tree["validation"] = _validation(progress.history, self._validation)
         tree["digest"] = _digest(tree)
         # Orbax refuses to overwrite a (damaged) checkpoint of the same step.
         if step in self._manager.all_steps():
@@ -112,6 +123,8 @@ class TrainCheckpoints:
         names = _arrays(like)
         empty = {name: np.zeros(x.shape, x.dtype) for name, x in names.items()}
         empty |= {name: np.zeros(step) for name in ("loss", "token_accuracy")}
+        if self._validation:
+            empty["validation"] = np.zeros((step, 2, len(self._validation)))
         empty["digest"] = np.zeros(32, np.uint8)
         try:
             tree = self._manager.restore(step, args=ocp.args.StandardRestore(empty))
@@ -120,7 +133,15 @@ class TrainCheckpoints:
         digest = tree.pop("digest")
         if not np.array_equal(digest, _digest(tree)):
             return None
-        rows = zip(tree["loss"].tolist(), tree["token_accuracy"].tolist(), strict=True)
+        rows = list(
+            zip(tree["loss"].tolist(), tree["token_accuracy"].tolist(), strict=True)
+        )
+        if self._validation:
+            found = tree["validation"].tolist()
+            rows = [
+                (*row, *_by_task(self._validation, pair))
+                for row, pair in zip(rows, found, strict=True)
+            ]
         leaves = [jax.numpy.array(tree[name]) for name in names]
         return Progress(
             jax.tree.unflatten(jax.tree.structure(like), leaves),
@@ -131,6 +152,26 @@ class TrainCheckpoints:
 def _arrays(state: TrainState) -> dict[str, Any]:
     """The leaves under plain names: Orbax would use a tree's own names as paths."""
     return {f"leaf_{i:06d}": x for i, x in enumerate(jax.tree.leaves(state))}
+
+
+def _validation(history: Sequence[StepMetrics], tasks: Sequence[str]) -> np.ndarray:
+    """Validation loss and token accuracy, `[steps, 2, tasks]`; NaN where not made."""
+    found = np.full((len(history), 2, len(tasks)), np.nan)
+    for row, metrics in zip(found, history, strict=True):
+        if metrics.validation_loss is not None:
+            row[0] = [metrics.validation_loss[task] for task in tasks]
+            row[1] = [metrics.validation_token_accuracy[task] for task in tasks]
+    return found
+
+
+def _by_task(
+    tasks: Sequence[str], pair: Sequence[Sequence[float]]
+) -> list[dict[str, float] | None]:
+    """Loss and token accuracy by task, as they are in `StepMetrics`."""
+    return [
+        None if np.isnan(values).any() else dict(zip(tasks, values, strict=True))
+        for values in pair
+    ]
 
 
 def _digest(tree: dict[str, Any]) -> np.ndarray:

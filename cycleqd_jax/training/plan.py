@@ -23,6 +23,9 @@ FINGERPRINTS = "fingerprints.json"
 _FREE = ("output", "tasks", "experts", "validate_on", "engine", "sandbox", "logging")
 _FREE_PROBLEMS = ("problems.optimise", "problems.validate", "problems.test")
 _FREE_OPTIMISER = ("optimiser.checkpoint_every",)
+# They decide the history alone, so only an unfinished training keeps to them.
+_CURVE = "optimiser.validate_every"
+CURVE_DATA = "validation data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +114,7 @@ def status_of(
             )
         return Status.COMPLETE
     if (plan.work / SETTINGS).is_file():
-        difference = _difference(plan.work, plan, config, fingerprints)
+        difference = _difference(plan.work, plan, config, fingerprints, unfinished=True)
         if difference is not None:
             raise BadInputError(
                 f"output: the unfinished training in {plan.work} was started with "
@@ -130,9 +133,16 @@ def write_facts(
 
 
 def _deciding_settings(
-    config: TrainConfig, sources: Mapping[str, float], number: int
+    config: TrainConfig,
+    sources: Mapping[str, float],
+    number: int,
+    *,
+    unfinished: bool,
 ) -> dict[str, Any]:
-    """The settings that decide an expert's weights, by their dotted names."""
+    """The settings that decide an expert's weights, by their dotted names.
+
+    Those of an unfinished training decide its history too.
+    """
     flat: dict[str, Any] = {}
     for key, value in config.model_dump(mode="json").items():
         if isinstance(value, dict) and key not in _FREE:
@@ -140,6 +150,8 @@ def _deciding_settings(
         else:
             flat[key] = value
     free = {*_FREE, *_FREE_PROBLEMS, *_FREE_OPTIMISER}
+    if not unfinished:
+        free.add(_CURVE)
     if config.method != "lora":
         free |= {key for key in flat if key.startswith("lora.")}
     if all(source not in config.task_sources for source in sources):
@@ -155,13 +167,15 @@ def _difference(
     plan: ExpertPlan,
     config: TrainConfig,
     fingerprints: Mapping[str, str],
+    *,
+    unfinished: bool = False,
 ) -> str | None:
     """The first difference between the expert in a folder and the plan, in words."""
     old_config = load_config(folder / SETTINGS, [], TrainConfig)
-    old = _deciding_settings_in(old_config, plan)
+    old = _deciding_settings_in(old_config, plan, unfinished=unfinished)
     if old is None:
         return "other sources"
-    new = _deciding_settings(config, plan.sources, plan.number)
+    new = _deciding_settings(config, plan.sources, plan.number, unfinished=unfinished)
     for key in {**new, **old}:
         if old.get(key) != new.get(key):
             return f"{key} {old.get(key)!r} where it is now {new.get(key)!r}"
@@ -169,16 +183,21 @@ def _difference(
     if path.is_file():
         stored = files.read_json(path)
         for key, value in fingerprints.items():
-            if stored.get(key) != value:
+            kept = unfinished or key != CURVE_DATA
+            if kept and stored.get(key) != value:
                 return f"another {key}"
     return None
 
 
-def _deciding_settings_in(old: TrainConfig, plan: ExpertPlan) -> dict[str, Any] | None:
+def _deciding_settings_in(
+    old: TrainConfig, plan: ExpertPlan, *, unfinished: bool
+) -> dict[str, Any] | None:
     """The settings of the plan's expert in a config; None if it is not in it."""
     entries: Sequence[str] = list(plan.sources)
     if len(entries) == 1 and entries[0] in old.tasks:
-        return _deciding_settings(old, plan.sources, old.tasks.index(entries[0]))
-    if plan.name in old.experts:
-        return _deciding_settings(old, old.experts[plan.name], plan.number)
-    return None
+        sources, number = plan.sources, old.tasks.index(entries[0])
+    elif plan.name in old.experts:
+        sources, number = old.experts[plan.name], plan.number
+    else:
+        return None
+    return _deciding_settings(old, sources, number, unfinished=unfinished)

@@ -97,9 +97,24 @@ class _Progress(NamedTuple):
                 f"{self.name} step {row.step}/{self.steps}  "
                 f"loss {row.loss:.4f}  token accuracy {row.token_accuracy:.3f}"
             )
+        if row.validation_loss is not None:
+            shares = row.validation_token_accuracy
+            found = (
+                f"{task} {value:.4f} ({shares[task]:.3f})"
+                for task, value in row.validation_loss.items()
+            )
+            self.observer.note(
+                f"{self.name} step {row.step}/{self.steps}  "
+                f"validation loss (token accuracy) {'  '.join(found)}"
+            )
 
     def _log(self, row: StepMetrics) -> None:
         metrics = {"loss": row.loss, "token_accuracy": row.token_accuracy}
+        for task, value in (row.validation_loss or {}).items():
+            metrics[f"validation_loss/{task}"] = value
+            metrics[f"validation_token_accuracy/{task}"] = (
+                row.validation_token_accuracy[task]
+            )
         self.trackers.log(metrics, row.step)
 
 
@@ -118,7 +133,8 @@ def _make_expert(
         write_facts(work.path, config, job.fingerprints)
     progress.observer.phase(f"training {name}")
     keep = 2 if config.method == "lora" else 1  # a full one has 12 bytes per parameter
-    with TrainCheckpoints(work.checkpoints, keep=keep) as checkpoints:
+    tasks = () if setup.curve is None else setup.curve.tasks
+    with TrainCheckpoints(work.checkpoints, keep=keep, validation=tasks) as checkpoints:
         trained = train(
             _training(config, setup, job.plan, weights),
             checkpoints=checkpoints,
@@ -137,7 +153,7 @@ def _make_expert(
         scores = write_full(config, setup, job.plan, work, stored, last)
     files.write_text(
         work.expert / "history.jsonl",
-        "".join(json.dumps(row._asdict()) + "\n" for row in history),
+        "".join(_line(row) for row in history),
     )
     if scores is not None:
         found = {f"validate/{task}": s for task, s in scores["expert"].items()}
@@ -173,4 +189,11 @@ def _training(
         ),
         optimiser=config.optimiser,
         recompute=config.gradient_checkpointing,
+        curve=setup.curve,
     )
+
+
+def _line(row: StepMetrics) -> str:
+    """One line of an expert's history, without what was not computed."""
+    found = {name: x for name, x in row._asdict().items() if x is not None}
+    return json.dumps(found) + "\n"

@@ -94,6 +94,8 @@ class OptimiserSettings(Section):
       max_grad_norm: clips gradients by their global norm.
       max_length: tokens that a dialogue may have.
       checkpoint_every: updates between checkpoints; the last update has one too.
+      validate_every: updates between losses on the `validate` problems, which the last
+        update has too; 0 computes none.
     """
 
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 1e-3
@@ -106,6 +108,7 @@ class OptimiserSettings(Section):
     max_grad_norm: Scale = 1.0
     max_length: Annotated[int, Field(ge=8, le=10**6)] = 192
     checkpoint_every: Whole = 100
+    validate_every: Count = 0
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -181,6 +184,12 @@ class TrainConfig(Section):
             raise ValueError(
                 f"problems.train is {self.problems.train}; expected at least "
                 f"optimiser.batch_size, which is {self.optimiser.batch_size}"
+            )
+        if self.optimiser.validate_every and not self.validation_tasks:
+            raise ValueError(
+                f"optimiser.validate_every is {self.optimiser.validate_every}, but "
+                "there is no task to validate on; name one in validate_on, or set it "
+                "to 0"
             )
         return self
 

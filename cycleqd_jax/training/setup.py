@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.base import CausalLM
-from cycleqd_jax.models.dialogues import fingerprint
+from cycleqd_jax.models.dialogues import Example, fingerprint
 from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.progress import Observer
@@ -16,7 +16,9 @@ from cycleqd_jax.runs.trackers import check_trackers
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
+from cycleqd_jax.training.curve import ValidationCurve
 from cycleqd_jax.training.plan import (
+    CURVE_DATA,
     ExpertPlan,
     Status,
     plan_experts,
@@ -28,6 +30,7 @@ from cycleqd_jax.training.sources import (
     make_source,
     read_dialogues,
     task_dialogues,
+    validation_dialogues,
 )
 
 
@@ -39,12 +42,14 @@ class Setup(NamedTuple):
       program: the base model as functions.
       tasks: on which experts are scored.
       sources: examples, by the source's entry in the config.
+      curve: dialogues for the losses of `optimiser.validate_every`; None computes none.
     """
 
     model: LoadedModel
     program: CausalLM
     tasks: tuple[Task, ...]
     sources: Mapping[str, Source]
+    curve: ValidationCurve | None = None
 
 
 class Job(NamedTuple):
@@ -118,9 +123,40 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
                 f"{source.name}: {source.dropped} of {source.dialogues} dialogues are "
                 f"longer than {config.optimiser.max_length} tokens and left out"
             )
+    curve, data = None, {}
+    if config.optimiser.validate_every:
+        held_out = {task.name: _held_out(task, model, config) for task in scored}
+        rows = config.optimiser.batch_size // config.optimiser.accumulate_steps
+        curve = ValidationCurve(held_out, rows)
+        data[CURVE_DATA] = fingerprint((1.0, found) for found in held_out.values())
     jobs = []
     for plan in plans:
         weighted = [(w, sources[name].examples) for name, w in plan.sources.items()]
         fingerprints = {"base model": model.fingerprint, "data": fingerprint(weighted)}
+        fingerprints |= data
         jobs.append(Job(plan, status_of(plan, config, fingerprints), fingerprints))
-    return Setup(model, program, scored, sources), tuple(jobs)
+    return Setup(model, program, scored, sources, curve), tuple(jobs)
+
+
+def _held_out(
+    task: Task, model: LoadedModel, config: TrainConfig
+) -> tuple[Example, ...]:
+    """The right dialogues of a task's `validate` problems.
+
+    Raises:
+      BadInputError: there is none, or one is too long.
+    """
+    dialogues = validation_dialogues(task)
+    if not dialogues:
+        raise BadInputError(
+            f"optimiser.validate_every is {config.optimiser.validate_every}, but "
+            f"{task.name} has no right answers to its validate problems; leave it out "
+            "of validate_on, or set validate_every to 0."
+        )
+    return make_source(
+        task.name,
+        dialogues,
+        model.tokenizer,
+        max_length=config.optimiser.max_length,
+        drop=config.too_long == "drop",
+    ).examples

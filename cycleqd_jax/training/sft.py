@@ -13,6 +13,7 @@ from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.training import step as steps
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import Progress, TrainCheckpoints
+from cycleqd_jax.training.curve import ValidationCurve
 from cycleqd_jax.training.settings import OptimiserSettings
 from cycleqd_jax.training.step import Method, Params, StepMetrics
 
@@ -29,6 +30,8 @@ class Training:
       batches: of all updates.
       optimiser: its settings.
       recompute: whether layers are recomputed in the backward pass.
+      curve: the dialogues of `optimiser.validate_every`; None computes no losses on
+        them.
     """
 
     program: CausalLM
@@ -38,6 +41,7 @@ class Training:
     batches: Batches
     optimiser: OptimiserSettings
     recompute: bool = False
+    curve: ValidationCurve | None = None
 
 
 class TrainingResult(NamedTuple):
@@ -90,8 +94,12 @@ def train(
                 f"The loss at step {number} is {row.loss}; lower "
                 f"optimiser.learning_rate, which is {settings.learning_rate}."
             )
-        history.append(row)
         is_last = number == settings.steps
+        if training.curve is not None and (
+            is_last or number % settings.validate_every == 0
+        ):
+            row = _validated(training, row, state.params)
+        history.append(row)
         if checkpoints is not None and (
             is_last or number % settings.checkpoint_every == 0
         ):
@@ -99,6 +107,21 @@ def train(
         if on_step is not None:
             on_step(row)
     return TrainingResult(state.params, tuple(history))
+
+
+def _validated(training: Training, row: StepMetrics, params: Params) -> StepMetrics:
+    """The metrics of a step with those of the validation dialogues."""
+    losses, accuracies = training.curve.losses(
+        params, training.weights, program=training.program, method=training.method
+    )
+    for task, value in losses.items():
+        if not math.isfinite(value):
+            raise RunError(
+                f"The validation loss of {task} after step {row.step} is {value}; "
+                "lower optimiser.learning_rate, which is "
+                f"{training.optimiser.learning_rate}."
+            )
+    return row._replace(validation_loss=losses, validation_token_accuracy=accuracies)
 
 
 def _start(

@@ -17,7 +17,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import parse_json
 from cycleqd_jax.models.dialogues import Example, examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
-from cycleqd_jax.tasks.base import Split, Task
+from cycleqd_jax.tasks.base import Split, Task, reference
 
 ROLES = ("system", "user", "assistant")
 
@@ -52,6 +52,12 @@ def task_dialogues(task: Task) -> list[Dialogue]:
         Dialogue(tuple(task.dialogue(problem)), problem.id)
         for problem in task.problems(Split.TRAIN)
     ]
+
+
+def validation_dialogues(task: Task) -> list[Dialogue]:
+    """The right dialogues of a task's `validate` problems, where one is known."""
+    found = [(p.id, reference(task, p)) for p in task.problems(Split.VALIDATE)]
+    return [Dialogue(tuple(turns), id_) for id_, turns in found if turns is not None]
 
 
 def make_source(

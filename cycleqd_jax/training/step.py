@@ -1,5 +1,6 @@
 """The loss of a batch and one update with Optax, for LoRA and full fine-tuning."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -31,11 +32,21 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """Attributes: step (from 1), loss in nats per token, token_accuracy 0-1."""
+    """The metrics of one update.
+
+    Attributes:
+      step: its number, from 1.
+      loss: of its dialogues, before the update, in nats per learnt token.
+      token_accuracy: share of these tokens that are predicted, 0-1.
+      validation_loss: by task, after the update; None where it was not computed.
+      validation_token_accuracy: likewise.
+    """
 
     step: int
     loss: float
     token_accuracy: float
+    validation_loss: Mapping[str, float] | None = None
+    validation_token_accuracy: Mapping[str, float] | None = None
 
 
 def loss(

@@ -80,6 +80,7 @@ def test_adapters_of_a_mixture_and_of_own_dialogues(settings, tmp_path, capsys):
         history = (out / name / "history.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in history]
         assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+        assert all(list(row) == ["step", "loss", "token_accuracy"] for row in rows)
         logged = {
             (event.step, value.tag): value.simple_value
             for event in events(out / "logs" / name)
@@ -163,7 +164,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
     settings, tmp_path, moments
 ):
     full = settings | {"method": "full", "save_dtype": "float32"}
-    full["optimiser"] = settings["optimiser"] | {"steps": 7}
+    full["optimiser"] = settings["optimiser"] | {"steps": 7, "validate_every": 3}
     straight = tmp_path / "straight"
     straight.mkdir()
     assert command(straight, full | {"output": str(straight / "out")}) == 0
@@ -201,6 +202,12 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
         del want[settings_file]
     assert got.keys() == want.keys()
     assert [name for name in want if got[name] != want[name]] == []
+    rows = [json.loads(row) for row in want["both/history.jsonl"].splitlines()]
+    curve = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}
+    assert list(curve) == [3, 6, 7]
+    assert curve[7].keys() == {"toy_a", "toy_b"}
+    assert curve[7]["toy_a"] < curve[3]["toy_a"]
+    assert "both step 6/7  validation loss (token accuracy) toy_a" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -213,6 +220,17 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
         ({"problems": {"train": 8, "validate": 0}}, ["problems.validate is 0"]),
         ({"engine": {"slots": 8, "prefill_rows": 4, "length": 16}}, ["engine.length"]),
         ({"method": "full", "base_model": "nowhere"}, ["nowhere"]),
+        (
+            {"optimiser": {"validate_every": 2, "batch_size": 4}, "validate_on": []},
+            ["validate_every is 2", "no task to validate on"],
+        ),
+        (
+            {
+                "optimiser": {"validate_every": 2, "batch_size": 4},
+                "validate_on": ["toy_task:ToyUnknown"],
+            },
+            ["validate_every is 2", "toy_unknown has no right answers"],
+        ),
     ],
 )
 def test_everything_wrong_is_said_before_anything_is_trained(

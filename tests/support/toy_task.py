@@ -61,3 +61,12 @@ class ToyD(ToyTask):
 
 class ToyE(ToyTask):
     name = "toy_e"
+
+
+class ToyUnknown(ToyTask):
+    """Has no right answers outside `train`."""
+
+    name = "toy_unknown"
+
+    def reference(self, problem):
+        return None

@@ -7,6 +7,11 @@ import transformers
 from cycleqd_jax.models.dialogues import Example
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.training import lora
+from cycleqd_jax.training.batches import Batches
+from cycleqd_jax.training.curve import ValidationCurve
+from cycleqd_jax.training.settings import LoraSettings, OptimiserSettings
+from cycleqd_jax.training.sft import Training
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +58,40 @@ def examples():
     return [
         Example((*rng.integers(3, 160, 6).tolist(), 42, 43), (6, 7)) for _ in "12345678"
     ]
+
+
+@pytest.fixture
+def sft_job(tiny, examples):
+    """Makes a LoRA training of `examples`; the first two are its validation curve."""
+    settings = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "up_proj"))
+
+    def make(**changes):
+        program, weights = tiny
+        optimiser = OptimiserSettings(
+            learning_rate=0.03,
+            warmup_steps=3,
+            batch_size=4,
+            max_length=16,
+            checkpoint_every=7,
+            **changes,
+        )
+        return Training(
+            program=program,
+            weights=weights,
+            method=lora.Lora(settings.scale),
+            init=lambda: lora.init_factors(program, settings, jax.random.key(3)),
+            batches=Batches(
+                [examples[2:]], [1.0], batch_size=4, steps=optimiser.steps, seed=5
+            ),
+            optimiser=optimiser,
+            curve=(
+                ValidationCurve({"held out": examples[:2]}, rows=4)
+                if optimiser.validate_every
+                else None
+            ),
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

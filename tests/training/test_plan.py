@@ -65,6 +65,18 @@ def test_experts_may_be_added_and_reordered(config):
     assert status(changed, 1) is Status.COMPLETE
 
 
+def test_the_validation_curve_binds_an_unfinished_training_alone(config):
+    begin(config())
+    begin(config(), 1, done=True)
+    curve = config(optimiser={"validate_every": 5})
+    with pytest.raises(BadInputError, match="validate_every 0 where it is now 5"):
+        status(curve)
+    more = PRINTS | {"validation data": "v"}
+    assert status(curve, 1, more) is Status.COMPLETE
+    with pytest.raises(BadInputError, match="another validation data"):
+        status(config(), 0, more)
+
+
 @pytest.mark.parametrize("done", [False, True])
 def test_what_is_there_is_recognised(config, done):
     assert status(config()) is Status.NEW
