@@ -13,7 +13,7 @@ from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.registry import BUILT_IN
 
-SIZES = {Split.TRAIN: 120, Split.OPTIMISE: 48, Split.VALIDATE: 48, Split.TEST: 96}
+SIZES = {Split.TRAIN: 120, Split.OPTIMISE: 64, Split.VALIDATE: 64, Split.TEST: 128}
 
 
 class Script:

@@ -11,6 +11,7 @@ from typing import Any
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.base import Problem
+from cycleqd_jax.tasks.pocket.coding_held_out import HELD_OUT
 from cycleqd_jax.tasks.pocket.coding_templates import TEMPLATES
 from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
 
@@ -43,7 +44,7 @@ class PocketCoding(PocketTask):
     answer_tag = "python"
     inspection_tag = "test"
     inspection_hint = " You may first run code in a ```test block."
-    templates = TEMPLATES
+    templates = (*TEMPLATES, *HELD_OUT)
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
         """Calls the answer's function on the hidden arguments."""

@@ -17,10 +17,10 @@ def make_arguments(
     """The arguments of one hidden call.
 
     Args:
-      domain: "ints", "high" (ints, mostly above `k`), "some" (ints, never empty),
-        "unique" (ten different ints with `k`), "words", "lengths" (words of different
-        lengths), "text" (a word), "phrase", "int", "natural", "pair" or "dict" (with
-        different values).
+      domain: "ints", "high" and "low" (ints, mostly above or below `k`), "some" (ints,
+        never empty), "unique" (ten different ints with `k`), "words", "lengths" (words
+        of different lengths), "text" (a word), "phrase", "int", "natural", "pair" or
+        "dict" (with different values).
       rng: consumed.
       i: the call's number; the first calls are edge cases.
       constants: of the problem; arguments lie on both sides of them.
@@ -44,6 +44,13 @@ def make_arguments(
             if i == 0:
                 return ([],)
             last = near[1] - rng.choice((0, 0, 7)) if i % 2 else near[2]
+            numbers.insert(rng.randint(0, len(numbers)), last)
+            return (numbers,)
+        case "low":  # none above `k`, or one
+            numbers = [near[0] - rng.randint(0, 20) for _ in range(rng.randint(1, 8))]
+            if i == 0:
+                return ([],)
+            last = near[2] if i % 2 else near[1]
             numbers.insert(rng.randint(0, len(numbers)), last)
             return (numbers,)
         case "some":  # never empty

@@ -15,6 +15,7 @@ from cycleqd_jax.tasks.pocket.generator import Draft
 _NAMES = ("solve", "compute", "calc", "run", "apply", "process")
 _ARGUMENTS = {
     "ints": ("xs", "nums", "values", "data"),
+    "low": ("xs", "nums", "values", "data"),
     "high": ("xs", "nums", "values", "data"),
     "some": ("xs", "nums", "values", "data"),
     "unique": ("xs", "nums", "values", "data"),
@@ -85,8 +86,8 @@ class CodingTemplate:
         return Draft(prompt, answer, make_data)
 
 
-_DIGIT = range(2, 10)
-_LIMIT = range(2, 13)
+DIGIT = range(2, 10)
+LIMIT = range(2, 13)
 
 # fmt: off
 TEMPLATES = (
@@ -94,15 +95,15 @@ TEMPLATES = (
     CodingTemplate("times", "scale multiply", "ints",
         "the list {x} with each number times {k} | "
         "each number in the list {x} multiplied by {k}",
-        "[n * {k} for n in {x}]", {"k": _DIGIT}),
+        "[n * {k} for n in {x}]", {"k": DIGIT}),
     CodingTemplate("plus", "shift add_all", "ints",
         "the list {x} with {k} added to each number | "
         "each number in the list {x} plus {k}",
-        "[n + {k} for n in {x}]", {"k": _LIMIT}),
+        "[n + {k} for n in {x}]", {"k": LIMIT}),
     CodingTemplate("minus", "lower subtract", "ints",
         "the list {x} with {k} subtracted from each number | "
         "each number in the list {x} minus {k}",
-        "[n - {k} for n in {x}]", {"k": _LIMIT}, held_out=True),
+        "[n - {k} for n in {x}]", {"k": LIMIT}, held_out=True),
     CodingTemplate("squares", "squares powers", "ints",
         "a list of the squares of the numbers in {x} | "
         "each number in the list {x} squared",
@@ -114,7 +115,7 @@ TEMPLATES = (
     CodingTemplate("floor_at", "floor_at at_least", "ints",
         "the list {x} with numbers below {k} replaced by {k} | "
         "each number in the list {x}, but at least {k}",
-        "[max(n, {k}) for n in {x}]", {"k": _LIMIT}),
+        "[max(n, {k}) for n in {x}]", {"k": LIMIT}),
     CodingTemplate("neighbours", "neighbours pairs", "ints",
         "a list of the sums of neighbouring numbers in {x} | "
         "the list of sums of adjacent numbers in {x}",
@@ -123,11 +124,11 @@ TEMPLATES = (
     CodingTemplate("above", "above bigger", "ints",
         "a list of the numbers in {x} greater than {k} | "
         "the list {x} with only numbers above {k}",
-        "[n for n in {x} if n > {k}]", {"k": _LIMIT}),
+        "[n for n in {x} if n > {k}]", {"k": LIMIT}),
     CodingTemplate("below", "below smaller", "ints",
         "a list of the numbers in {x} less than {k} | "
         "the list {x} with only numbers below {k}",
-        "[n for n in {x} if n < {k}]", {"k": _LIMIT}, held_out=True),
+        "[n for n in {x} if n < {k}]", {"k": LIMIT}, held_out=True),
     CodingTemplate("evens", "evens even", "ints",
         "a list of the even numbers in {x} | "
         "the list {x} with only even numbers",
@@ -143,12 +144,12 @@ TEMPLATES = (
     CodingTemplate("without", "without remove", "ints",
         "the list {x} without the number {k} | "
         "a list of the numbers in {x} not equal to {k}",
-        "[n for n in {x} if n != {k}]", {"k": _LIMIT}),
+        "[n for n in {x} if n != {k}]", {"k": LIMIT}),
     # Numbers from lists.
     CodingTemplate("sum_below", "sum_below small_sum", "ints",
         "the sum of the numbers in {x} below {k} | "
         "the sum of all numbers in {x} less than {k}",
-        "sum(n for n in {x} if n < {k})", {"k": _LIMIT}, held_out=True),
+        "sum(n for n in {x} if n < {k})", {"k": LIMIT}, held_out=True),
     CodingTemplate("sum_squares", "sum_squares energy", "ints",
         "the sum of the squares of the numbers in {x} | "
         "the sum of squares of {x}",
@@ -156,11 +157,11 @@ TEMPLATES = (
     CodingTemplate("count_above", "count_above how_many", "ints",
         "how many numbers in {x} are greater than {k} | "
         "the count of numbers in {x} above {k}",
-        "sum(n > {k} for n in {x})", {"k": _LIMIT}),
+        "sum(n > {k} for n in {x})", {"k": LIMIT}),
     CodingTemplate("count", "count occurrences", "ints",
         "how often {k} occurs in the list {x} | "
         "the count of {k} in the list {x}",
-        "{x}.count({k})", {"k": _LIMIT}),
+        "{x}.count({k})", {"k": LIMIT}),
     CodingTemplate("spread", "spread width", "some",
         "the largest minus the smallest number in {x} | "
         "the maximum of {x} minus its minimum",
@@ -177,7 +178,7 @@ TEMPLATES = (
     CodingTemplate("contains", "contains has", "ints",
         "whether {k} is in the list {x} | "
         "whether the list {x} contains {k}",
-        "{k} in {x}", {"k": _LIMIT}),
+        "{k} in {x}", {"k": LIMIT}),
     CodingTemplate("all_above", "all_above check", "high",
         "whether all numbers in {x} are greater than {k} | "
         "whether every number in {x} is above {k}",
@@ -260,7 +261,7 @@ TEMPLATES = (
     CodingTemplate("linear", "linear line", "int",
         "{k} times {x} plus {m} | "
         "{m} more than {k} times {x}",
-        "{k} * {x} + {m}", {"k": _DIGIT, "m": _DIGIT}),
+        "{k} * {x} + {m}", {"k": DIGIT, "m": DIGIT}),
     CodingTemplate("sum_to", "sum_to series", "natural",
         "the sum of the integers from 1 to {x} | "
         "the sum of all whole numbers from 1 to {x}",
@@ -268,7 +269,7 @@ TEMPLATES = (
     CodingTemplate("multiples", "multiples table", "natural",
         "a list of the first {x} positive multiples of {k} | "
         "the list of the first {x} multiples of {k}, starting with {k}",
-        "[{k} * i for i in range(1, {x} + 1)]", {"k": _DIGIT}),
+        "[{k} * i for i in range(1, {x} + 1)]", {"k": DIGIT}),
     CodingTemplate("digit_sum", "digit_sum cross", "natural",
         "the sum of the digits of {x} | "
         "the sum of the decimal digits of the integer {x}",
@@ -280,12 +281,12 @@ TEMPLATES = (
     CodingTemplate("larger", "larger best", "pair",
         "the larger of {a} and {b}, plus {k} | "
         "the maximum of {a} and {b} plus {k}",
-        "max({a}, {b}) + {k}", {"k": _DIGIT}),
+        "max({a}, {b}) + {k}", {"k": DIGIT}),
     # Dictionaries.
     CodingTemplate("keys_above", "keys_above winners", "dict",
         "a list of the keys of the dict {x} with values above {k} | "
         "a list of the keys in the dict {x} whose value is greater than {k}",
-        "[k for k, v in {x}.items() if v > {k}]", {"k": _LIMIT}),
+        "[k for k, v in {x}.items() if v > {k}]", {"k": LIMIT}),
     CodingTemplate("best_key", "best_key top", "dict",
         "the key of the dict {x} with the largest value | "
         "the key with the highest value in the dict {x}",

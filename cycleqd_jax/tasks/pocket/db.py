@@ -12,6 +12,7 @@ from typing import Any
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.base import Problem
+from cycleqd_jax.tasks.pocket.db_held_out import HELD_OUT
 from cycleqd_jax.tasks.pocket.db_tables import Effect, create_table, same_effect
 from cycleqd_jax.tasks.pocket.db_templates import TEMPLATES
 from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
@@ -48,7 +49,7 @@ class PocketDb(PocketTask):
     answer_tag = "sql"
     inspection_tag = "query"
     inspection_hint = " You may first run one in a ```query block."
-    templates = TEMPLATES
+    templates = (*TEMPLATES, *HELD_OUT)
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
         """Runs the statement on every table of the problem."""

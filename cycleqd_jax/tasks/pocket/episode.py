@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from cycleqd_jax.chat import Chat, Message
@@ -28,8 +28,7 @@ _PROTOCOL = 2  # raised when prompts or verdicts change
 SYSTEM: Message = {"role": "system", "content": ""}
 # A program that reaches the wall-clock limit is run a second time.
 LIMITS = Limits(cpu_s=1.0, wall_s=10.0)
-# By turns. The longest right answer has 32; an inspection may repeat the answer.
-_MAX_NEW_TOKENS = {1: 36, 2: 72}
+TRAINED, HELD_OUT = "trained templates", "held-out templates"  # metrics of a result
 _MAX_ANSWER = 4000  # characters
 _MAX_FEEDBACK = 200  # characters of an inspection's output
 _FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -85,6 +84,7 @@ class PocketTask(abc.ABC):
       inspection_tag: tag of an inspection's block.
       inspection_hint: what a prompt adds where there are two turns.
       templates: the families of problems.
+      tokens_by_turns: turns -> token limit of one reply.
     """
 
     name: ClassVar[str]
@@ -92,6 +92,8 @@ class PocketTask(abc.ABC):
     inspection_tag: ClassVar[str]
     inspection_hint: ClassVar[str]
     templates: ClassVar[Sequence[generator.Template]]
+    # The longest right answer has 32; an inspection may repeat the answer.
+    tokens_by_turns: ClassVar[Mapping[int, int]] = {1: 36, 2: 72}
 
     def __init__(self, settings: TaskSettings):
         """Checks the settings; problems are made when they are asked for.
@@ -111,7 +113,7 @@ class PocketTask(abc.ABC):
                     f"The size of split {split} of {self.name} must be at least 0 but "
                     f"is {size}."
                 )
-        self.max_new_tokens = _MAX_NEW_TOKENS[settings.turns]
+        self.max_new_tokens = self.tokens_by_turns[settings.turns]
         self._settings = settings
         self._made: dict[Split, tuple[Problem, ...]] = {}
 
@@ -143,6 +145,11 @@ class PocketTask(abc.ABC):
             self._made[split] = made
         return self._made[split]
 
+    @classmethod
+    def is_held_out(cls, problem: Problem) -> bool:
+        """True if the problem's template is one that `train` leaves out."""
+        return problem.data["template"] in _held_out(cls)
+
     def dialogue(self, problem: Problem) -> Sequence[Message]:
         """A right conversation: with two turns an inspection, then the answer."""
         messages = [SYSTEM, {"role": "user", "content": problem.prompt}]
@@ -163,9 +170,18 @@ class PocketTask(abc.ABC):
           chat: gives at most `turns` replies.
           sandbox: runs inspections and the answer.
 
+        Returns:
+          The verdict. Its metric is the score once more, under the kind of the problem's
+          template: `TRAINED` or `HELD_OUT`.
+
         Raises:
           SandboxError: the sandbox failed, so there is no verdict.
         """
+        result = await self._play(problem, chat, sandbox)
+        kind = HELD_OUT if self.is_held_out(problem) else TRAINED
+        return dataclasses.replace(result, metrics={kind: result.score})
+
+    async def _play(self, problem: Problem, chat: Chat, sandbox: Sandbox) -> Result:
         messages = [SYSTEM, {"role": "user", "content": problem.prompt}]
         for turn in range(1, self._settings.turns + 1):
             reply = await chat(tuple(messages))
@@ -196,6 +212,11 @@ class PocketTask(abc.ABC):
     @abc.abstractmethod
     def right_inspection(self, problem: Problem) -> tuple[str, str]:
         """A useful inspection and what `inspect` returns for it."""
+
+
+@functools.cache
+def _held_out(kind: type[PocketTask]) -> frozenset[str]:
+    return frozenset(t.id for t in kind.templates if t.held_out)
 
 
 def python_program(script: str) -> Program:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from cycleqd_jax.sandbox.base import Execution, Program, Sandbox
 from cycleqd_jax.tasks.base import Problem
 from cycleqd_jax.tasks.pocket.episode import LIMITS, PocketTask, why_stopped
+from cycleqd_jax.tasks.pocket.shell_held_out import HELD_OUT
 from cycleqd_jax.tasks.pocket.shell_templates import TEMPLATES
 
 
@@ -20,7 +21,7 @@ class PocketOs(PocketTask):
     answer_tag = "bash"
     inspection_tag = "look"
     inspection_hint = " You may first run one in a ```look block."
-    templates = TEMPLATES
+    templates = (*TEMPLATES, *HELD_OUT)
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
         """Runs the command in the problem's folder."""

@@ -14,20 +14,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cycleqd_jax.tasks.pocket.generator import Draft
+from cycleqd_jax.tasks.pocket.shell_files import (
+    Files,
+    draw_constants,
+    draw_files,
+    inside,
+    lines_of,
+    moved,
+    text_of,
+    top,
+    without,
+)
 
-Files = dict[str, str]  # path -> content; an empty folder is "path/" -> ""
-
-_STEMS = "notes todo data list names words items report plan draft".split()
-_EXTENSIONS = "txt csv log md".split()
-_FOLDERS = (
-    "docs src backup old images music photos tests build cache games videos books "
-    "tmp logs maps"
-).split()
-_INNER_STEMS = "alpha beta gamma delta first second third fourth".split()
-_WORDS = (
-    "apple lemon mango peach plum grape olive melon tiger zebra horse camel snake "
-    "eagle river cloud storm table chair clock"
-).split()
 _MAX_DRAWS = 20
 
 
@@ -58,13 +56,13 @@ class ShellTemplate:
 
     def draw(self, rng: random.Random) -> Draft:
         """One random problem of the family."""
-        constants = _constants(rng)
+        constants = draw_constants(rng)
         answer = self.command.format(**constants)
         demand = rng.choice(self.demands.split(" | ")).format(**constants)
 
         def make_data(data_rng: random.Random) -> Mapping[str, Any]:
             for _ in range(_MAX_DRAWS):
-                files = _files(constants, self.content, data_rng)
+                files = draw_files(constants, self.content, data_rng)
                 expected = self.expected(dict(files), constants)
                 if expected not in ("", "0", files):  # doing nothing must be wrong
                     break
@@ -73,146 +71,64 @@ class ShellTemplate:
         return Draft(f"Write one bash command: {demand}.", answer, make_data)
 
 
-def _constants(rng: random.Random) -> dict[str, Any]:
-    stems = rng.sample(_STEMS, 3)
-    f, g, h = (f"{stem}.{rng.choice(_EXTENSIONS)}" for stem in stems)
-    d, e, n = rng.sample(_FOLDERS, 3)
-    w, v = rng.sample(_WORDS, 2)
-    k = rng.randint(2, 5)
-    x = rng.choice(_EXTENSIONS)
-    numbers = {"k": k, "k4": rng.randint(1, 4), "i": rng.randint(2, 3), "x": x}
-    return {"f": f, "g": g, "h": h, "d": d, "e": e, "n": n, "w": w, "v": v, **numbers}
-
-
-def _files(constants: Mapping[str, Any], content: str, rng: random.Random) -> Files:
-    """A folder with the named files, other files and two folders."""
-    taken = {constants[name].partition(".")[0] for name in "fgh"}
-    stems = [stem for stem in _STEMS if stem not in taken]
-    rng.shuffle(stems)
-    x = constants["x"]
-    other = rng.choice([extension for extension in _EXTENSIONS if extension != x])
-    paths = [constants["f"], constants["g"]]
-    paths += [f"{stems.pop()}.{x}", f"{stems.pop()}.{x}", f"{stems.pop()}.{other}"]
-    for folder in (constants["d"], constants["e"]):
-        names = rng.sample(_INNER_STEMS, rng.randint(2, 7))
-        endings = [x, other, *rng.choices((x, other), k=len(names))]
-        paths += [f"{folder}/{n}.{end}" for n, end in zip(names, endings, strict=False)]
-    holds = {path: rng.random() < 0.6 for path in paths}
-    holds |= {constants["f"]: True, paths[2]: True, paths[3]: False}
-    return {path: _content(constants["w"], content, holds[path], rng) for path in paths}
-
-
-def _content(word: str, content: str, holds: bool, rng: random.Random) -> str:
-    """Seven to eleven lines; `holds` says whether some of them hold `word`."""
-    size = rng.randint(7, 11)
-    others = [other for other in _WORDS if other != word]
-    match content:
-        case "numbers":
-            lines = [str(n) for n in rng.sample(range(2, 250), size)]
-        case "table":
-            lines = [
-                ",".join((*rng.sample(_WORDS, 3), str(rng.randint(1, 99))))
-                for _ in range(size)
-            ]
-        case "repeated":
-            lines = rng.choices(rng.sample(_WORDS, 6), k=size)
-        case _:
-            rows = [rng.sample(others, rng.randint(3, 4)) for _ in range(size)]
-            if holds:
-                for row, place in zip(
-                    rows, (0, 9, 1, rng.choice((0, 1, 9))), strict=False
-                ):
-                    row.insert(place, word)
-                rows[2].append(word)  # twice in one line
-            if content == "mixed":
-                rows = [[rng.choice((w, w.upper())) for w in row] for row in rows]
-            lines = [" ".join(row) for row in rows]
-    rng.shuffle(lines)
-    return _text(lines)
-
-
-def _lines(text: str) -> list[str]:
-    return text.splitlines()
-
-
-def _text(lines: Any) -> str:
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _without(files: Files, *gone: str) -> Files:
-    return {path: text for path, text in files.items() if path not in gone}
-
-
-def _moved(files: Files, moves: Mapping[str, str]) -> Files:
-    return {moves.get(path, path): text for path, text in files.items()}
-
-
-def _top(files: Files, extension: str) -> list[str]:
-    return [p for p in files if "/" not in p and p.endswith(f".{extension}")]
-
-
-def _inside(files: Files, folder: str) -> list[str]:
-    return [p.partition("/")[2] for p in files if p.startswith(f"{folder}/")]
-
-
 # fmt: off
 TEMPLATES = (
     # Print parts of a file.
     ShellTemplate("head", "print the first {k} lines of {f} | show the top {k} lines of {f}",
-        "head -n {k} {f}", "lines", lambda s, c: _text(_lines(s[c["f"]])[:c["k"]])),
+        "head -n {k} {f}", "lines", lambda s, c: text_of(lines_of(s[c["f"]])[:c["k"]])),
     ShellTemplate("tail", "print the last {k} lines of {f} | show the bottom {k} lines of {f}",
-        "tail -n {k} {f}", "lines", lambda s, c: _text(_lines(s[c["f"]])[-c["k"]:])),
+        "tail -n {k} {f}", "lines", lambda s, c: text_of(lines_of(s[c["f"]])[-c["k"]:])),
     ShellTemplate("line", "print only line {k} of {f} | show only line number {k} of {f}",
-        "sed -n '{k}p' {f}", "lines", lambda s, c: _lines(s[c["f"]])[c["k"] - 1]),
+        "sed -n '{k}p' {f}", "lines", lambda s, c: lines_of(s[c["f"]])[c["k"] - 1]),
     ShellTemplate("cat_two", "print {f} followed by {g} | show the contents of {f} and then of {g}",
         "cat {f} {g}", "lines", lambda s, c: s[c["f"]] + s[c["g"]]),
     ShellTemplate("column", "print column {k4} of the comma-separated file {f} | show field {k4} of {f}, split at commas",
-        "cut -d, -f{k4} {f}", "lines", lambda s, c: _text(r.split(",")[c["k4"] - 1] for r in _lines(s[c["f"]])), "table"),
+        "cut -d, -f{k4} {f}", "lines", lambda s, c: text_of(r.split(",")[c["k4"] - 1] for r in lines_of(s[c["f"]])), "table"),
     ShellTemplate("word", "print word {i} of each line of {f} | show the word number {i} of every line of {f}",
-        "awk '{{print ${i}}}' {f}", "lines", lambda s, c: _text(r.split()[c["i"] - 1] for r in _lines(s[c["f"]]))),
+        "awk '{{print ${i}}}' {f}", "lines", lambda s, c: text_of(r.split()[c["i"] - 1] for r in lines_of(s[c["f"]]))),
     # Count.
     ShellTemplate("count_lines", "count the lines of {f} | print the number of lines in {f}",
-        "wc -l < {f}", "number", lambda s, c: str(len(_lines(s[c["f"]])))),
+        "wc -l < {f}", "number", lambda s, c: str(len(lines_of(s[c["f"]])))),
     ShellTemplate("count_words", "count the words of {f} | print the number of words in {f}",
         "wc -w < {f}", "number", lambda s, c: str(len(s[c["f"]].split())), held_out=True),
     ShellTemplate("count_matches", "count the lines of {f} that contain {w} | print how many lines of {f} contain {w}",
-        "grep -c {w} {f}", "number", lambda s, c: str(sum(c["w"] in r for r in _lines(s[c["f"]])))),
+        "grep -c {w} {f}", "number", lambda s, c: str(sum(c["w"] in r for r in lines_of(s[c["f"]])))),
     ShellTemplate("count_files", "count the files in the folder {d} | print how many files are in the folder {d}",
-        "ls {d} | wc -l", "number", lambda s, c: str(len(_inside(s, c["d"])))),
+        "ls {d} | wc -l", "number", lambda s, c: str(len(inside(s, c["d"])))),
     # Search.
     ShellTemplate("grep", "print the lines of {f} that contain {w} | show the lines with {w} in {f}",
-        "grep {w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if c["w"] in r)),
+        "grep {w} {f}", "lines", lambda s, c: text_of(r for r in lines_of(s[c["f"]]) if c["w"] in r)),
     ShellTemplate("grep_not", "print the lines of {f} that do not contain {w} | show the lines without {w} in {f}",
-        "grep -v {w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if c["w"] not in r)),
+        "grep -v {w} {f}", "lines", lambda s, c: text_of(r for r in lines_of(s[c["f"]]) if c["w"] not in r)),
     ShellTemplate("grep_case", "print the lines of {f} that contain {w} in any case | show the lines with {w} in {f}, ignoring case",
-        "grep -i {w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if c["w"] in r.lower()), "mixed"),
+        "grep -i {w} {f}", "lines", lambda s, c: text_of(r for r in lines_of(s[c["f"]]) if c["w"] in r.lower()), "mixed"),
     ShellTemplate("grep_start", "print the lines of {f} that start with {w} | show the lines beginning with {w} in {f}",
-        "grep ^{w} {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if r.startswith(c["w"]))),
+        "grep ^{w} {f}", "lines", lambda s, c: text_of(r for r in lines_of(s[c["f"]]) if r.startswith(c["w"]))),
     ShellTemplate("grep_end", "print the lines of {f} that end with {w} | show the lines ending with {w} in {f}",
-        "grep {w}$ {f}", "lines", lambda s, c: _text(r for r in _lines(s[c["f"]]) if r.endswith(c["w"])), held_out=True),
+        "grep {w}$ {f}", "lines", lambda s, c: text_of(r for r in lines_of(s[c["f"]]) if r.endswith(c["w"])), held_out=True),
     ShellTemplate("grep_number", "print the lines of {f} with {w}, each after its line number and a colon | show the lines with {w} in {f} as number:line",
-        "grep -n {w} {f}", "lines", lambda s, c: _text(f"{i}:{r}" for i, r in enumerate(_lines(s[c["f"]]), 1) if c["w"] in r)),
+        "grep -n {w} {f}", "lines", lambda s, c: text_of(f"{i}:{r}" for i, r in enumerate(lines_of(s[c["f"]]), 1) if c["w"] in r)),
     ShellTemplate("grep_files", "print the names of the .{x} files here that contain {w} | list which .{x} files here contain {w}",
-        "grep -l {w} *.{x}", "set", lambda s, c: _text(p for p in _top(s, c["x"]) if c["w"] in s[p])),
+        "grep -l {w} *.{x}", "set", lambda s, c: text_of(p for p in top(s, c["x"]) if c["w"] in s[p])),
     ShellTemplate("find", "print the paths of all .{x} files in {d} and {e} | find every file ending in .{x} in {d} and {e}",
-        "find {d} {e} -name '*.{x}'", "set", lambda s, c: _text(p for p in s if p.startswith((c["d"] + "/", c["e"] + "/")) and p.endswith("." + c["x"]))),
+        "find {d} {e} -name '*.{x}'", "set", lambda s, c: text_of(p for p in s if p.startswith((c["d"] + "/", c["e"] + "/")) and p.endswith("." + c["x"]))),
     ShellTemplate("list", "list the names of the files in the folder {d} | print the names of all files in the folder {d}",
-        "ls {d}", "set", lambda s, c: _text(_inside(s, c["d"]))),
+        "ls {d}", "set", lambda s, c: text_of(inside(s, c["d"]))),
     # Sort and transform.
     ShellTemplate("sort", "print the lines of {f} sorted | show {f} in alphabetical order",
-        "sort {f}", "lines", lambda s, c: _text(sorted(_lines(s[c["f"]])))),
+        "sort {f}", "lines", lambda s, c: text_of(sorted(lines_of(s[c["f"]])))),
     ShellTemplate("sort_numbers", "print the numbers in {f} from smallest to largest | show {f} in numeric order",
-        "sort -n {f}", "lines", lambda s, c: _text(sorted(_lines(s[c["f"]]), key=int)), "numbers"),
+        "sort -n {f}", "lines", lambda s, c: text_of(sorted(lines_of(s[c["f"]]), key=int)), "numbers"),
     ShellTemplate("sort_numbers_down", "print the numbers in {f} from largest to smallest | show {f} in descending numeric order",
-        "sort -nr {f}", "lines", lambda s, c: _text(sorted(_lines(s[c["f"]]), key=int, reverse=True)), "numbers", held_out=True),
+        "sort -nr {f}", "lines", lambda s, c: text_of(sorted(lines_of(s[c["f"]]), key=int, reverse=True)), "numbers", held_out=True),
     ShellTemplate("largest", "print the largest number in {f} | show the biggest of the numbers in {f}",
-        "sort -n {f} | tail -n 1", "lines", lambda s, c: max(_lines(s[c["f"]]), key=int), "numbers"),
+        "sort -n {f} | tail -n 1", "lines", lambda s, c: max(lines_of(s[c["f"]]), key=int), "numbers"),
     ShellTemplate("distinct", "print the distinct lines of {f}, sorted | show {f} sorted, without duplicate lines",
-        "sort -u {f}", "lines", lambda s, c: _text(sorted(set(_lines(s[c["f"]])))), "repeated"),
+        "sort -u {f}", "lines", lambda s, c: text_of(sorted(set(lines_of(s[c["f"]])))), "repeated"),
     ShellTemplate("backwards", "print {f} with the last line first | show the lines of {f} from last to first",
-        "tac {f}", "lines", lambda s, c: _text(_lines(s[c["f"]])[::-1])),
+        "tac {f}", "lines", lambda s, c: text_of(lines_of(s[c["f"]])[::-1])),
     ShellTemplate("mirrored", "print {f} with the characters of each line reversed | show each line of {f} spelled backwards",
-        "rev {f}", "lines", lambda s, c: _text(r[::-1] for r in _lines(s[c["f"]]))),
+        "rev {f}", "lines", lambda s, c: text_of(r[::-1] for r in lines_of(s[c["f"]]))),
     ShellTemplate("upper", "print {f} in upper case | show {f} in capital letters",
         "tr a-z A-Z < {f}", "lines", lambda s, c: s[c["f"]].upper()),
     # Make and remove.
@@ -223,30 +139,30 @@ TEMPLATES = (
     ShellTemplate("touch", "create an empty file {h} | make a new empty file named {h}",
         "touch {h}", "files", lambda s, c: {**s, c["h"]: ""}),
     ShellTemplate("remove", "delete the file {f} | remove {f}",
-        "rm {f}", "files", lambda s, c: _without(s, c["f"])),
+        "rm {f}", "files", lambda s, c: without(s, c["f"])),
     ShellTemplate("remove_two", "delete the files {f} and {g} | remove {f} and {g}",
-        "rm {f} {g}", "files", lambda s, c: _without(s, c["f"], c["g"]), held_out=True),
+        "rm {f} {g}", "files", lambda s, c: without(s, c["f"], c["g"]), held_out=True),
     ShellTemplate("remove_extension", "delete the files in {d} that end in .{x} | remove all .{x} files in the folder {d}",
-        "rm {d}/*.{x}", "files", lambda s, c: _without(s, *(p for p in s if p.startswith(c["d"] + "/") and p.endswith("." + c["x"])))),
+        "rm {d}/*.{x}", "files", lambda s, c: without(s, *(p for p in s if p.startswith(c["d"] + "/") and p.endswith("." + c["x"])))),
     ShellTemplate("remove_folder", "delete the folder {d} and its files | remove the directory {d} with all its contents",
         "rm -r {d}", "files", lambda s, c: {p: t for p, t in s.items() if not p.startswith(c["d"] + "/")}),
     ShellTemplate("empty", "make the file {f} empty | delete the contents of {f} but keep the file",
         "> {f}", "files", lambda s, c: {**s, c["f"]: ""}),
     # Move and copy.
     ShellTemplate("rename", "rename {f} to {h} | change the name of {f} to {h}",
-        "mv {f} {h}", "files", lambda s, c: _moved(s, {c["f"]: c["h"]})),
+        "mv {f} {h}", "files", lambda s, c: moved(s, {c["f"]: c["h"]})),
     ShellTemplate("move", "move {f} into the folder {d} | put the file {f} into {d}, not keeping it here",
-        "mv {f} {d}", "files", lambda s, c: _moved(s, {c["f"]: f"{c['d']}/{c['f']}"})),
+        "mv {f} {d}", "files", lambda s, c: moved(s, {c["f"]: f"{c['d']}/{c['f']}"})),
     ShellTemplate("move_extension", "move all .{x} files here into {d} | move every file here ending in .{x} into {d}",
-        "mv *.{x} {d}", "files", lambda s, c: _moved(s, {p: f"{c['d']}/{p}" for p in _top(s, c["x"])})),
+        "mv *.{x} {d}", "files", lambda s, c: moved(s, {p: f"{c['d']}/{p}" for p in top(s, c["x"])})),
     ShellTemplate("rename_folder", "rename the folder {d} to {n} | change the name of the folder {d} to {n}",
-        "mv {d} {n}", "files", lambda s, c: _moved(s, {f"{c['d']}/{p}": f"{c['n']}/{p}" for p in _inside(s, c["d"])}), held_out=True),
+        "mv {d} {n}", "files", lambda s, c: moved(s, {f"{c['d']}/{p}": f"{c['n']}/{p}" for p in inside(s, c["d"])}), held_out=True),
     ShellTemplate("copy", "copy {f} to {h} | make a copy of {f} named {h}",
         "cp {f} {h}", "files", lambda s, c: {**s, c["h"]: s[c["f"]]}),
     ShellTemplate("copy_into", "copy {f} into the folder {d} | put a copy of {f} into {d}",
         "cp {f} {d}", "files", lambda s, c: {**s, f"{c['d']}/{c['f']}": s[c["f"]]}),
     ShellTemplate("copy_folder", "copy the folder {d} to {n} | make a copy of the folder {d} named {n}",
-        "cp -r {d} {n}", "files", lambda s, c: {**s, **{f"{c['n']}/{p}": s[f"{c['d']}/{p}"] for p in _inside(s, c["d"])}}),
+        "cp -r {d} {n}", "files", lambda s, c: {**s, **{f"{c['n']}/{p}": s[f"{c['d']}/{p}"] for p in inside(s, c["d"])}}),
     # Write.
     ShellTemplate("write", "write the word {w} to the new file {h} | create {h} with the line {w}",
         "echo {w} > {h}", "files", lambda s, c: {**s, c["h"]: c["w"] + "\n"}),
@@ -255,10 +171,10 @@ TEMPLATES = (
     ShellTemplate("substitute", "replace every {w} by {v} in the file {f} | change each {w} in the file {f} to {v}",
         "sed -i 's/{w}/{v}/g' {f}", "files", lambda s, c: {**s, c["f"]: s[c["f"]].replace(c["w"], c["v"])}),
     ShellTemplate("delete_lines", "delete the lines with {w} from the file {f} | remove the lines containing {w} from the file {f}",
-        "sed -i '/{w}/d' {f}", "files", lambda s, c: {**s, c["f"]: _text(r for r in _lines(s[c["f"]]) if c["w"] not in r)}),
+        "sed -i '/{w}/d' {f}", "files", lambda s, c: {**s, c["f"]: text_of(r for r in lines_of(s[c["f"]]) if c["w"] not in r)}),
     ShellTemplate("save_sorted", "write the sorted lines of {f} to {h} | save {f} in alphabetical order as {h}",
-        "sort {f} > {h}", "files", lambda s, c: {**s, c["h"]: _text(sorted(_lines(s[c["f"]])))}),
+        "sort {f} > {h}", "files", lambda s, c: {**s, c["h"]: text_of(sorted(lines_of(s[c["f"]])))}),
     ShellTemplate("save_head", "write the first {k} lines of {f} to {h} | save the top {k} lines of {f} as {h}",
-        "head -n {k} {f} > {h}", "files", lambda s, c: {**s, c["h"]: _text(_lines(s[c["f"]])[:c["k"]])}, held_out=True),
+        "head -n {k} {f} > {h}", "files", lambda s, c: {**s, c["h"]: text_of(lines_of(s[c["f"]])[:c["k"]])}, held_out=True),
 )
 # fmt: on

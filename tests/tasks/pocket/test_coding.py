@@ -11,7 +11,7 @@ from cycleqd_jax.tasks.pocket.coding import PocketCoding, same
 
 @pytest.fixture(scope="module")
 def coding():
-    return PocketCoding(TaskSettings(0, {Split.TEST: 96}))
+    return PocketCoding(TaskSettings(0, {Split.TEST: 128}))
 
 
 def renamed(problem, body: str) -> str:

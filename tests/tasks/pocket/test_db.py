@@ -14,7 +14,7 @@ from cycleqd_jax.tasks.pocket.db_tables import Effect, same_effect
 
 @pytest.fixture(scope="module")
 def db():
-    return PocketDb(TaskSettings(0, {Split.TEST: 96}))
+    return PocketDb(TaskSettings(0, {Split.TEST: 128}))
 
 
 def judged(db, play, problem, statements):

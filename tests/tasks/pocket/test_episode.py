@@ -71,6 +71,17 @@ def test_dialogue_is_what_an_episode_asks(task, script, in_sandbox):
     assert answer["role"] == "assistant"
 
 
+def test_the_verdict_is_filed_under_the_kind_of_template(task, script, in_sandbox):
+    """So a report has one column for each kind, of all endings."""
+    by_kind = {task.is_held_out(p): p for p in task.problems(Split.TEST)}
+    for held_out, name in ((False, "trained templates"), (True, "held-out templates")):
+        problem = by_kind[held_out]
+        for reply, score in ((fenced(task.answer_tag, problem.answer), 1.0), ("", 0.0)):
+            chat = script(reply)
+            result = in_sandbox(lambda s, p=problem, c=chat: task.run(p, c, s))
+            assert result.metrics == {name: score} and result.score == score
+
+
 def test_an_empty_reply_is_a_bad_action(task, two_turn_task, script, in_sandbox):
     for each in (task, two_turn_task):
         result = run_without_sandbox(in_sandbox, each, script(" "))

@@ -8,7 +8,7 @@ from cycleqd_jax.tasks.pocket.shell import PocketOs
 
 @pytest.fixture(scope="module")
 def shell():
-    return PocketOs(TaskSettings(0, {Split.TEST: 96}))
+    return PocketOs(TaskSettings(0, {Split.TEST: 128}))
 
 
 def verdicts(shell, play, problem, commands):
