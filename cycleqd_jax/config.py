@@ -28,6 +28,7 @@ from cycleqd_jax.files import (
     each_once,
 )
 from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.merging import expert_names
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.models import chat_template
@@ -69,7 +70,9 @@ class RunConfig(Section):
       date: the day in the prompts of a chat template that prints it, whenever a run is
         begun or resumed.
       tasks: names, or import paths "package.module:Class"; order of the archives.
-      experts: a PEFT or model folder for every entry of `tasks`.
+      experts: entry of `tasks` -> the PEFT or model folder of its expert, or "none"
+        for a task without one. Other keys are names of further experts, which belong to
+        no task.
       task_settings: entry of `tasks` -> what only that task knows, like where the data
         of a benchmark are; the task says what it takes.
       search: the search method, or the import path of a class.
@@ -102,7 +105,7 @@ class RunConfig(Section):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         check_task_settings(self.task_settings, self.tasks)
-        _check_keys("experts", self.experts, self.tasks)
+        expert_names.check_experts(self.experts, self.tasks)
         if self.qd.cell_range != "relative":
             _check_keys("qd.cell_range", self.qd.cell_range, self.tasks)
         if self.aggregation.candidates and not self.problems.validate_:
@@ -115,8 +118,16 @@ class RunConfig(Section):
 
     @property
     def expert_paths(self) -> tuple[str, ...]:
-        """The experts' folders in the order of `tasks`."""
-        return tuple(self.experts[task] for task in self.tasks)
+        """The experts' folders, in the order of `name_experts`."""
+        return tuple(self.name_experts(self.tasks).values())
+
+    def name_experts(self, names: Sequence[str]) -> dict[str, str]:
+        """Expert -> folder, in order, from the names of `tasks`; see `named_experts`.
+
+        Raises:
+          BadInputError: a further expert has the name of a task.
+        """
+        return expert_names.named_experts(self.experts, self.tasks, names)
 
     @property
     def noise(self) -> NoiseSource | None:

@@ -161,12 +161,13 @@ def _write_adapter(
 def _card(asked: str, opened: OpenedRun) -> str:
     """The model card of an individual."""
     facts, config, individual = opened.facts, opened.config, opened.resolve(asked)
+    experts = ", ".join(opened.experts)
     title = asked if asked == individual else f"{asked} ({individual})"
     lines = [
         f"# {title} of {opened.path.name}",
         "",
         f"Made with cycleqd_jax (search: {config.search}; CycleQD is arXiv 2410.14735) "
-        f"from `{config.base_model}` and the experts {', '.join(opened.tasks)}, after "
+        f"from `{config.base_model}` and the experts {experts}, after "
         f"{facts.evaluated_children} children with seed {config.seed}.",
     ]
     if individual == "aggregated":

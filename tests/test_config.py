@@ -50,6 +50,15 @@ def test_experts_follow_the_order_of_tasks(write):
     assert load_config(write(text), [], RunConfig).expert_paths == ("a", "b")
 
 
+def test_tasks_without_an_expert_and_experts_without_a_task(write):
+    given = ["experts={more: c, skill_b: b, skill_a: none, last: d}"]
+    run = load_config(write(MINIMAL), given, RunConfig)
+    named = run.name_experts(["a_task", "b_task"])
+    assert list(named.items()) == [("b_task", "b"), ("more", "c"), ("last", "d")]
+    with pytest.raises(BadInputError, match="more is the name of a task"):
+        run.name_experts(["a_task", "more"])
+
+
 def test_run_folder_is_named_after_the_config(write):
     path = write(MINIMAL, name="my.study.yaml")
     assert load_config(path, [], RunConfig).run_dir == "runs/my.study"
@@ -131,7 +140,10 @@ def test_configs_cannot_be_changed(write):
         ("tasks=[skill_a, a b]", ["tasks.1: ", "'a b'", "package.module:Class"]),
         ("tasks=[skill_a, 3]", ["tasks.1: ", "string (given: 3)"]),
         ("experts={skill_a: a}", ["experts has entries for skill_a;", "skill_b"]),
-        ("experts.skill_c=c", ["experts", "skill_c;", "each of the tasks"]),
+        ("experts={a: a, b: b}", ["experts", "a, b;", "or none for a task"]),
+        ("experts.skill_c=none", ["experts.skill_c is none", "skill_a, skill_b"]),
+        ("experts={skill_a: a, skill_b: b, c/d: c}", ["name 'c/d': ", "at most 64"]),
+        ("experts={skill_a: none, skill_b: none}", ["none for every task", "merged"]),
         ("experts.skill_a=", ["experts.skill_a: ", "(given: empty)"]),
         ("experts={1: a}", ["experts.[key]: ", "string (given: 1)"]),
         ("problems.validate=0", ["problems.validate is 0", "candidates is 3"]),

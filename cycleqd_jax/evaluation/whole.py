@@ -29,7 +29,7 @@ class WholeModels:
 
     Attributes:
       base: the base model on the host.
-      experts: task name -> folder or hub name of its expert.
+      experts: its name -> folder or hub name of its expert.
       mesh: where weights are placed; None for one device.
     """
 
@@ -46,12 +46,12 @@ class WholeModels:
         """
         if isinstance(individual, Adapter):
             return load_expert(individual.path, self.base)
-        if individual.task not in self.experts:
+        if individual.name not in self.experts:
             known = ", ".join(self.experts) or "none"
             raise BadInputError(
-                f"expert {individual.task!r} is unknown; there are {known}."
+                f"expert {individual.name!r} is unknown; there are {known}."
             )
-        return load_expert(self.experts[individual.task], self.base)
+        return load_expert(self.experts[individual.name], self.base)
 
     def weights(self, individual: TrainedExpert | Adapter) -> Weights:
         """The individual's weights on the device or mesh; errors as for `expert`."""

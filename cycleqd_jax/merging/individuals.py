@@ -14,10 +14,10 @@ class TrainedExpert:
     """An expert as it was trained, not as its genome in the basis.
 
     Attributes:
-      task: name of the expert's task.
+      name: the expert's; that of its task if it has one.
     """
 
-    task: str
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The bank: genome, scores and ancestry of every individual, by id.
 
-Experts have the ids 0 to K - 1; the child of generation t has the id K - 1 + t. Genomes
+Experts have the ids 0 to E - 1; the child of generation t has the id E - 1 + t. Genomes
 are in host memory. Archives hold only ids, so a child that three archives keep is
 stored once. The genome of an individual that no archive keeps may be dropped; its
 scores and ancestry stay. A bank does not change: each addition returns a new bank that
@@ -24,10 +24,11 @@ _NO_PARENT = -1
 class Bank:
     """All individuals of a run.
 
-    Letters: N individuals, K tasks (as many experts), G coefficients of a genome.
+    Letters: N individuals, K tasks, E experts (mostly one per task), G coefficients of
+    a genome.
 
     Attributes:
-      genomes: id -> genome of float32 NumPy arrays, `[G]` and `[K]`. Either all of them
+      genomes: id -> genome of float32 NumPy arrays, `[G]` and `[E]`. Either all of them
         have noise or none has. Ids whose genomes were dropped are missing.
       scores: float64 `[N, K]`, in [0, 1].
       parents: ids, int32 `[N, 2]`; -1 where there are none.
@@ -36,6 +37,7 @@ class Bank:
       active: the task from whose archive the parents were drawn, 0-based, int32 `[N]`;
         -1 for experts and searches without archives.
       complete: bool `[N]`, whether the scores are means over all problems.
+      num_experts: E, whether they are in the bank already or not.
     """
 
     genomes: Mapping[int, Genome]
@@ -44,10 +46,11 @@ class Bank:
     weights: np.ndarray
     active: np.ndarray
     complete: np.ndarray
+    num_experts: int
 
     @classmethod
-    def empty(cls, num_tasks: int) -> "Bank":
-        """A bank without individuals, for K tasks."""
+    def empty(cls, num_tasks: int, num_experts: int | None = None) -> "Bank":
+        """A bank without individuals, for K tasks and E experts; E is K by default."""
         return cls(
             genomes={},
             scores=np.zeros((0, num_tasks), np.float64),
@@ -55,6 +58,7 @@ class Bank:
             weights=np.zeros((0, 2), np.float32),
             active=np.zeros(0, np.int32),
             complete=np.zeros(0, bool),
+            num_experts=num_tasks if num_experts is None else num_experts,
         )
 
     @property
@@ -68,16 +72,17 @@ class Bank:
         return self.scores.shape[0]
 
     def add_expert(self, genome: Genome, scores: Sequence[float]) -> "Bank":
-        """A bank with one more expert. All K experts must come before any child.
+        """A bank with one more expert. All E experts must come before any child.
 
         Raises:
-          ValueError: the scores are not K numbers in [0, 1], or the bank has K experts
+          ValueError: the scores are not K numbers in [0, 1], or the bank has E experts
             already.
         """
-        if self.next_id >= self.num_tasks:
+        if self.next_id >= self.num_experts:
+            each = ", one per task" if self.num_experts == self.num_tasks else ""
             raise ValueError(
-                f"expert: expected at most {self.num_tasks}, one per task, but there "
-                f"are {self.next_id} individuals already."
+                f"expert: expected at most {self.num_experts}{each}, but there are "
+                f"{self.next_id} individuals already."
             )
         return self._add(genome, scores)
 
@@ -94,7 +99,7 @@ class Bank:
         """A bank with one more child, that of the next generation.
 
         Args:
-          genome: one genome, `[G]` and `[K]`.
+          genome: one genome, `[G]` and `[E]`.
           scores: K scores in [0, 1].
           parents: two ids of this bank, or none.
           weights: the parents' raw crossover weights.
@@ -103,11 +108,11 @@ class Bank:
 
         Raises:
           ValueError: the scores are not K numbers in [0, 1], a parent's id is unknown,
-            or the bank has fewer than K experts.
+            or the bank has fewer than E experts.
         """
-        if self.next_id < self.num_tasks:
+        if self.next_id < self.num_experts:
             raise ValueError(
-                f"child: expected {self.num_tasks} experts in the bank first, but "
+                f"child: expected {self.num_experts} experts in the bank first, but "
                 f"there are {self.next_id}."
             )
         known = all(0 <= int(p) < self.next_id for p in parents)
@@ -132,6 +137,7 @@ class Bank:
             weights=np.vstack([self.weights, np.asarray([weights], np.float32)]),
             active=np.append(self.active, np.int32(active)),
             complete=np.append(self.complete, bool(complete)),
+            num_experts=self.num_experts,
         )
 
     def genome(self, individual: int) -> Genome:
@@ -150,7 +156,7 @@ class Bank:
     def gather(
         self, individuals: Sequence[int], *, noise_length: int | None = None
     ) -> Genome:
-        """The genomes of P ids as one batch, `[P, G]` and `[P, K]`.
+        """The genomes of P ids as one batch, `[P, G]` and `[P, E]`.
 
         Args:
           individuals: P ids; an id may be there several times.
@@ -167,7 +173,7 @@ class Bank:
 
     def prune(self, keep_ids: Iterable[int]) -> "Bank":
         """A bank that has only the genomes of experts and of `keep_ids`."""
-        keep = {int(i) for i in keep_ids} | set(range(self.num_tasks))
+        keep = {int(i) for i in keep_ids} | set(range(self.num_experts))
         kept = {i: genome for i, genome in self.genomes.items() if i in keep}
         return dataclasses.replace(self, genomes=kept)
 
@@ -177,14 +183,15 @@ class Bank:
         noisy = any(genome.noise is not None for genome in self.genomes.values())
         # In memory, lengths of noise depend on when the run was last resumed. In a file
         # they depend on the number of children only.
-        length = noise_length(self.next_id - self.num_tasks) if noisy else None
+        length = noise_length(self.next_id - self.num_experts) if noisy else None
         batch = self.gather(ids, noise_length=length) if ids else None
         no_genomes = np.zeros((0, 0), np.float32)
+        no_scales = np.zeros((0, self.num_experts), np.float32)
         noise = {} if batch is None or batch.noise is None else {"noise": batch.noise}
         return noise | {
             "genome_ids": np.asarray(ids, np.int32),
             "coefficients": no_genomes if batch is None else batch.coefficients,
-            "scales": no_genomes if batch is None else batch.scales,
+            "scales": no_scales if batch is None else batch.scales,
             "scores": self.scores,
             "parents": self.parents,
             "weights": self.weights,
@@ -212,6 +219,7 @@ class Bank:
             weights=np.asarray(arrays["weights"], np.float32),
             active=np.asarray(arrays["active"], np.int32),
             complete=np.asarray(arrays["complete"], bool),
+            num_experts=scales.shape[1],
         )
 
 

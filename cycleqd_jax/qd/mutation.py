@@ -3,7 +3,7 @@
 Every matrix gets `U diag(w * s) V^T` added, where `U, s, V` is the SVD of the active
 expert's task vector and `w ~ Uniform[0, w_max]` independently for each component. For a
 genome this is `c += w * s` on the active expert's coefficients. Parameters other than
-matrices do not mutate.
+matrices do not mutate. A task without an expert mutates along those of all experts.
 
 Source: CycleQD (arXiv 2410.14735), SVD-based mutation.
 """
@@ -39,11 +39,12 @@ def mutation_step(
 
     Args:
       steps: `w`, `[G]`.
-      active: the active task, 0-based, int32 `[]`.
+      active: the active task's expert, 0-based, int32 `[]`; -1 stands for all experts.
       singular_values: `DiagonalBasis.singular_values`, `[G]`.
       experts_of: `DiagonalBasis.experts_of`, `[G]`.
 
     Returns:
       `[G]`: `w * s` for the active expert's coefficients, 0 for all others.
     """
-    return jnp.where(experts_of == active, steps * singular_values, 0.0)
+    moves = (experts_of == active) | (jnp.asarray(active) < 0)
+    return jnp.where(moves, steps * singular_values, 0.0)

@@ -4,9 +4,10 @@
     def my_mutation(genome: Genome, key, *, active, basis) -> Genome
 
 Each gets single genomes and is vmapped and jit-compiled over a batch of children, so it
-must be a pure JAX function. `active` is the active task, int32 `[]`; `basis` is the
-basis of the genomes; `key` is one typed key for all random draws. The result must have
-the shapes and dtypes of the genome that was passed in.
+must be a pure JAX function. `active` is the expert of the active task, as in
+`basis.experts_of`, int32 `[]`; -1 where the task has none. `basis` is the basis of the
+genomes; `key` is one typed key for all random draws. The result must have the shapes
+and dtypes of the genome that was passed in.
 """
 
 import hashlib

@@ -33,7 +33,7 @@ class Proposal(NamedTuple):
     """P children, not yet evaluated.
 
     Attributes:
-      genomes: `[P, G]` and `[P, K]` float32; with Gaussian mutation also `[P, N]`.
+      genomes: `[P, G]` and `[P, E]` float32; with Gaussian mutation also `[P, N]`.
       parents: ids, int32 `[P, 2]`.
       weights: raw crossover weights, float32 `[P, 2]`; NaN if a user-defined crossover
         makes its own draws.
@@ -54,6 +54,7 @@ def propose(
     ts: Sequence[int],
     *,
     settings: QDSettings,
+    experts: Sequence[int] | None = None,
 ) -> Proposal:
     """Breeds the children of generations `ts` from the archives as they are.
 
@@ -66,6 +67,8 @@ def propose(
       ts: P generations, each >= 1.
       settings: of the search. Selection and crossover settings are static, so changing
         one recompiles.
+      experts: of each task, its expert, 0-based, or -1 if it has none; by default task
+        k has expert k.
 
     Raises:
       ValueError: there are no generations, one is below 1, or an active archive is
@@ -105,7 +108,8 @@ def propose(
     else:
         cross = load_operator("qd.crossover", settings.custom_crossover)
         children = _custom_crossover(x1, x2, run_key, ts, basis, cross=cross)
-    children = mutate(children, run_key, ts, active, basis=basis, settings=settings)
+    own = active if experts is None else np.asarray(experts, np.int32)[active]
+    children = mutate(children, run_key, ts, own, basis=basis, settings=settings)
     return Proposal(children, parents, weights, active.astype(np.int32))
 
 

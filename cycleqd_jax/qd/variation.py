@@ -38,7 +38,7 @@ def mutate(
       children: `[P, G]` and `[P, K]`; with Gaussian mutation also `[P, N]`.
       run_key: one typed key; each child uses the one folded from it and its t.
       ts: their generations, int32 `[P]`.
-      active: the active task of each, int32 `[P]`.
+      active: the expert of each one's active task, int32 `[P]`; -1: it has none.
       basis: of the genomes.
       settings: of the search; its `mutation` and `w_max` are used.
 
@@ -108,9 +108,9 @@ def _svd_steps(
     """The change that SVD mutation makes, `[P, G]`."""
     steps = _draw_steps(run_key, ts, size=singular_values.shape[0], w_max=w_max)
 
-    def step(by: jax.Array, task: jax.Array) -> jax.Array:
+    def step(by: jax.Array, expert: jax.Array) -> jax.Array:
         return mutation_step(
-            by, active=task, singular_values=singular_values, experts_of=experts_of
+            by, active=expert, singular_values=singular_values, experts_of=experts_of
         )
 
     return jax.vmap(step)(steps, active)
@@ -140,8 +140,8 @@ def _custom_mutation(
     *,
     own: Callable,
 ) -> Genome:
-    def call(child: Genome, t: jax.Array, task: jax.Array) -> Genome:
+    def call(child: Genome, t: jax.Array, expert: jax.Array) -> Genome:
         key = generation_keys(run_key, t).mutation
-        return own(child, key, active=task, basis=basis)
+        return own(child, key, active=expert, basis=basis)
 
     return jax.vmap(call)(children, ts, active)

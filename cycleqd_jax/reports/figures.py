@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from cycleqd_jax.reports import drawing, lineage
 from cycleqd_jax.reports.run_data import RunData
+from cycleqd_jax.runs.names import expert_name
 
 _PROGRESS = {  # kind of metrics column -> title of its panel
     "best/": "best score",
@@ -77,7 +78,7 @@ def draw_progress(data: RunData) -> bytes:
                 linewidth=1.7,
                 marker="o" if len(values) == 1 else None,
             )
-            own = data.scores[f"expert/{task}"].get("optimise", {}).get(task)
+            own = data.scores.get(expert_name(task), {}).get("optimise", {}).get(task)
             if kind == "best/" and own:
                 level = sum(own.values()) / len(own)
                 axes.axhline(level, color=colour, linestyle=":", linewidth=1)
@@ -173,7 +174,7 @@ def _places(graph: lineage.Lineage, tallest: int) -> dict[str, tuple[float, floa
 def _node_colours(data: RunData) -> dict[str, str]:
     by_task = dict(zip(data.tasks, drawing.TASK_COLOURS, strict=False))
     return (
-        {f"expert/{task}": colour for task, colour in by_task.items()}
+        {expert_name(e): by_task.get(e, drawing.MUTED) for e in data.experts}
         | {
             child.name: by_task.get(child.active_task, drawing.MUTED)
             for child in data.children

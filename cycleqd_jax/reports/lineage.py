@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.reports.run_data import Child, RunData
+from cycleqd_jax.runs.names import expert_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ def make_lineage(data: RunData, *, limit: int = 60) -> Lineage:
         seen.update(fresh)
     children = [name for name in order if name in parents]
     shown = set(children[: limit + 1])
-    experts = [f"expert/{task}" for task in data.tasks]
+    experts = [expert_name(expert) for expert in data.experts]
     depth = dict.fromkeys(experts, 0)
     generations = {child.name: child.generation for child in data.children}
     ranked = sorted(shown - {result}, key=lambda name: generations[name])
@@ -66,7 +67,7 @@ def make_lineage(data: RunData, *, limit: int = 60) -> Lineage:
 
 
 def expert_shares(data: RunData, individual: str) -> dict[str, float | None]:
-    """The share of each expert in an individual by crossover; by task, sums to 1.
+    """The share of each expert in an individual by crossover; by expert, sums to 1.
 
     These are the genome's scales: they do not mutate. A child has the mean of its
     parents' shares, weighted as it was crossed; None where it has no parents, or a
@@ -76,13 +77,13 @@ def expert_shares(data: RunData, individual: str) -> dict[str, float | None]:
       BadInputError: if an ancestor is neither an expert nor a recorded child.
     """
     shares: dict[str, dict[str, float | None]] = {
-        f"expert/{task}": {other: float(other == task) for other in data.tasks}
-        for task in data.tasks
+        expert_name(expert): {other: float(other == expert) for other in data.experts}
+        for expert in data.experts
     }
     by_name = {child.name: child for child in data.children}
     for child in data.children:  # parents come before their children
         if not child.parents:
-            shares[child.name] = dict.fromkeys(data.tasks)
+            shares[child.name] = dict.fromkeys(data.experts)
         elif all(parent in shares for parent in child.parents):
             shares[child.name] = _mix(child, shares)
     if individual not in shares:
@@ -102,5 +103,6 @@ def _mix(
         return (w1 * one + w2 * two) / (w1 + w2)
 
     return {
-        task: mixed(shares[first][task], shares[second][task]) for task in shares[first]
+        expert: mixed(share, shares[second][expert])
+        for expert, share in shares[first].items()
     }

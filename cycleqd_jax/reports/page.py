@@ -14,6 +14,7 @@ from cycleqd_jax.config import to_yaml
 from cycleqd_jax.errors import printable
 from cycleqd_jax.reports import tables
 from cycleqd_jax.reports.run_data import RunData
+from cycleqd_jax.runs.names import expert_name
 
 
 def make_page(
@@ -84,7 +85,7 @@ def _summary(report: Mapping[str, Any], split: str) -> str:
     models, result = report["models"], report["result"]
     expert = tables.best_expert(report, split)
     low, high = models[result][split]["interval"]["mean"]
-    experts = {f"expert/{task}" for task in report["tasks"]} - {expert}
+    experts = {expert_name(name) for name in report["experts"]} - {expert}
     others = ", ".join(
         f"<code>{_text(name)}</code> {splits[split]['mean']:.3f}"
         for name, splits in models.items()
@@ -232,7 +233,7 @@ def _champion_table(report: Mapping[str, Any]) -> str:
                 *shares,
             ]
         )
-    of_expert = [f"share of {task}" for task in report["tasks"]]
+    of_expert = [f"share of {expert}" for expert in report["experts"]]
     header = ["group", "champion", "optimise", "validate", "weight", *of_expert]
     return _table(header, rows)
 
@@ -256,17 +257,21 @@ def _experts(report: Mapping[str, Any]) -> str:
     if not changed:
         return "".join([*parts, "<p>The basis holds every expert exactly.</p>"])
     rows = []
-    for task, row in changed.items():
+    for expert, row in changed.items():
         least = row["least_kept"]
         scores = ["&ndash;"] * 4
         if "as_trained" in row:
             both = (row["as_trained"], row["as_genome"])
-            scores = [f"{one[key]:.3f}" for key in (task, "mean") for one in both]
+            scores = [
+                f"{one[key]:.3f}" if key in one else "&ndash;"  # it has no task
+                for key in (expert, "mean")
+                for one in both
+            ]
         matrix = "&ndash;"
         if least:
             matrix = f"{least['kept']:.1%}<small>{_text(least['matrix'])}</small>"
         share = f"{row['energy_kept']:.1%}"
-        rows.append([_text(task), share, f"<td>{matrix}</td>", *scores])
+        rows.append([_text(expert), share, f"<td>{matrix}</td>", *scores])
     header = ["expert", "energy kept", "least of", "own skill as trained", "as genome"]
     return "".join([*parts, _table([*header, "mean as trained", "as genome"], rows)])
 
@@ -293,7 +298,7 @@ def _facts(data: RunData, report: Mapping[str, Any]) -> str:
     tried.pop("uniform_merge", None)
     factors = ", ".join(f"{factor} ({score:.3f})" for factor, score in tried.items())
     return _text(
-        f"{report['evaluated_children']} children of {len(data.tasks)} experts of "
+        f"{report['evaluated_children']} children of {len(data.experts)} experts of "
         f"{config.base_model}, search {config.search}, seed {config.seed}. The best "
         f"mean on optimise is that of {report['best']}. Scaled merge is the sum of "
         "task vectors times "

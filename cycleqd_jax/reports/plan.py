@@ -57,7 +57,7 @@ def plan_remarks(config: RunConfig, plan: Plan) -> list[str]:
         remarks.append(f"Does not fit here: {misfit}")
     elif remarks:
         remarks.append("It would fit this machine.")
-    cells = state.cells // plan.memory.basis.num_experts
+    cells = state.cells // len(config.tasks)
     if cells > _CELLS_PER_INDIVIDUAL * state.individuals:
         remarks.append(
             f"Each archive has {cells} cells for {state.individuals} individuals, so "

@@ -68,6 +68,7 @@ class RunData:
       config: its settings.
       facts: what it came to, from `state.json`.
       tasks: names, in the order of scores.
+      experts: names; a task's expert has the task's.
       models: names, the rows of the table.
       scores: per-problem scores of `models`.
       samples: individual, task, problem, outcome, answer, reply of the result on the
@@ -77,13 +78,14 @@ class RunData:
       basis: `basis.json`: how alike the experts are, and what their basis keeps.
       metrics: means of further verdicts of `models`, by split, task and name.
       trained: scores of the experts as they were trained, where their genomes are
-        others, by the expert's task; like `scores`.
+        others, by expert; like `scores`.
       seconds: wall time by phase; the only thing that differs between equal runs.
     """
 
     config: RunConfig
     facts: RunFacts
     tasks: tuple[str, ...]
+    experts: tuple[str, ...]
     models: tuple[str, ...]
     scores: Scores
     samples: Sequence[Mapping[str, Any]]
@@ -105,7 +107,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
     opened = open_run(run_dir, finished=True)
     run, config, facts, tasks = opened.path, opened.config, opened.facts, opened.tasks
     aliases = {model.name: model.scored_as for model in facts.models}
-    trained = {task: trained_expert_name(task) for task in tasks}
+    trained = {expert: trained_expert_name(expert) for expert in opened.experts}
     wanted = {*aliases, *aliases.values(), *trained.values()}
     found = reading.read_scores(run, wanted)
     scores = {
@@ -117,6 +119,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         config=config,
         facts=facts,
         tasks=tasks,
+        experts=opened.experts,
         models=tuple(aliases),
         scores=scores,
         samples=_samples(run, facts.result, aliases[facts.result], scores),
@@ -124,7 +127,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         elites=_elites(run, facts),
         basis=reading.read_basis_facts(run),
         metrics=_metrics(run, aliases, classes),
-        trained={t: found[name] for t, name in trained.items() if name in found},
+        trained={e: found[name] for e, name in trained.items() if name in found},
         seconds=reading.read_seconds(run),
     )
 

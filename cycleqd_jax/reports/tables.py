@@ -9,6 +9,7 @@ from typing import Any
 
 from cycleqd_jax.reports import lineage, statistics
 from cycleqd_jax.reports.run_data import RunData
+from cycleqd_jax.runs.names import expert_name
 
 SELECTED = {  # split -> what was chosen by its scores
     "optimise": "children, archives and the factor of scaled_merge were selected on it",
@@ -41,6 +42,7 @@ def make_report(data: RunData) -> dict[str, Any]:
         "scaled_merge": data.facts.scaled_merge.model_dump(),
         "seed": data.config.seed,
         "tasks": list(data.tasks),
+        "experts": list(data.experts),
         "timing": {"total_s": sum(data.seconds.values()), "phases": data.seconds},
     }
 
@@ -56,7 +58,7 @@ def metric_names(report: Mapping[str, Any], split: str) -> dict[str, list[str]]:
 
 def best_expert(report: Mapping[str, Any], split: str) -> str:
     """The expert with the highest mean; the first of equal ones."""
-    experts = [f"expert/{task}" for task in report["tasks"]]
+    experts = [expert_name(expert) for expert in report["experts"]]
     return max(experts, key=lambda name: report["models"][name][split]["mean"])
 
 
@@ -117,15 +119,16 @@ def _difference(difference: statistics.Difference) -> dict[str, Any]:
 def _basis(data: RunData) -> dict[str, Any]:
     """The experts' similarity, and the scores of those that the basis changed."""
     changed = {}
-    for task, share in data.basis.get("energy_kept", {}).items():
-        row = {"energy_kept": share, "least_kept": data.basis["least_kept"].get(task)}
-        trained = data.trained.get(task, {}).get("optimise")
+    for expert, share in data.basis.get("energy_kept", {}).items():
+        least = data.basis["least_kept"].get(expert)
+        row = {"energy_kept": share, "least_kept": least}
+        trained = data.trained.get(expert, {}).get("optimise")
         if trained:
-            genome = data.scores[f"expert/{task}"]["optimise"]
+            genome = data.scores[expert_name(expert)]["optimise"]
             for key, scores in (("as_trained", trained), ("as_genome", genome)):
                 means = {t: statistics.mean(list(scores[t].values())) for t in scores}
                 row[key] = means | {"mean": statistics.mean(list(means.values()))}
-        changed[task] = row
+        changed[expert] = row
     return {
         "conditioning": data.basis.get("conditioning", "none"),
         "gram_tokens": data.basis.get("gram_tokens", 0),

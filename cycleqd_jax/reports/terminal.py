@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cycleqd_jax.reports import build, statistics, tables
+from cycleqd_jax.runs.names import expert_name
 from cycleqd_jax.search.merges import SCALED, UNIFORM
 
 _BEST_EXPERT = "best expert"
@@ -89,7 +90,7 @@ def metrics_table(
     for column in columns:
         table.add_column(column, justify="right")
     for task, metrics in names.items():
-        models = ("base", f"expert/{task}", *columns[2:])
+        models = ("base", expert_name(task), *columns[2:])
         means = [
             report["metrics"].get(model, {}).get(split, {}).get(task, {})
             for model in models
@@ -105,7 +106,7 @@ def seeds_table(
 ) -> Table:
     """Several runs, one row each, and their mean: the means over tasks on one split."""
     table = _new_table(f"means over skills on {split}", plain)
-    experts = {f"expert/{task}" for task in reports[0]["tasks"]}
+    experts = {expert_name(expert) for expert in reports[0]["experts"]}
     names = [name for name in reports[0]["models"] if name not in experts]
     names.insert(names.index("base") + 1, _BEST_EXPERT)
     gaps = (UNIFORM, SCALED)

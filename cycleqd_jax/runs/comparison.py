@@ -114,11 +114,9 @@ class Finalists(NamedTuple):
     best: int
 
 
-def expert_scores(
-    cached: CachedEvaluator, basis: Basis, tasks: Sequence[str]
-) -> dict[str, dict[str, float]]:
+def expert_scores(cached: CachedEvaluator, basis: Basis) -> dict[str, dict[str, float]]:
     """Scores of the base and of the experts' genomes on `optimise`."""
-    models = {BASE: base_genome(basis)} | _experts(basis, tasks)
+    models = {BASE: base_genome(basis)} | _experts(basis)
     return cached.scores("experts-optimise", models, Split.OPTIMISE)
 
 
@@ -130,16 +128,17 @@ def choose_finalists(
     settings: AggregationSettings,
 ) -> Finalists:
     """Chooses one champion per group on `validate` and aggregates them."""
-    found = search.champions(state)
+    found, experts = search.champions(state), search.context.basis.expert_names
     count = max(settings.candidates, 1)
     groups = {name: best[:count] for name, best in found.contenders.items()}
     validated = None
     if settings.candidates:
         ids = sorted({one.individual for best in groups.values() for one in best})
-        models = {individual_name(i, tasks): state.bank.genome(i) for i in ids}
+        models = {individual_name(i, experts): state.bank.genome(i) for i in ids}
         scores = cached.scores("candidates-validate", models, Split.VALIDATE)
         validated = {
-            i: [scores[individual_name(i, tasks)][task] for task in tasks] for i in ids
+            i: [scores[individual_name(i, experts)][task] for task in tasks]
+            for i in ids
         }
     champions = choose_champions(
         list(groups.values()), validated, by=settings.choose_by
@@ -181,22 +180,25 @@ def compare(
       aggregation: how champions are chosen.
       factors: of the scaled merge; the best on `optimise` is taken.
     """
-    summary = search.summary(state)
-    _write_archives(folder, summary.archives, tasks)
+    summary, experts = search.summary(state), basis.expert_names
+    _write_archives(folder, summary.archives, experts)
     final = choose_finalists(cached, search, state, tasks, aggregation)
     tried = cached.scores("merges-optimise", merges(basis, factors), Split.OPTIMISE)
     factor = _break_tie(cached, basis, best_factors(tried, factors))
     fixed = (
         {BASE: base_genome(basis)}
-        | _experts(basis, tasks)
+        | _experts(basis)
         | {UNIFORM: uniform(basis), SCALED: scaled_sum(basis, factor)}
     )
     best = BEST_OF_ARCHIVE if summary.archives else BEST_OF_SEARCH
     champions = {
-        group: individual_name(champion.contender.individual, tasks)
+        group: individual_name(champion.contender.individual, experts)
         for group, champion in final.champions.items()
     }
-    scored_as = {SCALED: scaled_name(factor), best: individual_name(final.best, tasks)}
+    scored_as = {
+        SCALED: scaled_name(factor),
+        best: individual_name(final.best, experts),
+    }
     if len(champions) > 1:
         result = AGGREGATED
         cached.scores("final-optimise", {result: final.aggregated}, Split.OPTIMISE)
@@ -216,7 +218,7 @@ def compare(
             for name in (*fixed, *found)
         ),
         result=result,
-        best=individual_name(final.best, tasks),
+        best=individual_name(final.best, experts),
         aggregation={
             group: ChampionFacts(
                 individual=champions[group],
@@ -256,8 +258,9 @@ def forget_final_parts(folder: RunFolder) -> None:
             folder.part(kind, part).unlink(missing_ok=True)
 
 
-def _experts(basis: Basis, tasks: Sequence[str]) -> dict[str, Genome]:
-    return {expert_name(task): expert_genome(basis, k) for k, task in enumerate(tasks)}
+def _experts(basis: Basis) -> dict[str, Genome]:
+    names = enumerate(basis.expert_names)
+    return {expert_name(expert): expert_genome(basis, k) for k, expert in names}
 
 
 def _mean(by_task: Mapping[str, float]) -> float:
@@ -265,13 +268,13 @@ def _mean(by_task: Mapping[str, float]) -> float:
 
 
 def _write_archives(
-    folder: RunFolder, rows: Sequence[Mapping], tasks: Sequence[str]
+    folder: RunFolder, rows: Sequence[Mapping], experts: Sequence[str]
 ) -> None:
     if not rows:
         folder.part("", "archives").unlink(missing_ok=True)
         return
     named = [
-        dict(row) | {"individual": individual_name(row["individual"], tasks)}
+        dict(row) | {"individual": individual_name(row["individual"], experts)}
         for row in rows
     ]
     folder.write_part("", "archives", pa.Table.from_pylist(named))

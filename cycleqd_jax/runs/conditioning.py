@@ -81,14 +81,26 @@ def train_inputs(
 ) -> TrainInputs | None:
     """The sequences that `basis.conditioning: regmean` needs; None for any other.
 
+    Only experts of tasks have inputs of their own; a task without an expert gives none.
+
     Raises:
-      BadInputError: a task has no `train` problem with a known answer.
+      BadInputError: an expert belongs to no task, or its task has no `train` problem
+        with a known answer.
     """
     if config.basis.conditioning != "regmean":
         return None
+    experts = config.name_experts([task.name for task in tasks])
+    if further := sorted(experts.keys() - {task.name for task in tasks}):
+        raise BadInputError(
+            "basis.conditioning: regmean needs train problems of every expert, but "
+            f"{', '.join(further)} belongs to no task; set it to data_free or none, or "
+            "leave that expert out."
+        )
     end = turn_end(tokenizer)
     sequences = {}
     for task in tasks:
+        if task.name not in experts:
+            continue
         problems = task.problems(Split.TRAIN)[: config.basis.conditioning_problems]
         known = (reference(task, problem) for problem in problems)
         sequences[task.name] = [
@@ -127,12 +139,12 @@ def gram_bytes(config: RunConfig, model: ModelConfig) -> GramBytes:
         for name, shape in model.weight_shapes().items()
         if len(shape) == 2 and name not in (EMBEDDING, HEAD)
     ]
-    tasks = len(config.tasks)
+    experts = len(config.expert_paths)
     squares = sum(size**2 for size in inputs) // model.num_hidden_layers
-    on_device = 4 * (tasks + 1) * squares  # and those of a further batch
+    on_device = 4 * (experts + 1) * squares  # and those of a further batch
     if config.basis.conditioning == "data_free":
         on_device = 0
-    return GramBytes(on_device, 8 * (tasks + 2) * max(inputs) ** 2)
+    return GramBytes(on_device, 8 * (experts + 2) * max(inputs) ** 2)
 
 
 def check_gram_memory(config: RunConfig, model: ModelConfig, machine: Machine) -> None:

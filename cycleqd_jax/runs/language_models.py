@@ -62,7 +62,7 @@ class Models:
         else:
             run = open_run(config.run, finished=True)
             for asked in (name, *config.individuals):
-                every = map(expert_name, run.tasks) if asked == EXPERTS else [asked]
+                every = map(expert_name, run.experts) if asked == EXPERTS else [asked]
                 self.individuals |= {one: run.individual(one) for one in every}
             self.dtype, self.base = run.config.dtype, run.load_base()
             self._basis, self._noise = run.basis, run.config.noise

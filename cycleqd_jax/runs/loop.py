@@ -71,6 +71,7 @@ def run_search(
     """
     key = jax.random.key(seed)
     tasks = [task.name for task in evaluator.tasks]
+    experts = search.context.basis.expert_names
     while state.next_generation <= qd.num_generations:
         start = time.perf_counter()
         ts = generation_batch(
@@ -88,7 +89,7 @@ def run_search(
         for i, name in enumerate(names):
             outcome = Outcome(tuple(means[name][task] for task in tasks))
             state = search.tell(state, candidate(candidates, i), [outcome])
-            lineage = _lineage_columns(candidates.lineage[i], tasks)
+            lineage = _lineage_columns(candidates.lineage[i], tasks, experts)
             scores = {
                 f"score/{task}": s
                 for task, s in zip(tasks, outcome.scores, strict=True)
@@ -171,9 +172,11 @@ def _rounded(usage: Usage) -> dict[str, float]:
     return {name: round(value, 3) for name, value in usage._asdict().items()}
 
 
-def _lineage_columns(lineage: Lineage, tasks: Sequence[str]) -> dict[str, object]:
+def _lineage_columns(
+    lineage: Lineage, tasks: Sequence[str], experts: Sequence[str]
+) -> dict[str, object]:
     """Columns of the metrics; None where a candidate has no such thing."""
-    parents = [individual_name(parent, tasks) for parent in lineage.parents]
+    parents = [individual_name(parent, experts) for parent in lineage.parents]
     weights = list(lineage.weights)
     first, second = (parents or [None] * 2), (weights or [math.nan] * 2)
     return {

@@ -130,10 +130,11 @@ def state_memory(config: RunConfig, basis: Basis) -> StateMemory:
     if config.noise is not None:
         genome += 4 * noise_length(qd.num_generations)
     no_genome = Genome(np.zeros(0, np.float32), np.zeros(0, np.float32))
-    one = Bank.empty(tasks).add_expert(no_genome, [0.0] * tasks)
+    experts = basis.num_experts
+    one = Bank.empty(tasks, experts).add_expert(no_genome, [0.0] * tasks)
     facts = (one.scores, one.parents, one.weights, one.active, one.complete)
-    individuals = tasks + qd.num_generations
-    genomes = min(cells + tasks + qd.children_per_batch, individuals)
+    individuals = experts + qd.num_generations
+    genomes = min(cells + experts + qd.children_per_batch, individuals)
     return StateMemory(
         cells=cells,
         grid_bytes=tree_bytes(archives),

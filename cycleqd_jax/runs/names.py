@@ -9,21 +9,26 @@ BEST_OF_SEARCH = "best_of_search"  # of a search without archives
 _CHAMPION = "champion/"
 
 
-def individual_name(individual: int, tasks: Sequence[str]) -> str:
-    """The name of an id of the bank: "expert/<task>" or "child/<generation>"."""
-    if individual < len(tasks):
-        return expert_name(tasks[individual])
-    return child_name(individual - len(tasks) + 1)
+def individual_name(individual: int, experts: Sequence[str]) -> str:
+    """The name of an id of the bank: "expert/<expert>" or "child/<generation>".
+
+    Args:
+      individual: the id.
+      experts: their names; a task's expert has the task's.
+    """
+    if individual < len(experts):
+        return expert_name(experts[individual])
+    return child_name(individual - len(experts) + 1)
 
 
-def expert_name(task: str) -> str:
+def expert_name(expert: str) -> str:
     """The name of an expert's genome."""
-    return f"expert/{task}"
+    return f"expert/{expert}"
 
 
-def trained_expert_name(task: str) -> str:
+def trained_expert_name(expert: str) -> str:
     """The name of an expert as it was trained."""
-    return f"trained_expert/{task}"
+    return f"trained_expert/{expert}"
 
 
 def child_name(generation: int) -> str:

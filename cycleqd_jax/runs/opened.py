@@ -55,6 +55,11 @@ class OpenedRun:
     facts: RunFacts | None
     tasks: tuple[str, ...]
 
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Their names, in the order of genomes' scales."""
+        return tuple(self.config.name_experts(self.tasks))
+
     @functools.cached_property
     def bank(self) -> Bank:
         """All individuals, with the genomes of those that were kept.
@@ -86,7 +91,8 @@ class OpenedRun:
 
     def names(self) -> list[str]:
         """Names of all individuals that `individual` knows."""
-        return [*self._makers(), *self._kept(), *map(trained_expert_name, self.tasks)]
+        trained = map(trained_expert_name, self.experts)
+        return [*self._makers(), *self._kept(), *trained]
 
     def individual(self, name: str) -> Individual:
         """An individual by its name in results and reports.
@@ -102,9 +108,9 @@ class OpenedRun:
             return self.bank.genome(kept[name])
         if name in makers:
             return makers[name]()
-        for task in self.tasks:
-            if name == trained_expert_name(task):
-                return TrainedExpert(task)
+        for expert in self.experts:
+            if name == trained_expert_name(expert):
+                return TrainedExpert(expert)
         raise BadInputError(
             f"{name!r} is no individual of {self.path}; there are "
             f"{', '.join(self.names())}."
@@ -151,12 +157,11 @@ class OpenedRun:
 
     def whole_models(self, base: LoadedModel) -> WholeModels:
         """Loads the weights of trained experts and adapters of this run."""
-        experts = dict(zip(self.tasks, self.config.expert_paths, strict=True))
-        return WholeModels(base, experts)
+        return WholeModels(base, self.config.name_experts(self.tasks))
 
     def _kept(self) -> dict[str, int]:
         """Name -> id of the individuals whose genomes are in the bank."""
-        return {individual_name(i, self.tasks): i for i in sorted(self.bank.genomes)}
+        return {individual_name(i, self.experts): i for i in sorted(self.bank.genomes)}
 
     def _makers(self) -> dict[str, Any]:
         """Name -> function that makes the genome, of models that no bank holds."""

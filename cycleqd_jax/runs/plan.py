@@ -58,7 +58,7 @@ class Inputs(NamedTuple):
     Attributes:
       model: sizes of the base model.
       sizes_of: None if its weights are on this machine, else where the sizes are from.
-      experts: in the order of the tasks; None for one that is not on this machine.
+      experts: in the order of `name_experts`; None for one that is not on this machine.
     """
 
     model: ModelConfig
@@ -76,7 +76,7 @@ class Inputs(NamedTuple):
             self.model.weight_shapes(),
             self.experts,
             config.basis,
-            expert_names=config.tasks,
+            expert_names=tuple(config.name_experts(config.tasks)),
         )
         form = search_class(config.search).basis_form(config.qd)
         return core_shapes(basis) if form == "core" else basis
@@ -207,14 +207,17 @@ def make_plan(
             split: sum(len(task.problems(split)) for task in tasks)
             for split in (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
         }
-        merges = 1 + len(config.baselines.scaled_merge_factors)
+        experts, merges = (
+            len(config.expert_paths),
+            1 + len(config.baselines.scaled_merge_factors),
+        )
         candidates = config.aggregation.candidates * len(tasks)
         counts = {  # models, on the problems of a split
             "children": (config.qd.num_generations, Split.OPTIMISE),
-            "experts and merges": (1 + len(tasks) + merges + 2, Split.OPTIMISE),
+            "experts and merges": (1 + experts + merges + 2, Split.OPTIMISE),
             "champions": (min(candidates, memory.state.individuals), Split.VALIDATE),
             # The base, the experts, two merges and two results.
-            "comparison": (len(tasks) + 5, Split.TEST),
+            "comparison": (experts + 5, Split.TEST),
         }
         episodes = {name: n * problems[split] for name, (n, split) in counts.items()}
         if episode_seconds is not None:

@@ -185,11 +185,12 @@ def _state(
     start = time.perf_counter()
     tasks, basis = prepared.task_names, prepared.basis
     # On resume these are read from the results.
-    scores = comparison.expert_scores(cached, basis, tasks)
+    scores = comparison.expert_scores(cached, basis)
     is_conditioned = config.basis.conditioning != "none"
     trained = trained_experts.measure(basis, cached, is_conditioned=is_conditioned)
-    experts = [expert_genome(basis, k) for k in range(len(tasks))]
-    rows = [[scores[expert_name(e)][task] for task in tasks] for e in tasks]
+    names = basis.expert_names
+    experts = [expert_genome(basis, k) for k in range(len(names))]
+    rows = [[scores[expert_name(e)][task] for task in tasks] for e in names]
     state = prepared.search.init(experts, np.asarray(rows, np.float64))
     if saved is not None:
         folder.drop_batches_from(saved.next_generation)

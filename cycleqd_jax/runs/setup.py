@@ -153,8 +153,10 @@ def prepare(
     if tasks is None:
         tasks = make_tasks(config.tasks, config.problems, config.task_settings)
     check_splits(config, tasks)
+    names = tuple(task.name for task in tasks)
+    expert_paths = config.name_experts(names)
     mesh, machine = make_mesh(config.engine.mesh), this_machine()
-    for source in (config.base_model, *config.expert_paths):
+    for source in (config.base_model, *expert_paths.values()):
         if is_hub_name(source):
             locate(source)  # downloads it
     inputs = find_inputs(config)
@@ -174,11 +176,8 @@ def prepare(
         kv_heads = model.config.num_key_value_heads
         sharding.check_sizes(mesh, slots=engine.slots, kv_heads=kv_heads)
     observer.phase("loading the experts")
-    experts = [load_expert(path, model) for path in config.expert_paths]
-    names = [task.name for task in tasks]
-    expert_prints = {
-        name: expert.fingerprint for name, expert in zip(names, experts, strict=True)
-    }
+    experts = {name: load_expert(path, model) for name, path in expert_paths.items()}
+    expert_prints = {name: expert.fingerprint for name, expert in experts.items()}
     inputs_of = train_inputs(config, tasks, model.tokenizer)
     basis_print = basis_fingerprint(
         model.fingerprint,
@@ -200,7 +199,7 @@ def prepare(
         check_same_inputs(folder.path, fingerprints)
     observer.phase("computing the basis of the task vectors")
     layers = inputs_of and inputs_of.grams(program, model.weights)
-    basis = _basis(config, folder, model, experts, names, basis_print, layers)
+    basis = _basis(config, folder, model, experts, basis_print, layers)
     memory = plan_memory(config, model.config, basis, machine)
     basis = place_basis(basis, mesh)
     evaluation = {"evaluation": {"engine.mode": memory.mode.mode}}
@@ -258,7 +257,7 @@ def open_evaluator(
         prepared.engine,
         mesh=prepared.mesh,
     )
-    experts = dict(zip(prepared.task_names, config.expert_paths, strict=True))
+    experts = config.name_experts(prepared.task_names)
     loader = IndividualLoader(
         engine=engine,
         weights=prepared.weights,
@@ -276,10 +275,14 @@ def _form(config: RunConfig) -> str:
     return search_class(config.search).basis_form(config.qd)
 
 
-def _basis(config, folder, model, experts, names, fingerprint, layers) -> Basis:
+def _basis(config, folder, model, experts, fingerprint, layers) -> Basis:
     def compute() -> Basis:
         basis = compute_basis(
-            model.weights, experts, config.basis, expert_names=names, layers=layers
+            model.weights,
+            list(experts.values()),
+            config.basis,
+            expert_names=tuple(experts),
+            layers=layers,
         )
         return core_basis(basis) if _form(config) == "core" else basis
 

@@ -94,7 +94,7 @@ def measure(
       is_conditioned: whether conditioning changed every expert.
 
     Returns:
-      "trained_expert/<task>" -> task -> score; empty where the basis is exact.
+      "trained_expert/<expert>" -> task -> score; empty where the basis is exact.
     """
     changed = {row.expert for row in energy_report(basis)}
     if basis.residuals:
@@ -104,9 +104,9 @@ def measure(
     if not changed:
         return {}
     models = {
-        trained_expert_name(task): TrainedExpert(task)
-        for task in basis.expert_names
-        if task in changed
+        trained_expert_name(expert): TrainedExpert(expert)
+        for expert in basis.expert_names
+        if expert in changed
     }
     return cached.scores(PART, models, Split.OPTIMISE)
 
@@ -120,16 +120,17 @@ def note_losses(
 
     Args:
       trained: from `measure`.
-      scores: "expert/<task>" -> task -> score, of the genomes.
+      scores: "expert/<expert>" -> task -> score, of the genomes.
       observer: hears of it.
     """
-    for task in scores and next(iter(scores.values())):
-        if trained_expert_name(task) in trained:
-            before = trained[trained_expert_name(task)]
-            after = scores[expert_name(task)]
-            means = [math.fsum(row.values()) / len(row) for row in (before, after)]
-            observer.note(
-                f"expert {task} as trained and as its genome: {task} "
-                f"{before[task]:.3f} -> {after[task]:.3f}, mean {means[0]:.3f} -> "
-                f"{means[1]:.3f}"
-            )
+    for name, before in trained.items():
+        expert = name.removeprefix(trained_expert_name(""))
+        after = scores[expert_name(expert)]
+        means = [math.fsum(row.values()) / len(row) for row in (before, after)]
+        own = ""
+        if expert in before:  # it has a task
+            own = f"{expert} {before[expert]:.3f} -> {after[expert]:.3f}, "
+        observer.note(
+            f"expert {expert} as trained and as its genome: {own}mean "
+            f"{means[0]:.3f} -> {means[1]:.3f}"
+        )

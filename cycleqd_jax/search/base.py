@@ -35,7 +35,7 @@ class Context(NamedTuple):
     Attributes:
       qd: the section `qd` of the config: number of children, batch size, operators.
       options: the section `search_settings`, which only this search reads.
-      basis: of the genomes.
+      basis: of the genomes; its `expert_names` are the experts, in their order.
       tasks: K names, in the order of scores.
       entries: the same tasks as the config names them; keys of settings by task.
       train: task name -> ids of its `train` problems with a reference answer, which
@@ -48,6 +48,12 @@ class Context(NamedTuple):
     tasks: tuple[str, ...]
     entries: tuple[str, ...]
     train: Mapping[str, tuple[str, ...]] = {}
+
+    @property
+    def own_experts(self) -> tuple[int, ...]:
+        """Per task its expert, 0-based: the one of its name; -1 where there is none."""
+        place = {name: k for k, name in enumerate(self.basis.expert_names)}
+        return tuple(place.get(task, -1) for task in self.tasks)
 
 
 class Status(enum.StrEnum):
@@ -90,7 +96,7 @@ class Candidates(NamedTuple):
 
     Attributes:
       ts: their generations, from 1, consecutive.
-      genomes: P genomes, `[G]` and `[K]` float32 on the host.
+      genomes: P genomes, `[G]` and `[E]` float32 on the host.
       lineage: P entries.
     """
 
@@ -224,8 +230,8 @@ class Search(abc.ABC):
         """The state before generation 1.
 
         Args:
-          experts: K genomes, in the order of tasks.
-          scores: float64 `[K, K]`; row k has expert k's scores on all tasks.
+          experts: E genomes, in the order of `context.basis.expert_names`.
+          scores: float64 `[E, K]`; row k has expert k's scores on all tasks.
         """
 
     @abc.abstractmethod

@@ -82,7 +82,7 @@ class CycleQD(Search):
         """Offers every expert to every archive; their scores set the cells' ranges."""
         rows = [[float(score) for score in row] for row in scores]
         archives = empty_archives(self._ranges(rows), self.context.qd.bins)
-        bank = Bank.empty(len(self.context.tasks))
+        bank = Bank.empty(len(self.context.tasks), len(experts))
         for k, (genome, own) in enumerate(zip(experts, rows, strict=True)):
             bank = bank.add_expert(genome, own)
             archives, statuses = archives.offer(k, own)
@@ -104,6 +104,7 @@ class CycleQD(Search):
             key,
             ts,
             settings=self.context.qd,
+            experts=self.context.own_experts,
         )
         lineage = tuple(
             Lineage(tuple(parents), tuple(weights), int(active))

@@ -68,14 +68,14 @@ class RandomSearch(Search):
 
     def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
         """The experts are the first individuals."""
-        bank = Bank.empty(len(self.context.tasks))
+        bank = Bank.empty(len(self.context.tasks), len(experts))
         for genome, own in zip(experts, scores, strict=True):
             bank = bank.add_expert(genome, [float(score) for score in own])
         return State(bank, 1)
 
     def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
         """Draws one factor per expert and generation from `fold_in(key, t)`."""
-        num_experts = len(self.context.tasks)
+        num_experts = state.bank.num_experts
         experts = state.bank.gather(range(num_experts))
         low, high = self._settings.low, self._settings.high
         genomes = []

@@ -56,7 +56,7 @@ def experts_only(prepared: Prepared) -> State:
 def children_of(state: State, count: int, seed: int = 0) -> Genome:
     """Genomes between the experts', float32 `[count, G]` and `[count, K]`."""
     rng = np.random.default_rng(seed)
-    experts = state.bank.num_tasks
+    experts = state.bank.num_experts
     batch = state.bank.gather(range(experts))
     shares = rng.dirichlet(np.ones(experts), count).astype(np.float32)
     return Genome(shares @ batch.coefficients, shares @ batch.scales)

@@ -17,6 +17,7 @@ from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import setup, trained_experts
+from cycleqd_jax.runs.opened import open_run
 from experiments import agent_skills
 
 
@@ -96,6 +97,55 @@ def test_a_conditioned_run(worlds, tmp_path, capsys, method):
     basis = load_basis(folder / "basis.safetensors").basis
     name = "model.layers.1.mlp.down_proj.weight"
     assert not np.allclose(plain.v[name], basis.v[name], atol=1e-2)
+
+
+def test_more_experts_than_tasks_and_a_task_without_one(worlds, tmp_path, capsys):
+    """Task toy_c has no expert; expert "second" has no task, and is scored on all."""
+    settings = worlds(3)
+    entries, experts = settings["tasks"], dict(settings["experts"])
+    folder = experts[entries[2]]
+    settings["experts"] = {"second": experts[entries[1]], "third": folder} | experts
+    settings["experts"][entries[2]] = "none"
+    more = ["basis.rank=2", "qd.num_generations=5"]
+    code, run_folder = run(settings, tmp_path, *more)
+    out = " ".join(capsys.readouterr().out.split())
+    assert code == 0 and "expert second as trained and as its genome: mean" in out
+    named = ["toy_a", "toy_b", "second", "third"]
+    assert (
+        list(load_basis(run_folder / "basis.safetensors").basis.expert_names) == named
+    )
+    metrics = [files.read_table(p).to_pylist()
+               for p in sorted((run_folder / "metrics").glob("*.parquet"))]  # fmt: skip
+    active = [row["active_task"] for rows in metrics for row in rows]
+    assert active == ["toy_b", "toy_c", "toy_a", "toy_b", "toy_c"]
+    report = files.read_json(run_folder / "report" / "report.json")
+    assert report["experts"] == named and report["tasks"] == list(toy_world.TASKS[:3])
+    assert {f"expert/{name}" for name in named} <= set(report["models"])
+    assert set(report["basis"]["changed"]) == {"toy_b", "second"}
+    for champion in report["aggregation"].values():
+        assert list(champion["expert_shares"]) == named
+        assert sum(champion["expert_shares"].values()) == pytest.approx(1)
+    opened = open_run(run_folder)
+    assert opened.individual("trained_expert/second") == TrainedExpert("second")
+    genome = opened.individual("expert/third")
+    assert genome.scales.tolist() == [0, 0, 0, 1]
+    assert set(opened.whole_models(None).experts) == set(named)
+
+
+def test_experts_without_a_task_cannot_be_conditioned_by_inputs(
+    worlds, tmp_path, capsys
+):
+    settings = worlds(2)
+    settings["experts"]["second"] = next(iter(settings["experts"].values()))
+    said = []
+    for last in (["--dry-run"], []):
+        code, _ = run(settings, tmp_path, "basis.conditioning=regmean", *last)
+        assert code == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1] and "but second belongs to no task" in said[0]
+    settings["experts"]["toy_a"] = settings["experts"].pop("second")
+    assert run(settings, tmp_path, "--dry-run")[0] == 2
+    assert "toy_a is the name of a task" in capsys.readouterr().err
 
 
 def test_conditioning_needs_train_problems(worlds, tmp_path, capsys):

@@ -26,6 +26,23 @@ def test_round_trip(bank):
     assert bank.scores.dtype == np.float64  # 1/3 survives
 
 
+def test_more_experts_than_tasks_come_before_the_children(make):
+    genome, scores = make.genome(make.problem("lora").basis), [0.5, 0.25]
+    bank = Bank.empty(2, 3)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="expected 3 experts"):
+            bank.add_child(genome, scores)
+        bank = bank.add_expert(genome, scores)
+    with pytest.raises(ValueError, match="at most 3, but there are 3"):
+        bank.add_expert(genome, scores)
+    bank = bank.add_child(genome, scores).add_child(genome, scores)
+    again = Bank.from_numpy(bank.prune([4]).to_numpy())
+    assert (again.num_tasks, again.num_experts) == (2, 3)
+    assert sorted(again.genomes) == [0, 1, 2, 4]
+    assert sorted(again.prune([]).genomes) == [0, 1, 2]
+    assert Bank.from_numpy(Bank.empty(2, 3).to_numpy()).num_experts == 3
+
+
 def test_scores_keep_their_float64_value(make):
     genome = make.genome(make.problem("lora").basis)
     bank = Bank.empty(3).add_expert(genome, [1 / 3, 0.1, 0.7])

@@ -63,6 +63,16 @@ def test_only_the_active_experts_components_move_and_within_bounds(make):
     np.testing.assert_array_equal(still.coefficients, parent.coefficients)
 
 
+def test_without_an_expert_of_its_own_a_task_moves_all_experts_components(make):
+    basis = make.problem("mixed").basis
+    steps = draw_steps(jax.random.key(1), basis.genome_size, w_max=0.3)
+    still = make.genome(basis).replace(coefficients=np.zeros(basis.genome_size))
+    moved = mutated(still, steps, -1, basis).coefficients
+    each = [mutated(still, steps, k, basis).coefficients for k in range(3)]
+    np.testing.assert_array_equal(moved, sum(each))
+    assert all(np.any(one) for one in each)
+
+
 def test_steps_have_the_stated_distribution():
     steps = np.asarray(draw_steps(jax.random.key(0), 20000, w_max=0.3))
     assert 0 <= steps.min() and steps.max() < 0.3

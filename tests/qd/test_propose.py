@@ -115,6 +115,19 @@ def test_seed_settings_and_bank_size(state):
     assert propose(*state, key, [4, 5], settings=slow).active.tolist() == [0, 1]
 
 
+def test_mutation_follows_the_active_tasks_expert(state):
+    """Archive 0 has no expert, archives 1 and 2 have each other's."""
+    key, ts = jax.random.key(0), [3, 1, 2]  # of archives 0, 1 and 2
+    still = propose(*state, key, ts, settings=QDSettings(mutation="none"))
+    own = propose(*state, key, ts, settings=SETTINGS, experts=(-1, 2, 1))
+    moved = np.asarray(own.genomes.coefficients != still.genomes.coefficients)
+    owner = np.asarray(state[2].experts_of)
+    experts = [set(owner[row].tolist()) for row in moved]
+    assert experts == [{0, 1, 2}, {2}, {1}] and own.active.tolist() == [0, 1, 2]
+    same = propose(*state, key, ts, settings=SETTINGS, experts=(0, 1, 2))
+    assert_same(same, propose(*state, key, ts, settings=SETTINGS))
+
+
 def test_a_single_elite_mates_with_itself(make):
     basis = make.problem("lora").basis
     bank = make.run(basis, num_children=0)[1]

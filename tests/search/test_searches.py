@@ -1,9 +1,12 @@
 """Every search behind the door: pure, resumable, deterministic, recorded."""
 
+import types
+
 import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scripted import ScriptedEvaluator
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import mean_scores
@@ -76,6 +79,29 @@ def test_a_run_that_stops_and_resumes_ends_the_same(
         for part in parts:
             other = tmp_path / "parts" / kind / part.name
             assert part.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tasks_without_an_expert_and_experts_without_a_task(
+    name, context, basis, scripted, tmp_path
+):
+    """Of the tasks "x" and "a" only the second has an expert; there are two more."""
+    tasks = tuple(types.SimpleNamespace(name=n, problems=scripted.tasks[0].problems)
+                  for n in ("x", "a"))  # fmt: skip
+    names = tuple(task.name for task in tasks)
+    rules = ScriptedEvaluator(tasks, lambda individual, task, i: float(i % 2))
+    search = search_class(name)(context()._replace(tasks=names, entries=names))
+    assert search.context.own_experts == (-1, 0)
+    experts = [expert_genome(basis, k) for k in range(3)]
+    state = search.init(experts, np.full((3, 2), 0.5))
+    state = run(search, state, tmp_path, rules)
+    assert state.bank.next_id == 12 and state.bank.num_experts == 3
+    known = {"expert/a", "expert/b", "expert/c", None}
+    known |= {f"child/{t}" for t in range(1, 10)}
+    for part in sorted((tmp_path / "metrics").glob("*.parquet")):
+        for row in pq.read_table(part).to_pylist():
+            assert {row["parent_1"], row["parent_2"]} <= known
+            assert row["active_task"] in (None, *names)
 
 
 @pytest.mark.parametrize("name", NAMES)
