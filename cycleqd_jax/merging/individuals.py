@@ -1,12 +1,16 @@
 """Individuals: plain data that says which model to evaluate.
 
-An individual can be sent to another host. It is a genome, or it names weights that the
-evaluator loads when their turn comes. It is never a closure and never holds weights.
+An individual can be sent to another host. It is a genome, it names weights that the
+evaluator loads when their turn comes, or it is a recipe by which the evaluator makes
+them. It is never a closure and never holds weights.
 """
 
 import dataclasses
+from typing import Literal, get_args
 
 from cycleqd_jax.merging.genome import Genome
+
+RecipeMethod = Literal["ties", "dare", "dare_ties"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,4 +35,37 @@ class Adapter:
     path: str
 
 
-Individual = Genome | TrainedExpert | Adapter
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """An element-wise merge of all experts of a run (`merging.recipes`).
+
+    Attributes:
+      method: "ties", "dare" or "dare_ties".
+      factor: scales the merged task vector; dimensionless.
+      density: share of a task vector's elements that stay, above 0 and at most 1.
+      seed: of the random drops, 0 to 2^32 - 1; "ties" draws nothing.
+
+    Raises:
+      ValueError: there is no such method, or a number is out of its range.
+    """
+
+    method: RecipeMethod
+    factor: float
+    density: float
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.method not in get_args(RecipeMethod):
+            raise ValueError(
+                f"recipe: expected one of {', '.join(get_args(RecipeMethod))}, got "
+                f"{self.method!r}."
+            )
+        if not 0 < self.density <= 1:
+            raise ValueError(
+                f"recipe: expected a density above 0 and at most 1, got {self.density}."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"recipe: expected a seed of 32 bits, got {self.seed}.")
+
+
+Individual = Genome | TrainedExpert | Adapter | Recipe
