@@ -171,7 +171,7 @@ class PocketTask(abc.ABC):
           sandbox: runs inspections and the answer.
 
         Returns:
-          The verdict. Its metric is the score once more, under the kind of the problem's
+          The verdict. Its metric is the score once more, under the kind of its
           template: `TRAINED` or `HELD_OUT`.
 
         Raises:
