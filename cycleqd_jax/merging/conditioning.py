@@ -10,10 +10,12 @@ skill q),
 
 The sum of all `tau_q'` is the RegMean merge; here its parts are kept apart, so that
 every later step works on them unchanged. A LoRA keeps its rank: only `A` changes.
-`data_free` takes `G_q = tau_q^T tau_q / |tau_q|^2`, and so needs no data.
+`data_free` takes `G_q = tau_q^T tau_q / |tau_q|^2`, and so needs no data. Without ridge
+the sum of its `tau_q'` is the minimum of WUDI's loss,
+`sum_q |(tau - tau_q) tau_q^T|^2 / |tau_q|^2`, which its authors approach by iteration.
 
-Sources: RegMean, Jin et al. (arXiv 2212.09849); `data_free` is our derivation from the
-loss of WUDI-Merging, Cheng et al. (arXiv 2503.08099).
+Sources: RegMean, Jin et al. (arXiv 2212.09849); the loss of WUDI-Merging, Cheng et al.
+(arXiv 2503.08099), whose closed form is ours.
 """
 
 import dataclasses
@@ -31,6 +33,7 @@ from cycleqd_jax.merging.task_vectors import (
     FactoredDelta,
     ParameterDeltas,
 )
+from cycleqd_jax.models.base import EMBEDDING
 
 Grams = Sequence[Any]  # one `[in, in]` matrix per expert, on the host or a device
 
@@ -69,10 +72,11 @@ def condition_by_themselves(
 ) -> Iterator[ParameterDeltas]:
     """Conditions matrices by the task vectors themselves; `data_free`.
 
+    The embedding stays as it is: its rows are looked up, so it has no input to act on.
     Args, Yields and Raises as for `condition_by_inputs`.
     """
     for row in rows:
-        if row.is_matrix:
+        if row.is_matrix and row.name != EMBEDDING:
             grams = [_own_gram(delta, row.shape[1]) for delta in row.deltas]
             row = _conditioned(row, grams, settings)
         yield row

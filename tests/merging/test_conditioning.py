@@ -55,20 +55,21 @@ def row(rng, out=7, size=11):
     return ParameterDeltas("w", (out, size), deltas)
 
 
+@pytest.mark.parametrize("ridge", [0.0, 1e-3, RIDGE, 10.0])
 @pytest.mark.parametrize("shrinkage", [1.0, 0.4, 0.0])
-def test_by_inputs(rng, shrinkage):
+def test_by_inputs(rng, shrinkage, ridge):
     given, grams = row(rng), [gram(rng, 11) for _ in range(3)]
     other = ParameterDeltas("other", (3,), [None, DenseDelta(np.ones(3)), None])
     settings = BasisSettings(
         conditioning="regmean",
-        conditioning_ridge=RIDGE,
+        conditioning_ridge=ridge,
         conditioning_shrinkage=shrinkage,
     )
     layers = [{"unchanged": grams}, {"w": grams}]
     got, same = condition_by_inputs([other, given], layers, settings)
     assert same is other and got.name == "w"
     taus = [d and d.dense() for d in given.deltas]
-    expected = want(taus, grams, shrinkage=shrinkage)
+    expected = want(taus, grams, ridge, shrinkage)
     for delta, tau in zip(got.deltas, expected, strict=True):
         assert (delta is None) == (tau is None)
         if delta is not None:
@@ -103,11 +104,83 @@ def test_by_themselves(rng):
             np.testing.assert_allclose(delta.dense(), tau, rtol=1e-8, atol=1e-10)
     vector = ParameterDeltas("b", (4,), [None, None, DenseDelta(np.ones(4))])
     nothing = ParameterDeltas("n", (4, 4), [None, None, None])
-    assert [r.name for r in condition_by_themselves([vector, nothing], settings)] == [
-        "b",
-        "n",
-    ]
-    assert list(next(condition_by_themselves([nothing], settings)).deltas) == [None] * 3
+    looked_up = given._replace(name="model.embed_tokens.weight")
+    rows = list(condition_by_themselves([vector, nothing, looked_up], settings))
+    assert rows[0] is vector and rows[2] is looked_up
+    assert list(rows[1].deltas) == [None] * 3
+
+
+def wudi_loss(merged, taus):
+    """As in the code of Cheng et al. (arXiv 2503.08099)."""
+    return sum(np.sum(((merged - t) @ t.T) ** 2) / np.sum(t**2) for t in taus)
+
+
+def wudi_gradient(merged, taus):
+    return sum(2 * (merged - t) @ t.T @ t / np.sum(t**2) for t in taus)
+
+
+def descend(taus, steps):
+    """Gradient descent on WUDI's loss from where its authors start: the sum."""
+    curvature = sum(2 * t.T @ t / np.sum(t**2) for t in taus)
+    rate, merged = 1 / np.linalg.eigvalsh(curvature)[-1], sum(taus)
+    for _ in range(steps):
+        merged = merged - rate * wudi_gradient(merged, taus)
+    return merged
+
+
+def summed(deltas, ridge):
+    """The sum of the conditioned task vectors."""
+    settings = BasisSettings(conditioning="data_free", conditioning_ridge=ridge)
+    shape = deltas[0].dense().shape
+    [got] = condition_by_themselves([ParameterDeltas("w", shape, deltas)], settings)
+    return sum(delta.dense() for delta in got.deltas)
+
+
+def test_data_free_is_the_minimum_of_wudis_loss(rng):
+    """Full-rank task vectors, no ridge: there is one minimum."""
+    taus = [rng.standard_normal((12, 8)) * scale for scale in (1.0, 0.3, 2.0)]
+    got = summed([DenseDelta(t) for t in taus], ridge=0.0)
+    step = 1e-5 * rng.standard_normal(got.shape)
+    there = sum(taus)  # the gradient is that of the loss: central differences
+    slope = wudi_loss(there + step, taus) - wudi_loss(there - step, taus)
+    np.testing.assert_allclose(
+        slope, 2 * np.sum(step * wudi_gradient(there, taus)), rtol=1e-7
+    )
+    assert np.abs(wudi_gradient(got, taus)).max() < 1e-12
+    for size in (1e-3, 1.0):
+        other = got + size * rng.standard_normal(got.shape)
+        assert wudi_loss(other, taus) > wudi_loss(got, taus)
+    np.testing.assert_allclose(got, descend(taus, 2000), rtol=1e-8, atol=1e-10)
+
+
+def test_data_free_of_loras_tends_to_where_wudis_descent_ends(rng):
+    """Many minima: descent from the sum keeps to the span, and so does ridge -> 0."""
+    shapes = (12, 2), (2, 9)
+    loras = [FactoredDelta(*map(rng.standard_normal, shapes)) for _ in range(3)]
+    end = descend([lora.dense() for lora in loras], 20_000)
+    ridges, scale = (1e-4, 1e-6, 1e-8), np.abs(end).max()
+    gaps = [np.abs(summed(loras, ridge) - end).max() / scale for ridge in ridges]
+    assert gaps[0] < 0.1 and gaps[2] < 1e-5
+    # The gap is linear in the ridge.
+    np.testing.assert_allclose(gaps[0] / gaps[1], 100, rtol=0.1)
+
+
+@pytest.mark.parametrize("size, left", [(3e-4, (0, 0.01)), (1e-2, (0.4, 0.8))])
+def test_how_far_wudis_own_iteration_goes(rng, size, left):
+    """300 steps of Adam at 1e-5 move an element by 3e-3 at most: they reach the minimum
+    for small task vectors, and stay near the sum for large ones."""
+    taus = [size * rng.standard_normal((48, 32)) for _ in range(3)]
+    merged, mean, square = sum(taus), 0.0, 0.0
+    for t in range(1, 301):
+        slope = wudi_gradient(merged, taus)
+        mean = 0.9 * mean + 0.1 * slope
+        square = 0.999 * square + 0.001 * slope**2
+        scaled = np.sqrt(square / (1 - 0.999**t)) + 1e-8
+        merged = merged - 1e-5 * mean / (1 - 0.9**t) / scaled
+    assert np.abs(merged - sum(taus)).max() < 3.3e-3
+    least = wudi_loss(summed([DenseDelta(t) for t in taus], 0.0), taus)
+    excess = [wudi_loss(m, taus) - least for m in (sum(taus), merged)]
+    assert left[0] <= excess[1] / excess[0] <= left[1]
 
 
 @pytest.mark.parametrize("tokens", [3, 11])
