@@ -20,6 +20,7 @@ import numpy as np
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.adapter_plan import AdapterPlan, plan_adapter
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.individuals import Recipe, TrainedExpert
 from cycleqd_jax.merging.materialise import low_rank_factors, materialise
 from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.formats.peft_export import export_adapter
@@ -77,7 +78,7 @@ def _export(args: argparse.Namespace) -> int:
     opened = open_run(run, finished=True)
     asked = args.individual or opened.facts.result
     individual = opened.individual(asked)
-    if not isinstance(individual, Genome):
+    if isinstance(individual, TrainedExpert):
         raise BadInputError(
             f"--individual: {asked} has weights of its own and no genome; copy its "
             "folder instead."
@@ -86,10 +87,15 @@ def _export(args: argparse.Namespace) -> int:
         observer.phase("loading the base model")
         model = opened.load_base()
         observer.phase(f"writing {opened.resolve(asked)} to {to}")
+        card = _card(asked, opened)
+        if isinstance(individual, Recipe):
+            host = dict(opened.whole_models(model).host_weights(individual))
+            export_model(target, model.config, host, model.tokenizer, card)
+            observer.note(f"no adapter: {individual.method} changes single elements")
+            return console.DONE
         base = put_on_device(model.weights)
         weights = materialise(base, opened.basis, individual, opened.config.noise)
         host = {name: np.asarray(array) for name, array in weights.items()}
-        card = _card(asked, opened)
         export_model(target, model.config, host, model.tokenizer, card)
         if not args.no_adapter:
             plan = _plan_adapter(opened, individual, model, base, weights)

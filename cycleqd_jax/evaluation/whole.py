@@ -1,13 +1,15 @@
-"""Weights of individuals that are no genomes: trained experts and adapters."""
+"""Weights of individuals that are no genomes: experts, adapters and recipes."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
+from cycleqd_jax.merging.individuals import Adapter, Recipe, TrainedExpert
+from cycleqd_jax.merging.recipes import MergedWeights
 from cycleqd_jax.merging.task_vectors import ExpertWeights
 from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.experts import Expert
@@ -18,7 +20,7 @@ from cycleqd_jax.models.sharding import put_on_device
 class WeightsSource(Protocol):
     """Gives the weights of individuals that are not genomes."""
 
-    def weights(self, individual: TrainedExpert | Adapter) -> Weights:
+    def weights(self, individual: TrainedExpert | Adapter | Recipe) -> Weights:
         """The individual's weights, on the device or mesh."""
         ...
 
@@ -29,7 +31,8 @@ class WholeModels:
 
     Attributes:
       base: the base model on the host.
-      experts: its name -> folder or hub name of its expert.
+      experts: its name -> folder or hub name of its expert; recipes merge all of them,
+        in this order.
       mesh: where weights are placed; None for one device.
     """
 
@@ -53,7 +56,27 @@ class WholeModels:
             )
         return load_expert(self.experts[individual.name], self.base)
 
-    def weights(self, individual: TrainedExpert | Adapter) -> Weights:
+    def weights(self, individual: TrainedExpert | Adapter | Recipe) -> Weights:
         """The individual's weights on the device or mesh; errors as for `expert`."""
-        own = ExpertWeights(self.base.weights, self.expert(individual))
-        return put_on_device(own, self.mesh)
+        return put_on_device(self.host_weights(individual), self.mesh)
+
+    def host_weights(
+        self, individual: TrainedExpert | Adapter | Recipe
+    ) -> Mapping[str, Any]:
+        """The individual's weights, each made when it is asked for; see `expert`."""
+        if isinstance(individual, Recipe):
+            return MergedWeights(self.base.weights, self._all(), individual)
+        return ExpertWeights(self.base.weights, self.expert(individual))
+
+    def fingerprint(self, individual: TrainedExpert | Adapter | Recipe) -> str:
+        """Sha256 (hex) of what makes the individual of the base; see `expert`."""
+        if not isinstance(individual, Recipe):
+            return self.expert(individual).fingerprint
+        experts = [expert.fingerprint for expert in self._all().values()]
+        facts = {"recipe": dataclasses.asdict(individual), "experts": experts}
+        return files.hash_arrays({}, facts)
+
+    def _all(self) -> dict[str, Expert]:
+        return {
+            name: load_expert(path, self.base) for name, path in self.experts.items()
+        }

@@ -10,7 +10,7 @@ The last two lie in the span of the experts' directions, so they are exact as co
 parameters other than matrices, as their published codes do.
 
 Sources: task arithmetic, Ilharco et al. (arXiv 2212.04089); TSV-M, Gargiulo et al.
-(arXiv 2412.00081), section 3.2; Iso-C, Marczak et al. (arXiv 2502.04959), section 4.
+(arXiv 2412.00081); Iso-C, Marczak et al. (arXiv 2502.04959).
 """
 
 import jax

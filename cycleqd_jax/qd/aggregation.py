@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cycleqd_jax.merging.genome import Genome, linear_combination
+from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.qd.archives import Archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.elites import elites, mean_score, rank_elites
@@ -53,11 +54,11 @@ class Aggregate(NamedTuple):
     """The aggregated individual.
 
     Attributes:
-      genome: one genome.
+      genome: one genome; a recipe if that is the only champion.
       beta: the champions' weights, float64 `[K]`, summing to one.
     """
 
-    genome: Genome
+    genome: Genome | Recipe
     beta: np.ndarray
 
 
@@ -138,3 +139,21 @@ def aggregate(genomes: Genome, qualities: Sequence[float]) -> Aggregate:
     """
     beta = softmax(qualities)
     return Aggregate(linear_combination(genomes, beta), beta)
+
+
+def aggregate_champions(
+    bank: Bank, champions: Sequence[int], qualities: Sequence[float]
+) -> Aggregate:
+    """The softmax-weighted sum of K champions of a bank; one champion is its own sum.
+
+    Args:
+      bank: has them.
+      champions: K ids; several must be genomes.
+      qualities: `[K]`.
+
+    Raises:
+      KeyError: one of several champions is a recipe.
+    """
+    if len(champions) == 1:
+        return Aggregate(bank.individual(champions[0]), np.ones(1))
+    return aggregate(bank.gather(champions), qualities)

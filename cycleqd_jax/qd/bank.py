@@ -8,12 +8,14 @@ shares the genomes of the old one.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from cycleqd_jax.merging.genome import Genome, resize_noise, stack_genomes
+from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.qd.cells import check_scores
 
@@ -29,7 +31,8 @@ class Bank:
 
     Attributes:
       genomes: id -> genome of float32 NumPy arrays, `[G]` and `[E]`. Either all of them
-        have noise or none has. Ids whose genomes were dropped are missing.
+        have noise or none has. Ids whose genomes were dropped are missing. A child may
+        be a recipe instead.
       scores: float64 `[N, K]`, in [0, 1].
       parents: ids, int32 `[N, 2]`; -1 where there are none.
       weights: raw crossover weights of the parents, float32 `[N, 2]`; 0 where there are
@@ -88,7 +91,7 @@ class Bank:
 
     def add_child(
         self,
-        genome: Genome,
+        genome: Genome | Recipe,
         scores: Sequence[float],
         *,
         parents: Sequence[int] = (),
@@ -99,7 +102,7 @@ class Bank:
         """A bank with one more child, that of the next generation.
 
         Args:
-          genome: one genome, `[G]` and `[E]`.
+          genome: one genome, `[G]` and `[E]`, or a recipe.
           scores: K scores in [0, 1].
           parents: two ids of this bank, or none.
           weights: the parents' raw crossover weights.
@@ -128,7 +131,9 @@ class Bank:
     ) -> "Bank":
         if not len(parents):
             parents, weights = (_NO_PARENT, _NO_PARENT), (0.0, 0.0)
-        kept = jax.tree.map(lambda leaf: np.array(leaf, np.float32), genome)
+        kept = genome
+        if not isinstance(genome, Recipe):
+            kept = jax.tree.map(lambda leaf: np.array(leaf, np.float32), genome)
         row = check_scores(scores, self.num_tasks)
         return Bank(
             genomes={**self.genomes, self.next_id: kept},
@@ -140,8 +145,8 @@ class Bank:
             num_experts=self.num_experts,
         )
 
-    def genome(self, individual: int) -> Genome:
-        """The genome of one id.
+    def individual(self, individual: int) -> Genome | Recipe:
+        """The genome of one id, or its recipe.
 
         Raises:
           KeyError: the id is unknown, or its genome was dropped.
@@ -152,6 +157,20 @@ class Bank:
                 f"{individual}; it was dropped or never added."
             )
         return self.genomes[individual]
+
+    def genome(self, individual: int) -> Genome:
+        """The genome of one id.
+
+        Raises:
+          KeyError: the id is unknown, its genome was dropped, or it is a recipe.
+        """
+        found = self.individual(individual)
+        if isinstance(found, Recipe):
+            raise KeyError(
+                f"individual: expected an id with a genome, got {individual}; it is a "
+                "recipe."
+            )
+        return found
 
     def gather(
         self, individuals: Sequence[int], *, noise_length: int | None = None
@@ -179,16 +198,19 @@ class Bank:
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """All data as named arrays; row i of the genomes belongs to `genome_ids[i]`."""
-        ids = sorted(self.genomes)
-        noisy = any(genome.noise is not None for genome in self.genomes.values())
+        recipes = {i: one for i, one in self.genomes.items() if isinstance(one, Recipe)}
+        ids = sorted(self.genomes.keys() - recipes.keys())
+        noisy = any(self.genomes[i].noise is not None for i in ids)
         # In memory, lengths of noise depend on when the run was last resumed. In a file
         # they depend on the number of children only.
         length = noise_length(self.next_id - self.num_experts) if noisy else None
         batch = self.gather(ids, noise_length=length) if ids else None
         no_genomes = np.zeros((0, 0), np.float32)
         no_scales = np.zeros((0, self.num_experts), np.float32)
-        noise = {} if batch is None or batch.noise is None else {"noise": batch.noise}
-        return noise | {
+        some = {} if batch is None or batch.noise is None else {"noise": batch.noise}
+        if recipes:
+            some["recipes"] = _to_bytes(recipes)
+        return some | {
             "genome_ids": np.asarray(ids, np.int32),
             "coefficients": no_genomes if batch is None else batch.coefficients,
             "scales": no_scales if batch is None else batch.scales,
@@ -205,15 +227,17 @@ class Bank:
         coefficients = np.asarray(arrays["coefficients"], np.float32)
         scales = np.asarray(arrays["scales"], np.float32)
         noise = arrays.get("noise")
+        genomes = {
+            int(individual): Genome(
+                coefficients[row],
+                scales[row],
+                None if noise is None else np.asarray(noise[row], np.float32),
+            )
+            for row, individual in enumerate(np.asarray(arrays["genome_ids"]))
+        }
+        recipes = arrays.get("recipes")
         return cls(
-            genomes={
-                int(individual): Genome(
-                    coefficients[row],
-                    scales[row],
-                    None if noise is None else np.asarray(noise[row], np.float32),
-                )
-                for row, individual in enumerate(np.asarray(arrays["genome_ids"]))
-            },
+            genomes=genomes | ({} if recipes is None else _from_bytes(recipes)),
             scores=np.asarray(arrays["scores"], np.float64),
             parents=np.asarray(arrays["parents"], np.int32),
             weights=np.asarray(arrays["weights"], np.float32),
@@ -221,6 +245,17 @@ class Bank:
             complete=np.asarray(arrays["complete"], bool),
             num_experts=scales.shape[1],
         )
+
+
+def _to_bytes(recipes: Mapping[int, Recipe]) -> np.ndarray:
+    """Recipes by id as JSON, uint8; numbers keep all their digits."""
+    plain = {str(i): dataclasses.asdict(recipes[i]) for i in sorted(recipes)}
+    return np.frombuffer(json.dumps(plain).encode(), np.uint8)
+
+
+def _from_bytes(array: np.ndarray) -> dict[int, Recipe]:
+    plain = json.loads(np.asarray(array, np.uint8).tobytes())
+    return {int(i): Recipe(**fields) for i, fields in plain.items()}
 
 
 def _with_noise(genome: Genome, length: int) -> Genome:

@@ -21,7 +21,11 @@ from cycleqd_jax.merging.genome import (
 )
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.qd.aggregation import Champion, aggregate, choose_champions
+from cycleqd_jax.qd.aggregation import (
+    Champion,
+    aggregate_champions,
+    choose_champions,
+)
 from cycleqd_jax.qd.settings import AggregationSettings
 from cycleqd_jax.runs import facts
 from cycleqd_jax.runs.checkpoints import state_fingerprint
@@ -104,13 +108,13 @@ class Finalists(NamedTuple):
     Attributes:
       champions: by group.
       beta: their weights in the aggregated model, by group.
-      aggregated: its genome.
+      aggregated: its genome, or the only champion.
       best: id of the individual with the best mean on `optimise`.
     """
 
     champions: Mapping[str, Champion]
     beta: Mapping[str, float]
-    aggregated: Genome
+    aggregated: Individual
     best: int
 
 
@@ -134,7 +138,7 @@ def choose_finalists(
     validated = None
     if settings.candidates:
         ids = sorted({one.individual for best in groups.values() for one in best})
-        models = {individual_name(i, experts): state.bank.genome(i) for i in ids}
+        models = {individual_name(i, experts): state.bank.individual(i) for i in ids}
         scores = cached.scores("candidates-validate", models, Split.VALIDATE)
         validated = {
             i: [scores[individual_name(i, experts)][task] for task in tasks]
@@ -143,8 +147,11 @@ def choose_finalists(
     champions = choose_champions(
         list(groups.values()), validated, by=settings.choose_by
     )
-    genomes = state.bank.gather([c.contender.individual for c in champions])
-    result = aggregate(genomes, [c.contender.quality for c in champions])
+    result = aggregate_champions(
+        state.bank,
+        [c.contender.individual for c in champions],
+        [c.contender.quality for c in champions],
+    )
     return Finalists(
         dict(zip(groups, champions, strict=True)),
         dict(zip(groups, result.beta.tolist(), strict=True)),
@@ -206,7 +213,7 @@ def compare(
         [(group, name)] = champions.items()
         result = champion_name(group)
         scored_as[result] = name
-    found = {best: state.bank.genome(final.best), result: final.aggregated}
+    found = {best: state.bank.individual(final.best), result: final.aggregated}
     cached.scores("baselines-test", fixed, Split.TEST)
     cached.scores("final-test", found, Split.TEST)
     run_facts = RunFacts(

@@ -158,7 +158,7 @@ class Models:
         elif isinstance(individual, Genome):
             own = genome_hash(individual)
         else:
-            own = self._whole.expert(individual).fingerprint
+            own = self._whole.fingerprint(individual)
         return _model_hash(self.base, own, str(self._noise))
 
 

@@ -20,7 +20,7 @@ from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import base_genome, scaled_sum, uniform
 from cycleqd_jax.merging.individuals import Individual, TrainedExpert
 from cycleqd_jax.models.loading import LoadedModel, load_model
-from cycleqd_jax.qd.aggregation import aggregate
+from cycleqd_jax.qd.aggregation import aggregate_champions
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.checkpoints import damages, newest_whole, state_fingerprint
@@ -105,7 +105,7 @@ class OpenedRun:
         """
         kept, makers = self._kept(), self._makers()
         if name in kept:
-            return self.bank.genome(kept[name])
+            return self.bank.individual(kept[name])
         if name in makers:
             return makers[name]()
         for expert in self.experts:
@@ -175,8 +175,9 @@ class OpenedRun:
         makers[SCALED] = lambda: scaled_sum(self.basis, factor)
         champions = self.facts.aggregation
         makers[AGGREGATED] = lambda: (
-            aggregate(
-                self.bank.gather([kept[c.individual] for c in champions.values()]),
+            aggregate_champions(
+                self.bank,
+                [kept[c.individual] for c in champions.values()],
                 [champion.quality for champion in champions.values()],
             ).genome
         )
@@ -184,7 +185,7 @@ class OpenedRun:
         stored |= {model.name: model.scored_as for model in self.facts.models}
         for name, individual in stored.items():
             if name not in makers and name not in kept:
-                makers[name] = functools.partial(self.bank.genome, kept[individual])
+                makers[name] = functools.partial(self.bank.individual, kept[individual])
         return makers
 
 

@@ -78,7 +78,8 @@ class Inputs(NamedTuple):
             config.basis,
             expert_names=tuple(config.name_experts(config.tasks)),
         )
-        form = search_class(config.search).basis_form(config.qd)
+        search, options = search_class(config.search), config.search_settings
+        form = search.basis_form(config.qd, options)
         return core_shapes(basis) if form == "core" else basis
 
 

@@ -160,7 +160,9 @@ def prepare(
         if is_hub_name(source):
             locate(source)  # downloads it
     inputs = find_inputs(config)
-    memory = plan_memory(config, inputs.model, inputs.basis(config), machine)
+    names, shapes = [task.name for task in tasks], inputs.basis(config)
+    make_search(config, shapes, names)  # refuses wrong settings before any work
+    memory = plan_memory(config, inputs.model, shapes, machine)
     memory.check(machine)
     check_gram_memory(config, inputs.model, machine)
     model = load_model(config.base_model, dtype=config.dtype, date=config.date)
@@ -272,7 +274,7 @@ def open_evaluator(
 
 
 def _form(config: RunConfig) -> str:
-    return search_class(config.search).basis_form(config.qd)
+    return search_class(config.search).basis_form(config.qd, config.search_settings)
 
 
 def _basis(config, folder, model, experts, fingerprint, layers) -> Basis:

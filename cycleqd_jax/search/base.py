@@ -24,6 +24,7 @@ from qdax.custom_types import RNGKey
 
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.qd.aggregation import Contender
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.settings import QDSettings
@@ -96,12 +97,12 @@ class Candidates(NamedTuple):
 
     Attributes:
       ts: their generations, from 1, consecutive.
-      genomes: P genomes, `[G]` and `[E]` float32 on the host.
+      genomes: P genomes, `[G]` and `[E]` float32 on the host, or recipes.
       lineage: P entries.
     """
 
     ts: tuple[int, ...]
-    genomes: tuple[Genome, ...]
+    genomes: tuple[Genome | Recipe, ...]
     lineage: tuple[Lineage, ...]
 
 
@@ -211,7 +212,7 @@ class Search(abc.ABC):
         self.context = context
 
     @classmethod
-    def basis_form(cls, qd: QDSettings) -> str:
+    def basis_form(cls, qd: QDSettings, options: Mapping[str, Any]) -> str:
         """The form of basis that it needs: "diagonal" or "core"."""
         return "diagonal"
 

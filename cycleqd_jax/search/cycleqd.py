@@ -6,7 +6,8 @@ crossover and mutation, and then offered to every archive.
 Source: CycleQD (arXiv 2410.14735), algorithm 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.struct
 import numpy as np
@@ -69,7 +70,7 @@ class CycleQD(Search):
         check_operators(qd.custom_crossover, qd.custom_mutation, context.basis, noise)
 
     @classmethod
-    def basis_form(cls, qd: QDSettings) -> str:
+    def basis_form(cls, qd: QDSettings, options: Mapping[str, Any]) -> str:
         """Core form for mutation along the child's own singular directions."""
         return "core" if qd.needs_cores else "diagonal"
 

@@ -2,23 +2,56 @@
 
 `uniform_merge` is model soup or task arithmetic with equal weights (arXiv 2203.05482,
 2212.04089): every task vector times 1/K. `scaled_merge` is the sum of the task vectors
-times the best of several factors.
+times the best of several factors. Every run is compared with these two.
+
+`search: merge` makes a run of its own of one closed form: its candidates are one merge
+per density and factor, so that it is tuned on the same problems, and by the same rules,
+as the result of a search.
 """
 
+import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any, Literal, Self, get_args
 
+import jax
+import numpy as np
+import pydantic
 from pydantic import AfterValidator, Field
+from qdax.custom_types import RNGKey
 
-from cycleqd_jax.files import Section, each_once
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import Section, each_once, parse_section
+from cycleqd_jax.merging.closed_forms import (
+    CORE_FORMS,
+    check_residuals,
+    closed_form,
+    scaled,
+)
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome, scaled_sum, uniform
+from cycleqd_jax.merging.individuals import Recipe, RecipeMethod
+from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.qd.settings import QDSettings
+from cycleqd_jax.search import by_mean
+from cycleqd_jax.search.base import (
+    Candidates,
+    Champions,
+    Context,
+    Lineage,
+    Outcome,
+    Search,
+    State,
+    add_candidates,
+)
 
 UNIFORM = "uniform_merge"
 SCALED = "scaled_merge"
 
 Factor = Annotated[float, Field(gt=0, le=10)]
+Density = Annotated[float, Field(gt=0, le=1)]
 
 
 class BaselinesSettings(Section):
@@ -56,3 +89,126 @@ def best_factors(
         factor: math.fsum(scores[scaled_name(factor)].values()) for factor in factors
     }
     return tuple(sorted(f for f in factors if means[f] == max(means.values())))
+
+
+class MergeSettings(Section):
+    """`search_settings` of a closed-form merge.
+
+    Attributes:
+      method: "sum" (in a conditioned basis the RegMean merge), "uniform", "tsv_m" and
+        "iso_c" (`merging.closed_forms`), "ties", "dare" and "dare_ties"
+        (`merging.recipes`).
+      factors: of the merged task vector; each is tried.
+      densities: shares of the elements that TIES and DARE keep; each is tried. None
+        stands for 0.2 and 0.5; other methods have none.
+    """
+
+    method: Literal["sum", "uniform", "tsv_m", "iso_c"] | RecipeMethod = "sum"
+    factors: Annotated[
+        tuple[Factor, ...],
+        Field(strict=False, min_length=1),
+        AfterValidator(each_once),
+    ] = (0.3, 0.5, 0.7, 1.0, 1.3, 1.6)
+    densities: (
+        Annotated[
+            tuple[Density, ...],
+            Field(strict=False, min_length=1),
+            AfterValidator(each_once),
+        ]
+        | None
+    ) = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.densities is not None and not self.is_recipe:
+            raise ValueError(
+                f"search_settings.densities is given, but {self.method} keeps all "
+                f"elements; leave it out, or choose {', '.join(get_args(RecipeMethod))}"
+            )
+        return self
+
+    @property
+    def is_recipe(self) -> bool:
+        """True if no genome can say the merge."""
+        return self.method in get_args(RecipeMethod)
+
+    @property
+    def tried(self) -> tuple[tuple[float | None, float], ...]:
+        """The density, None without any, and the factor of each candidate in order."""
+        densities = (self.densities or (0.2, 0.5)) if self.is_recipe else (None,)
+        return tuple(itertools.product(densities, self.factors))
+
+
+class MergeSearch(Search):
+    """A closed form: candidate t is the merge with the t-th density and factor.
+
+    Raises:
+      BadInputError: `search_settings` are not those of `MergeSettings`, there are more
+        generations than candidates, or the basis has residuals that the merge cannot
+        have.
+    """
+
+    def __init__(self, context: Context):
+        super().__init__(context)
+        self._settings = parse_section(
+            "search_settings", context.options, MergeSettings
+        )
+        count = len(self._settings.tried)
+        if context.qd.num_generations > count:
+            raise BadInputError(
+                f"qd.num_generations is {context.qd.num_generations}, but "
+                f"search_settings of merge give {count} candidates, one for each "
+                f"factor and density; set it to {count}, or give more factors."
+            )
+        check_residuals(self._settings.method, context.basis)
+
+    @classmethod
+    def basis_form(cls, qd: QDSettings, options: Mapping[str, Any]) -> str:
+        """Core form for merges of singular directions."""
+        return "core" if options.get("method") in tuple(CORE_FORMS) else "diagonal"
+
+    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+        """The experts are the first individuals."""
+        return State(by_mean.expert_bank(experts, scores), 1)
+
+    def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
+        """The merges of generations `ts`; a recipe's seed is from `fold_in(key, t)`."""
+        found = tuple(self._candidate(key, t) for t in ts)
+        return Candidates(tuple(ts), found, (Lineage(),) * len(found))
+
+    def _candidate(self, key: RNGKey, t: int) -> Genome | Recipe:
+        density, factor = self._settings.tried[t - 1]
+        if density is None:
+            return scaled(self._unscaled, factor)
+        seed = int(jax.random.bits(jax.random.fold_in(key, t)))
+        return Recipe(self._settings.method, factor, density, seed)
+
+    @functools.cached_property
+    def _unscaled(self) -> Genome:
+        """Made once: it depends on the basis alone, and takes an SVD per matrix."""
+        return closed_form(self._settings.method, self.context.basis)
+
+    def tell(
+        self, state: State, candidates: Candidates, outcomes: Sequence[Outcome]
+    ) -> State:
+        """Records the candidates; genomes of all but the best are dropped."""
+        bank = by_mean.prune(add_candidates(state.bank, candidates, outcomes))
+        return State(bank, candidates.ts[-1] + 1)
+
+    def champions(self, state: State) -> Champions:
+        """One group: the candidates by their mean score."""
+        return by_mean.champions(_without_experts(state.bank))
+
+    def metrics(self, state: State) -> dict[str, float | str]:
+        """Those of `by_mean.metrics`, of the candidates only."""
+        return by_mean.metrics(_without_experts(state.bank), self.context.tasks)
+
+
+def _without_experts(bank: Bank) -> Bank:
+    """The bank whose experts are not ranked, so that none is taken for the merge.
+
+    The experts stay while no candidate has been evaluated completely.
+    """
+    complete = bank.complete.copy()
+    complete[: bank.num_experts] = False
+    return dataclasses.replace(bank, complete=complete) if complete.any() else bank

@@ -6,9 +6,14 @@ import inspect
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.search.base import Search
 from cycleqd_jax.search.cycleqd import CycleQD
+from cycleqd_jax.search.merges import MergeSearch
 from cycleqd_jax.search.random import RandomSearch
 
-SEARCHES: dict[str, type[Search]] = {"cycleqd": CycleQD, "random": RandomSearch}
+SEARCHES: dict[str, type[Search]] = {
+    "cycleqd": CycleQD,
+    "random": RandomSearch,
+    "merge": MergeSearch,
+}
 
 
 def search_class(name: str) -> type[Search]:

@@ -16,7 +16,7 @@ FACTOR = 0.7
 
 
 def dense_tsv_m(taus):
-    """Gargiulo et al., algorithm 1, with the SVDs of the whole matrices."""
+    """Gargiulo et al. (arXiv 2412.00081), with the SVDs of the whole matrices."""
     count, keep = len(taus), min(taus[0].shape) // len(taus)
     parts = [np.linalg.svd(tau, full_matrices=False) for tau in taus]
     ranks = [min(keep, np.linalg.matrix_rank(tau)) for tau in taus]
@@ -35,7 +35,7 @@ def whitened(x):
 
 
 def dense_iso_c(taus):
-    """Marczak et al., equations 5 and 6; the mean over the rank of the sum."""
+    """Marczak et al. (arXiv 2502.04959); the mean over the rank of the sum."""
     total = sum(taus)
     u, s, vt = np.linalg.svd(total, full_matrices=False)
     rank = np.linalg.matrix_rank(total)

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
+from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.qd.aggregation import (
     Contender,
     aggregate,
+    aggregate_champions,
     choose_champions,
     contenders,
     softmax,
@@ -29,6 +31,22 @@ def test_equals_the_dense_definition(make, kind):
         taus = [np.asarray(w[name], np.float64) - base for w in weights]
         want = base + sum(b * tau for b, tau in zip(beta, taus, strict=True))
         np.testing.assert_allclose(got[name], want, atol=1e-5 * np.abs(want).max())
+
+
+def test_one_champion_is_its_own_sum(make):
+    """Several are added; a recipe can only be alone."""
+    bank = make.run(make.problem("lora").basis)[1]
+    recipe = Recipe("ties", factor=1.0, density=0.5)
+    bank = bank.add_child(recipe, [0.1, 0.2, 0.3])
+    alone = aggregate_champions(bank, [4], [0.7])
+    assert alone.genome is bank.genome(4) and alone.beta.tolist() == [1.0]
+    last = bank.next_id - 1
+    assert aggregate_champions(bank, [last], [0.7]).genome == recipe
+    two = aggregate_champions(bank, [4, 0], [0.7, 0.2])
+    want = aggregate(bank.gather([4, 0]), [0.7, 0.2])
+    np.testing.assert_array_equal(two.genome.coefficients, want.genome.coefficients)
+    with pytest.raises(KeyError, match="it is a recipe"):
+        aggregate_champions(bank, [4, last], [0.7, 0.2])
 
 
 def test_softmax_golden():

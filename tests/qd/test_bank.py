@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cycleqd_jax.merging.genome import genome_hash
+from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.qd.bank import Bank
 
 
@@ -61,6 +62,23 @@ def test_appending_leaves_the_old_bank_alone(make, bank):
     assert genome_hash(bigger.genome(9)) == genome_hash(genome)
     genome.coefficients[:] = 0  # the bank holds its own copy
     assert bigger.genome(9).coefficients.any()
+
+
+def test_recipes_are_kept_beside_genomes(bank):
+    """To the last digit; files of banks without recipes are as ever."""
+    assert "recipes" not in bank.to_numpy()
+    ties = Recipe("ties", factor=0.1 + 0.2, density=1 / 3)
+    dare = Recipe("dare", factor=1e-17, density=0.5, seed=2**32 - 1)
+    for recipe in (ties, dare):
+        bank = bank.add_child(recipe, [0.1, 0.2, 0.3])
+    again = Bank.from_numpy(bank.to_numpy())
+    assert_same(again.to_numpy(), bank.to_numpy())
+    assert (again.individual(9), again.individual(10)) == (ties, dare)
+    assert genome_hash(again.individual(8)) == genome_hash(bank.genome(8))
+    pruned = Bank.from_numpy(bank.prune([4, 10]).to_numpy())
+    assert sorted(pruned.genomes) == [0, 1, 2, 4, 10]
+    with pytest.raises(KeyError, match="got 10; it is a recipe"):
+        pruned.gather([0, 10])
 
 
 def test_pruning_drops_genomes_but_no_ancestry(bank):

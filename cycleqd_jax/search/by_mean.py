@@ -1,0 +1,52 @@
+"""Champions and metrics of searches that rank individuals by their mean score."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.qd.aggregation import Contender
+from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.qd.elites import mean_score
+from cycleqd_jax.search.base import Champions
+
+_KEPT = 100  # genomes of candidates that stay in the bank, the best by mean score
+
+
+def expert_bank(experts: Sequence[Genome], scores: np.ndarray) -> Bank:
+    """A bank of the experts; row k of `scores`, `[E, K]`, has those of expert k."""
+    bank = Bank.empty(np.shape(scores)[1], len(experts))
+    for genome, own in zip(experts, scores, strict=True):
+        bank = bank.add_expert(genome, [float(score) for score in own])
+    return bank
+
+
+def ranked(bank: Bank) -> list[int]:
+    """Ids of completely evaluated individuals by mean score; ties by lowest id."""
+    found = np.flatnonzero(bank.complete).tolist()
+    return sorted(found, key=lambda i: (-mean_of(bank, i), i))
+
+
+def mean_of(bank: Bank, individual: int) -> float:
+    """The mean score of one individual over all tasks."""
+    return mean_score(bank.scores[individual].tolist())
+
+
+def prune(bank: Bank, also: Iterable[int] = ()) -> Bank:
+    """The bank without genomes of all but the best individuals and `also`."""
+    return bank.prune({*ranked(bank)[:_KEPT], *also})
+
+
+def champions(bank: Bank) -> Champions:
+    """One group, "mean": all individuals by their mean score."""
+    best = ranked(bank)
+    contenders = tuple(Contender(i, mean_of(bank, i), None) for i in best[:_KEPT])
+    return Champions({"mean": contenders}, best[0])
+
+
+def metrics(bank: Bank, tasks: Sequence[str]) -> dict[str, float | str]:
+    """`best/` of every task, and `best/mean`, the best mean over all tasks."""
+    found = ranked(bank)
+    best = bank.scores[found].max(axis=0)
+    named = {f"best/{task}": float(b) for task, b in zip(tasks, best, strict=True)}
+    return named | {"best/mean": mean_of(bank, found[0])}
