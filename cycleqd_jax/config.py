@@ -16,6 +16,8 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from cycleqd_jax.errors import BadInputError, explain, show
+from cycleqd_jax.evaluation.rungs import RacingSettings
+from cycleqd_jax.evaluation.smooth import FitnessSettings
 from cycleqd_jax.files import (
     Date,
     ImportPath,
@@ -96,6 +98,8 @@ class RunConfig(Section):
     search: Literal["cycleqd", "random"] | ImportPath = "cycleqd"
     search_settings: Mapping[Text, Any] = Field(default_factory=dict)
     qd: QDSettings = QDSettings()
+    fitness: FitnessSettings = FitnessSettings()
+    racing: RacingSettings = RacingSettings()
     aggregation: AggregationSettings = AggregationSettings()
     baselines: BaselinesSettings = BaselinesSettings()
     engine: EngineSettings = EngineSettings()

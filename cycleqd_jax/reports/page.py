@@ -47,10 +47,11 @@ def make_page(
         champions=_champion_table(report),
         experts=_experts(report),
         samples=_samples(data),
+        cost=_cost(report),
         facts=_facts(data, report),
         fingerprint=_text(report["state_fingerprint"]),
         settings=_text(_settings(data)),
-        wall_time=f"Wall time: {report['timing']['total_s']:.0f} s.",
+        wall_time=_wall_time(report["timing"]),
     )
 
 
@@ -290,6 +291,34 @@ def _samples(data: RunData) -> str:
         f'<h3>{_text(task)}</h3><div class="pair">{"".join(items)}</div>'
         for task, items in by_task.items()
     )
+
+
+def _cost(report: Mapping[str, Any]) -> str:
+    """A section with tokens by phase; empty where a run has not counted them."""
+    cost = report["cost"]
+    if not cost["phases"]:
+        return ""
+    rows = [
+        [
+            _text(phase),
+            *(f"{row[key]:,}" for key in ("tokens_forward", "tokens_backward")),
+            f"<td class='best'>{row['tokens']:,}</td>",
+            "&ndash;" if row["share"] is None else f"{row['share']:.1%}",
+        ]
+        for phase, row in cost["phases"].items()
+    ]
+    header = ["phase", "tokens forward", "tokens backward", "tokens", "share"]
+    return (
+        '<section><h2>Cost</h2><p class="note">Tokens through the model, prompts and '
+        "replies; a backward token counts as two. What compares methods is all but "
+        f"<em>test</em>: {cost['tokens_without_test']:,} tokens.</p>"
+        f"{_table(header, rows)}</section>"
+    )
+
+
+def _wall_time(timing: Mapping[str, Any]) -> str:
+    phases = ", ".join(f"{_text(n)} {s:.0f}" for n, s in timing["phases"].items())
+    return f"Wall time: {timing['total_s']:.0f} s ({phases})."
 
 
 def _facts(data: RunData, report: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cycleqd_jax.reports import lineage, statistics
 from cycleqd_jax.reports.run_data import RunData
+from cycleqd_jax.runs.costs import TEST, PhaseCost
 from cycleqd_jax.runs.names import expert_name
 
 SELECTED = {  # split -> what was chosen by its scores
@@ -43,6 +44,7 @@ def make_report(data: RunData) -> dict[str, Any]:
         "seed": data.config.seed,
         "tasks": list(data.tasks),
         "experts": list(data.experts),
+        "cost": _cost(data),
         "timing": {"total_s": sum(data.seconds.values()), "phases": data.seconds},
     }
 
@@ -155,6 +157,29 @@ def _archives(data: RunData) -> dict[str, Any]:
             "range": facts["ranges"][task],
         }
     return archives
+
+
+def _cost(data: RunData) -> dict[str, Any]:
+    """Tokens through the model by phase, and in all.
+
+    `tokens` counts a backward token twice; `share` is that of all tokens but those of
+    `test`, which only reports.
+    """
+    phases = {
+        phase: PhaseCost(cost.tokens_forward, cost.tokens_backward)
+        for phase, cost in data.facts.cost.items()
+    }
+    total = sum(cost.tokens for name, cost in phases.items() if name != TEST)
+    rows = {
+        name: {
+            "tokens_forward": cost.tokens_forward,
+            "tokens_backward": cost.tokens_backward,
+            "tokens": cost.tokens,
+            "share": cost.tokens / total if total and name != TEST else None,
+        }
+        for name, cost in phases.items()
+    }
+    return {"phases": rows, "tokens_without_test": total}
 
 
 def _champions(data: RunData) -> dict[str, Any]:

@@ -4,13 +4,14 @@ Champions are chosen on `validate`; `test` is only ever reported.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.base import Episode, Evaluator, mean_scores
+from cycleqd_jax.evaluation.base import Cost, Evaluator, mean_scores
+from cycleqd_jax.evaluation.smooth import smooth_scores
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import (
     Genome,
@@ -23,16 +24,18 @@ from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.aggregation import Champion, aggregate, choose_champions
 from cycleqd_jax.qd.settings import AggregationSettings
-from cycleqd_jax.runs import facts
+from cycleqd_jax.runs import facts, sums
 from cycleqd_jax.runs.checkpoints import state_fingerprint
+from cycleqd_jax.runs.costs import phase_of, run_cost, write_costs
 from cycleqd_jax.runs.facts import (
     ChampionFacts,
     ComparedModel,
     RunFacts,
     ScaledMergeFacts,
+    TokenCost,
     write_facts,
 )
-from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.folder import PARTS, RunFolder
 from cycleqd_jax.runs.names import (
     AGGREGATED,
     BASE,
@@ -42,7 +45,13 @@ from cycleqd_jax.runs.names import (
     expert_name,
     individual_name,
 )
-from cycleqd_jax.runs.results import read_episodes, write_episodes
+from cycleqd_jax.runs.results import (
+    EXPERTS_PART,
+    read_episodes,
+    read_logprobs,
+    write_episodes,
+    write_logprobs,
+)
 from cycleqd_jax.search.base import Search, State
 from cycleqd_jax.search.merges import SCALED, UNIFORM, best_factors, merges, scaled_name
 from cycleqd_jax.tasks.base import Split
@@ -75,27 +84,51 @@ class CachedEvaluator:
         """
         if not any(task.problems(split) for task in self._evaluator.tasks):
             return {}
-        episodes = self._read(part, individuals)
+        episodes = self._read(part, individuals, read_episodes)
         if episodes is None:
             self._observer.phase(f"{', '.join(individuals)} on {split}")
-            episodes = self._evaluator.evaluate(
+            episodes, cost = self._evaluator.evaluate(
                 individuals, split, progress=self._observer.episodes
-            ).episodes
+            )
+            self._spend(part, "evaluate", cost)
             write_episodes(self._folder, part, episodes)
         return mean_scores(episodes)
 
+    def smooth(
+        self, part: str, individuals: Mapping[str, Individual], split: Split
+    ) -> dict[str, tuple[float, ...]]:
+        """Smooth scores by individual, K each; read or computed as by `scores`."""
+        found = self._read(part, individuals, read_logprobs)
+        if found is None:
+            self._observer.phase(f"log-probabilities of {', '.join(individuals)}")
+            found, cost = self._evaluator.score(
+                individuals, split, progress=self._observer.episodes
+            )
+            self._spend(part, "smooth", cost)
+            write_logprobs(self._folder, part, found)
+        return smooth_scores(found, [task.name for task in self._evaluator.tasks])
+
+    def _spend(self, part: str, call: str, cost: Cost) -> None:
+        write_costs(self._folder, part, [(call, cost)])
+        self._folder.log_time(phase_of(part), cost.seconds)
+
     def _read(
-        self, part: str, individuals: Mapping[str, Individual]
-    ) -> list[Episode] | None:
+        self,
+        part: str,
+        individuals: Mapping[str, Individual],
+        read: Callable[[RunFolder, str], list | None],
+    ) -> list | None:
         try:
-            episodes = read_episodes(self._folder, part)
+            rows = read(self._folder, part)
+            if rows is not None:
+                sums.verified(self._folder.part("costs", part))
         except BadInputError as err:
             self._observer.note(f"{str(err).rstrip('.')}; it is made again.")
             return None
-        if episodes and {e.individual for e in episodes} != set(individuals):
+        if rows and {row.individual for row in rows} != set(individuals):
             self._observer.note(f"{part} holds other individuals; it is made again.")
             return None
-        return episodes
+        return rows
 
 
 class Finalists(NamedTuple):
@@ -117,7 +150,14 @@ class Finalists(NamedTuple):
 def expert_scores(cached: CachedEvaluator, basis: Basis) -> dict[str, dict[str, float]]:
     """Scores of the base and of the experts' genomes on `optimise`."""
     models = {BASE: base_genome(basis)} | _experts(basis)
-    return cached.scores("experts-optimise", models, Split.OPTIMISE)
+    return cached.scores(EXPERTS_PART, models, Split.OPTIMISE)
+
+
+def expert_smooth(cached: CachedEvaluator, basis: Basis) -> list[tuple[float, ...]]:
+    """Smooth scores on `optimise` of the experts' genomes, K each, in their order."""
+    models = _experts(basis)
+    found = cached.smooth("experts-smooth", models, Split.OPTIMISE)
+    return [found[name] for name in models]
 
 
 def choose_finalists(
@@ -233,6 +273,14 @@ def compare(
             tried={name: _mean(row) for name, row in sorted(tried.items())},
         ),
         search=dict(summary.facts),
+        cost={
+            phase: TokenCost(
+                tokens_forward=cost.tokens_forward,
+                tokens_backward=cost.tokens_backward,
+            )
+            for phase, cost in run_cost(folder.path).items()
+            if cost.tokens
+        },
     )
     write_facts(folder.path, run_facts)
 
@@ -253,7 +301,7 @@ def forget_final_parts(folder: RunFolder) -> None:
     """Removes what depends on the final state, before the search goes on."""
     # state.json goes first: it says that the run is finished.
     (folder.path / facts.NAME).unlink(missing_ok=True)
-    for kind in ("results", "times"):
+    for kind in PARTS:
         for part in FINAL_PARTS:
             folder.part(kind, part).unlink(missing_ok=True)
 

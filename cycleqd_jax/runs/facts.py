@@ -51,6 +51,13 @@ class ScaledMergeFacts(_Facts):
     tried: dict[str, float]
 
 
+class TokenCost(_Facts):
+    """Tokens through the model, see `runs.costs.PhaseCost`."""
+
+    tokens_forward: int
+    tokens_backward: int
+
+
 class RunFacts(_Facts):
     """A finished run.
 
@@ -64,6 +71,7 @@ class RunFacts(_Facts):
       aggregation: champions by group, such as the archive of a task.
       scaled_merge: the baseline's factor.
       search: what the search itself says, see `search.base.Summary`.
+      cost: of the phases that sent tokens through the model, see `runs.costs`.
     """
 
     tasks: tuple[str, ...]
@@ -75,6 +83,7 @@ class RunFacts(_Facts):
     aggregation: dict[str, ChampionFacts]
     scaled_merge: ScaledMergeFacts
     search: dict[str, Any]
+    cost: dict[str, TokenCost] = {}
 
 
 def write_facts(run: pathlib.Path, facts: RunFacts) -> None:

@@ -39,6 +39,7 @@ from cycleqd_jax.runs.conditioning import check_gram_memory, train_inputs
 from cycleqd_jax.runs.engine_sizes import (
     check_length,
     check_prompts,
+    check_references,
     choose_slots,
 )
 from cycleqd_jax.runs.fingerprints import (
@@ -170,6 +171,8 @@ def prepare(
     splits = (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
     engine = check_prompts(tasks, splits, model.tokenizer, config.engine)
     check_length(engine, model.config)
+    if config.fitness.smooth:
+        check_references(tasks, Split.OPTIMISE, model.tokenizer, engine)
     token_bytes = cache_bytes(model.config, config.dtype)
     engine = choose_slots(engine, token_bytes, memory.room(machine))
     if mesh is not None:

@@ -78,14 +78,22 @@ class CycleQD(Search):
         """With Gaussian mutation."""
         return qd.has_noise
 
-    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+    def init(
+        self,
+        experts: Sequence[Genome],
+        scores: np.ndarray,
+        smooth: np.ndarray | None = None,
+    ) -> State:
         """Offers every expert to every archive; their scores set the cells' ranges."""
         rows = [[float(score) for score in row] for row in scores]
-        archives = empty_archives(self._ranges(rows), self.context.qd.bins)
+        likely = [None] * len(rows) if smooth is None else smooth.tolist()
+        archives = empty_archives(
+            self._ranges(rows), self.context.qd.bins, smooth=smooth is not None
+        )
         bank = Bank.empty(len(self.context.tasks), len(experts))
         for k, (genome, own) in enumerate(zip(experts, rows, strict=True)):
-            bank = bank.add_expert(genome, own)
-            archives, statuses = archives.offer(k, own)
+            bank = bank.add_expert(genome, own, likely[k])
+            archives, statuses = archives.offer(k, own, likely[k])
         return State(bank, 1, Memory(archives, _indices(statuses)))
 
     def _ranges(self, scores: Sequence[Sequence[float]]) -> Sequence[Range]:
@@ -127,7 +135,9 @@ class CycleQD(Search):
         for individual, outcome in enumerate(outcomes, first):
             statuses = (ArchiveStatus.REJECTED,) * archives.num_tasks
             if outcome.status is Status.COMPLETE:
-                archives, statuses = archives.offer(individual, outcome.scores)
+                archives, statuses = archives.offer(
+                    individual, outcome.scores, outcome.smooth
+                )
         bank = bank.prune(archives.kept_ids())
         memory = Memory(archives, _indices(statuses))
         return State(bank, candidates.ts[-1] + 1, memory)
