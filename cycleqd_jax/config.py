@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from cycleqd_jax.errors import BadInputError, explain, show
+from cycleqd_jax.evaluation.retention import RetentionSettings
 from cycleqd_jax.evaluation.rungs import RacingSettings
 from cycleqd_jax.evaluation.smooth import FitnessSettings
 from cycleqd_jax.files import (
@@ -102,6 +103,7 @@ class RunConfig(Section):
     racing: RacingSettings = RacingSettings()
     aggregation: AggregationSettings = AggregationSettings()
     baselines: BaselinesSettings = BaselinesSettings()
+    retention: RetentionSettings = RetentionSettings()
     engine: EngineSettings = EngineSettings()
     sandbox: SandboxSettings = SandboxSettings()
     logging: LoggingSettings = LoggingSettings()

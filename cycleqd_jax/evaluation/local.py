@@ -23,6 +23,7 @@ from cycleqd_jax.evaluation.base import (
     select_problems,
 )
 from cycleqd_jax.evaluation.loader import IndividualLoader
+from cycleqd_jax.evaluation.texts import text_scores
 from cycleqd_jax.inference.requests import Limits, NotFiniteError, Sampling
 from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
@@ -148,6 +149,35 @@ class LocalEvaluator:
         """
         found = self._run(individuals, split, problems, progress, self._reference_score)
         return Scoring(*found)
+
+    def score_texts(
+        self,
+        individuals: Mapping[str, Individual],
+        texts: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Scoring:
+        """Log-probabilities of plain texts, without a chat template.
+
+        Args:
+          individuals: by name.
+          texts: number i is the problem "text/<i>" of the task "text" in the result.
+          progress: called after each text.
+
+        Returns:
+          Scores in the order of individuals, then of texts.
+
+        Raises:
+          RequestError: a text is longer than the engine's length.
+        """
+        start, before = time.perf_counter(), self.stats.copy()
+        found = self._runner.run(
+            text_scores(self._loader, individuals, texts, progress)
+        )
+        scores = [score for own in found for score in own]
+        forward = sum(score.tokens for score in scores)
+        seconds, used = time.perf_counter() - start, self.stats.since(before)
+        return Scoring(scores, Cost(forward, 0, seconds, used))
 
     def _run(
         self,

@@ -4,6 +4,7 @@ Everything here is a pure function of a `RunData`; the result is what `report.js
 holds and what figures, page and terminal show.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ def make_report(data: RunData) -> dict[str, Any]:
         "metrics": data.metrics,
         "paired": _paired(data),
         "selected_on": SELECTED,
+        "winners_curse": _winners_curse(data),
         "search": data.config.search,
         "evaluated_children": data.facts.evaluated_children,
         "state_fingerprint": data.facts.state_fingerprint,
@@ -44,6 +46,9 @@ def make_report(data: RunData) -> dict[str, Any]:
         "seed": data.config.seed,
         "tasks": list(data.tasks),
         "experts": list(data.experts),
+        "retention": {
+            model: row.model_dump() for model, row in data.facts.retention.items()
+        },
         "cost": _cost(data),
         "timing": {"total_s": sum(data.seconds.values()), "phases": data.seconds},
     }
@@ -111,6 +116,35 @@ def _paired(data: RunData) -> list[dict[str, Any]]:
                 | _difference(total)
                 | {"tasks": {task: _difference(d) for task, d in by_task.items()}}
             )
+    return rows
+
+
+def _winners_curse(data: RunData) -> dict[str, dict[str, Any]]:
+    """Mean on `optimise` minus mean on `test`, of every model with both.
+
+    A model that was selected by its score on `optimise` owes a part of it to luck, and
+    `test` takes that back. The base and the experts were not selected: their difference
+    is how much harder `test` is. Both splits are independent samples, so the errors are
+    added in squares.
+    """
+    unselected = {"base", *map(expert_name, data.experts)}
+    rows = {}
+    for model, splits in data.scores.items():
+        pair = [splits.get("optimise", {}), splits.get("test", {})]
+        if not all(task in tasks for tasks in pair for task in data.tasks):
+            continue
+        scores = [[list(tasks[task].values()) for task in data.tasks] for tasks in pair]
+        on_optimise, on_test = (
+            statistics.mean([statistics.mean(own) for own in split]) for split in scores
+        )
+        errors = [statistics.standard_error(own) for split in scores for own in split]
+        rows[model] = {
+            "optimise": on_optimise,
+            "test": on_test,
+            "difference": on_optimise - on_test,
+            "standard_error": math.hypot(*errors) / len(data.tasks),
+            "selected": model not in unselected,
+        }
     return rows
 
 

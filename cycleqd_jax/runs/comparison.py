@@ -4,14 +4,11 @@ Champions are chosen on `validate`; `test` is only ever reported.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.base import Cost, Evaluator, mean_scores
-from cycleqd_jax.evaluation.smooth import smooth_scores
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import (
     Genome,
@@ -20,13 +17,12 @@ from cycleqd_jax.merging.genome import (
     scaled_sum,
     uniform,
 )
-from cycleqd_jax.merging.individuals import Individual
-from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.aggregation import Champion, aggregate, choose_champions
 from cycleqd_jax.qd.settings import AggregationSettings
-from cycleqd_jax.runs import facts, sums
+from cycleqd_jax.runs import facts
+from cycleqd_jax.runs.cached import CachedEvaluator
 from cycleqd_jax.runs.checkpoints import state_fingerprint
-from cycleqd_jax.runs.costs import phase_of, run_cost, write_costs
+from cycleqd_jax.runs.costs import run_cost
 from cycleqd_jax.runs.facts import (
     ChampionFacts,
     ComparedModel,
@@ -45,90 +41,15 @@ from cycleqd_jax.runs.names import (
     expert_name,
     individual_name,
 )
-from cycleqd_jax.runs.results import (
-    EXPERTS_PART,
-    read_episodes,
-    read_logprobs,
-    write_episodes,
-    write_logprobs,
-)
+from cycleqd_jax.runs.results import EXPERTS_PART
+from cycleqd_jax.runs.retention import FINAL_PART, FIXED_PART, retention_facts
 from cycleqd_jax.search.base import Search, State
 from cycleqd_jax.search.merges import SCALED, UNIFORM, best_factors, merges, scaled_name
 from cycleqd_jax.tasks.base import Split
 
 # Parts of the results that depend on the final state of the search; a run that goes on
 # to more generations makes them anew.
-FINAL_PARTS = ("candidates-validate", "final-optimise", "final-test")
-
-
-class CachedEvaluator:
-    """Evaluates individuals once and keeps their episodes as a part of the results."""
-
-    def __init__(self, evaluator: Evaluator, folder: RunFolder, observer: Observer):
-        self._evaluator = evaluator
-        self._folder = folder
-        self._observer = observer
-
-    def scores(
-        self, part: str, individuals: Mapping[str, Individual], split: Split
-    ) -> dict[str, dict[str, float]]:
-        """Mean scores by individual and task.
-
-        Reads the part if it was written before; else evaluates and writes it. Nothing
-        is evaluated or written for a split without problems: the result is empty.
-
-        Args:
-          part: its name in the results.
-          individuals: by name.
-          split: whose problems.
-        """
-        if not any(task.problems(split) for task in self._evaluator.tasks):
-            return {}
-        episodes = self._read(part, individuals, read_episodes)
-        if episodes is None:
-            self._observer.phase(f"{', '.join(individuals)} on {split}")
-            episodes, cost = self._evaluator.evaluate(
-                individuals, split, progress=self._observer.episodes
-            )
-            self._spend(part, "evaluate", cost)
-            write_episodes(self._folder, part, episodes)
-        return mean_scores(episodes)
-
-    def smooth(
-        self, part: str, individuals: Mapping[str, Individual], split: Split
-    ) -> dict[str, tuple[float, ...]]:
-        """Smooth scores by individual, K each; read or computed as by `scores`."""
-        found = self._read(part, individuals, read_logprobs)
-        if found is None:
-            self._observer.phase(f"log-probabilities of {', '.join(individuals)}")
-            found, cost = self._evaluator.score(
-                individuals, split, progress=self._observer.episodes
-            )
-            self._spend(part, "smooth", cost)
-            write_logprobs(self._folder, part, found)
-        return smooth_scores(found, [task.name for task in self._evaluator.tasks])
-
-    def _spend(self, part: str, call: str, cost: Cost) -> None:
-        write_costs(self._folder, part, [(call, cost)])
-        self._folder.log_time(phase_of(part), cost.seconds)
-
-    def _read(
-        self,
-        part: str,
-        individuals: Mapping[str, Individual],
-        read: Callable[[RunFolder, str], list | None],
-    ) -> list | None:
-        try:
-            rows = read(self._folder, part)
-            if rows is not None:
-                sums.verified(self._folder.part("costs", part))
-        except BadInputError as err:
-            self._observer.note(f"{str(err).rstrip('.')}; it is made again.")
-            return None
-        if rows and {row.individual for row in rows} != set(individuals):
-            self._observer.note(f"{part} holds other individuals; it is made again.")
-            return None
-        return rows
+FINAL_PARTS = ("candidates-validate", "final-optimise", "final-test", FINAL_PART)
 
 
 class Finalists(NamedTuple):
@@ -203,6 +124,7 @@ def compare(
     *,
     aggregation: AggregationSettings,
     factors: Sequence[float],
+    texts: Sequence[str] = (),
 ) -> None:
     """Scores all models on `optimise` and `test`; writes `state.json`.
 
@@ -219,6 +141,7 @@ def compare(
       tasks: K names.
       aggregation: how champions are chosen.
       factors: of the scaled merge; the best on `optimise` is taken.
+      texts: plain texts whose log-probability is measured; may be none.
     """
     summary, experts = search.summary(state), basis.expert_names
     _write_archives(folder, summary.archives, experts)
@@ -249,6 +172,8 @@ def compare(
     found = {best: state.bank.genome(final.best), result: final.aggregated}
     cached.scores("baselines-test", fixed, Split.TEST)
     cached.scores("final-test", found, Split.TEST)
+    kept = cached.texts(FIXED_PART, fixed, texts)
+    kept = [*kept, *cached.texts(FINAL_PART, found, texts)]
     run_facts = RunFacts(
         tasks=tuple(tasks),
         evaluated_children=state.next_generation - 1,
@@ -281,6 +206,7 @@ def compare(
             for phase, cost in run_cost(folder.path).items()
             if cost.tokens
         },
+        retention=retention_facts(kept, texts, BASE),
     )
     write_facts(folder.path, run_facts)
 

@@ -58,6 +58,22 @@ class TokenCost(_Facts):
     tokens_backward: int
 
 
+class RetentionFacts(_Facts):
+    """Log-probability of plain text, in nats; see `runs.retention`.
+
+    Attributes:
+      nats_per_token: mean over all tokens of the text.
+      nats_per_byte: mean over all its bytes.
+      difference: of the nats per token from the base's, mean over texts.
+      standard_error: of the difference.
+    """
+
+    nats_per_token: float
+    nats_per_byte: float
+    difference: float
+    standard_error: float
+
+
 class RunFacts(_Facts):
     """A finished run.
 
@@ -72,6 +88,7 @@ class RunFacts(_Facts):
       scaled_merge: the baseline's factor.
       search: what the search itself says, see `search.base.Summary`.
       cost: of the phases that sent tokens through the model, see `runs.costs`.
+      retention: of the compared models, by name; empty where it was not measured.
     """
 
     tasks: tuple[str, ...]
@@ -84,6 +101,7 @@ class RunFacts(_Facts):
     scaled_merge: ScaledMergeFacts
     search: dict[str, Any]
     cost: dict[str, TokenCost] = {}
+    retention: dict[str, RetentionFacts] = {}
 
 
 def write_facts(run: pathlib.Path, facts: RunFacts) -> None:

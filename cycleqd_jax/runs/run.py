@@ -8,6 +8,7 @@ from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import Evaluator
 from cycleqd_jax.evaluation.racing import RacingEvaluator
+from cycleqd_jax.evaluation.retention import passages
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
@@ -99,6 +100,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
             prepared.task_names,
             aggregation=config.aggregation,
             factors=config.baselines.scaled_merge_factors,
+            texts=passages(config.retention),
         )
         observer.compared(state.next_generation - 1)
 

@@ -37,6 +37,7 @@ from cycleqd_jax.search.base import (
     add_candidates,
     to_host,
 )
+from cycleqd_jax.search.seeds import check_seeds, joined, seed_candidates
 
 
 @flax.struct.dataclass
@@ -66,6 +67,7 @@ class CycleQD(Search):
         parse_section("search_settings", context.options, Section)
         qd = context.qd
         noise = noise_length(1) if qd.has_noise else None
+        check_seeds(qd.seeds, context.basis)
         check_operators(qd.custom_crossover, qd.custom_mutation, context.basis, noise)
 
     @classmethod
@@ -104,7 +106,15 @@ class CycleQD(Search):
         return fixed_ranges(given, len(given))
 
     def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
-        """Breeds the children of generations `ts` from the archives as they are."""
+        """Breeds the children of generations `ts` from the archives as they are.
+
+        The first children are the seeds of the settings.
+        """
+        seeds = seed_candidates(self.context.qd.seeds, self.context.basis, ts)
+        if len(seeds.ts) == len(ts):
+            return seeds
+        if seeds.ts:
+            return joined(seeds, self.ask(state, key, ts[len(seeds.ts) :]))
         got = propose(
             state.memory.archives,
             state.bank,
