@@ -16,6 +16,9 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from cycleqd_jax.errors import BadInputError, explain, show
+from cycleqd_jax.evaluation.retention import RetentionSettings
+from cycleqd_jax.evaluation.rungs import RacingSettings
+from cycleqd_jax.evaluation.smooth import FitnessSettings
 from cycleqd_jax.files import (
     Date,
     ImportPath,
@@ -96,8 +99,11 @@ class RunConfig(Section):
     search: Literal["cycleqd", "random", "merge"] | ImportPath = "cycleqd"
     search_settings: Mapping[Text, Any] = Field(default_factory=dict)
     qd: QDSettings = QDSettings()
+    fitness: FitnessSettings = FitnessSettings()
+    racing: RacingSettings = RacingSettings()
     aggregation: AggregationSettings = AggregationSettings()
     baselines: BaselinesSettings = BaselinesSettings()
+    retention: RetentionSettings = RetentionSettings()
     engine: EngineSettings = EngineSettings()
     sandbox: SandboxSettings = SandboxSettings()
     logging: LoggingSettings = LoggingSettings()

@@ -87,7 +87,8 @@ class Cost(NamedTuple):
     """The cost of one call.
 
     Attributes:
-      tokens_forward: tokens that went through the model, prompts included.
+      tokens_forward: tokens that went through the model: prompts, as far as they were
+        not in the cache, and replies. Equal calls give equal numbers.
       tokens_backward: tokens that gradients were computed for.
       seconds: wall time.
       engine: counters of the engine during the call; None without an engine.
@@ -97,6 +98,19 @@ class Cost(NamedTuple):
     tokens_backward: int
     seconds: float
     engine: EngineStats | None = None
+
+
+def total_cost(costs: Iterable[Cost]) -> Cost:
+    """The sum of some calls' costs; without engine counters if one has none."""
+    costs = list(costs)
+    engines = [cost.engine for cost in costs]
+    known = bool(engines) and None not in engines
+    return Cost(
+        sum(cost.tokens_forward for cost in costs),
+        sum(cost.tokens_backward for cost in costs),
+        sum(cost.seconds for cost in costs),
+        sum(engines, EngineStats()) if known else None,
+    )
 
 
 class Evaluation(NamedTuple):

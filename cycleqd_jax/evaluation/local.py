@@ -23,6 +23,7 @@ from cycleqd_jax.evaluation.base import (
     select_problems,
 )
 from cycleqd_jax.evaluation.loader import IndividualLoader
+from cycleqd_jax.evaluation.texts import text_scores
 from cycleqd_jax.inference.requests import Limits, NotFiniteError, Sampling
 from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
@@ -149,6 +150,35 @@ class LocalEvaluator:
         found = self._run(individuals, split, problems, progress, self._reference_score)
         return Scoring(*found)
 
+    def score_texts(
+        self,
+        individuals: Mapping[str, Individual],
+        texts: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Scoring:
+        """Log-probabilities of plain texts, without a chat template.
+
+        Args:
+          individuals: by name.
+          texts: number i is the problem "text/<i>" of the task "text" in the result.
+          progress: called after each text.
+
+        Returns:
+          Scores in the order of individuals, then of texts.
+
+        Raises:
+          RequestError: a text is longer than the engine's length.
+        """
+        start, before = time.perf_counter(), self.stats.copy()
+        found = self._runner.run(
+            text_scores(self._loader, individuals, texts, progress)
+        )
+        scores = [score for own in found for score in own]
+        forward = sum(score.tokens for score in scores)
+        seconds, used = time.perf_counter() - start, self.stats.since(before)
+        return Scoring(scores, Cost(forward, 0, seconds, used))
+
     def _run(
         self,
         individuals: Mapping[str, Individual],
@@ -177,32 +207,40 @@ class LocalEvaluator:
                 yield counted(_Case(name, row, split, task, problem, priority))
 
         found = self._runner.run(self._loader.run(individuals, jobs))
-        results = [result for rows in found for result in rows]
-        used = self.stats.since(before)
-        forward = used.prefill_tokens + used.decode_tokens
-        return results, Cost(forward, 0, time.perf_counter() - start, used)
+        done_jobs = [result for rows in found for result in rows]
+        # Not the engine's counters: those have failed attempts and tokens after a stop
+        # string in them, so they are not the same whenever a run is repeated.
+        forward = sum(tokens for _, tokens in done_jobs)
+        seconds, used = time.perf_counter() - start, self.stats.since(before)
+        return [result for result, _ in done_jobs], Cost(forward, 0, seconds, used)
 
-    async def _episode(self, case: _Case) -> Episode:
-        """Runs one episode."""
+    async def _episode(self, case: _Case) -> tuple[Episode, int]:
+        """Runs one episode; the second result is its tokens through the model."""
         replies: list[Reply] = []
+        computed: list[int] = []
         start, task, problem = time.perf_counter(), case.task, case.problem
         with self._engine.conversation(case.row, priority=case.priority) as turns:
 
             async def chat(
                 messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
             ) -> Reply:
-                reply = await self._reply(messages, options, turns, task.max_new_tokens)
+                reply, tokens = await self._reply(
+                    messages, options, turns, task.max_new_tokens
+                )
                 replies.append(reply)
+                computed.append(tokens)
                 return reply
 
             def new_chat() -> Chat:
-                replies.clear()  # a retried episode keeps none of the failed attempt
+                # A retried episode keeps nothing of the failed attempt.
+                replies.clear()
+                computed.clear()
                 return chat
 
             with _naming(case):
                 result = await run_episode(task, problem, new_chat, self._sandbox)
         last = replies[-1] if replies else Reply("")
-        return Episode(
+        episode = Episode(
             individual=case.individual,
             split=str(case.split),
             task=task.name,
@@ -220,6 +258,7 @@ class LocalEvaluator:
             metrics=dict(result.metrics),
             seconds=time.perf_counter() - start,
         )
+        return episode, sum(computed)
 
     async def _reply(
         self,
@@ -227,14 +266,15 @@ class LocalEvaluator:
         options: ChatOptions,
         conversation: Conversation,
         limit: int,
-    ) -> Reply:
-        """Generates the next reply.
+    ) -> tuple[Reply, int]:
+        """Generates the next reply; the second result is the tokens it computed.
 
-        A prompt that fills the engine's length gets an empty one, which ends by LENGTH.
+        Those are the prompt's, less what the cache had, and the reply's. A prompt that
+        fills the engine's length gets an empty reply, which ends by LENGTH.
         """
         prompt = self._engine.encode(messages, options.template)
         if len(prompt) >= self._engine.settings.length:
-            return Reply("", (), len(prompt), Finish.LENGTH)
+            return Reply("", (), len(prompt), Finish.LENGTH), 0
         sampling = Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
         got = await self._engine.generate(
             prompt,
@@ -242,10 +282,11 @@ class LocalEvaluator:
             sampling=sampling,
             conversation=conversation,
         )
-        return Reply(got.text, got.tokens, got.prompt_tokens, got.finish)
+        reply = Reply(got.text, got.tokens, got.prompt_tokens, got.finish)
+        return reply, got.prompt_tokens - got.reused_tokens + len(got.tokens)
 
-    async def _reference_score(self, case: _Case) -> ReferenceScore:
-        """Scores the reference dialogue of one problem."""
+    async def _reference_score(self, case: _Case) -> tuple[ReferenceScore, int]:
+        """Scores the reference dialogue of one problem; also its tokens computed."""
         where = dict(
             individual=case.individual,
             split=str(case.split),
@@ -254,9 +295,9 @@ class LocalEvaluator:
         )
         dialogue = reference(case.task, case.problem)
         if dialogue is None:
-            return ReferenceScore(**where, logprob=None, tokens=0)
+            return ReferenceScore(**where, logprob=None, tokens=0), 0
         tokenizer = self._engine.tokenizer
-        logprob, tokens = 0.0, 0
+        logprob, tokens, computed = 0.0, 0, 0
         with self._engine.conversation(case.row, priority=case.priority) as turns:
             for example in examples_of(dialogue, tokenizer, turn_end(tokenizer)):
                 start = example.learnt[0]
@@ -266,4 +307,6 @@ class LocalEvaluator:
                     )
                 logprob += sum(got.logprobs[i - start] for i in example.learnt)
                 tokens += len(example.learnt)
-        return ReferenceScore(**where, logprob=logprob, tokens=tokens)
+                # The last token is only a target.
+                computed += len(example.tokens) - 1 - got.reused_tokens
+        return ReferenceScore(**where, logprob=logprob, tokens=tokens), computed

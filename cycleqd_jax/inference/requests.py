@@ -138,10 +138,12 @@ class Scored:
     Attributes:
       logprobs: natural log-probability of each token given all before it.
       greedy: whether each token is the most likely one.
+      reused_tokens: tokens that the cache had already.
     """
 
     logprobs: tuple[float, ...]
     greedy: tuple[bool, ...]
+    reused_tokens: int = 0
 
     @property
     def logprob(self) -> float:

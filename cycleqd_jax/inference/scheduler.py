@@ -272,7 +272,9 @@ class Scheduler:
             _fail(request, NotFiniteError())
             return
         if request.score_from is not None:
-            answer = Scored(tuple(request.logprobs), tuple(request.greedy))
+            answer = Scored(
+                tuple(request.logprobs), tuple(request.greedy), request.reused
+            )
         else:
             ending = find_end(request.generated, request.limits, self._tokenizer)
             if ending is None:

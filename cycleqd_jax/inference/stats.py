@@ -48,6 +48,15 @@ class EngineStats:
             }
         )
 
+    def __add__(self, other: "EngineStats") -> "EngineStats":
+        """Sums of the counters."""
+        return EngineStats(
+            **{
+                field.name: getattr(self, field.name) + getattr(other, field.name)
+                for field in dataclasses.fields(self)
+            }
+        )
+
     @property
     def device_seconds(self) -> float:
         """Wall time in device calls."""

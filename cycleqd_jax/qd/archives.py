@@ -3,7 +3,9 @@
 In archive k, task k's score is the quality and the bins of all other tasks' scores are
 the behaviour. An archive is a QDax `MapElitesRepertoire` whose genotype is an
 individual's id (int32) and whose extra scores are all K scores, which selection needs.
-Properties of QDax that matter here:
+Where individuals have smooth scores (log-probabilities of right answers), archive k
+compares the pair of task k's score and smooth score: the score decides, and of equal
+scores the smooth one. Properties of QDax that matter here:
 
 - The descriptors it gets are bin indices (`cells.py`): on an integer grid its search
   for the nearest centroid is exact.
@@ -32,16 +34,17 @@ from qdax.core.containers.mapelites_repertoire import (
     get_cells_indices,
 )
 
-from cycleqd_jax.qd.cells import Range, behaviour_bins, check_scores
+from cycleqd_jax.qd.cells import Range, behaviour_bins, check_scores, check_smooth
 
 SCORES = "scores"  # key of the extra scores, float32 [C, K]
+SMOOTH = "smooth"  # key of the smooth score on the archive's task, float32 [C]
 
 
 class Status(enum.StrEnum):
     """The decision of an archive on an individual that was offered to it."""
 
     NEW = "new"  # put into an empty cell
-    IMPROVED = "improved"  # replaced an elite of strictly lower quality
+    IMPROVED = "improved"  # replaced an elite of strictly lower quality or smooth score
     REJECTED = "rejected"
 
 
@@ -55,7 +58,8 @@ class Archives:
     Attributes:
       repertoires: one per task; with C = bins ** (K - 1) cells each: genotypes int32
         `[C]`, fitnesses float32 `[C, 1]` (-inf: empty), descriptors float32
-        `[C, K - 1]` (bin indices), extra score "scores" float32 `[C, K]`.
+        `[C, K - 1]` (bin indices), extra score "scores" float32 `[C, K]`, and with
+        smooth scores "smooth" float32 `[C]` (-inf: unknown).
       ranges: K score ranges; static.
       bins: bins per task; static.
     """
@@ -83,24 +87,31 @@ class Archives:
         return np.rint(self.repertoires[task].centroids).astype(np.int32)
 
     def offer(
-        self, individual: int, scores: Sequence[float]
+        self,
+        individual: int,
+        scores: Sequence[float],
+        smooth: Sequence[float] | None = None,
     ) -> tuple["Archives", tuple[Status, ...]]:
         """Offers one evaluated individual to every archive.
 
         An archive accepts it if its cell there is empty or holds an elite of strictly
-        lower quality.
+        lower quality, or of equal quality and strictly lower smooth score.
 
         Args:
           individual: its id.
           scores: K scores in [0, 1], one per task, as Python floats.
+          smooth: K smooth scores, NaN where there is none; None for none. Archives
+            without smooth scores do not look at them.
 
         Returns:
           The new archives, and the status of the individual in each.
 
         Raises:
-          ValueError: the scores are not K numbers in [0, 1].
+          ValueError: the scores are not K numbers in [0, 1], or the smooth scores not K
+            numbers.
         """
         scores = check_scores(scores, self.num_tasks)
+        likely = check_smooth(smooth, self.num_tasks)
         repertoires, statuses = [], []
         for task, repertoire in enumerate(self.repertoires):
             place = behaviour_bins(scores, self.ranges, self.bins, task)
@@ -110,19 +121,23 @@ class Archives:
                 np.asarray(place, np.float32),
                 np.float32(scores[task]),
                 np.asarray(scores, np.float32),
+                np.float32(-np.inf if np.isnan(likely[task]) else likely[task]),
             )
             repertoires.append(repertoire)
             statuses.append(STATUSES[int(status)])
         return self.replace(repertoires=tuple(repertoires)), tuple(statuses)
 
 
-def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
+def empty_archives(
+    ranges: Sequence[Range], bins: int, *, smooth: bool = False
+) -> Archives:
     """Archives without elites.
 
     Args:
       ranges: K score ranges, K >= 2.
       bins: bins per task, >= 1. Each archive has bins ** (K - 1) cells, so check that
         they fit into memory first.
+      smooth: whether smooth scores decide between equal qualities.
 
     Raises:
       ValueError: there are fewer than two tasks or no bins.
@@ -135,13 +150,16 @@ def empty_archives(ranges: Sequence[Range], bins: int) -> Archives:
         )
     grid = (bins,) * (num_tasks - 1)
     centroids = compute_euclidean_centroids(grid, minval=-0.5, maxval=bins - 0.5)
+    extra = {SCORES: jnp.zeros(num_tasks, jnp.float32)}
+    if smooth:
+        extra[SMOOTH] = jnp.zeros((), jnp.float32)
     repertoires = tuple(
         MapElitesRepertoire.init_default(
             genotype=jnp.zeros((), jnp.int32),
             # One copy each: repertoires that share an array cannot be donated.
             centroids=jnp.array(centroids),
-            one_extra_score={SCORES: jnp.zeros(num_tasks, jnp.float32)},
-            keys_extra_scores=(SCORES,),
+            one_extra_score=extra,
+            keys_extra_scores=tuple(extra),
         )
         for _ in range(num_tasks)
     )
@@ -161,12 +179,20 @@ def _offer(
     place: jax.Array,
     quality: jax.Array,
     scores: jax.Array,
+    smooth: jax.Array,
 ) -> tuple[MapElitesRepertoire, jax.Array]:
     """Adds one individual; the second result is its status, as index of `STATUSES`."""
     cell = get_cells_indices(place[None], repertoire.centroids)[0]
     before = repertoire.fitnesses[cell, 0]
-    added = repertoire.add(
-        individual[None], place[None], quality[None], {SCORES: scores[None]}
-    )
-    improved = jnp.where(quality > before, 2, 0)
+    better, extra = quality > before, {SCORES: scores[None]}
+    if SMOOTH in repertoire.extra_scores:
+        wins_tie = smooth > repertoire.extra_scores[SMOOTH][cell]
+        better |= (quality == before) & wins_tie
+        extra[SMOOTH] = smooth[None]
+        # QDax looks at fitnesses alone: who loses a tie leaves its cell first.
+        left = jnp.where(better, -jnp.inf, before)
+        fitnesses = repertoire.fitnesses.at[cell, 0].set(left)
+        repertoire = repertoire.replace(fitnesses=fitnesses)
+    added = repertoire.add(individual[None], place[None], quality[None], extra)
+    improved = jnp.where(better, 2, 0)
     return added, jnp.where(before == -jnp.inf, 1, improved)

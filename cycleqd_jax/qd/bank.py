@@ -17,7 +17,7 @@ import numpy as np
 from cycleqd_jax.merging.genome import Genome, resize_noise, stack_genomes
 from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.merging.noise import noise_length
-from cycleqd_jax.qd.cells import check_scores
+from cycleqd_jax.qd.cells import check_scores, check_smooth
 
 _NO_PARENT = -1
 
@@ -41,6 +41,8 @@ class Bank:
         -1 for experts and searches without archives.
       complete: bool `[N]`, whether the scores are means over all problems.
       num_experts: E, whether they are in the bank already or not.
+      smooth: smooth scores, float64 `[N, K]`: mean log-probability per token of right
+        answers, in nats; NaN where there is none.
     """
 
     genomes: Mapping[int, Genome]
@@ -50,6 +52,7 @@ class Bank:
     active: np.ndarray
     complete: np.ndarray
     num_experts: int
+    smooth: np.ndarray
 
     @classmethod
     def empty(cls, num_tasks: int, num_experts: int | None = None) -> "Bank":
@@ -62,6 +65,7 @@ class Bank:
             active=np.zeros(0, np.int32),
             complete=np.zeros(0, bool),
             num_experts=num_tasks if num_experts is None else num_experts,
+            smooth=np.zeros((0, num_tasks), np.float64),
         )
 
     @property
@@ -74,7 +78,12 @@ class Bank:
         """The id of the next individual, which is N."""
         return self.scores.shape[0]
 
-    def add_expert(self, genome: Genome, scores: Sequence[float]) -> "Bank":
+    def add_expert(
+        self,
+        genome: Genome,
+        scores: Sequence[float],
+        smooth: Sequence[float] | None = None,
+    ) -> "Bank":
         """A bank with one more expert. All E experts must come before any child.
 
         Raises:
@@ -87,7 +96,7 @@ class Bank:
                 f"expert: expected at most {self.num_experts}{each}, but there are "
                 f"{self.next_id} individuals already."
             )
-        return self._add(genome, scores)
+        return self._add(genome, scores, smooth=smooth)
 
     def add_child(
         self,
@@ -98,6 +107,7 @@ class Bank:
         weights: Sequence[float] = (),
         active: int = -1,
         complete: bool = True,
+        smooth: Sequence[float] | None = None,
     ) -> "Bank":
         """A bank with one more child, that of the next generation.
 
@@ -108,6 +118,7 @@ class Bank:
           weights: the parents' raw crossover weights.
           active: the task from whose archive they were drawn, 0-based; -1 for none.
           complete: whether the scores are means over all problems.
+          smooth: K smooth scores, NaN for a task without any; None for none.
 
         Raises:
           ValueError: the scores are not K numbers in [0, 1], a parent's id is unknown,
@@ -124,10 +135,17 @@ class Bank:
                 f"parents: expected none or two ids below {self.next_id}, got "
                 f"{list(parents)}."
             )
-        return self._add(genome, scores, parents, weights, active, complete)
+        return self._add(genome, scores, parents, weights, active, complete, smooth)
 
     def _add(
-        self, genome, scores, parents=(), weights=(), active=-1, complete=True
+        self,
+        genome,
+        scores,
+        parents=(),
+        weights=(),
+        active=-1,
+        complete=True,
+        smooth=None,
     ) -> "Bank":
         if not len(parents):
             parents, weights = (_NO_PARENT, _NO_PARENT), (0.0, 0.0)
@@ -135,6 +153,7 @@ class Bank:
         if not isinstance(genome, Recipe):
             kept = jax.tree.map(lambda leaf: np.array(leaf, np.float32), genome)
         row = check_scores(scores, self.num_tasks)
+        likely = check_smooth(smooth, self.num_tasks)
         return Bank(
             genomes={**self.genomes, self.next_id: kept},
             scores=np.vstack([self.scores, np.asarray([row], np.float64)]),
@@ -143,6 +162,7 @@ class Bank:
             active=np.append(self.active, np.int32(active)),
             complete=np.append(self.complete, bool(complete)),
             num_experts=self.num_experts,
+            smooth=np.vstack([self.smooth, np.asarray([likely], np.float64)]),
         )
 
     def individual(self, individual: int) -> Genome | Recipe:
@@ -210,6 +230,8 @@ class Bank:
         some = {} if batch is None or batch.noise is None else {"noise": batch.noise}
         if recipes:
             some["recipes"] = _to_bytes(recipes)
+        if np.isfinite(self.smooth).any():
+            some["smooth"] = self.smooth
         return some | {
             "genome_ids": np.asarray(ids, np.int32),
             "coefficients": no_genomes if batch is None else batch.coefficients,
@@ -236,14 +258,18 @@ class Bank:
             for row, individual in enumerate(np.asarray(arrays["genome_ids"]))
         }
         recipes = arrays.get("recipes")
+        scores = np.asarray(arrays["scores"], np.float64)
         return cls(
             genomes=genomes | ({} if recipes is None else _from_bytes(recipes)),
-            scores=np.asarray(arrays["scores"], np.float64),
+            scores=scores,
             parents=np.asarray(arrays["parents"], np.int32),
             weights=np.asarray(arrays["weights"], np.float32),
             active=np.asarray(arrays["active"], np.int32),
             complete=np.asarray(arrays["complete"], bool),
             num_experts=scales.shape[1],
+            smooth=np.asarray(
+                arrays.get("smooth", np.full(scores.shape, np.nan)), np.float64
+            ),
         )
 
 

@@ -129,3 +129,20 @@ def check_scores(scores: Sequence[float], num_tasks: int) -> tuple[float, ...]:
             f"{list(values)}."
         )
     return values
+
+
+def check_smooth(smooth: Sequence[float] | None, num_tasks: int) -> tuple[float, ...]:
+    """Returns smooth scores as K Python floats, NaN where there is none.
+
+    Raises:
+      ValueError: their number is not K, or one is infinite.
+    """
+    if smooth is None:
+        return (math.nan,) * num_tasks
+    values = tuple(float(score) for score in smooth)
+    if len(values) != num_tasks or any(math.isinf(value) for value in values):
+        raise ValueError(
+            f"smooth: expected {num_tasks} finite numbers or NaN, one per task, got "
+            f"{list(values)}."
+        )
+    return values

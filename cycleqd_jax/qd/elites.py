@@ -1,7 +1,8 @@
 """Elites of archives, their order, coverage and QD score.
 
 Numbers come from the float64 scores of the bank. Elites are ordered by quality, then by
-mean over all tasks, then by cell index (the lowest first).
+mean over all tasks, then by mean smooth score where there are any, then by cell index
+(the lowest first). Verdicts thus go before smooth scores everywhere.
 """
 
 import math
@@ -24,6 +25,7 @@ class Elite(NamedTuple):
       individual: id of its elite.
       quality: the elite's score on the archive's task.
       scores: its K scores.
+      smooth: its K smooth scores, NaN where there is none.
     """
 
     archive: int
@@ -32,6 +34,7 @@ class Elite(NamedTuple):
     individual: int
     quality: float
     scores: tuple[float, ...]
+    smooth: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -58,6 +61,12 @@ def mean_score(scores: Sequence[float]) -> float:
     return math.fsum(scores) / len(scores)
 
 
+def mean_smooth(smooth: Sequence[float]) -> float:
+    """Mean over the tasks that have a smooth score; minus infinity if none has."""
+    known = [score for score in smooth if not math.isnan(score)]
+    return math.fsum(known) / len(known) if known else -math.inf
+
+
 def elites(archives: Archives, bank: Bank, task: int) -> list[Elite]:
     """All elites of one archive, in order of cells."""
     repertoire = archives.repertoires[task]
@@ -67,20 +76,24 @@ def elites(archives: Archives, bank: Bank, task: int) -> list[Elite]:
         individual = int(ids[cell])
         scores = tuple(bank.scores[individual].tolist())
         bins = tuple(places[cell].tolist())
-        found.append(Elite(task, cell, bins, individual, scores[task], scores))
+        smooth = tuple(bank.smooth[individual].tolist())
+        elite = Elite(task, cell, bins, individual, scores[task], scores, smooth)
+        found.append(elite)
     return found
 
 
 def rank_elites(found: Sequence[Elite]) -> list[Elite]:
-    """Sorts elites, the best first: by quality, then mean, then lowest cell."""
-    return sorted(found, key=lambda e: (-e.quality, -e.mean, e.cell))
+    """Sorts elites, the best first: by quality, mean, smooth mean, lowest cell."""
+    return sorted(
+        found, key=lambda e: (-e.quality, -e.mean, -mean_smooth(e.smooth), e.cell)
+    )
 
 
 def best_by_mean(archives: Archives, bank: Bank) -> Elite:
     """The elite with the highest mean over all tasks, of all archives.
 
-    Of equal elites the one with the lowest id is returned, and of its entries in
-    several archives that of the first archive.
+    Of equal elites the one with the highest mean smooth score is returned, then the
+    one with the lowest id, and of its entries in several archives that of the first.
 
     Raises:
       ValueError: all archives are empty.
@@ -88,7 +101,10 @@ def best_by_mean(archives: Archives, bank: Bank) -> Elite:
     found = [e for k in range(archives.num_tasks) for e in elites(archives, bank, k)]
     if not found:
         raise ValueError("all archives are empty; offer the experts first.")
-    return min(found, key=lambda e: (-e.mean, e.individual, e.archive))
+    return min(
+        found,
+        key=lambda e: (-e.mean, -mean_smooth(e.smooth), e.individual, e.archive),
+    )
 
 
 def archive_metrics(archives: Archives, bank: Bank) -> tuple[ArchiveMetrics, ...]:

@@ -7,10 +7,20 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import pydantic
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from cycleqd_jax.files import Count, Fraction, ImportPath, Scale, Section, Whole
+from cycleqd_jax.files import (
+    Count,
+    Fraction,
+    ImportPath,
+    Scale,
+    Section,
+    Whole,
+    each_once,
+)
 
+# A factor of the sum of all experts, or the name of a merge in closed form.
+Seed = Annotated[float, Field(gt=0, le=10)] | Literal["uniform", "tsv_m", "iso_c"]
 Range = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 
 
@@ -22,6 +32,8 @@ class QDSettings(Section):
       children_per_batch: children bred from the same archives and evaluated together;
         the last batch may be smaller.
       flip_interval: generations that an archive stays active.
+      seeds: the first children, in this order: factors of the sum of all experts, and
+        merges in closed form by name; see `search.seeds`.
       bins: per behaviour dimension.
       cell_range: "relative" (85 % of the weakest to 115 % of the strongest expert's
         score), or the two ends of each task's scores, by task.
@@ -43,6 +55,9 @@ class QDSettings(Section):
     num_generations: Whole = 1200
     children_per_batch: Whole = 8
     flip_interval: Whole = 1
+    seeds: Annotated[
+        tuple[Seed, ...], Field(strict=False), AfterValidator(each_once)
+    ] = ()
     bins: Annotated[int, Field(ge=2, le=1000)] = 15
     cell_range: Literal["relative"] | Mapping[str, Range] = "relative"
     selection: Literal["elite", "elite_ref", "random"] = "elite"
@@ -68,6 +83,18 @@ class QDSettings(Section):
             raise ValueError(
                 f"crossover_std is {self.crossover_std}; expected at most a fifth of "
                 f"crossover_mean, which is {self.crossover_mean}"
+            )
+        cores = [seed for seed in self.seeds if seed in ("tsv_m", "iso_c")]
+        if cores and not self.needs_cores:
+            raise ValueError(
+                f"seeds has {cores[0]} and mutation is {self.mutation}; expected "
+                "svd_child or svd_scale, whose genomes can hold such a merge"
+            )
+        if len(self.seeds) > self.num_generations:
+            raise ValueError(
+                f"seeds has {len(self.seeds)} entries and num_generations is "
+                f"{self.num_generations}; expected at least as many, as each seed is a "
+                "child"
             )
         if self.cell_range != "relative":
             for task, (low, high) in self.cell_range.items():

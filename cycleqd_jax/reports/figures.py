@@ -100,7 +100,8 @@ def _progress(data: RunData, kind: str, task: str) -> list[float]:
     """One number per child: as the search measured it, else the best score so far."""
     if data.children and kind + task in data.children[0].progress:
         return [child.progress[kind + task] for child in data.children]
-    return list(itertools.accumulate((c.scores[task] for c in data.children), max))
+    scores = (c.scores[task] if c.complete else 0.0 for c in data.children)
+    return list(itertools.accumulate(scores, max))
 
 
 @drawing.styled

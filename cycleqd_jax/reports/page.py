@@ -4,15 +4,14 @@ Only the line with the id `wall-time` differs between equal runs.
 """
 
 import base64
-import html
 import importlib.resources
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cycleqd_jax.config import to_yaml
-from cycleqd_jax.errors import printable
-from cycleqd_jax.reports import tables
+from cycleqd_jax.reports import sections, tables
+from cycleqd_jax.reports.markup import table, text
 from cycleqd_jax.reports.run_data import RunData
 from cycleqd_jax.runs.names import expert_name
 
@@ -47,38 +46,19 @@ def make_page(
         champions=_champion_table(report),
         experts=_experts(report),
         samples=_samples(data),
+        curse=sections.winners_curse(report),
+        retention=sections.retention(report),
+        cost=sections.cost(report),
         facts=_facts(data, report),
-        fingerprint=_text(report["state_fingerprint"]),
-        settings=_text(_settings(data)),
-        wall_time=f"Wall time: {report['timing']['total_s']:.0f} s.",
+        fingerprint=text(report["state_fingerprint"]),
+        settings=text(_settings(data)),
+        wall_time=_wall_time(report["timing"]),
     )
-
-
-def _text(text: str) -> str:
-    """A text, perhaps a model's, for the page: nothing in it is markup or hidden."""
-    return html.escape(printable(text, keep="\n\t"))
 
 
 def _image(png: bytes, *, alternative: str) -> str:
     code = base64.b64encode(png).decode("ascii")
-    return f'<img alt="{_text(alternative)}" src="data:image/png;base64,{code}">'
-
-
-def _table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    marked: Sequence[str] = (),
-) -> str:
-    """A table of ready HTML cells; rows whose first cell is in `marked` stand out."""
-    head = "".join(f"<th>{_text(name)}</th>" for name in header)
-    lines = [f"<table><thead><tr>{head}</tr></thead><tbody>"]
-    for row in rows:
-        kind = ' class="result"' if row[0] in marked else ""
-        # A cell may bring its own <td ...>.
-        cells = "".join(c if c.startswith("<td") else f"<td>{c}</td>" for c in row)
-        lines.append(f"<tr{kind}>{cells}</tr>")
-    return "\n".join([*lines, "</tbody></table>"])
+    return f'<img alt="{text(alternative)}" src="data:image/png;base64,{code}">'
 
 
 def _summary(report: Mapping[str, Any], split: str) -> str:
@@ -87,7 +67,7 @@ def _summary(report: Mapping[str, Any], split: str) -> str:
     low, high = models[result][split]["interval"]["mean"]
     experts = {expert_name(name) for name in report["experts"]} - {expert}
     others = ", ".join(
-        f"<code>{_text(name)}</code> {splits[split]['mean']:.3f}"
+        f"<code>{text(name)}</code> {splits[split]['mean']:.3f}"
         for name, splits in models.items()
         if name not in {result, *experts} and "mean" in splits.get(split, {})
     )
@@ -109,14 +89,14 @@ def _score_tables(report: Mapping[str, Any], first: str) -> str:
     )
     parts = []
     for split in splits:
-        table = _score_table(report, split)
+        shown = _score_table(report, split)
         why = report["selected_on"].get(split)
-        tag = f'<span class="tag">selected: {_text(why)}</span>' if why else ""
+        tag = f'<span class="tag">selected: {text(why)}</span>' if why else ""
         if split == first:
-            parts.append(f"{table}{tag}")
+            parts.append(f"{shown}{tag}")
         else:
             parts.append(
-                f"<details><summary>Scores on {split} {tag}</summary>{table}</details>"
+                f"<details><summary>Scores on {split} {tag}</summary>{shown}</details>"
             )
     return "\n".join(parts)
 
@@ -132,7 +112,7 @@ def _score_table(report: Mapping[str, Any], split: str) -> str:
     }
     rows = []
     for name, entry in entries.items():
-        cells = [_text(name)]
+        cells = [text(name)]
         for column in columns:
             if column not in entry:
                 cells.append("&ndash;")
@@ -144,7 +124,7 @@ def _score_table(report: Mapping[str, Any], split: str) -> str:
                 f"<small>{low:.2f} &ndash; {high:.2f}</small></td>"
             )
         rows.append([*cells, str(entry["problems"])])
-    return _table(["model", *columns, "problems"], rows, marked=[report["result"]])
+    return table(["model", *columns, "problems"], rows, marked=[report["result"]])
 
 
 def _metric_tables(report: Mapping[str, Any], split: str) -> str:
@@ -155,13 +135,13 @@ def _metric_tables(report: Mapping[str, Any], split: str) -> str:
         for model in report["models"]:
             means = report["metrics"].get(model, {}).get(split, {}).get(task, {})
             cells = [f"{means[n]:.3f}" if n in means else "&ndash;" for n in names]
-            rows.append([_text(model), *cells])
-        table = _table(["model", *names], rows, marked=[report["result"]])
-        parts.append(f"<h3>{_text(task)}</h3>{table}")
+            rows.append([text(model), *cells])
+        shown = table(["model", *names], rows, marked=[report["result"]])
+        parts.append(f"<h3>{text(task)}</h3>{shown}")
     if not parts:
         return ""
     return (
-        f"<section><h2>Beside the score, on {_text(split)}</h2>"
+        f"<section><h2>Beside the score, on {text(split)}</h2>"
         '<p class="note">Means over the problems that have each.</p>'
         f"{''.join(parts)}</section>"
     )
@@ -176,7 +156,7 @@ def _paired_table(report: Mapping[str, Any], split: str) -> str:
         gaps = [f"{pair['tasks'][task]['difference']:+.3f}" for task in report["tasks"]]
         rows.append(
             [
-                _text(pair["against"]),
+                text(pair["against"]),
                 *gaps,
                 f"<td class='best'>{pair['difference']:+.3f}</td>",
                 f"{pair['standard_error']:.3f}",
@@ -186,7 +166,7 @@ def _paired_table(report: Mapping[str, Any], split: str) -> str:
             ]
         )
     header = ["result minus", *report["tasks"], "mean", "standard error", "95 %"]
-    return _table([*header, "won", "lost"], rows)
+    return table([*header, "won", "lost"], rows)
 
 
 def _archives(report: Mapping[str, Any], figure: str) -> str:
@@ -195,7 +175,7 @@ def _archives(report: Mapping[str, Any], figure: str) -> str:
         return ""
     rows = [
         [
-            _text(task),
+            text(task),
             str(entry["elites"]),
             f"{entry['coverage']:.3f}",
             "&ndash;" if entry["best"] is None else f"{entry['best']:.3f}",
@@ -211,7 +191,7 @@ def _archives(report: Mapping[str, Any], figure: str) -> str:
         "<em>optimise</em>. Stars are experts, rings the champions that make the "
         "result, grey cells are empty. With more than three skills there is one map "
         "per pair of other skills, and a cell shows the best elite over all others."
-        f"</p>{figure}{_table(header, rows)}</section>"
+        f"</p>{figure}{table(header, rows)}</section>"
     )
 
 
@@ -225,8 +205,8 @@ def _champion_table(report: Mapping[str, Any]) -> str:
         ]
         rows.append(
             [
-                _text(task),
-                _text(champion["individual"]),
+                text(task),
+                text(champion["individual"]),
                 f"{champion['quality']:.3f}",
                 "&ndash;" if validated is None else f"{validated:.3f}",
                 f"{champion['beta']:.3f}",
@@ -235,13 +215,13 @@ def _champion_table(report: Mapping[str, Any]) -> str:
         )
     of_expert = [f"share of {expert}" for expert in report["experts"]]
     header = ["group", "champion", "optimise", "validate", "weight", *of_expert]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _experts(report: Mapping[str, Any]) -> str:
     """The experts' similarity, and a table of those that the basis changed."""
     pairs = ", ".join(
-        f"{_text(row['first'])} and {_text(row['second'])} "
+        f"{text(row['first'])} and {text(row['second'])} "
         f"<strong>{row['cosine']:.3f}</strong>"
         for row in report["basis"]["similarity"]
     )
@@ -251,7 +231,7 @@ def _experts(report: Mapping[str, Any]) -> str:
         tokens = basis["gram_tokens"]
         by = f", by the inputs of {tokens:,} tokens of train problems" if tokens else ""
         parts.append(
-            f"<p>The task vectors are conditioned: {_text(basis['conditioning'])}"
+            f"<p>The task vectors are conditioned: {text(basis['conditioning'])}"
             f"{by}. The experts' genomes are the conditioned experts.</p>"
         )
     if not changed:
@@ -269,11 +249,11 @@ def _experts(report: Mapping[str, Any]) -> str:
             ]
         matrix = "&ndash;"
         if least:
-            matrix = f"{least['kept']:.1%}<small>{_text(least['matrix'])}</small>"
+            matrix = f"{least['kept']:.1%}<small>{text(least['matrix'])}</small>"
         share = f"{row['energy_kept']:.1%}"
-        rows.append([_text(expert), share, f"<td>{matrix}</td>", *scores])
+        rows.append([text(expert), share, f"<td>{matrix}</td>", *scores])
     header = ["expert", "energy kept", "least of", "own skill as trained", "as genome"]
-    return "".join([*parts, _table([*header, "mean as trained", "as genome"], rows)])
+    return "".join([*parts, table([*header, "mean as trained", "as genome"], rows)])
 
 
 def _samples(data: RunData) -> str:
@@ -281,15 +261,20 @@ def _samples(data: RunData) -> str:
     for sample in sorted(data.samples, key=lambda row: row["outcome"] != "solved"):
         kind = "ok" if sample["outcome"] == "solved" else "no"
         by_task.setdefault(sample["task"], []).append(
-            f'<div><strong class="{kind}">{_text(sample["outcome"])}</strong> '
-            f"<code>{_text(sample['problem'])}</code>"
-            f"<pre>{_text(sample['reply'] or '')}</pre>"
-            f'<p class="note">{_text(sample["explanation"] or "")}</p></div>'
+            f'<div><strong class="{kind}">{text(sample["outcome"])}</strong> '
+            f"<code>{text(sample['problem'])}</code>"
+            f"<pre>{text(sample['reply'] or '')}</pre>"
+            f'<p class="note">{text(sample["explanation"] or "")}</p></div>'
         )
     return "\n".join(
-        f'<h3>{_text(task)}</h3><div class="pair">{"".join(items)}</div>'
+        f'<h3>{text(task)}</h3><div class="pair">{"".join(items)}</div>'
         for task, items in by_task.items()
     )
+
+
+def _wall_time(timing: Mapping[str, Any]) -> str:
+    phases = ", ".join(f"{text(n)} {s:.0f}" for n, s in timing["phases"].items())
+    return f"Wall time: {timing['total_s']:.0f} s ({phases})."
 
 
 def _facts(data: RunData, report: Mapping[str, Any]) -> str:
@@ -297,7 +282,7 @@ def _facts(data: RunData, report: Mapping[str, Any]) -> str:
     tried = {name.removeprefix("scaled_merge/"): score for name, score in tried.items()}
     tried.pop("uniform_merge", None)
     factors = ", ".join(f"{factor} ({score:.3f})" for factor, score in tried.items())
-    return _text(
+    return text(
         f"{report['evaluated_children']} children of {len(data.experts)} experts of "
         f"{config.base_model}, search {config.search}, seed {config.seed}. The best "
         f"mean on optimise is that of {report['best']}. Scaled merge is the sum of "

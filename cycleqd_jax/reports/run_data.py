@@ -49,6 +49,7 @@ class Child:
       weights: raw crossover weights of the parents, or ().
       scores: on `optimise`, by task.
       progress: what the search measured, like "best/<task>" or "coverage/<task>".
+      complete: whether the scores are means over all problems.
     """
 
     generation: int
@@ -58,6 +59,7 @@ class Child:
     weights: tuple[float, ...]
     scores: Mapping[str, float]
     progress: Mapping[str, float]
+    complete: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +215,8 @@ def _children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
     plain += ["weight_1", "weight_2"]
     columns = plain + [f"score/{task}" for task in tasks]
     children = []
-    for row in reading.read_rows(reading.parts(run, "metrics"), columns, PROGRESS):
+    further = (*PROGRESS, "complete")
+    for row in reading.read_rows(reading.parts(run, "metrics"), columns, further):
         parents = (row["parent_1"], row["parent_2"])
         has_parents = None not in parents
         children.append(
@@ -225,6 +228,7 @@ def _children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
                 weights=(row["weight_1"], row["weight_2"]) if has_parents else (),
                 scores={task: row[f"score/{task}"] for task in tasks},
                 progress={n: v for n, v in row.items() if n.startswith(PROGRESS)},
+                complete=row.get("complete", True),
             )
         )
     return tuple(sorted(children, key=lambda child: child.generation))

@@ -111,11 +111,17 @@ def paired_difference(a: Mapping[str, float], b: Mapping[str, float]) -> Differe
         raise ValueError("A paired difference needs the same problems on both sides.")
     gaps = [a[problem] - b[problem] for problem in sorted(a)]
     count, centre = len(gaps), mean(gaps)
-    squares = math.fsum((gap - centre) ** 2 for gap in gaps)
-    # One problem has no spread to estimate an error from: take the widest possible.
-    error = math.sqrt(squares / (count - 1) / count) if count > 1 else 1.0
     won, lost = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
-    return Difference(centre, error, won, lost, count)
+    return Difference(centre, standard_error(gaps), won, lost, count)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of independent values; 1, the widest possible, of a single one."""
+    count, centre = len(values), mean(values)
+    if count == 1:
+        return 1.0
+    squares = math.fsum((value - centre) ** 2 for value in values)
+    return math.sqrt(squares / (count - 1) / count)
 
 
 def mean_difference(tasks: Sequence[Difference]) -> Difference:

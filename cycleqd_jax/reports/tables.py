@@ -4,11 +4,13 @@ Everything here is a pure function of a `RunData`; the result is what `report.js
 holds and what figures, page and terminal show.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from cycleqd_jax.reports import lineage, statistics
 from cycleqd_jax.reports.run_data import RunData
+from cycleqd_jax.runs.costs import TEST, PhaseCost
 from cycleqd_jax.runs.names import expert_name
 
 SELECTED = {  # split -> what was chosen by its scores
@@ -32,6 +34,7 @@ def make_report(data: RunData) -> dict[str, Any]:
         "metrics": data.metrics,
         "paired": _paired(data),
         "selected_on": SELECTED,
+        "winners_curse": _winners_curse(data),
         "search": data.config.search,
         "evaluated_children": data.facts.evaluated_children,
         "state_fingerprint": data.facts.state_fingerprint,
@@ -43,6 +46,10 @@ def make_report(data: RunData) -> dict[str, Any]:
         "seed": data.config.seed,
         "tasks": list(data.tasks),
         "experts": list(data.experts),
+        "retention": {
+            model: row.model_dump() for model, row in data.facts.retention.items()
+        },
+        "cost": _cost(data),
         "timing": {"total_s": sum(data.seconds.values()), "phases": data.seconds},
     }
 
@@ -112,6 +119,35 @@ def _paired(data: RunData) -> list[dict[str, Any]]:
     return rows
 
 
+def _winners_curse(data: RunData) -> dict[str, dict[str, Any]]:
+    """Mean on `optimise` minus mean on `test`, of every model with both.
+
+    A model that was selected by its score on `optimise` owes a part of it to luck, and
+    `test` takes that back. The base and the experts were not selected: their difference
+    is how much harder `test` is. Both splits are independent samples, so the errors are
+    added in squares.
+    """
+    unselected = {"base", *map(expert_name, data.experts)}
+    rows = {}
+    for model, splits in data.scores.items():
+        pair = [splits.get("optimise", {}), splits.get("test", {})]
+        if not all(task in tasks for tasks in pair for task in data.tasks):
+            continue
+        scores = [[list(tasks[task].values()) for task in data.tasks] for tasks in pair]
+        on_optimise, on_test = (
+            statistics.mean([statistics.mean(own) for own in split]) for split in scores
+        )
+        errors = [statistics.standard_error(own) for split in scores for own in split]
+        rows[model] = {
+            "optimise": on_optimise,
+            "test": on_test,
+            "difference": on_optimise - on_test,
+            "standard_error": math.hypot(*errors) / len(data.tasks),
+            "selected": model not in unselected,
+        }
+    return rows
+
+
 def _difference(difference: statistics.Difference) -> dict[str, Any]:
     return difference._asdict() | {"interval": list(difference.interval)}
 
@@ -155,6 +191,29 @@ def _archives(data: RunData) -> dict[str, Any]:
             "range": facts["ranges"][task],
         }
     return archives
+
+
+def _cost(data: RunData) -> dict[str, Any]:
+    """Tokens through the model by phase, and in all.
+
+    `tokens` counts a backward token twice; `share` is that of all tokens but those of
+    `test`, which only reports.
+    """
+    phases = {
+        phase: PhaseCost(cost.tokens_forward, cost.tokens_backward)
+        for phase, cost in data.facts.cost.items()
+    }
+    total = sum(cost.tokens for name, cost in phases.items() if name != TEST)
+    rows = {
+        name: {
+            "tokens_forward": cost.tokens_forward,
+            "tokens_backward": cost.tokens_backward,
+            "tokens": cost.tokens,
+            "share": cost.tokens / total if total and name != TEST else None,
+        }
+        for name, cost in phases.items()
+    }
+    return {"phases": rows, "tokens_without_test": total}
 
 
 def _champions(data: RunData) -> dict[str, Any]:

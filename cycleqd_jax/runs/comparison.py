@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.base import Episode, Evaluator, mean_scores
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import (
     Genome,
@@ -20,7 +18,6 @@ from cycleqd_jax.merging.genome import (
     uniform,
 )
 from cycleqd_jax.merging.individuals import Individual
-from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.aggregation import (
     Champion,
     aggregate_champions,
@@ -28,15 +25,18 @@ from cycleqd_jax.qd.aggregation import (
 )
 from cycleqd_jax.qd.settings import AggregationSettings
 from cycleqd_jax.runs import facts
+from cycleqd_jax.runs.cached import CachedEvaluator
 from cycleqd_jax.runs.checkpoints import state_fingerprint
+from cycleqd_jax.runs.costs import run_cost
 from cycleqd_jax.runs.facts import (
     ChampionFacts,
     ComparedModel,
     RunFacts,
     ScaledMergeFacts,
+    TokenCost,
     write_facts,
 )
-from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.folder import PARTS, RunFolder
 from cycleqd_jax.runs.names import (
     AGGREGATED,
     BASE,
@@ -46,60 +46,15 @@ from cycleqd_jax.runs.names import (
     expert_name,
     individual_name,
 )
-from cycleqd_jax.runs.results import read_episodes, write_episodes
+from cycleqd_jax.runs.results import EXPERTS_PART
+from cycleqd_jax.runs.retention import FINAL_PART, FIXED_PART, retention_facts
 from cycleqd_jax.search.base import Search, State
 from cycleqd_jax.search.merges import SCALED, UNIFORM, best_factors, merges, scaled_name
 from cycleqd_jax.tasks.base import Split
 
 # Parts of the results that depend on the final state of the search; a run that goes on
 # to more generations makes them anew.
-FINAL_PARTS = ("candidates-validate", "final-optimise", "final-test")
-
-
-class CachedEvaluator:
-    """Evaluates individuals once and keeps their episodes as a part of the results."""
-
-    def __init__(self, evaluator: Evaluator, folder: RunFolder, observer: Observer):
-        self._evaluator = evaluator
-        self._folder = folder
-        self._observer = observer
-
-    def scores(
-        self, part: str, individuals: Mapping[str, Individual], split: Split
-    ) -> dict[str, dict[str, float]]:
-        """Mean scores by individual and task.
-
-        Reads the part if it was written before; else evaluates and writes it. Nothing
-        is evaluated or written for a split without problems: the result is empty.
-
-        Args:
-          part: its name in the results.
-          individuals: by name.
-          split: whose problems.
-        """
-        if not any(task.problems(split) for task in self._evaluator.tasks):
-            return {}
-        episodes = self._read(part, individuals)
-        if episodes is None:
-            self._observer.phase(f"{', '.join(individuals)} on {split}")
-            episodes = self._evaluator.evaluate(
-                individuals, split, progress=self._observer.episodes
-            ).episodes
-            write_episodes(self._folder, part, episodes)
-        return mean_scores(episodes)
-
-    def _read(
-        self, part: str, individuals: Mapping[str, Individual]
-    ) -> list[Episode] | None:
-        try:
-            episodes = read_episodes(self._folder, part)
-        except BadInputError as err:
-            self._observer.note(f"{str(err).rstrip('.')}; it is made again.")
-            return None
-        if episodes and {e.individual for e in episodes} != set(individuals):
-            self._observer.note(f"{part} holds other individuals; it is made again.")
-            return None
-        return episodes
+FINAL_PARTS = ("candidates-validate", "final-optimise", "final-test", FINAL_PART)
 
 
 class Finalists(NamedTuple):
@@ -121,7 +76,14 @@ class Finalists(NamedTuple):
 def expert_scores(cached: CachedEvaluator, basis: Basis) -> dict[str, dict[str, float]]:
     """Scores of the base and of the experts' genomes on `optimise`."""
     models = {BASE: base_genome(basis)} | _experts(basis)
-    return cached.scores("experts-optimise", models, Split.OPTIMISE)
+    return cached.scores(EXPERTS_PART, models, Split.OPTIMISE)
+
+
+def expert_smooth(cached: CachedEvaluator, basis: Basis) -> list[tuple[float, ...]]:
+    """Smooth scores on `optimise` of the experts' genomes, K each, in their order."""
+    models = _experts(basis)
+    found = cached.smooth("experts-smooth", models, Split.OPTIMISE)
+    return [found[name] for name in models]
 
 
 def choose_finalists(
@@ -170,6 +132,7 @@ def compare(
     *,
     aggregation: AggregationSettings,
     factors: Sequence[float],
+    texts: Sequence[str] = (),
 ) -> None:
     """Scores all models on `optimise` and `test`; writes `state.json`.
 
@@ -186,6 +149,7 @@ def compare(
       tasks: K names.
       aggregation: how champions are chosen.
       factors: of the scaled merge; the best on `optimise` is taken.
+      texts: plain texts whose log-probability is measured; may be none.
     """
     summary, experts = search.summary(state), basis.expert_names
     _write_archives(folder, summary.archives, experts)
@@ -216,6 +180,8 @@ def compare(
     found = {best: state.bank.individual(final.best), result: final.aggregated}
     cached.scores("baselines-test", fixed, Split.TEST)
     cached.scores("final-test", found, Split.TEST)
+    kept = cached.texts(FIXED_PART, fixed, texts)
+    kept = [*kept, *cached.texts(FINAL_PART, found, texts)]
     run_facts = RunFacts(
         tasks=tuple(tasks),
         evaluated_children=state.next_generation - 1,
@@ -240,6 +206,15 @@ def compare(
             tried={name: _mean(row) for name, row in sorted(tried.items())},
         ),
         search=dict(summary.facts),
+        cost={
+            phase: TokenCost(
+                tokens_forward=cost.tokens_forward,
+                tokens_backward=cost.tokens_backward,
+            )
+            for phase, cost in run_cost(folder.path).items()
+            if cost.tokens
+        },
+        retention=retention_facts(kept, texts, BASE),
     )
     write_facts(folder.path, run_facts)
 
@@ -260,7 +235,7 @@ def forget_final_parts(folder: RunFolder) -> None:
     """Removes what depends on the final state, before the search goes on."""
     # state.json goes first: it says that the run is finished.
     (folder.path / facts.NAME).unlink(missing_ok=True)
-    for kind in ("results", "times"):
+    for kind in PARTS:
         for part in FINAL_PARTS:
             folder.part(kind, part).unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ from cycleqd_jax.chat import check_text
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.base import ModelConfig
+from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.memory import size_text
 from cycleqd_jax.tasks.base import Problem, Split, Task, reference
@@ -53,6 +54,39 @@ def check_prompts(
             f"its reply; set it to {_round_up(need, engine.prefill_chunk)} or more."
         )
     return engine
+
+
+def check_references(
+    tasks: Sequence[Task],
+    split: Split,
+    tokenizer: ChatTokenizer,
+    engine: EngineSettings,
+) -> None:
+    """Checks that the right conversation of every problem fits, to be scored.
+
+    Args:
+      tasks: all of them.
+      split: whose problems.
+      tokenizer: of the model.
+      engine: with a number for the length.
+
+    Raises:
+      BadInputError: names the longest and the length that it needs.
+    """
+    end = turn_end(tokenizer)
+    lengths = [
+        (len(example.tokens), problem.id)
+        for task in tasks
+        for problem in task.problems(split)
+        for example in examples_of(reference(task, problem) or (), tokenizer, end)
+    ]
+    need, longest = max(lengths, default=(0, ""))
+    if need > engine.length:
+        raise BadInputError(
+            f"engine.length is {engine.length} tokens, but the right answer of "
+            f"{longest} needs {need} to be scored; set it to "
+            f"{_round_up(need, engine.prefill_chunk)} or more."
+        )
 
 
 def check_length(engine: EngineSettings, model: ModelConfig) -> None:

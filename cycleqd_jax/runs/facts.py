@@ -51,6 +51,29 @@ class ScaledMergeFacts(_Facts):
     tried: dict[str, float]
 
 
+class TokenCost(_Facts):
+    """Tokens through the model, see `runs.costs.PhaseCost`."""
+
+    tokens_forward: int
+    tokens_backward: int
+
+
+class RetentionFacts(_Facts):
+    """Log-probability of plain text, in nats; see `runs.retention`.
+
+    Attributes:
+      nats_per_token: mean over all tokens of the text.
+      nats_per_byte: mean over all its bytes.
+      difference: of the nats per token from the base's, mean over texts.
+      standard_error: of the difference.
+    """
+
+    nats_per_token: float
+    nats_per_byte: float
+    difference: float
+    standard_error: float
+
+
 class RunFacts(_Facts):
     """A finished run.
 
@@ -64,6 +87,8 @@ class RunFacts(_Facts):
       aggregation: champions by group, such as the archive of a task.
       scaled_merge: the baseline's factor.
       search: what the search itself says, see `search.base.Summary`.
+      cost: of the phases that sent tokens through the model, see `runs.costs`.
+      retention: of the compared models, by name; empty where it was not measured.
     """
 
     tasks: tuple[str, ...]
@@ -75,6 +100,8 @@ class RunFacts(_Facts):
     aggregation: dict[str, ChampionFacts]
     scaled_merge: ScaledMergeFacts
     search: dict[str, Any]
+    cost: dict[str, TokenCost] = {}
+    retention: dict[str, RetentionFacts] = {}
 
 
 def write_facts(run: pathlib.Path, facts: RunFacts) -> None:

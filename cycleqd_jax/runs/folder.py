@@ -1,6 +1,7 @@
 """The folder of one run: its lock and the paths of its files.
 
-The folder itself, `results/` and `metrics/` have a file `SHA256SUMS`; see `sums.py`.
+The folder itself and those of its parquet parts, `times/` aside, have a file
+`SHA256SUMS`; see `sums.py`.
 Killing and resuming a run changes no byte of the folder, except in files about time
 and place: `run.json`, `timing.jsonl`, `times/`, `tensorboard/`, `wandb/`, and the wall
 times in the report.
@@ -21,7 +22,8 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.runs import sums
 
 REPORT = "report/report.json"
-_FOLDERS = ("checkpoints", "results", "metrics", "times", "report")
+PARTS = ("results", "metrics", "logprobs", "costs", "times")  # kinds of parquet parts
+_FOLDERS = ("checkpoints", *PARTS, "report")
 _ENDINGS = (".yaml", ".json", ".jsonl", ".parquet", ".safetensors", files.SUMS)
 
 
@@ -131,7 +133,7 @@ class RunFolder:
         return (self.path / REPORT).is_file()
 
     def part(self, kind: str, name: str) -> pathlib.Path:
-        """The path of one parquet part; `kind` is "results", "metrics" or "times"."""
+        """The path of one parquet part; `kind` is one of `PARTS`."""
         return self.path / kind / f"{name}.parquet"
 
     def write_part(self, kind: str, name: str, table: pa.Table) -> None:
@@ -156,7 +158,7 @@ class RunFolder:
 
     def drop_batches_from(self, generation: int) -> None:
         """Removes the parts of batches that begin at a generation or later."""
-        for kind in ("results", "metrics", "times"):
+        for kind in PARTS:
             for path in self._batch_parts(kind):
                 if int(path.stem.removeprefix("batch-")) >= generation:
                     path.unlink()
@@ -172,7 +174,7 @@ class RunFolder:
 
     def _remove_partials(self) -> None:
         """Removes files that a killed process had half written."""
-        for folder in ("", "results", "metrics", "times", "report"):
+        for folder in ("", *PARTS, "report"):
             for path in (self.path / folder).glob(f"*{files.PARTIAL}"):
                 path.unlink(missing_ok=True)
 

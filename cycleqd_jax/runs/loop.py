@@ -13,14 +13,17 @@ import numpy as np
 import pyarrow as pa
 from qdax.custom_types import RNGKey
 
-from cycleqd_jax.evaluation.base import Cost, Evaluator, mean_losses, mean_scores
+from cycleqd_jax.evaluation.base import Cost, Evaluator, mean_losses, total_cost
+from cycleqd_jax.evaluation.smooth import FitnessSettings
 from cycleqd_jax.progress import BatchSummary, Observer, Usage
 from cycleqd_jax.qd.schedule import generation_batch
 from cycleqd_jax.qd.settings import QDSettings
+from cycleqd_jax.runs.batch import evaluate_batch
 from cycleqd_jax.runs.checkpoints import Checkpoints
+from cycleqd_jax.runs.costs import write_costs
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.names import child_name, individual_name
-from cycleqd_jax.runs.results import write_episodes
+from cycleqd_jax.runs.results import write_episodes, write_logprobs
 from cycleqd_jax.search.base import (
     Answer,
     Candidates,
@@ -32,6 +35,7 @@ from cycleqd_jax.search.base import (
     ScoreAnswer,
     Search,
     State,
+    Status,
     candidate,
 )
 from cycleqd_jax.tasks.base import Split
@@ -47,6 +51,7 @@ def run_search(
     folder: RunFolder,
     checkpoints: Checkpoints,
     observer: Observer,
+    fitness: FitnessSettings = FitnessSettings(),  # noqa: B008 - it is frozen
 ) -> State:
     """Goes on from `state` to the last generation.
 
@@ -62,6 +67,7 @@ def run_search(
       folder: of the run.
       checkpoints: of the same folder.
       observer: hears of progress.
+      fitness: whether candidates get smooth scores.
 
     Returns:
       The state after the last generation.
@@ -77,35 +83,34 @@ def run_search(
         ts = generation_batch(
             state.next_generation, qd.num_generations, qd.children_per_batch
         )
-        candidates = ask(search, state, key, ts, evaluator)
+        costs: list[tuple[str, Cost]] = []
+        candidates = ask(search, state, key, ts, evaluator, costs)
         names = [child_name(t) for t in ts]
-        evaluation = evaluator.evaluate(
+        batch = evaluate_batch(
+            evaluator,
             dict(zip(names, candidates.genomes, strict=True)),
-            Split.OPTIMISE,
+            smooth=fitness.smooth,
             progress=observer.episodes,
         )
-        means = mean_scores(evaluation.episodes)
+        costs += batch.costs.items()
         rows = []
-        for i, name in enumerate(names):
-            outcome = Outcome(tuple(means[name][task] for task in tasks))
+        for i, (name, outcome) in enumerate(zip(names, batch.outcomes, strict=True)):
             state = search.tell(state, candidate(candidates, i), [outcome])
-            lineage = _lineage_columns(candidates.lineage[i], tasks, experts)
-            scores = {
-                f"score/{task}": s
-                for task, s in zip(tasks, outcome.scores, strict=True)
-            }
             rows.append(
                 {"generation": ts[i], "individual": name}
-                | lineage
-                | scores
+                | _lineage_columns(candidates.lineage[i], tasks, experts)
+                | _score_columns(outcome, tasks, fitness)
                 | search.metrics(state)
             )
         part = f"batch-{ts[0]:06d}"
-        write_episodes(folder, part, evaluation.episodes)
+        write_costs(folder, part, costs)
+        if fitness.smooth:
+            write_logprobs(folder, part, batch.logprobs)
+        write_episodes(folder, part, batch.episodes)
         folder.write_part("metrics", part, pa.Table.from_pylist(rows))
         checkpoints.save(state)
         seconds = time.perf_counter() - start
-        usage = usage_of(evaluation.cost, seconds)
+        usage = usage_of(total_cost(cost for _, cost in costs), seconds)
         details = {} if usage is None else _rounded(usage)
         folder.log_time("batch", seconds, generation=ts[-1], **details)
         observer.batch(
@@ -123,18 +128,36 @@ def run_search(
 
 
 def ask(
-    search: Search, state: State, key: RNGKey, ts: Sequence[int], evaluator: Evaluator
+    search: Search,
+    state: State,
+    key: RNGKey,
+    ts: Sequence[int],
+    evaluator: Evaluator,
+    costs: list[tuple[str, Cost]] | None = None,
 ) -> Candidates:
-    """The candidates of some generations; answers the search's requests on the way."""
+    """The candidates of some generations; answers the search's requests on the way.
+
+    Args:
+      search: the method.
+      state: of it.
+      key: for its `ask`.
+      ts: the generations.
+      evaluator: answers requests.
+      costs: if given, the kind and cost of every answer are appended.
+    """
     got = search.ask(state, key, ts)
     answers: list[Answer] = []
     while not isinstance(got, Candidates):
-        answers.append(_answer(got, evaluator))
+        answer, *spent = _answer(got, evaluator)
+        answers.append(answer)
+        if costs is not None:
+            costs.append(tuple(spent))
         got = search.ask(state, key, ts, tuple(answers))
     return got
 
 
-def _answer(request: Request, evaluator: Evaluator) -> Answer:
+def _answer(request: Request, evaluator: Evaluator) -> tuple[Answer, str, Cost]:
+    """The answer, and the kind and cost of the call that gave it."""
     if isinstance(request, GradientRequest):
         found = evaluator.gradient(
             request.genomes,
@@ -142,13 +165,14 @@ def _answer(request: Request, evaluator: Evaluator) -> Answer:
             Split.TRAIN,
             problems=request.problems,
         )
-        return GradientAnswer(found.losses, found.gradients)
+        answer = GradientAnswer(found.losses, found.gradients)
+        return answer, "gradient", found.cost
     names = {str(i): genome for i, genome in enumerate(request.genomes)}
     scoring = evaluator.score(names, Split.TRAIN, problems=request.problems)
     means = mean_losses(scoring.scores)
     tasks = [task.name for task in evaluator.tasks]
     rows = [[means[name].get(task, math.nan) for task in tasks] for name in names]
-    return ScoreAnswer(np.asarray(rows, np.float64))
+    return ScoreAnswer(np.asarray(rows, np.float64)), "score", scoring.cost
 
 
 def usage_of(cost: Cost, seconds: float) -> Usage | None:
@@ -186,6 +210,19 @@ def _lineage_columns(
         "weight_1": second[0],
         "weight_2": second[1],
     }
+
+
+def _score_columns(
+    outcome: Outcome, tasks: Sequence[str], fitness: FitnessSettings
+) -> dict[str, object]:
+    """Columns of the metrics on one candidate's scores."""
+    columns = {
+        f"score/{task}": s for task, s in zip(tasks, outcome.scores, strict=True)
+    }
+    if fitness.smooth:
+        likely = outcome.smooth or (math.nan,) * len(tasks)
+        columns |= {f"smooth/{t}": s for t, s in zip(tasks, likely, strict=True)}
+    return columns | {"complete": outcome.status is Status.COMPLETE}
 
 
 def _by_task(row: Mapping[str, object], prefix: str) -> dict[str, float]:

@@ -125,7 +125,10 @@ def state_memory(config: RunConfig, basis: Basis) -> StateMemory:
             f"qd.bins: {qd.bins} bins and {tasks} tasks make {cells} cells in all "
             f"archives, more than {MAX_CELLS}; choose fewer bins or fewer tasks."
         )
-    archives = jax.eval_shape(lambda: empty_archives([(0.0, 1.0)] * tasks, qd.bins))
+    smooth = config.fitness.smooth
+    archives = jax.eval_shape(
+        lambda: empty_archives([(0.0, 1.0)] * tasks, qd.bins, smooth=smooth)
+    )
     genome = tree_bytes(jax.eval_shape(lambda b: expert_genome(b, 0), basis))
     if config.noise is not None:
         genome += 4 * noise_length(qd.num_generations)
@@ -133,6 +136,7 @@ def state_memory(config: RunConfig, basis: Basis) -> StateMemory:
     experts = basis.num_experts
     one = Bank.empty(tasks, experts).add_expert(no_genome, [0.0] * tasks)
     facts = (one.scores, one.parents, one.weights, one.active, one.complete)
+    facts += (one.smooth,) if smooth else ()
     individuals = experts + qd.num_generations
     genomes = min(cells + experts + qd.children_per_batch, individuals)
     return StateMemory(

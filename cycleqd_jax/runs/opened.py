@@ -26,7 +26,7 @@ from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.checkpoints import damages, newest_whole, state_fingerprint
 from cycleqd_jax.runs.facts import NAME, RunFacts, read_facts
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
-from cycleqd_jax.runs.folder import RunFolder, check_kinds
+from cycleqd_jax.runs.folder import PARTS, RunFolder, check_kinds
 from cycleqd_jax.runs.names import (
     AGGREGATED,
     BASE,
@@ -230,8 +230,10 @@ def is_complete(
     """
     path, whole = folder.path, True
     made_again = {path / "config.yaml", path / "basis.json", *sums.listed(path)}
-    parts = {*sums.listed(path / "metrics"), *sums.listed(path / "results")}
-    parts |= {*path.glob("metrics/*.parquet"), *path.glob("results/*.parquet")}
+    parts = set()
+    for kind in PARTS:
+        if kind != "times":
+            parts |= {*sums.listed(path / kind), *path.glob(f"{kind}/*.parquet")}
     try:
         facts = read_facts(path)
     except BadInputError as err:

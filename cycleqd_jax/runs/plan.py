@@ -17,6 +17,7 @@ import numpy as np
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.rungs import make_rungs, planned_episodes
 from cycleqd_jax.merging.core_basis import core_shapes
 from cycleqd_jax.merging.forms import Basis, basis_shapes
 from cycleqd_jax.models.base import ModelConfig
@@ -214,18 +215,29 @@ def make_plan(
         )
         candidates = config.aggregation.candidates * len(tasks)
         counts = {  # models, on the problems of a split
-            "children": (config.qd.num_generations, Split.OPTIMISE),
             "experts and merges": (1 + experts + merges + 2, Split.OPTIMISE),
             "champions": (min(candidates, memory.state.individuals), Split.VALIDATE),
             # The base, the experts, two merges and two results.
             "comparison": (experts + 5, Split.TEST),
         }
-        episodes = {name: n * problems[split] for name, (n, split) in counts.items()}
+        episodes = {"children": _children_episodes(config, tasks)}
+        episodes |= {name: n * problems[split] for name, (n, split) in counts.items()}
         if episode_seconds is not None:
             seconds = episode_seconds * sum(episodes.values())
     return Plan(
         memory, machine, inputs, tuple(missing_data), problems, episodes, seconds
     )
+
+
+def _children_episodes(config: RunConfig, tasks: Sequence[Task]) -> int:
+    """Episodes of all children; racing spares those that are rejected."""
+    qd, problems = config.qd, [len(task.problems(Split.OPTIMISE)) for task in tasks]
+    batches, rest = divmod(qd.num_generations, qd.children_per_batch)
+    whole, last = (
+        planned_episodes(make_rungs(config.racing, problems, children))
+        for children in (qd.children_per_batch, rest)
+    )
+    return batches * whole + last
 
 
 def estimate_episode(

@@ -1,16 +1,20 @@
 """Episodes as parquet tables: verdicts apart from wall times."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.base import Episode
+from cycleqd_jax.evaluation.base import Episode, ReferenceScore
+from cycleqd_jax.evaluation.racing import Verdict
+from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.reading import read_rows
 
+EXPERTS_PART = "experts-optimise"  # the base and the experts' genomes
 _METRIC = pa.struct([("name", pa.string()), ("value", pa.float64())])
 _RESULTS = pa.schema(
     [
@@ -29,6 +33,16 @@ _RESULTS = pa.schema(
         ("finish", pa.string()),
         ("replies", pa.list_(pa.string())),
         ("metrics", pa.list_(_METRIC)),
+    ]
+)
+_LOGPROBS = pa.schema(
+    [
+        ("individual", pa.string()),
+        ("split", pa.string()),
+        ("task", pa.string()),
+        ("problem", pa.string()),
+        ("logprob", pa.float64()),
+        ("tokens", pa.int32()),
     ]
 )
 _TIMES = ("individual", "split", "task", "problem", "seconds")
@@ -75,6 +89,26 @@ def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
     ]
 
 
+def write_logprobs(
+    folder: RunFolder, name: str, scores: Sequence[ReferenceScore]
+) -> None:
+    """Writes log-probabilities of reference answers as one part of `logprobs`."""
+    rows = [dataclasses.asdict(score) for score in scores]
+    folder.write_part("logprobs", name, pa.Table.from_pylist(rows, schema=_LOGPROBS))
+
+
+def read_logprobs(folder: RunFolder, name: str) -> list[ReferenceScore] | None:
+    """Reads what `write_logprobs` wrote; None if it was not written.
+
+    Raises:
+      BadInputError: it is damaged.
+    """
+    if not folder.part("logprobs", name).is_file():
+        return None
+    rows = folder.read_part("logprobs", name).to_pylist()
+    return [ReferenceScore(**row) for row in rows]
+
+
 def _encodable(value: Any) -> Any:
     """Texts with an escape for half of a surrogate pair, which is no UTF-8."""
     if isinstance(value, str):
@@ -88,8 +122,25 @@ def _metrics(episode: Episode) -> list[dict[str, Any]]:
     return [{"name": n, "value": v} for n, v in sorted(episode.metrics.items())]
 
 
-def whole_batches(folder: RunFolder) -> tuple[int, str]:
+def recorded_verdicts(folder: RunFolder) -> Iterator[Verdict]:
+    """Verdicts on `optimise` of the base, the experts and all children on record.
+
+    They come in the order of their evaluation, whatever else a finished run holds.
+
+    Raises:
+      BadInputError: a part is damaged.
+    """
+    paths = [folder.part("results", n) for n in (EXPERTS_PART, *folder.batches())]
+    for row in read_rows(paths, Verdict._fields):
+        yield Verdict(**row)
+
+
+def whole_batches(folder: RunFolder, *, smooth: bool = False) -> tuple[int, str]:
     """Finds the last child up to which all parts of batches are whole.
+
+    Args:
+      folder: of the run.
+      smooth: whether there must be log-probabilities too.
 
     Returns:
       Its generation, 0 if there is none; and what is wrong with the parts after it.
@@ -100,6 +151,9 @@ def whole_batches(folder: RunFolder) -> tuple[int, str]:
             individuals = read_results(folder, name).column("individual").unique()
             metrics = folder.read_part("metrics", name)
             generations = metrics.column("generation").to_pylist()
+            sums.verified(folder.part("costs", name))
+            if smooth:
+                sums.verified(folder.part("logprobs", name))
         except (BadInputError, KeyError) as err:
             return last, f"the parts {name} are damaged ({err})"
         if generations != list(range(last + 1, last + 1 + len(generations))):

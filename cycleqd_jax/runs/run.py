@@ -6,6 +6,9 @@ import numpy as np
 
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.base import Evaluator
+from cycleqd_jax.evaluation.racing import RacingEvaluator
+from cycleqd_jax.evaluation.retention import passages
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
@@ -22,7 +25,7 @@ from cycleqd_jax.runs.plan import (
     find_inputs,
     make_plan,
 )
-from cycleqd_jax.runs.results import whole_batches
+from cycleqd_jax.runs.results import recorded_verdicts, whole_batches
 from cycleqd_jax.runs.search import make_search
 from cycleqd_jax.runs.setup import (
     Prepared,
@@ -82,12 +85,12 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
                 state,
                 seed=config.seed,
                 qd=config.qd,
-                evaluator=evaluator,
+                evaluator=_racing(config, evaluator, folder),
                 folder=folder,
                 checkpoints=checkpoints,
                 observer=observer,
+                fitness=config.fitness,
             )
-        start = time.perf_counter()
         comparison.compare(
             cached,
             folder,
@@ -97,8 +100,8 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
             prepared.task_names,
             aggregation=config.aggregation,
             factors=config.baselines.scaled_merge_factors,
+            texts=passages(config.retention),
         )
-        folder.log_time("comparison", time.perf_counter() - start)
         observer.compared(state.next_generation - 1)
 
 
@@ -166,6 +169,18 @@ def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:
     return make_plan(config, memory, machine, inputs, tasks, (), seconds)
 
 
+def _racing(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> Evaluator:
+    """The evaluator of candidates; everything else is evaluated without races."""
+    if not config.racing.rungs:
+        return evaluator
+    return RacingEvaluator(
+        evaluator,
+        config.racing,
+        smooth=config.fitness.smooth,
+        record=recorded_verdicts(folder),
+    )
+
+
 def _state(
     config: RunConfig,
     prepared: Prepared,
@@ -175,14 +190,13 @@ def _state(
     observer: Observer,
 ) -> State:
     """The newest checkpoint that can be used, or the state that the experts make."""
-    last, beyond = whole_batches(folder)
+    last, beyond = whole_batches(folder, smooth=config.fitness.smooth)
     saved = checkpoints.restore(last=last, beyond=beyond, note=observer.note)
     if saved is None and folder.batches():
         raise BadInputError(
             f"run_dir: {folder.path} holds results of children, but no checkpoint; "
             "bring checkpoints/ back from a copy, or start anew with run_dir=FOLDER."
         )
-    start = time.perf_counter()
     tasks, basis = prepared.task_names, prepared.basis
     # On resume these are read from the results.
     scores = comparison.expert_scores(cached, basis)
@@ -191,11 +205,14 @@ def _state(
     names = basis.expert_names
     experts = [expert_genome(basis, k) for k in range(len(names))]
     rows = [[scores[expert_name(e)][task] for task in tasks] for e in names]
-    state = prepared.search.init(experts, np.asarray(rows, np.float64))
+    known = {}  # a search without the parameter runs too where it is not needed
+    if config.fitness.smooth:
+        smooth = comparison.expert_smooth(cached, basis)
+        known["smooth"] = np.asarray(smooth, np.float64)
+    state = prepared.search.init(experts, np.asarray(rows, np.float64), **known)
     if saved is not None:
         folder.drop_batches_from(saved.next_generation)
         return saved.into(state)
     trained_experts.note_losses(trained, scores, observer)
-    folder.log_time("experts", time.perf_counter() - start)
     checkpoints.save(state)
     return state

@@ -1,5 +1,6 @@
 """The search method of a run, made from its config."""
 
+import inspect
 from collections.abc import Sequence
 
 from cycleqd_jax.config import RunConfig
@@ -25,14 +26,35 @@ def make_search(
       tasks: made; empty where their data are missing, for a search that only plans.
 
     Raises:
-      BadInputError: there is none such, its settings are wrong, or it needs `train`
-        problems with a reference answer and a task has none.
+      BadInputError: there is none such, its settings are wrong, it needs `train`
+        problems with a reference answer and a task has none, or it cannot have smooth
+        scores.
     """
     kind, options = search_class(config.search), config.search_settings
     train: dict[str, tuple[str, ...]] = {}
     if kind.uses_train(config.qd, options):
         train = {task.name: _with_reference(task) for task in tasks}
+    if config.fitness.smooth:
+        _check_smooth(config.search, kind, tasks)
     return kind(Context(config.qd, options, basis, tuple(names), config.tasks, train))
+
+
+def _check_smooth(name: str, kind: type[Search], tasks: Sequence[Task]) -> None:
+    if "smooth" not in inspect.signature(kind.init).parameters:
+        raise BadInputError(
+            f"fitness.smooth: the search {name} takes no smooth scores; give its "
+            "method init a parameter smooth=None, or set fitness.smooth to false."
+        )
+    known = (
+        reference(task, problem) is not None
+        for task in tasks
+        for problem in task.problems(Split.OPTIMISE)
+    )
+    if tasks and not any(known):
+        raise BadInputError(
+            "fitness.smooth: no task knows the right answer of an optimise problem; "
+            "set it to false."
+        )
 
 
 def _with_reference(task: Task) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, to_yaml
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
+from cycleqd_jax.evaluation.retention import passages
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import ModeChoice, place_basis
@@ -39,6 +40,7 @@ from cycleqd_jax.runs.conditioning import check_gram_memory, train_inputs
 from cycleqd_jax.runs.engine_sizes import (
     check_length,
     check_prompts,
+    check_references,
     choose_slots,
 )
 from cycleqd_jax.runs.fingerprints import (
@@ -49,6 +51,7 @@ from cycleqd_jax.runs.fingerprints import (
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
 from cycleqd_jax.runs.plan import find_inputs
+from cycleqd_jax.runs.retention import check_texts
 from cycleqd_jax.runs.search import make_search
 from cycleqd_jax.runs.tasks import check_splits, make_tasks
 from cycleqd_jax.sandbox.base import Sandbox
@@ -172,6 +175,10 @@ def prepare(
     splits = (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
     engine = check_prompts(tasks, splits, model.tokenizer, config.engine)
     check_length(engine, model.config)
+    if config.fitness.smooth:
+        check_references(tasks, Split.OPTIMISE, model.tokenizer, engine)
+    texts = passages(config.retention)
+    check_texts(texts, model.tokenizer, engine)
     token_bytes = cache_bytes(model.config, config.dtype)
     engine = choose_slots(engine, token_bytes, memory.room(machine))
     if mesh is not None:
@@ -189,7 +196,8 @@ def prepare(
         inputs=inputs_of and inputs_of.fingerprint,
     )
     fingerprints = {
-        "settings": compared_settings(config, engine.length, tasks),
+        "settings": compared_settings(config, engine.length, tasks)
+        | ({"retention text": files.hash_arrays({}, list(texts))} if texts else {}),
         "tokeniser": model.tokenizer.fingerprint,
         "base model": model.fingerprint,  # has the tokeniser in it too
         "experts": expert_prints,

@@ -6,6 +6,7 @@ tables, after the checkpoint that counts them, so a resumed run shows each step 
 
 import contextlib
 import importlib.util
+import math
 import pathlib
 import secrets
 import time
@@ -236,14 +237,17 @@ def batch_metrics(
     """Metrics of a batch, from the columns of its table and its wall time.
 
     Returns:
-      The search's metrics after the batch, like `best/<task>`; `score/<task>`, the mean
-      over the children, and `score/mean`, the mean over the tasks; and
-      `children_per_minute` if the time is known.
+      The search's metrics after the batch, like `best/<task>`; `score/<task>` and
+      `smooth/<task>`, the means over the children that have it, and `score/mean`, the
+      mean over the tasks; and `children_per_minute` if the time is known.
     """
     metrics, scores = {}, {}
     for name, column in columns.items():
         if name.startswith("score/"):
             scores[name] = fmean(column)
+        elif name.startswith("smooth/"):
+            if known := [value for value in column if not math.isnan(value)]:
+                metrics[name] = fmean(known)
         elif "/" in name and isinstance(column[-1], int | float):
             metrics[name] = column[-1]
     metrics |= scores | {"score/mean": fmean(scores.values())}

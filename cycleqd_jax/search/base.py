@@ -71,11 +71,15 @@ class Outcome(NamedTuple):
       scores: K mean scores in [0, 1], Python floats.
       status: whether all problems were evaluated.
       problems: task name -> ids of the problems that the scores rest on.
+      smooth: K smooth scores: mean log-probability per token of right answers on the
+        same problems, in nats; NaN for a task without known answers. None where the run
+        computes none.
     """
 
     scores: tuple[float, ...]
     status: Status = Status.COMPLETE
     problems: Mapping[str, tuple[str, ...]] = {}
+    smooth: tuple[float, ...] | None = None
 
 
 class Lineage(NamedTuple):
@@ -227,12 +231,19 @@ class Search(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+    def init(
+        self,
+        experts: Sequence[Genome],
+        scores: np.ndarray,
+        smooth: np.ndarray | None = None,
+    ) -> State:
         """The state before generation 1.
 
         Args:
           experts: E genomes, in the order of `context.basis.expert_names`.
           scores: float64 `[E, K]`; row k has expert k's scores on all tasks.
+          smooth: like `scores`, the smooth scores (see `Outcome`); None without them. A
+            search that makes nothing of them may leave the parameter out.
         """
 
     @abc.abstractmethod
@@ -302,6 +313,7 @@ def add_candidates(
             weights=lineage.weights,
             active=-1 if lineage.active is None else lineage.active,
             complete=outcome.status is Status.COMPLETE,
+            smooth=outcome.smooth,
         )
     return bank
 

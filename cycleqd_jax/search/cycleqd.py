@@ -38,6 +38,7 @@ from cycleqd_jax.search.base import (
     add_candidates,
     to_host,
 )
+from cycleqd_jax.search.seeds import check_seeds, joined, seed_candidates
 
 
 @flax.struct.dataclass
@@ -67,6 +68,7 @@ class CycleQD(Search):
         parse_section("search_settings", context.options, Section)
         qd = context.qd
         noise = noise_length(1) if qd.has_noise else None
+        check_seeds(qd.seeds, context.basis)
         check_operators(qd.custom_crossover, qd.custom_mutation, context.basis, noise)
 
     @classmethod
@@ -79,14 +81,22 @@ class CycleQD(Search):
         """With Gaussian mutation."""
         return qd.has_noise
 
-    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+    def init(
+        self,
+        experts: Sequence[Genome],
+        scores: np.ndarray,
+        smooth: np.ndarray | None = None,
+    ) -> State:
         """Offers every expert to every archive; their scores set the cells' ranges."""
         rows = [[float(score) for score in row] for row in scores]
-        archives = empty_archives(self._ranges(rows), self.context.qd.bins)
+        likely = [None] * len(rows) if smooth is None else smooth.tolist()
+        archives = empty_archives(
+            self._ranges(rows), self.context.qd.bins, smooth=smooth is not None
+        )
         bank = Bank.empty(len(self.context.tasks), len(experts))
         for k, (genome, own) in enumerate(zip(experts, rows, strict=True)):
-            bank = bank.add_expert(genome, own)
-            archives, statuses = archives.offer(k, own)
+            bank = bank.add_expert(genome, own, likely[k])
+            archives, statuses = archives.offer(k, own, likely[k])
         return State(bank, 1, Memory(archives, _indices(statuses)))
 
     def _ranges(self, scores: Sequence[Sequence[float]]) -> Sequence[Range]:
@@ -97,7 +107,15 @@ class CycleQD(Search):
         return fixed_ranges(given, len(given))
 
     def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
-        """Breeds the children of generations `ts` from the archives as they are."""
+        """Breeds the children of generations `ts` from the archives as they are.
+
+        The first children are the seeds of the settings.
+        """
+        seeds = seed_candidates(self.context.qd.seeds, self.context.basis, ts)
+        if len(seeds.ts) == len(ts):
+            return seeds
+        if seeds.ts:
+            return joined(seeds, self.ask(state, key, ts[len(seeds.ts) :]))
         got = propose(
             state.memory.archives,
             state.bank,
@@ -128,7 +146,9 @@ class CycleQD(Search):
         for individual, outcome in enumerate(outcomes, first):
             statuses = (ArchiveStatus.REJECTED,) * archives.num_tasks
             if outcome.status is Status.COMPLETE:
-                archives, statuses = archives.offer(individual, outcome.scores)
+                archives, statuses = archives.offer(
+                    individual, outcome.scores, outcome.smooth
+                )
         bank = bank.prune(archives.kept_ids())
         memory = Memory(archives, _indices(statuses))
         return State(bank, candidates.ts[-1] + 1, memory)

@@ -17,7 +17,7 @@ from cycleqd_jax.files import Section, parse_section
 from cycleqd_jax.merging.genome import Genome, linear_combination
 from cycleqd_jax.qd.aggregation import Contender
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.qd.elites import mean_score
+from cycleqd_jax.qd.elites import mean_score, mean_smooth
 from cycleqd_jax.search.base import (
     Candidates,
     Champions,
@@ -66,11 +66,17 @@ class RandomSearch(Search):
             "search_settings", context.options, RandomSettings
         )
 
-    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+    def init(
+        self,
+        experts: Sequence[Genome],
+        scores: np.ndarray,
+        smooth: np.ndarray | None = None,
+    ) -> State:
         """The experts are the first individuals."""
         bank = Bank.empty(len(self.context.tasks), len(experts))
-        for genome, own in zip(experts, scores, strict=True):
-            bank = bank.add_expert(genome, [float(score) for score in own])
+        likely = [None] * len(experts) if smooth is None else smooth.tolist()
+        for genome, own, known in zip(experts, scores, likely, strict=True):
+            bank = bank.add_expert(genome, [float(score) for score in own], known)
         return State(bank, 1)
 
     def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
@@ -109,9 +115,13 @@ class RandomSearch(Search):
 
 
 def _ranked(bank: Bank) -> list[int]:
-    """Ids of completely evaluated individuals by mean score; ties by lowest id."""
+    """Ids of completely evaluated individuals by mean score.
+
+    Ties are broken by the mean smooth score where there are any, then by the lowest id.
+    """
     found = np.flatnonzero(bank.complete).tolist()
-    return sorted(found, key=lambda i: (-_mean(bank, i), i))
+    smooth = [mean_smooth(row) for row in bank.smooth.tolist()]
+    return sorted(found, key=lambda i: (-_mean(bank, i), -smooth[i], i))
 
 
 def _mean(bank: Bank, individual: int) -> float:

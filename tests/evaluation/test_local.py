@@ -10,6 +10,7 @@ from cycleqd_jax.inference.population import choose_mode
 from cycleqd_jax.merging.genome import base_genome, expert_genome, uniform
 from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.engine_sizes import check_references
 from cycleqd_jax.runs.setup import open_evaluator, prepare
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split
@@ -91,7 +92,9 @@ def test_a_subset_of_problems_gives_the_same_verdicts_for_less(toy_settings):
     ids = {e.problem for e in some.episodes}
     want = [e for e in whole.episodes if e.problem in ids]
     assert without_time(some.episodes) == without_time(want)
-    assert 0 < some.cost.tokens_forward < whole.cost.tokens_forward / 3
+    for found in (whole, some):  # one turn each: prompts and replies, nothing else
+        counted = sum(e.prompt_tokens + len(e.tokens) for e in found.episodes)
+        assert found.cost.tokens_forward == counted
     assert some.cost.tokens_backward == 0 and some.cost.seconds > 0
 
 
@@ -135,6 +138,20 @@ def test_reference_scores_equal_those_of_transformers(toy_settings):
     assert got[0].logprob == pytest.approx(want, abs=1e-4)
 
 
+def test_right_answers_that_do_not_fit_are_refused(toy_settings):
+    prepared, opened = open_with(toy_settings)
+    with opened:
+        engine, tokenizer = prepared.engine, prepared.model.tokenizer
+        check_references(prepared.tasks, Split.OPTIMISE, tokenizer, engine)
+        long = [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": "word " * 100},
+        ]
+        prepared.tasks[1].reference = lambda problem: long
+        with pytest.raises(BadInputError, match=r"answer of toy_b/.* set it to \d+ or"):
+            check_references(prepared.tasks, Split.OPTIMISE, tokenizer, engine)
+
+
 def test_a_task_without_a_reference_answer_has_no_score(toy_settings):
     prepared, opened = open_with(toy_settings)
     prepared.tasks[1].reference = lambda problem: None
@@ -144,3 +161,34 @@ def test_a_task_without_a_reference_answer_has_no_score(toy_settings):
     assert [row.logprob is None for row in rows] == [False] * 4 + [True] * 4 + [
         False
     ] * 4
+
+
+def test_plain_texts_are_scored_as_by_transformers(toy_settings):
+    """Every token of a text, after the token that begins or ends one; to 1e-4."""
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    texts = ["A short text.", "Another one, a little longer."]
+    prepared, opened = open_with(toy_settings, mode="materialised")
+    with opened as evaluator:
+        models = {
+            "base": base_genome(prepared.basis),
+            "trained": TrainedExpert("toy_a"),
+        }
+        found, cost = evaluator.score_texts(models, texts)
+    assert [(s.individual, s.problem) for s in found] == [
+        (name, f"text/{i}") for name in models for i in (0, 1)
+    ]
+    net = transformers.LlamaForCausalLM.from_pretrained(toy_settings["base_model"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(toy_settings["base_model"])
+    first = tokenizer.bos_token_id
+    first = tokenizer.eos_token_id if first is None else first
+    for score, text in zip(found, texts, strict=False):
+        ids = [first, *tokenizer(text, add_special_tokens=False).input_ids]
+        with torch.no_grad():
+            logits = net(torch.tensor([ids])).logits[0].log_softmax(-1)
+        want = sum(float(logits[i, token]) for i, token in enumerate(ids[1:]))
+        assert score.logprob == pytest.approx(want, abs=1e-4)
+        assert score.tokens == len(ids) - 1
+    assert abs(found[0].logprob - found[2].logprob) > 1e-2
+    assert cost.tokens_forward == sum(s.tokens for s in found)

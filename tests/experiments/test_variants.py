@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import run_contents
 import toy_world
 
 from cycleqd_jax import files
@@ -17,6 +18,7 @@ from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import setup, trained_experts
+from cycleqd_jax.runs.costs import run_cost
 from cycleqd_jax.runs.opened import open_run
 from experiments import agent_skills
 
@@ -273,3 +275,46 @@ def test_random_search_has_its_run_and_its_report(worlds, tmp_path, capsys):
     assert "test" in report["models"]["champion/mean"]
     page = (folder / "report" / "report.html").read_text()
     assert "<h2>Archives</h2>" not in page and "search random" in page
+
+
+SEEING = (
+    "fitness={smooth: true}",
+    "racing={rungs: 1}",
+    "qd={num_generations: 4, children_per_batch: 2, bins: 3, seeds: [1.0]}",
+    "retention={passages: 3, max_bytes: 150}",
+    "engine.length=96",
+)
+
+
+def test_a_run_with_smooth_scores_races_seeds_and_retention(worlds, tmp_path, capsys):
+    """Stopped after two children and resumed, it ends the same, byte for byte."""
+    settings, runs = worlds(2), []
+    for place, stops in (("whole", ["4"]), ("parts", ["2", "4"])):
+        (tmp_path / place).mkdir()
+        for stop in stops:
+            more = [*SEEING, f"qd.num_generations={stop}", "--resume"]
+            code, folder = run(settings, tmp_path / place, *more)
+            assert code == 0, capsys.readouterr().err
+        contents = run_contents.contents(folder)
+        # Places are named in the settings.
+        for name in ("config.yaml", "SHA256SUMS"):
+            contents.pop(name)
+        runs.append(contents)
+    assert not run_contents.differences(*runs)
+    children = [
+        row
+        for part in sorted((folder / "metrics").glob("*.parquet"))
+        for row in files.read_table(part).to_pylist()
+    ]
+    assert [row["complete"] for row in children].count(False) == 2
+    assert children[0]["parent_1"] is None  # the seed
+    assert all(row["smooth/toy_a"] < 0 for row in children if row["complete"])
+    state = files.read_json(folder / "state.json")
+    assert set(state["retention"]) == {model["name"] for model in state["models"]}
+    assert state["retention"]["base"]["difference"] == 0
+    cost = run_cost(folder)
+    assert {"experts", "search", "champions", "baselines", "test"} <= set(cost)
+    for phase, spent in state["cost"].items():
+        assert spent["tokens_forward"] == cost[phase].tokens_forward > 0
+    page = (folder / "report" / "report.html").read_text()
+    assert "<h2>Cost</h2>" in page and "What is kept of plain text" in page

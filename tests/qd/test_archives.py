@@ -4,6 +4,7 @@ import pytest
 
 from cycleqd_jax.qd.archives import (
     SCORES,
+    SMOOTH,
     Status,
     empty_archives,
 )
@@ -66,6 +67,65 @@ def test_equals_map_elites_with_dictionaries(num_tasks):
         assert [float(repertoire.fitnesses[c, 0]) for c in filled] == [
             np.asarray(repertoire.extra_scores[SCORES])[c, task] for c in filled
         ]
+
+
+def brute_force_pairs(individuals, ranges, bins):
+    """The same by (score, smooth score); a missing smooth score loses every tie."""
+    grids = [{} for _ in ranges]
+    for individual, scores, smooth in individuals:
+        for task, grid in enumerate(grids):
+            place = behaviour_bins(scores, ranges, bins, task)
+            likely = -np.inf if np.isnan(smooth[task]) else np.float32(smooth[task])
+            pair = (scores[task], likely)
+            if place not in grid or pair > grid[place][1]:
+                grid[place] = (individual, pair)
+    return grids
+
+
+@pytest.mark.parametrize("num_tasks, seed", [(2, 0), (3, 1), (3, 2), (4, 3)])
+def test_pairs_equal_map_elites_with_dictionaries(num_tasks, seed):
+    """Ties in both numbers; one task has no smooth scores, others lack some."""
+    rng = np.random.default_rng(seed)
+    ranges = ((0.0, 1.0),) * num_tasks
+    individuals = []
+    for i in range(150):
+        smooth = -rng.integers(1, 20, num_tasks) / 7.0
+        smooth[rng.random(num_tasks) < 0.1] = np.nan
+        smooth[-1] = np.nan
+        scores = (rng.integers(0, 3, num_tasks) / 2).tolist()
+        individuals.append((i, scores, smooth.tolist()))
+    archives, decided = empty_archives(ranges, 2, smooth=True), 0
+    plain = empty_archives(ranges, 2)
+    for individual, scores, smooth in individuals:
+        archives, statuses = archives.offer(individual, scores, smooth)
+        plain, without = plain.offer(individual, scores, smooth)
+        decided += sum(
+            one is Status.IMPROVED and other is Status.REJECTED
+            for one, other in zip(statuses, without, strict=True)
+        )
+    assert decided >= 3  # smooth scores decided some of them
+    for task, grid in enumerate(brute_force_pairs(individuals, ranges, 2)):
+        repertoire = archives.repertoires[task]
+        got = {
+            tuple(archives.cell_bins(task)[cell].tolist()): (
+                int(repertoire.genotypes[cell]),
+                (
+                    float(repertoire.fitnesses[cell, 0]),
+                    float(repertoire.extra_scores[SMOOTH][cell]),
+                ),
+            )
+            for cell in np.flatnonzero(np.asarray(repertoire.fitnesses)[:, 0] > -np.inf)
+        }
+        assert got == grid
+    for task, grid in enumerate(brute_force([i[:2] for i in individuals], ranges, 2)):
+        assert sorted(plain.ids(task)) == sorted(i for i, _ in grid.values())
+        assert list(plain.repertoires[task].extra_scores) == [SCORES]
+
+
+@pytest.mark.parametrize("smooth", [[-0.5, -0.5], [-0.5, -0.5, -np.inf]])
+def test_bad_smooth_scores_are_refused(smooth):
+    with pytest.raises(ValueError, match="expected 3 finite numbers or NaN"):
+        empty_archives(RANGES, 3, smooth=True).offer(0, [0.5] * 3, smooth)
 
 
 def test_order_decides_between_equals():

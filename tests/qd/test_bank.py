@@ -124,3 +124,13 @@ def test_wrong_additions_are_refused(make, bank):
         bank.add_child(genome, [0.1, 0.2], parents=[0, 1], **child)
     with pytest.raises(ValueError, match="expected 3 experts"):
         Bank.empty(3).add_child(genome, [0.1, 0.2, 0.3], parents=[0, 1], **child)
+
+
+def test_smooth_scores_are_kept_and_cost_nothing_where_there_are_none(make, bank):
+    assert "smooth" not in bank.to_numpy() and np.isnan(bank.smooth).all()
+    genome = make.genome(make.problem("mixed").basis, 9)
+    one = Bank.empty(3).add_expert(genome, [0.1] * 3, [-0.25, np.nan, -1 / 3])
+    again = Bank.from_numpy(one.to_numpy())
+    np.testing.assert_array_equal(again.smooth, [[-0.25, np.nan, -1 / 3]])
+    assert_same(again.to_numpy(), one.to_numpy())
+    assert Bank.from_numpy(bank.to_numpy()).smooth.shape == bank.scores.shape

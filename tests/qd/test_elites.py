@@ -9,18 +9,19 @@ from cycleqd_jax.qd.elites import (
     best_by_mean,
     elites,
     mean_score,
+    mean_smooth,
     rank_elites,
 )
 
 NO_GENOME = Genome(np.zeros(1), np.zeros(3))
 
 
-def run_of(rows, bins=4):
+def run_of(rows, bins=4, smooth=None):
     archives, bank = empty_archives([(0.0, 1.0)] * 3, bins), Bank.empty(3)
     for i, scores in enumerate(rows):
         child = {"parents": [0, 1], "weights": [1, 1], "active": 0}
         if i < 3:
-            bank = bank.add_expert(NO_GENOME, scores)
+            bank = bank.add_expert(NO_GENOME, scores, smooth and smooth[i])
         else:
             bank = bank.add_child(NO_GENOME, scores, **child)
         archives, _ = archives.offer(i, scores)
@@ -73,3 +74,14 @@ def test_empty_archives_have_no_best():
     assert rank_elites(elites(archives, bank, 1)) == []
     with pytest.raises(ValueError, match="all archives are empty"):
         best_by_mean(archives, bank)
+
+
+def test_smooth_scores_decide_what_verdicts_leave_open():
+    rows = [[0.6, 0.9, 0.1], [0.6, 0.1, 0.9], [0.6, 0.5, 0.25]]
+    smooth = [[-0.9, -0.9, np.nan], [-0.2, -0.4, np.nan], [-0.1, -0.1, -0.1]]
+    archives, bank = run_of(rows, smooth=smooth)
+    ranked = rank_elites(elites(archives, bank, 0))
+    assert [e.individual for e in ranked] == [1, 0, 2]
+    assert best_by_mean(archives, bank).individual == 1
+    assert mean_smooth(smooth[1]) == pytest.approx(-0.3)
+    assert mean_smooth([np.nan] * 3) == -np.inf

@@ -13,6 +13,7 @@ from cycleqd_jax.runs.facts import RunFacts, write_facts
 
 SIZES = {"optimise": 12, "validate": 10, "test": 20}
 BINS = 6
+RETENTION = ("nats_per_token", "nats_per_byte", "difference", "standard_error")
 
 
 def _write(rows, path: pathlib.Path) -> None:
@@ -176,6 +177,15 @@ class Fabricated:
             scaled_merge={
                 "factor": 0.4,
                 "tried": {"scaled_merge/0.3": 0.55, "scaled_merge/0.4": 0.6},
+            },
+            cost={
+                "search": {"tokens_forward": 1500, "tokens_backward": 250},
+                "champions": {"tokens_forward": 500, "tokens_backward": 0},
+                "test": {"tokens_forward": 9000, "tokens_backward": 0},
+            },
+            retention={
+                "base": dict.fromkeys(RETENTION, 0.0) | {"nats_per_token": -2.5},
+                "aggregated": dict.fromkeys(RETENTION, -0.125),
             },
             search={"ranges": {task: [0.0, 1.0] for task in tasks}, "bins": BINS},
         )

@@ -114,6 +114,37 @@ def test_archives_and_champions(report, finished_run):
         assert sum(champion["expert_shares"].values()) == pytest.approx(1)
 
 
+def test_a_backward_token_counts_as_two_and_test_is_no_part_of_a_budget(report):
+    cost = report["cost"]
+    assert cost["tokens_without_test"] == 2500
+    assert cost["phases"]["search"]["tokens"] == 2000
+    shares = {phase: row["share"] for phase, row in cost["phases"].items()}
+    assert shares == {"search": 0.8, "champions": 0.2, "test": None}
+
+
+def test_the_winners_curse_is_optimise_minus_test(report, finished_run):
+    rows = report["winners_curse"]
+    assert not rows["base"]["selected"] and rows["aggregated"]["selected"]
+    assert rows["best_of_archive"]["selected"]
+    for model, row in rows.items():
+        on = report["models"][model]
+        assert row["optimise"] == on["optimise"]["mean"]
+        assert row["difference"] == on["optimise"]["mean"] - on["test"]["mean"]
+    squares, sizes = 0.0, {"optimise": 12, "test": 20}
+    for split in ("optimise", "test"):
+        for task in report["tasks"]:
+            p, n = report["models"]["base"][split][task], sizes[split]
+            squares += p * (1 - p) / (n - 1) / 9
+    assert rows["base"]["standard_error"] == pytest.approx(squares**0.5)
+
+
+def test_the_page_has_cost_luck_and_retention(report, finished_run):
+    page = (finished_run / "report" / "report.html").read_text()
+    for heading in ("Cost", "The winner's curse", "What is kept of plain text"):
+        assert f"<h2>{heading}" in page
+    assert "2,500 tokens" in page and "<td class='best'>-0.1250</td>" in page
+
+
 def test_equal_runs_elsewhere_and_slower_give_equal_bytes(fabricate, finished_run):
     """Only times may differ: `timing` of the JSON and one line of the page."""
     other = fabricate()

@@ -7,7 +7,8 @@ import pytest
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.base import Episode
+from cycleqd_jax.evaluation.base import Cost, Episode
+from cycleqd_jax.runs.costs import write_costs
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.results import read_episodes, whole_batches, write_episodes
 
@@ -38,6 +39,7 @@ def folder(tmp_path):
     """With two batches of one child each."""
     with RunFolder(tmp_path, resume=True) as folder:
         for t in (1, 2):
+            write_costs(folder, f"batch-{t:06d}", [("evaluate", Cost(5, 0, 0.1))])
             write_episodes(folder, f"batch-{t:06d}", [episode(f"child/{t}")])
             rows = [{"generation": t, "score/toy": 1.0}]
             folder.write_part("metrics", f"batch-{t:06d}", pa.Table.from_pylist(rows))

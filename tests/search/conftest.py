@@ -66,3 +66,16 @@ def scripted(tasks):
     from scripted import ScriptedEvaluator
 
     return ScriptedEvaluator(tasks, rule)
+
+
+def likelihood(individual, task, index):
+    """Rises to 0 as the share nears 0.6; task c has no reference answers."""
+    share = float(np.asarray(individual.scales)[TASKS.index(task)])
+    return float("nan") if task == "c" else -abs(share - 0.6) - 0.01 * index
+
+
+@pytest.fixture
+def seeing(tasks):
+    from scripted import ScriptedEvaluator
+
+    return ScriptedEvaluator(tasks, rule, likelihood)

@@ -10,11 +10,23 @@ from scripted import ScriptedEvaluator
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import mean_scores
+from cycleqd_jax.evaluation.racing import RacingEvaluator
+from cycleqd_jax.evaluation.rungs import RacingSettings
+from cycleqd_jax.evaluation.smooth import FitnessSettings, smooth_scores
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs import search as runs_search
 from cycleqd_jax.runs.checkpoints import Checkpoints, state_fingerprint
+from cycleqd_jax.runs.costs import run_cost
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.loop import ask, run_search
+from cycleqd_jax.runs.results import (
+    EXPERTS_PART,
+    read_logprobs,
+    recorded_verdicts,
+    whole_batches,
+    write_episodes,
+)
 from cycleqd_jax.search.base import (
     GradientRequest,
     Outcome,
@@ -35,7 +47,7 @@ def made(name, context):
     return search_class(name)(context(OPTIONS.get(name)))
 
 
-def begun(search, basis, scripted):
+def begun(search, basis, scripted, smooth=False):
     experts = [expert_genome(basis, k) for k in range(3)]
     names = [str(k) for k in range(3)]
     got = scripted.evaluate(
@@ -43,10 +55,16 @@ def begun(search, basis, scripted):
     ).episodes
     means = mean_scores(got)
     scores = [[means[name][task] for task in "abc"] for name in names]
-    return search.init(experts, np.asarray(scores))
+    if not smooth:
+        return search.init(experts, np.asarray(scores))
+    found = scripted.score(dict(zip(names, experts, strict=True)), Split.OPTIMISE)
+    likely = smooth_scores(found.scores, "abc")
+    return search.init(
+        experts, np.asarray(scores), smooth=np.asarray([likely[n] for n in names])
+    )
 
 
-def run(search, state, folder, scripted, stop=9, seed=0):
+def run(search, state, folder, scripted, stop=9, seed=0, **more):
     qd = search.context.qd.model_copy(update={"num_generations": stop})
     with RunFolder(folder, resume=True) as opened:
         with Checkpoints(opened.checkpoints) as checkpoints:
@@ -59,6 +77,7 @@ def run(search, state, folder, scripted, stop=9, seed=0):
                 folder=opened,
                 checkpoints=checkpoints,
                 observer=Observer(),
+                **more,
             )
 
 
@@ -78,7 +97,7 @@ def test_a_run_that_stops_and_resumes_ends_the_same(
     resumed = run(again, resumed, tmp_path / "parts", scripted)
     assert state_fingerprint(resumed) == state_fingerprint(whole)
     assert resumed.next_generation == whole.next_generation == 10
-    for kind in ("results", "metrics"):
+    for kind in ("results", "metrics", "costs"):
         parts = sorted((tmp_path / "whole" / kind).glob("*.parquet"))
         assert len(parts) == 3
         for part in parts:
@@ -109,6 +128,38 @@ def test_tasks_without_an_expert_and_experts_without_a_task(
         for row in pq.read_table(part).to_pylist():
             assert {row["parent_1"], row["parent_2"]} <= known
             assert row["active_task"] in (None, *names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_smooth_scores_are_recorded_and_resumed(name, context, basis, seeing, tmp_path):
+    search = search_class(name)(context())
+    on = {"fitness": FitnessSettings(smooth=True)}
+    first = begun(search, basis, seeing, smooth=True)
+    whole = run(search, first, tmp_path / "whole", seeing, **on)
+    run(search, first, tmp_path / "parts", seeing, stop=6, **on)
+    with Checkpoints(tmp_path / "parts" / "checkpoints") as checkpoints:
+        saved = checkpoints.restore()
+    resumed = saved.into(begun(search, basis, seeing, smooth=True))
+    resumed = run(search, resumed, tmp_path / "parts", seeing, **on)
+    assert state_fingerprint(resumed) == state_fingerprint(whole)
+    rows = []
+    for kind in ("results", "metrics", "logprobs", "costs"):
+        for part in sorted((tmp_path / "whole" / kind).glob("*.parquet")):
+            other = tmp_path / "parts" / kind / part.name
+            assert part.read_bytes() == other.read_bytes()
+            rows += pq.read_table(part).to_pylist() if kind == "metrics" else []
+    smooth = whole.bank.smooth
+    assert np.isfinite(smooth[:, :2]).all() and np.isnan(smooth[:, 2]).all()
+    for row, known in zip(rows, smooth[3:], strict=True):
+        assert row["smooth/a"] == known[0] and np.isnan(row["smooth/c"])
+    with RunFolder(tmp_path / "whole", resume=True) as folder:
+        scored = read_logprobs(folder, "batch-000001")
+        assert len(scored) == 3 * 12 and scored[0].logprob <= 0
+        assert {s.task for s in scored if s.logprob is None} == {"c"}
+        assert whole_batches(folder, smooth=True)[0] == 9
+        folder.part("logprobs", "batch-000004").unlink()
+        assert whole_batches(folder)[0] == 9
+        assert whole_batches(folder, smooth=True)[0] == 3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -269,3 +320,96 @@ def test_requests_are_answered_before_candidates_are_evaluated(
             rtol=1e-6,
         )
     assert got.ts == want.ts and got.lineage == want.lineage
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_raced_run_resumes_and_keeps_who_was_rejected_apart(
+    name, context, basis, seeing, tmp_path
+):
+    """As `runs.run` does it: a new race is told what the results on record say."""
+    search = search_class(name)(context())
+    on = {"fitness": FitnessSettings(smooth=True)}
+    first = begun(search, basis, seeing, smooth=True)
+
+    def raced(folder, state, stop=9):
+        experts = {f"expert/{k}": expert_genome(basis, k) for k in range(3)}
+        with RunFolder(folder, resume=True) as opened:
+            episodes, _ = seeing.evaluate(experts, Split.OPTIMISE)
+            write_episodes(opened, EXPERTS_PART, episodes)
+            record = list(recorded_verdicts(opened))
+        settings = RacingSettings(rungs=1)
+        racing = RacingEvaluator(seeing, settings, smooth=True, record=record)
+        return run(search, state, folder, racing, stop=stop, **on)
+
+    whole = raced(tmp_path / "whole", first)
+    raced(tmp_path / "parts", first, stop=6)
+    with Checkpoints(tmp_path / "parts" / "checkpoints") as checkpoints:
+        saved = checkpoints.restore()
+    resumed = raced(tmp_path / "parts", saved.into(first))
+    assert state_fingerprint(resumed) == state_fingerprint(whole)
+    for kind in ("results", "metrics", "logprobs", "costs"):
+        for part in sorted((tmp_path / "whole" / kind).glob("*.parquet")):
+            other = tmp_path / "parts" / kind / part.name
+            assert part.read_bytes() == other.read_bytes()
+    complete = whole.bank.complete
+    assert complete.tolist().count(False) == 3  # one of every batch of three
+    found = search.champions(whole)
+    named = {one.individual for best in found.contenders.values() for one in best}
+    assert not named & set(np.flatnonzero(~complete).tolist())
+    assert np.isnan(whole.bank.smooth[~complete]).all()
+    rows = pq.read_table(tmp_path / "whole" / "metrics" / "batch-000001.parquet")
+    assert rows.column("complete").to_pylist() == complete[3:6].tolist()
+
+
+def test_the_costs_of_a_batch_are_those_of_all_its_calls(
+    context, basis, seeing, tasks, tmp_path
+):
+    """Two requests, nine candidates on twelve problems: two tokens for an episode, one
+    for a log-probability."""
+    train = {t.name: tuple(p.id for p in t.problems(Split.TRAIN)) for t in tasks}
+    asking = Asking(context()._replace(train=train))
+    state = begun(asking, basis, seeing, smooth=True)
+    run(asking, state, tmp_path, seeing, fitness=FitnessSettings(smooth=True))
+    [first, *_] = sorted((tmp_path / "costs").glob("*.parquet"))
+    rows = {row.pop("call"): row for row in pq.read_table(first).to_pylist()}
+    forward = {call: row["tokens_forward"] for call, row in rows.items()}
+    assert forward == {
+        "evaluate": 3 * 12 * 2,
+        "gradient": 3 * 2,
+        "score": 3 * 6,
+        "smooth": 3 * 12,
+    }
+    backward = {call: row["tokens_backward"] for call, row in rows.items()}
+    assert backward == {"evaluate": 0, "gradient": 3 * 2, "score": 0, "smooth": 0}
+    cost = run_cost(tmp_path)["search"]
+    assert cost.tokens_forward == 3 * sum(forward.values())
+    assert cost.tokens == cost.tokens_forward + 2 * 3 * 6 and cost.seconds > 0
+
+
+class Blind(SEARCHES["random"]):
+    def init(self, experts, scores):
+        return super().init(experts, scores)
+
+
+def test_smooth_scores_are_refused_where_nothing_comes_of_them(
+    context, basis, tasks, monkeypatch
+):
+    config = types.SimpleNamespace(
+        search="mine:Blind",
+        search_settings={},
+        qd=context().qd,
+        tasks=("a", "b", "c"),
+        fitness=FitnessSettings(smooth=True),
+    )
+    monkeypatch.setattr(runs_search, "search_class", lambda name: Blind)
+    with pytest.raises(BadInputError, match="mine:Blind takes no smooth scores"):
+        runs_search.make_search(config, basis, "abc", tasks)
+    config.fitness = FitnessSettings()
+    assert isinstance(runs_search.make_search(config, basis, "abc", tasks), Blind)
+    monkeypatch.undo()
+    config.search, config.fitness = "random", FitnessSettings(smooth=True)
+    for task in tasks:
+        task.reference = lambda problem: None
+    with pytest.raises(BadInputError, match="no task knows the right answer"):
+        runs_search.make_search(config, basis, "abc", tasks)
+    assert runs_search.make_search(config, basis, "abc")  # only planned

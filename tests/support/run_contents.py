@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from cycleqd_jax.runs import sums
+from cycleqd_jax.runs.folder import PARTS
 
 # Not promised to be equal: wall times, the machine, whose lock it was.
 UNPROMISED = {"timing.jsonl", "run.json", "lock"}
@@ -27,7 +28,7 @@ def contents(run: pathlib.Path) -> dict[str, bytes]:
 
 def seal(run: pathlib.Path) -> None:
     """Gives all files their checksums, as if the run had written them as they are."""
-    for folder in (run, run / "results", run / "metrics"):
+    for folder in (run, *(run / kind for kind in PARTS if kind != "times")):
         for path in [
             *folder.glob("*.parquet"),
             run / "config.yaml",

@@ -21,20 +21,25 @@ Rule = Callable[[Individual, str, int], float]  # individual, task, problem's in
 
 
 class ScriptedEvaluator:
-    """Scores each problem by a rule; losses are 1 - score, slopes loss times genome."""
+    """Scores each problem by a rule; losses are 1 - score, slopes loss times genome.
 
-    def __init__(self, tasks, rule: Rule):
+    Another rule, `likelihood`, may give the log-probability of a problem's reference
+    answer, NaN where there is none.
+    """
+
+    def __init__(self, tasks, rule: Rule, likelihood: Rule | None = None):
         self.tasks = tuple(tasks)
+        self._likelihood = likelihood or (lambda *which: rule(*which) - 1.0)
         self.calls: list[tuple[tuple[str, ...], Split]] = []
         self._rule = rule
 
-    def _rows(self, individuals: Mapping[str, Individual], split, problems):
+    def _rows(self, individuals: Mapping[str, Individual], split, problems, rule):
         self.calls.append((tuple(individuals), split))
         chosen = select_problems(self.tasks, split, problems)
         for name, individual in individuals.items():
             for task, problem in chosen:
                 index = [p.id for p in task.problems(split)].index(problem.id)
-                yield name, task, problem, self._rule(individual, task.name, index)
+                yield name, task, problem, rule(individual, task.name, index)
 
     def evaluate(self, individuals, split, *, problems=None, progress=None):
         episodes = [
@@ -56,14 +61,25 @@ class ScriptedEvaluator:
                 metrics={},
                 seconds=0.0,
             )
-            for name, task, problem, score in self._rows(individuals, split, problems)
+            for name, task, problem, score in self._rows(
+                individuals, split, problems, self._rule
+            )
         ]
         return Evaluation(episodes, Cost(2 * len(episodes), 0, 0.0))
 
     def score(self, individuals, split, *, problems=None, progress=None):
         scores = [
-            ReferenceScore(name, str(split), task.name, problem.id, score - 1.0, 1)
-            for name, task, problem, score in self._rows(individuals, split, problems)
+            ReferenceScore(
+                name,
+                str(split),
+                task.name,
+                problem.id,
+                None if np.isnan(logprob) else logprob,
+                1,
+            )
+            for name, task, problem, logprob in self._rows(
+                individuals, split, problems, self._likelihood
+            )
         ]
         return Scoring(scores, Cost(len(scores), 0, 0.0))
 

@@ -1,0 +1,277 @@
+"""Racing: candidates of a batch run on growing sets of problems, the worse drop out.
+
+See `rungs.py` for who drops out when. Those that stay run on ALL problems, so that
+their scores are the means that they would have had without racing: nothing is estimated
+from a part. The others are rejected with the problems that they rest on.
+
+Contested problems come first: those on which earlier complete individuals disagreed
+most (variance of their scores), because the others seldom tell candidates apart.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cycleqd_jax.evaluation.base import (
+    Cost,
+    Episode,
+    Evaluation,
+    Evaluator,
+    Gradients,
+    ProblemIds,
+    Progress,
+    ReferenceScore,
+    Scoring,
+    mean_scores,
+    select_problems,
+    total_cost,
+)
+from cycleqd_jax.evaluation.rungs import (
+    RacingSettings,
+    make_rungs,
+    planned_episodes,
+    standings,
+)
+from cycleqd_jax.evaluation.smooth import smooth_scores
+from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.individuals import Individual
+from cycleqd_jax.tasks.base import Split, Task
+
+
+class Verdict(NamedTuple):
+    """One individual's score on one problem of `optimise`, from the record."""
+
+    individual: str
+    task: str
+    problem: str
+    score: float
+
+
+class RacingEvaluator:
+    """Races individuals on all problems of `optimise`; passes everything else on.
+
+    Attributes:
+      tasks: of the evaluator.
+    """
+
+    tasks: tuple[Task, ...]
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        settings: RacingSettings,
+        *,
+        smooth: bool = False,
+        record: Iterable[Verdict] = (),
+    ):
+        """Wraps an evaluator.
+
+        Args:
+          evaluator: runs the episodes.
+          settings: of the races.
+          smooth: whether smooth scores break ties.
+          record: verdicts of earlier individuals, in the order in which they came. With
+            the verdicts of a run so far, a resumed run orders problems as one that was
+            not interrupted.
+        """
+        self.tasks = evaluator.tasks
+        self._evaluator = evaluator
+        self._settings = settings
+        self._smooth = smooth
+        self._problems = {
+            task.name: [p.id for p in task.problems(Split.OPTIMISE)]
+            for task in self.tasks
+        }
+        # (task, problem) -> number, sum and sum of squares of the scores on record.
+        self._seen: dict[tuple[str, str], tuple[int, float, float]] = {}
+        # Log-probabilities that the last race computed: individual -> (task, problem).
+        self._scored: dict[str, dict[tuple[str, str], ReferenceScore]] = {}
+        self._learn(record)
+
+    def evaluate(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        *,
+        problems: ProblemIds | None = None,
+        progress: Progress | None = None,
+    ) -> Evaluation:
+        """Runs a race on `optimise`; see `Evaluator.evaluate`.
+
+        Individuals that were rejected have episodes on some problems only.
+        """
+        if split is not Split.OPTIMISE or problems is not None:
+            return self._evaluator.evaluate(
+                individuals, split, problems=problems, progress=progress
+            )
+        self._scored = {}
+        counts = [len(ids) for ids in self._problems.values()]
+        steps = make_rungs(self._settings, counts, len(individuals))
+        total, order = planned_episodes(steps), self._order()
+        left, found, costs = list(individuals), [], []
+        start = (0,) * len(counts)
+        for i, step in enumerate(steps):
+            episodes, cost = self._evaluator.evaluate(
+                {name: individuals[name] for name in left},
+                split,
+                problems=_slices(order, start, step.problems),
+                progress=_shifted(progress, len(found), total),
+            )
+            found += episodes
+            costs.append(cost)
+            start = step.problems
+            if i + 1 < len(steps):
+                passing = steps[i + 1].candidates
+                left = self._best(individuals, left, found, costs, passing)
+        found = self._in_order(individuals, found)
+        self._learn(Verdict(e.individual, e.task, e.problem, e.score) for e in found)
+        return Evaluation(found, total_cost(costs))
+
+    def score(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        *,
+        problems: ProblemIds | None = None,
+        progress: Progress | None = None,
+    ) -> Scoring:
+        """Log-probabilities; see `Evaluator.score`.
+
+        What the last race computed already is not computed again.
+        """
+        known = [set(self._scored.get(name, ())) for name in individuals]
+        common = set.intersection(*known) if known else set()
+        if split is not Split.OPTIMISE or problems is not None or not common:
+            return self._evaluator.score(
+                individuals, split, problems=problems, progress=progress
+            )
+        scores = [self._scored[name][place] for name in individuals for place in common]
+        missing = self._without(common)
+        if not missing:
+            return Scoring(self._in_order(individuals, scores), Cost(0, 0, 0.0))
+        more, cost = self._evaluator.score(
+            individuals, split, problems=missing, progress=progress
+        )
+        return Scoring(self._in_order(individuals, [*scores, *more]), cost)
+
+    def gradient(
+        self,
+        genomes: Sequence[Genome],
+        task_weights: np.ndarray,
+        split: Split,
+        *,
+        problems: ProblemIds,
+    ) -> Gradients:
+        """See `Evaluator.gradient`."""
+        return self._evaluator.gradient(genomes, task_weights, split, problems=problems)
+
+    def _order(self) -> dict[str, list[str]]:
+        """The problems of every task, the most contested first, else as they come."""
+
+        def contested(task: str, problem: str) -> float:
+            count, total, squares = self._seen.get((task, problem), (1, 0.0, 0.0))
+            variance = squares / count - (total / count) ** 2
+            return round(variance, 12)  # all equal: exactly 0
+
+        return {
+            task: sorted(ids, key=lambda i, task=task: -contested(task, i))
+            for task, ids in self._problems.items()
+        }
+
+    def _best(
+        self,
+        individuals: Mapping[str, Individual],
+        left: Sequence[str],
+        episodes: Sequence[Episode],
+        costs: list[Cost],
+        passing: int,
+    ) -> list[str]:
+        """Names of those that pass a rung, in their order; may append to `costs`."""
+        means = mean_scores(e for e in episodes if e.individual in left)
+        standing = standings({name: tuple(means[name].values()) for name in left})
+        ranked = sorted(left, key=standing.__getitem__)
+        last, first_out = standing[ranked[passing - 1]], standing[ranked[passing]]
+        if self._smooth and last == first_out:
+            smooth = self._mean_smooth(individuals, left, episodes, costs)
+            ranked = sorted(left, key=lambda n: (standing[n], -smooth[n]))
+        return [name for name in left if name in ranked[:passing]]
+
+    def _mean_smooth(self, individuals, left, episodes, costs) -> dict[str, float]:
+        """Mean smooth scores on the problems run so far; minus infinity for none."""
+        done = {(e.task, e.problem) for e in episodes if e.individual == left[0]}
+        scored = set(self._scored.get(left[0], ()))
+        scores, cost = self._evaluator.score(
+            {name: individuals[name] for name in left},
+            Split.OPTIMISE,
+            problems=self._without(scored, among=done),
+        )
+        costs.append(cost)
+        for s in scores:
+            self._scored.setdefault(s.individual, {})[(s.task, s.problem)] = s
+        rows = [row for name in left for row in self._scored[name].values()]
+        found = smooth_scores(rows, list(self._problems))
+        known = {
+            name: [value for value in row if not math.isnan(value)]
+            for name, row in found.items()
+        }
+        return {
+            name: math.fsum(row) / len(row) if row else -math.inf
+            for name, row in known.items()
+        }
+
+    def _without(self, places: set, among: set | None = None) -> dict[str, list[str]]:
+        """Task -> ids of the problems that are not in `places`, and in `among`."""
+        found: dict[str, list[str]] = {}
+        for task, ids in self._problems.items():
+            for i in ids:
+                wanted = among is None or (task, i) in among
+                if wanted and (task, i) not in places:
+                    found.setdefault(task, []).append(i)
+        return found
+
+    def _in_order(self, individuals, rows) -> list:
+        """Rows in the order that an evaluator promises."""
+        problems = select_problems(self.tasks, Split.OPTIMISE, None)
+        place = {(task.name, p.id): i for i, (task, p) in enumerate(problems)}
+        names = {name: i for i, name in enumerate(individuals)}
+        return sorted(
+            rows, key=lambda r: (names[r.individual], place[r.task, r.problem])
+        )
+
+    def _learn(self, verdicts: Iterable[Verdict]) -> None:
+        """Remembers the verdicts on individuals that ran on all problems."""
+        whole = sum(map(len, self._problems.values()))
+        for rows in _by_individual(verdicts):
+            if len(rows) < whole:
+                continue
+            for _, task, problem, score in rows:
+                count, total, squares = self._seen.get((task, problem), (0, 0.0, 0.0))
+                more = (count + 1, total + score, squares + score**2)
+                self._seen[task, problem] = more
+
+
+def _slices(
+    order: Mapping[str, Sequence[str]], start: Sequence[int], end: Sequence[int]
+) -> dict[str, list[str]]:
+    """Task -> its problems from place `start` to place `end` of the order."""
+    return {
+        task: list(ids[low:high])
+        for (task, ids), low, high in zip(order.items(), start, end, strict=True)
+    }
+
+
+def _shifted(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """A progress that counts episodes of earlier rungs, and all that are planned."""
+    if progress is None:
+        return None
+    return lambda done, _: progress(before + done, total)
+
+
+def _by_individual(verdicts: Iterable[Verdict]) -> Iterator[list[Verdict]]:
+    """The rows of each individual, in order of first appearance."""
+    rows: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        rows.setdefault(verdict.individual, []).append(verdict)
+    yield from rows.values()

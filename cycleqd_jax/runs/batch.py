@@ -1,0 +1,82 @@
+"""Evaluates a batch of candidates: episodes, log-probabilities and their outcomes."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from cycleqd_jax.evaluation.base import (
+    Cost,
+    Episode,
+    Evaluator,
+    Progress,
+    ReferenceScore,
+    mean_scores,
+)
+from cycleqd_jax.evaluation.smooth import smooth_scores
+from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.search.base import Outcome, Status
+from cycleqd_jax.tasks.base import Split
+
+
+class BatchResult(NamedTuple):
+    """A batch of candidates as the search learns of it and the run records it.
+
+    Attributes:
+      outcomes: one per candidate, in order.
+      episodes: of all candidates.
+      logprobs: of reference answers, of completely evaluated candidates; empty without
+        smooth scores.
+      costs: kind of call, like "evaluate" -> its cost.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    episodes: Sequence[Episode]
+    logprobs: Sequence[ReferenceScore]
+    costs: Mapping[str, Cost]
+
+
+def evaluate_batch(
+    evaluator: Evaluator,
+    candidates: Mapping[str, Genome],
+    *,
+    smooth: bool,
+    progress: Progress | None = None,
+) -> BatchResult:
+    """Evaluates candidates on `optimise`.
+
+    A candidate with an episode on every problem is complete. One with fewer was given
+    up by the evaluator: it is rejected, and its scores are means over fewer problems.
+
+    Args:
+      evaluator: scores them.
+      candidates: by name.
+      smooth: whether to compute smooth scores of the complete ones.
+      progress: called after each episode.
+    """
+    tasks = [task.name for task in evaluator.tasks]
+    total = sum(len(task.problems(Split.OPTIMISE)) for task in evaluator.tasks)
+    evaluation = evaluator.evaluate(candidates, Split.OPTIMISE, progress=progress)
+    costs = {"evaluate": evaluation.cost}
+    problems: dict[str, dict[str, list[str]]] = {}
+    for e in evaluation.episodes:
+        by_task = problems.setdefault(e.individual, {})
+        by_task.setdefault(e.task, []).append(e.problem)
+    complete = {
+        name: candidates[name]
+        for name in candidates
+        if sum(map(len, problems[name].values())) == total
+    }
+    logprobs, likely = [], {}
+    if smooth and complete:
+        logprobs, costs["smooth"] = evaluator.score(complete, Split.OPTIMISE)
+        likely = smooth_scores(logprobs, tasks)
+    means = mean_scores(evaluation.episodes)
+    outcomes = tuple(
+        Outcome(
+            tuple(means[name][task] for task in tasks),
+            Status.COMPLETE if name in complete else Status.REJECTED,
+            {task: tuple(ids) for task, ids in problems[name].items()},
+            likely.get(name),
+        )
+        for name in candidates
+    )
+    return BatchResult(outcomes, evaluation.episodes, logprobs, costs)
