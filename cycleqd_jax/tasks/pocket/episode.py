@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.files import Section, parse_section
+from cycleqd_jax.files import Section, Whole, parse_section
 from cycleqd_jax.sandbox.base import Execution, Limits, Program, Sandbox
 from cycleqd_jax.tasks import programs
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
@@ -83,9 +83,11 @@ class PocketOptions(Section):
       gold_answers: whether problems come with a right answer. Without one, only
         verdicts tell how good a model is: there is no log-probability, no gradient and
         nothing to train an expert on.
+      train: `train` problems of this task, in place of `problems.train`.
     """
 
     gold_answers: bool = True
+    train: Whole | None = None
 
 
 class PocketTask(abc.ABC):
@@ -119,6 +121,8 @@ class PocketTask(abc.ABC):
         kind = Section if self.never_gold else PocketOptions
         where = f"task_settings.{self.name}"
         self.options = parse_section(where, settings.options, kind)
+        own = getattr(self.options, "train", None)
+        self._sizes = dict(settings.sizes) | ({Split.TRAIN: own} if own else {})
         self._is_gold = getattr(self.options, "gold_answers", False)
         self._answers: dict[str, str] = {}  # by id, of problems that come without
         if settings.turns not in (1, 2):
@@ -153,7 +157,7 @@ class PocketTask(abc.ABC):
           BadInputError: there are fewer than the size asks for.
         """
         if split not in self._made:
-            seed, size = self._settings.seed, self._settings.sizes.get(split, 0)
+            seed, size = self._settings.seed, self._sizes.get(split, 0)
             made = generator.generate(self.name, self.templates, seed, split, size)
             if self._settings.turns == 2:
                 made = tuple(
