@@ -11,7 +11,7 @@ from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.memory import size_text
-from cycleqd_jax.tasks.base import Problem, Split, Task, reference
+from cycleqd_jax.tasks.base import Problem, Split, Task, opening
 
 # More slots gain nothing, because arithmetic is the bottleneck by then.
 _MOST_SLOTS = {"cpu": 64}
@@ -116,10 +116,7 @@ def prompt_tokens(task: Task, problem: Problem, tokenizer: ChatTokenizer) -> int
     Raises:
       BadInputError: a message cannot be encoded.
     """
-    known = reference(task, problem)
-    if known is None:
-        known = [{"role": "user", "content": problem.prompt}, {}]
-    messages = list(known)[:-1]
+    messages = list(opening(task, problem))
     try:
         check_text(messages)
     except ValueError as err:

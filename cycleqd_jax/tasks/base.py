@@ -175,6 +175,11 @@ class Task(Protocol):
     task whose results have `metrics` may have a static method `summarise(means)`: it
     takes each metric's mean over a model's episodes, by name, and returns the numbers
     that a report shows.
+
+    A task of which not every problem has a known answer has a method
+    `reference(problem)`: the same as `dialogue`, or None. It may have
+    `opening(problem)`, the messages before the last reply of a right episode, from
+    which lengths are planned.
     """
 
     name: str
@@ -201,6 +206,19 @@ class Task(Protocol):
 def reference(task: Task, problem: Problem) -> Sequence[Message] | None:
     """A right conversation that ends with the answer; None where none is known."""
     return getattr(task, "reference", task.dialogue)(problem)
+
+
+def opening(task: Task, problem: Problem) -> Sequence[Message]:
+    """The longest prompt: all that is said before the last reply of a right episode.
+
+    Where no right conversation is known, it is what the task's own `opening` says, or
+    else the user message.
+    """
+    if (known := reference(task, problem)) is not None:
+        return known[:-1]
+    if hasattr(task, "opening"):
+        return task.opening(problem)
+    return [{"role": "user", "content": problem.prompt}]
 
 
 async def run_episode(

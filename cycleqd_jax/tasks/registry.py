@@ -10,8 +10,13 @@ from cycleqd_jax.tasks.pocket.coding import PocketCoding
 from cycleqd_jax.tasks.pocket.db import PocketDb
 from cycleqd_jax.tasks.pocket.shell import PocketOs
 
-# The public benchmarks are imported when they are asked for: some need an extra.
-_BENCHMARKS = {
+# Imported when they are asked for: some need an extra.
+_OTHERS = {
+    "pocket_regex": "cycleqd_jax.tasks.pocket.regex:PocketRegex",
+    "pocket_dialect_a": "cycleqd_jax.tasks.pocket.dialects:PocketDialectA",
+    "pocket_dialect_b": "cycleqd_jax.tasks.pocket.dialects:PocketDialectB",
+    "pocket_sqlshell": "cycleqd_jax.tasks.pocket.sqlshell:PocketSqlShell",
+    "pocket_pysql": "cycleqd_jax.tasks.pocket.pysql:PocketPySql",
     "mbpp": "cycleqd_jax.tasks.coding.task:Mbpp",
     "humaneval": "cycleqd_jax.tasks.coding.task:HumanEval",
     "dbbench": "cycleqd_jax.tasks.dbbench.task:DBBench",
@@ -19,7 +24,7 @@ _BENCHMARKS = {
 }
 _EXTRAS = {"evalplus": "coding"}  # package -> extra that installs it
 BUILT_IN = {task.name: task for task in (PocketCoding, PocketDb, PocketOs)}
-NAMES = (*BUILT_IN, *_BENCHMARKS)
+NAMES = (*BUILT_IN, *_OTHERS)
 
 _VALUES = ("name", "max_new_tokens", "fingerprint")
 _METHODS = ("problems", "dialogue", "run")
@@ -82,7 +87,7 @@ def task_class(name: str) -> type:
     Raises:
       BadInputError: there is no such class, or it cannot be imported.
     """
-    return BUILT_IN.get(name) or _import(_BENCHMARKS.get(name, name))
+    return BUILT_IN.get(name) or _import(_OTHERS.get(name, name))
 
 
 def _import(path: str) -> type:

@@ -149,7 +149,8 @@ def test_five_tasks_have_many_cells(toy):
     fifteen = config.qd.model_copy(update={"bins": 15})
     state = state_memory(config.model_copy(update={"qd": fifteen}), basis)
     assert state.cells == 253_125
-    assert state.genomes == state.individuals == 11  # never more than individuals
+    # The experts of the basis and their children: never more genomes than individuals.
+    assert state.genomes == state.individuals == basis.num_experts + 6
     absurd = config.qd.model_copy(update={"bins": 1000})
     with pytest.raises(BadInputError, match=r"5000000000000 cells.*fewer bins"):
         state_memory(config.model_copy(update={"qd": absurd}), basis)

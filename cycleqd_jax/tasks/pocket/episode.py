@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.files import Section, parse_section
+from cycleqd_jax.files import Section, Whole, parse_section
 from cycleqd_jax.sandbox.base import Execution, Limits, Program, Sandbox
 from cycleqd_jax.tasks import programs
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
@@ -76,6 +76,20 @@ def fenced(tag: str, text: str) -> str:
     return f"```{tag}\n{text}\n```"
 
 
+class PocketOptions(Section):
+    """`task_settings` of a pocket task.
+
+    Attributes:
+      gold_answers: whether problems come with a right answer. Without one, only
+        verdicts tell how good a model is: there is no log-probability, no gradient and
+        nothing to train an expert on.
+      train: `train` problems of this task, in place of `problems.train`.
+    """
+
+    gold_answers: bool = True
+    train: Whole | None = None
+
+
 class PocketTask(abc.ABC):
     """A task with generated problems; see `cycleqd_jax.tasks.base.Task`.
 
@@ -85,6 +99,7 @@ class PocketTask(abc.ABC):
       inspection_hint: what a prompt adds where there are two turns.
       templates: the families of problems.
       tokens_by_turns: turns -> token limit of one reply.
+      never_gold: whether no problem ever comes with a right answer.
     """
 
     name: ClassVar[str]
@@ -94,15 +109,22 @@ class PocketTask(abc.ABC):
     templates: ClassVar[Sequence[generator.Template]]
     # The longest right answer has 32; an inspection may repeat the answer.
     tokens_by_turns: ClassVar[Mapping[int, int]] = {1: 36, 2: 72}
+    never_gold: ClassVar[bool] = False
 
     def __init__(self, settings: TaskSettings):
         """Checks the settings; problems are made when they are asked for.
 
         Raises:
-          BadInputError: an option is given, a size is negative, or `turns` is neither
-            1 nor 2.
+          BadInputError: an option is not one of `PocketOptions`, a size is negative, or
+            `turns` is neither 1 nor 2.
         """
-        parse_section(f"task_settings.{self.name}", settings.options, Section)
+        kind = Section if self.never_gold else PocketOptions
+        where = f"task_settings.{self.name}"
+        self.options = parse_section(where, settings.options, kind)
+        own = getattr(self.options, "train", None)
+        self._sizes = dict(settings.sizes) | ({Split.TRAIN: own} if own else {})
+        self._is_gold = getattr(self.options, "gold_answers", False)
+        self._answers: dict[str, str] = {}  # by id, of problems that come without
         if settings.turns not in (1, 2):
             raise BadInputError(
                 f"turns of {self.name} must be 1 or 2 but is {settings.turns}."
@@ -135,13 +157,16 @@ class PocketTask(abc.ABC):
           BadInputError: there are fewer than the size asks for.
         """
         if split not in self._made:
-            seed, size = self._settings.seed, self._settings.sizes.get(split, 0)
+            seed, size = self._settings.seed, self._sizes.get(split, 0)
             made = generator.generate(self.name, self.templates, seed, split, size)
             if self._settings.turns == 2:
                 made = tuple(
                     dataclasses.replace(p, prompt=p.prompt + self.inspection_hint)
                     for p in made
                 )
+            if not self._is_gold:
+                self._answers |= {p.id: p.answer for p in made}
+                made = tuple(dataclasses.replace(p, answer=None) for p in made)
             self._made[split] = made
         return self._made[split]
 
@@ -151,7 +176,30 @@ class PocketTask(abc.ABC):
         return problem.data["template"] in _held_out(cls)
 
     def dialogue(self, problem: Problem) -> Sequence[Message]:
-        """A right conversation: with two turns an inspection, then the answer."""
+        """A right conversation: with two turns an inspection, then the answer.
+
+        Raises:
+          BadInputError: problems come without gold answers.
+        """
+        if not self._is_gold:
+            raise BadInputError(
+                f"{problem.id}: {self.name} gives no gold answers to learn from here; "
+                "train on another task"
+                + ("." if self.never_gold else ", or set its gold_answers to true.")
+            )
+        return self._right(problem)
+
+    def reference(self, problem: Problem) -> Sequence[Message] | None:
+        """The same as `dialogue`, or None where problems come without gold answers."""
+        return self._right(problem) if self._is_gold else None
+
+    def opening(self, problem: Problem) -> Sequence[Message]:
+        """The messages before the last reply of a right conversation."""
+        return self._right(problem)[:-1]
+
+    def _right(self, problem: Problem) -> list[Message]:
+        answer = self._answers.get(problem.id, problem.answer)
+        problem = dataclasses.replace(problem, answer=answer)
         messages = [SYSTEM, {"role": "user", "content": problem.prompt}]
         if self._settings.turns == 2:
             action, output = self.right_inspection(problem)

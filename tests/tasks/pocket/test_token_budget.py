@@ -50,6 +50,17 @@ def test_prompts_and_answers_keep_their_budget(task, count_tokens):
     assert max(answers) + 1 < task.max_new_tokens
 
 
+def test_the_other_skills_keep_a_budget_too(more_task, count_tokens, right_replies):
+    """Composites need both skills' words."""
+    problems = [p for split in Split for p in more_task.problems(split)]
+    prompts = [count_tokens(p.prompt) for p in problems]
+    answers = [count_tokens(right_replies(more_task, p)[-1]) for p in problems]
+    assert max(prompts) <= (75 if more_task.never_gold else 45)
+    assert sum(prompts) / len(prompts) <= (50 if more_task.never_gold else 30)
+    assert max(answers) + 1 < more_task.max_new_tokens
+    assert more_task.never_gold or max(answers) <= 32
+
+
 def test_chat_format_costs_little(task, count_tokens):
     problem = task.problems(Split.TEST)[0]
     text = "".join(
