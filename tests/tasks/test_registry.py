@@ -83,7 +83,7 @@ def test_own_class_by_import_path():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("pocket_poetry", "pocket_coding, pocket_db, pocket_os"),
+        ("pocket_poetry", "pocket_coding, pocket_db, pocket_dialect_a"),
         ("own_tasks:", "pocket_coding"),
         ("no_such_module_here:Task", "no_such_module_here"),
         ("own_tasks:Absent", "nothing called Absent"),

@@ -1,8 +1,7 @@
 """Random strings that a regular expression matches, and strings that are close to them.
 
-The patterns are those of `regex_templates`, which are trusted. They use literals,
-escapes, sets, groups with alternatives, and quantifiers; what stands in a lookahead is
-left to chance, and the caller keeps the strings that the whole pattern matches.
+The patterns are those of `regex_templates`, which are trusted. They are made of
+literals, escapes, sets, groups with alternatives, and quantifiers.
 """
 
 import random
@@ -11,9 +10,7 @@ import string
 
 _CLASSES = {"d": string.digits, "w": "abcdeilmnorst", "s": " ", "b": ""}
 _ANY = "abcdeilmnorst 0123456789-."
-_TOKEN = re.compile(
-    r"\\.|\[(?:\\.|[^\]])+\]|\((?:\?[:=!])?|\)|\||\{\d+(?:,\d*)?\}|[*+?]|."
-)
+_TOKEN = re.compile(r"\\.|\[(?:\\.|[^\]])+\]|\{\d+(?:,\d*)?\}|.")
 _QUANTIFIER = re.compile(r"\{(\d+)(,?)(\d*)\}")
 
 
@@ -34,8 +31,6 @@ class _Sampler:
                 continue
             text, after = self._atom(place)
             least, most, after = self._repeats(after)
-            if token in ("(?=", "(?!"):
-                least = most = 0
             branches[-1].append((text, least, most, place))
             place = after
         drawn = []
@@ -46,7 +41,7 @@ class _Sampler:
 
     def _atom(self, place: int) -> tuple[str, int]:
         token = self._tokens[place]
-        if token.startswith("("):
+        if token == "(":
             text, end = self.draw(place + 1)
             return text, end + 1
         if token.startswith("["):
@@ -54,8 +49,6 @@ class _Sampler:
         if token.startswith("\\"):
             choices = _CLASSES.get(token[1], token[1])
             return (self._rng.choice(choices) if choices else ""), place + 1
-        if token in "^$":
-            return "", place + 1
         return (self._rng.choice(_ANY) if token == "." else token), place + 1
 
     def _repeats(self, place: int) -> tuple[int, int, int]:

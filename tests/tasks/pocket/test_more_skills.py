@@ -3,11 +3,14 @@
 import collections
 import dataclasses
 import itertools
+import random
 
 import pytest
 
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings, opening, reference
+from cycleqd_jax.tasks.pocket import _dialect
+from cycleqd_jax.tasks.pocket.composite import as_rows
 from cycleqd_jax.tasks.registry import BUILT_IN, NAMES, make_task, task_class
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT x FROM c"
@@ -258,3 +261,50 @@ def test_a_machine_without_the_sqlite3_program_is_told_so(monkeypatch, tmp_path)
     monkeypatch.setattr("cycleqd_jax.tasks.pocket.sqlshell.SEARCH_PATH", str(tmp_path))
     with pytest.raises(BadInputError, match=r"needs the program sqlite3, .* apt-get"):
         make_task("pocket_sqlshell", TaskSettings())
+
+
+def test_a_pattern_that_backtracks_for_ever_is_stopped(play, find_problem):
+    task = make_task("pocket_regex", TaskSettings(0, {Split.TEST: 75}))
+    problem = find_problem(task, "find_word")
+    (result,) = play(task, [(problem, ["(.|.)+~"])])
+    assert result.outcome is Outcome.WRONG
+    assert result.explanation == "It used up its CPU time."
+
+
+def test_what_is_returned_is_compared_as_rows():
+    rows = [("Rex", 3), ("Milo", 4)]
+    for value in (rows, tuple(rows), [list(row) for row in rows], dict(rows)):
+        assert as_rows(value) == rows
+    assert (
+        as_rows(["Rex", "Milo"])
+        == [("Rex",), ("Milo",)]
+        == as_rows([("Rex",), ["Milo"]])
+    )
+    assert as_rows(7) == as_rows((7,)) == as_rows([7]) == [(7,)]
+    for value in ([[["Rex"]]], object(), [object()], [{"Rex": 3}]):
+        assert as_rows(value) is None
+
+
+def test_the_dialects_conflict():
+    """A right program of one is hardly ever right in the other, on the same demand."""
+    both = [task_class(f"pocket_dialect_{d}") for d in "ab"]
+    same = right = 0
+    for a, b in zip(*(kind.templates for kind in both), strict=True):
+        assert (a.id, a.held_out) == (b.id, b.held_out)
+        for seed in range(6):
+            one, two = (t.draw(random.Random(seed)) for t in (a, b))
+            if one.prompt.replace("dialect A", "dialect B") != two.prompt:
+                continue  # one had to draw again, for positions that its lists have
+            same += 1
+            data = two.make_data(random.Random(seed))
+            cases = list(zip(data["lists"], data["expected"], strict=True))
+            assert all(_made(two.answer, case) == wanted for case, wanted in cases)
+            right += all(_made(one.answer, case) == wanted for case, wanted in cases)
+    assert same > 300 and right / same < 0.02
+
+
+def _made(program, numbers):
+    try:
+        return _dialect.run(program, numbers, "b")
+    except ValueError:
+        return None
