@@ -11,6 +11,7 @@ from cycleqd_jax.errors import BadInputError, RunError
 from cycleqd_jax.evaluation.base import Cost, Gradients, ProblemIds, select_problems
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.inference.rows import Row
+from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
@@ -77,7 +78,8 @@ def answer_gradients(
                 raise RunError(f"genome {first + i}: its gradient {_NOT_FINITE}.")
         gradients.append(found.gradients)
         tokens += sum(len(row.tokens) - 1 for row in rows)
-    cost = Cost(tokens, tokens, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    cost = Cost(tokens, tokens, seconds, EngineStats(gradient_seconds=seconds))
     return Gradients(np.asarray(losses), np.concatenate(gradients), cost)
 
 
