@@ -96,7 +96,7 @@ class RunConfig(Section):
     problems: ProblemsSettings = ProblemsSettings()
     task_settings: TaskSections = Field(default_factory=dict)
     basis: BasisSettings = BasisSettings()
-    search: Literal["cycleqd", "random", "merge"] | ImportPath = "cycleqd"
+    search: Literal["cycleqd", "gradient", "random", "merge"] | ImportPath = "cycleqd"
     search_settings: Mapping[Text, Any] = Field(default_factory=dict)
     qd: QDSettings = QDSettings()
     fitness: FitnessSettings = FitnessSettings()

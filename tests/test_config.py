@@ -213,7 +213,7 @@ def test_a_search_is_named_or_imported(write):
     run = load_config(path, given, RunConfig)
     assert run.search == "my.lab:Annealing" and run.search_settings["cooling"] == 0.9
     text = message(path, ["search=hillclimb"])
-    assert "search: Input should be 'cycleqd' or 'random' or be an import path" in text
+    assert "search: Input should be 'cycleqd'" in text and "an import path" in text
 
 
 class Cooling(Section):

@@ -40,6 +40,7 @@ def test_each_example_is_short():
         "my_merge.py",
         "my_mutation.py",
         "my_search.py",
+        "my_slope.py",
     ]
     assert max(len(text.splitlines()) for text in code.values()) < 60
 
@@ -76,8 +77,9 @@ def test_the_examples_run(folder, toy_settings, capsys):
     assert "begun with other code of qd.crossover (my_merge:by_matrix)" in error
 
 
-def test_the_search_runs_and_resumes(folder, toy_settings):
-    config = toy_settings | {"search": "my_search:HillClimb"}
+@pytest.mark.parametrize("name", ["my_search:HillClimb", "my_slope:Slope"])
+def test_the_search_runs_and_resumes(folder, toy_settings, name):
+    config = toy_settings | {"search": name}
     states = []
     for place, stops in (("whole", ["6"]), ("parts", ["4", "6"])):
         path = toy_world.write_config(

@@ -196,22 +196,24 @@ class Evaluator(Protocol):
         task_weights: np.ndarray,
         split: Split,
         *,
-        problems: ProblemIds,
+        problems: Sequence[ProblemIds],
     ) -> Gradients:
         """Computes gradients of the loss on reference answers.
 
         The loss of genome p is `sum_k task_weights[p, k] * loss_k`, with `loss_k` the
-        mean over the problems of task k of the negative log-probability per token.
+        mean over its problems of task k of the negative log-probability per token; a
+        task without problems has no part in it.
 
         Args:
-          genomes: P genomes.
+          genomes: P genomes, without noise.
           task_weights: float32 `[P, K]`.
           split: whose problems.
-          problems: task name -> ids of problems with a reference answer.
+          problems: P entries: task name -> ids of problems with a reference answer.
 
         Raises:
-          BadInputError: a task or a problem id is unknown, or a problem has no
-            reference answer.
+          BadInputError: a task or a problem id is unknown, a problem has no reference
+            answer, or the genomes have no gradient.
+          RunError: a loss or a gradient is not finite.
         """
         ...
 

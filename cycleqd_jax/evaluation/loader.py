@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from cycleqd_jax.evaluation.whole import WeightsSource
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.gradients import CoefficientGradients
 from cycleqd_jax.inference.population import (
     Population,
     empty_population,
@@ -49,6 +50,9 @@ class IndividualLoader:
     individuals_per_pass: int
     noise: NoiseSource | None = None
     whole: WeightsSource | None = None
+    _gradients: CoefficientGradients | None = dataclasses.field(
+        default=None, init=False
+    )
     _population: Population | None = dataclasses.field(default=None, init=False)
     # Weights of the last materialised genome; the next one reuses their memory.
     _reusable: Weights | None = dataclasses.field(default=None, init=False)
@@ -64,6 +68,18 @@ class IndividualLoader:
         else:
             self.engine.load(self.weights)
         self.engine.compile(progress)
+
+    def gradients(self) -> CoefficientGradients:
+        """Computes gradients of genomes in calls of about a prefill call's tokens.
+
+        Raises:
+          BadInputError: these genomes have none; see `check_differentiable`.
+        """
+        if self._gradients is None:
+            self._gradients = self.engine.gradients(
+                self.basis, self.individuals_per_pass
+            )
+        return self._gradients
 
     async def run(
         self, individuals: Mapping[str, Individual | None], jobs: Jobs

@@ -10,23 +10,28 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Finish, Message, Reply
 from cycleqd_jax.errors import RunError
 from cycleqd_jax.evaluation.base import (
     Cost,
     Episode,
     Evaluation,
+    Gradients,
     ProblemIds,
     Progress,
     ReferenceScore,
     Scoring,
     select_problems,
 )
+from cycleqd_jax.evaluation.gradients import answer_gradients
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.texts import text_scores
 from cycleqd_jax.inference.requests import Limits, NotFiniteError, Sampling
 from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
+from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.sandbox.base import Sandbox
@@ -178,6 +183,19 @@ class LocalEvaluator:
         forward = sum(score.tokens for score in scores)
         seconds, used = time.perf_counter() - start, self.stats.since(before)
         return Scoring(scores, Cost(forward, 0, seconds, used))
+
+    def gradient(
+        self,
+        genomes: Sequence[Genome],
+        task_weights: np.ndarray,
+        split: Split,
+        *,
+        problems: Sequence[ProblemIds],
+    ) -> Gradients:
+        """Gradients by coefficients; see `answer_gradients`."""
+        return answer_gradients(
+            self._loader, self.tasks, genomes, task_weights, split, problems
+        )
 
     def _run(
         self,

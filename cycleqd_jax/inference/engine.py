@@ -18,6 +18,10 @@ import jax
 
 from cycleqd_jax.chat import Message
 from cycleqd_jax.inference.device import DeviceCalls
+from cycleqd_jax.inference.gradients import (
+    CoefficientGradients,
+    check_differentiable,
+)
 from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.requests import (
     GREEDY,
@@ -32,6 +36,7 @@ from cycleqd_jax.inference.scheduler import Scheduler
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.inference.slots import Conversation, Request
 from cycleqd_jax.inference.stats import EngineStats
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 
@@ -60,6 +65,8 @@ class Engine:
         self._calls = DeviceCalls(
             program, tokenizer.stop_ids, settings, self.stats, mesh
         )
+        self._program = program
+        self._num_devices = 1 if mesh is None else mesh.size
         self._vocabulary = program.config.vocab_size
         self._scheduler = Scheduler(settings, self._calls, self.stats, tokenizer)
 
@@ -101,6 +108,24 @@ class Engine:
           progress: called with the name of each.
         """
         self._calls.compile(progress or (lambda name: None))
+
+    def gradients(self, basis: Basis, num_genomes: int) -> CoefficientGradients:
+        """Computes gradients of genomes, in calls of a prefill call's tokens.
+
+        Args:
+          basis: of the genomes.
+          num_genomes: the most that share a call.
+
+        Raises:
+          BadInputError: see `check_differentiable`; or the engine runs on a mesh.
+        """
+        check_differentiable(basis, self._num_devices)
+        return CoefficientGradients(
+            self._program,
+            basis,
+            num_genomes=num_genomes,
+            num_tokens=self.settings.prefill_rows * self.settings.prefill_chunk,
+        )
 
     def encode(
         self, messages: Sequence[Message], template: str | None = None

@@ -16,6 +16,7 @@ class EngineStats:
       decode_calls: device calls.
       prefill_seconds: wall time of prefill calls.
       decode_seconds: wall time of decode calls.
+      gradient_seconds: wall time of gradients, which need no slots.
       busy_slots: slots that generated tokens, summed over decode calls.
       all_slots: all slots, summed over decode calls.
       idle_seconds: wall time with nothing to compute, waiting for callers.
@@ -30,6 +31,7 @@ class EngineStats:
     decode_calls: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    gradient_seconds: float = 0.0
     busy_slots: int = 0
     all_slots: int = 0
     idle_seconds: float = 0.0
@@ -60,7 +62,7 @@ class EngineStats:
     @property
     def device_seconds(self) -> float:
         """Wall time in device calls."""
-        return self.prefill_seconds + self.decode_seconds
+        return self.prefill_seconds + self.decode_seconds + self.gradient_seconds
 
     @property
     def prefill_rate(self) -> float:

@@ -66,12 +66,12 @@ class ModelConfig(Protocol):
 
 @flax.struct.dataclass
 class LowRank:
-    """The change of one matrix per batch row: `U diag(c_b) V^T`.
+    """The change of one matrix per batch row: `U diag(c_b) V^T`, or `U M_b V^T`.
 
     Attributes:
-      u: `[out, R]`.
-      v: `[in, R]`.
-      c: `[B, R]`, or `[1, R]` if all rows share it.
+      u: `[out, R]`; `[out, Ru]` with cores M.
+      v: `[in, R]`; `[in, Rv]` with cores.
+      c: `[B, R]`, or cores `[B, Ru, Rv]`; the first axis is 1 if all rows share it.
     """
 
     u: jax.Array

@@ -1,13 +1,27 @@
-"""Linear crossover: the weighted mean of two parents, with one weight pair per child.
+"""Crossover of two parents: linear, with one weight pair per child, or free.
+
+Linear crossover is the weighted mean of both parents:
 
     theta_child = theta_base + (w1 tau_1 + w2 tau_2) / (w1 + w2),   w_i ~ N(mean, std^2)
 
 Genomes are linear in task vectors, so the weighted mean of two genomes is exactly this.
+It halves the skill of a parent that the other one lacks. Free crossover does not have
+to: a task vector is a sum of parts, one per expert, and every part has its own share.
 
-Source: CycleQD (arXiv 2410.14735), model merging as crossover.
+    tau_child = sum_e (1 - a_e) tau_1e + a_e tau_2e
+
+Here `tau_ie` is what parent i has along the directions of expert e. In one half of the
+children `a_e ~ Uniform[0, 1]`, independently; the other half are unions: they take each
+part whole from the parent that has more of it, by its norm. So two experts have their
+sum among their children, and a parent crossed with itself is its own child.
+
+Source: CycleQD (arXiv 2410.14735), model merging as crossover; the free form is ours.
 """
 
+from typing import NamedTuple
+
 import jax
+import numpy as np
 from qdax.custom_types import RNGKey
 
 from cycleqd_jax.merging.genome import Genome
@@ -49,3 +63,70 @@ def crossover_step(x1: Genome, x2: Genome, weights: jax.Array) -> Genome:
         )
     share = (weights[..., 1] / (weights[..., 0] + weights[..., 1]))[..., None]
     return jax.tree.map(lambda a, b: share * (b - a), x1, x2)
+
+
+class FreeDraw(NamedTuple):
+    """The random part of free crossover.
+
+    Attributes:
+      is_union: bool `[]`, True with probability 1/2.
+      shares: float32 `[E]`, uniform in [0, 1]; those of a child that is no union.
+    """
+
+    is_union: jax.Array
+    shares: jax.Array
+
+
+def draw_free(key: RNGKey, num_experts: int) -> FreeDraw:
+    """Draws for one pair of parents; consumes the key."""
+    coin, shares = jax.random.split(key)
+    return FreeDraw(
+        jax.random.bernoulli(coin), jax.random.uniform(shares, (num_experts,))
+    )
+
+
+def free_shares(
+    x1: Genome, x2: Genome, draw: FreeDraw, experts_of: np.ndarray
+) -> np.ndarray:
+    """The second parent's share of each expert's part; deterministic, on the host.
+
+    Args:
+      x1: one genome, `[G]` and `[E]`.
+      x2: the other parent.
+      draw: from `draw_free`.
+      experts_of: `DiagonalBasis.experts_of`, `[G]`.
+
+    Returns:
+      Float32 `[E]`. In a union 1 where the second parent's part is larger, else 0;
+      parts of equal norm go by the size of their scales.
+    """
+    if not draw.is_union:
+        return np.asarray(draw.shares, np.float32)
+    sizes = [
+        np.bincount(
+            experts_of, np.square(x.coefficients, dtype=np.float64), len(x.scales)
+        )
+        for x in (x1, x2)
+    ]
+    scales = np.abs(x1.scales) < np.abs(x2.scales)
+    larger = (sizes[0] < sizes[1]) | ((sizes[0] == sizes[1]) & scales)
+    return larger.astype(np.float32)
+
+
+def free_step(
+    x1: Genome, x2: Genome, shares: jax.Array, experts_of: jax.Array
+) -> Genome:
+    """The change of the first parent by free crossover, `a_e (x2 - x1)`.
+
+    Deterministic. It is 0 for equal parents.
+
+    Args:
+      x1: a batch of genomes, `[P, G]` and `[P, E]`.
+      x2: the other parents; the same shapes.
+      shares: `[P, E]`, from `free_shares`.
+      experts_of: `DiagonalBasis.experts_of`, `[G]`.
+    """
+    return x1.replace(
+        coefficients=shares[:, experts_of] * (x2.coefficients - x1.coefficients),
+        scales=shares * (x2.scales - x1.scales),
+    )

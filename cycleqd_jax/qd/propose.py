@@ -16,12 +16,19 @@ import numpy as np
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from qdax.custom_types import RNGKey
 
-from cycleqd_jax.merging.forms import Basis
+from cycleqd_jax.merging.forms import Basis, DiagonalBasis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.qd.archives import Archives
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.qd.crossover import crossover_step, draw_weights
+from cycleqd_jax.qd.crossover import (
+    FreeDraw,
+    crossover_step,
+    draw_free,
+    draw_weights,
+    free_shares,
+    free_step,
+)
 from cycleqd_jax.qd.operators import load_operator
 from cycleqd_jax.qd.schedule import active_archive, generation_keys
 from cycleqd_jax.qd.selection import make_selector
@@ -35,8 +42,7 @@ class Proposal(NamedTuple):
     Attributes:
       genomes: `[P, G]` and `[P, E]` float32; with Gaussian mutation also `[P, N]`.
       parents: ids, int32 `[P, 2]`.
-      weights: raw crossover weights, float32 `[P, 2]`; NaN if a user-defined crossover
-        makes its own draws.
+      weights: raw crossover weights, float32 `[P, 2]`; NaN if crossover is not linear.
       active: the archive each was bred from, int32 `[P]`.
     """
 
@@ -95,16 +101,18 @@ def propose(
             alpha_high=settings.alpha_high,
             crossover_mean=settings.crossover_mean,
             crossover_std=settings.crossover_std,
-            has_custom_crossover=settings.custom_crossover is not None,
+            is_linear=settings.crossover == "linear",
         )
     )
     length = noise_length(int(ts.max())) if settings.has_noise else None
     x1 = bank.gather(parents[:, 0], noise_length=length)
     x2 = bank.gather(parents[:, 1], noise_length=length)
-    if settings.custom_crossover is None:
-        # A program of its own adds the step: fused with the product, its rounding would
-        # depend on the size of the batch.
+    # A program of its own adds the step: fused with the product, its rounding would
+    # depend on the size of the batch.
+    if settings.crossover == "linear":
         children = add(x1, _crossover_steps(x1, x2, weights))
+    elif settings.crossover == "free":
+        children = add(x1, _free_steps(x1, x2, run_key, ts, basis))
     else:
         cross = load_operator("qd.crossover", settings.custom_crossover)
         children = _custom_crossover(x1, x2, run_key, ts, basis, cross=cross)
@@ -121,7 +129,7 @@ def propose(
         "alpha_high",
         "crossover_mean",
         "crossover_std",
-        "has_custom_crossover",
+        "is_linear",
     ),
 )
 def _draw_parents(
@@ -135,11 +143,11 @@ def _draw_parents(
     alpha_high: float,
     crossover_mean: float,
     crossover_std: float,
-    has_custom_crossover: bool,
+    is_linear: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Ids of the parents, int32 `[P, 2]`, and their raw crossover weights, `[P, 2]`.
 
-    The weights are NaN where a user's crossover makes its own draws.
+    The weights are NaN where crossover is not linear and makes its own draws.
     """
     selector = make_selector(selection, alpha_low=alpha_low, alpha_high=alpha_high)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *repertoires)
@@ -148,12 +156,35 @@ def _draw_parents(
         keys = generation_keys(run_key, t)
         repertoire = jax.tree.map(lambda leaf: leaf[task], stacked)
         parents = selector.select(repertoire, keys.parents, 2).genotypes
-        if has_custom_crossover:
+        if not is_linear:
             return parents, jnp.full(2, jnp.nan)
         weights = draw_weights(keys.crossover, mean=crossover_mean, std=crossover_std)
         return parents, weights
 
     return jax.vmap(draw)(ts, active)
+
+
+def _free_steps(
+    x1: Genome, x2: Genome, run_key: RNGKey, ts: np.ndarray, basis: DiagonalBasis
+) -> Genome:
+    """The change of the first parents by free crossover, `[P, G]` and `[P, E]`."""
+    draws = jax.device_get(_draw_free(run_key, ts, num_experts=basis.num_experts))
+    experts_of = np.asarray(basis.experts_of)
+    shares = [
+        free_shares(x1[i], x2[i], FreeDraw(union, own), experts_of)
+        for i, (union, own) in enumerate(zip(*draws, strict=True))
+    ]
+    return _free_step(x1, x2, np.stack(shares), experts_of)
+
+
+@functools.partial(jax.jit, static_argnames="num_experts")
+def _draw_free(run_key: RNGKey, ts: jax.Array, *, num_experts: int) -> FreeDraw:
+    """The draws of P children."""
+
+    def draw(t: jax.Array) -> FreeDraw:
+        return draw_free(generation_keys(run_key, t).crossover, num_experts)
+
+    return jax.vmap(draw)(ts)
 
 
 @functools.partial(jax.jit, static_argnames="cross")
@@ -175,3 +206,4 @@ def _custom_crossover(
 
 
 _crossover_steps = jax.jit(crossover_step)
+_free_step = jax.jit(free_step)

@@ -21,6 +21,10 @@ from cycleqd_jax.files import (
 
 # A factor of the sum of all experts, or the name of a merge in closed form.
 Seed = Annotated[float, Field(gt=0, le=10)] | Literal["uniform", "tsv_m", "iso_c"]
+Mutation = Literal[
+    "svd", "svd_child", "svd_scale", "svd_all", "gaussian", "gradient", "es", "none"
+]
+Width = Annotated[float, Field(ge=0, le=10)]
 Range = Annotated[tuple[Fraction, Fraction], Field(strict=False)]
 
 
@@ -42,7 +46,8 @@ class QDSettings(Section):
         equal probability; see `selection.py`.
       alpha_low: weight of the worst elite's score in elite selection.
       alpha_high: weight of the best elite's score; at least `alpha_low`.
-      crossover: "linear", or the import path of a function (see `operators.py`).
+      crossover: "linear" with weights that sum to 1, "free" with a share per expert, or
+        the import path of a function (see `operators.py`).
       crossover_mean: mean of a parent's raw mixing weight; dimensionless.
       crossover_std: its standard deviation; at most a fifth of the mean, so that the
         sum of two weights is never near 0.
@@ -50,6 +55,20 @@ class QDSettings(Section):
       w_max: upper end of the uniform step along each singular direction, in units of
         its singular value.
       gaussian_std: standard deviation of Gaussian mutation, in units of a weight.
+      expert_std: standard deviation of the step that "svd_all" makes along all
+        directions of an expert, in units of their singular values.
+      matrix_std: the same, of an expert in one matrix.
+      direction_std: the same, along one direction.
+      ascent_steps: steps of "gradient" and "es".
+      ascent_rate: learning rate of a step, in units of singular values.
+      ascent_optimiser: "adam", or "normalised" for plain gradient ascent; gradients are
+        scaled to a root mean square of 1 before either.
+      ascent_problems: `train` problems per task and step; all of them if there are
+        fewer.
+      ascent_sigma: scale of the other tasks' weights, `|N(0, ascent_sigma^2)|`; the
+        active task has weight 1.
+      es_pairs: antithetic pairs of perturbations per step of "es".
+      es_std: standard deviation of a perturbation, in units of singular values.
     """
 
     num_generations: Whole = 1200
@@ -63,14 +82,22 @@ class QDSettings(Section):
     selection: Literal["elite", "elite_ref", "random"] = "elite"
     alpha_low: Scale = 0.5
     alpha_high: Scale = 0.8
-    crossover: Literal["linear"] | ImportPath = "linear"
+    crossover: Literal["linear", "free"] | ImportPath = "linear"
     crossover_mean: Scale = 1.0
     crossover_std: Annotated[float, Field(ge=0, le=0.2)] = 0.03
-    mutation: (
-        Literal["svd", "svd_child", "svd_scale", "gaussian", "none"] | ImportPath
-    ) = "svd"
-    w_max: Annotated[float, Field(ge=0, le=10)] = 0.3
+    mutation: Mutation | ImportPath = "svd"
+    w_max: Width = 0.3
     gaussian_std: Annotated[float, Field(ge=0, le=1)] = 0.0003
+    expert_std: Width = 0.1
+    matrix_std: Width = 0.15
+    direction_std: Width = 0.15
+    ascent_steps: Annotated[int, Field(ge=1, le=100)] = 4
+    ascent_rate: Width = 0.03
+    ascent_optimiser: Literal["adam", "normalised"] = "adam"
+    ascent_problems: Whole = 4
+    ascent_sigma: Width = 0.5
+    es_pairs: Annotated[int, Field(ge=1, le=1000)] = 8
+    es_std: Annotated[float, Field(gt=0, le=10)] = 0.05
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -96,6 +123,12 @@ class QDSettings(Section):
                 f"{self.num_generations}; expected at least as many, as each seed is a "
                 "child"
             )
+        if self.crossover == "free" and (self.needs_cores or self.has_noise):
+            raise ValueError(
+                f"crossover is free and mutation is {self.mutation}; expected another "
+                "of the two, as free crossover needs genomes whose coefficients each "
+                "belong to one expert"
+            )
         if self.cell_range != "relative":
             for task, (low, high) in self.cell_range.items():
                 if low >= high:
@@ -114,6 +147,11 @@ class QDSettings(Section):
     def custom_mutation(self) -> str | None:
         """The import path of a user's mutation."""
         return self.mutation if ":" in self.mutation else None
+
+    @property
+    def ascends(self) -> bool:
+        """True if mutation asks for gradients or scores on `train` problems."""
+        return self.mutation in ("gradient", "es")
 
     @property
     def needs_cores(self) -> bool:

@@ -14,10 +14,10 @@ import numpy as np
 from qdax.custom_types import RNGKey
 
 from cycleqd_jax.merging.core_basis import CoreBasis, CoreSlot
-from cycleqd_jax.merging.forms import Basis
+from cycleqd_jax.merging.forms import Basis, MatrixSlot
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.core_mutation import child_step, num_components
-from cycleqd_jax.qd.mutation import draw_steps, mutation_step
+from cycleqd_jax.qd.mutation import draw_all_steps, draw_steps, mutation_step
 from cycleqd_jax.qd.operators import load_operator
 from cycleqd_jax.qd.schedule import generation_keys
 from cycleqd_jax.qd.settings import QDSettings
@@ -40,12 +40,13 @@ def mutate(
       ts: their generations, int32 `[P]`.
       active: the expert of each one's active task, int32 `[P]`; -1: it has none.
       basis: of the genomes.
-      settings: of the search; its `mutation` and `w_max` are used.
+      settings: of the search; its `mutation` and that operator's settings are used.
+        Mutations that need gradients or scores are left to the search.
 
     Raises:
       ValueError: the operator needs genomes in core form, and they are not.
     """
-    if settings.mutation == "none":
+    if settings.mutation == "none" or settings.ascends:
         return children
     if settings.mutation == "gaussian":
         # The noise is made from t when it is needed: it is named, not drawn.
@@ -54,6 +55,12 @@ def mutate(
         own = load_operator("qd.mutation", settings.custom_mutation)
         return _custom_mutation(children, run_key, ts, active, basis, own=own)
     coefficients = children.coefficients
+    if settings.mutation == "svd_all":
+        stds = (settings.expert_std, settings.matrix_std, settings.direction_std)
+        drawn = _draw_all_steps(run_key, ts, layout=basis.layout, stds=stds)
+        steps = functools.reduce(add, drawn)
+        moved = _scaled(steps, basis.singular_values)
+        return children.replace(coefficients=add(coefficients, moved))
     if settings.needs_cores:
         if not isinstance(basis, CoreBasis):
             raise ValueError(
@@ -93,6 +100,28 @@ def _draw_steps(
         return draw_steps(generation_keys(run_key, t).mutation, size, w_max=w_max)
 
     return jax.vmap(draw)(ts)
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "stds"))
+def _draw_all_steps(
+    run_key: RNGKey,
+    ts: jax.Array,
+    *,
+    layout: tuple[MatrixSlot, ...],
+    stds: tuple[float, float, float],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The three kinds of steps of `svd_all`, `[P, G]` each."""
+
+    def draw(t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return draw_all_steps(generation_keys(run_key, t).mutation, layout, stds=stds)
+
+    return jax.vmap(draw)(ts)
+
+
+@jax.jit
+def _scaled(steps: jax.Array, singular_values: jax.Array) -> jax.Array:
+    """`w * s`, `[P, G]`."""
+    return steps * singular_values
 
 
 @functools.partial(jax.jit, static_argnames="w_max")

@@ -6,7 +6,7 @@ of their generation. The loop knows a search and an evaluator by their doors onl
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -25,18 +25,21 @@ from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.names import child_name, individual_name
 from cycleqd_jax.runs.results import write_episodes, write_logprobs
 from cycleqd_jax.search.base import (
-    Answer,
     Candidates,
-    GradientAnswer,
-    GradientRequest,
     Lineage,
     Outcome,
-    Request,
-    ScoreAnswer,
     Search,
     State,
     Status,
     candidate,
+)
+from cycleqd_jax.search.requests import (
+    Answer,
+    GradientAnswer,
+    GradientRequest,
+    Problems,
+    Request,
+    ScoreAnswer,
 )
 from cycleqd_jax.tasks.base import Split
 
@@ -167,12 +170,29 @@ def _answer(request: Request, evaluator: Evaluator) -> tuple[Answer, str, Cost]:
         )
         answer = GradientAnswer(found.losses, found.gradients)
         return answer, "gradient", found.cost
-    names = {str(i): genome for i, genome in enumerate(request.genomes)}
-    scoring = evaluator.score(names, Split.TRAIN, problems=request.problems)
-    means = mean_losses(scoring.scores)
     tasks = [task.name for task in evaluator.tasks]
-    rows = [[means[name].get(task, math.nan) for task in tasks] for name in names]
-    return ScoreAnswer(np.asarray(rows, np.float64)), "score", scoring.cost
+    losses = np.full((len(request.genomes), len(tasks)), math.nan)
+    costs = []
+    # Genomes with the same problems are scored in one call.
+    for problems, rows in _by_problems(request.problems):
+        names = {str(row): request.genomes[row] for row in rows}
+        scoring = evaluator.score(names, Split.TRAIN, problems=problems)
+        costs.append(scoring.cost)
+        for name, means in mean_losses(scoring.scores).items():
+            losses[int(name)] = [means.get(task, math.nan) for task in tasks]
+    return ScoreAnswer(losses), "score", total_cost(costs)
+
+
+def _by_problems(
+    problems: Sequence[Problems],
+) -> Iterator[tuple[Problems, list[int]]]:
+    """Each of some sets of problems once, and the rows that have it."""
+    rows: dict[tuple, list[int]] = {}
+    for row, own in enumerate(problems):
+        key = tuple((task, tuple(ids)) for task, ids in own.items())
+        rows.setdefault(key, []).append(row)
+    for same in rows.values():
+        yield problems[same[0]], same
 
 
 def usage_of(cost: Cost, seconds: float) -> Usage | None:

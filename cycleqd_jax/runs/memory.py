@@ -17,6 +17,7 @@ import numpy as np
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.gradients import gradient_bytes
 from cycleqd_jax.inference.population import (
     ModeChoice,
     choose_mode,
@@ -29,6 +30,7 @@ from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.families import make_program
 from cycleqd_jax.qd.archives import empty_archives
 from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.search.registry import search_class
 
 MAX_CELLS = 10_000_000  # of all archives; breeding a child looks at every cell
 _CGROUP_LIMITS = (
@@ -285,6 +287,14 @@ def _run_memory(
     # The hidden layer of an MLP in a prefill call, or the logits of a decode call.
     hidden = 2 * engine.prefill_rows * engine.prefill_chunk * model.intermediate_size
     call = max(hidden * jnp.dtype(config.dtype).itemsize, 4 * slots * model.vocab_size)
+    if search_class(config.search).uses_gradients(config.qd, config.search_settings):
+        workspace += gradient_bytes(
+            model,
+            basis,
+            itemsize=jnp.dtype(config.dtype).itemsize,
+            num_genomes=config.qd.children_per_batch,
+            num_tokens=engine.prefill_rows * engine.prefill_chunk,
+        )
     cache = slots * length * cache_bytes(model, config.dtype)
     return RunMemory(
         parameters=sum(math.prod(w.shape) for w in weights.values()),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference.gradients import check_differentiable
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
@@ -26,14 +27,12 @@ def make_search(
       tasks: made; empty where their data are missing, for a search that only plans.
 
     Raises:
-      BadInputError: there is none such, its settings are wrong, it needs `train`
-        problems with a reference answer and a task has none, or it cannot have smooth
-        scores.
+      BadInputError: there is none such, its settings are wrong, it cannot have smooth
+        scores, or its requests could not be answered: it needs `train` problems with a
+        reference answer and a task has none, or gradients that cannot be computed.
     """
     kind, options = search_class(config.search), config.search_settings
-    train: dict[str, tuple[str, ...]] = {}
-    if kind.uses_train(config.qd, options):
-        train = {task.name: _with_reference(task) for task in tasks}
+    train = _train_problems(config, kind, basis, tasks)
     if config.fitness.smooth:
         _check_smooth(config.search, kind, tasks)
     return kind(Context(config.qd, options, basis, tuple(names), config.tasks, train))
@@ -57,14 +56,27 @@ def _check_smooth(name: str, kind: type[Search], tasks: Sequence[Task]) -> None:
         )
 
 
-def _with_reference(task: Task) -> tuple[str, ...]:
+def _train_problems(
+    config: RunConfig, kind: type[Search], basis: Basis, tasks: Sequence[Task]
+) -> dict[str, tuple[str, ...]]:
+    """The problems that requests may name; empty for a search that makes none."""
+    setting = kind.uses_train(config.qd, config.search_settings)
+    if setting is None:
+        return {}
+    if kind.uses_gradients(config.qd, config.search_settings):
+        mesh = config.engine.mesh
+        check_differentiable(basis, mesh.data * mesh.tensor)
+    return {task.name: _with_reference(task, setting) for task in tasks}
+
+
+def _with_reference(task: Task, setting: str) -> tuple[str, ...]:
     """Ids of the `train` problems with a reference answer."""
     found = task.problems(Split.TRAIN)
     ids = tuple(p.id for p in found if reference(task, p) is not None)
     if not ids:
         raise BadInputError(
-            "search: its gradients and scores need train problems with known answers, "
-            f"but task {task.name} has none; set problems.train above 0, or choose "
-            "operators that need none."
+            f"{setting} needs train problems with known answers, but task {task.name} "
+            "has none; set problems.train above 0, or choose another operator or "
+            "search if the task has no known answers."
         )
     return ids

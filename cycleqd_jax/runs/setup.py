@@ -164,7 +164,8 @@ def prepare(
             locate(source)  # downloads it
     inputs = find_inputs(config)
     names, shapes = [task.name for task in tasks], inputs.basis(config)
-    make_search(config, shapes, names)  # refuses wrong settings before any work
+    # Refuses wrong settings before any work.
+    train = make_search(config, shapes, names, tasks).context.train
     memory = plan_memory(config, inputs.model, shapes, machine)
     memory.check(machine)
     check_gram_memory(config, inputs.model, machine)
@@ -172,7 +173,9 @@ def prepare(
     if remark := model.tokenizer.date_remark:
         observer.note(remark)
     program = make_program(model.config, config.dtype, config.engine)
-    splits = (Split.OPTIMISE, Split.VALIDATE, Split.TEST)
+    splits = [Split.OPTIMISE, Split.VALIDATE, Split.TEST]
+    if train:  # the engine scores their answers
+        splits.append(Split.TRAIN)
     engine = check_prompts(tasks, splits, model.tokenizer, config.engine)
     check_length(engine, model.config)
     if config.fitness.smooth:

@@ -12,7 +12,6 @@ request from `ask`; it is asked again with the answer.
 """
 
 import abc
-import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +27,7 @@ from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.qd.aggregation import Contender
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.settings import QDSettings
+from cycleqd_jax.search.requests import Answer, Request
 
 
 class Context(NamedTuple):
@@ -103,68 +103,14 @@ class Candidates(NamedTuple):
       ts: their generations, from 1, consecutive.
       genomes: P genomes, `[G]` and `[E]` float32 on the host, or recipes.
       lineage: P entries.
+      notes: P entries that `tell` gets back beside the candidates, in whatever form the
+        search likes; empty if it needs none.
     """
 
     ts: tuple[int, ...]
     genomes: tuple[Genome | Recipe, ...]
     lineage: tuple[Lineage, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class GradientRequest:
-    """Asks for the gradient of the loss on reference answers of `train` problems.
-
-    The loss of genome p is `sum_k task_weights[p, k] * loss_k`, with `loss_k` the mean
-    over the problems of task k of the negative log-probability per token.
-
-    Attributes:
-      genomes: P genomes, `[G]` and `[K]` float32 on the host.
-      task_weights: float32 `[P, K]`.
-      problems: task name -> ids of `train` problems with a reference answer.
-    """
-
-    genomes: tuple[Genome, ...]
-    task_weights: np.ndarray
-    problems: Mapping[str, tuple[str, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreRequest:
-    """Asks for log-probabilities of reference answers of `train` problems.
-
-    Attributes:
-      genomes: P genomes, `[G]` and `[K]` float32 on the host.
-      problems: task name -> ids of `train` problems with a reference answer.
-    """
-
-    genomes: tuple[Genome, ...]
-    problems: Mapping[str, tuple[str, ...]]
-
-
-class GradientAnswer(NamedTuple):
-    """The answer to a `GradientRequest`.
-
-    Attributes:
-      losses: nats per token, float64 `[P, K]`; NaN for a task without problems.
-      gradients: of the weighted loss by coefficients, float32 `[P, G]`.
-    """
-
-    losses: np.ndarray
-    gradients: np.ndarray
-
-
-class ScoreAnswer(NamedTuple):
-    """The answer to a `ScoreRequest`.
-
-    Attributes:
-      losses: nats per token, float64 `[P, K]`; NaN for a task without problems.
-    """
-
-    losses: np.ndarray
-
-
-Request = GradientRequest | ScoreRequest
-Answer = GradientAnswer | ScoreAnswer
+    notes: tuple[Any, ...] = ()
 
 
 @flax.struct.dataclass
@@ -226,8 +172,16 @@ class Search(abc.ABC):
         return False
 
     @classmethod
-    def uses_train(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:
-        """True if its requests need `train` problems, with these settings."""
+    def uses_train(cls, qd: QDSettings, options: Mapping[str, Any]) -> str | None:
+        """The setting whose requests need `train` problems; None if it has none.
+
+        Messages name it, so it is written as in a config: "qd.mutation: gradient".
+        """
+        return None
+
+    @classmethod
+    def uses_gradients(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:
+        """True if it makes a `GradientRequest`, with these settings."""
         return False
 
     @abc.abstractmethod
@@ -294,9 +248,7 @@ class Search(abc.ABC):
 def candidate(candidates: Candidates, index: int) -> Candidates:
     """One of some candidates, as candidates of their own."""
     one = slice(index, index + 1)
-    return Candidates(
-        candidates.ts[one], candidates.genomes[one], candidates.lineage[one]
-    )
+    return Candidates(*(field[one] for field in candidates))
 
 
 def add_candidates(

@@ -7,24 +7,34 @@ import numpy as np
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.aggregation import Contender
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.qd.elites import mean_score
+from cycleqd_jax.qd.elites import mean_score, mean_smooth
 from cycleqd_jax.search.base import Champions
 
 _KEPT = 100  # genomes of candidates that stay in the bank, the best by mean score
 
 
-def expert_bank(experts: Sequence[Genome], scores: np.ndarray) -> Bank:
-    """A bank of the experts; row k of `scores`, `[E, K]`, has those of expert k."""
+def expert_bank(
+    experts: Sequence[Genome], scores: np.ndarray, smooth: np.ndarray | None = None
+) -> Bank:
+    """A bank of the experts; row k of `scores`, `[E, K]`, has those of expert k.
+
+    So has row k of `smooth`, where the run has smooth scores.
+    """
     bank = Bank.empty(np.shape(scores)[1], len(experts))
-    for genome, own in zip(experts, scores, strict=True):
-        bank = bank.add_expert(genome, [float(score) for score in own])
+    likely = [None] * len(experts) if smooth is None else smooth.tolist()
+    for genome, own, known in zip(experts, scores, likely, strict=True):
+        bank = bank.add_expert(genome, [float(score) for score in own], known)
     return bank
 
 
 def ranked(bank: Bank) -> list[int]:
-    """Ids of completely evaluated individuals by mean score; ties by lowest id."""
+    """Ids of completely evaluated individuals by mean score.
+
+    Ties are broken by the mean smooth score where there are any, then by the lowest id.
+    """
     found = np.flatnonzero(bank.complete).tolist()
-    return sorted(found, key=lambda i: (-mean_of(bank, i), i))
+    smooth = [mean_smooth(row) for row in bank.smooth.tolist()]
+    return sorted(found, key=lambda i: (-mean_of(bank, i), -smooth[i], i))
 
 
 def mean_of(bank: Bank, individual: int) -> float:

@@ -38,6 +38,8 @@ from cycleqd_jax.search.base import (
     add_candidates,
     to_host,
 )
+from cycleqd_jax.search.mutation_requests import mutated_or_request
+from cycleqd_jax.search.requests import Answer, Request
 from cycleqd_jax.search.seeds import check_seeds, joined, seed_candidates
 
 
@@ -81,6 +83,16 @@ class CycleQD(Search):
         """With Gaussian mutation."""
         return qd.has_noise
 
+    @classmethod
+    def uses_train(cls, qd: QDSettings, options: Mapping[str, Any]) -> str | None:
+        """With gradient mutation and with evolution strategies."""
+        return f"qd.mutation: {qd.mutation}" if qd.ascends else None
+
+    @classmethod
+    def uses_gradients(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:
+        """With gradient mutation."""
+        return qd.mutation == "gradient"
+
     def init(
         self,
         experts: Sequence[Genome],
@@ -106,16 +118,24 @@ class CycleQD(Search):
         given = [cell_range[entry] for entry in self.context.entries]
         return fixed_ranges(given, len(given))
 
-    def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
+    def ask(
+        self,
+        state: State,
+        key: RNGKey,
+        ts: Sequence[int],
+        answers: Sequence[Answer] = (),
+    ) -> Candidates | Request:
         """Breeds the children of generations `ts` from the archives as they are.
 
-        The first children are the seeds of the settings.
+        The first children are the seeds of the settings. Gradient mutation and
+        evolution strategies ask for something before each step.
         """
         seeds = seed_candidates(self.context.qd.seeds, self.context.basis, ts)
         if len(seeds.ts) == len(ts):
             return seeds
         if seeds.ts:
-            return joined(seeds, self.ask(state, key, ts[len(seeds.ts) :]))
+            bred = self.ask(state, key, ts[len(seeds.ts) :], answers)
+            return joined(seeds, bred) if isinstance(bred, Candidates) else bred
         got = propose(
             state.memory.archives,
             state.bank,
@@ -131,7 +151,14 @@ class CycleQD(Search):
                 got.parents.tolist(), got.weights.tolist(), got.active, strict=True
             )
         )
-        return Candidates(tuple(ts), to_host(got.genomes), lineage)
+        genomes = to_host(got.genomes)
+        if self.context.qd.ascends:
+            genomes = mutated_or_request(
+                genomes, got.active.tolist(), key, ts, answers, self.context
+            )
+            if not isinstance(genomes, tuple):
+                return genomes
+        return Candidates(tuple(ts), genomes, lineage)
 
     def tell(
         self, state: State, candidates: Candidates, outcomes: Sequence[Outcome]

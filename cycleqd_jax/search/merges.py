@@ -167,9 +167,14 @@ class MergeSearch(Search):
         """Core form for merges of singular directions."""
         return "core" if options.get("method") in tuple(CORE_FORMS) else "diagonal"
 
-    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+    def init(
+        self,
+        experts: Sequence[Genome],
+        scores: np.ndarray,
+        smooth: np.ndarray | None = None,
+    ) -> State:
         """The experts are the first individuals."""
-        return State(by_mean.expert_bank(experts, scores), 1)
+        return State(by_mean.expert_bank(experts, scores, smooth), 1)
 
     def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
         """The merges of generations `ts`; a recipe's seed is from `fold_in(key, t)`."""

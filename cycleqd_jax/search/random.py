@@ -15,9 +15,7 @@ from qdax.custom_types import RNGKey
 
 from cycleqd_jax.files import Section, parse_section
 from cycleqd_jax.merging.genome import Genome, linear_combination
-from cycleqd_jax.qd.aggregation import Contender
-from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.qd.elites import mean_score, mean_smooth
+from cycleqd_jax.search import by_mean
 from cycleqd_jax.search.base import (
     Candidates,
     Champions,
@@ -28,8 +26,6 @@ from cycleqd_jax.search.base import (
     State,
     add_candidates,
 )
-
-_KEPT = 100  # genomes of candidates that stay in the bank, the best by mean score
 
 
 class RandomSettings(Section):
@@ -73,11 +69,7 @@ class RandomSearch(Search):
         smooth: np.ndarray | None = None,
     ) -> State:
         """The experts are the first individuals."""
-        bank = Bank.empty(len(self.context.tasks), len(experts))
-        likely = [None] * len(experts) if smooth is None else smooth.tolist()
-        for genome, own, known in zip(experts, scores, likely, strict=True):
-            bank = bank.add_expert(genome, [float(score) for score in own], known)
-        return State(bank, 1)
+        return State(by_mean.expert_bank(experts, scores, smooth), 1)
 
     def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
         """Draws one factor per expert and generation from `fold_in(key, t)`."""
@@ -95,34 +87,13 @@ class RandomSearch(Search):
         self, state: State, candidates: Candidates, outcomes: Sequence[Outcome]
     ) -> State:
         """Records the candidates; genomes of all but the best are dropped."""
-        bank = add_candidates(state.bank, candidates, outcomes)
-        return State(bank.prune(_ranked(bank)[:_KEPT]), candidates.ts[-1] + 1)
+        bank = by_mean.prune(add_candidates(state.bank, candidates, outcomes))
+        return State(bank, candidates.ts[-1] + 1)
 
     def champions(self, state: State) -> Champions:
         """One group: all individuals by their mean score."""
-        ranked = _ranked(state.bank)
-        contenders = tuple(
-            Contender(i, _mean(state.bank, i), None) for i in ranked[:_KEPT]
-        )
-        return Champions({"mean": contenders}, ranked[0])
+        return by_mean.champions(state.bank)
 
     def metrics(self, state: State) -> dict[str, float | str]:
-        """`best/` of every task, and `best/mean`, the best mean over all tasks."""
-        ranked = _ranked(state.bank)
-        tasks, best = self.context.tasks, state.bank.scores[ranked].max(axis=0)
-        found = {f"best/{task}": float(b) for task, b in zip(tasks, best, strict=True)}
-        return found | {"best/mean": _mean(state.bank, ranked[0])}
-
-
-def _ranked(bank: Bank) -> list[int]:
-    """Ids of completely evaluated individuals by mean score.
-
-    Ties are broken by the mean smooth score where there are any, then by the lowest id.
-    """
-    found = np.flatnonzero(bank.complete).tolist()
-    smooth = [mean_smooth(row) for row in bank.smooth.tolist()]
-    return sorted(found, key=lambda i: (-_mean(bank, i), -smooth[i], i))
-
-
-def _mean(bank: Bank, individual: int) -> float:
-    return mean_score(bank.scores[individual].tolist())
+        """Those of `by_mean.metrics`."""
+        return by_mean.metrics(state.bank, self.context.tasks)

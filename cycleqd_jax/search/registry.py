@@ -6,11 +6,13 @@ import inspect
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.search.base import Search
 from cycleqd_jax.search.cycleqd import CycleQD
+from cycleqd_jax.search.gradient import GradientSearch
 from cycleqd_jax.search.merges import MergeSearch
 from cycleqd_jax.search.random import RandomSearch
 
 SEARCHES: dict[str, type[Search]] = {
     "cycleqd": CycleQD,
+    "gradient": GradientSearch,
     "random": RandomSearch,
     "merge": MergeSearch,
 }

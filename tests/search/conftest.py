@@ -11,6 +11,7 @@ from cycleqd_jax.search.base import Context
 from cycleqd_jax.tasks.base import Problem, Split
 
 TASKS = ("a", "b", "c")
+TRAIN = {name: tuple(f"{name}/train/{i}" for i in range(4)) for name in TASKS}
 
 
 class NamedTask:
@@ -45,7 +46,7 @@ def basis():
 def context(basis):
     def make(options=None, **qd):
         settings = QDSettings(**{"num_generations": 9, "children_per_batch": 3} | qd)
-        return Context(settings, options or {}, basis, TASKS, TASKS)
+        return Context(settings, options or {}, basis, TASKS, TASKS, TRAIN)
 
     return make
 

@@ -27,20 +27,17 @@ from cycleqd_jax.runs.results import (
     whole_batches,
     write_episodes,
 )
-from cycleqd_jax.search.base import (
-    GradientRequest,
-    Outcome,
-    ScoreRequest,
-    Search,
-    Status,
-    candidate,
-)
+from cycleqd_jax.search.base import Outcome, Search, Status, candidate
 from cycleqd_jax.search.registry import SEARCHES, search_class
+from cycleqd_jax.search.requests import GradientRequest, ScoreRequest
 from cycleqd_jax.tasks.base import Split
-from tests.search.conftest import rule
+from tests.search.conftest import TRAIN, rule
 
 NAMES = sorted(SEARCHES)
-OPTIONS = {"merge": {"factors": [t / 9 for t in range(1, 10)]}}  # one per generation
+OPTIONS = {
+    "gradient": {"problems": 2},  # of 4, so that the key decides which
+    "merge": {"factors": [t / 9 for t in range(1, 10)]},  # one per generation
+}
 
 
 def made(name, context):
@@ -114,9 +111,8 @@ def test_tasks_without_an_expert_and_experts_without_a_task(
                   for n in ("x", "a"))  # fmt: skip
     names = tuple(task.name for task in tasks)
     rules = ScriptedEvaluator(tasks, lambda individual, task, i: float(i % 2))
-    search = search_class(name)(
-        context(OPTIONS.get(name))._replace(tasks=names, entries=names)
-    )
+    own = context(OPTIONS.get(name))._replace(tasks=names, entries=names)
+    search = search_class(name)(own._replace(train=dict.fromkeys(names, TRAIN["a"])))
     assert search.context.own_experts == (-1, 0)
     experts = [expert_genome(basis, k) for k in range(3)]
     state = search.init(experts, np.full((3, 2), 0.5))
@@ -132,7 +128,7 @@ def test_tasks_without_an_expert_and_experts_without_a_task(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_smooth_scores_are_recorded_and_resumed(name, context, basis, seeing, tmp_path):
-    search = search_class(name)(context())
+    search = made(name, context)
     on = {"fitness": FitnessSettings(smooth=True)}
     first = begun(search, basis, seeing, smooth=True)
     whole = run(search, first, tmp_path / "whole", seeing, **on)
@@ -167,8 +163,8 @@ def test_candidates_depend_on_key_state_and_t_alone(name, context, basis, script
     search = made(name, context)
     state = begun(search, basis, scripted)
     key = jax.random.key(5)
-    together = search.ask(state, key, (1, 2, 3))
-    alone = [search.ask(state, key, (t,)) for t in (1, 2, 3)]
+    together = ask(search, state, key, (1, 2, 3), scripted)
+    alone = [ask(search, state, key, (t,), scripted) for t in (1, 2, 3)]
     for i, one in enumerate(alone):
         want = candidate(together, i)
         assert one.ts == want.ts and one.lineage == want.lineage
@@ -178,7 +174,7 @@ def test_candidates_depend_on_key_state_and_t_alone(name, context, basis, script
             np.testing.assert_array_equal(got, same)
     if name == "merge":  # draws nothing
         return
-    other = search.ask(state, jax.random.key(6), (1,))
+    other = ask(search, state, jax.random.key(6), (1,), scripted)
     assert not np.array_equal(
         other.genomes[0].coefficients, together.genomes[0].coefficients
     )
@@ -190,7 +186,7 @@ def test_a_rejected_candidate_is_recorded_and_never_a_champion(
 ):
     search = made(name, context)
     state = begun(search, basis, scripted)
-    asked = search.ask(state, jax.random.key(0), (1, 2))
+    asked = ask(search, state, jax.random.key(0), (1, 2), scripted)
     perfect = (1.0, 1.0, 1.0)
     outcomes = [Outcome(perfect, Status.REJECTED), Outcome((0.25, 0.5, 0.25))]
     state = search.tell(state, asked, outcomes)
@@ -247,7 +243,7 @@ class Unfinished(Search):
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("nothing", "expected cycleqd, random, merge, or an import path"),
+        ("nothing", "expected cycleqd, .*random, .*or an import path"),
         ("no_such_module:Search", "could not be imported"),
         ("json:Nothing", "could not be imported"),
         ("json:JSONDecoder", "expected a subclass"),
@@ -277,16 +273,17 @@ class Asking(SEARCHES["random"]):
 
     @classmethod
     def uses_train(cls, qd, options):
-        return True
+        return "search: asking"
 
     def ask(self, state, key, ts, answers=()):
         drawn = super().ask(state, key, ts)
         problems = {task: ids[:2] for task, ids in self.context.train.items()}
         if not answers:
-            return ScoreRequest(drawn.genomes, problems)
+            return ScoreRequest(drawn.genomes, (problems,) * len(ts))
         if len(answers) == 1:
             weights = np.ones((len(ts), 3), np.float32)
-            return GradientRequest(drawn.genomes, weights, {"a": problems["a"]})
+            of_a = {"a": problems["a"]}
+            return GradientRequest(drawn.genomes, weights, (of_a,) * len(ts))
         losses, slopes = answers[0].losses, answers[1].gradients
         moved = tuple(
             genome.replace(coefficients=genome.coefficients - slope)
@@ -297,10 +294,9 @@ class Asking(SEARCHES["random"]):
 
 
 def test_requests_are_answered_before_candidates_are_evaluated(
-    context, basis, scripted, tasks
+    context, basis, scripted
 ):
-    train = {t.name: tuple(p.id for p in t.problems(Split.TRAIN)) for t in tasks}
-    asking = Asking(context()._replace(train=train))
+    asking = Asking(context())
     plain = SEARCHES["random"](context())
     state = begun(plain, basis, scripted)
     key, ts = jax.random.key(0), (1, 2)
@@ -327,7 +323,7 @@ def test_a_raced_run_resumes_and_keeps_who_was_rejected_apart(
     name, context, basis, seeing, tmp_path
 ):
     """As `runs.run` does it: a new race is told what the results on record say."""
-    search = search_class(name)(context())
+    search = made(name, context)
     on = {"fitness": FitnessSettings(smooth=True)}
     first = begun(search, basis, seeing, smooth=True)
 

@@ -84,16 +84,15 @@ class ScriptedEvaluator:
         return Scoring(scores, Cost(len(scores), 0, 0.0))
 
     def gradient(self, genomes, task_weights, split, *, problems):
-        names = {str(i): genome for i, genome in enumerate(genomes)}
-        scoring = self.score(names, split, problems=problems)
-        means = mean_losses(scoring.scores)
-        losses = np.asarray(
-            [
-                [means[name].get(task.name, np.nan) for task in self.tasks]
-                for name in names
-            ]
-        )
+        losses = np.full((len(genomes), len(self.tasks)), np.nan)
+        tokens = 0
+        for i, (genome, own) in enumerate(zip(genomes, problems, strict=True)):
+            scoring = self.score({"one": genome}, split, problems=own)
+            means = mean_losses(scoring.scores)["one"]
+            losses[i] = [means.get(task.name, np.nan) for task in self.tasks]
+            tokens += scoring.cost.tokens_forward
         weighted = np.nansum(losses * task_weights, axis=1, keepdims=True)
         slopes = [weighted[i] * genome.coefficients for i, genome in enumerate(genomes)]
-        cost = Cost(scoring.cost.tokens_forward, scoring.cost.tokens_forward, 0.0)
-        return Gradients(losses, np.asarray(slopes, np.float32), cost)
+        return Gradients(
+            losses, np.asarray(slopes, np.float32), Cost(tokens, tokens, 0.0)
+        )

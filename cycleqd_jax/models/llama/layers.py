@@ -170,7 +170,7 @@ class Embedding(nnx.Module):
         """Int32 `[B, L]` to `[B, L, hidden]`."""
         x = self.weight[...][tokens]
         if (low_rank := deltas.matrices.get(f"{self.name}.weight")) is not None:
-            inner = low_rank.u[tokens] * low_rank.c[:, None, :]
+            inner = _inner(low_rank.u[tokens], low_rank.c.swapaxes(1, -1))
             x = x + _times(inner, low_rank.v).astype(x.dtype)
         return x
 
@@ -185,8 +185,15 @@ def _project(x: jax.Array, weight: jax.Array, low_rank: LowRank | None) -> jax.A
     y = _times(x, weight)
     if low_rank is None:
         return y
-    inner = _times(x, low_rank.v.T) * low_rank.c[:, None, :]
+    inner = _inner(_times(x, low_rank.v.T), low_rank.c)
     return y + _times(inner, low_rank.u).astype(y.dtype)
+
+
+def _inner(x: jax.Array, c: jax.Array) -> jax.Array:
+    """`[B, L, Rv]` times diagonals `[B, R]`, or cores `[B, Ru, Rv]`: `[B, L, Ru]`."""
+    if c.ndim == 2:
+        return x * c[:, None, :]
+    return jnp.einsum("blv,buv->blu", x, c)
 
 
 def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:

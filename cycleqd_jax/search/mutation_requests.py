@@ -1,0 +1,183 @@
+"""The requests of gradient mutation and of evolution strategies.
+
+A child needs one answer per step. What is random of a step comes from the child's key,
+so a child is the same alone and in a batch.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from qdax.custom_types import RNGKey
+
+from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.qd.ascent import (
+    ascend,
+    draw_perturbations,
+    draw_problems,
+    draw_task_weights,
+    estimated_slopes,
+    make_optimiser,
+    mixed_slopes,
+)
+from cycleqd_jax.qd.schedule import generation_keys
+from cycleqd_jax.search.base import Context
+from cycleqd_jax.search.requests import (
+    Answer,
+    GradientRequest,
+    Problems,
+    Request,
+    ScoreRequest,
+)
+
+
+class _StepKeys(NamedTuple):
+    """Attributes: keys for the problems and for the perturbations of a step."""
+
+    problems: RNGKey
+    noise: RNGKey
+
+
+def mutated_or_request(
+    children: Sequence[Genome],
+    active: Sequence[int],
+    run_key: RNGKey,
+    ts: Sequence[int],
+    answers: Sequence[Answer],
+    context: Context,
+) -> tuple[Genome, ...] | Request:
+    """The mutated children, or what is needed for their next step.
+
+    Args:
+      children: P genomes after crossover, on the host; the basis is diagonal.
+      active: the active task of each.
+      run_key: one typed key; each child uses the one folded from it and its t.
+      ts: their generations.
+      answers: to the requests of the steps so far.
+      context: of the search; its settings `ascent_*` and `es_*` are used.
+    """
+    mutation = _GradientMutation if context.qd.mutation == "gradient" else _ES
+    ascents = [
+        mutation(child, task, generation_keys(run_key, t).mutation, context)
+        for child, task, t in zip(children, active, ts, strict=True)
+    ]
+    for answer in answers:
+        rows = 0
+        for ascent in ascents:
+            ascent.step(answer, slice(rows, rows + ascent.rows))
+            rows += ascent.rows
+    if len(answers) == context.qd.ascent_steps:
+        return tuple(ascent.genome for ascent in ascents)
+    return mutation.request(ascents)
+
+
+class _Ascent:
+    """One child on its way.
+
+    Attributes:
+      genome: where it is.
+      rows: genomes that it needs in a request.
+    """
+
+    rows: int
+
+    def __init__(self, child: Genome, active: int, key: RNGKey, context: Context):
+        self.genome = child
+        self._context, self._key, self._steps = context, key, 0
+        self._units = np.asarray(context.basis.singular_values)
+        qd = context.qd
+        self._weights = draw_task_weights(
+            jax.random.fold_in(key, 0),
+            len(context.tasks),
+            active,
+            sigma=qd.ascent_sigma,
+        )
+        self._optimiser = make_optimiser(qd.ascent_optimiser, qd.ascent_rate)
+        self._state = self._optimiser.init(self._units)
+
+    def step(self, answer: Answer, rows: slice) -> None:
+        """Moves by the child's rows of an answer."""
+        coefficients, self._state = ascend(
+            np.asarray(self.genome.coefficients),
+            self._state,
+            mixed_slopes(self._slopes(answer, rows), self._weights, self._units),
+            units=self._units,
+            optimiser=self._optimiser,
+        )
+        self.genome = self.genome.replace(coefficients=coefficients)
+        self._steps += 1
+
+    def _slopes(self, answer: Answer, rows: slice) -> np.ndarray:
+        """Gradients of the tasks' losses, `[K, G]`, in units of singular values."""
+        raise NotImplementedError
+
+    def _step_keys(self) -> _StepKeys:
+        key = jax.random.fold_in(self._key, self._steps + 1)
+        return _StepKeys(*jax.random.split(key))
+
+    def _problems(self) -> dict[str, tuple[str, ...]]:
+        """The problems of the next step."""
+        context = self._context
+        return draw_problems(
+            self._step_keys().problems, context.train, context.qd.ascent_problems
+        )
+
+
+class _GradientMutation(_Ascent):
+    """Asks for the gradient of every task's loss: one row per task."""
+
+    @property
+    def rows(self) -> int:
+        return len(self._context.tasks)
+
+    @staticmethod
+    def request(ascents: Sequence["_GradientMutation"]) -> GradientRequest:
+        """The request for the next step of all children."""
+        problems: list[Problems] = []
+        for ascent in ascents:
+            drawn = ascent._problems()
+            problems += [{task: drawn[task]} for task in ascent._context.tasks]
+        return GradientRequest(
+            tuple(a.genome for a in ascents for _ in range(a.rows)),
+            np.concatenate([np.eye(a.rows, dtype=np.float32) for a in ascents]),
+            tuple(problems),
+        )
+
+    def _slopes(self, answer: Answer, rows: slice) -> np.ndarray:
+        return answer.gradients[rows] * self._units
+
+
+class _ES(_Ascent):
+    """Asks for the losses of antithetic perturbations: two rows per pair."""
+
+    @property
+    def rows(self) -> int:
+        return 2 * self._context.qd.es_pairs
+
+    @staticmethod
+    def request(ascents: Sequence["_ES"]) -> ScoreRequest:
+        """The request for the next step of all children."""
+        genomes, problems = [], []
+        for ascent in ascents:
+            genomes += ascent._perturbed()
+            problems += [ascent._problems()] * ascent.rows
+        return ScoreRequest(tuple(genomes), tuple(problems))
+
+    def _perturbations(self) -> np.ndarray:
+        return draw_perturbations(
+            self._step_keys().noise, self._context.qd.es_pairs, self._units.size
+        )
+
+    def _perturbed(self) -> list[Genome]:
+        own, found = self.genome, []
+        for one in self._context.qd.es_std * self._perturbations():
+            for sign in (1, -1):
+                moved = own.coefficients + sign * self._units * one
+                found.append(own.replace(coefficients=np.asarray(moved, np.float32)))
+        return found
+
+    def _slopes(self, answer: Answer, rows: slice) -> np.ndarray:
+        return estimated_slopes(
+            answer.losses[rows], self._perturbations(), std=self._context.qd.es_std
+        )
