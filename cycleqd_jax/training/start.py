@@ -14,6 +14,7 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.models.base import EMBEDDING, HEAD
 from cycleqd_jax.models.experts import Expert, LoraExpert
 from cycleqd_jax.models.loading import LoadedModel, load_expert
@@ -91,6 +92,12 @@ def _of_run(opened: OpenedRun, asked: str, model: LoadedModel) -> Expert:
             "train with these."
         )
     individual = opened.individual(asked)
+    if isinstance(individual, Recipe):
+        raise BadInputError(
+            f"start_from: {asked} of the run {opened.path} is a {individual.method} "
+            "merge, which changes single elements and is no adapter; export it and "
+            "train from it as base_model."
+        )
     if not isinstance(individual, Genome):
         return opened.whole_models(model).expert(individual)
     plan = adapter_of(
