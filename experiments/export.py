@@ -17,7 +17,6 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.adapter_plan import AdapterPlan
-from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Recipe, TrainedExpert
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.models.formats.hf_folder import export_model

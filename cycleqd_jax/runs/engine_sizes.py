@@ -11,7 +11,7 @@ from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.memory import cache_bytes, size_text, this_machine
-from cycleqd_jax.tasks.base import Problem, Split, Task, opening
+from cycleqd_jax.tasks.base import Problem, Split, Task, opening, reference
 
 # More slots gain nothing, because arithmetic is the bottleneck by then.
 _MOST_SLOTS = {"cpu": 64}
