@@ -13,15 +13,12 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.adapter_plan import AdapterPlan, plan_adapter
-from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.merging.adapter_plan import AdapterPlan
 from cycleqd_jax.merging.individuals import Recipe, TrainedExpert
-from cycleqd_jax.merging.materialise import low_rank_factors, materialise
+from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.formats.peft_export import export_adapter
 from cycleqd_jax.models.loading import LoadedModel
@@ -29,6 +26,7 @@ from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.reports import console
+from cycleqd_jax.runs.adapters import adapter_of
 from cycleqd_jax.runs.opened import OpenedRun, open_run
 
 
@@ -98,30 +96,12 @@ def _export(args: argparse.Namespace) -> int:
         host = {name: np.asarray(array) for name, array in weights.items()}
         export_model(target, model.config, host, model.tokenizer, card)
         if not args.no_adapter:
-            plan = _plan_adapter(opened, individual, model, base, weights)
+            tied = model.config.tie_word_embeddings
+            plan = adapter_of(opened, individual, base, weights, tied_embeddings=tied)
             _write_adapter(
                 plan, args.approximate, target, opened, model, card, observer
             )
     return console.DONE
-
-
-def _plan_adapter(
-    opened: OpenedRun,
-    genome: Genome,
-    model: LoadedModel,
-    base: dict[str, jax.Array],
-    weights: dict[str, jax.Array],
-) -> AdapterPlan:
-    """The adapter that changes the base as the genome does, as far as one can."""
-    if opened.config.dtype != "float32":  # changes that round to nothing count too
-        base = {name: w.astype(jnp.float32) for name, w in base.items()}
-        weights = materialise(base, opened.basis, genome, opened.config.noise)
-    return plan_adapter(
-        base,
-        weights,
-        low_rank_factors(opened.basis, genome),
-        tied_embeddings=model.config.tie_word_embeddings,
-    )
 
 
 def _write_adapter(

@@ -67,7 +67,14 @@ def test_run_folder_is_named_after_the_config(write):
 
 @pytest.mark.parametrize(
     ("name", "cls"),
-    [("quickstart.yaml", RunConfig), ("quickstart_experts.yaml", TrainConfig)],
+    [
+        ("quickstart.yaml", RunConfig),
+        ("quickstart_experts.yaml", TrainConfig),
+        ("quickstart_experts_rank16.yaml", TrainConfig),
+        ("quickstart_mixture.yaml", TrainConfig),
+        ("quickstart_finetune_merged.yaml", TrainConfig),
+        ("quickstart_accepted.yaml", TrainConfig),
+    ],
 )
 def test_shipped_configs_load_and_survive_the_round_trip(name, cls, write):
     first = load_config(CONFIGS / name, [], cls)

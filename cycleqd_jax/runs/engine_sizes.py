@@ -10,13 +10,14 @@ from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
-from cycleqd_jax.runs.memory import size_text
+from cycleqd_jax.runs.memory import cache_bytes, size_text, this_machine
 from cycleqd_jax.tasks.base import Problem, Split, Task, opening, reference
 
 # More slots gain nothing, because arithmetic is the bottleneck by then.
 _MOST_SLOTS = {"cpu": 64}
 _MOST_SLOTS_ELSEWHERE = 256
 _CACHE_SHARE = 0.8  # of the room; the rest is for what is not counted
+_ALONE_SHARE = 1 / 3  # of the memory, for keys and values of an engine without a search
 
 
 def check_prompts(
@@ -156,3 +157,19 @@ def choose_slots(engine: EngineSettings, token_bytes: int, room: int) -> EngineS
             "engine.prefill_rows, a lower basis.rank, or a machine with more memory."
         )
     return engine.model_copy(update={"slots": slots})
+
+
+def choose_slots_alone(
+    engine: EngineSettings, model: ModelConfig, dtype: str
+) -> EngineSettings:
+    """Like `choose_slots`, for an engine that shares its memory with no search.
+
+    Args:
+      engine: the settings, with a number for the length.
+      model: sizes of the base model.
+      dtype: of the computation.
+    """
+    machine, mesh = this_machine(), engine.mesh
+    devices = (machine.device_bytes or 0) * mesh.data * mesh.tensor
+    room = int((devices or machine.host_bytes) * _ALONE_SHARE)
+    return choose_slots(engine, cache_bytes(model, dtype), room)

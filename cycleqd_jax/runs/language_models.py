@@ -16,13 +16,11 @@ from cycleqd_jax.models import chat_template
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.engine_sizes import check_length, choose_slots
-from cycleqd_jax.runs.memory import cache_bytes, this_machine
+from cycleqd_jax.runs.engine_sizes import check_length, choose_slots_alone
 from cycleqd_jax.runs.names import BASE, expert_name
 from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.runs.setup import make_mesh, make_program
 
-_CACHE_SHARE = 1 / 3  # of the memory, for keys and values
 _LENGTH_STEP = 256  # every new length of the engine compiles new programs
 
 
@@ -96,7 +94,7 @@ class Models:
         Raises:
           BadInputError: `engine.length` or the memory is too small.
         """
-        settings, mesh = self._config.engine, self._config.engine.mesh
+        settings = self._config.engine
         if self._loader and self._loader.engine.settings.length >= length:
             return self._loader
         if settings.length == "auto":
@@ -108,13 +106,7 @@ class Models:
                 f"engine.length is {settings.length}; a problem needs {length} tokens, "
                 "set it to auto or that much, or cut contexts with max_length."
             )
-        machine = this_machine()
-        devices = (machine.device_bytes or 0) * mesh.data * mesh.tensor
-        settings = choose_slots(
-            settings,
-            cache_bytes(self.base.config, self.dtype),
-            int((devices or machine.host_bytes) * _CACHE_SHARE),
-        )
+        settings = choose_slots_alone(settings, self.base.config, self.dtype)
         self._loader = None  # frees its cache first
         tokenizer = self.base.tokenizer
         self._loader = IndividualLoader(

@@ -101,6 +101,12 @@ class Batches:
             return batch._replace(segments=None, segment_positions=None)
         return batch
 
+    def tokens(self, steps: int) -> int:
+        """Tokens of the dialogues of the first updates, without padding."""
+        picks = self._order.picks(0, steps * self._batch_size)
+        sizes = [[len(e.tokens) for e in source] for source in self._sources]
+        return sum(sizes[pick.source][pick.example] for pick in picks)
+
     def _rows_of(self, step: int) -> list[list[Example]]:
         """The examples of each row of an update; rows beyond them are empty."""
         picks = self._order.picks((step - 1) * self._batch_size, self._batch_size)

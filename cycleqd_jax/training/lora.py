@@ -20,6 +20,7 @@ from cycleqd_jax.models.base import (
     LowRank,
     Weights,
 )
+from cycleqd_jax.models.formats.peft import LoraFactor
 from cycleqd_jax.training.settings import LoraSettings
 
 Factors = dict[str, dict[str, jax.Array]]  # name -> {"a": [r, in], "b": [out, r]}
@@ -102,9 +103,11 @@ def as_deltas(factors: Factors, scale: float) -> Deltas:
     )
 
 
-def to_numpy(factors: Factors) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """(b `[out, r]`, a `[r, in]`) of each matrix, float32, on the host."""
+def as_stored(factors: Factors, scale: float) -> dict[str, LoraFactor]:
+    """The factors of each matrix, float32, on the host."""
     return {
-        name: (np.asarray(f["b"], np.float32), np.asarray(f["a"], np.float32))
+        name: LoraFactor(
+            np.asarray(f["b"], np.float32), np.asarray(f["a"], np.float32), scale
+        )
         for name, f in factors.items()
     }

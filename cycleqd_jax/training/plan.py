@@ -152,7 +152,7 @@ def _deciding_settings(
     free = {*_FREE, *_FREE_PROBLEMS, *_FREE_OPTIMISER}
     if not unfinished:
         free.add(_CURVE)
-    if config.method != "lora":
+    if config.method != "lora" or config.start_from is not None:
         free |= {key for key in flat if key.startswith("lora.")}
     if all(source not in config.task_sources for source in sources):
         free |= {key for key in flat if key.startswith("problems.")}

@@ -6,6 +6,8 @@ from its last checkpoint.
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,11 +20,13 @@ from cycleqd_jax.runs.trackers import Trackers
 from cycleqd_jax.training import full, lora
 from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
+from cycleqd_jax.training.cost import NAME as COST
+from cycleqd_jax.training.cost import Clock, training_cost
 from cycleqd_jax.training.plan import ExpertPlan, Status, write_facts
 from cycleqd_jax.training.settings import TrainConfig
 from cycleqd_jax.training.setup import Job, Setup, set_up
 from cycleqd_jax.training.sft import Training, train
-from cycleqd_jax.training.step import StepMetrics
+from cycleqd_jax.training.step import Method, Params, StepMetrics
 from cycleqd_jax.training.validate import Scores
 from cycleqd_jax.training.work_folder import WorkFolder
 from cycleqd_jax.training.write import write_full, write_lora
@@ -64,7 +68,7 @@ def train_experts(config: TrainConfig, observer: Observer) -> None:
             progress = _Progress(name, config.optimiser.steps, observer, trackers)
             scores = _make_expert(config, setup, job, weights, work, progress)
         shown = ""
-        if scores is not None:
+        if scores:
             pairs = (f"{task} {s:.3f}" for task, s in scores["expert"].items())
             shown = f"validation {'  '.join(pairs)}  "
         observer.note(
@@ -125,7 +129,7 @@ def _make_expert(
     weights: Weights,
     work: WorkFolder,
     progress: _Progress,
-) -> Scores | None:
+) -> Scores:
     """Trains one expert, or resumes; then validates it and renames it into place."""
     name = job.plan.name
     if job.status is Status.NEW:
@@ -134,28 +138,43 @@ def _make_expert(
     progress.observer.phase(f"training {name}")
     keep = 2 if config.method == "lora" else 1  # a full one has 12 bytes per parameter
     tasks = () if setup.curve is None else setup.curve.tasks
+    training = _training(config, setup, job.plan, weights)
+    clock = Clock(work.clock)
+
+    def on_step(row: StepMetrics) -> None:
+        progress.step(row)
+        if row.step % config.optimiser.checkpoint_every == 0:
+            clock.save()
+
     with TrainCheckpoints(work.checkpoints, keep=keep, validation=tasks) as checkpoints:
         trained = train(
-            _training(config, setup, job.plan, weights),
+            training,
             checkpoints=checkpoints,
             on_restored=progress.restored,
-            on_step=progress.step,
+            on_step=on_step,
         )
+    clock.save()
+    seconds = clock.seconds
     history, last = trained.history, trained.history[-1]
     progress.observer.phase(f"writing and validating {name}")
     if config.method == "lora":
-        scores = write_lora(
-            config, setup, job.plan, weights, work, trained.params, last
-        )
+        stored = lora.as_stored(trained.params, training.method.scale)
+        scores, spent = write_lora(config, setup, job.plan, weights, work, stored, last)
     else:
         stored = full.to_numpy(trained.params, config.save_dtype)
         del trained  # frees the device memory that validation needs
-        scores = write_full(config, setup, job.plan, work, stored, last)
+        scores, spent = write_full(config, setup, job.plan, work, stored, last)
     files.write_text(
         work.expert / "history.jsonl",
         "".join(_line(row) for row in history),
     )
-    if scores is not None:
+    cost = training_cost(training, seconds, spent)
+    files.write_json(work.expert / COST, cost)
+    progress.observer.note(
+        f"{name} took {cost['tokens_forward']} tokens forward and "
+        f"{cost['tokens_backward']} backward"
+    )
+    if scores:
         found = {f"validate/{task}": s for task, s in scores["expert"].items()}
         progress.trackers.summarise(found, last.step)
     write_facts(work.expert, config, job.fingerprints)
@@ -168,16 +187,21 @@ def _training(
 ) -> Training:
     key = jax.random.fold_in(jax.random.key(config.seed), plan.number)
     init_key, order_key = jax.random.split(key)
-    is_lora = config.method == "lora"
+    method: Method
+    init: Callable[[], Params]
+    if config.method == "full":
+        method = full.Full(config.dtype)
+        init = partial(full.init_masters, setup.model.weights)
+    elif setup.start is not None:
+        method, init = lora.Lora(setup.start.scale), setup.start.factors
+    else:
+        method = lora.Lora(config.lora.scale)
+        init = partial(lora.init_factors, setup.program, config.lora, init_key)
     return Training(
         program=setup.program,
         weights=weights,
-        method=lora.Lora(config.lora.scale) if is_lora else full.Full(config.dtype),
-        init=lambda: (
-            lora.init_factors(setup.program, config.lora, init_key)
-            if is_lora
-            else full.init_masters(setup.model.weights)
-        ),
+        method=method,
+        init=init,
         batches=Batches(
             [setup.sources[name].examples for name in plan.sources],
             list(plan.sources.values()),

@@ -132,6 +132,11 @@ class TrainConfig(Section):
       seed: of initial values and the order of problems.
       base_model: as in `RunConfig`.
       method: "lora" trains an adapter, "full" all weights.
+      start_from: the folder of a LoRA adapter or of a run, from which every expert
+        starts in place of fresh factors; ranks, scales and targets are the adapter's,
+        not those of `lora`.
+      start_individual: which individual of that run, like "aggregated" or "child/7";
+        None takes the run's result.
       dtype: of base weights and computation; trained parameters and the optimiser's
         state are float32.
       date: as in `RunConfig`.
@@ -152,6 +157,8 @@ class TrainConfig(Section):
     seed: Seed = 0
     base_model: PathText
     method: Literal["lora", "full"] = "lora"
+    start_from: PathText | None = None
+    start_individual: Text | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     date: Date = chat_template.DATE
@@ -184,6 +191,16 @@ class TrainConfig(Section):
             raise ValueError(
                 f"problems.train is {self.problems.train}; expected at least "
                 f"optimiser.batch_size, which is {self.optimiser.batch_size}"
+            )
+        if self.start_from is not None and self.method != "lora":
+            raise ValueError(
+                "start_from is given, but method is full; expected method lora, or the "
+                "exported model as base_model"
+            )
+        if self.start_individual is not None and self.start_from is None:
+            raise ValueError(
+                f"start_individual is {self.start_individual}, but start_from is "
+                "missing; give the run's folder there"
             )
         if self.optimiser.validate_every and not self.validation_tasks:
             raise ValueError(

@@ -32,6 +32,7 @@ from cycleqd_jax.training.sources import (
     task_dialogues,
     validation_dialogues,
 )
+from cycleqd_jax.training.start import Start, load_start
 
 
 class Setup(NamedTuple):
@@ -42,6 +43,7 @@ class Setup(NamedTuple):
       program: the base model as functions.
       tasks: on which experts are scored.
       sources: examples, by the source's entry in the config.
+      start: the adapter that LoRA starts from; None for fresh factors.
       curve: dialogues for the losses of `optimiser.validate_every`; None computes none.
     """
 
@@ -49,6 +51,7 @@ class Setup(NamedTuple):
     program: CausalLM
     tasks: tuple[Task, ...]
     sources: Mapping[str, Source]
+    start: Start | None = None
     curve: ValidationCurve | None = None
 
 
@@ -97,7 +100,12 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
     if remark := model.tokenizer.date_remark:
         observer.note(remark)
     program = make_program(model.config, config.dtype)
-    if config.method == "lora":
+    start, facts = None, {"base model": model.fingerprint}
+    if config.start_from is not None:
+        start = load_start(config, model)
+        facts["start"] = start.expert.fingerprint
+        observer.note(f"training starts from {start.name}")
+    elif config.method == "lora":
         lora.target_names(program, config.lora)
     if scored:
         if "auto" in (config.engine.slots, config.engine.length):
@@ -123,19 +131,18 @@ def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, .
                 f"{source.name}: {source.dropped} of {source.dialogues} dialogues are "
                 f"longer than {config.optimiser.max_length} tokens and left out"
             )
-    curve, data = None, {}
+    curve = None
     if config.optimiser.validate_every:
         held_out = {task.name: _held_out(task, model, config) for task in scored}
         rows = config.optimiser.batch_size // config.optimiser.accumulate_steps
         curve = ValidationCurve(held_out, rows)
-        data[CURVE_DATA] = fingerprint((1.0, found) for found in held_out.values())
+        facts[CURVE_DATA] = fingerprint((1.0, found) for found in held_out.values())
     jobs = []
     for plan in plans:
         weighted = [(w, sources[name].examples) for name, w in plan.sources.items()]
-        fingerprints = {"base model": model.fingerprint, "data": fingerprint(weighted)}
-        fingerprints |= data
+        fingerprints = facts | {"data": fingerprint(weighted)}
         jobs.append(Job(plan, status_of(plan, config, fingerprints), fingerprints))
-    return Setup(model, program, scored, sources, curve), tuple(jobs)
+    return Setup(model, program, scored, sources, start, curve), tuple(jobs)
 
 
 def _held_out(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from cycleqd_jax.evaluation.base import mean_scores
+from cycleqd_jax.evaluation.base import Cost, mean_scores
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.inference.engine import Engine
@@ -22,6 +22,16 @@ from cycleqd_jax.training.settings import TrainConfig
 Scores = Mapping[str, Mapping[str, float]]  # "base" and "expert" -> task -> accuracy
 
 
+class Validation(NamedTuple):
+    """Attributes: the scores, none without tasks, and the cost of their episodes."""
+
+    scores: Scores
+    cost: Cost
+
+
+NO_VALIDATION = Validation({}, Cost(0, 0, 0.0))
+
+
 def validate_lora(
     config: TrainConfig,
     expert: LoraExpert,
@@ -29,7 +39,7 @@ def validate_lora(
     program: CausalLM,
     weights: Weights,
     tasks: Sequence[Task],
-) -> Scores:
+) -> Validation:
     """Accuracy of base model and adapter, evaluated in one pass.
 
     Args:
@@ -58,7 +68,7 @@ def validate_full(
     model: LoadedModel,
     program: CausalLM,
     tasks: Sequence[Task],
-) -> Scores:
+) -> Validation:
     """Accuracy of base model and full fine-tune, one after the other.
 
     Arguments as for `validate_lora`; only one of the models is on the device at a time.
@@ -82,11 +92,12 @@ def _scores(
     loader: IndividualLoader,
     models: Mapping[str, Individual],
     tasks: Sequence[Task],
-) -> Scores:
+) -> Validation:
     """Mean scores of the models on the `validate` problems."""
     sandbox = make_sandbox(config.sandbox)
     with LocalEvaluator(loader, tasks=tasks, sandbox=sandbox) as evaluator:
-        return mean_scores(evaluator.evaluate(models, Split.VALIDATE).episodes)
+        found = evaluator.evaluate(models, Split.VALIDATE)
+    return Validation(mean_scores(found.episodes), found.cost)
 
 
 class _HostWeights(NamedTuple):
@@ -97,5 +108,5 @@ class _HostWeights(NamedTuple):
 
     def weights(self, individual: TrainedExpert) -> Weights:
         """Puts the weights of one model on the device."""
-        found, dtype = self.by_name[individual.task], self.program.dtype
+        found, dtype = self.by_name[individual.name], self.program.dtype
         return {name: jnp.asarray(w, dtype) for name, w in found.items()}

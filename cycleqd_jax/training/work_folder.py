@@ -17,6 +17,7 @@ class WorkFolder:
       path: the folder.
       checkpoints: where Orbax writes.
       expert: where the expert is written before it is renamed into place.
+      clock: the file with the seconds that the training took so far.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -29,6 +30,7 @@ class WorkFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.expert = path / "expert"
+        self.clock = path / "seconds.json"
         for folder in (self.checkpoints, self.expert):
             if folder.exists() and not folder.is_dir():
                 raise BadInputError(
@@ -60,6 +62,7 @@ class WorkFolder:
     def start(self) -> None:
         """Removes checkpoints of unknown origin before a new training."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.clock.unlink(missing_ok=True)
 
     def empty_expert(self) -> pathlib.Path:
         """Removes what a killed process wrote of the expert; returns its path."""

@@ -10,14 +10,18 @@ from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.formats.peft import LoraFactor
 from cycleqd_jax.models.formats.peft_export import save_lora
 from cycleqd_jax.models.loading import load_expert
-from cycleqd_jax.training import lora
-from cycleqd_jax.training.lora import Factors
 from cycleqd_jax.training.plan import ExpertPlan
 from cycleqd_jax.training.settings import JSONL, TrainConfig
 from cycleqd_jax.training.setup import Setup
 from cycleqd_jax.training.sources import Source
 from cycleqd_jax.training.step import StepMetrics
-from cycleqd_jax.training.validate import Scores, validate_full, validate_lora
+from cycleqd_jax.training.validate import (
+    NO_VALIDATION,
+    Scores,
+    Validation,
+    validate_full,
+    validate_lora,
+)
 from cycleqd_jax.training.work_folder import WorkFolder
 
 
@@ -27,10 +31,10 @@ def write_lora(
     plan: ExpertPlan,
     weights: Weights,
     work: WorkFolder,
-    factors: Factors,
+    factors: Mapping[str, LoraFactor],
     last: StepMetrics,
-) -> Scores | None:
-    """Writes and validates an adapter; returns its scores, None without tasks.
+) -> Validation:
+    """Writes and validates an adapter; returns its scores.
 
     Args:
       config: of the training.
@@ -38,18 +42,14 @@ def write_lora(
       plan: of this expert.
       weights: of the base model, on the device.
       work: where to write.
-      factors: trained.
+      factors: trained, on the host.
       last: metrics of the last step.
     """
-    stored = {
-        name: LoraFactor(b, a, config.lora.scale)
-        for name, (b, a) in lora.to_numpy(factors).items()
-    }
 
     def save(card: str) -> None:
         save_lora(
             work.expert,
-            stored,
+            factors,
             base_name=config.base_model,
             card=card,
             dtype=config.save_dtype,
@@ -57,9 +57,9 @@ def write_lora(
 
     work.empty_expert()
     save("Being validated.")
-    scores = None
+    found = NO_VALIDATION
     if setup.tasks:
-        scores = validate_lora(
+        found = validate_lora(
             config,
             load_expert(work.expert, setup.model),
             setup.model,
@@ -67,8 +67,8 @@ def write_lora(
             weights,
             setup.tasks,
         )
-    save(_card(config, setup, plan, last, scores))
-    return scores
+    save(_card(config, setup, plan, last, found.scores))
+    return found
 
 
 def write_full(
@@ -78,7 +78,7 @@ def write_full(
     work: WorkFolder,
     weights: Mapping[str, np.ndarray],
     last: StepMetrics,
-) -> Scores | None:
+) -> Validation:
     """Validates and writes a full fine-tune.
 
     Args:
@@ -89,9 +89,9 @@ def write_full(
       weights: on the host, in the dtype of the files.
       last: metrics of the last step.
     """
-    scores = None
+    found = NO_VALIDATION
     if setup.tasks:
-        scores = validate_full(
+        found = validate_full(
             config, FullExpert(weights), setup.model, setup.program, setup.tasks
         )
     export_model(
@@ -99,9 +99,9 @@ def write_full(
         setup.model.config,
         weights,
         setup.model.tokenizer,
-        _card(config, setup, plan, last, scores),
+        _card(config, setup, plan, last, found.scores),
     )
-    return scores
+    return found
 
 
 def _card(
@@ -109,21 +109,22 @@ def _card(
     setup: Setup,
     plan: ExpertPlan,
     last: StepMetrics,
-    scores: Scores | None,
+    scores: Scores,
 ) -> str:
     """The model card, Markdown."""
     sources = [setup.sources[name] for name in plan.sources]
     kind = "LoRA expert" if config.method == "lora" else "Full fine-tune"
+    start = "" if setup.start is None else f", starting from {setup.start.name},"
     lines = [
         f"# {kind} for {plan.name}",
         "",
-        f"Trained by `python -m experiments.train_experts` from `{config.base_model}` "
-        f"{_data(config, plan, sources)}, seed {config.seed}; all settings are in "
-        "`training.yaml`, the loss of every step in `history.jsonl`.",
+        f"Trained by `python -m experiments.train_experts` from `{config.base_model}`"
+        f"{start} {_data(config, plan, sources)}, seed {config.seed}; all settings are "
+        "in `training.yaml`, the loss of every step in `history.jsonl`.",
         "",
         f"Loss at the last step ({last.step}): {last.loss:.4f} nats per answer token.",
     ]
-    if scores is not None:
+    if scores:
         lines += [
             "",
             f"| accuracy on `validate` ({config.problems.validate_} problems a task) "

@@ -90,6 +90,7 @@ def test_adapters_of_a_mixture_and_of_own_dialogues(settings, tmp_path, capsys):
             row["loss"] for row in rows
         }
         assert (5, "validate/toy_a") in logged
+        check_cost(out / name)
         card = (out / name / "README.md").read_text()
         assert "| toy_a |" in card and "| toy_b |" in card
     assert "`toy_task:ToyA` (50.0%; 8 generated problems" in card_of(out / "both")
@@ -102,6 +103,18 @@ def test_adapters_of_a_mixture_and_of_own_dialogues(settings, tmp_path, capsys):
     assert command(tmp_path, settings, f"output={out}", *small, "seed=4") == 2
     assert "was trained with seed 3 where it is now 4" in capsys.readouterr().err
     assert contents(out) == before
+
+
+def check_cost(folder: pathlib.Path) -> None:
+    """Each of 5 updates has 4 dialogues, forward and backward; then replies forward."""
+    cost = json.loads((folder / "cost.json").read_text())
+    updates, scores = cost["parts"]["updates"], cost["parts"]["scores"]
+    assert updates["tokens_forward"] == updates["tokens_backward"]
+    assert 20 * 8 <= updates["tokens_forward"] <= 20 * 64
+    assert cost["tokens_backward"] == updates["tokens_backward"]
+    assert scores["tokens_forward"] > 0 == scores["tokens_backward"]
+    total = updates["tokens_forward"] + scores["tokens_forward"]
+    assert cost["tokens_forward"] == total and cost["seconds"] > 0
 
 
 def card_of(folder: pathlib.Path) -> str:
@@ -201,6 +214,10 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
         assert yaml.safe_load(got.pop(settings_file))["output"] == "out"
         del want[settings_file]
     assert got.keys() == want.keys()
+    for name in ("both/cost.json", "mine/cost.json"):
+        one, other = (json.loads(found.pop(name)) for found in (got, want))
+        assert one.pop("seconds") > 0 < other.pop("seconds")
+        assert one == other
     assert [name for name in want if got[name] != want[name]] == []
     rows = [json.loads(row) for row in want["both/history.jsonl"].splitlines()]
     curve = {r["step"]: r["validation_loss"] for r in rows if "validation_loss" in r}

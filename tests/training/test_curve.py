@@ -1,9 +1,9 @@
 """The validation curve: its numbers, and that it survives an interruption."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from dense_loss import dense_loss
 
 from cycleqd_jax.training import full
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
@@ -15,18 +15,6 @@ from cycleqd_jax.training.step import StepMetrics
 def assert_same_params(a, b):
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
         np.testing.assert_array_equal(x, y)
-
-
-def dense_loss(program, weights, example) -> tuple[float, int]:
-    """Summed loss in nats and hits of one dialogue alone, softmax in float64."""
-    hidden = program.hidden(weights, jnp.asarray([example.tokens], jnp.int32))
-    logits = np.asarray(program.logits(weights, hidden)[0], np.float64)
-    total = hits = 0
-    for index in example.learnt:
-        row, target = logits[index - 1], example.tokens[index]
-        total += np.log(np.exp(row - row.max()).sum()) + row.max() - row[target]
-        hits += int(row.argmax() == target)
-    return float(total), hits
 
 
 def test_losses_are_those_of_the_dialogues_one_by_one(tiny, uneven):

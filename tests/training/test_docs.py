@@ -12,10 +12,11 @@ from cycleqd_jax.training.sources import read_dialogues
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "training.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+SHOWN = ("one_per_task.yaml", "mixtures.yaml", "full.yaml", "finetune.yaml")
 CONFIGS = {b.split("\n")[0].strip("# "): b for kind, b in BLOCKS if kind == "yaml"}
 
 
-@pytest.mark.parametrize("name", ["one_per_task.yaml", "mixtures.yaml", "full.yaml"])
+@pytest.mark.parametrize("name", SHOWN)
 def test_configs_are_valid(name, tmp_path):
     (tmp_path / name).write_text(CONFIGS[name])
     config = load_config(tmp_path / name, [], TrainConfig)
@@ -46,6 +47,8 @@ def test_defaults_in_the_table_are_the_settings():
             value = getattr(value, part)
         if isinstance(value, (bool, tuple)):
             assert shown == {False: "false", (): "[]"}[value]
+        elif value is None:
+            assert shown == "none"
         elif isinstance(value, str):
             assert shown == value
         else:

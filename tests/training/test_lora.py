@@ -46,7 +46,7 @@ def test_one_step_equals_torch_adamw_on_a_peft_model(torch_model, twin, batch):
             max_grad_norm=0.5,
         )
     )
-    start = lora.to_numpy(factors)
+    start = lora.as_stored(factors, 2.0)
     got, metrics = step.train_step(
         step.init_state(factors, optimiser),
         weights,
@@ -60,7 +60,7 @@ def test_one_step_equals_torch_adamw_on_a_peft_model(torch_model, twin, batch):
     adapted = peft.get_peft_model(copy.deepcopy(torch_model), config)
     modules = dict(adapted.named_modules())
     halves = []
-    for name, (b, a) in start.items():
+    for name, (b, a, _) in start.items():
         module = modules["base_model.model." + name.removesuffix(".weight")]
         for half, value in ((module.lora_A, a), (module.lora_B, b)):
             half["default"].weight.data = torch.tensor(value)
@@ -82,7 +82,7 @@ def test_one_step_equals_torch_adamw_on_a_peft_model(torch_model, twin, batch):
 
     assert float(metrics["loss"]) == pytest.approx(loss.item(), rel=1e-5)
     assert float(metrics["grad_norm"]) == pytest.approx(norm.item(), rel=1e-4)
-    for name, (b, a) in lora.to_numpy(got.params).items():
+    for name, (b, a, _) in lora.as_stored(got.params, 2.0).items():
         module = modules["base_model.model." + name.removesuffix(".weight")]
         for value, half in ((a, module.lora_A), (b, module.lora_B)):
             want = half["default"].weight.detach().numpy()

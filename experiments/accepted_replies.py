@@ -1,0 +1,54 @@
+"""Collects the dialogues in which each expert of a run solves its `train` problems.
+
+    python -m experiments.accepted_replies \
+        --config experiments/configs/quickstart.yaml --to FOLDER [key=value ...]
+
+The config is that of a run: tasks, experts, problems, engine and sandbox. FOLDER gets a
+file of dialogues per task, TASK.jsonl, which `experiments.train_experts` takes as a
+source. Killed and started again with the same command, it goes on.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.reports import console
+from cycleqd_jax.training.accepted import collect_accepted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and collects; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.accepted_replies",
+        description="Run every expert over its task's train problems; keep the "
+        "dialogues that the verdict accepts.",
+    )
+    parser.add_argument(
+        "--config", required=True, type=console.path, help="the YAML file of a run"
+    )
+    parser.add_argument(
+        "--to", required=True, type=console.path, metavar="FOLDER", help="where to"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings that override it"
+    )
+    args = parser.parse_intermixed_args(argv)
+    return console.guarded(
+        lambda: _collect(
+            load_config(args.config, args.settings, RunConfig), pathlib.Path(args.to)
+        ),
+        interrupted="What is done is kept; run the command again to go on.",
+    )
+
+
+def _collect(config: RunConfig, folder: pathlib.Path) -> int:
+    console.set_up_process()
+    with console.ConsoleObserver() as observer:
+        collect_accepted(config, folder, observer)
+    return console.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
