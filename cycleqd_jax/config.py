@@ -96,7 +96,18 @@ class RunConfig(Section):
     problems: ProblemsSettings = ProblemsSettings()
     task_settings: TaskSections = Field(default_factory=dict)
     basis: BasisSettings = BasisSettings()
-    search: Literal["cycleqd", "gradient", "random", "merge"] | ImportPath = "cycleqd"
+    search: (
+        Literal[
+            "cycleqd",
+            "cma_es",
+            "gradient",
+            "map_elites",
+            "nsga2",
+            "random",
+            "merge",
+        ]
+        | ImportPath
+    ) = "cycleqd"
     search_settings: Mapping[Text, Any] = Field(default_factory=dict)
     qd: QDSettings = QDSettings()
     fitness: FitnessSettings = FitnessSettings()

@@ -115,16 +115,11 @@ class Archives:
         repertoires, statuses = [], []
         for task, repertoire in enumerate(self.repertoires):
             place = behaviour_bins(scores, self.ranges, self.bins, task)
-            repertoire, status = _offer(
-                repertoire,
-                np.int32(individual),
-                np.asarray(place, np.float32),
-                np.float32(scores[task]),
-                np.asarray(scores, np.float32),
-                np.float32(-np.inf if np.isnan(likely[task]) else likely[task]),
+            repertoire, status = offer(
+                repertoire, individual, place, scores[task], scores, likely[task]
             )
             repertoires.append(repertoire)
-            statuses.append(STATUSES[int(status)])
+            statuses.append(status)
         return self.replace(repertoires=tuple(repertoires)), tuple(statuses)
 
 
@@ -148,23 +143,66 @@ def empty_archives(
             f"archives: expected at least two tasks and one bin, got {num_tasks} tasks "
             f"and {bins} bins."
         )
-    grid = (bins,) * (num_tasks - 1)
-    centroids = compute_euclidean_centroids(grid, minval=-0.5, maxval=bins - 0.5)
-    extra = {SCORES: jnp.zeros(num_tasks, jnp.float32)}
-    if smooth:
-        extra[SMOOTH] = jnp.zeros((), jnp.float32)
+    # One each: repertoires that share an array cannot be donated.
     repertoires = tuple(
-        MapElitesRepertoire.init_default(
-            genotype=jnp.zeros((), jnp.int32),
-            # One copy each: repertoires that share an array cannot be donated.
-            centroids=jnp.array(centroids),
-            one_extra_score=extra,
-            keys_extra_scores=tuple(extra),
-        )
+        empty_repertoire(bins, num_tasks - 1, num_tasks, smooth=smooth)
         for _ in range(num_tasks)
     )
     plain = tuple((float(low), float(high)) for low, high in ranges)
     return Archives(repertoires=repertoires, ranges=plain, bins=int(bins))
+
+
+def empty_repertoire(
+    bins: int, num_descriptors: int, num_tasks: int, *, smooth: bool
+) -> MapElitesRepertoire:
+    """A grid of `bins ** num_descriptors` empty cells for ids with K scores.
+
+    With `smooth` it also keeps smooth scores, which decide between equal qualities.
+    """
+    grid = (bins,) * num_descriptors
+    extra = {SCORES: jnp.zeros(num_tasks, jnp.float32)}
+    if smooth:
+        extra[SMOOTH] = jnp.zeros((), jnp.float32)
+    return MapElitesRepertoire.init_default(
+        genotype=jnp.zeros((), jnp.int32),
+        centroids=compute_euclidean_centroids(grid, minval=-0.5, maxval=bins - 0.5),
+        one_extra_score=extra,
+        keys_extra_scores=tuple(extra),
+    )
+
+
+def offer(
+    repertoire: MapElitesRepertoire,
+    individual: int,
+    place: Sequence[int],
+    quality: float,
+    scores: Sequence[float],
+    smooth: float,
+) -> tuple[MapElitesRepertoire, Status]:
+    """Offers one individual to one archive.
+
+    Args:
+      repertoire: the archive.
+      individual: its id.
+      place: the bins of its cell.
+      quality: is compared with that of the cell's elite.
+      scores: K scores.
+      smooth: decides between equal qualities, in archives with smooth scores; NaN where
+        there is none.
+
+    Returns:
+      The archive, which has the individual if its cell was empty or had a worse elite;
+      and the status.
+    """
+    repertoire, status = _offer(
+        repertoire,
+        np.int32(individual),
+        np.asarray(place, np.float32),
+        np.float32(quality),
+        np.asarray(scores, np.float32),
+        np.float32(-np.inf if np.isnan(smooth) else smooth),
+    )
+    return repertoire, STATUSES[int(status)]
 
 
 def occupied(repertoire: MapElitesRepertoire) -> np.ndarray:

@@ -116,14 +116,24 @@ class RandomSelector(PairSelector):
         return _present(repertoire).astype(jnp.float32)
 
 
+@dataclasses.dataclass(frozen=True)
+class WeightSelector(PairSelector):
+    """The first extra score is the weight; for searches that rank by themselves."""
+
+    def weights(self, repertoire: MapElitesRepertoire) -> jax.Array:
+        """See `PairSelector.weights`."""
+        weights = repertoire.extra_scores[SCORES][:, 0]
+        return jnp.where(_present(repertoire), weights, 0.0)
+
+
 def make_selector(name: str, *, alpha_low: float, alpha_high: float) -> PairSelector:
     """The selector that a setting names.
 
     Raises:
-      ValueError: the name is not "elite", "elite_ref" or "random".
+      ValueError: the name is not "elite", "elite_ref", "random" or "weight".
     """
-    if name == "random":
-        return RandomSelector()
+    if name in ("random", "weight"):
+        return RandomSelector() if name == "random" else WeightSelector()
     kinds = {"elite": EliteSelector, "elite_ref": EliteRefSelector}
     if name not in kinds:
         raise ValueError(

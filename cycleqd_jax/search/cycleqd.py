@@ -118,6 +118,15 @@ class CycleQD(Search):
         given = [cell_range[entry] for entry in self.context.entries]
         return fixed_ranges(given, len(given))
 
+    def archives(self, state: State) -> Archives:
+        """The archives that parents are drawn from."""
+        return state.memory.archives
+
+    @property
+    def breeding(self) -> QDSettings:
+        """The settings by which parents are drawn, crossed and mutated."""
+        return self.context.qd
+
     def ask(
         self,
         state: State,
@@ -137,12 +146,12 @@ class CycleQD(Search):
             bred = self.ask(state, key, ts[len(seeds.ts) :], answers)
             return joined(seeds, bred) if isinstance(bred, Candidates) else bred
         got = propose(
-            state.memory.archives,
+            self.archives(state),
             state.bank,
             self.context.basis,
             key,
             ts,
-            settings=self.context.qd,
+            settings=self.breeding,
             experts=self.context.own_experts,
         )
         lineage = tuple(

@@ -5,14 +5,20 @@ import inspect
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.search.base import Search
+from cycleqd_jax.search.cma_es import CMAESearch
 from cycleqd_jax.search.cycleqd import CycleQD
 from cycleqd_jax.search.gradient import GradientSearch
+from cycleqd_jax.search.map_elites import MapElites
 from cycleqd_jax.search.merges import MergeSearch
+from cycleqd_jax.search.nsga2 import NSGA2
 from cycleqd_jax.search.random import RandomSearch
 
 SEARCHES: dict[str, type[Search]] = {
     "cycleqd": CycleQD,
     "gradient": GradientSearch,
+    "cma_es": CMAESearch,
+    "map_elites": MapElites,
+    "nsga2": NSGA2,
     "random": RandomSearch,
     "merge": MergeSearch,
 }
