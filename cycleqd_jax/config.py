@@ -195,7 +195,7 @@ def load_config(
     Raises:
       BadInputError: one sentence: where the value came from, its key, what is wrong.
     """
-    data = _read(pathlib.Path(path))
+    data = read_mapping(path)
     overridden = [_override(data, text) for text in overrides]
     try:
         config = cls.model_validate(data)
@@ -251,8 +251,13 @@ for _class in (_Loader, _Dumper):  # PyYAML takes 1e-3 for a string, as YAML 1.1
     )
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping."""
+def read_mapping(path: str | pathlib.Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises:
+      BadInputError: there is none, or it is not YAML.
+    """
+    path = pathlib.Path(path)
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError as err:

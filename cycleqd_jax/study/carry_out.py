@@ -1,0 +1,103 @@
+"""Carries out the runs of a comparison, one after the other.
+
+Each run has a folder of its own, like one that `experiments.agent_skills` makes, and is
+resumed like one. What is finished is not touched again.
+"""
+
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.individuals import Adapter
+from cycleqd_jax.progress import Observer
+from cycleqd_jax.reports import build
+from cycleqd_jax.runs import run
+from cycleqd_jax.runs.comparison import CachedEvaluator
+from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.opened import open_run
+from cycleqd_jax.runs.results import read_episodes
+from cycleqd_jax.runs.setup import open_evaluator, prepare
+from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.study import population
+from cycleqd_jax.study.settings import AdapterMethod, Study
+from cycleqd_jax.tasks.base import Split
+
+ADAPTER_PART = "adapter-test"
+
+
+def carry_out(study: Study, observer: Observer) -> None:
+    """Runs what is not finished yet.
+
+    Raises:
+      BadInputError: an input of a run is wrong.
+      RunError: a run cannot go on; it can be resumed.
+    """
+    cells, number = study.cells(), 0
+    adapters = [n for n, m in study.methods.items() if isinstance(m, AdapterMethod)]
+    for name, seed in cells:
+        number += 1
+        where = f"{number} of {len(cells) + len(adapters)}: {name}, seed {seed}"
+        _run(study, study.run_config(name, seed), observer, where)
+    for name in adapters:
+        number += 1
+        observer.phase(f"{number} of {len(cells) + len(adapters)}: {name}")
+        _evaluate_adapter(study, name, observer)
+
+
+def _run(study: Study, config: RunConfig, observer: Observer, where: str) -> None:
+    with RunFolder(config.run_dir, resume=True) as folder:
+        run.check_generations(config, folder)
+        if not run.is_done(config, folder, observer):
+            observer.phase(where)
+            run.evolve(config, folder, observer)
+            observer.phase("writing the report")
+            build.write_report(folder.path)
+        if study.config.population:
+            _score_population(study, config, folder, observer)
+
+
+def _score_population(
+    study: Study, config: RunConfig, folder: RunFolder, observer: Observer
+) -> None:
+    """Scores diverse individuals, and samples of the result, on `test`."""
+    samples = range(study.config.population)
+    parts = [population.DIVERSE_PART, *map(population.sample_part, samples)]
+    if all(_is_there(folder, part) for part in parts):
+        return
+    opened = open_run(folder.path, finished=True)
+    names = population.diverse(folder.path, study.config.population)
+    result = opened.facts.result
+    prepared = prepare(config, folder, observer)
+    sandbox = make_sandbox(config.sandbox)
+    with open_evaluator(config, prepared, sandbox) as evaluator:
+        cached = CachedEvaluator(evaluator, folder, observer)
+        chosen = {name: opened.individual(name) for name in names}
+        cached.scores(population.DIVERSE_PART, chosen, Split.TEST)
+        greedy, drawn = evaluator.tasks, opened.individual(result)
+        try:
+            for sample in samples:
+                evaluator.tasks = tuple(
+                    population.Sampled(task, study.config.temperature, sample)
+                    for task in greedy
+                )
+                part, name = population.sample_part(sample), f"{result}/{sample}"
+                cached.scores(part, {name: drawn}, Split.TEST)
+        finally:
+            evaluator.tasks = greedy
+
+
+def _evaluate_adapter(study: Study, name: str, observer: Observer) -> None:
+    method, config = study.methods[name], study.reference
+    with RunFolder(study.folder / name, resume=True) as folder:
+        if _is_there(folder, ADAPTER_PART):
+            return
+        prepared = prepare(config, None, observer)
+        sandbox = make_sandbox(config.sandbox)
+        with open_evaluator(config, prepared, sandbox) as evaluator:
+            cached = CachedEvaluator(evaluator, folder, observer)
+            cached.scores(ADAPTER_PART, {name: Adapter(method.adapter)}, Split.TEST)
+
+
+def _is_there(folder: RunFolder, part: str) -> bool:
+    try:
+        return read_episodes(folder, part) is not None
+    except BadInputError:
+        return False

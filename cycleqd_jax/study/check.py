@@ -1,0 +1,149 @@
+"""Checks a whole comparison before anything is computed."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from cycleqd_jax import files
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError, show
+from cycleqd_jax.models.loading import open_expert
+from cycleqd_jax.models.locate import find_download, is_hub_name
+from cycleqd_jax.runs.conditioning import check_gram_memory
+from cycleqd_jax.runs.memory import plan_memory, this_machine
+from cycleqd_jax.runs.plan import find_inputs
+from cycleqd_jax.runs.search import make_search
+from cycleqd_jax.runs.tasks import check_splits, find_tasks
+from cycleqd_jax.runs.trackers import check_trackers
+from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.study.settings import AdapterMethod, Study
+from cycleqd_jax.tasks.base import Split, Task
+
+NAME = "study.json"
+_NO_MATTER = ("seed", "run_dir", "logging")
+_LEAST = 2  # problems of a task, so that there is an error
+
+
+def check_study(study: Study) -> tuple[Task, ...]:
+    """Checks the inputs of every method, as far as they are on this machine.
+
+    Weights are not read. Most checks are those of a run's dry run, and each run makes
+    the rest when its turn comes.
+
+    Returns:
+      The tasks, with their problems.
+
+    Raises:
+      BadInputError: a method would be refused, methods have other `test` problems, or
+        the comparison in the folder is another one.
+    """
+    make_sandbox(study.reference.sandbox)
+    tasks, problems = _check_run(study.config.reference, study.reference)
+    for name, config in study.searches.items():
+        if name == study.config.reference:
+            continue
+        _, own = _check_run(name, config)
+        if own != problems:
+            raise BadInputError(
+                f"methods.{name}: its test problems are others than those of "
+                f"{study.config.reference}, so they cannot be compared; give both the "
+                "same tasks and problems."
+            )
+    for name, method in study.methods.items():
+        if isinstance(method, AdapterMethod):
+            _check_adapter(name, method, study.reference)
+    _check_same(study, problems)
+    return tasks
+
+
+def write_study(study: Study, tasks: tuple[Task, ...]) -> None:
+    """Writes what is compared into the folder; what is there is the same."""
+    path = study.folder / NAME
+    if not path.exists():
+        files.write_sealed(path, _facts(study, _problems(tasks)))
+
+
+def _check_run(name: str, config: RunConfig) -> tuple[tuple[Task, ...], dict[str, str]]:
+    try:
+        check_trackers(config.logging)
+        tasks, missing = find_tasks(config)
+        if missing:
+            raise BadInputError(missing[0])
+        check_splits(config, tasks)
+        inputs, machine = find_inputs(config), this_machine()
+        basis = inputs.basis(config)
+        make_search(config, basis, [task.name for task in tasks], tasks)
+        plan_memory(config, inputs.model, basis, machine).check(machine)
+        check_gram_memory(config, inputs.model, machine)
+    except BadInputError as err:
+        raise BadInputError(f"methods.{name}: {err}") from err
+    for task in tasks:
+        if (count := len(task.problems(Split.TEST))) < _LEAST:
+            raise BadInputError(
+                f"methods.{name}: {task.name} has {count} test problems, but methods "
+                f"are compared on at least {_LEAST}; set problems.test higher."
+            )
+    return tasks, _problems(tasks)
+
+
+def _problems(tasks: tuple[Task, ...]) -> dict[str, str]:
+    """Task -> hash of its test problems."""
+    found = {}
+    for task in tasks:
+        texts = [(p.id, p.prompt, p.answer) for p in task.problems(Split.TEST)]
+        found[task.name] = files.digest_of(files.json_text(texts).encode())
+    return found
+
+
+def _check_adapter(name: str, method: AdapterMethod, config: RunConfig) -> None:
+    is_hub = is_hub_name(method.adapter)
+    folder = find_download(method.adapter) if is_hub else pathlib.Path(method.adapter)
+    if is_hub and folder is None:
+        return  # it is downloaded when its turn comes
+    try:
+        open_expert(folder, find_inputs(config).model)
+    except BadInputError as err:
+        raise BadInputError(f"methods.{name}: {err}") from err
+
+
+def _facts(study: Study, problems: Mapping[str, str]) -> dict[str, Any]:
+    def plain(method) -> dict[str, Any]:
+        found = method.model_dump(mode="json")
+        return {key: found[key] for key in found if key not in _NO_MATTER}
+
+    return {
+        "reference": study.config.reference,
+        "seeds": list(study.config.seeds),
+        "methods": {name: plain(method) for name, method in study.methods.items()},
+        "problems": dict(problems),
+    }
+
+
+def _check_same(study: Study, problems: Mapping[str, str]) -> None:
+    """Refuses to go on with a comparison of other methods, seeds or problems."""
+    path = study.folder / NAME
+    if not path.exists():
+        return
+    old, new = files.read_sealed(path), _facts(study, problems)
+    for key in ("reference", "seeds", "methods", "problems"):
+        if difference := _difference(key, old.get(key), new[key]):
+            raise BadInputError(
+                f"folder: the comparison in {study.folder} was begun with other "
+                f"{key}: {difference}; go on with the same, or choose another with "
+                "folder=FOLDER."
+            )
+
+
+def _difference(key: str, old: Any, new: Any) -> str | None:
+    """The first difference between two values of settings, in words."""
+    if old == new:
+        return None
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if key in ("methods", "problems") and set(old) != set(new):
+            return f"they were of {', '.join(old)}, now are of {', '.join(new)}"
+        for name in (*new, *old):
+            if found := _difference(f"{key}.{name}", old.get(name), new.get(name)):
+                return found
+    if key.startswith("problems."):
+        return f"those of {key.removeprefix('problems.')} have changed"
+    return f"{key} was {show(old)}, now is {show(new)}"

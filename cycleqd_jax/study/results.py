@@ -1,0 +1,218 @@
+"""Reads what the runs of a comparison came to: scores, cost, curves, population."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+
+from cycleqd_jax import files
+from cycleqd_jax.runs import reading
+from cycleqd_jax.runs.names import BASE
+from cycleqd_jax.runs.opened import open_run
+from cycleqd_jax.study import population
+from cycleqd_jax.study.carry_out import ADAPTER_PART
+from cycleqd_jax.study.settings import AdapterMethod, ModelMethod, Study
+from cycleqd_jax.tasks.base import Split
+
+Scores = Mapping[str, Mapping[str, float]]  # task -> problem -> score
+
+# How the names of parts begin whose tokens a method needs to find its result. Those of
+# baselines, and of `test`, are spent on the comparison.
+_OF_METHOD = ("experts-", "batch-", "candidates-", "final-optimise")
+_OF_SCALED = ("merges-",)
+
+
+class Point(NamedTuple):
+    """A point of a curve, after a batch of children.
+
+    Attributes:
+      children: evaluated so far.
+      tokens: through the model so far, experts included.
+      held_out: the mean score on half of the `optimise` problems of the individual that
+        is the best on the other half; the mean of both ways.
+      best: the best mean score on all `optimise` problems.
+    """
+
+    children: int
+    tokens: int
+    held_out: float
+    best: float
+
+
+class Result(NamedTuple):
+    """One run of a method, or a model without a search.
+
+    Attributes:
+      scores: of its result on `test`.
+      tokens: that the method took; None where they are not known.
+      seconds: wall time until the result, for information.
+      curve: of the search.
+      children: evaluated by the search.
+      hypervolume: of all individuals on `optimise`; None without a search.
+      coverage: at k, of diverse individuals and of samples of the result; None where
+        they were not asked for.
+    """
+
+    scores: Scores
+    tokens: int | None
+    seconds: float
+    curve: tuple[Point, ...] = ()
+    children: int = 0
+    hypervolume: float | None = None
+    coverage: tuple[float, float] | None = None
+
+
+def read_results(study: Study) -> dict[str, dict[int, Result]]:
+    """The results of all methods by name and seed, in the order of the config.
+
+    A method without a search has the same result for every seed.
+
+    Raises:
+      BadInputError: a run is not finished or damaged.
+    """
+    found: dict[str, dict[int, Result]] = {}
+    for name, method in study.methods.items():
+        if isinstance(method, AdapterMethod):
+            result = _read_adapter(study.folder / name, name, method)
+            found[name] = dict.fromkeys(study.config.seeds, result)
+        elif isinstance(method, ModelMethod):
+            found[name] = {
+                seed: _read_model(study.folder / study.config.reference, seed, method)
+                for seed in study.config.seeds
+            }
+        else:
+            found[name] = {
+                seed: _read_run(study.folder / name, seed, study.config.population)
+                for seed in study.config.seeds
+            }
+    return found
+
+
+def method_tokens(run: pathlib.Path, parts: Sequence[str] = _OF_METHOD) -> int:
+    """Tokens through the model in the parts of a run whose names begin so.
+
+    Counted are prompts of last turns and all replies, and the tokens of Gram matrices.
+    """
+    found = sum(
+        tokens for name, tokens in part_tokens(run).items() if name.startswith(parts)
+    )
+    if parts == _OF_METHOD:
+        found += reading.read_basis_facts(run).get("gram_tokens", 0)
+    return found
+
+
+def part_tokens(run: pathlib.Path) -> dict[str, int]:
+    """Part of the results -> tokens through the model."""
+    found = {}
+    for path in reading.parts(run, "results"):
+        table = files.read_table(path)
+        prompts = pc.sum(table["prompt_tokens"]).as_py() or 0
+        replies = pc.sum(pc.list_value_length(table["tokens"])).as_py() or 0
+        found[path.stem] = prompts + replies
+    return found
+
+
+def _read_run(method: pathlib.Path, seed: int, count: int) -> Result:
+    run = method / f"seed-{seed}"
+    opened = open_run(run, finished=True)
+    facts = opened.facts
+    scores = reading.read_scores(run, [facts.result])[facts.result][Split.TEST]
+    bank, seconds = opened.bank, reading.read_seconds(run)
+    return Result(
+        scores=scores,
+        tokens=method_tokens(run),
+        seconds=sum(s for phase, s in seconds.items() if phase != "comparison"),
+        curve=_curve(run, opened.tasks),
+        children=facts.evaluated_children,
+        hypervolume=population.hypervolume(bank.scores[bank.complete]),
+        coverage=_coverage(run, count) if count else None,
+    )
+
+
+def _read_model(reference: pathlib.Path, seed: int, method: ModelMethod) -> Result:
+    run = reference / f"seed-{seed}"
+    scores = reading.read_scores(run, [method.model])[method.model][Split.TEST]
+    tuned = method.model.startswith("scaled")
+    return Result(scores, method_tokens(run, _OF_SCALED) if tuned else 0, 0.0)
+
+
+def _read_adapter(folder: pathlib.Path, name: str, method: AdapterMethod) -> Result:
+    path = folder / "results" / f"{ADAPTER_PART}.parquet"
+    return Result(_part_scores(path)[name], method.tokens, 0.0)
+
+
+def _coverage(run: pathlib.Path, count: int) -> tuple[float, float]:
+    """Coverage of `test` by diverse individuals, and by samples of the result."""
+    parts = [population.DIVERSE_PART, *map(population.sample_part, range(count))]
+    paths = [run / "results" / f"{part}.parquet" for part in parts]
+    chosen = list(_part_scores(paths[0]).values())
+    samples = [m for path in paths[1:] for m in _part_scores(path).values()]
+    return population.coverage(chosen), population.coverage(samples)
+
+
+def _part_scores(path: pathlib.Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores by individual, task and problem of one part."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in reading.read_rows([path], ["individual", "task", "problem", "score"]):
+        by_task = found.setdefault(row["individual"], {})
+        by_task.setdefault(row["task"], {})[row["problem"]] = row["score"]
+    return found
+
+
+def _curve(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Point, ...]:
+    """A point for the experts, and one for each batch of children."""
+    tokens, points, spent, children = part_tokens(run), [], 0, 0
+    best = np.full(3, -np.inf)  # on each half of the problems, and on all
+    held_out = np.zeros(2)  # what the best on a half scores on the other
+    problems: list[dict[str, list[str]]] = []
+    batches = sorted(name for name in tokens if name.startswith("batch-"))
+    for part in ("experts-optimise", *batches):
+        spent += tokens[part]
+        found = _part_scores(run / "results" / f"{part}.parquet")
+        problems = problems or _halves(next(iter(found.values())), tasks)
+        for name, scores in found.items():
+            children += name.startswith("child/")
+            if name == BASE or not _is_complete(scores, problems[-1]):
+                continue
+            first, second, whole = (_mean(scores, part) for part in problems)
+            for half, (own, rest) in enumerate([(first, second), (second, first)]):
+                if own > best[half]:
+                    best[half], held_out[half] = own, rest
+            best[2] = max(best[2], whole)
+        point = Point(children, spent, float(held_out.mean()), float(best[2]))
+        points.append(point)
+    return tuple(points)
+
+
+def _halves(scores: Scores, tasks: Sequence[str]) -> list[dict[str, list[str]]]:
+    """Every second problem of each task, the others, and all."""
+    ordered = {task: sorted(scores[task]) for task in tasks}
+    halves = [{t: ids[i::2] or ids for t, ids in ordered.items()} for i in (0, 1)]
+    return [*halves, ordered]
+
+
+def _mean(scores: Scores, problems: Mapping[str, Sequence[str]]) -> float:
+    means = [np.mean([scores[t][p] for p in ids]) for t, ids in problems.items()]
+    return float(np.mean(means))
+
+
+def _is_complete(scores: Scores, problems: Mapping[str, Sequence[str]]) -> bool:
+    """False for a child that was given up before all problems."""
+    return all(set(ids) <= set(scores.get(t, {})) for t, ids in problems.items())
+
+
+def batch_seconds(run: pathlib.Path) -> list[float]:
+    """Wall time up to the experts' scores, and up to each batch of children."""
+    start, batches = 0.0, {}
+    for row in files.read_log(run / "timing.jsonl"):
+        try:
+            seconds = float(row["seconds"])
+            if row["phase"] == "batch":
+                batches[int(row["generation"])] = seconds
+            elif row["phase"] != "comparison":
+                start += seconds
+        except (KeyError, TypeError, ValueError):
+            continue
+    return np.cumsum([start, *(batches[t] for t in sorted(batches))]).tolist()

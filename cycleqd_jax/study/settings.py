@@ -1,0 +1,224 @@
+"""The settings of a comparison, and the runs that they stand for.
+
+A method is a mapping of settings that override the base config's: keys of a run's
+config, sections merged key by key (`qd: { mutation: none }`, or `qd.mutation: none`).
+`preset` names a file of such settings, which come before the method's own. Two other
+kinds of method need no search: `adapter`, a trained adapter or model that is evaluated
+as it is, and `model`, a model that every run of the reference compares itself with.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple, Self
+
+import pydantic
+from pydantic import AfterValidator, Field
+
+from cycleqd_jax.config import RunConfig, read_mapping
+from cycleqd_jax.errors import BadInputError, explain, show
+from cycleqd_jax.files import (
+    Count,
+    Fraction,
+    Name,
+    PathText,
+    Section,
+    Seed,
+    Text,
+    each_once,
+)
+from cycleqd_jax.runs.names import BASE
+from cycleqd_jax.search.merges import SCALED, UNIFORM
+
+SUMMARY = "summary"  # a folder beside the methods'
+_OWN = ("seed", "run_dir")  # settings that the comparison makes itself
+_BASELINES = (BASE, UNIFORM, SCALED)
+
+
+class CompareConfig(Section):
+    """Methods that are compared over seeds.
+
+    Attributes:
+      base: the run config that all methods share.
+      settings: overrides of it, for all methods.
+      seeds: of the search; every method runs with each.
+      methods: name -> what it changes, or which adapter or model it is.
+      reference: the method that the others are compared with.
+      folder: of the comparison; runs/<name of the config file> by default.
+      resamples: number of resamples behind errors, of each kind.
+      tolerance: share by which the tokens of a method may differ from the reference's
+        before a remark is made.
+      population: number of diverse individuals of a run's archives that are scored on
+        `test` together, and of samples of one model; 0 scores none.
+      temperature: of these samples.
+    """
+
+    base: PathText
+    settings: Mapping[Text, Any] = Field(default_factory=dict)
+    seeds: Annotated[
+        tuple[Seed, ...], Field(strict=False, min_length=1), AfterValidator(each_once)
+    ]
+    methods: Annotated[Mapping[Name, Mapping[Text, Any]], Field(min_length=1)]
+    reference: Name = "cycleqd"
+    folder: PathText | None = None
+    resamples: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    tolerance: Fraction = 0.1
+    population: Count = 0
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.7
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reference not in self.methods:
+            raise ValueError(
+                f"reference is {self.reference!r}, which is not one of the methods "
+                f"{', '.join(self.methods)}"
+            )
+        if SUMMARY in self.methods:
+            raise ValueError(f"methods has {SUMMARY!r}, a name that the folder uses")
+        if {"adapter", "model"} & set(self.methods[self.reference]):
+            raise ValueError(
+                f"reference is {self.reference!r}; expected a method with a search"
+            )
+        return self
+
+
+class AdapterMethod(Section):
+    """A trained adapter or model.
+
+    Attributes:
+      adapter: its folder.
+      tokens: that its training took, if they are known.
+    """
+
+    adapter: PathText
+    tokens: Count | None = None
+
+
+class ModelMethod(Section):
+    """A model that the runs of the reference evaluate anyway.
+
+    Attributes:
+      model: "base", "uniform_merge", "scaled_merge" or "expert/<task>".
+    """
+
+    model: Text
+
+
+Method = RunConfig | AdapterMethod | ModelMethod
+
+
+class Study(NamedTuple):
+    """A comparison whose methods were read.
+
+    Attributes:
+      config: its settings.
+      folder: where everything is written.
+      methods: by name; of those that search, the config without a seed of its own.
+    """
+
+    config: CompareConfig
+    folder: pathlib.Path
+    methods: Mapping[str, Method]
+
+    @property
+    def searches(self) -> dict[str, RunConfig]:
+        """The methods that search."""
+        found = self.methods.items()
+        return {name: m for name, m in found if isinstance(m, RunConfig)}
+
+    @property
+    def reference(self) -> RunConfig:
+        """The method that the others are compared with."""
+        return self.searches[self.config.reference]
+
+    def run_config(self, name: str, seed: int) -> RunConfig:
+        """The config of one run."""
+        place = str(self.folder / name / f"seed-{seed}")
+        return self.searches[name].model_copy(update={"seed": seed, "run_dir": place})
+
+    def cells(self) -> list[tuple[str, int]]:
+        """Name and seed of every run, all methods of a seed together."""
+        return [(n, seed) for seed in self.config.seeds for n in self.searches]
+
+
+def open_study(config: CompareConfig, name: str) -> Study:
+    """Reads the base config and makes the methods.
+
+    Args:
+      config: the settings.
+      name: of the config file without its ending.
+
+    Raises:
+      BadInputError: a file is missing or a setting is wrong; it names the method.
+    """
+    shared = _merge(read_mapping(config.base), _nested(config.settings, "settings"))
+    methods = {n: _method(n, own, shared) for n, own in config.methods.items()}
+    folder = pathlib.Path(config.folder or f"runs/{name}")
+    study = Study(config, folder, methods)
+    for label, method in methods.items():
+        if isinstance(method, ModelMethod):
+            experts = [f"expert/{task}" for task in study.reference.tasks]
+            if method.model not in (*_BASELINES, *experts):
+                raise BadInputError(
+                    f"methods.{label}: model {method.model!r} is unknown; expected "
+                    f"{', '.join((*_BASELINES, *experts))}."
+                )
+    return study
+
+
+def _method(name: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> Method:
+    if "adapter" in own:
+        return _parse(name, own, AdapterMethod)
+    if "model" in own:
+        return _parse(name, own, ModelMethod)
+    own = dict(own)
+    layers = [_nested(own, f"methods.{name}")]
+    if (preset := own.pop("preset", None)) is not None:
+        if not isinstance(preset, str):
+            raise BadInputError(
+                f"methods.{name}: preset is {show(preset)}; expected a file."
+            )
+        layers = [_nested(read_mapping(preset), preset), _nested(own, name)]
+    data = dict(shared)
+    for layer in layers:
+        for key in _OWN:
+            if key in layer:
+                raise BadInputError(
+                    f"methods.{name}: sets {key}, which the comparison sets; leave it "
+                    "out."
+                )
+        if layer.get("search", data.get("search")) != data.get("search"):
+            data["search_settings"] = {}  # those of another search
+        data = _merge(data, layer)
+    return _parse(name, {k: v for k, v in data.items() if k not in _OWN}, RunConfig)
+
+
+def _parse(name: str, data: Mapping[str, Any], kind: type[Section]) -> Any:
+    try:
+        return kind.model_validate(data)
+    except pydantic.ValidationError as err:
+        sentence = explain(err, data, kind)[1]
+        raise BadInputError(f"methods.{name}: {sentence}") from err
+
+
+def _nested(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings with `section.key` as a mapping in a mapping."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        section, dot, inner = key.partition(".")
+        if not dot or ":" in section:  # a task may be an import path
+            value = {key: value}
+        elif not inner:
+            raise BadInputError(f"{where}: {key!r} is not a setting; expected qd.bins.")
+        else:
+            value = {section: {inner: value}}
+        found = _merge(found, value)
+    return found
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of which those above win; sections are merged, values replaced."""
+    found = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = {**found[key], **value} if both else value
+    return found

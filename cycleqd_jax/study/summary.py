@@ -1,0 +1,202 @@
+"""The summary of a finished comparison: numbers, tables, curves.
+
+`summary.json`, `table.md` and `curves_tokens.png` depend on results alone. Wall times
+are in `times.json` and `curves_seconds.png`, and nowhere else.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cycleqd_jax import files
+from cycleqd_jax.study import figures, tables
+from cycleqd_jax.study.results import Result, batch_seconds, read_results
+from cycleqd_jax.study.settings import SUMMARY, Study
+from cycleqd_jax.study.statistics import Estimate, Layout, estimate, holm
+from cycleqd_jax.tasks.base import Split, Task
+
+KINDS = ("trained", "held_out")  # of templates: in `train`, and left out of it
+
+
+def write_summary(study: Study, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Writes the summary folder.
+
+    Args:
+      study: the comparison; all of its runs are finished.
+      tasks: with their problems.
+
+    Returns:
+      What is in `summary.json`, and under "times" what is in `times.json`.
+
+    Raises:
+      BadInputError: a run is not finished or damaged.
+    """
+    results = read_results(study)
+    summary = make_summary(study, tasks, results)
+    times = _times(study, results)
+    folder = study.folder / SUMMARY
+    files.write_json(folder / "summary.json", summary)
+    files.write_text(folder / "table.md", tables.make_markdown(summary))
+    files.write_json(folder / "times.json", times)
+    files.write_bytes(folder / "curves_tokens.png", figures.draw_tokens(summary))
+    files.write_bytes(
+        folder / "curves_seconds.png", figures.draw_seconds(summary, times)
+    )
+    return summary | {"times": times}
+
+
+def make_summary(
+    study: Study, tasks: Sequence[Task], results: Mapping[str, Mapping[int, Result]]
+) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    problems = [(task, p) for task in tasks for p in task.problems(Split.TEST)]
+    layout, kinds = make_layout(tasks), _kinds(problems)
+    scores = {
+        name: np.asarray(
+            [[r.scores[t.name][p.id] for t, p in problems] for r in by_seed.values()]
+        )
+        for name, by_seed in results.items()
+    }
+    config = study.config
+    reference, count = scores[config.reference], config.resamples
+    pairs = {
+        name: estimate(own - reference, layout, resamples=count)
+        for name, own in scores.items()
+    }
+    rivals = [name for name in pairs if name != config.reference]
+    corrected = holm({name: pairs[name].p_value for name in rivals})
+    methods = {}
+    for name, own in scores.items():
+        pair, by_seed = pairs[name], results[name]
+        methods[name] = _entry(estimate(own, layout, resamples=count)) | {
+            "tasks": {
+                task.name: _entry(_of(own, layout, layout.tasks == k, resamples=count))
+                for k, task in enumerate(tasks)
+            },
+            "templates": {
+                kind: _entry(_of(own, layout, kinds == kind, resamples=count))
+                for kind in KINDS
+                if (kinds == kind).any()
+            },
+            "difference": pair.value,
+            "difference_interval": [pair.low, pair.high],
+            "difference_standard_error": pair.standard_error,
+            "p_value": corrected.get(name, 1.0),
+            "p_value_uncorrected": pair.p_value,
+            "tokens": _mean_of([r.tokens for r in by_seed.values()]),
+            "children": _mean_of([r.children for r in by_seed.values()]),
+            "hypervolume": _mean_of([r.hypervolume for r in by_seed.values()]),
+            "coverage": _coverages(list(by_seed.values())),
+            "seeds": {
+                str(seed): {
+                    "mean": _mean(scores[name][i], layout),
+                    "tokens": result.tokens,
+                    "curve": [point._asdict() for point in result.curve],
+                }
+                for i, (seed, result) in enumerate(by_seed.items())
+            },
+        }
+    return {
+        "seeds": list(config.seeds),
+        "reference": config.reference,
+        "tasks": [task.name for task in tasks],
+        "problems": {t.name: len(t.problems(Split.TEST)) for t in tasks},
+        "clusters": {
+            task.name: len(set(layout.templates[layout.tasks == k].tolist()))
+            for k, task in enumerate(tasks)
+        },
+        "resamples": count,
+        "population": config.population,
+        "methods": methods,
+        "remarks": _remarks(methods, config.reference, config.tolerance),
+    }
+
+
+def make_layout(tasks: Sequence[Task]) -> Layout:
+    """The layout of `test`; a problem without a template is a template of its own."""
+    places: dict[tuple[int, str], int] = {}
+    of_task, of_template = [], []
+    for k, task in enumerate(tasks):
+        for problem in task.problems(Split.TEST):
+            name = str(problem.data.get("template", f"problem {problem.id}"))
+            of_task.append(k)
+            of_template.append(places.setdefault((k, name), len(places)))
+    return Layout(np.asarray(of_task), np.asarray(of_template))
+
+
+def _kinds(problems: Sequence[tuple[Task, Any]]) -> np.ndarray:
+    """Of each problem one of `KINDS`; empty where the task does not tell."""
+    found = []
+    for task, problem in problems:
+        tell = getattr(task, "is_held_out", None)
+        found.append("" if tell is None else KINDS[bool(tell(problem))])
+    return np.asarray(found)
+
+
+def _of(
+    scores: np.ndarray, layout: Layout, mask: np.ndarray, *, resamples: int
+) -> Estimate:
+    return estimate(scores[:, mask], layout.subset(mask), resamples=resamples)
+
+
+def _entry(found: Estimate) -> dict[str, Any]:
+    """A mean score and its interval, which ends at 0 and 1."""
+    low, high = max(0.0, found.low), min(1.0, found.high)
+    return {"mean": found.value, "interval": [low, high]}
+
+
+def _mean(scores: np.ndarray, layout: Layout) -> float:
+    means = [scores[layout.tasks == k].mean() for k in range(layout.tasks.max() + 1)]
+    return float(np.mean(means))
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _coverages(results: Sequence[Result]) -> dict[str, float] | None:
+    pairs = [r.coverage for r in results if r.coverage is not None]
+    if not pairs:
+        return None
+    diverse, samples = np.mean(pairs, axis=0).tolist()
+    return {"diverse": diverse, "samples": samples}
+
+
+def _remarks(
+    methods: Mapping[str, Mapping[str, Any]], reference: str, tolerance: float
+) -> list[str]:
+    """A sentence about each method whose budget is another than the reference's."""
+    own, remarks = methods[reference]["tokens"], []
+    for name, entry in methods.items():
+        tokens, children = entry["tokens"], entry["children"]
+        if not tokens or abs(tokens / own - 1) <= tolerance:
+            continue
+        advice = ""
+        if children:
+            equal = max(1, round(children * own / tokens))
+            advice = f"; about {equal} children in place of {children:.0f} take as many"
+        remarks.append(
+            f"{name} took {tokens:.0f} tokens, {tokens / own:.2f} times as many as "
+            f"{reference}{advice}."
+        )
+    return remarks
+
+
+def _times(
+    study: Study, results: Mapping[str, Mapping[int, Result]]
+) -> dict[str, dict[str, Any]]:
+    """Wall times by method: the mean, and by seed up to each point of the curve."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, by_seed in results.items():
+        curves = {}
+        if name in study.searches:
+            curves = {
+                str(seed): batch_seconds(study.folder / name / f"seed-{seed}")
+                for seed in by_seed
+            }
+        mean = _mean_of([r.seconds for r in by_seed.values()])
+        found[name] = {"seconds": mean, "seeds": curves}
+    return found

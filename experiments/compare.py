@@ -1,0 +1,106 @@
+"""Compares methods over seeds: one run each, and a summary of all of them.
+
+    python -m experiments.compare \
+        --config experiments/configs/compare_tiny.yaml [key=value ...]
+
+It goes on with what is in the folder, so it may be interrupted at any time. Exit codes:
+0 done, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated.
+"""
+
+import argparse
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+import rich.table
+
+from cycleqd_jax.config import load_config
+from cycleqd_jax.reports import console
+from cycleqd_jax.reports.plan import plan_remarks, plan_rows
+from cycleqd_jax.runs import run
+from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.study import tables
+from cycleqd_jax.study.carry_out import carry_out
+from cycleqd_jax.study.check import check_study, write_study
+from cycleqd_jax.study.settings import SUMMARY, CompareConfig, Study, open_study
+from cycleqd_jax.study.summary import write_summary
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and compares; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.compare",
+        description="Compare methods over seeds: run every method with every seed, and "
+        "summarise scores, paired differences and cost.",
+        epilog="Settings override the config: seeds=[0,1] settings.problems.test=32.",
+    )
+    parser.add_argument(
+        "--config", required=True, type=console.path, help="a YAML file of settings"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings that override it"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with what is in the folder, as is done without it too",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check every method and print the plan; nothing is written",
+    )
+    args = parser.parse_intermixed_args(argv)
+    again = [sys.executable, "-m", "experiments.compare", "--config", args.config]
+    again = shlex.join([*again, *args.settings])
+    return console.guarded(
+        lambda: _compare(args.config, args.settings, dry_run=args.dry_run),
+        interrupted=f"What is done is kept; go on with: {again}",
+    )
+
+
+def _compare(path: str, settings: Sequence[str], *, dry_run: bool) -> int:
+    console.set_up_process()
+    config = load_config(path, settings, CompareConfig)
+    study = open_study(config, pathlib.Path(path).stem)
+    with RunFolder(study.folder, resume=True, trial=dry_run):
+        tasks = check_study(study)
+        if dry_run:
+            _show_plan(study)
+            return console.DONE
+        write_study(study, tasks)
+        with console.ConsoleObserver() as observer:
+            carry_out(study, observer)
+            observer.phase("writing the summary")
+            summary = write_summary(study, tasks)
+            for remark in summary["remarks"]:
+                observer.note(remark)
+        out = console.make_console()
+        out.print(tables.make_table(summary, plain=not out.is_terminal))
+        out.print(f"summary: {study.folder / SUMMARY}", soft_wrap=True, markup=False)
+    return console.DONE
+
+
+def _show_plan(study: Study) -> None:
+    """The plan of one run of the reference, and the number of runs."""
+    config = study.reference
+    with console.ConsoleObserver() as observer:
+        seed = study.config.seeds[0]
+        own = study.run_config(study.config.reference, seed)
+        with RunFolder(own.run_dir, resume=True, trial=True) as folder:
+            plan = run.dry_run(own, folder, observer)
+    table = rich.table.Table(title="Plan", show_header=False)
+    table.add_row("methods", ", ".join(study.methods))
+    table.add_row("seeds", ", ".join(map(str, study.config.seeds)))
+    table.add_row("runs", str(len(study.cells())))
+    for key, text in plan_rows(config, plan).items():
+        table.add_row(f"one run of {study.config.reference}: {key}", text)
+    out = console.Terminal(highlight=False)
+    out.print(table)
+    for sentence in plan_remarks(config, plan):
+        out.print(sentence, markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""A comparison in small through the command line, and what it refuses."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import run_contents
+import toy_world
+import yaml
+
+from experiments import compare
+
+TESTS = pathlib.Path(__file__).parents[1]
+# Wall times, and files about the machine or whose lock it was.
+UNPROMISED = ("times.json", "curves_seconds.png", "lock")
+METHODS = {
+    "cycleqd": {},
+    "no_mutation": {"qd": {"mutation": "none"}},
+    "random": {"search": "random"},
+    "cma_es": {"search": "cma_es", "qd.children_per_batch": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def world(toy_settings, tmp_path_factory):
+    """A folder with a base config; returns a writer of comparison configs."""
+    folder = tmp_path_factory.mktemp("compare")
+    base = toy_settings | {"qd": {"num_generations": 3, "children_per_batch": 3}}
+    toy_world.write_config(folder / "base.yaml", base)
+
+    def write(name="study.yaml", **changes):
+        settings = {
+            "base": str(folder / "base.yaml"),
+            "seeds": [0, 1],
+            "methods": {name: METHODS[name] for name in ("cycleqd", "random")},
+            "folder": str(folder / "study"),
+            "resamples": 200,
+        }
+        return str(toy_world.write_config(folder / name, settings | changes))
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def adapter(toy_settings):
+    return next(iter(toy_settings["experts"].values()))
+
+
+@pytest.fixture(scope="module")
+def finished(world, adapter):
+    """The folder of a finished comparison, with every kind of method."""
+    methods = {
+        "cycleqd": {},
+        "random": METHODS["random"],
+        "trained": {"adapter": adapter, "tokens": 1000},
+        "scaled": {"model": "scaled_merge"},
+    }
+    config = world("all.yaml", methods=methods, population=2)
+    assert compare.main(["--config", config]) == 0
+    return pathlib.Path(config), pathlib.Path(config).parent / "study"
+
+
+def read(folder):
+    return json.loads((folder / "summary" / "summary.json").read_text())
+
+
+def test_the_summary_has_every_method(finished):
+    _, folder = finished
+    summary = read(folder)
+    assert summary["seeds"] == [0, 1] and summary["reference"] == "cycleqd"
+    methods = summary["methods"]
+    assert list(methods) == sorted(["cycleqd", "random", "trained", "scaled"])
+    for name, entry in methods.items():
+        low, high = entry["interval"]
+        assert 0 <= low <= entry["mean"] <= high <= 1
+        means = [entry["tasks"][task]["mean"] for task in summary["tasks"]]
+        assert entry["mean"] == pytest.approx(sum(means) / 3)
+        own = methods["cycleqd"]["mean"]
+        assert entry["difference"] == pytest.approx(entry["mean"] - own)
+        assert 0 <= entry["p_value"] <= 1 and set(entry["seeds"]) == {"0", "1"}
+        searched = name in ("cycleqd", "random")
+        assert (entry["hypervolume"] is not None) == searched
+        assert (entry["coverage"] is not None) == searched
+    assert methods["cycleqd"]["p_value"] == 1 and methods["trained"]["tokens"] == 1000
+    assert methods["cycleqd"]["tokens"] > methods["scaled"]["tokens"] > 0
+
+
+def test_scores_are_those_of_the_run_folders(finished):
+    _, folder = finished
+    summary = read(folder)
+    for name, model in [("cycleqd", None), ("scaled", "scaled_merge")]:
+        means = []
+        for seed in (0, 1):
+            path = folder / "cycleqd" / f"seed-{seed}" / "report" / "report.json"
+            report = json.loads(path.read_text())
+            means.append(report["models"][model or report["result"]]["test"]["mean"])
+            own = summary["methods"][name]["seeds"][str(seed)]["mean"]
+            assert own == pytest.approx(means[-1])
+        assert summary["methods"][name]["mean"] == pytest.approx(sum(means) / 2)
+
+
+def test_curves_grow_with_tokens_up_to_those_of_the_search(finished):
+    _, folder = finished
+    for entry in read(folder)["methods"].values():
+        for seed in entry["seeds"].values():
+            curve = seed["curve"]
+            assert [p["tokens"] for p in curve] == sorted(p["tokens"] for p in curve)
+            assert [p["best"] for p in curve] == sorted(p["best"] for p in curve)
+            if curve:
+                assert curve[-1]["tokens"] <= seed["tokens"]
+                assert [p["children"] for p in curve] == [0, 3]
+
+
+def test_tables_and_figures_are_there(finished):
+    _, folder = finished
+    text = (folder / "summary" / "table.md").read_text()
+    for word in ("| random |", "p (Holm)", "| method | toy_a | toy_b | toy_c | mean |"):
+        assert word in text
+    assert "coverage at 2" in text
+    for name in ("curves_tokens.png", "curves_seconds.png"):
+        assert (folder / "summary" / name).stat().st_size > 10_000
+    times = json.loads((folder / "summary" / "times.json").read_text())
+    assert times["random"]["seconds"] > 0
+
+
+def test_a_finished_comparison_is_not_run_again(finished, capsys):
+    config, folder = finished
+    before = contents(folder)
+    timing = (folder / "random" / "seed-1" / "timing.jsonl").read_bytes()
+    assert compare.main(["--config", str(config)]) == 0
+    assert "difference" in capsys.readouterr().out
+    assert contents(folder) == before
+    assert (folder / "random" / "seed-1" / "timing.jsonl").read_bytes() == timing
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seeds": [0, 2]}, "other seeds: seeds was [0, 1], now is [0, 2]"),
+        ({"methods": {"cycleqd": {}}}, "other methods: they were of cycleqd, random"),
+        ({"settings": {"problems.test": 5}}, "methods.cycleqd.problems.test was 4"),
+        ({"settings": {"problems.seed": 5}}, "methods.cycleqd.problems.seed was 0"),
+    ],
+)
+def test_it_is_not_resumed_with_other_methods_seeds_or_problems(
+    finished, world, adapter, capsys, changes, words
+):
+    settings = yaml.safe_load(finished[0].read_text()) | changes
+    config = world("other.yaml", **settings)
+    assert compare.main(["--config", config]) == 2
+    assert words in one_sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reference": "cyc"}, "reference is 'cyc'"),
+        ({"seeds": [1, 1]}, "1 is there twice"),
+        ({"base": "nowhere.yaml"}, "nowhere.yaml: there is no such config file"),
+        ({"methods": {"cycleqd": {}, "x": {"search": "nsga3"}}}, "methods.x: search"),
+        (
+            {"methods": {"cycleqd": {}, "x": {"qd.mutatoin": 1}}},
+            "did you mean mutation",
+        ),
+        ({"methods": {"cycleqd": {}, "x": {"seed": 4}}}, "methods.x: sets seed"),
+        (
+            {"methods": {"cycleqd": {}, "x": {"model": "best"}}},
+            "model 'best' is unknown",
+        ),
+        (
+            {"methods": {"cycleqd": {}, "x": {"adapter": "nowhere"}}},
+            "methods.x: expert 'nowhere': no such folder",
+        ),
+        (
+            {"methods": {"cycleqd": {}, "x": {"experts.toy_task:ToyB": "nowhere"}}},
+            "methods.x: expert 'nowhere': no such folder",
+        ),
+        (
+            {"methods": {"cycleqd": {}, "x": {"problems": {"seed": 9, "test": 3}}}},
+            "methods.x: its test problems are others than those of cycleqd",
+        ),
+        ({"settings": {"problems.test": 1}}, "has 1 test problems"),
+        (
+            {"methods": {"cycleqd": {}, "x": {"preset": "nowhere.yaml"}}},
+            "nowhere.yaml: there is no such config file",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_before_anything_is_computed(
+    world, tmp_path, capsys, changes, words
+):
+    config = world("bad.yaml", **changes, folder=str(tmp_path / "study"))
+    for more in ([], ["--dry-run"]):
+        assert compare.main(["--config", config, *more]) == 2
+        assert words in one_sentence(capsys)
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} <= {"lock"}
+
+
+def one_sentence(capsys):
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    return error
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(world, tmp_path, capsys):
+    config = world("plan.yaml", folder=str(tmp_path / "study"))
+    assert compare.main(["--config", config, "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "cycleqd, random" in plan and "runs" in plan and "4" in plan
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_preset_comes_before_a_methods_own_settings(world, tmp_path):
+    from cycleqd_jax.config import load_config
+    from cycleqd_jax.study.settings import CompareConfig, open_study
+
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("qd: { bins: 7, w_max: 0.1 }\nqd.mutation: none\n")
+    own = {"preset": str(preset), "qd.bins": 9}
+    config = world("preset.yaml", methods={"cycleqd": {}, "other": own})
+    study = open_study(load_config(config, [], CompareConfig), "preset")
+    qd = study.run_config("other", 1).qd
+    assert (qd.bins, qd.w_max, qd.mutation) == (9, 0.1, "none")
+    assert study.run_config("other", 1).seed == 1
+    assert study.reference.qd.bins == 15 and qd.num_generations == 3
+
+
+def contents(folder):
+    """Every promised file of a comparison by name."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and path.name.startswith("seed-"):
+            place = path.relative_to(folder)
+            found |= {f"{place}/{n}": b for n, b in run_contents.contents(path).items()}
+    for path in (folder / "study.json", *sorted((folder / "summary").iterdir())):
+        if path.name not in UNPROMISED:
+            found[path.name] = path.read_bytes()
+    return found
+
+
+def start(folder, *command):
+    paths = [str(TESTS / "support"), str(TESTS.parent)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+
+
+@pytest.mark.slow
+def test_four_methods_and_two_seeds_killed_twice_end_the_same(world, tmp_path):
+    """Killed in the middle of a method's search, and while a summary is written."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    config = world("four.yaml", methods=METHODS, folder=str(whole))
+    assert compare.main(["--config", config]) == 0
+    config = world("four.yaml", methods=METHODS, folder=str(parts))
+    driver = str(TESTS / "support" / "kill_compare.py")
+    for moment, count in [("checkpoint written", 7), ("summary half written", 1)]:
+        killed = start(tmp_path, driver, moment, str(count), "--config", config)
+        assert killed.returncode == -signal.SIGKILL, (moment, killed.stderr)
+    done = start(tmp_path, "-m", "experiments.compare", "--config", config)
+    assert done.returncode == 0, done.stderr
+    assert not run_contents.differences(contents(parts), contents(whole))
+    shutil.rmtree(parts)
