@@ -121,7 +121,7 @@ def state_memory(config: RunConfig, basis: Basis) -> StateMemory:
       BadInputError: there are more than `MAX_CELLS` cells.
     """
     qd, tasks = config.qd, len(config.tasks)
-    cells = tasks * qd.bins ** (tasks - 1)
+    cells = search_class(config.search).cells(qd, tasks)
     if cells > MAX_CELLS:
         raise BadInputError(
             f"qd.bins: {qd.bins} bins and {tasks} tasks make {cells} cells in all "
@@ -143,7 +143,7 @@ def state_memory(config: RunConfig, basis: Basis) -> StateMemory:
     genomes = min(cells + experts + qd.children_per_batch, individuals)
     return StateMemory(
         cells=cells,
-        grid_bytes=tree_bytes(archives),
+        grid_bytes=tree_bytes(archives) * cells // (tasks * qd.bins ** (tasks - 1)),
         genomes=genomes,
         genome_bytes=genome,
         individuals=individuals,

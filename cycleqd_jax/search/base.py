@@ -167,6 +167,11 @@ class Search(abc.ABC):
         return "diagonal"
 
     @classmethod
+    def cells(cls, qd: QDSettings, num_tasks: int) -> int:
+        """The number of cells of all its archives, for the plan of memory."""
+        return num_tasks * qd.bins ** (num_tasks - 1)
+
+    @classmethod
     def uses_noise(cls, qd: QDSettings) -> bool:
         """True if its genomes hold Gaussian noise (`merging.noise`)."""
         return False

@@ -14,17 +14,16 @@ import jax
 import numpy as np
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 
-from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.aggregation import Contender
 from cycleqd_jax.qd.archives import Archives, empty_repertoire, occupied, offer
 from cycleqd_jax.qd.cells import bin_index
 from cycleqd_jax.qd.elites import mean_score
+from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.search import by_mean
 from cycleqd_jax.search.base import (
     Candidates,
     Champions,
-    Context,
     Outcome,
     State,
     Status,
@@ -33,7 +32,6 @@ from cycleqd_jax.search.base import (
 )
 from cycleqd_jax.search.cycleqd import CycleQD
 
-_MAX_CELLS = 10_000_000
 _ARCHIVE = "mean"
 
 
@@ -54,18 +52,13 @@ class MapElites(CycleQD):
     """One-archive MAP-Elites; its memory is a `Memory`.
 
     Raises:
-      BadInputError: as for `CycleQD`, or the archive has too many cells.
+      BadInputError: as for `CycleQD`.
     """
 
-    def __init__(self, context: Context):
-        super().__init__(context)
-        bins, num_tasks = context.qd.bins, len(context.tasks)
-        if bins**num_tasks > _MAX_CELLS:
-            raise BadInputError(
-                f"qd.bins: {bins} bins and {num_tasks} tasks make {bins**num_tasks} "
-                f"cells in one archive of all tasks, more than {_MAX_CELLS}; choose "
-                "fewer bins or fewer tasks."
-            )
+    @classmethod
+    def cells(cls, qd: QDSettings, num_tasks: int) -> int:
+        """One archive of all K scores."""
+        return qd.bins**num_tasks
 
     def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
         """Offers every expert to the archive; their scores set the cells' ranges."""

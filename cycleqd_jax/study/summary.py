@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from cycleqd_jax import files
+from cycleqd_jax.reports.statistics import mean_interval
 from cycleqd_jax.study import figures, tables
 from cycleqd_jax.study.results import Result, batch_seconds, read_results
 from cycleqd_jax.study.settings import SUMMARY, Study
-from cycleqd_jax.study.statistics import Estimate, Layout, estimate, holm
+from cycleqd_jax.study.statistics import Layout, estimate, holm
 from cycleqd_jax.tasks.base import Split, Task
 
 KINDS = ("trained", "held_out")  # of templates: in `train`, and left out of it
@@ -67,16 +68,16 @@ def make_summary(
     }
     rivals = [name for name in pairs if name != config.reference]
     corrected = holm({name: pairs[name].p_value for name in rivals})
-    methods = {}
+    methods, everything = {}, np.ones(len(problems), bool)
     for name, own in scores.items():
         pair, by_seed = pairs[name], results[name]
-        methods[name] = _entry(estimate(own, layout, resamples=count)) | {
+        methods[name] = _entry(own, layout, everything, count) | {
             "tasks": {
-                task.name: _entry(_of(own, layout, layout.tasks == k, resamples=count))
+                task.name: _entry(own, layout, layout.tasks == k, count)
                 for k, task in enumerate(tasks)
             },
             "templates": {
-                kind: _entry(_of(own, layout, kinds == kind, resamples=count))
+                kind: _entry(own, layout, kinds == kind, count)
                 for kind in KINDS
                 if (kinds == kind).any()
             },
@@ -135,16 +136,18 @@ def _kinds(problems: Sequence[tuple[Task, Any]]) -> np.ndarray:
     return np.asarray(found)
 
 
-def _of(
-    scores: np.ndarray, layout: Layout, mask: np.ndarray, *, resamples: int
-) -> Estimate:
-    return estimate(scores[:, mask], layout.subset(mask), resamples=resamples)
-
-
-def _entry(found: Estimate) -> dict[str, Any]:
-    """A mean score and its interval, which ends at 0 and 1."""
-    low, high = max(0.0, found.low), min(1.0, found.high)
-    return {"mean": found.value, "interval": [low, high]}
+def _entry(
+    scores: np.ndarray, layout: Layout, mask: np.ndarray, resamples: int
+) -> dict[str, Any]:
+    """The mean score on some problems, and its interval, which ends at 0 and 1."""
+    scores, layout = scores[:, mask], layout.subset(mask)
+    found = estimate(scores, layout, resamples=resamples)
+    interval = [max(0.0, found.low), min(1.0, found.high)]
+    if found.standard_error == 0:  # resamples of equal scores are equal
+        of_task = [layout.tasks == k for k in range(layout.tasks.max() + 1)]
+        means = [float(scores[:, own].mean()) for own in of_task]
+        interval = list(mean_interval(means, [int(own.sum()) for own in of_task]))
+    return {"mean": found.value, "interval": interval}
 
 
 def _mean(scores: np.ndarray, layout: Layout) -> float:
@@ -168,19 +171,16 @@ def _coverages(results: Sequence[Result]) -> dict[str, float] | None:
 def _remarks(
     methods: Mapping[str, Mapping[str, Any]], reference: str, tolerance: float
 ) -> list[str]:
-    """A sentence about each method whose budget is another than the reference's."""
+    """A sentence about each search whose budget is another than the reference's."""
     own, remarks = methods[reference]["tokens"], []
     for name, entry in methods.items():
         tokens, children = entry["tokens"], entry["children"]
-        if not tokens or abs(tokens / own - 1) <= tolerance:
+        if not children or abs(tokens / own - 1) <= tolerance:
             continue
-        advice = ""
-        if children:
-            equal = max(1, round(children * own / tokens))
-            advice = f"; about {equal} children in place of {children:.0f} take as many"
+        equal = max(1, round(children * own / tokens))
         remarks.append(
             f"{name} took {tokens:.0f} tokens, {tokens / own:.2f} times as many as "
-            f"{reference}{advice}."
+            f"{reference}; its {children:.0f} children should be about {equal}."
         )
     return remarks
 

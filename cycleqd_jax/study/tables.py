@@ -30,7 +30,8 @@ def make_markdown(summary: Mapping[str, Any]) -> str:
         "Scores in percent, a row per method, in the form of the paper's tables.",
         _markdown(*paper_table(summary)),
     ]
-    parts += [f"- {remark}" for remark in summary["remarks"]]
+    if remarks := summary["remarks"]:
+        parts.append("\n".join(f"- {remark}" for remark in remarks))
     return "\n\n".join(parts) + "\n"
 
 

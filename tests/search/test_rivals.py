@@ -200,12 +200,6 @@ def test_map_elites_keeps_one_individual_per_cell_by_its_mean(context, basis):
     assert 0 in state.bank.genomes and 3 not in state.bank.genomes
 
 
-def test_too_many_cells_are_refused(basis):
-    qd = QDSettings(bins=1000)
-    with pytest.raises(BadInputError, match="1000000000 cells in one archive"):
-        search_class("map_elites")(Context(qd, {}, basis, TASKS, TASKS))
-
-
 @pytest.mark.parametrize("name", ["map_elites", "nsga2"])
 @pytest.mark.parametrize("mutation", ["gaussian", "svd_child"])
 def test_rivals_breed_with_every_operator(name, mutation, basis):
