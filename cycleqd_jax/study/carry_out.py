@@ -1,9 +1,11 @@
 """Carries out the runs of a comparison, one after the other.
 
 Each run has a folder of its own, like one that `experiments.agent_skills` makes, and is
-resumed like one. What is finished is not touched again.
+resumed like one. What is finished is not touched again. With a budget a run is first
+carried out with one batch of children; what they cost decides how many there will be.
 """
 
+from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.individuals import Adapter
@@ -11,16 +13,16 @@ from cycleqd_jax.progress import Observer
 from cycleqd_jax.reports import build
 from cycleqd_jax.runs import run
 from cycleqd_jax.runs.comparison import CachedEvaluator
+from cycleqd_jax.runs.facts import read_facts
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.runs.results import read_episodes
 from cycleqd_jax.runs.setup import open_evaluator, prepare
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.study import population
+from cycleqd_jax.study.results import ADAPTER_PART, method_tokens, part_tokens
 from cycleqd_jax.study.settings import AdapterMethod, Study
 from cycleqd_jax.tasks.base import Split
-
-ADAPTER_PART = "adapter-test"
 
 
 def carry_out(study: Study, observer: Observer) -> None:
@@ -44,6 +46,8 @@ def carry_out(study: Study, observer: Observer) -> None:
 
 def _run(study: Study, config: RunConfig, observer: Observer, where: str) -> None:
     with RunFolder(config.run_dir, resume=True) as folder:
+        if study.config.budget is not None:
+            config = _within_budget(config, study.config.budget, folder, observer)
         run.check_generations(config, folder)
         if not run.is_done(config, folder, observer):
             observer.phase(where)
@@ -52,6 +56,32 @@ def _run(study: Study, config: RunConfig, observer: Observer, where: str) -> Non
             build.write_report(folder.path)
         if study.config.population:
             _score_population(study, config, folder, observer)
+
+
+def _within_budget(
+    config: RunConfig, budget: int, folder: RunFolder, observer: Observer
+) -> RunConfig:
+    """The config with as many children as the budget allows, at least one batch.
+
+    Their number is kept beside the run, since the run goes on to more children.
+    """
+    kept, batch = folder.path.with_suffix(".json"), config.qd.children_per_batch
+    if not kept.exists():
+        pilot = _with_children(config, batch)
+        run.check_generations(pilot, folder)
+        if read_facts(folder.path) is None:
+            observer.phase(f"{folder.path}: one batch, to see what a child costs")
+            run.evolve(pilot, folder, observer)
+        left = budget - method_tokens(folder.path)
+        child = part_tokens(folder.path)["batch-000001"] / batch
+        children = batch + max(0, int(left / child))
+        files.write_sealed(kept, {"num_generations": children})
+    return _with_children(config, files.read_sealed(kept)["num_generations"])
+
+
+def _with_children(config: RunConfig, number: int) -> RunConfig:
+    qd = config.qd.model_copy(update={"num_generations": number})
+    return config.model_copy(update={"qd": qd})
 
 
 def _score_population(

@@ -114,6 +114,7 @@ def _facts(study: Study, problems: Mapping[str, str]) -> dict[str, Any]:
     return {
         "reference": study.config.reference,
         "seeds": list(study.config.seeds),
+        "budget": study.config.budget,
         "methods": {name: plain(method) for name, method in study.methods.items()},
         "problems": dict(problems),
     }
@@ -125,7 +126,7 @@ def _check_same(study: Study, problems: Mapping[str, str]) -> None:
     if not path.exists():
         return
     old, new = files.read_sealed(path), _facts(study, problems)
-    for key in ("reference", "seeds", "methods", "problems"):
+    for key in ("reference", "seeds", "budget", "methods", "problems"):
         if difference := _difference(key, old.get(key), new[key]):
             raise BadInputError(
                 f"folder: the comparison in {study.folder} was begun with other "

@@ -12,10 +12,10 @@ from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.names import BASE
 from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.study import population
-from cycleqd_jax.study.carry_out import ADAPTER_PART
 from cycleqd_jax.study.settings import AdapterMethod, ModelMethod, Study
 from cycleqd_jax.tasks.base import Split
 
+ADAPTER_PART = "adapter-test"
 Scores = Mapping[str, Mapping[str, float]]  # task -> problem -> score
 
 # How the names of parts begin whose tokens a method needs to find its result. Those of

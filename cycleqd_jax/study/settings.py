@@ -31,6 +31,7 @@ from cycleqd_jax.search.merges import SCALED, UNIFORM
 
 SUMMARY = "summary"  # a folder beside the methods'
 _OWN = ("seed", "run_dir")  # settings that the comparison makes itself
+Tokens = Annotated[int, Field(ge=0, le=10**15)]
 _BASELINES = (BASE, UNIFORM, SCALED)
 
 
@@ -44,6 +45,8 @@ class CompareConfig(Section):
       methods: name -> what it changes, or which adapter or model it is.
       reference: the method that the others are compared with.
       folder: of the comparison; runs/<name of the config file> by default.
+      budget: tokens through the model that every search may take, see
+        `results.method_tokens`; it decides `qd.num_generations`. None leaves that.
       resamples: number of resamples behind errors, of each kind.
       tolerance: share by which the tokens of a method may differ from the reference's
         before a remark is made.
@@ -60,6 +63,7 @@ class CompareConfig(Section):
     methods: Annotated[Mapping[Name, Mapping[Text, Any]], Field(min_length=1)]
     reference: Name = "cycleqd"
     folder: PathText | None = None
+    budget: Tokens | None = None
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 2000
     tolerance: Fraction = 0.1
     population: Count = 0
@@ -90,7 +94,7 @@ class AdapterMethod(Section):
     """
 
     adapter: PathText
-    tokens: Count | None = None
+    tokens: Tokens | None = None
 
 
 class ModelMethod(Section):

@@ -230,6 +230,28 @@ def test_a_preset_comes_before_a_methods_own_settings(world, tmp_path):
     assert study.reference.qd.bins == 15 and qd.num_generations == 3
 
 
+@pytest.mark.slow
+def test_a_budget_gives_every_search_as_many_tokens(world, tmp_path):
+    methods = {"cycleqd": {}, "sparse": {"search": "random", "problems.optimise": 2}}
+    budget = 20_000
+    config = world(
+        "budget.yaml",
+        methods=methods,
+        seeds=[0],
+        budget=budget,
+        folder=str(tmp_path / "study"),
+    )
+    assert compare.main(["--config", config]) == 0
+    summary = read(tmp_path / "study")
+    for entry in summary["methods"].values():
+        assert budget * 0.85 < entry["tokens"] < budget * 1.15
+    children = {n: entry["children"] for n, entry in summary["methods"].items()}
+    assert children["sparse"] > 1.5 * children["cycleqd"] > 6
+    before = contents(tmp_path / "study")
+    assert compare.main(["--config", config]) == 0
+    assert contents(tmp_path / "study") == before
+
+
 def contents(folder):
     """Every promised file of a comparison by name."""
     found = {}
