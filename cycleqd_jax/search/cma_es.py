@@ -27,7 +27,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import Section, parse_section
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.qd.elites import mean_score
+from cycleqd_jax.qd.elites import mean_score, mean_smooth
 from cycleqd_jax.search import by_mean
 from cycleqd_jax.search.base import (
     Candidates,
@@ -66,6 +66,7 @@ class Memory:
       cma: the distribution: QDax's state, of float32 and int32 arrays.
       samples: float32 `[P, D]`, factors of the population's evaluated children.
       fitness: float64 `[P]`, their mean scores.
+      smooth: float64 `[P]`, their mean smooth scores; minus infinity without any.
       complete: bool `[P]`, whether they were evaluated on all problems.
       count: int32 `[]`, how many of the P rows are filled.
     """
@@ -73,6 +74,7 @@ class Memory:
     cma: CMAESState
     samples: np.ndarray
     fitness: np.ndarray
+    smooth: np.ndarray
     complete: np.ndarray
     count: np.ndarray
 
@@ -166,16 +168,22 @@ class CMAESearch(Search):
         self._draw = jax.jit(_draw)
         self._update = jax.jit(self._cma.update_state)
 
-    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+    def init(
+        self,
+        experts: Sequence[Genome],
+        scores: np.ndarray,
+        smooth: np.ndarray | None = None,
+    ) -> State:
         """The experts are the first individuals; no child was evaluated."""
         memory = Memory(
             cma=_to_arrays(self._cma.init()),
             samples=np.zeros((self._population, self._factors.size), np.float32),
             fitness=np.zeros(self._population),
+            smooth=np.full(self._population, -np.inf),
             complete=np.zeros(self._population, bool),
             count=np.int32(0),
         )
-        return State(by_mean.expert_bank(experts, scores), 1, memory)
+        return State(by_mean.expert_bank(experts, scores, smooth), 1, memory)
 
     def ask(self, state: State, key: RNGKey, ts: Sequence[int]) -> Candidates:
         """Draws the factors of child t with `fold_in(key, t)`."""
@@ -196,18 +204,20 @@ class CMAESearch(Search):
 
     def _learn(self, memory: Memory, genome: Genome, outcome: Outcome) -> Memory:
         row = int(memory.count)
-        samples, fitness, complete = (
-            np.array(leaf) for leaf in (memory.samples, memory.fitness, memory.complete)
+        memory = memory.replace(
+            samples=_with(memory.samples, row, self._factors.of(genome)),
+            fitness=_with(memory.fitness, row, mean_score(outcome.scores)),
+            smooth=_with(memory.smooth, row, mean_smooth(outcome.smooth or ())),
+            complete=_with(memory.complete, row, outcome.status is Status.COMPLETE),
+            count=np.int32(row + 1),
         )
-        samples[row] = self._factors.of(genome)
-        fitness[row] = mean_score(outcome.scores)
-        complete[row] = outcome.status is Status.COMPLETE
-        memory = Memory(memory.cma, samples, fitness, complete, np.int32(row + 1))
         if row + 1 < self._population:
             return memory
         # The best first: children that were given up come last, equal ones by t.
-        order = np.lexsort((np.arange(row + 1), -fitness, ~complete))
-        selected = samples[order[: self._selected]]
+        order = np.lexsort(
+            (np.arange(row + 1), -memory.smooth, -memory.fitness, ~memory.complete)
+        )
+        selected = memory.samples[order[: self._selected]]
         cma = _to_arrays(self._update(memory.cma, selected))
         if bool(self._cma.stop_condition(cma)):  # it has converged or broken down
             cma = _to_arrays(self._cma.init().replace(mean=selected[0]))
@@ -221,6 +231,13 @@ class CMAESearch(Search):
         """Those of `by_mean.metrics`, and the step size as `sigma`."""
         found = by_mean.metrics(state.bank, self.context.tasks)
         return found | {"sigma": float(state.memory.cma.sigma)}
+
+
+def _with(array: np.ndarray, row: int, value: np.ndarray | float) -> np.ndarray:
+    """A copy of an array with another row."""
+    copy = np.array(array)
+    copy[row] = value
+    return copy
 
 
 def _draw(cma: CMAESState, key: RNGKey) -> jax.Array:

@@ -18,7 +18,7 @@ from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.aggregation import Contender
 from cycleqd_jax.qd.archives import Archives, empty_repertoire, occupied, offer
 from cycleqd_jax.qd.cells import bin_index
-from cycleqd_jax.qd.elites import mean_score
+from cycleqd_jax.qd.elites import mean_score, mean_smooth
 from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.search import by_mean
 from cycleqd_jax.search.base import (
@@ -60,15 +60,23 @@ class MapElites(CycleQD):
         """One archive of all K scores."""
         return qd.bins**num_tasks
 
-    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+    def init(
+        self,
+        experts: Sequence[Genome],
+        scores: np.ndarray,
+        smooth: np.ndarray | None = None,
+    ) -> State:
         """Offers every expert to the archive; their scores set the cells' ranges."""
         rows = [[float(score) for score in row] for row in scores]
-        bank = by_mean.expert_bank(experts, scores)
+        likely = [None] * len(rows) if smooth is None else smooth.tolist()
+        bank, bins = by_mean.expert_bank(experts, scores, smooth), self.context.qd.bins
         num_tasks = len(self.context.tasks)
-        repertoire = empty_repertoire(self.context.qd.bins, num_tasks, num_tasks)
+        repertoire = empty_repertoire(
+            bins, num_tasks, num_tasks, smooth=smooth is not None
+        )
         ranges = np.asarray(self._ranges(rows), np.float64)
         for k, own in enumerate(rows):
-            repertoire = self._offer(repertoire, ranges, k, own)
+            repertoire = self._offer(repertoire, ranges, k, own, likely[k])
         return State(bank, 1, Memory(jax.device_get(repertoire), ranges))
 
     def _offer(
@@ -77,13 +85,15 @@ class MapElites(CycleQD):
         ranges: np.ndarray,
         individual: int,
         scores: Sequence[float],
+        smooth: Sequence[float] | None,
     ) -> MapElitesRepertoire:
         bins = self.context.qd.bins
         place = [
             bin_index(score, (low, high), bins)
             for score, (low, high) in zip(scores, ranges.tolist(), strict=True)
         ]
-        return offer(repertoire, individual, place, mean_score(scores), scores)[0]
+        quality, likely = mean_score(scores), mean_smooth(smooth or ())
+        return offer(repertoire, individual, place, quality, scores, likely)[0]
 
     def archives(self, state: State) -> Archives:
         """The one archive in place of every task's."""
@@ -101,7 +111,11 @@ class MapElites(CycleQD):
         for individual, outcome in enumerate(outcomes, first):
             if outcome.status is Status.COMPLETE:
                 repertoire = self._offer(
-                    repertoire, memory.ranges, individual, outcome.scores
+                    repertoire,
+                    memory.ranges,
+                    individual,
+                    outcome.scores,
+                    outcome.smooth,
                 )
         bank = bank.prune(_ids(repertoire))
         memory = Memory(jax.device_get(repertoire), memory.ranges)

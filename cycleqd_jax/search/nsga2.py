@@ -24,6 +24,8 @@ from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from cycleqd_jax.files import Section, parse_section
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.archives import SCORES, Archives
+from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.qd.elites import mean_smooth
 from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.search import by_mean
 from cycleqd_jax.search.base import (
@@ -66,14 +68,20 @@ class NSGA2(CycleQD):
         settings = parse_section("search_settings", context.options, NSGA2Settings)
         self._size = settings.population
 
-    def init(self, experts: Sequence[Genome], scores: np.ndarray) -> State:
+    def init(
+        self,
+        experts: Sequence[Genome],
+        scores: np.ndarray,
+        smooth: np.ndarray | None = None,
+    ) -> State:
         """The experts are the first population."""
-        bank = by_mean.expert_bank(experts, scores)
-        return State(bank, 1, self._survivors(range(bank.next_id), bank.scores))
+        bank = by_mean.expert_bank(experts, scores, smooth)
+        return State(bank, 1, self._survivors(range(bank.next_id), bank))
 
-    def _survivors(self, ids: Sequence[int], scores: np.ndarray) -> np.ndarray:
+    def _survivors(self, ids: Sequence[int], bank: Bank) -> np.ndarray:
         ids = np.sort(np.asarray(ids, np.int32))
-        ids = ids[rank(scores[ids])][: self._size]
+        smooth = [mean_smooth(row) for row in bank.smooth[ids].tolist()]
+        ids = ids[rank(bank.scores[ids], np.asarray(smooth))][: self._size]
         return np.pad(ids, (0, self._size - ids.size), constant_values=_NOBODY)
 
     @property
@@ -106,7 +114,7 @@ class NSGA2(CycleQD):
         for individual, outcome in enumerate(outcomes, first):
             if outcome.status is Status.COMPLETE:
                 members = population[population != _NOBODY]
-                population = self._survivors([*members, individual], bank.scores)
+                population = self._survivors([*members, individual], bank)
         members = population[population != _NOBODY].tolist()
         return State(by_mean.prune(bank, members), candidates.ts[-1] + 1, population)
 
@@ -141,20 +149,22 @@ class NSGA2(CycleQD):
         return Summary({}, rows)
 
 
-def rank(scores: np.ndarray) -> np.ndarray:
+def rank(scores: np.ndarray, smooth: np.ndarray) -> np.ndarray:
     """Indices of members from the best to the worst, int `[n]`.
 
-    By front, then from the largest crowding distance to the smallest, then by index.
+    By front, then from the largest crowding distance to the smallest, then from the
+    highest smooth score to the lowest, then by index.
 
     Args:
       scores: float64 `[n, K]`; more is better.
+      smooth: float64 `[n]`, mean smooth scores.
     """
     front = fronts(scores)
     crowding = np.zeros(len(scores))
     for number in range(front.max() + 1):
         members = front == number
         crowding[members] = crowding_distances(scores[members])
-    return np.lexsort((np.arange(len(scores)), -crowding, front))
+    return np.lexsort((np.arange(len(scores)), -smooth, -crowding, front))
 
 
 def fronts(scores: np.ndarray) -> np.ndarray:

@@ -12,7 +12,8 @@ from cycleqd_jax.merging.individuals import Adapter
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.reports import build
 from cycleqd_jax.runs import run
-from cycleqd_jax.runs.comparison import CachedEvaluator
+from cycleqd_jax.runs.cached import CachedEvaluator
+from cycleqd_jax.runs.costs import part_costs
 from cycleqd_jax.runs.facts import read_facts
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.opened import open_run
@@ -20,7 +21,7 @@ from cycleqd_jax.runs.results import read_episodes
 from cycleqd_jax.runs.setup import open_evaluator, prepare
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.study import population
-from cycleqd_jax.study.results import ADAPTER_PART, method_tokens, part_tokens
+from cycleqd_jax.study.results import ADAPTER_PART, method_cost
 from cycleqd_jax.study.settings import AdapterMethod, Study
 from cycleqd_jax.tasks.base import Split
 
@@ -61,20 +62,22 @@ def _run(study: Study, config: RunConfig, observer: Observer, where: str) -> Non
 def _within_budget(
     config: RunConfig, budget: int, folder: RunFolder, observer: Observer
 ) -> RunConfig:
-    """The config with as many children as the budget allows, at least one batch.
+    """The config with as many children as the budget allows.
 
-    Their number is kept beside the run, since the run goes on to more children.
+    They are at least one batch, and at most as many as the config has. Their number is
+    kept beside the run, since the run goes on to more children.
     """
-    kept, batch = folder.path.with_suffix(".json"), config.qd.children_per_batch
+    most, kept = config.qd.num_generations, folder.path.with_suffix(".json")
+    batch = min(config.qd.children_per_batch, most)
     if not kept.exists():
         pilot = _with_children(config, batch)
         run.check_generations(pilot, folder)
         if read_facts(folder.path) is None:
             observer.phase(f"{folder.path}: one batch, to see what a child costs")
             run.evolve(pilot, folder, observer)
-        left = budget - method_tokens(folder.path)
-        child = part_tokens(folder.path)["batch-000001"] / batch
-        children = batch + max(0, int(left / child))
+        left = budget - method_cost(folder.path).tokens
+        child = part_costs(folder.path)["batch-000001"].tokens / batch
+        children = min(most, batch + max(0, int(left / child)))
         files.write_sealed(kept, {"num_generations": children})
     return _with_children(config, files.read_sealed(kept)["num_generations"])
 

@@ -5,16 +5,24 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 
 from cycleqd_jax import files
-from cycleqd_jax.runs import reading
+from cycleqd_jax.runs import costs, reading
 from cycleqd_jax.runs.names import BASE
 from cycleqd_jax.runs.opened import open_run
+from cycleqd_jax.runs.results import EXPERTS_PART
+from cycleqd_jax.search.merges import SCALED
 from cycleqd_jax.study import population
 from cycleqd_jax.study.settings import AdapterMethod, ModelMethod, Study
 from cycleqd_jax.tasks.base import Split
 
+ADAPTER_PART = "adapter-test"
+Scores = Mapping[str, Mapping[str, float]]  # task -> problem -> score
+
+# Phases that a method needs to find its result. Those of baselines, and of `test`, are
+# spent on the comparison.
+_OF_METHOD = (costs.SET_UP, "experts", "search", "champions")
+_OF_SCALED = "merges-"  # how the names of parts begin in which its factor is chosen
 ADAPTER_PART = "adapter-test"
 Scores = Mapping[str, Mapping[str, float]]  # task -> problem -> score
 
@@ -90,28 +98,11 @@ def read_results(study: Study) -> dict[str, dict[int, Result]]:
     return found
 
 
-def method_tokens(run: pathlib.Path, parts: Sequence[str] = _OF_METHOD) -> int:
-    """Tokens through the model in the parts of a run whose names begin so.
-
-    Counted are prompts of last turns and all replies, and the tokens of Gram matrices.
-    """
-    found = sum(
-        tokens for name, tokens in part_tokens(run).items() if name.startswith(parts)
-    )
-    if parts == _OF_METHOD:
-        found += reading.read_basis_facts(run).get("gram_tokens", 0)
-    return found
-
-
-def part_tokens(run: pathlib.Path) -> dict[str, int]:
-    """Part of the results -> tokens through the model."""
-    found = {}
-    for path in reading.parts(run, "results"):
-        table = files.read_table(path)
-        prompts = pc.sum(table["prompt_tokens"]).as_py() or 0
-        replies = pc.sum(pc.list_value_length(table["tokens"])).as_py() or 0
-        found[path.stem] = prompts + replies
-    return found
+def method_cost(run: pathlib.Path) -> costs.PhaseCost:
+    """The cost of finding a run's result, see `runs.costs`."""
+    phases = costs.run_cost(run)
+    own = [phases[name] for name in _OF_METHOD if name in phases]
+    return costs.PhaseCost(*(sum(column) for column in zip(*own, strict=True)))
 
 
 def _read_run(method: pathlib.Path, seed: int, count: int) -> Result:
@@ -119,11 +110,11 @@ def _read_run(method: pathlib.Path, seed: int, count: int) -> Result:
     opened = open_run(run, finished=True)
     facts = opened.facts
     scores = reading.read_scores(run, [facts.result])[facts.result][Split.TEST]
-    bank, seconds = opened.bank, reading.read_seconds(run)
+    bank, cost = opened.bank, method_cost(run)
     return Result(
         scores=scores,
-        tokens=method_tokens(run),
-        seconds=sum(s for phase, s in seconds.items() if phase != "comparison"),
+        tokens=cost.tokens,
+        seconds=cost.seconds,
         curve=_curve(run, opened.tasks),
         children=facts.evaluated_children,
         hypervolume=population.hypervolume(bank.scores[bank.complete]),
@@ -134,8 +125,9 @@ def _read_run(method: pathlib.Path, seed: int, count: int) -> Result:
 def _read_model(reference: pathlib.Path, seed: int, method: ModelMethod) -> Result:
     run = reference / f"seed-{seed}"
     scores = reading.read_scores(run, [method.model])[method.model][Split.TEST]
-    tuned = method.model.startswith("scaled")
-    return Result(scores, method_tokens(run, _OF_SCALED) if tuned else 0, 0.0)
+    spent = costs.part_costs(run).items() if method.model == SCALED else ()
+    tokens = sum(cost.tokens for n, cost in spent if n.startswith(_OF_SCALED))
+    return Result(scores, tokens, 0.0)
 
 
 def _read_adapter(folder: pathlib.Path, name: str, method: AdapterMethod) -> Result:
@@ -163,13 +155,15 @@ def _part_scores(path: pathlib.Path) -> dict[str, dict[str, dict[str, float]]]:
 
 def _curve(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Point, ...]:
     """A point for the experts, and one for each batch of children."""
-    tokens, points, spent, children = part_tokens(run), [], 0, 0
+    parts, phases, points = costs.part_costs(run), costs.run_cost(run), []
+    spent = sum(phases[p].tokens for p in _OF_METHOD[:2] if p in phases)
+    children = 0
     best = np.full(3, -np.inf)  # on each half of the problems, and on all
     held_out = np.zeros(2)  # what the best on a half scores on the other
     problems: list[dict[str, list[str]]] = []
-    batches = sorted(name for name in tokens if name.startswith("batch-"))
-    for part in ("experts-optimise", *batches):
-        spent += tokens[part]
+    batches = sorted(name for name in parts if name.startswith("batch-"))
+    for part in (EXPERTS_PART, *batches):
+        spent += parts[part].tokens if part in batches else 0
         found = _part_scores(run / "results" / f"{part}.parquet")
         problems = problems or _halves(next(iter(found.values())), tasks)
         for name, scores in found.items():
@@ -211,7 +205,7 @@ def batch_seconds(run: pathlib.Path) -> list[float]:
             seconds = float(row["seconds"])
             if row["phase"] == "batch":
                 batches[int(row["generation"])] = seconds
-            elif row["phase"] != "comparison":
+            elif row["phase"] in _OF_METHOD[:2]:
                 start += seconds
         except (KeyError, TypeError, ValueError):
             continue

@@ -46,7 +46,7 @@ class CompareConfig(Section):
       reference: the method that the others are compared with.
       folder: of the comparison; runs/<name of the config file> by default.
       budget: tokens through the model that every search may take, see
-        `results.method_tokens`; it decides `qd.num_generations`. None leaves that.
+        `results.method_cost`; it lowers `qd.num_generations`. None leaves that.
       resamples: number of resamples behind errors, of each kind.
       tolerance: share by which the tokens of a method may differ from the reference's
         before a remark is made.

@@ -239,6 +239,7 @@ def test_a_budget_gives_every_search_as_many_tokens(world, tmp_path):
         methods=methods,
         seeds=[0],
         budget=budget,
+        settings={"qd.num_generations": 200},
         folder=str(tmp_path / "study"),
     )
     assert compare.main(["--config", config]) == 0
