@@ -205,8 +205,28 @@ def test_map_elites_keeps_one_individual_per_cell_by_its_mean(context, basis):
 def test_rivals_breed_with_every_operator(name, mutation, basis):
     kind, qd = search_class(name), QDSettings(mutation=mutation, bins=4)
     assert kind.uses_noise(qd) == (mutation == "gaussian")
-    if kind.basis_form(qd) == "core":
+    if kind.basis_form(qd, {}) == "core":
         basis = core_basis(basis)
     search = kind(Context(qd, {}, basis, TASKS, TASKS))
     state = evolve(search, basis, children=8)
     assert state.next_generation == 9
+
+
+@pytest.mark.parametrize("name", ["cma_es", "map_elites", "nsga2", "random"])
+def test_smooth_scores_decide_between_equal_means(name, context, basis):
+    ranges = dict.fromkeys(TASKS, (0.0, 1.0))
+    search = search_class(name)(context(cell_range=ranges, children_per_batch=4))
+    scores, smooth = np.full((3, 3), 0.25), np.full((3, 3), -1.0)
+    state = search.init([expert_genome(basis, k) for k in range(3)], scores, smooth)
+    asked = search.ask(state, jax.random.key(0), (1, 2, 3, 4))
+    outcomes = [Outcome((0.5,) * 3, smooth=(s,) * 3) for s in (-3.0, -1.0, -2.0, -4.0)]
+    state = search.tell(state, asked, outcomes)
+    found = search.champions(state)
+    [group] = found.contenders.values()
+    assert found.best == group[0].individual == 4
+    if name == "cma_es":
+        samples = np.stack([Factors(basis).of(asked.genomes[i]) for i in (1, 2)])
+        weights = np.log(2.5 / np.arange(1, 3))
+        np.testing.assert_allclose(
+            state.memory.cma.mean, weights / weights.sum() @ samples, rtol=1e-5
+        )
