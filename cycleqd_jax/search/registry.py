@@ -15,8 +15,8 @@ from cycleqd_jax.search.random import RandomSearch
 
 SEARCHES: dict[str, type[Search]] = {
     "cycleqd": CycleQD,
-    "gradient": GradientSearch,
     "cma_es": CMAESearch,
+    "gradient": GradientSearch,
     "map_elites": MapElites,
     "nsga2": NSGA2,
     "random": RandomSearch,
