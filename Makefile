@@ -1,4 +1,5 @@
 # make quickstart   install, then evolve a small real model into runs/quickstart
+# make tiny         train a tiny model and its experts into runs/tiny, for quick studies
 # make test         install, then lint and test
 # make setup        only install (for both)
 # make test-slow    the tests that take minutes
@@ -28,7 +29,7 @@ export PIP_NO_INPUT := 1
 # transformers says at every start that there is no torch, which the quickstart has not.
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
-.PHONY: help setup quickstart test test-slow prove-seeds prove-resume prove-fuzz \
+.PHONY: help setup quickstart tiny test test-slow prove-seeds prove-resume prove-fuzz \
   prove-signals prove-sandbox system clean
 
 help:
@@ -38,6 +39,11 @@ setup: $(VENV)/.test-installed
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m experiments.agent_skills --config $(CONFIG) --resume
+
+tiny: $(VENV)/.installed
+	$(BIN)/python -m experiments.new_model --config experiments/configs/tiny_model.yaml
+	$(BIN)/python -m experiments.train_experts --config experiments/configs/tiny_base.yaml
+	$(BIN)/python -m experiments.train_experts --config experiments/configs/tiny_experts.yaml
 
 test: $(VENV)/.test-installed
 	$(BIN)/ruff check .

@@ -1,0 +1,45 @@
+"""Makes a small model with random weights and a tokeniser, to be trained from scratch.
+
+python -m experiments.new_model \
+        --config experiments/configs/tiny_model.yaml [key=value ...]
+
+Started again with the same settings, it finds its model and keeps it.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cycleqd_jax.config import load_config
+from cycleqd_jax.reports import console
+from cycleqd_jax.training.new_model import NewModelConfig, write_new_model
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses the command line and writes the model; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.new_model",
+        description="Write a model with random weights, to be trained from scratch.",
+    )
+    parser.add_argument(
+        "--config", required=True, type=console.path, help="a YAML file of settings"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings that override it"
+    )
+    args = parser.parse_intermixed_args(argv)
+    return console.guarded(
+        lambda: _make(load_config(args.config, args.settings, NewModelConfig)),
+        interrupted="No model was written: run the command again.",
+    )
+
+
+def _make(config: NewModelConfig) -> int:
+    console.set_up_process()
+    with console.ConsoleObserver() as observer:
+        write_new_model(config, observer)
+    return console.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
