@@ -76,7 +76,7 @@ def load_start(config: TrainConfig, model: LoadedModel) -> Start:
         )
     else:
         name, expert = f"the adapter {path}", _loaded(path, model)
-    _check(expert, name)
+    check_adapter(expert, name)
     return Start(expert, name)
 
 
@@ -122,8 +122,12 @@ def _loaded(path: str, model: LoadedModel) -> Expert:
         raise BadInputError(f"start_from: {str(err).rstrip('.')}.") from err
 
 
-def _check(expert: Expert, name: str) -> None:
-    """Refuses what is no adapter of linear layers."""
+def check_adapter(expert: Expert, name: str) -> None:
+    """Refuses what is no adapter of linear layers.
+
+    Raises:
+      BadInputError: says what it is, under the name given.
+    """
     wrong = None
     if not isinstance(expert, LoraExpert):
         wrong = "is a whole model; give it as base_model"

@@ -10,12 +10,16 @@ import pytest
 import toy_world
 from dense_loss import dense_loss
 
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.individuals import Recipe
+from cycleqd_jax.models.base import EMBEDDING, HEAD
 from cycleqd_jax.models.dialogues import examples_of, turn_end
-from cycleqd_jax.models.experts import LoraExpert
+from cycleqd_jax.models.experts import FullExpert, LoraExpert
 from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.formats.peft import LoraFactor
 from cycleqd_jax.models.loading import load_expert, load_model
-from cycleqd_jax.training import run
+from cycleqd_jax.runs.opened import OpenedRun
+from cycleqd_jax.training import run, start
 from cycleqd_jax.training.start import Start
 from experiments import agent_skills, export, train_experts
 
@@ -189,3 +193,30 @@ def test_what_cannot_be_a_start_is_refused_before_training(
     for word in words:
         assert word in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_is_no_adapter(world, tmp_path, capsys, monkeypatch):
+    recipe = Recipe("ties", factor=1.0, density=0.2)
+    monkeypatch.setattr(OpenedRun, "individual", lambda self, name: recipe)
+    assert train(world, tmp_path / "out", "start_individual=best_of_search") == 2
+    assert "best_of_search of the run" in (error := capsys.readouterr().err)
+    assert "is a ties merge, which changes single elements" in error
+
+
+ONE = {"x": LoraFactor(np.ones((2, 1)), np.ones((1, 2)), 1.0)}
+ZERO = {"x": LoraFactor(np.zeros((2, 1)), np.ones((1, 2)), 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("expert", "words"),
+    [
+        (LoraExpert(ONE, {"norm": np.ones(2)}), r"brings whole weights \(norm\)"),
+        (LoraExpert({**ONE, EMBEDDING: ONE["x"]}), "changes the embedding or the head"),
+        (LoraExpert({HEAD: ONE["x"]}), "changes the embedding or the head"),
+        (LoraExpert(ZERO), "changes nothing"),
+        (FullExpert({}), "is a whole model"),
+    ],
+)
+def test_only_adapters_of_linear_layers_are_a_start(expert, words):
+    with pytest.raises(BadInputError, match=words):
+        start.check_adapter(expert, "it")
