@@ -27,6 +27,9 @@ class NamedTask:
     def problems(self, split):
         return self._problems[split]
 
+    def dialogue(self, problem):
+        return [{"role": "user", "content": problem.prompt}]
+
 
 @pytest.fixture(scope="session")
 def basis():
