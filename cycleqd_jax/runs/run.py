@@ -153,7 +153,7 @@ def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:
     inputs, machine = find_inputs(config), this_machine()
     if missing_data or not inputs.are_here:
         basis = inputs.basis(config)
-        make_search(config, basis, config.tasks)
+        make_search(config, basis, config.tasks, () if missing_data else tasks)
         memory = plan_memory(config, inputs.model, basis, machine)
         if inputs.are_here:
             memory.check(machine)
