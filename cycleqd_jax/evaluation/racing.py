@@ -162,7 +162,7 @@ class RacingEvaluator:
         task_weights: np.ndarray,
         split: Split,
         *,
-        problems: ProblemIds,
+        problems: Sequence[ProblemIds],
     ) -> Gradients:
         """See `Evaluator.gradient`."""
         return self._evaluator.gradient(genomes, task_weights, split, problems=problems)

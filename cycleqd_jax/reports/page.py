@@ -199,6 +199,7 @@ def _champion_table(report: Mapping[str, Any]) -> str:
     rows = []
     for task, champion in report["aggregation"].items():
         validated = champion.get("validated")
+        luck = champion["optimise_minus_validate"]
         shares = [
             "-" if share is None else f"{share:.2f}"
             for share in champion["expert_shares"].values()
@@ -209,13 +210,14 @@ def _champion_table(report: Mapping[str, Any]) -> str:
                 text(champion["individual"]),
                 f"{champion['quality']:.3f}",
                 "&ndash;" if validated is None else f"{validated:.3f}",
+                "&ndash;" if luck is None else f"{luck:+.3f}",
                 f"{champion['beta']:.3f}",
                 *shares,
             ]
         )
     of_expert = [f"share of {expert}" for expert in report["experts"]]
-    header = ["group", "champion", "optimise", "validate", "weight", *of_expert]
-    return table(header, rows)
+    header = ["group", "champion", "optimise", "validate", "luck", "weight"]
+    return table([*header, *of_expert], rows)
 
 
 def _experts(report: Mapping[str, Any]) -> str:

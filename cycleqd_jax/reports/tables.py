@@ -217,9 +217,27 @@ def _cost(data: RunData) -> dict[str, Any]:
 
 
 def _champions(data: RunData) -> dict[str, Any]:
-    """The champion of each group, and what it is made of."""
+    """The champion of each group, what it is made of, and how lucky it was."""
     return {
         group: champion.model_dump()
-        | {"expert_shares": lineage.expert_shares(data, champion.individual)}
+        | {
+            "expert_shares": lineage.expert_shares(data, champion.individual),
+            "optimise_minus_validate": _luck(data, group),
+        }
         for group, champion in data.facts.aggregation.items()
     }
+
+
+def _luck(data: RunData, group: str) -> float | None:
+    """A champion's score on `optimise` minus that on `validate`, which chose it."""
+    champion = data.facts.aggregation[group]
+    if champion.validated is None:
+        return None
+    if data.config.aggregation.choose_by == "quality" or group not in data.tasks:
+        return champion.quality - champion.validated
+    children = {child.name: child.scores for child in data.children}
+    scores = children.get(champion.individual)
+    if scores is None:  # an expert
+        own = data.scores[champion.individual]["optimise"]
+        scores = {task: statistics.mean(list(own[task].values())) for task in own}
+    return statistics.mean(list(scores.values())) - champion.validated

@@ -26,6 +26,8 @@ def show_report(run_dir: str | pathlib.Path, out: Console) -> dict:
     if (more := metrics_table(report, split, plain=plain)) is not None:
         out.print(more)
         out.print()
+    if tokens := report["cost"]["tokens_without_test"]:
+        out.print(f"cost without test: {tokens:,} tokens", highlight=False)
     page = pathlib.Path(run_dir) / "report" / "report.html"
     out.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
     return report

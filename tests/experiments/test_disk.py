@@ -71,7 +71,7 @@ def test_a_disk_that_is_full_again_and_again(
         (pathlib.Path, "write_bytes", 1, FULL, ["SHA256SUMS"]),
         (pathlib.Path, "write_bytes", 2, FULL, ["config.yaml"]),
         (safetensors.numpy, "save_file", 1, refused, ["basis.safetensors"]),
-        (pathlib.Path, "write_bytes", 6, FULL, ["results", "make room"]),
+        (pathlib.Path, "write_bytes", 8, FULL, ["results", "make room"]),
         (files, "check_room", 2, FULL, ["checkpoints/2", "make room"]),
         (files, "append_line", 3, files.cannot_write(timing, FULL), ["timing.jsonl"]),
         (files, "write_sealed", 1, files.cannot_write(timing, FULL), ["make room"]),

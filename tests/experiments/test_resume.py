@@ -15,8 +15,8 @@ TESTS = pathlib.Path(__file__).parents[1]
 MOMENTS = [
     ("experts written", 1),
     ("results written", 1),
-    ("checksums half written", 6),
-    ("metrics half written", 7),
+    ("checksums half written", 7),
+    ("metrics half written", 8),
     ("checkpoint half written", 1),
     ("batch evaluated", 1),
     ("checkpoint written", 1),

@@ -43,7 +43,8 @@ INPUTS = {
     "tokenisers": (14, ["base/tokenizer*.json", "base/chat_template.jinja",
                         "base/generation_config.json"]),
     "checkpoints": (4, ["run/checkpoints/*/*", "run/checkpoints/*/*/*"]),
-    "run folders": (6, ["run/*.*", "run/results/*", "run/metrics/*", "run/report/*"]),
+    "run folders": (6, ["run/*.*", "run/results/*", "run/metrics/*", "run/costs/*",
+                        "run/report/*"]),
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ import run_contents  # noqa: E402
 import toy_world  # noqa: E402
 
 from cycleqd_jax.progress import SEARCHING  # noqa: E402
+from cycleqd_jax.runs.folder import PARTS  # noqa: E402
 
 COMMAND = ("-m", "experiments.agent_skills", "--config", "toy.yaml", "--resume")
 SHARES = {"start": 0.2, "search": 0.35, "write": 0.25, "end": 0.2}
@@ -138,7 +139,7 @@ def plan_kills(count: int, children: int, rng: random.Random) -> list[Kill]:
 def wait_for_write(run: Run, folder: pathlib.Path) -> None:
     """Until the process writes a file of a batch or a checkpoint, or ends."""
     until = time.monotonic() + LIMIT_S
-    names = [folder / name for name in ("checkpoints", "results", "metrics", "times")]
+    names = [folder / name for name in ("checkpoints", *PARTS)]
     while run.process.poll() is None and time.monotonic() < until:
         for name in names:
             with contextlib.suppress(OSError):

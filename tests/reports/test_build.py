@@ -138,6 +138,18 @@ def test_the_winners_curse_is_optimise_minus_test(report, finished_run):
     assert rows["base"]["standard_error"] == pytest.approx(squares**0.5)
 
 
+def test_a_champions_luck_is_optimise_minus_validate(report, finished_run):
+    scores = {}
+    for row in results(finished_run):
+        if row["split"] == "optimise":
+            own = scores.setdefault(row["individual"], {})
+            own.setdefault(row["task"], []).append(row["score"])
+    for champion in report["aggregation"].values():
+        means = [np.mean(own) for own in scores[champion["individual"]].values()]
+        want = np.mean(means) - champion["validated"]
+        assert champion["optimise_minus_validate"] == pytest.approx(want)
+
+
 def test_the_page_has_cost_luck_and_retention(report, finished_run):
     page = (finished_run / "report" / "report.html").read_text()
     for heading in ("Cost", "The winner's curse", "What is kept of plain text"):

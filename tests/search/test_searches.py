@@ -397,6 +397,8 @@ def test_smooth_scores_are_refused_where_nothing_comes_of_them(
         tasks=("a", "b", "c"),
         fitness=FitnessSettings(smooth=True),
     )
+    for task in tasks:
+        task.dialogue = lambda problem: []
     monkeypatch.setattr(runs_search, "search_class", lambda name: Blind)
     with pytest.raises(BadInputError, match="mine:Blind takes no smooth scores"):
         runs_search.make_search(config, basis, "abc", tasks)
