@@ -133,8 +133,11 @@ def _metric_tables(report: Mapping[str, Any], split: str) -> str:
     for task, names in tables.metric_names(report, split).items():
         rows = []
         for model in report["models"]:
-            means = report["metrics"].get(model, {}).get(split, {}).get(task, {})
-            cells = [f"{means[n]:.3f}" if n in means else "&ndash;" for n in names]
+            means, errors = (
+                report[kind].get(model, {}).get(split, {}).get(task, {})
+                for kind in ("metrics", "metric_errors")
+            )
+            cells = [_mean_cell(means.get(n), errors.get(n)) for n in names]
             rows.append([text(model), *cells])
         shown = table(["model", *names], rows, marked=[report["result"]])
         parts.append(f"<h3>{text(task)}</h3>{shown}")
@@ -142,9 +145,17 @@ def _metric_tables(report: Mapping[str, Any], split: str) -> str:
         return ""
     return (
         f"<section><h2>Beside the score, on {text(split)}</h2>"
-        '<p class="note">Means over the problems that have each.</p>'
+        '<p class="note">Means over the problems that have each, and their standard '
+        "errors.</p>"
         f"{''.join(parts)}</section>"
     )
+
+
+def _mean_cell(mean: float | None, error: float | None) -> str:
+    if mean is None:
+        return "&ndash;"
+    small = "" if error is None else f"<small>&plusmn; {error:.3f}</small>"
+    return f"<td>{mean:.3f}{small}</td>"
 
 
 def _paired_table(report: Mapping[str, Any], split: str) -> str:

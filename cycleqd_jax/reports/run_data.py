@@ -79,6 +79,8 @@ class RunData:
       elites: of all archives; empty for a search without archives.
       basis: `basis.json`: how alike the experts are, and what their basis keeps.
       metrics: means of further verdicts of `models`, by split, task and name.
+      metric_errors: their standard errors over problems, where a name is not made of
+        others.
       trained: scores of the experts as they were trained, where their genomes are
         others, by expert; like `scores`.
       seconds: wall time by phase; the only thing that differs between equal runs.
@@ -94,7 +96,8 @@ class RunData:
     children: tuple[Child, ...]
     elites: tuple[Elite, ...]
     basis: Mapping[str, Any]
-    metrics: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+    metrics: Scores
+    metric_errors: Scores
     trained: Scores
     seconds: Mapping[str, float]
 
@@ -117,6 +120,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
     }
     _check_complete(run, tasks, scores, facts.result)
     classes = dict(zip(tasks, config.tasks, strict=True))
+    metrics, metric_errors = _metrics(run, aliases, classes)
     return RunData(
         config=config,
         facts=facts,
@@ -128,7 +132,8 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         children=_children(run, tasks),
         elites=_elites(run, facts),
         basis=reading.read_basis_facts(run),
-        metrics=_metrics(run, aliases, classes),
+        metrics=metrics,
+        metric_errors=metric_errors,
         trained={e: found[name] for e, name in trained.items() if name in found},
         seconds=reading.read_seconds(run),
     )
@@ -144,20 +149,28 @@ def _resolve(
 
 def _metrics(
     run: pathlib.Path, aliases: Mapping[str, str], classes: Mapping[str, str]
-) -> dict[str, dict[str, Any]]:
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Means of further verdicts by model, split and task, as the task sums them up.
 
-    `classes` has each task's name or import path in the config.
+    `classes` has each task's name or import path in the config. Also returns the
+    standard errors of the means, in the same form.
     """
     found = reading.read_metrics(run, {*aliases, *aliases.values()})
     ways = {task: _summary(classes[task]) for task in classes}
-    resolved: dict[str, dict[str, Any]] = {}
+    shown: dict[str, dict[str, Any]] = {}
+    errors: dict[str, dict[str, Any]] = {}
     for model, scored_as in aliases.items():
-        for name in (model, scored_as):
-            for split, tasks in found.get(name, {}).items():
-                shown = {task: ways[task](means) for task, means in tasks.items()}
-                resolved.setdefault(model, {}).setdefault(split, shown)
-    return resolved
+        splits = {**found.get(scored_as, {}), **found.get(model, {})}
+        for split, tasks in splits.items():
+            shown.setdefault(model, {})[split] = {
+                task: ways[task]({name: mean.value for name, mean in means.items()})
+                for task, means in tasks.items()
+            }
+            errors.setdefault(model, {})[split] = {
+                task: {name: mean.error for name, mean in means.items()}
+                for task, means in tasks.items()
+            }
+    return shown, errors
 
 
 def _summary(name: str) -> Callable[[Mapping[str, float]], Mapping[str, float]]:

@@ -24,7 +24,8 @@ def make_report(data: RunData) -> dict[str, Any]:
 
     Scores are accuracies in [0, 1]. `mean` weighs every task the same and is left out
     where a task was not evaluated; `problems` counts all tasks together. `metrics` are
-    means of what tasks say beside the score. Intervals are 95 %: Wilson's per task, and
+    means of what tasks say beside the score, `metric_errors` their standard errors over
+    problems. Intervals are 95 %: Wilson's per task, and
     for the mean see `statistics.mean_interval`. Nothing but `timing` depends on the
     machine's speed.
     """
@@ -32,6 +33,7 @@ def make_report(data: RunData) -> dict[str, Any]:
         "result": data.facts.result,
         "models": {model: _scores(data, model) for model in data.models},
         "metrics": data.metrics,
+        "metric_errors": data.metric_errors,
         "paired": _paired(data),
         "selected_on": SELECTED,
         "winners_curse": _winners_curse(data),

@@ -4,10 +4,11 @@ Only the columns and rows that are asked for are read into memory.
 """
 
 import json
+import math
 import pathlib
 import statistics
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -147,9 +148,16 @@ def read_scores(
     return scores
 
 
+class Mean(NamedTuple):
+    """Attributes: `value`, and its `error`: the standard error, 0.0 for one number."""
+
+    value: float
+    error: float
+
+
 def read_metrics(
     run: pathlib.Path, individuals: Collection[str]
-) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+) -> dict[str, dict[str, dict[str, dict[str, Mean]]]]:
     """Means of further verdicts by individual, split, task and name.
 
     Each is the mean over the problems that have it; which evaluation counts is as for
@@ -165,10 +173,12 @@ def read_metrics(
         seen.add((*place, row["problem"]))
         for metric in row["metrics"]:
             values.setdefault((*place, metric["name"]), []).append(metric["value"])
-    means: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    means: dict[str, dict[str, dict[str, dict[str, Mean]]]] = {}
     for (individual, split, task, name), found in sorted(values.items()):
         tasks = means.setdefault(individual, {}).setdefault(split, {})
-        tasks.setdefault(task, {})[name] = statistics.fmean(found)
+        spread = statistics.stdev(found) if len(found) > 1 else 0.0
+        mean = Mean(statistics.fmean(found), spread / math.sqrt(len(found)))
+        tasks.setdefault(task, {})[name] = mean
     return means
 
 

@@ -6,9 +6,9 @@ import inspect
 from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.files import check_name
 from cycleqd_jax.tasks.base import Task, TaskSettings
-from cycleqd_jax.tasks.pocket.coding import PocketCoding
-from cycleqd_jax.tasks.pocket.db import PocketDb
-from cycleqd_jax.tasks.pocket.shell import PocketOs
+from cycleqd_jax.tasks.pocket.coding import PocketCoding, PocketCodingHard
+from cycleqd_jax.tasks.pocket.db import PocketDb, PocketDbHard
+from cycleqd_jax.tasks.pocket.shell import PocketOs, PocketOsHard
 
 # Imported when they are asked for: some need an extra.
 _OTHERS = {
@@ -23,7 +23,9 @@ _OTHERS = {
     "os_interaction": "cycleqd_jax.tasks.os_interaction.task:OSInteraction",
 }
 _EXTRAS = {"evalplus": "coding"}  # package -> extra that installs it
-BUILT_IN = {task.name: task for task in (PocketCoding, PocketDb, PocketOs)}
+_PLAIN = (PocketCoding, PocketDb, PocketOs)
+_HARD = (PocketCodingHard, PocketDbHard, PocketOsHard)
+BUILT_IN = {task.name: task for task in (*_PLAIN, *_HARD)}
 NAMES = (*BUILT_IN, *_OTHERS)
 
 _VALUES = ("name", "max_new_tokens", "fingerprint")

@@ -212,7 +212,9 @@ def test_page_is_whole_and_fetches_nothing(report, finished_run):
     assert "got \\x1b[2J\\u202e\\r4" in text and not {"\x1b", "\u202e", "\r"} & {*text}
     plus = report["metrics"]["uniform_merge"]["test"]["skill_b"]["plus"]
     assert "Beside the score, on test" in text
-    assert f"<td>uniform_merge</td><td>{plus:.3f}</td>" in text
+    error = report["metric_errors"]["uniform_merge"]["test"]["skill_b"]["plus"]
+    cell = f"<td>{plus:.3f}<small>&plusmn; {error:.3f}</small></td>"
+    assert f"<td>uniform_merge</td>{cell}" in text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import shutil
+import statistics
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -159,3 +160,6 @@ def test_means_of_what_tasks_say_beside_the_score(run):
         for task, problems in data.scores[model]["test"].items():
             mean = sum(problems.values()) / len(problems)
             assert data.metrics[model]["test"][task] == {"plus": pytest.approx(mean)}
+            error = statistics.stdev(problems.values()) / len(problems) ** 0.5
+            errors = data.metric_errors[model]["test"][task]
+            assert errors == {"plus": pytest.approx(error)}

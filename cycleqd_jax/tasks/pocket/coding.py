@@ -11,9 +11,16 @@ from typing import Any
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.base import Problem
+from cycleqd_jax.tasks.pocket.coding_hard_lists import LISTS
+from cycleqd_jax.tasks.pocket.coding_hard_texts import TEXTS
 from cycleqd_jax.tasks.pocket.coding_held_out import HELD_OUT
 from cycleqd_jax.tasks.pocket.coding_templates import TEMPLATES
-from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
+from cycleqd_jax.tasks.pocket.episode import (
+    HARD_TOKENS,
+    PocketTask,
+    python_program,
+    why_stopped,
+)
 
 # The result is the last line of standard output, in one write, whatever the answer has
 # printed: a list of outputs, or the text of an error.
@@ -90,6 +97,14 @@ class PocketCoding(PocketTask):
         arguments = ", ".join(repr(argument) for argument in call)
         action = f"{problem.answer}\nprint({problem.data['function']}({arguments}))"
         return action, str(expected)
+
+
+class PocketCodingHard(PocketCoding):
+    """Write a Python function of several steps or composed operations."""
+
+    name = "pocket_coding_hard"
+    templates = (*LISTS, *TEXTS)
+    tokens_by_turns = HARD_TOKENS
 
 
 def same(expected: Any, actual: Any) -> bool:

@@ -4,7 +4,7 @@ Each is a new operation, condition or composition of what the trained families u
 """
 
 from cycleqd_jax.tasks.pocket.coding_inputs import LETTERS
-from cycleqd_jax.tasks.pocket.coding_templates import DIGIT, LIMIT, CodingTemplate
+from cycleqd_jax.tasks.pocket.coding_template import DIGIT, LIMIT, CodingTemplate
 
 # fmt: off
 HELD_OUT = (

@@ -19,8 +19,10 @@ def make_arguments(
     Args:
       domain: "ints", "high" and "low" (ints, mostly above or below `k`), "some" (ints,
         never empty), "unique" (ten different ints with `k`), "words", "lengths" (words
-        of different lengths), "text" (a word), "phrase", "int", "natural", "pair" or
-        "dict" (with different values).
+        of different lengths), "text" (a word), "phrase", "int", "natural", "upto" (a
+        smaller natural), "pair", "dict" (with different values, `k` and `k + 1` among
+        them), "prices" (a dict with one value near `k`), "runs" (ints, equal ones
+        side by side) or "lists" (two lists of ints).
       rng: consumed.
       i: the call's number; the first calls are edge cases.
       constants: of the problem; arguments lie on both sides of them.
@@ -53,6 +55,19 @@ def make_arguments(
             last = near[2] if i % 2 else near[1]
             numbers.insert(rng.randint(0, len(numbers)), last)
             return (numbers,)
+        case "runs":
+            if i == 0:
+                return ([],)
+            runs = [
+                (rng.randint(k - 3, k + 3), rng.choice((1, 1, 2, 3))) for _ in "12345"
+            ]
+            return ([n for n, length in runs for _ in range(length)],)
+        case "lists":  # some of their numbers are equal, some in the same place
+            left = rng.sample(range(k - 8, k + 9), rng.randint(3, 6))
+            right = rng.sample(range(k - 8, k + 9), len(left))
+            for place in rng.sample(range(len(left)), 2):
+                right[place] = left[rng.choice((place, -1 - place))]
+            return (left, right)
         case "some":  # never empty
             if i == 1:
                 return ([rng.randint(-9, 9)],)
@@ -95,6 +110,8 @@ def make_arguments(
         case "natural":
             fixed = (0, 1, 10)
             return (fixed[i] if i < len(fixed) else rng.randint(2, (30, 999)[i % 2]),)
+        case "upto":
+            return ((0, 1)[i] if i < 2 else rng.randint(2, 90),)
         case "pair":
             a, b = rng.randint(-15, 20), rng.randint(1, 12)
             return ((a, b) if i % 2 else (b, a)) if i else (7, 7)
@@ -105,4 +122,10 @@ def make_arguments(
             values = [*near[1:], *rng.sample(rest, size)]
             rng.shuffle(values)
             return (dict(zip(keys, values, strict=True)),)
+        case "prices":
+            size = rng.randint(1, 6)
+            rest = [n for n in range(k - 10, k + 12) if n not in near]
+            values = [near[i % 3], *rng.sample(rest, size)]
+            rng.shuffle(values)
+            return (dict(zip(rng.sample(_WORDS, len(values)), values, strict=True)),)
     raise ValueError(f"Unknown domain {domain}.")

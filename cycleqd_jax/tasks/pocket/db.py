@@ -1,21 +1,35 @@
 """Pocket databases: write one SQL statement, judged by what it returns and changes.
 
-A program in the sandbox fills a table in SQLite's memory, executes the statement once
-and writes the returned rows and the whole table, encoded by `cycleqd_jax.tasks.values`.
+A program in the sandbox fills tables in SQLite's memory, executes the statement once
+and writes the returned rows and all tables, encoded by `cycleqd_jax.tasks.values`.
 Rows are compared as a multiset, in order where the problem demands one; column names do
-not count. A statement that asks for rows must not change the table. An answer must be
-right on all tables of its problem. The expected effects stay here.
+not count. A statement that asks for rows must change no table. An answer must be right
+on all databases of its problem. The expected effects stay here.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.base import Problem
+from cycleqd_jax.tasks.pocket.db_hard_groups import GROUPS
+from cycleqd_jax.tasks.pocket.db_hard_queries import QUERIES
 from cycleqd_jax.tasks.pocket.db_held_out import HELD_OUT
-from cycleqd_jax.tasks.pocket.db_tables import Effect, create_table, same_effect
+from cycleqd_jax.tasks.pocket.db_tables import (
+    Columns,
+    Database,
+    Effect,
+    same_effect,
+    set_up,
+)
 from cycleqd_jax.tasks.pocket.db_templates import TEMPLATES
-from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
+from cycleqd_jax.tasks.pocket.episode import (
+    HARD_TOKENS,
+    PocketTask,
+    python_program,
+    why_stopped,
+)
 
 _MAX_ROWS = 100  # tables have nine rows, so more are wrong
 # `execute` takes one statement; a second one is an error.
@@ -26,12 +40,16 @@ from values import encode
 def _main():
     effects = []
     try:
-        for rows in {tables!r}:
+        for database in {databases!r}:
             connection = sqlite3.connect(":memory:", isolation_level=None)
-            connection.execute({create!r})
-            connection.executemany("INSERT INTO {table} VALUES (?, ?, ?, ?)", rows)
+            for (create, insert), rows in zip({set_up!r}, database):
+                connection.execute(create)
+                connection.executemany(insert, rows)
             returned = connection.execute({statement!r}).fetchmany({max_rows})
-            after = connection.execute("SELECT * FROM {table}").fetchmany({max_rows})
+            after = []
+            for table in {tables!r}:
+                rows = connection.execute("SELECT * FROM " + table)
+                after += rows.fetchmany({max_rows})
             effects.append((returned, after))
     except (sqlite3.Error, sqlite3.Warning, OverflowError) as err:
         effects = str(err)[:150]
@@ -53,11 +71,10 @@ class PocketDb(PocketTask):
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
         """Runs the statement on every table of the problem."""
-        tables = problem.data["tables"]
-        effects = await self._execute(problem, tables, answer, sandbox)
+        effects = await self._execute(problem, answer, sandbox)
         if isinstance(effects, str):
             return effects
-        if len(effects) != len(tables):
+        if len(effects) != len(problem.data["expected"]):
             return "It gave no result."
         for expected, actual in zip(problem.data["expected"], effects, strict=True):
             if not same_effect(expected, actual, ordered=problem.data["ordered"]):
@@ -68,25 +85,31 @@ class PocketDb(PocketTask):
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
         """Runs a statement on a copy of the first table and returns its rows."""
-        tables = problem.data["tables"][:1]
-        effects = await self._execute(problem, tables, action, sandbox)
+        effects = await self._execute(problem, action, sandbox, first=True)
         if isinstance(effects, str):
             return effects
         return "\n".join(_line(row) for row in effects[0].rows) if effects else ""
 
     def right_inspection(self, problem: Problem) -> tuple[str, str]:
-        """A look at the table's first rows."""
-        action = f"SELECT * FROM {problem.data['table']} LIMIT 2;"
-        return action, "\n".join(_line(row) for row in problem.data["tables"][0][:2])
+        """A look at the first rows of the last table."""
+        columns, databases = self.contents(problem)
+        action = f"SELECT * FROM {list(columns)[-1]} LIMIT 2;"
+        return action, "\n".join(_line(row) for row in databases[0][-1][:2])
+
+    def contents(self, problem: Problem) -> tuple[Columns, Sequence[Database]]:
+        """The tables' columns, and their rows in each database of the problem."""
+        data = problem.data
+        return {data["table"]: data["columns"]}, [(rows,) for rows in data["tables"]]
 
     async def _execute(
-        self, problem: Problem, tables: Any, statement: str, sandbox: Sandbox
+        self, problem: Problem, statement: str, sandbox: Sandbox, first: bool = False
     ) -> list[Effect] | str:
-        """The effect on each table, or why there is none, in one line."""
+        """The effect on each database or the first, or why there is none, in a line."""
+        columns, databases = self.contents(problem)
         script = _RUNNER.format(
-            tables=tables,
-            table=problem.data["table"],
-            create=create_table(problem.data["table"], problem.data["columns"]),
+            databases=databases[:1] if first else databases,
+            set_up=set_up(columns),
+            tables=list(columns),
             statement=statement,
             max_rows=_MAX_ROWS,
         )
@@ -102,6 +125,18 @@ class PocketDb(PocketTask):
             )
         except ValueError:
             return "It ended without a result."
+
+
+class PocketDbHard(PocketDb):
+    """Query or change two tables: joins, subqueries, groups with conditions."""
+
+    name = "pocket_db_hard"
+    templates = (*QUERIES, *GROUPS)
+    tokens_by_turns = HARD_TOKENS
+
+    def contents(self, problem: Problem) -> tuple[Columns, Sequence[Database]]:
+        """The tables' columns, and their rows in each database of the problem."""
+        return problem.data["columns"], problem.data["databases"]
 
 
 def _effects(output: Any) -> list[Effect]:

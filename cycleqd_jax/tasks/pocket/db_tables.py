@@ -10,16 +10,19 @@ import dataclasses
 import random
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.tasks.pocket.db_schemas import Schema
 
 Row = tuple[Any, ...]
+Database = tuple[tuple[Row, ...], ...]  # the rows of each table
+Columns = Mapping[str, Sequence[str]]  # table -> its columns
 
 _NUM_TABLES = 2  # an answer must be right on all of them
 _NUM_ROWS = 9
 _MAX_DRAWS = 30
+_MAX_CANDIDATES = 12
 # fmt: off
 _SWAPS = (  # parts of a statement, and mistakes in their place
     ("!=", "="), (" = '", " != '"), (" > ", " < "), (" > ", " >= "), (" >= ", " > "),
@@ -34,11 +37,11 @@ _SWAPS = (  # parts of a statement, and mistakes in their place
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """The effect of a statement on one table.
+    """The effect of a statement on one database.
 
     Attributes:
       rows: the rows that it returns.
-      table: all rows of the table afterwards.
+      table: all rows of its tables afterwards, which differ in their lengths.
     """
 
     rows: tuple[Row, ...]
@@ -70,24 +73,21 @@ def telling_tables(
     Returns:
       The rows of every table, and the statement's effect on each.
     """
-    mutants = tuple(_mutants(statement, schema))
+    columns = {schema.table: schema.columns}
+    wrong = tuple(mutants(statement, schema))
     best: tuple[Any, ...] | None = None
     for _ in range(_MAX_DRAWS):
-        tables = tuple(_rows(schema, fields, rng) for _ in range(_NUM_TABLES))
+        tables = tuple(draw_rows(schema, fields, rng) for _ in range(_NUM_TABLES))
         with contextlib.ExitStack() as stack:
-            filled = [stack.enter_context(_Table(schema, rows)) for rows in tables]
-            effects = tuple(table.apply(statement) for table in filled)
-            survivors = 100 * sum(
-                effect is None or (not effect.rows and same_rows(effect.table, rows))
-                for effect, rows in zip(effects, tables, strict=True)
-            )
-            for mutant in mutants:
+            filled = [stack.enter_context(Filled(columns, (rows,))) for rows in tables]
+            effects = tuple(database.apply(statement) for database in filled)
+            survivors = 100 * sum(map(_is_nothing, effects, filled))
+            for mutant in wrong:
                 if best is not None and survivors >= best[0]:
                     break
                 survivors += all(
-                    (result := table.apply(mutant)) is not None
-                    and same_effect(effect, result, ordered=ordered)
-                    for effect, table in zip(effects, filled, strict=True)
+                    _go_together(effect, database.apply(mutant), ordered)
+                    for effect, database in zip(effects, filled, strict=True)
                 )
         if best is None or survivors < best[0]:
             best = (survivors, tables, effects)
@@ -96,46 +96,131 @@ def telling_tables(
     return best[1], best[2]
 
 
-def apply(schema: Schema, rows: Sequence[Row], statement: str) -> Effect | None:
+def telling_databases(
+    columns: Columns,
+    statement: str,
+    draw: Callable[[], Database],
+    wrong: Iterable[str],
+    *,
+    ordered: bool,
+) -> tuple[tuple[Database, ...], tuple[Effect, ...]]:
+    """Two to four random databases on which a right statement has the right effect.
+
+    Each exposes statements with one mistake that have the right effect on those before
+    it. Where there are too few such, another is added on which the statement returns or
+    changes something, or at worst any other.
+
+    Args:
+      columns: table -> its columns.
+      statement: a right statement.
+      draw: makes random rows of all tables.
+      wrong: statements with one mistake.
+      ordered: whether the order of the rows counts.
+
+    Returns:
+      The rows of every database, and the statement's effect on each.
+    """
+    telling, others, idle = [], [], []
+    unnoticed = list(dict.fromkeys(wrong))
+    for _ in range(_MAX_CANDIDATES):
+        database = draw()
+        with Filled(columns, database) as filled:
+            effect = filled.apply(statement)
+            still = [
+                mutant
+                for mutant in unnoticed
+                if _go_together(effect, filled.apply(mutant), ordered)
+            ]
+            if _is_nothing(effect, filled):
+                idle.append((database, effect))
+            elif len(still) == len(unnoticed):
+                others.append((database, effect))
+            else:
+                telling.append((database, effect))
+                unnoticed = still
+        enough = 4 if unnoticed else 2
+        if len(telling) + (0 if unnoticed else len(others)) >= enough:
+            break
+    chosen = (telling + others + idle)[: max(_NUM_TABLES, len(telling))]
+    databases, effects = zip(*chosen, strict=True)
+    return databases, effects
+
+
+def apply(columns: Columns, database: Database, statement: str) -> Effect | None:
     """Runs a trusted statement; returns its effect, or None if it is not valid."""
-    with _Table(schema, rows) as table:
-        return table.apply(statement)
+    with Filled(columns, database) as filled:
+        return filled.apply(statement)
 
 
-class _Table:
-    """A table in memory; each statement starts from the same rows."""
+class Filled:
+    """Tables in memory; each statement starts from the same rows.
 
-    def __init__(self, schema: Schema, rows: Sequence[Row]):
-        self._name = schema.table
+    Attributes:
+      before: all rows.
+    """
+
+    def __init__(self, columns: Columns, database: Database):
+        self._tables = tuple(columns)
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        self._connection.execute(create_table(self._name, schema.columns))
-        insert = f"INSERT INTO {self._name} VALUES (?, ?, ?, ?)"
-        self._connection.executemany(insert, rows)
+        for (create, insert), rows in zip(set_up(columns), database, strict=True):
+            self._connection.execute(create)
+            self._connection.executemany(insert, rows)
+        self.before = tuple(row for rows in database for row in rows)
 
-    def __enter__(self) -> "_Table":
+    def __enter__(self) -> "Filled":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
     def apply(self, statement: str) -> Effect | None:
+        """The effect of a trusted statement, or None if it is not valid."""
         execute = self._connection.execute
-        execute("BEGIN")
         try:
-            rows = execute(statement).fetchall()
-            table = execute(f"SELECT * FROM {self._name}").fetchall()
+            if statement.startswith("SELECT"):  # which changes nothing
+                return Effect(tuple(execute(statement).fetchall()), self.before)
+            execute("BEGIN")
+            try:
+                rows = execute(statement).fetchall()
+                after: list[Row] = []
+                for table in self._tables:
+                    after += execute(f"SELECT * FROM {table}").fetchall()
+            finally:
+                execute("ROLLBACK")
         except sqlite3.Error:
             return None
-        finally:
-            execute("ROLLBACK")
-        return Effect(tuple(rows), tuple(table))
+        return Effect(tuple(rows), tuple(after))
 
 
-def create_table(table: str, columns: Sequence[str]) -> str:
-    """The statement that creates a table: two columns of text, two of integers."""
-    kinds = ("TEXT", "TEXT", "INTEGER", "INTEGER")
-    pairs = (f"{c} {kind}" for c, kind in zip(columns, kinds, strict=True))
-    return f"CREATE TABLE {table} ({', '.join(pairs)})"
+def _is_nothing(effect: Effect | None, filled: Filled) -> bool:
+    """True if a statement returned and changed nothing."""
+    return effect is None or (
+        not effect.rows and same_rows(effect.table, filled.before)
+    )
+
+
+def _go_together(effect: Effect | None, other: Effect | None, ordered: bool) -> bool:
+    """True if a statement with a mistake has the right effect."""
+    return other is not None and same_effect(effect, other, ordered=ordered)
+
+
+def set_up(columns: Columns) -> list[tuple[str, str]]:
+    """By table, the statements that create it and insert a row.
+
+    The first two columns are texts, the others integers.
+    """
+    statements = []
+    for table, names in columns.items():
+        kinds = ("TEXT", "TEXT", *["INTEGER"] * (len(names) - 2))
+        pairs = (f"{c} {kind}" for c, kind in zip(names, kinds, strict=True))
+        places = ", ".join("?" * len(names))
+        statements.append(
+            (
+                f"CREATE TABLE {table} ({', '.join(pairs)})",
+                f"INSERT INTO {table} VALUES ({places})",
+            )
+        )
+    return statements
 
 
 def same_effect(expected: Effect, actual: Effect, *, ordered: bool) -> bool:
@@ -163,7 +248,7 @@ def _rounded(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _rows(
+def draw_rows(
     schema: Schema, fields: Mapping[str, Any], rng: random.Random
 ) -> tuple[Row, ...]:
     """Rows with unique labels and numbers; about half of them meet the constants."""
@@ -184,7 +269,7 @@ def _rows(
     return tuple(zip(labels, groups, *numbers, strict=True))
 
 
-def _mutants(statement: str, schema: Schema) -> Iterator[str]:
+def mutants(statement: str, schema: Schema) -> Iterator[str]:
     """Statements with one mistake."""
     for old, new in _SWAPS:
         if old in statement:

@@ -38,7 +38,7 @@ class DbTemplate:
     def draw(self, rng: random.Random) -> Draft:
         """One random problem of the family."""
         schema = rng.choice(SCHEMAS)
-        fields = _fields(schema, rng)
+        fields = draw_fields(schema, rng)
         kind = "query" if self.statement.startswith("SELECT") else "statement"
         demand = rng.choice(self.demands.split(" | ")).format(**fields)
         columns = ", ".join(schema.columns)
@@ -60,7 +60,7 @@ class DbTemplate:
         return Draft(prompt, answer, make_data)
 
 
-def _fields(schema: Schema, rng: random.Random) -> dict[str, Any]:
+def draw_fields(schema: Schema, rng: random.Random) -> dict[str, Any]:
     """Random columns and constants that fit a table."""
     label, group, *_ = schema.columns
     n, m = rng.sample((2, 3), 2)

@@ -28,6 +28,8 @@ _PROTOCOL = 2  # raised when prompts or verdicts change
 SYSTEM: Message = {"role": "system", "content": ""}
 # A program that reaches the wall-clock limit is run a second time.
 LIMITS = Limits(cpu_s=1.0, wall_s=10.0)
+# `tokens_by_turns` of the harder tier, whose longest right answer has 57.
+HARD_TOKENS = {1: 64, 2: 128}
 TRAINED, HELD_OUT = "trained templates", "held-out templates"  # metrics of a result
 _MAX_ANSWER = 4000  # characters
 _MAX_FEEDBACK = 200  # characters of an inspection's output

@@ -9,7 +9,14 @@ from collections.abc import Mapping
 
 from cycleqd_jax.sandbox.base import Execution, Program, Sandbox
 from cycleqd_jax.tasks.base import Problem
-from cycleqd_jax.tasks.pocket.episode import LIMITS, PocketTask, why_stopped
+from cycleqd_jax.tasks.pocket.episode import (
+    HARD_TOKENS,
+    LIMITS,
+    PocketTask,
+    why_stopped,
+)
+from cycleqd_jax.tasks.pocket.shell_hard_loops import LOOPS
+from cycleqd_jax.tasks.pocket.shell_hard_pipelines import PIPELINES
 from cycleqd_jax.tasks.pocket.shell_held_out import HELD_OUT
 from cycleqd_jax.tasks.pocket.shell_templates import TEMPLATES
 
@@ -39,6 +46,10 @@ class PocketOs(PocketTask):
                 right = _normal(printed) == wanted
             case "set":
                 right = sorted(map(_path, _normal(printed))) == sorted(wanted)
+            case "columns":
+                right = [r.split() for r in _normal(printed)] == [
+                    r.split() for r in wanted
+                ]
             case "number":  # `wc -l FILE` prints the file's name too
                 number, *names = printed.split() or [""]
                 right = [number] == wanted and names in (
@@ -61,6 +72,14 @@ class PocketOs(PocketTask):
         """A look at the folder."""
         entries = {path.partition("/")[0] for path in problem.data["files"]}
         return "ls", "\n".join(sorted(entries))
+
+
+class PocketOsHard(PocketOs):
+    """Operate a shell with a pipeline, a loop or commands in a row."""
+
+    name = "pocket_os_hard"
+    templates = (*PIPELINES, *LOOPS)
+    tokens_by_turns = HARD_TOKENS
 
 
 def _program(files: Mapping[str, str], command: str, collect: bool) -> Program:

@@ -1,6 +1,10 @@
 """The folders that shell commands work in, and what commands do to them, in Python.
 
-A folder is `Files`: path -> content; an empty folder in it is "path/" -> "".
+A folder is `Files`: path -> content; an empty folder in it is "path/" -> "". The
+content of its files is of one kind: "words", "mixed" (upper and lower case), "numbers",
+"table" (commas between columns), "repeated" (lines); or, with more lines that have what
+is asked for, "dense" (words), "records" (a table), "ranked" (lines, with different
+counts).
 """
 
 import random
@@ -49,11 +53,14 @@ def draw_files(constants: Mapping[str, Any], content: str, rng: random.Random) -
         paths += [f"{folder}/{n}.{end}" for n, end in zip(names, endings, strict=False)]
     holds = {path: rng.random() < 0.6 for path in paths}
     holds |= {constants["f"]: True, paths[2]: True, paths[3]: False}
-    return {path: _content(constants["w"], content, holds[path], rng) for path in paths}
+    words = (constants["w"], constants["v"])
+    return {path: _content(*words, content, holds[path], rng) for path in paths}
 
 
-def _content(word: str, content: str, holds: bool, rng: random.Random) -> str:
-    """Seven to eleven lines; `holds` says whether some of them hold `word`."""
+def _content(
+    word: str, second: str, content: str, holds: bool, rng: random.Random
+) -> str:
+    """Seven to eleven lines or so; `holds` says whether some of them hold `word`."""
     size = rng.randint(7, 11)
     others = [other for other in _WORDS if other != word]
     match content:
@@ -66,6 +73,32 @@ def _content(word: str, content: str, holds: bool, rng: random.Random) -> str:
             ]
         case "repeated":
             lines = rng.choices(rng.sample(_WORDS, 6), k=size)
+        case "ranked":
+            # By alphabet, so that neither the first nor the last is an extreme.
+            counts = rng.choice(
+                ((2, 5, 1, 3), (3, 1, 5, 2), (2, 1, 4, 3), (3, 4, 1, 2))
+            )
+            words = sorted(rng.sample(_WORDS, len(counts)))
+            pairs = zip(words, counts, strict=True)
+            lines = [word for word, count in pairs for _ in range(count)]
+        case "records":
+            names = rng.sample([w for w in others if w != second], size + 5)
+            kinds = [word, second, word, second, *names[:2]] if holds else names[:3]
+            thirds = [*names[2:4], word if holds else names[4]]
+            numbers = rng.sample(range(10, 100), size)
+            lines = [
+                f"{name},{rng.choice(kinds)},{rng.choice(thirds)},{number}"
+                for name, number in zip(names[5:], numbers, strict=True)
+            ]
+        case "dense":
+            few = rng.sample([w for w in others if w != second], 8)
+            rows = [rng.sample(few, rng.randint(2, 3)) for _ in range(size + 2)]
+            for i, row in enumerate(rows):  # the word first, last or between, with
+                if holds and (i < 6 or (i > 7 and rng.random() < 0.3)):  # the second
+                    row.insert((0, 9, 1)[i % 3], word)  # or without
+                if i in (3, 4, 5, 6, 7) or (i > 7 and rng.random() < 0.3):
+                    row.insert(1, second)
+            lines = [" ".join(row) for row in rows]
         case _:
             rows = [rng.sample(others, rng.randint(3, 4)) for _ in range(size)]
             if holds:

@@ -10,7 +10,7 @@ is an extension, `{w}` and `{v}` are words, `{k}` and `{i}` numbers.
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.tasks.pocket.generator import Draft
@@ -37,13 +37,16 @@ class ShellTemplate:
       id: unique.
       demands: wordings after "Write one bash command:", separated by " | ".
       command: a right command.
-      judged_by: "lines" or "set" (printed lines, in order or in any order), "number" (a
-        printed number, perhaps followed by a file's name) or "files" (the folder's
-        files afterwards).
+      judged_by: "lines" or "set" (printed lines, in order or in any order), "columns"
+        (printed lines, with any blanks between words), "number" (a printed number,
+        perhaps followed by a file's name) or "files" (the folder's files afterwards).
       expected: makes the right text or files from files and constants.
-      content: of the files: "words", "numbers", "table", "mixed" (case) or "repeated"
-        (lines).
+      content: of the files; see `shell_files`.
       held_out: whether `train` leaves it out.
+      choices: further constants: name -> choices. A choice may be a wording, its code
+        and a function for `expected`: `{p[0]}` and `{p[1]}` of the constant `p`.
+      shorter: makes what the command prints without one of its parts, from files and
+        constants; the right text must be another.
     """
 
     id: str
@@ -53,18 +56,26 @@ class ShellTemplate:
     expected: Callable[[Files, Mapping[str, Any]], str | Files]
     content: str = "words"
     held_out: bool = False
+    choices: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    shorter: Callable[[Files, Mapping[str, Any]], Sequence[str]] | None = None
 
     def draw(self, rng: random.Random) -> Draft:
         """One random problem of the family."""
         constants = draw_constants(rng)
-        answer = self.command.format(**constants)
-        demand = rng.choice(self.demands.split(" | ")).format(**constants)
+        constants |= {name: rng.choice(of) for name, of in self.choices.items()}
+        fields = dict(constants)
+        for name, value in constants.items():
+            if isinstance(value, tuple):
+                fields[name] = tuple(part.format(**fields) for part in value[:2])
+        answer = self.command.format(**fields)
+        demand = rng.choice(self.demands.split(" | ")).format(**fields)
 
         def make_data(data_rng: random.Random) -> Mapping[str, Any]:
             for _ in range(_MAX_DRAWS):
                 files = draw_files(constants, self.content, data_rng)
                 expected = self.expected(dict(files), constants)
-                if expected not in ("", "0", files):  # doing nothing must be wrong
+                less = self.shorter(files, constants) if self.shorter else ()
+                if expected not in ("", "0", files, *less):  # nor doing nothing
                     break
             return {"files": files, "judged_by": self.judged_by, "expected": expected}
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
-from cycleqd_jax.tasks.pocket.coding import PocketCoding, same
+from cycleqd_jax.tasks.pocket.coding import PocketCoding, PocketCodingHard, same
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,9 @@ def passes(problem, answer: str) -> bool:
                 problem.data["calls"], problem.data["expected"], strict=True
             )
         )
-    except (SyntaxError, TypeError, ValueError, IndexError, ZeroDivisionError):
+    except (SyntaxError, TypeError, ValueError, LookupError, NameError):
+        return False
+    except (ZeroDivisionError, AttributeError):
         return False
 
 
@@ -148,6 +150,39 @@ def test_inputs_tell_near_misses_apart(coding):
     assert len(cases) > 300
     # The sum from 0 is the sum from 1.
     assert {template for template, _ in survivors} <= {"sum_to"}
+
+
+def test_inputs_of_the_harder_tier_tell_near_misses_apart():
+    """But for the few that are right: nothing even lies between n > 4 and n > 5."""
+    hard = PocketCodingHard(TaskSettings(0, {Split.TEST: 128}))
+    problems = [p for p in hard.problems(Split.TEST) if "while" not in p.answer]
+    assert all(passes(problem, problem.answer) for problem in problems)
+    cases = [(p, miss) for p in problems for miss in near_misses(p.answer)]
+    survivors = [(p.data["template"], miss) for p, miss in cases if passes(p, miss)]
+    assert len(cases) > 900
+    assert len(survivors) / len(cases) < 0.04
+    assert not {"sum_map_where", "words_change", "dict_change"} & dict(survivors).keys()
+
+
+def test_an_answer_that_lacks_a_step_is_wrong(play, find_problem):
+    hard = PocketCodingHard(TaskSettings(0, {Split.TEST: 128}))
+    lacks = {
+        "sum_both": (r" and .*:", ":"),
+        "list_map_where": (r"append\(.*\)", "append(n)"),
+        "sum_before": (r"break", "continue"),
+        "first_where": (r"    return [^n].*$", "    return 99"),
+        "words_total": (r"\+= len", "= len"),
+        "phrase_join": (r"\[::-1\]|sorted", ""),
+        "dict_total": (r"return total.*", "return total"),
+    }
+    episodes = []
+    for template, (part, instead) in lacks.items():
+        problem = find_problem(hard, template)
+        answer = re.sub(part, instead, problem.answer)
+        assert answer != problem.answer
+        episodes += [(problem, [problem.answer]), (problem, [answer])]
+    outcomes = [result.outcome for result in play(hard, episodes)]
+    assert outcomes == [Outcome.SOLVED, Outcome.WRONG] * len(lacks)
 
 
 def test_no_answer_sees_what_it_is_judged_by(coding, in_sandbox, find_problem):

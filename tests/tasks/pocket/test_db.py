@@ -1,13 +1,14 @@
 """One statement, judged by rows and tables."""
 
 import dataclasses
+import re
 
 import pytest
 
 from cycleqd_jax.sandbox.base import Ending, Execution
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
 from cycleqd_jax.tasks.pocket import db_tables
-from cycleqd_jax.tasks.pocket.db import PocketDb
+from cycleqd_jax.tasks.pocket.db import PocketDb, PocketDbHard
 from cycleqd_jax.tasks.pocket.db_schemas import SCHEMAS
 from cycleqd_jax.tasks.pocket.db_tables import Effect, same_effect
 
@@ -182,8 +183,11 @@ def test_tables_tell_near_misses_apart(db):
     for problem in db.problems(Split.TEST):
         schema = next(s for s in SCHEMAS if s.table == problem.data["table"])
         data = problem.data
-        for mutant in db_tables._mutants(problem.answer, schema):
-            effects = [db_tables.apply(schema, rows, mutant) for rows in data["tables"]]
+        for mutant in db_tables.mutants(problem.answer, schema):
+            columns = {data["table"]: data["columns"]}
+            effects = [
+                db_tables.apply(columns, (rows,), mutant) for rows in data["tables"]
+            ]
             mutants += 1
             survivors += all(
                 effect is not None
@@ -200,3 +204,91 @@ def test_no_expectation_is_met_by_doing_nothing(db):
             problem.data["tables"], problem.data["expected"], strict=True
         ):
             assert effect.rows or not db_tables.same_rows(rows, effect.table)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return PocketDbHard(TaskSettings(0, {Split.TEST: 128}))
+
+
+def share_right(problems, change):
+    """The share of changed answers that do on all databases what the right one does."""
+    verdicts = []
+    for problem in problems:
+        changed = change(problem.answer)
+        if changed == problem.answer:
+            continue
+        effects = [
+            db_tables.apply(problem.data["columns"], database, changed)
+            for database in problem.data["databases"]
+        ]
+        verdicts.append(
+            all(
+                effect is not None
+                and same_effect(expected, effect, ordered=problem.data["ordered"])
+                for expected, effect in zip(
+                    problem.data["expected"], effects, strict=True
+                )
+            )
+        )
+    assert len(verdicts) > 8
+    return sum(verdicts) / len(verdicts)
+
+
+@pytest.mark.parametrize(
+    ("part", "instead", "limit"),
+    [
+        (r" WHERE [^()]*?(?= GROUP| ORDER|;|\))", "", 0),  # no condition
+        (r" WHERE \w+ (NOT )?IN \([^)]*\)", "", 0),  # no subquery
+        (r"COUNT\(\*\)|SUM|AVG", "MAX", 0.05),
+        (r" > ", " < ", 0),
+        (r" GROUP BY \w+", "", 0.05),
+        (r" HAVING [^;]*?(?=;)", "", 0.05),
+        (r"NOT IN", "IN", 0),
+    ],
+)
+def test_wrong_queries_on_pairs_of_tables_are_wrong(pairs, part, instead, limit):
+    problems = pairs.problems(Split.TEST)
+    assert share_right(problems, lambda right: re.sub(part, instead, right)) <= limit
+
+
+def test_right_queries_on_pairs_of_tables_have_several_forms(pairs, play, find_problem):
+    problem = find_problem(pairs, "join_group")
+    (first, parent), (second, child) = problem.data["columns"].items()
+    columns = f"{child[1]}, {child[2]}"
+    condition = problem.answer.rstrip(";").partition("WHERE ")[2]
+    ways = [
+        f"SELECT {columns} FROM {first} JOIN {second} ON {parent[0]} = {child[0]} "
+        f"WHERE {condition}",
+        f"SELECT {columns} FROM {first} p, {second} c "
+        f"WHERE p.{parent[0]} = c.{child[0]} AND p.{condition}",
+        f"SELECT {columns} FROM {second} "
+        f"WHERE {child[0]} IN (SELECT {parent[0]} FROM {first} WHERE {condition})",
+    ]
+    wrong = [f"SELECT {columns} FROM {second}", f"DELETE FROM {second}"]
+    verdicts = judged(pairs, play, problem, [*ways, *wrong])
+    assert verdicts == [Outcome.SOLVED] * 3 + [Outcome.WRONG] * 2
+
+
+def test_pairs_of_tables_tell_mistakes_apart(pairs):
+    """Most that remain are off by one at a sum, which random rows seldom hit."""
+    survivors = mutants = 0
+    for problem in pairs.problems(Split.TEST):
+        schema = next(
+            s for s in SCHEMAS if s.table == next(iter(problem.data["columns"]))
+        )
+        for mutant in db_tables.mutants(problem.answer, schema):
+            effects = [
+                db_tables.apply(problem.data["columns"], database, mutant)
+                for database in problem.data["databases"]
+            ]
+            mutants += 1
+            survivors += all(
+                effect is not None
+                and same_effect(expected, effect, ordered=problem.data["ordered"])
+                for expected, effect in zip(
+                    problem.data["expected"], effects, strict=True
+                )
+            )
+    assert mutants > 500
+    assert survivors / mutants < 0.05

@@ -1,9 +1,11 @@
 """One command, judged by output or by the files it leaves."""
 
+import re
+
 import pytest
 
 from cycleqd_jax.tasks.base import Outcome, Split, TaskSettings
-from cycleqd_jax.tasks.pocket.shell import PocketOs
+from cycleqd_jax.tasks.pocket.shell import PocketOs, PocketOsHard
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +149,66 @@ def test_no_expectation_is_met_by_doing_nothing(shell):
             assert expected != problem.data["files"]
         else:
             assert expected.strip()
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    return PocketOsHard(TaskSettings(0, {Split.TEST: 128}))
+
+
+def without_a_stage(command):
+    """Pipelines that lack one of the later commands, its redirection kept."""
+    first, *stages = command.split(" | ")
+    for i in range(len(stages)):
+        rest = [first, *stages[:i], *stages[i + 1 :]]
+        target = re.search(r" >>? \S+$", stages[i]) if i == len(stages) - 1 else None
+        yield " | ".join(rest) + (target[0] if target else "")
+
+
+def test_a_pipeline_without_one_of_its_commands_is_wrong(pipelines, play):
+    cases = [
+        (problem, [shorter])
+        for problem in pipelines.problems(Split.TEST)
+        for shorter in without_a_stage(problem.answer)
+    ]
+    assert len(cases) > 60
+    results = play(pipelines, cases)
+    assert sum(result.score for result in results) / len(cases) < 0.05
+
+
+def test_other_right_pipelines_are_right(pipelines, play, find_problem):
+    problem = find_problem(pipelines, "ranking")
+    (f,) = files_of(problem)
+    order = "-nr" if problem.answer.endswith("-nr") else "-n"
+    expect(
+        pipelines,
+        play,
+        problem,
+        right=[
+            f"cat {f} | sort | uniq -c | sort {order}",
+            f"sort {f} | uniq -c | sort {order} | awk '{{print $1, $2}}'",
+            f"awk '{{n[$0]++}} END {{for (w in n) print n[w], w}}' {f} | sort {order}",
+        ],
+        wrong=[f"sort {f} | uniq -c", f"sort {f} | uniq | sort {order}", f"cat {f}"],
+    )
+
+
+def test_loops_touch_every_file(pipelines, play, find_problem):
+    problem = find_problem(pipelines, "loop_suffix")
+    pattern, suffix = re.search(
+        r"in (\S+); do mv \$p \$p\.(\w+);", problem.answer
+    ).groups()
+    expect(
+        pipelines,
+        play,
+        problem,
+        right=[
+            f"for name in $(ls {pattern}); do mv $name $name.{suffix}; done",
+            f"ls {pattern} | while read p; do mv $p $p.{suffix}; done",
+        ],
+        wrong=[
+            f"for p in {pattern}; do cp $p $p.{suffix}; done",
+            f"for p in *; do mv $p $p.{suffix}; done",
+            f"mv $(ls {pattern} | head -n 1) x.{suffix}",
+        ],
+    )
