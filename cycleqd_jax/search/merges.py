@@ -103,7 +103,7 @@ class MergeSettings(Section):
         stands for 0.2 and 0.5; other methods have none.
     """
 
-    method: Literal["sum", "uniform", "tsv_m", "iso_c"] | RecipeMethod = "sum"
+    method: Literal["sum", "uniform", "tsv_m", "iso_c", RecipeMethod] = "sum"
     factors: Annotated[
         tuple[Factor, ...],
         Field(strict=False, min_length=1),
@@ -122,8 +122,8 @@ class MergeSettings(Section):
     def _check(self) -> Self:
         if self.densities is not None and not self.is_recipe:
             raise ValueError(
-                f"search_settings.densities is given, but {self.method} keeps all "
-                f"elements; leave it out, or choose {', '.join(get_args(RecipeMethod))}"
+                f"densities are given, but {self.method} keeps all elements; leave "
+                f"them out, or choose {', '.join(get_args(RecipeMethod))}"
             )
         return self
 

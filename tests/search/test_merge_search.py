@@ -97,10 +97,11 @@ def test_recipes_survive_a_checkpoint(context, tmp_path):
 @pytest.mark.parametrize(
     "options, children, said",
     [
-        ({"method": "slerp"}, 1, "search_settings.method"),
+        ({"method": "slerp"}, 1, "search_settings.method: .*'iso_c', 'ties'"),
+        ({"method": ["ties"]}, 1, "search_settings.method"),
         ({"factors": []}, 1, "search_settings.factors"),
         ({"factors": [0.5, 0.5]}, 1, "search_settings.factors"),
-        ({"densities": [0.5]}, 1, "densities is given, but sum keeps all elements"),
+        ({"densities": [0.5]}, 1, "densities are given, but sum keeps all elements"),
         ({"method": "ties", "densities": [0.0]}, 1, "search_settings.densities"),
         ({"factors": [1.0]}, 2, "is 2, but .* give 1 candidates.*; set it to 1, or"),
         ({"method": "dare", "factors": [1.0]}, 3, "give 2 candidates"),
