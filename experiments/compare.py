@@ -83,21 +83,24 @@ def _compare(path: str, settings: Sequence[str], *, dry_run: bool) -> int:
 
 
 def _show_plan(study: Study) -> None:
-    """The plan of one run of the reference, and the number of runs."""
-    config = study.reference
+    """The methods and seeds, and the plan of the reference's first run."""
+    config = study.run_config(study.config.reference, study.config.seeds[0])
     with console.ConsoleObserver() as observer:
-        seed = study.config.seeds[0]
-        own = study.run_config(study.config.reference, seed)
-        with RunFolder(own.run_dir, resume=True, trial=True) as folder:
-            plan = run.dry_run(own, folder, observer)
-    table = rich.table.Table(title="Plan", show_header=False)
-    table.add_row("methods", ", ".join(study.methods))
-    table.add_row("seeds", ", ".join(map(str, study.config.seeds)))
-    table.add_row("runs", str(len(study.cells())))
-    for key, text in plan_rows(config, plan).items():
-        table.add_row(f"one run of {study.config.reference}: {key}", text)
+        with RunFolder(config.run_dir, resume=True, trial=True) as folder:
+            plan = run.dry_run(config, folder, observer)
     out = console.Terminal(highlight=False)
-    out.print(table)
+    whole = {
+        "methods": ", ".join(study.methods),
+        "seeds": ", ".join(map(str, study.config.seeds)),
+        "runs": str(len(study.cells())),
+        "folder": str(study.folder),
+    }
+    titles = ("Plan", f"Plan of one run of {study.config.reference}")
+    for title, rows in zip(titles, (whole, plan_rows(config, plan)), strict=True):
+        table = rich.table.Table(title=title, show_header=False)
+        for row in rows.items():
+            table.add_row(*row)
+        out.print(table)
     for sentence in plan_remarks(config, plan):
         out.print(sentence, markup=False)
 

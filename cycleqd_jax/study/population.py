@@ -37,10 +37,11 @@ def hypervolume(points: np.ndarray) -> float:
     points = np.unique(np.asarray(points, np.float64), axis=0)
     if points.shape[1] == 1:
         return float(points.max(initial=0.0))
-    no_less = (points[:, None] >= points[None]).all(-1)
-    np.fill_diagonal(no_less, False)  # `unique` left no equal ones
-    points = points[~no_less.any(axis=0)]
-    points = points[np.argsort(-points[:, -1], kind="stable")]
+    front = np.zeros((0, points.shape[1]))
+    for point in points[np.argsort(-points.sum(1), kind="stable")]:
+        if not (front >= point).all(1).any():  # none before it is as good
+            front = np.vstack([front, point])
+    points = front[np.argsort(-front[:, -1], kind="stable")]
     below = np.append(points[1:, -1], 0.0)
     return sum(
         float(point[-1] - low) * hypervolume(points[: i + 1, :-1])
