@@ -6,6 +6,7 @@ tables, after the checkpoint that counts them, so a resumed run shows each step 
 
 import contextlib
 import importlib.util
+import itertools
 import math
 import pathlib
 import secrets
@@ -238,13 +239,15 @@ def batch_metrics(
 
     Returns:
       The search's metrics after the batch, like `best/<task>`; `score/<task>` and
-      `smooth/<task>`, the means over the children that have it, and `score/mean`, the
-      mean over the tasks; and `children_per_minute` if the time is known.
+      `smooth/<task>`, the means over the children that were evaluated completely, and
+      `score/mean`, the mean over the tasks; and `children_per_minute` if the time is
+      known.
     """
     metrics, scores = {}, {}
     for name, column in columns.items():
         if name.startswith("score/"):
-            scores[name] = fmean(column)
+            complete = columns.get("complete", [True] * len(column))
+            scores[name] = fmean(itertools.compress(column, complete))
         elif name.startswith("smooth/"):
             if known := [value for value in column if not math.isnan(value)]:
                 metrics[name] = fmean(known)

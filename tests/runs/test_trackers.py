@@ -314,6 +314,14 @@ def test_metrics_of_a_batch():
     assert "children_per_minute" not in trackers.batch_metrics(columns, seconds=None)
 
 
+def test_a_rejected_child_has_no_part_in_the_mean():
+    nan = float("nan")
+    columns = {"generation": [1, 2], "score/a": [0.5, 1.0], "complete": [True, False]}
+    columns |= {"smooth/a": [-0.25, nan], "smooth/b": [nan, nan]}
+    metrics = trackers.batch_metrics(columns, seconds=None)
+    assert metrics == {"score/a": 0.5, "score/mean": 0.5, "smooth/a": -0.25}
+
+
 class Recorder:
     """Records the steps that are logged."""
 
