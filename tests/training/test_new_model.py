@@ -94,7 +94,7 @@ def test_right_answers_fit_the_tasks_limit():
                 dialogue = task.dialogue(problem)
                 (example,) = examples_of(dialogue, tokenizer, turn_end(tokenizer))
                 assert len(example.learnt) <= task.max_new_tokens, problem
-                assert len(example.tokens) <= 96, problem
+                assert len(example.tokens) <= 80, problem
 
 
 def test_weights_are_as_those_of_transformers(made):
