@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.tasks.pocket.db_schemas import Schema
-from cycleqd_jax.tasks.pocket.db_tables import Row, create_table
+from cycleqd_jax.tasks.pocket.db_tables import Row, set_up
 
 Cell = int | float | str | None
 
 
 def fill(connection: sqlite3.Connection, schema: Schema, rows: Sequence[Row]) -> None:
     """Creates the table of a schema and inserts its rows."""
-    connection.execute(create_table(schema.table, schema.columns))
-    insert = f"INSERT INTO {schema.table} VALUES (?, ?, ?, ?)"
+    ((create, insert),) = set_up({schema.table: schema.columns})
+    connection.execute(create)
     connection.executemany(insert, rows)
     connection.commit()
 

@@ -15,7 +15,7 @@ from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.base import Problem
 from cycleqd_jax.tasks.pocket.composite import as_rows
-from cycleqd_jax.tasks.pocket.db_tables import Effect, create_table, same_effect
+from cycleqd_jax.tasks.pocket.db_tables import Effect, same_effect, set_up
 from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
 from cycleqd_jax.tasks.pocket.pysql_templates import TEMPLATES
 
@@ -28,7 +28,7 @@ from values import encode
 def open_table(rows):
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.execute({create!r})
-    db.executemany("INSERT INTO {table} VALUES (?, ?, ?, ?)", rows)
+    db.executemany({insert!r}, rows)
     return db
 """
 # The result is the last line of standard output, in one write, whatever the answer has
@@ -87,23 +87,19 @@ class PocketPySql(PocketTask):
             return effects
         if len(effects) != len(tables):
             return "It gave no result."
-        for wanted, after, effect in zip(
+        for wanted, after, (found, table) in zip(
             data["returned"], data["after"], effects, strict=True
         ):
-            match effect:
-                case (found, list(table)):
-                    left = as_rows(table)
-                case _:
-                    return "It gave no result."
-            rows = [] if data["changes"] else as_rows(found)
-            if isinstance(wanted, dict) is not isinstance(found, dict):
-                rows = [] if data["changes"] else None
-            if rows is None or left is None:
+            if data["changes"]:  # what it returns does not count
+                wanted = found = []
+            rows, left = as_rows(found), as_rows(table)
+            is_dict = isinstance(found, dict)
+            if rows is None or is_dict is not isinstance(wanted, dict):
                 return f"It returned {values.describe(found)}."
-            right = Effect(tuple([] if data["changes"] else as_rows(wanted)), after)
-            given = Effect(tuple(rows), tuple(left))
+            given = Effect(tuple(rows), tuple(left or ()))
+            right = Effect(tuple(as_rows(wanted)), after)
             if not same_effect(right, given, ordered=data["ordered"]):
-                return f"It returned {rows!r:.120} and left {len(left)} rows."
+                return f"It returned {rows!r:.120} and left {len(given.table)} rows."
         return ""
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
@@ -132,8 +128,8 @@ class PocketPySql(PocketTask):
     ) -> list[Any] | str:
         """What a script writes last: a list of pairs, or a sentence."""
         data = problem.data
-        create = create_table(data["table"], data["columns"])
-        setup = _SETUP.format(create=create, table=data["table"])
+        ((create, insert),) = set_up({data["table"]: data["columns"]})
+        setup = _SETUP.format(create=create, insert=insert)
         execution = await sandbox.run(python_program(setup + script))
         if reason := why_stopped(execution):
             return reason

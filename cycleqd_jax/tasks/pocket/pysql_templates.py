@@ -18,7 +18,7 @@ from typing import Any
 from cycleqd_jax.tasks.pocket import db_tables
 from cycleqd_jax.tasks.pocket.composite import fields_of, fill
 from cycleqd_jax.tasks.pocket.db_schemas import SCHEMAS
-from cycleqd_jax.tasks.pocket.db_templates import _fields as draw_fields
+from cycleqd_jax.tasks.pocket.db_templates import draw_fields
 from cycleqd_jax.tasks.pocket.generator import Draft
 
 _NAMES = "solve compute calc run apply process fetch load ask".split()

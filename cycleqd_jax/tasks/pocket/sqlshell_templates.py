@@ -17,7 +17,7 @@ from typing import Any
 from cycleqd_jax.tasks.pocket import db_tables
 from cycleqd_jax.tasks.pocket.composite import fields_of
 from cycleqd_jax.tasks.pocket.db_schemas import SCHEMAS
-from cycleqd_jax.tasks.pocket.db_templates import _fields as draw_fields
+from cycleqd_jax.tasks.pocket.db_templates import draw_fields
 from cycleqd_jax.tasks.pocket.generator import Draft
 
 _FILES = "out.txt list.txt result.txt found.csv names.log report.md data.txt".split()
