@@ -26,7 +26,7 @@ from cycleqd_jax.files import (
     Text,
     each_once,
 )
-from cycleqd_jax.runs.names import BASE
+from cycleqd_jax.runs.names import BASE, expert_name
 from cycleqd_jax.search.merges import SCALED, UNIFORM
 
 SUMMARY = "summary"  # a folder beside the methods'
@@ -101,7 +101,7 @@ class ModelMethod(Section):
     """A model that the runs of the reference evaluate anyway.
 
     Attributes:
-      model: "base", "uniform_merge", "scaled_merge" or "expert/<task>".
+      model: "base", "uniform_merge", "scaled_merge" or "expert/<expert>".
     """
 
     model: Text
@@ -160,7 +160,8 @@ def open_study(config: CompareConfig, name: str) -> Study:
     study = Study(config, folder, methods)
     for label, method in methods.items():
         if isinstance(method, ModelMethod):
-            experts = [f"expert/{task}" for task in study.reference.tasks]
+            run = study.reference
+            experts = [expert_name(one) for one in run.name_experts(run.tasks)]
             if method.model not in (*_BASELINES, *experts):
                 raise BadInputError(
                     f"methods.{label}: model {method.model!r} is unknown; expected "
