@@ -23,13 +23,6 @@ Scores = Mapping[str, Mapping[str, float]]  # task -> problem -> score
 # spent on the comparison.
 _OF_METHOD = (costs.SET_UP, "experts", "search", "champions")
 _OF_SCALED = "merges-"  # how the names of parts begin in which its factor is chosen
-ADAPTER_PART = "adapter-test"
-Scores = Mapping[str, Mapping[str, float]]  # task -> problem -> score
-
-# How the names of parts begin whose tokens a method needs to find its result. Those of
-# baselines, and of `test`, are spent on the comparison.
-_OF_METHOD = ("experts-", "batch-", "candidates-", "final-optimise")
-_OF_SCALED = ("merges-",)
 
 
 class Point(NamedTuple):

@@ -175,7 +175,7 @@ def _remarks(
     own, remarks = methods[reference]["tokens"], []
     for name, entry in methods.items():
         tokens, children = entry["tokens"], entry["children"]
-        if not children or abs(tokens / own - 1) <= tolerance:
+        if not children or abs(tokens - own) <= tolerance * own:
             continue
         equal = max(1, round(children * own / tokens))
         remarks.append(
