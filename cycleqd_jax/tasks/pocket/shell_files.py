@@ -134,6 +134,11 @@ def moved(files: Files, moves: Mapping[str, str]) -> Files:
     return {moves.get(path, path): text for path, text in files.items()}
 
 
+def with_folder(files: Files, folder: str) -> Files:
+    """The folder with a folder in it, which stays when its last file has gone."""
+    return files if inside(files, folder) else {**files, f"{folder}/": ""}
+
+
 def top(files: Files, extension: str) -> list[str]:
     """Files with this extension that are in no folder."""
     return [p for p in files if "/" not in p and p.endswith(f".{extension}")]

@@ -12,6 +12,7 @@ from cycleqd_jax.tasks.pocket.shell_files import (
     moved,
     text_of,
     top,
+    with_folder,
     without,
 )
 from cycleqd_jax.tasks.pocket.shell_hard_pipelines import FILTER, THEN
@@ -54,7 +55,7 @@ LOOPS = (
     _hard("copy_matches", "copy the .{x} files here that contain {w} into {d} | copy every file here that ends in .{x} and has {w} in it into {d}",
         "cp $(grep -l {w} *.{x}) {d}", "files", lambda s, c: {**s, **{f"{c['d']}/{p}": s[p] for p in _having(top(s, c["x"]), s, c)}}),
     _hard("remove_matches", "delete the files in {d} that contain {w} | remove every file in the folder {d} with {w} in it",
-        "rm $(grep -l {w} {d}/*)", "files", lambda s, c: without(s, *_having([p for p in s if p.startswith(c["d"] + "/")], s, c))),
+        "rm $(grep -l {w} {d}/*)", "files", lambda s, c: with_folder(without(s, *_having([p for p in s if p.startswith(c["d"] + "/")], s, c)), c["d"])),
     # Loops over files.
     _hard("loop_suffix", "add .{b} to the name of every .{x} file here | rename each file here that ends in .{x} so that .{b} follows its name",
         "for p in *.{x}; do mv $p $p.{b}; done", "files", lambda s, c: moved(s, {p: f"{p}.{c['b']}" for p in top(s, c["x"])}), choices={"b": _SUFFIX}),
@@ -81,7 +82,7 @@ LOOPS = (
     _new("save_substituted", "write the lines of {f} {p[0]} to {h}, with each {w} replaced by {v} | save those lines of {f} {p[0]} as {h}, every {w} changed to {v}",
         "{p[1]} {f} | sed 's/{w}/{v}/g' > {h}", "files", lambda s, c: {**s, c["h"]: _kept(s, c).replace(c["w"], c["v"])}, "dense", choices={"p": (FILTER[0], *FILTER[2:])}),
     _new("rename_matches", "put the files in {d} that do not contain {w} into the new folder {n} | make the folder {n} and move every file in {d} without {w} into it",
-        "mkdir {n} && mv $(grep -L {w} {d}/*) {n}", "files", lambda s, c: moved(s, {p: f"{c['n']}/{p.partition('/')[2]}" for p in s if p.startswith(c["d"] + "/") and c["w"] not in s[p]})),
+        "mkdir {n} && mv $(grep -L {w} {d}/*) {n}", "files", lambda s, c: with_folder(moved(s, {p: f"{c['n']}/{p.partition('/')[2]}" for p in s if p.startswith(c["d"] + "/") and c["w"] not in s[p]}), c["d"])),
     _new("loop_prefix_copy", "copy every .{x} file here to its name with {b}_ before it | make a copy of each file here that ends in .{x}, its name beginning with {b}_",
         "for p in *.{x}; do cp $p {b}_$p; done", "files", lambda s, c: {**s, **{f"{c['b']}_{p}": s[p] for p in top(s, c["x"])}}, choices={"b": _PREFIX}),
     _new("loop_delete_lines", "delete the lines with {w} from every .{x} file in {d} | remove the lines containing {w} from each file in {d} that ends in .{x}",
