@@ -72,6 +72,7 @@ def test_run_folder_is_named_after_the_config(write):
         ("quickstart_experts.yaml", TrainConfig),
         ("quickstart_experts_rank16.yaml", TrainConfig),
         ("quickstart_mixture.yaml", TrainConfig),
+        ("pocket_hard_experts.yaml", TrainConfig),
         ("quickstart_finetune_merged.yaml", TrainConfig),
         ("quickstart_accepted.yaml", TrainConfig),
     ],

@@ -5,7 +5,16 @@ import pathlib
 import pytest
 
 from cycleqd_jax.config import RunConfig, load_config
+from cycleqd_jax.models.loading import load_tokenizer
+from cycleqd_jax.runs.engine_sizes import check_prompts
+from cycleqd_jax.runs.tasks import make_tasks
+from cycleqd_jax.tasks.base import Split
 from cycleqd_jax.training.settings import TrainConfig
+from cycleqd_jax.training.sources import (
+    make_source,
+    task_dialogues,
+    validation_dialogues,
+)
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "experiments" / "configs"
 SAME = ("base_model", "dtype", "save_dtype", "problems", "engine", "too_long")
@@ -59,6 +68,18 @@ def test_sources_are_the_tasks_and_their_accepted_replies(experts):
     assert {str(pathlib.Path(path).parent) for path in accepted} == {
         text.partition("--to ")[2].split()[0]
     }
+
+
+@pytest.mark.parametrize("name", ["quickstart_experts", "pocket_hard_experts"])
+def test_every_dialogue_fits(name):
+    settings = config(name)
+    tokenizer = load_tokenizer(settings.base_model)
+    tasks = make_tasks(settings.tasks, settings.problems, settings.task_settings)
+    check_prompts(tasks, [Split.VALIDATE], tokenizer, settings.engine)
+    limit = settings.optimiser.max_length
+    for task in tasks:
+        for found in (task_dialogues(task), validation_dialogues(task)):
+            make_source(task.name, found, tokenizer, max_length=limit, drop=False)
 
 
 def test_the_merged_model_is_that_of_the_quickstart(experts):
