@@ -71,8 +71,8 @@ def load_start(config: TrainConfig, model: LoadedModel) -> Start:
         expert = _of_run(opened, asked or opened.facts.result, model)
     elif asked is not None:
         raise BadInputError(
-            f"start_individual is {asked}, but {path} is not a run folder; leave "
-            "start_individual out to start from an adapter."
+            f"start_individual is {asked}, but {path} is not a run folder; make that "
+            "run first, or leave start_individual out to start from an adapter."
         )
     else:
         name, expert = f"the adapter {path}", _loaded(path, model)
