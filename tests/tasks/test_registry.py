@@ -83,7 +83,10 @@ def test_own_class_by_import_path():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("pocket_poetry", "pocket_coding, pocket_db, pocket_dialect_a"),
+        (
+            "pocket_poetry",
+            "pocket_coding, pocket_coding_hard, pocket_db, pocket_db_hard",
+        ),
         ("own_tasks:", "pocket_coding"),
         ("no_such_module_here:Task", "no_such_module_here"),
         ("own_tasks:Absent", "nothing called Absent"),
