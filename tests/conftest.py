@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import pathlib
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from cycleqd_jax.models.llama.config import LlamaConfig
 
+_MOST_MAPS = 20_000
 # Subprocesses of tests, and import paths in their configs, find the toy task here.
 TESTS = pathlib.Path(__file__).parent
 sys.path.insert(0, str(TESTS / "support"))
@@ -18,6 +20,21 @@ def exact_products():
     """References are float32 or float64: products must not be rounded below that."""
     with jax.default_matmul_precision("highest"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forgets compiled programs before the process has too many memory maps.
+
+    Each program takes a few, and the kernel allows a process 65530 of them; at the next
+    one the process would be aborted.
+    """
+    yield
+    with open("/proc/self/maps") as maps:
+        count = sum(1 for _ in maps)
+    if count > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def winners_curse(report: Mapping[str, Any]) -> str:
     return (
         "<section><h2>The winner's curse: optimise minus test</h2>"
         '<p class="note">A model that was selected by its score on <em>optimise</em> '
-        "owes a part of that score to luck. The base and the experts were not "
+        "owes a part of that score to luck. Base, experts and uniform merge were not "
         "selected, so their differences say how much harder <em>test</em> is; what the "
         "others have beyond that is luck.</p>"
         f"{table(header, rows, marked=[report['result']])}</section>"

@@ -12,6 +12,7 @@ from cycleqd_jax.reports import lineage, statistics
 from cycleqd_jax.reports.run_data import RunData
 from cycleqd_jax.runs.costs import TEST, PhaseCost
 from cycleqd_jax.runs.names import expert_name
+from cycleqd_jax.search.merges import UNIFORM
 
 SELECTED = {  # split -> what was chosen by its scores
     "optimise": "children, archives and the factor of scaled_merge were selected on it",
@@ -125,11 +126,11 @@ def _winners_curse(data: RunData) -> dict[str, dict[str, Any]]:
     """Mean on `optimise` minus mean on `test`, of every model with both.
 
     A model that was selected by its score on `optimise` owes a part of it to luck, and
-    `test` takes that back. The base and the experts were not selected: their difference
-    is how much harder `test` is. Both splits are independent samples, so the errors are
-    added in squares.
+    `test` takes that back. Base, experts and uniform merge were not selected: their
+    difference is how much harder `test` is. Both splits are independent samples, so the
+    errors are added in squares.
     """
-    unselected = {"base", *map(expert_name, data.experts)}
+    unselected = {"base", UNIFORM, *map(expert_name, data.experts)}
     rows = {}
     for model, splits in data.scores.items():
         pair = [splits.get("optimise", {}), splits.get("test", {})]

@@ -5,6 +5,8 @@ resumed like one. What is finished is not touched again. With a budget a run is 
 carried out with one batch of children; what they cost decides how many there will be.
 """
 
+import jax
+
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
@@ -55,6 +57,8 @@ def _run(study: Study, config: RunConfig, observer: Observer, where: str) -> Non
             run.evolve(config, folder, observer)
             observer.phase("writing the report")
             build.write_report(folder.path)
+            # Each program takes memory maps, of which a process may have some 65,000.
+            jax.clear_caches()
         if study.config.population:
             _score_population(study, config, folder, observer)
 
