@@ -19,7 +19,14 @@ def command(folder, settings, *more):
     return ["--config", str(config), *more]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gradient",
+        pytest.param("es", marks=pytest.mark.slow),
+        pytest.param("search", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_in_parts_ends_the_same(name, toy_settings, tmp_path):
     states = []
     for place, stops in (("whole", [4]), ("parts", [2, 4])):
