@@ -116,7 +116,7 @@ def paired_difference(a: Mapping[str, float], b: Mapping[str, float]) -> Differe
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean of independent values; 1, the widest possible, of a single one."""
+    """The standard error of a mean; 1, the widest possible, for a single value."""
     count, centre = len(values), mean(values)
     if count == 1:
         return 1.0

@@ -228,7 +228,7 @@ class CMAESearch(Search):
         return by_mean.champions(state.bank)
 
     def metrics(self, state: State) -> dict[str, float | str]:
-        """Those of `by_mean.metrics`, and the step size as `sigma`."""
+        """Best scores (`by_mean.metrics`), and the step size as `sigma`."""
         found = by_mean.metrics(state.bank, self.context.tasks)
         return found | {"sigma": float(state.memory.cma.sigma)}
 

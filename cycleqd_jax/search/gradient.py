@@ -161,5 +161,5 @@ class GradientSearch(Search):
         return by_mean.champions(state.bank)
 
     def metrics(self, state: State) -> dict[str, float | str]:
-        """Those of `by_mean.metrics`."""
+        """The best scores; see `by_mean.metrics`."""
         return by_mean.metrics(state.bank, self.context.tasks)

@@ -135,7 +135,7 @@ class MapElites(CycleQD):
         return [i for i in by_mean.ranked(state.bank) if i in ids]
 
     def metrics(self, state: State) -> dict[str, float | str]:
-        """Those of `by_mean.metrics`, and the archive's `coverage/` and `qd_score/`."""
+        """Best scores (`by_mean.metrics`), and the archive's coverage and QD score."""
         filled = occupied(state.memory.repertoire)
         means = [by_mean.mean_of(state.bank, i) for i in self._elites(state)]
         return by_mean.metrics(state.bank, self.context.tasks) | {

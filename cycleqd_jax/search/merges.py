@@ -205,7 +205,7 @@ class MergeSearch(Search):
         return by_mean.champions(_without_experts(state.bank))
 
     def metrics(self, state: State) -> dict[str, float | str]:
-        """Those of `by_mean.metrics`, of the candidates only."""
+        """The best scores of the candidates; see `by_mean.metrics`."""
         return by_mean.metrics(_without_experts(state.bank), self.context.tasks)
 
 

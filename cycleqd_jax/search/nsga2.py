@@ -86,7 +86,7 @@ class NSGA2(CycleQD):
 
     @property
     def breeding(self) -> QDSettings:
-        """Those of the config, but parents are drawn by the chances of a tournament."""
+        """The config's settings, with parents drawn by the chances of a tournament."""
         return self.context.qd.model_copy(update={"selection": "weight"})
 
     def archives(self, state: State) -> Archives:
@@ -123,7 +123,7 @@ class NSGA2(CycleQD):
         return by_mean.champions(state.bank)
 
     def metrics(self, state: State) -> dict[str, float | str]:
-        """Those of `by_mean.metrics`, and the size of the first front as `front`."""
+        """Best scores (`by_mean.metrics`), and the first front's size as `front`."""
         members = state.memory[state.memory != _NOBODY]
         front = fronts(state.bank.scores[members]) == 0
         found = by_mean.metrics(state.bank, self.context.tasks)

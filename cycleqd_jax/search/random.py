@@ -95,5 +95,5 @@ class RandomSearch(Search):
         return by_mean.champions(state.bank)
 
     def metrics(self, state: State) -> dict[str, float | str]:
-        """Those of `by_mean.metrics`."""
+        """The best scores; see `by_mean.metrics`."""
         return by_mean.metrics(state.bank, self.context.tasks)
