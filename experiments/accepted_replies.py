@@ -8,7 +8,6 @@ file of dialogues per task, TASK.jsonl, which `experiments.train_experts` takes 
 source. Killed and started again with the same command, it goes on.
 """
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -20,19 +19,14 @@ from cycleqd_jax.training.accepted import collect_accepted
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and collects; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.accepted_replies",
+    parser = console.config_parser(
+        "accepted_replies",
+        config="the YAML file of a run",
         description="Run every expert over its task's train problems; keep the "
         "dialogues that the verdict accepts.",
     )
     parser.add_argument(
-        "--config", required=True, type=console.path, help="the YAML file of a run"
-    )
-    parser.add_argument(
         "--to", required=True, type=console.path, metavar="FOLDER", help="where to"
-    )
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
     args = parser.parse_intermixed_args(argv)
     return console.guarded(

@@ -6,7 +6,6 @@
 Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted, 143 terminated.
 """
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,17 +22,11 @@ from cycleqd_jax.runs.profiling import profiling
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and runs; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.agent_skills",
+    parser = console.config_parser(
+        "agent_skills",
         description="Merge the experts of one base model by CycleQD: evolve archives "
         "of specialists, aggregate them into one model, and report on both.",
         epilog="Settings override the config: seed=1 qd.num_generations=48.",
-    )
-    parser.add_argument(
-        "--config", required=True, type=console.path, help="a YAML file of settings"
-    )
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
     parser.add_argument(
         "--resume",

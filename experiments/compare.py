@@ -7,7 +7,6 @@ It goes on with what is in the folder, so it may be interrupted at any time. Exi
 0 done, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated.
 """
 
-import argparse
 import pathlib
 import shlex
 import sys
@@ -29,17 +28,11 @@ from cycleqd_jax.study.summary import write_summary
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and compares; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.compare",
+    parser = console.config_parser(
+        "compare",
         description="Compare methods over seeds: run every method with every seed, and "
         "summarise scores, paired differences and cost.",
         epilog="Settings override the config: seeds=[0,1] settings.problems.test=32.",
-    )
-    parser.add_argument(
-        "--config", required=True, type=console.path, help="a YAML file of settings"
-    )
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
     parser.add_argument(
         "--resume",

@@ -26,17 +26,11 @@ from cycleqd_jax.runs.names import BASE
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and measures; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.language",
+    parser = console.config_parser(
+        "language",
         description="Ask models the tasks of lm-evaluation-harness and compare them "
         "with the base.",
         epilog="Settings override the config: tasks=[rte,sst2] limit=100.",
-    )
-    parser.add_argument(
-        "--config", required=True, type=console.path, help="a YAML file of settings"
-    )
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
     args = parser.parse_intermixed_args(argv)
     again = [sys.executable, "-m", "experiments.language", "--config", args.config]

@@ -6,7 +6,6 @@ python -m experiments.new_model \
 Started again with the same settings, it finds its model and keeps it.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -17,15 +16,9 @@ from cycleqd_jax.training.new_model import NewModelConfig, write_new_model
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and writes the model; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.new_model",
+    parser = console.config_parser(
+        "new_model",
         description="Write a model with random weights, to be trained from scratch.",
-    )
-    parser.add_argument(
-        "--config", required=True, type=console.path, help="a YAML file of settings"
-    )
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
     args = parser.parse_intermixed_args(argv)
     return console.guarded(

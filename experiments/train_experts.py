@@ -6,7 +6,6 @@ python -m experiments.train_experts \
 Killed and started again with the same command, it goes on from the last checkpoint.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -18,15 +17,9 @@ from cycleqd_jax.training.settings import TrainConfig
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and trains; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.train_experts",
+    parser = console.config_parser(
+        "train_experts",
         description="Fine-tune experts; write PEFT folders or whole models.",
-    )
-    parser.add_argument(
-        "--config", required=True, type=console.path, help="a YAML file of settings"
-    )
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
     args = parser.parse_intermixed_args(argv)
     return console.guarded(

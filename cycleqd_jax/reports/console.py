@@ -51,6 +51,24 @@ def make_console() -> Terminal:
     return found if found.is_terminal else Terminal(highlight=False, width=200)
 
 
+def config_parser(
+    command: str, *, config: str = "a YAML file of settings", **texts: str
+) -> argparse.ArgumentParser:
+    """The parser of a command that takes a config and settings that override it.
+
+    Args:
+      command: the module's name in `experiments`.
+      config: help of the option `--config`.
+      texts: further arguments of the parser, like its description.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m experiments.{command}", **texts)
+    parser.add_argument("--config", required=True, type=path, help=config)
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings that override it"
+    )
+    return parser
+
+
 def path(text: str) -> str:
     """The type of an argument that is a path: `~` is the home folder."""
     try:

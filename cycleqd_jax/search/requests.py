@@ -1,4 +1,4 @@
-"""What a search may ask for before it proposes, and the answers.
+"""Requests of a search before it proposes, and the answers.
 
 A search that makes requests says so in `Search.uses_train` and `Search.uses_gradients`.
 """

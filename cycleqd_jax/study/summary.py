@@ -128,7 +128,7 @@ def make_layout(tasks: Sequence[Task]) -> Layout:
 
 
 def _kinds(problems: Sequence[tuple[Task, Any]]) -> np.ndarray:
-    """Of each problem one of `KINDS`; empty where the task does not tell."""
+    """The kind of each problem, one of `KINDS`; empty where the task does not tell."""
     found = []
     for task, problem in problems:
         tell = getattr(task, "is_held_out", None)

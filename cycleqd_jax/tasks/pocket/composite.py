@@ -1,4 +1,4 @@
-"""What the composite skills share: tables to work on, and rows in one form.
+"""Tables to work on and rows in one form, for the composite skills.
 
 A composite skill needs two skills at once, and nobody trains an expert for it. Its
 problems come without gold answers, so that what a search knows of it is verdicts only.
@@ -43,7 +43,7 @@ def as_rows(value: Any) -> list[Row] | None:
 
 
 def fields_of(schema: Schema, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a prompt is filled with: the constants, and the table with its columns."""
+    """The values that a prompt is filled with: constants, and the table with columns."""
     columns = ", ".join(schema.columns)
     return {**fields, "table": f"{schema.table}({columns})"}
 

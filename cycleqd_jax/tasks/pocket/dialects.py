@@ -83,7 +83,7 @@ class PocketDialectB(_PocketDialect):
 async def _interpret(
     problem: Problem, lists: Any, answer: str, sandbox: Sandbox
 ) -> list[Any] | str:
-    """What the answer makes of each list, or why there is nothing, in one line."""
+    """The answer's output for each list, or why there is none, in one line."""
     script = _RUNNER.format(
         answer=answer, dialect=problem.data["dialect"], lists=list(lists)
     )

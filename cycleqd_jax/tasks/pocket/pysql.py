@@ -126,7 +126,7 @@ class PocketPySql(PocketTask):
     async def _run(
         self, problem: Problem, script: str, sandbox: Sandbox
     ) -> list[Any] | str:
-        """What a script writes last: a list of pairs, or a sentence."""
+        """The last output of a script: a list of pairs, or a sentence."""
         data = problem.data
         ((create, insert),) = set_up({data["table"]: data["columns"]})
         setup = _SETUP.format(create=create, insert=insert)

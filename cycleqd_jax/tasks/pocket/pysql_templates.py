@@ -87,7 +87,7 @@ class PySqlTemplate:
 
 
 def _evaluated(expression: str, schema: Any, rows: Any) -> Any:
-    """What a trusted expression, text of this file, makes of a table."""
+    """The value of a trusted expression, text of this file, on a table."""
     with contextlib.closing(sqlite3.connect(":memory:")) as db:
         fill(db, schema, rows)
         return eval(expression, {"db": db})
