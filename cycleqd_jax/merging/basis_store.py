@@ -92,6 +92,8 @@ def basis_fingerprint(
         "form": form,
         "inputs": inputs,
     }
+    if settings.conditioning == "data_free":
+        facts["data_free"] = 2  # bases of version 1 had conditioned embeddings
     return files.hash_arrays({}, facts)
 
 

@@ -118,7 +118,7 @@ def _cells(
 
 
 def _units(rng: np.random.Generator, count: int, resamples: int) -> np.ndarray:
-    """Draws of each of `count` units in B resamples, `[B, count]`; 1 for a single unit."""
+    """Draws of each unit in B resamples, `[B, count]`; 1 for a single unit."""
     if count == 1:
         return np.ones((resamples, 1))
     return rng.multinomial(count - 1, np.full(count, 1 / count), resamples)

@@ -43,7 +43,7 @@ def as_rows(value: Any) -> list[Row] | None:
 
 
 def fields_of(schema: Schema, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that a prompt is filled with: constants, and the table with columns."""
+    """The values that fill a prompt: constants, and the table with columns."""
     columns = ", ".join(schema.columns)
     return {**fields, "table": f"{schema.table}({columns})"}
 

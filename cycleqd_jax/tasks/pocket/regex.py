@@ -70,7 +70,7 @@ class PocketRegex(PocketTask):
     async def _apply(
         self, problem: Problem, texts: Any, pattern: str, sandbox: Sandbox
     ) -> list[Any] | str:
-        """The matches of the pattern in each text, or why there are none, in one line."""
+        """The pattern's matches in each text, or why there are none, in one line."""
         script = _RUNNER.format(
             pattern=pattern, kind=problem.data["kind"], texts=list(texts)
         )
