@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cycleqd_jax import files
+from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.runs import costs, reading
 from cycleqd_jax.runs.names import BASE
 from cycleqd_jax.runs.opened import open_run
@@ -15,6 +16,7 @@ from cycleqd_jax.search.merges import SCALED
 from cycleqd_jax.study import population
 from cycleqd_jax.study.settings import AdapterMethod, ModelMethod, Study
 from cycleqd_jax.tasks.base import Split
+from cycleqd_jax.training import cost as training_cost
 
 ADAPTER_PART = "adapter-test"
 Scores = Mapping[str, Mapping[str, float]]  # task -> problem -> score
@@ -125,7 +127,29 @@ def _read_model(reference: pathlib.Path, seed: int, method: ModelMethod) -> Resu
 
 def _read_adapter(folder: pathlib.Path, name: str, method: AdapterMethod) -> Result:
     path = folder / "results" / f"{ADAPTER_PART}.parquet"
-    return Result(_part_scores(path)[name], method.tokens, 0.0)
+    return Result(_part_scores(path)[name], adapter_tokens(method), 0.0)
+
+
+def adapter_tokens(method: AdapterMethod) -> int | None:
+    """The tokens that an adapter's training took; None if nobody knows.
+
+    They are the method's own number, or else what `train_experts` wrote beside the
+    adapter.
+
+    Raises:
+      BadInputError: that file is damaged.
+    """
+    written = pathlib.Path(method.adapter) / training_cost.NAME
+    if method.tokens is not None or not written.exists():
+        return method.tokens
+    try:
+        found = files.read_json(written)
+        return costs.PhaseCost(found["tokens_forward"], found["tokens_backward"]).tokens
+    except (KeyError, TypeError) as err:
+        raise BadInputError(
+            f"{written} is damaged: it has no tokens_forward and tokens_backward; give "
+            "the method's tokens in the config."
+        ) from err
 
 
 def _coverage(run: pathlib.Path, count: int) -> tuple[float, float]:

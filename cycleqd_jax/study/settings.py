@@ -90,7 +90,7 @@ class AdapterMethod(Section):
 
     Attributes:
       adapter: its folder.
-      tokens: that its training took, if they are known.
+      tokens: that its training took; None takes what `train_experts` wrote, if it did.
     """
 
     adapter: PathText
