@@ -28,7 +28,6 @@ def check(tmp_path):
             "sudo": "exit 9",
             "id": "echo 1000",
             "bwrap": "",
-            "sqlite3": "",
         }.items():
             file = tmp_path / name
             file.write_text(f"#!/bin/sh\n{text}\n")

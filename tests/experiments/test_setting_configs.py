@@ -1,6 +1,7 @@
 """The configs of docs/settings.md load, fit, and name experts that others make."""
 
 import pathlib
+import shutil
 
 import pytest
 import toy_world
@@ -16,6 +17,9 @@ from cycleqd_jax.training.settings import TrainConfig
 from cycleqd_jax.training.sources import make_source, task_dialogues
 from experiments import agent_skills, train_experts
 
+pytestmark = pytest.mark.skipif(
+    shutil.which("sqlite3") is None, reason="the program sqlite3 is not installed"
+)
 CONFIGS = pathlib.Path("experiments/configs")
 RUNS = ("composite", "dialects", "four_skills", "more_experts", "turns2", "unequal")
 MADE = ("dialects_experts", "four_skills_experts", "second_experts", "turns2_experts",

@@ -1,11 +1,16 @@
 """The skills of particular settings: they are not in `BUILT_IN`, see the registry."""
 
+import shutil
+
 import pytest
 
 from cycleqd_jax.tasks.base import Split, TaskSettings
 from cycleqd_jax.tasks.registry import task_class
 
-COMPOSITE = ("pocket_sqlshell", "pocket_pysql")
+NEEDS_SQLITE3 = pytest.mark.skipif(
+    shutil.which("sqlite3") is None, reason="the program sqlite3 is not installed"
+)
+COMPOSITE = (pytest.param("pocket_sqlshell", marks=NEEDS_SQLITE3), "pocket_pysql")
 MORE = ("pocket_regex", "pocket_dialect_a", "pocket_dialect_b", *COMPOSITE)
 MORE_SIZES = dict.fromkeys(Split, 75)  # every template is there
 
