@@ -1,10 +1,11 @@
 """The settings of the basis."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cycleqd_jax.files import Section, Whole
+from cycleqd_jax.files import Section, Text, Whole
 
 
 class BasisSettings(Section):
@@ -21,6 +22,8 @@ class BasisSettings(Section):
       conditioning_shrinkage: factor of the Gram matrices' off-diagonal entries.
       conditioning_problems: `train` problems per task whose prompts and answers give
         the inputs of "regmean".
+      conditioning_tasks: expert that belongs to no task -> name of the task whose
+        problems give its inputs of "regmean".
       keep: whether the basis is kept in the user's cache folder, for other runs of the
         same experts.
     """
@@ -31,4 +34,5 @@ class BasisSettings(Section):
     conditioning_ridge: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     conditioning_shrinkage: Annotated[float, Field(ge=0, le=1)] = 1.0
     conditioning_problems: Whole = 50
+    conditioning_tasks: Mapping[Text, Text] = Field(default_factory=dict)
     keep: bool = True

@@ -34,9 +34,11 @@ class TrainInputs:
 
     Attributes:
       sequences: task -> token ids of prompts with their answers.
+      experts: expert -> the task whose sequences are its own, in the order of genomes.
     """
 
     sequences: Mapping[str, Sequence[tuple[int, ...]]]
+    experts: Mapping[str, str]
 
     @property
     def tokens(self) -> int:
@@ -45,11 +47,11 @@ class TrainInputs:
 
     @property
     def fingerprint(self) -> str:
-        """Sha256 (hex) of all token ids."""
+        """Sha256 (hex) of all experts' token ids."""
         arrays = {
-            f"{task} {i}": np.asarray(ids, "<i4")
-            for task, many in self.sequences.items()
-            for i, ids in enumerate(many)
+            f"{expert} {i}": np.asarray(ids, "<i4")
+            for expert, task in self.experts.items()
+            for i, ids in enumerate(self.sequences[task])
         }
         return files.hash_arrays(arrays, {})
 
@@ -66,14 +68,14 @@ class TrainInputs:
         width = math.ceil(longest / _STEP) * _STEP
         groups = [_batches(many, width) for many in self.sequences.values()]
         counts = [sum(map(len, many)) for many in self.sequences.values()]
+        place = {task: k for k, task in enumerate(self.sequences)}
         for layer in program.input_grams(weights, groups):
-            yield {
-                name: [
-                    np.asarray(gram) / count
-                    for gram, count in zip(grams, counts, strict=True)
-                ]
-                for name, grams in layer.items()
-            }
+            found = {}
+            for name, grams in layer.items():
+                pairs = zip(grams, counts, strict=True)
+                means = [np.asarray(gram) / count for gram, count in pairs]
+                found[name] = [means[place[task]] for task in self.experts.values()]
+            yield found
 
 
 def train_inputs(
@@ -81,25 +83,26 @@ def train_inputs(
 ) -> TrainInputs | None:
     """The sequences that `basis.conditioning: regmean` needs; None for any other.
 
-    Only experts of tasks have inputs of their own; a task without an expert gives none.
+    An expert has the inputs of its task, or of the one in `basis.conditioning_tasks`; a
+    task without experts gives none.
 
     Raises:
-      BadInputError: an expert belongs to no task, or its task has no `train` problem
-        with a known answer.
+      BadInputError: an expert has no task or several, or its task has no `train`
+        problem with a known answer.
     """
     if config.basis.conditioning != "regmean":
+        if config.basis.conditioning_tasks:
+            raise BadInputError(
+                "basis.conditioning_tasks says whose problems condition an expert, but "
+                f"basis.conditioning is {config.basis.conditioning}; set that to "
+                "regmean, or leave basis.conditioning_tasks out."
+            )
         return None
-    experts = config.name_experts([task.name for task in tasks])
-    if further := sorted(experts.keys() - {task.name for task in tasks}):
-        raise BadInputError(
-            "basis.conditioning: regmean needs train problems of every expert, but "
-            f"{', '.join(further)} belongs to no task; set it to data_free or none, or "
-            "leave that expert out."
-        )
+    of_expert = _tasks_of_experts(config, [task.name for task in tasks])
     end = turn_end(tokenizer)
     sequences = {}
     for task in tasks:
-        if task.name not in experts:
+        if task.name not in of_expert.values():
             continue
         problems = task.problems(Split.TRAIN)[: config.basis.conditioning_problems]
         known = (reference(task, problem) for problem in problems)
@@ -115,7 +118,40 @@ def train_inputs(
                 f"but task {task.name} has none; set problems.train above 0, or "
                 "basis.conditioning to data_free or none."
             )
-    return TrainInputs(sequences)
+    return TrainInputs(sequences, of_expert)
+
+
+def _tasks_of_experts(config: RunConfig, tasks: Sequence[str]) -> dict[str, str]:
+    """Expert -> the task whose problems give its inputs, in the order of genomes.
+
+    Raises:
+      BadInputError: an expert has no task or several, or a name is unknown.
+    """
+    experts, given = config.name_experts(tasks), config.basis.conditioning_tasks
+    for expert, task in given.items():
+        name = f"basis.conditioning_tasks.{expert}"
+        if expert not in experts:
+            raise BadInputError(
+                f"{name}: there is no such expert; expected one of "
+                f"{', '.join(experts)}."
+            )
+        if expert in tasks:
+            raise BadInputError(
+                f"{name}: this expert has the problems of its own task; leave it out."
+            )
+        if task not in tasks:
+            raise BadInputError(
+                f"{name} is {task}; expected one of the tasks {', '.join(tasks)}."
+            )
+    for expert in experts:
+        if expert not in tasks and expert not in given:
+            raise BadInputError(
+                "basis.conditioning: regmean needs train problems of every expert, but "
+                f"{expert} belongs to no task; name one in basis.conditioning_tasks, "
+                "like {" + f"{expert}: {tasks[0]}" + "}, or set "
+                "basis.conditioning to data_free or none."
+            )
+    return {expert: given.get(expert, expert) for expert in experts}
 
 
 class GramBytes(NamedTuple):

@@ -29,7 +29,7 @@ def make_search(
     Raises:
       BadInputError: there is none such, its settings are wrong, it cannot have smooth
         scores, or its requests could not be answered: it needs `train` problems with a
-        reference answer and a task has none, or gradients that cannot be computed.
+        reference answer and no task has any, or gradients that cannot be computed.
     """
     kind, options = search_class(config.search), config.search_settings
     train = _train_problems(config, kind, basis, tasks)
@@ -59,24 +59,28 @@ def _check_smooth(name: str, kind: type[Search], tasks: Sequence[Task]) -> None:
 def _train_problems(
     config: RunConfig, kind: type[Search], basis: Basis, tasks: Sequence[Task]
 ) -> dict[str, tuple[str, ...]]:
-    """The problems that requests may name; empty for a search that makes none."""
+    """The problems that requests may name, of the tasks that know right answers.
+
+    Empty for a search that makes no requests.
+    """
     setting = kind.uses_train(config.qd, config.search_settings)
     if setting is None:
         return {}
     if kind.uses_gradients(config.qd, config.search_settings):
         mesh = config.engine.mesh
         check_differentiable(basis, mesh.data * mesh.tensor)
-    return {task.name: _with_reference(task, setting) for task in tasks}
+    found = {task.name: _with_reference(task) for task in tasks}
+    known = {name: ids for name, ids in found.items() if ids}
+    if tasks and not known:
+        raise BadInputError(
+            f"{setting} needs train problems with known answers, but none of the tasks "
+            f"{', '.join(found)} has any; set problems.train above 0, or "
+            "choose another operator or search if the tasks have no known answers."
+        )
+    return known
 
 
-def _with_reference(task: Task, setting: str) -> tuple[str, ...]:
+def _with_reference(task: Task) -> tuple[str, ...]:
     """Ids of the `train` problems with a reference answer."""
     found = task.problems(Split.TRAIN)
-    ids = tuple(p.id for p in found if reference(task, p) is not None)
-    if not ids:
-        raise BadInputError(
-            f"{setting} needs train problems with known answers, but task {task.name} "
-            "has none; set problems.train above 0, or choose another operator or "
-            "search if the task has no known answers."
-        )
-    return ids
+    return tuple(p.id for p in found if reference(task, p) is not None)

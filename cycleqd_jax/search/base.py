@@ -40,7 +40,8 @@ class Context(NamedTuple):
       tasks: K names, in the order of scores.
       entries: the same tasks as the config names them; keys of settings by task.
       train: task name -> ids of its `train` problems with a reference answer, which
-        requests may name; empty for a search that `uses_train` denies them.
+        requests may name. Tasks without such problems have no entry; empty for a search
+        that `uses_train` denies them.
     """
 
     qd: QDSettings
@@ -49,6 +50,11 @@ class Context(NamedTuple):
     tasks: tuple[str, ...]
     entries: tuple[str, ...]
     train: Mapping[str, tuple[str, ...]] = {}
+
+    @property
+    def train_tasks(self) -> tuple[int, ...]:
+        """The tasks in `train`, 0-based and in their order."""
+        return tuple(k for k, task in enumerate(self.tasks) if task in self.train)
 
     @property
     def own_experts(self) -> tuple[int, ...]:

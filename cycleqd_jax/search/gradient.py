@@ -1,9 +1,9 @@
 """Gradient ascent without archives: one genome, moved by Adam on `train` answers.
 
-It starts from the sum of the experts, times a factor, and follows the gradient of the
-mean loss over all tasks by the coefficients. Candidates are snapshots on the way. They
-are scored like any others, and the best mean on `optimise` wins. Quality-diversity with
-gradients has to beat it with the same tokens.
+It starts from the sum of the experts, times a factor, and follows the gradient, by the
+coefficients, of the mean loss over the tasks with known answers. Candidates are
+snapshots on the way. They are scored like any others, and the best mean on `optimise`
+wins. Quality-diversity with gradients has to beat it with the same tokens.
 
 Source: Adam, Kingma and Ba (arXiv 1412.6980); fitting the coefficients of task vectors
 by gradient as in AdaMerging (arXiv 2310.02575), here on right answers.
@@ -142,11 +142,13 @@ class GradientSearch(Search):
 
     def _request(self, point: Point, key: RNGKey, t: int, step: int) -> GradientRequest:
         """The gradient of the mean loss on fresh problems, for one step."""
-        own, num_tasks = jax.random.fold_in(key, t), len(self.context.tasks)
+        own = jax.random.fold_in(key, t)
         problems = draw_problems(
             jax.random.fold_in(own, step), self.context.train, self._settings.problems
         )
-        weights = np.full((1, num_tasks), 1 / num_tasks, np.float32)
+        known = list(self.context.train_tasks)
+        weights = np.zeros((1, len(self.context.tasks)), np.float32)
+        weights[0, known] = 1 / len(known)
         return GradientRequest((self._genome(point),), weights, (problems,))
 
     def tell(

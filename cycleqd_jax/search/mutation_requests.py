@@ -1,7 +1,8 @@
 """The requests of gradient mutation and of evolution strategies.
 
 A child needs one answer per step. What is random of a step comes from the child's key,
-so a child is the same alone and in a batch.
+so a child is the same alone and in a batch. A task without known answers has no slope;
+a child that is bred in its archive follows the mix of the others.
 """
 
 from collections.abc import Sequence
@@ -87,12 +88,13 @@ class _Ascent:
         self._context, self._key, self._steps = context, key, 0
         self._units = np.asarray(context.basis.singular_values)
         qd = context.qd
+        self._tasks = list(context.train_tasks)
         self._weights = draw_task_weights(
             jax.random.fold_in(key, 0),
             len(context.tasks),
             active,
             sigma=qd.ascent_sigma,
-        )
+        )[self._tasks]
         self._optimiser = make_optimiser(qd.ascent_optimiser, qd.ascent_rate)
         self._state = self._optimiser.init(self._units)
 
@@ -109,7 +111,11 @@ class _Ascent:
         self._steps += 1
 
     def _slopes(self, answer: Answer, rows: slice) -> np.ndarray:
-        """Gradients of the tasks' losses, `[K, G]`, in units of singular values."""
+        """Gradients of the losses of the tasks in `train`, in units of singular values.
+
+        Returns:
+          `[n, G]`, in the order of `Context.train_tasks`.
+        """
         raise NotImplementedError
 
     def _step_keys(self) -> _StepKeys:
@@ -125,22 +131,24 @@ class _Ascent:
 
 
 class _GradientMutation(_Ascent):
-    """Asks for the gradient of every task's loss: one row per task."""
+    """Asks for the gradient of every task's loss: one row per task in `train`."""
 
     @property
     def rows(self) -> int:
-        return len(self._context.tasks)
+        return len(self._tasks)
 
     @staticmethod
     def request(ascents: Sequence["_GradientMutation"]) -> GradientRequest:
         """The request for the next step of all children."""
         problems: list[Problems] = []
+        weights = []
         for ascent in ascents:
-            drawn = ascent._problems()
-            problems += [{task: drawn[task]} for task in ascent._context.tasks]
+            drawn, names = ascent._problems(), ascent._context.tasks
+            problems += [{names[k]: drawn[names[k]]} for k in ascent._tasks]
+            weights.append(np.eye(len(names), dtype=np.float32)[ascent._tasks])
         return GradientRequest(
             tuple(a.genome for a in ascents for _ in range(a.rows)),
-            np.concatenate([np.eye(a.rows, dtype=np.float32) for a in ascents]),
+            np.concatenate(weights),
             tuple(problems),
         )
 
@@ -179,5 +187,7 @@ class _ES(_Ascent):
 
     def _slopes(self, answer: Answer, rows: slice) -> np.ndarray:
         return estimated_slopes(
-            answer.losses[rows], self._perturbations(), std=self._context.qd.es_std
+            answer.losses[rows][:, self._tasks],
+            self._perturbations(),
+            std=self._context.qd.es_std,
         )

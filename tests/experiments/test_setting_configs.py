@@ -107,8 +107,20 @@ def test_a_composite_evolves_without_expert_and_gold(toy_settings, tmp_path, cap
             "another": toy_settings["experts"][second],
         },
         "problems": {"optimise": 2, "validate": 2, "test": 1, "train": 4},
-        "basis": {"keep": False, "conditioning": "data_free"},
-        "qd": {"num_generations": 2, "children_per_batch": 2, "bins": 3},
+        "basis": {
+            "keep": False,
+            "conditioning": "regmean",
+            "conditioning_problems": 2,
+            "conditioning_tasks": {"another": "pocket_os"},
+        },
+        "qd": {
+            "num_generations": 2,
+            "children_per_batch": 2,
+            "bins": 3,
+            "mutation": "gradient",
+            "ascent_steps": 1,
+            "ascent_problems": 1,
+        },
         "engine": toy_settings["engine"] | {"length": 192, "mode": "factored"},
     }
     config = toy_world.write_config(tmp_path / "config.yaml", settings)

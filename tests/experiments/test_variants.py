@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 import pytest
 import run_contents
@@ -13,11 +14,14 @@ from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.merging.basis_store import load_basis
+from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
+from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import setup, trained_experts
+from cycleqd_jax.runs.conditioning import train_inputs
 from cycleqd_jax.runs.costs import run_cost
 from cycleqd_jax.runs.opened import open_run
 from experiments import agent_skills
@@ -134,20 +138,68 @@ def test_more_experts_than_tasks_and_a_task_without_one(worlds, tmp_path, capsys
     assert set(opened.whole_models(None).experts) == set(named)
 
 
-def test_experts_without_a_task_cannot_be_conditioned_by_inputs(
-    worlds, tmp_path, capsys
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ([], "but second belongs to no task; name one in basis.conditioning_tasks"),
+        (["basis.conditioning_tasks={third: toy_a}"], "there is no such expert"),
+        (
+            ["basis.conditioning_tasks={toy_a: toy_b}"],
+            "has the problems of its own task",
+        ),
+        (
+            ["basis.conditioning_tasks={second: toy_c}"],
+            "second is toy_c; expected one of the tasks toy_a, toy_b",
+        ),
+        (
+            [
+                "basis.conditioning_tasks={second: toy_a}",
+                "basis.conditioning=data_free",
+            ],
+            "basis.conditioning is data_free; set that to regmean",
+        ),
+    ],
+)
+def test_an_expert_without_a_task_needs_one_for_its_inputs(
+    worlds, tmp_path, capsys, more, words
 ):
     settings = worlds(2)
     settings["experts"]["second"] = next(iter(settings["experts"].values()))
     said = []
     for last in (["--dry-run"], []):
-        code, _ = run(settings, tmp_path, "basis.conditioning=regmean", *last)
-        assert code == 2
-        said.append(capsys.readouterr().err)
-    assert said[0] == said[1] and "but second belongs to no task" in said[0]
-    settings["experts"]["toy_a"] = settings["experts"].pop("second")
+        arguments = ["basis.conditioning=regmean", *more, *last]
+        assert run(settings, tmp_path, *arguments)[0] == 2
+        said.append(" ".join(capsys.readouterr().err.split()))
+    assert said[0] == said[1] and words in said[0]
+
+
+def test_a_further_expert_may_not_have_the_name_of_a_task(worlds, tmp_path, capsys):
+    settings = worlds(2)
+    settings["experts"]["toy_a"] = next(iter(settings["experts"].values()))
     assert run(settings, tmp_path, "--dry-run")[0] == 2
     assert "toy_a is the name of a task" in capsys.readouterr().err
+
+
+def test_two_experts_of_a_skill_share_its_inputs(worlds):
+    settings = worlds(2)
+    settings["experts"]["second"] = next(iter(settings["experts"].values()))
+    prints = set()
+    for task, same in (("toy_a", True), ("toy_b", False)):
+        section = {"conditioning": "regmean", "conditioning_tasks": {"second": task}}
+        config, made = prepared_from(settings, basis=section | {"keep": False})
+        inputs = train_inputs(config, made.tasks, made.model.tokenizer)
+        assert list(inputs.sequences) == ["toy_a", "toy_b"]
+        for layer in inputs.grams(made.program, made.weights):
+            for first, other, second in layer.values():
+                np.testing.assert_array_equal(second, first if same else other)
+        changed = [
+            materialise(made.model.weights, made.basis, expert_genome(made.basis, k))
+            for k in (0, 2)
+        ]
+        for first, second in zip(*map(jax.tree.leaves, changed), strict=True):
+            assert not same or np.allclose(first, second, atol=1e-6)
+        prints.add(inputs.fingerprint)
+    assert len(prints) == 2
 
 
 def test_conditioning_needs_train_problems(worlds, tmp_path, capsys):

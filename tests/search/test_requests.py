@@ -102,10 +102,19 @@ def test_a_child_is_the_same_alone_and_in_a_batch(
         assert alone.lineage == (together.lineage[i],)
 
 
-def test_gradient_mutation_equals_its_formula(context, basis, scripted, quadratic):
+def without(context, *tasks):
+    """The context of a run in which some tasks have no known answers."""
+    known = {task: ids for task, ids in TRAIN.items() if task not in tasks}
+    return context._replace(train=known)
+
+
+@pytest.mark.parametrize("unknown", [(), ("b",), ("a", "c")])
+def test_gradient_mutation_equals_its_formula(
+    context, basis, scripted, quadratic, unknown
+):
     """The crossed child, then steps on a mix of normalised gradients, in float64."""
     settings = ASCENT | {"ascent_optimiser": "normalised", "ascent_sigma": 0.7}
-    search = CycleQD(context(mutation="gradient", **settings))
+    search = CycleQD(without(context(mutation="gradient", **settings), *unknown))
     crossed = CycleQD(context(mutation="none"))
     state = begun(search, basis, scripted)
     start = ask(crossed, state, KEY, TS, scripted)
@@ -121,10 +130,11 @@ def test_gradient_mutation_equals_its_formula(context, basis, scripted, quadrati
             drawn, _ = jax.random.split(jax.random.fold_in(key, step + 1))
             genome = start.genomes[i].replace(coefficients=m)
             move = np.zeros_like(m)
-            for k, (task, ids) in enumerate(draw_problems(drawn, TRAIN, 2).items()):
+            known = search.context.train
+            for task, ids in draw_problems(drawn, known, 2).items():
                 slope = np.mean([quadratic.error(genome, task, p) for p in ids], axis=0)
                 size = np.sqrt((slope**2).sum() / count)
-                move += float(weights[k]) * slope / size
+                move += float(weights[TASKS.index(task)]) * slope / size
             m = m - 0.05 * quadratic.units * move
         np.testing.assert_allclose(got.genomes[i].coefficients, m, rtol=2e-4, atol=1e-5)
         np.testing.assert_array_equal(got.genomes[i].scales, start.genomes[i].scales)
@@ -177,6 +187,39 @@ def test_the_requests_of_each_step(context, basis, scripted, quadratic):
         np.testing.assert_allclose((c[2] + c[3]) / 2, middle, rtol=1e-5, atol=1e-6)
         size = (c[0] - middle)[quadratic.moving] / quadratic.units[quadratic.moving]
         assert 0.05 < size.std() < 0.2
+
+
+@pytest.mark.parametrize("mutation", ["gradient", "es"])
+def test_a_child_of_a_task_without_answers_follows_the_others(
+    context, basis, scripted, quadratic, mutation
+):
+    """Task b has none: its children move, and nothing of it is asked for."""
+    settings = ASCENT | {"ascent_steps": 6, "es_pairs": 40}
+    search = CycleQD(without(context(mutation=mutation, **settings), "b"))
+    state = begun(search, basis, scripted)
+    asked = search.ask(state, KEY, TS)
+    assert {task for one in asked.problems for task in one} == {"a", "c"}
+    if mutation == "gradient":
+        np.testing.assert_array_equal(
+            asked.task_weights, np.tile(np.eye(3)[[0, 2]], (3, 1))
+        )
+    start = ask(CycleQD(context(mutation="none")), state, KEY, TS, scripted)
+    moved = ask(search, state, KEY, TS, quadratic)
+    own = [lineage.active for lineage in moved.lineage].index(1)
+    losses = [
+        np.mean(
+            [quadratic.loss(one.genomes[own], t, p) for t in "ac" for p in TRAIN[t]]
+        )
+        for one in (start, moved)
+    ]
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_gradient_ascent_on_the_tasks_with_answers(context, basis, scripted, quadratic):
+    search = GradientSearch(without(context({"rate": 0.02}), "a"))
+    asked = search.ask(begun(search, basis, scripted), KEY, (1,))
+    np.testing.assert_array_equal(asked.task_weights, [[0, 0.5, 0.5]])
+    assert set(asked.problems[0]) == {"b", "c"}
 
 
 def test_scores_are_asked_once_per_set_of_problems(context, basis, scripted, quadratic):
