@@ -156,6 +156,16 @@ class RacingEvaluator:
         )
         return Scoring(self._in_order(individuals, [*scores, *more]), cost)
 
+    def score_texts(
+        self,
+        individuals: Mapping[str, Individual],
+        texts: Sequence[str],
+        *,
+        progress: Progress | None = None,
+    ) -> Scoring:
+        """See `LocalEvaluator.score_texts`."""
+        return self._evaluator.score_texts(individuals, texts, progress=progress)
+
     def gradient(
         self,
         genomes: Sequence[Genome],

@@ -13,8 +13,9 @@ Source: CycleQD (arXiv 2410.14735), table 3, measures retention by benchmarks; t
 import functools
 import importlib
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
+import pydantic
 from pydantic import Field
 
 from cycleqd_jax.errors import BadInputError
@@ -24,15 +25,27 @@ _LEAST_BYTES = 100
 
 
 class RetentionSettings(Section):
-    """The plain text of the report.
+    """The plain text of the report, and of the search.
 
     Attributes:
       passages: number of paragraphs; 0 measures nothing.
       max_bytes: of a paragraph; the engine's length must hold its tokens.
+      descriptor: whether experts and candidates are scored on them too, and the
+        archives have their retention as one more behaviour; see `runs.retention`.
     """
 
     passages: Count = 0
     max_bytes: Annotated[int, Field(ge=150, le=2000)] = 400
+    descriptor: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.descriptor and not self.passages:
+            raise ValueError(
+                "descriptor is true and passages is 0; expected at least 1 passage, "
+                "which retention is measured on, or descriptor false"
+            )
+        return self
 
 
 def passages(settings: RetentionSettings) -> tuple[str, ...]:

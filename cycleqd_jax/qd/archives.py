@@ -5,7 +5,8 @@ the behaviour. An archive is a QDax `MapElitesRepertoire` whose genotype is an
 individual's id (int32) and whose extra scores are all K scores, which selection needs.
 Where individuals have smooth scores (log-probabilities of right answers), archive k
 compares the pair of task k's score and smooth score: the score decides, and of equal
-scores the smooth one. Properties of QDax that matter here:
+scores the smooth one. Retention (the share of the base's probability of plain text that
+an individual keeps) may be one more behaviour. Properties of QDax that matter here:
 
 - The descriptors it gets are bin indices (`cells.py`): on an integer grid its search
   for the nearest centroid is exact.
@@ -34,7 +35,13 @@ from qdax.core.containers.mapelites_repertoire import (
     get_cells_indices,
 )
 
-from cycleqd_jax.qd.cells import Range, behaviour_bins, check_scores, check_smooth
+from cycleqd_jax.qd.cells import (
+    Range,
+    behaviour_bins,
+    check_retention,
+    check_scores,
+    check_smooth,
+)
 
 SCORES = "scores"  # key of the extra scores, float32 [C, K]
 SMOOTH = "smooth"  # key of the smooth score on the archive's task, float32 [C]
@@ -59,14 +66,18 @@ class Archives:
       repertoires: one per task; with C = bins ** (K - 1) cells each: genotypes int32
         `[C]`, fitnesses float32 `[C, 1]` (-inf: empty), descriptors float32
         `[C, K - 1]` (bin indices), extra score "scores" float32 `[C, K]`, and with
-        smooth scores "smooth" float32 `[C]` (-inf: unknown).
+        smooth scores "smooth" float32 `[C]` (-inf: unknown). With retention there are
+        C = bins ** K cells, and retention is the last of K descriptors and of K + 1
+        scores.
       ranges: K score ranges; static.
-      bins: bins per task; static.
+      bins: bins per behaviour; static.
+      retention: range of retention; static; None if it is no behaviour.
     """
 
     repertoires: tuple[MapElitesRepertoire, ...]
     ranges: tuple[Range, ...] = flax.struct.field(pytree_node=False)
     bins: int = flax.struct.field(pytree_node=False)
+    retention: Range | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def num_tasks(self) -> int:
@@ -83,7 +94,7 @@ class Archives:
         return {int(i) for task in range(self.num_tasks) for i in self.ids(task)}
 
     def cell_bins(self, task: int) -> np.ndarray:
-        """The bins of every cell, int32 `[C, K - 1]`; row i is cell i."""
+        """The bins of every cell, int32 `[C, K - 1]` or `[C, K]`; row i is cell i."""
         return np.rint(self.repertoires[task].centroids).astype(np.int32)
 
     def offer(
@@ -91,6 +102,7 @@ class Archives:
         individual: int,
         scores: Sequence[float],
         smooth: Sequence[float] | None = None,
+        retention: float | None = None,
     ) -> tuple["Archives", tuple[Status, ...]]:
         """Offers one evaluated individual to every archive.
 
@@ -102,19 +114,24 @@ class Archives:
           scores: K scores in [0, 1], one per task, as Python floats.
           smooth: K smooth scores, NaN where there is none; None for none. Archives
             without smooth scores do not look at them.
+          retention: in [0, 1]; archives without retention do not look at it.
 
         Returns:
           The new archives, and the status of the individual in each.
 
         Raises:
-          ValueError: the scores are not K numbers in [0, 1], or the smooth scores not K
-            numbers.
+          ValueError: the scores are not K numbers in [0, 1], the smooth scores not K
+            numbers, or the retention, where it is a behaviour, no number in [0, 1].
         """
         scores = check_scores(scores, self.num_tasks)
         likely = check_smooth(smooth, self.num_tasks)
+        ranges = self.ranges
+        if self.retention is not None:
+            scores = (*scores, check_retention(retention))
+            ranges = (*ranges, self.retention)
         repertoires, statuses = [], []
         for task, repertoire in enumerate(self.repertoires):
-            place = behaviour_bins(scores, self.ranges, self.bins, task)
+            place = behaviour_bins(scores, ranges, self.bins, task)
             repertoire, status = offer(
                 repertoire, individual, place, scores[task], scores, likely[task]
             )
@@ -124,15 +141,20 @@ class Archives:
 
 
 def empty_archives(
-    ranges: Sequence[Range], bins: int, *, smooth: bool = False
+    ranges: Sequence[Range],
+    bins: int,
+    *,
+    smooth: bool = False,
+    retention: Range | None = None,
 ) -> Archives:
     """Archives without elites.
 
     Args:
       ranges: K score ranges, K >= 2.
-      bins: bins per task, >= 1. Each archive has bins ** (K - 1) cells, so check that
-        they fit into memory first.
+      bins: bins per behaviour, >= 1. Each archive has bins ** (K - 1) cells, or bins **
+        K with retention, so check that they fit into memory first.
       smooth: whether smooth scores decide between equal qualities.
+      retention: range of retention; None if it is no behaviour.
 
     Raises:
       ValueError: there are fewer than two tasks or no bins.
@@ -144,23 +166,24 @@ def empty_archives(
             f"and {bins} bins."
         )
     # One each: repertoires that share an array cannot be donated.
+    count = num_tasks if retention is None else num_tasks + 1
     repertoires = tuple(
-        empty_repertoire(bins, num_tasks - 1, num_tasks, smooth=smooth)
+        empty_repertoire(bins, count - 1, count, smooth=smooth)
         for _ in range(num_tasks)
     )
     plain = tuple((float(low), float(high)) for low, high in ranges)
-    return Archives(repertoires=repertoires, ranges=plain, bins=int(bins))
+    return Archives(repertoires, plain, int(bins), retention)
 
 
 def empty_repertoire(
-    bins: int, num_descriptors: int, num_tasks: int, *, smooth: bool
+    bins: int, num_descriptors: int, num_scores: int, *, smooth: bool
 ) -> MapElitesRepertoire:
-    """A grid of `bins ** num_descriptors` empty cells for ids with K scores.
+    """A grid of `bins ** num_descriptors` empty cells for ids with their scores.
 
     With `smooth` it also keeps smooth scores, which decide between equal qualities.
     """
     grid = (bins,) * num_descriptors
-    extra = {SCORES: jnp.zeros(num_tasks, jnp.float32)}
+    extra = {SCORES: jnp.zeros(num_scores, jnp.float32)}
     if smooth:
         extra[SMOOTH] = jnp.zeros((), jnp.float32)
     return MapElitesRepertoire.init_default(
@@ -186,7 +209,7 @@ def offer(
       individual: its id.
       place: the bins of its cell.
       quality: is compared with that of the cell's elite.
-      scores: K scores.
+      scores: all that the archive keeps of it, in the order of `SCORES`.
       smooth: decides between equal qualities, in archives with smooth scores; NaN where
         there is none.
 

@@ -9,6 +9,7 @@ shares the genomes of the old one.
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 from cycleqd_jax.merging.genome import Genome, resize_noise, stack_genomes
 from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.merging.noise import noise_length
-from cycleqd_jax.qd.cells import check_scores, check_smooth
+from cycleqd_jax.qd.cells import check_retention, check_scores, check_smooth
 
 _NO_PARENT = -1
 
@@ -43,6 +44,8 @@ class Bank:
       num_experts: E, whether they are in the bank already or not.
       smooth: smooth scores, float64 `[N, K]`: mean log-probability per token of right
         answers, in nats; NaN where there is none.
+      retention: share of the base's probability of plain text that is kept, in [0, 1],
+        float64 `[N]`; NaN where it was not measured.
     """
 
     genomes: Mapping[int, Genome]
@@ -53,6 +56,7 @@ class Bank:
     complete: np.ndarray
     num_experts: int
     smooth: np.ndarray
+    retention: np.ndarray
 
     @classmethod
     def empty(cls, num_tasks: int, num_experts: int | None = None) -> "Bank":
@@ -66,6 +70,7 @@ class Bank:
             complete=np.zeros(0, bool),
             num_experts=num_tasks if num_experts is None else num_experts,
             smooth=np.zeros((0, num_tasks), np.float64),
+            retention=np.zeros(0, np.float64),
         )
 
     @property
@@ -83,12 +88,13 @@ class Bank:
         genome: Genome,
         scores: Sequence[float],
         smooth: Sequence[float] | None = None,
+        retention: float | None = None,
     ) -> "Bank":
         """A bank with one more expert. All E experts must come before any child.
 
         Raises:
-          ValueError: the scores are not K numbers in [0, 1], or the bank has E experts
-            already.
+          ValueError: the scores are not K numbers in [0, 1], the retention is not one,
+            or the bank has E experts already.
         """
         if self.next_id >= self.num_experts:
             each = ", one per task" if self.num_experts == self.num_tasks else ""
@@ -96,7 +102,7 @@ class Bank:
                 f"expert: expected at most {self.num_experts}{each}, but there are "
                 f"{self.next_id} individuals already."
             )
-        return self._add(genome, scores, smooth=smooth)
+        return self._add(genome, scores, smooth=smooth, retention=retention)
 
     def add_child(
         self,
@@ -108,6 +114,7 @@ class Bank:
         active: int = -1,
         complete: bool = True,
         smooth: Sequence[float] | None = None,
+        retention: float | None = None,
     ) -> "Bank":
         """A bank with one more child, that of the next generation.
 
@@ -119,10 +126,11 @@ class Bank:
           active: the task from whose archive they were drawn, 0-based; -1 for none.
           complete: whether the scores are means over all problems.
           smooth: K smooth scores, NaN for a task without any; None for none.
+          retention: in [0, 1]; None if it was not measured.
 
         Raises:
-          ValueError: the scores are not K numbers in [0, 1], a parent's id is unknown,
-            or the bank has fewer than E experts.
+          ValueError: the scores are not K numbers in [0, 1], the retention is not one,
+            a parent's id is unknown, or the bank has fewer than E experts.
         """
         if self.next_id < self.num_experts:
             raise ValueError(
@@ -135,7 +143,9 @@ class Bank:
                 f"parents: expected none or two ids below {self.next_id}, got "
                 f"{list(parents)}."
             )
-        return self._add(genome, scores, parents, weights, active, complete, smooth)
+        return self._add(
+            genome, scores, parents, weights, active, complete, smooth, retention
+        )
 
     def _add(
         self,
@@ -146,6 +156,7 @@ class Bank:
         active=-1,
         complete=True,
         smooth=None,
+        retention=None,
     ) -> "Bank":
         if not len(parents):
             parents, weights = (_NO_PARENT, _NO_PARENT), (0.0, 0.0)
@@ -154,6 +165,7 @@ class Bank:
             kept = jax.tree.map(lambda leaf: np.array(leaf, np.float32), genome)
         row = check_scores(scores, self.num_tasks)
         likely = check_smooth(smooth, self.num_tasks)
+        share = math.nan if retention is None else check_retention(retention)
         return Bank(
             genomes={**self.genomes, self.next_id: kept},
             scores=np.vstack([self.scores, np.asarray([row], np.float64)]),
@@ -163,6 +175,7 @@ class Bank:
             complete=np.append(self.complete, bool(complete)),
             num_experts=self.num_experts,
             smooth=np.vstack([self.smooth, np.asarray([likely], np.float64)]),
+            retention=np.append(self.retention, share),
         )
 
     def individual(self, individual: int) -> Genome | Recipe:
@@ -232,6 +245,8 @@ class Bank:
             some["recipes"] = _to_bytes(recipes)
         if np.isfinite(self.smooth).any():
             some["smooth"] = self.smooth
+        if np.isfinite(self.retention).any():
+            some["retention"] = self.retention
         return some | {
             "genome_ids": np.asarray(ids, np.int32),
             "coefficients": no_genomes if batch is None else batch.coefficients,
@@ -269,6 +284,9 @@ class Bank:
             num_experts=scales.shape[1],
             smooth=np.asarray(
                 arrays.get("smooth", np.full(scores.shape, np.nan)), np.float64
+            ),
+            retention=np.asarray(
+                arrays.get("retention", np.full(len(scores), np.nan)), np.float64
             ),
         )
 

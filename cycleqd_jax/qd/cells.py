@@ -50,6 +50,11 @@ def relative_ranges(expert_scores: np.ndarray) -> tuple[Range, ...]:
     return tuple(ranges)
 
 
+def retention_range(retention: Sequence[float]) -> Range:
+    """The range of retention: `relative_ranges` of that of all experts."""
+    return relative_ranges(np.asarray(retention, np.float64)[:, None])[0]
+
+
 def fixed_ranges(
     ranges: Sequence[Sequence[float]], num_tasks: int
 ) -> tuple[Range, ...]:
@@ -104,9 +109,9 @@ def behaviour_bins(
     """One individual's bins in archive `task`: those of all other tasks, in order.
 
     Args:
-      scores: K scores, one per task.
-      ranges: K ranges.
-      bins: number of bins per task.
+      scores: K scores, one per task; may be followed by further behaviours.
+      ranges: as many ranges.
+      bins: number of bins per behaviour.
       task: the archive, 0-based.
     """
     return tuple(
@@ -146,3 +151,14 @@ def check_smooth(smooth: Sequence[float] | None, num_tasks: int) -> tuple[float,
             f"{list(values)}."
         )
     return values
+
+
+def check_retention(retention: float | None) -> float:
+    """Returns a retention as a Python float.
+
+    Raises:
+      ValueError: it is None, or no number in [0, 1].
+    """
+    if retention is None or not 0.0 <= retention <= 1.0:
+        raise ValueError(f"retention: expected a number in [0, 1], got {retention}.")
+    return float(retention)

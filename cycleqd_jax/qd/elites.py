@@ -21,7 +21,8 @@ class Elite(NamedTuple):
     Attributes:
       archive: the task, 0-based.
       cell: index into the grid.
-      bins: the cell's bin of every other task, in task order.
+      bins: the cell's bin of every other task, in task order, then of retention where
+        it is a behaviour.
       individual: id of its elite.
       quality: the elite's score on the archive's task.
       scores: its K scores.

@@ -6,8 +6,8 @@ scores f (quality and behaviours), of
     alpha_low + (f - f_min) / (f_max - f_min) * (alpha_high - alpha_low)
 
 where f_min and f_max are the extremes over the archive's elites. A score that is equal
-for all elites contributes 1. `elite_ref` is the rule of the published code. Its factor
-is
+for all elites contributes 1. Where retention is a behaviour, it counts as one more
+score. `elite_ref` is the rule of the published code. Its factor is
 
     alpha_low + (f - f_min) / (f_max - f_min) * alpha_high
 
@@ -82,7 +82,7 @@ class EliteSelector(PairSelector):
 
     def weights(self, repertoire: MapElitesRepertoire) -> jax.Array:
         """See `PairSelector.weights`."""
-        scores = repertoire.extra_scores[SCORES]  # [C, K]
+        scores = repertoire.extra_scores[SCORES]  # [C, K], or with retention K + 1
         width = self.alpha_high - self.alpha_low
         return _product(repertoire, scores, self.alpha_low, width)
 
@@ -101,7 +101,7 @@ class EliteRefSelector(PairSelector):
 
     def weights(self, repertoire: MapElitesRepertoire) -> jax.Array:
         """See `PairSelector.weights`."""
-        # Descriptors are the bin indices of all other tasks.
+        # Descriptors are the bin indices of all other tasks, and of retention.
         values = [repertoire.fitnesses, repertoire.descriptors]
         values = jnp.concatenate(values, axis=1)  # [C, K]
         return _product(repertoire, values, self.alpha_low, self.alpha_high)

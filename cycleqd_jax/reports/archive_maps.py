@@ -18,22 +18,22 @@ def draw_archives(data: RunData) -> bytes:
 
     With two tasks a map is a strip over the other task's bins, with three a grid over
     both others'. With more, each archive has one grid per pair of other tasks, and a
-    cell shows the best elite over the bins of the tasks not in the pair. Stars are
-    experts, rings the champions the result is made of, grey cells are empty.
+    cell shows the best elite over the bins of the tasks not in the pair. Retention,
+    where it is a behaviour, counts as one more task. Stars are experts, rings the
+    champions the result is made of, grey cells are empty.
     """
-    count = len(data.tasks)
-    panels_of = {task: _panels(data.tasks, task) for task in data.tasks}
-    panels = list(panels_of.values())
-    if count <= 3:  # all archives side by side
-        height = 1.7 if count == 2 else 3.5
+    count, dimensions = len(data.tasks), len(_dimensions(data, data.tasks[0]))
+    pairs = list(itertools.combinations(range(dimensions), min(2, dimensions)))
+    wide = len(pairs)
+    if wide == 1:  # all archives side by side
+        height = 1.7 if dimensions == 1 else 3.5
         figure = drawing.new_figure(3.35 * count + 0.4, height)
         grid = [list(figure.subplots(1, count, squeeze=False)[0])]
-        rows = [[(task, panels_of[task][0]) for task in data.tasks]]
-    else:  # an archive per row, its pairs of other tasks side by side
-        wide = len(panels[0])
+        rows = [[(task, pairs[0]) for task in data.tasks]]
+    else:  # an archive per row, its pairs of dimensions side by side
         figure = drawing.new_figure(2.9 * wide + 0.8, 2.9 * count)
         grid = [list(row) for row in figure.subplots(count, wide, squeeze=False)]
-        rows = [[(task, pair) for pair in panels_of[task]] for task in data.tasks]
+        rows = [[(task, pair) for pair in pairs] for task in data.tasks]
     for axes_row, row in zip(grid, rows, strict=True):
         for axes, (task, pair) in zip(axes_row, row, strict=True):
             image = _draw_map(axes, data, task, pair)
@@ -45,10 +45,12 @@ def draw_archives(data: RunData) -> bytes:
     return drawing.to_png(figure)
 
 
-def _panels(tasks: Sequence[str], archive: str) -> list[tuple[str, ...]]:
-    """The tasks on the axes of each map of an archive; one or two per map."""
-    others = [task for task in tasks if task != archive]
-    return list(itertools.combinations(others, min(2, len(others))))
+def _dimensions(data: RunData, archive: str) -> list[tuple[str, Sequence[float]]]:
+    """The label and range of each entry of `Elite.bins` in an archive."""
+    facts = data.facts.search
+    others = [task for task in data.tasks if task != archive]
+    found = [(f"{task} score", facts["ranges"][task]) for task in others]
+    return found + ([("retention", facts["retention"])] if "retention" in facts else [])
 
 
 def project(elites: Sequence[Elite], axes: Sequence[int], bins: int) -> np.ndarray:
@@ -73,10 +75,11 @@ def _place(elite: Elite, axes: Sequence[int]) -> tuple[int, int]:
     return (elite.bins[axes[1]] if len(axes) == 2 else 0, elite.bins[axes[0]])
 
 
-def _draw_map(axes: Axes, data: RunData, task: str, shown: Sequence[str]) -> AxesImage:
-    bins, ranges = data.facts.search["bins"], data.facts.search["ranges"]
-    others = [other for other in data.tasks if other != task]
-    columns = [others.index(other) for other in shown]
+def _draw_map(
+    axes: Axes, data: RunData, task: str, columns: Sequence[int]
+) -> AxesImage:
+    bins, dimensions = data.facts.search["bins"], _dimensions(data, task)
+    shown = [dimensions[column] for column in columns]
     elites = [elite for elite in data.elites if elite.archive == task]
     colours = matplotlib.colormaps["viridis"].with_extremes(bad="#eef0f3")
     image = axes.imshow(
@@ -105,11 +108,11 @@ def _draw_map(axes: Axes, data: RunData, task: str, shown: Sequence[str]) -> Axe
                 markeredgewidth=2,
             )
     axes.set_title(f"archive of {task}")
-    axes.set_xlabel(f"{shown[0]} score")
-    axes.set_xticks(*_edge_ticks(ranges[shown[0]], bins))
+    axes.set_xlabel(shown[0][0])
+    axes.set_xticks(*_edge_ticks(shown[0][1], bins))
     if len(shown) == 2:
-        axes.set_ylabel(f"{shown[1]} score")
-        axes.set_yticks(*_edge_ticks(ranges[shown[1]], bins))
+        axes.set_ylabel(shown[1][0])
+        axes.set_yticks(*_edge_ticks(shown[1][1], bins))
     else:
         axes.set_yticks([])
     return image

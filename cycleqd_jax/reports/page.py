@@ -196,12 +196,18 @@ def _archives(report: Mapping[str, Any], figure: str) -> str:
         for task, entry in report["archives"].items()
     ]
     header = ["archive", "elites", "coverage", "best", "QD score", "range of cells"]
+    kept = next(iter(report["archives"].values())).get("retention")
+    retention = ""
+    if kept:
+        low, high = kept
+        retention = f", and retention ({low:.3f} to {high:.3f}) as of one more skill"
     return (
         '<section><h2>Archives</h2><p class="note">One archive per skill. Place: the '
-        "other skills' scores; colour: the score on the archive's own skill, both on "
-        "<em>optimise</em>. Stars are experts, rings the champions that make the "
-        "result, grey cells are empty. With more than three skills there is one map "
-        "per pair of other skills, and a cell shows the best elite over all others."
+        f"other skills' scores{retention}; colour: the score on the archive's own "
+        "skill, both on <em>optimise</em>. Stars are experts, rings the champions that "
+        "make the result, grey cells are empty. With more than three skills there is "
+        "one map per pair of other skills, and a cell shows the best elite over all "
+        "others."
         f"</p>{figure}{table(header, rows)}</section>"
     )
 

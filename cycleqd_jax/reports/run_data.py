@@ -26,7 +26,8 @@ class Elite:
 
     Attributes:
       archive: its task.
-      bins: bin of every other task, in task order.
+      bins: bin of every other task, in task order, then of retention where it is a
+        behaviour.
       individual: name of the elite, like "child/17".
       quality: its score on the archive's task.
     """

@@ -181,7 +181,8 @@ def _archives(data: RunData) -> dict[str, Any]:
     if not data.elites:
         return {}
     facts = data.facts.search
-    cells = facts["bins"] ** (len(data.tasks) - 1)
+    more = {"retention": facts["retention"]} if "retention" in facts else {}
+    cells = facts["bins"] ** (len(data.tasks) - 1 + len(more))
     archives = {}
     for task in data.tasks:
         elites = [elite for elite in data.elites if elite.archive == task]
@@ -192,7 +193,7 @@ def _archives(data: RunData) -> dict[str, Any]:
             "best": max(qualities, default=None),
             "qd_score": float(sum(qualities)),
             "range": facts["ranges"][task],
-        }
+        } | more
     return archives
 
 

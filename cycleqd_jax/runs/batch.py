@@ -13,6 +13,7 @@ from cycleqd_jax.evaluation.base import (
 )
 from cycleqd_jax.evaluation.smooth import smooth_scores
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.runs.retention import TextRetention
 from cycleqd_jax.search.base import Outcome, Status
 from cycleqd_jax.tasks.base import Split
 
@@ -23,8 +24,8 @@ class BatchResult(NamedTuple):
     Attributes:
       outcomes: one per candidate, in order.
       episodes: of all candidates.
-      logprobs: of reference answers, of completely evaluated candidates; empty without
-        smooth scores.
+      logprobs: of reference answers with smooth scores, and of texts with retention, of
+        completely evaluated candidates.
       costs: kind of call, like "evaluate" -> its cost.
     """
 
@@ -39,6 +40,7 @@ def evaluate_batch(
     candidates: Mapping[str, Genome],
     *,
     smooth: bool,
+    retention: TextRetention | None = None,
     progress: Progress | None = None,
 ) -> BatchResult:
     """Evaluates candidates on `optimise`.
@@ -50,6 +52,7 @@ def evaluate_batch(
       evaluator: scores them.
       candidates: by name.
       smooth: whether to compute smooth scores of the complete ones.
+      retention: measures their retention; None measures none.
       progress: called after each episode.
     """
     tasks = [task.name for task in evaluator.tasks]
@@ -65,10 +68,13 @@ def evaluate_batch(
         for name in candidates
         if sum(map(len, problems[name].values())) == total
     }
-    logprobs, likely = [], {}
+    logprobs, likely, kept = [], {}, {}
     if smooth and complete:
         logprobs, costs["smooth"] = evaluator.score(complete, Split.OPTIMISE)
         likely = smooth_scores(logprobs, tasks)
+    if retention is not None and complete:
+        scored, costs["texts"] = evaluator.score_texts(complete, retention.texts)
+        logprobs, kept = [*logprobs, *scored], retention.kept(scored)
     means = mean_scores(evaluation.episodes)
     outcomes = tuple(
         Outcome(
@@ -76,6 +82,7 @@ def evaluate_batch(
             Status.COMPLETE if name in complete else Status.REJECTED,
             {task: tuple(ids) for task, ids in problems[name].items()},
             likely.get(name),
+            kept.get(name),
         )
         for name in candidates
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from cycleqd_jax.evaluation.base import ReferenceScore
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import (
     Genome,
@@ -47,7 +48,12 @@ from cycleqd_jax.runs.names import (
     individual_name,
 )
 from cycleqd_jax.runs.results import EXPERTS_PART
-from cycleqd_jax.runs.retention import FINAL_PART, FIXED_PART, retention_facts
+from cycleqd_jax.runs.retention import (
+    FINAL_PART,
+    FIXED_PART,
+    TextRetention,
+    retention_facts,
+)
 from cycleqd_jax.search.base import Search, State
 from cycleqd_jax.search.merges import SCALED, UNIFORM, best_factors, merges, scaled_name
 from cycleqd_jax.tasks.base import Split
@@ -84,6 +90,14 @@ def expert_smooth(cached: CachedEvaluator, basis: Basis) -> list[tuple[float, ..
     models = _experts(basis)
     found = cached.smooth("experts-smooth", models, Split.OPTIMISE)
     return [found[name] for name in models]
+
+
+def expert_retention(
+    cached: CachedEvaluator, basis: Basis, texts: Sequence[str]
+) -> TextRetention:
+    """Measures the base and the experts' genomes on plain texts."""
+    models = {BASE: base_genome(basis)} | _experts(basis)
+    return TextRetention(texts, cached.texts("experts-retention", models, texts))
 
 
 def choose_finalists(
@@ -133,6 +147,7 @@ def compare(
     aggregation: AggregationSettings,
     factors: Sequence[float],
     texts: Sequence[str] = (),
+    known: Sequence[ReferenceScore] = (),
 ) -> None:
     """Scores all models on `optimise` and `test`; writes `state.json`.
 
@@ -150,6 +165,7 @@ def compare(
       aggregation: how champions are chosen.
       factors: of the scaled merge; the best on `optimise` is taken.
       texts: plain texts whose log-probability is measured; may be none.
+      known: scores on all texts of models that need none any more.
     """
     summary, experts = search.summary(state), basis.expert_names
     _write_archives(folder, summary.archives, experts)
@@ -180,8 +196,10 @@ def compare(
     found = {best: state.bank.individual(final.best), result: final.aggregated}
     cached.scores("baselines-test", fixed, Split.TEST)
     cached.scores("final-test", found, Split.TEST)
-    kept = cached.texts(FIXED_PART, fixed, texts)
-    kept = [*kept, *cached.texts(FINAL_PART, found, texts)]
+    measured = {score.individual for score in known}
+    others = {name: one for name, one in fixed.items() if name not in measured}
+    kept = [*known, *cached.texts(FIXED_PART, others, texts)]
+    kept += cached.texts(FINAL_PART, found, texts)
     run_facts = RunFacts(
         tasks=tuple(tasks),
         evaluated_children=state.next_generation - 1,

@@ -2,9 +2,9 @@
 
 Every part of the results has a part of the same name in `costs/`, with a row per kind
 of call: "evaluate" (prompts and replies), "smooth" (log-probabilities of right answers
-beside a verdict), "score" and "gradient" (what a search asked for). Tokens are those of
-what is on record, so a run that is killed and resumed has the same costs as one that
-never was; wall times are apart, in `timing.jsonl`.
+beside a verdict), "texts" (of plain text), "score" and "gradient" (what a search asked
+for). Tokens are those of what is on record, so a run that is killed and resumed has the
+same costs as one that never was; wall times are apart, in `timing.jsonl`.
 
 A backward pass costs about two forward passes, so `tokens` of a cost, its one number,
 is the tokens forward plus twice the tokens backward.

@@ -24,6 +24,7 @@ from cycleqd_jax.runs.costs import write_costs
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.names import child_name, individual_name
 from cycleqd_jax.runs.results import write_episodes, write_logprobs
+from cycleqd_jax.runs.retention import TextRetention
 from cycleqd_jax.search.base import (
     Candidates,
     Lineage,
@@ -55,6 +56,7 @@ def run_search(
     checkpoints: Checkpoints,
     observer: Observer,
     fitness: FitnessSettings = FitnessSettings(),  # noqa: B008 - it is frozen
+    retention: TextRetention | None = None,
 ) -> State:
     """Goes on from `state` to the last generation.
 
@@ -71,6 +73,7 @@ def run_search(
       checkpoints: of the same folder.
       observer: hears of progress.
       fitness: whether candidates get smooth scores.
+      retention: measures the retention of candidates; None where it is no behaviour.
 
     Returns:
       The state after the last generation.
@@ -93,6 +96,7 @@ def run_search(
             evaluator,
             dict(zip(names, candidates.genomes, strict=True)),
             smooth=fitness.smooth,
+            retention=retention,
             progress=observer.episodes,
         )
         costs += batch.costs.items()
@@ -102,12 +106,12 @@ def run_search(
             rows.append(
                 {"generation": ts[i], "individual": name}
                 | _lineage_columns(candidates.lineage[i], tasks, experts)
-                | _score_columns(outcome, tasks, fitness)
+                | _score_columns(outcome, tasks, fitness, retention)
                 | search.metrics(state)
             )
         part = f"batch-{ts[0]:06d}"
         write_costs(folder, part, costs)
-        if fitness.smooth:
+        if fitness.smooth or retention is not None:
             write_logprobs(folder, part, batch.logprobs)
         write_episodes(folder, part, batch.episodes)
         folder.write_part("metrics", part, pa.Table.from_pylist(rows))
@@ -233,7 +237,10 @@ def _lineage_columns(
 
 
 def _score_columns(
-    outcome: Outcome, tasks: Sequence[str], fitness: FitnessSettings
+    outcome: Outcome,
+    tasks: Sequence[str],
+    fitness: FitnessSettings,
+    retention: TextRetention | None,
 ) -> dict[str, object]:
     """Columns of the metrics on one candidate's scores."""
     columns = {
@@ -242,6 +249,9 @@ def _score_columns(
     if fitness.smooth:
         likely = outcome.smooth or (math.nan,) * len(tasks)
         columns |= {f"smooth/{t}": s for t, s in zip(tasks, likely, strict=True)}
+    if retention is not None:
+        kept = outcome.retention
+        columns["retention"] = math.nan if kept is None else kept
     return columns | {"complete": outcome.status is Status.COMPLETE}
 
 

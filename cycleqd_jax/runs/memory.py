@@ -122,15 +122,25 @@ def state_memory(config: RunConfig, basis: Basis) -> StateMemory:
     """
     qd, tasks = config.qd, len(config.tasks)
     cells = search_class(config.search).cells(qd, tasks)
+    by_retention = config.retention.descriptor
+    if by_retention:  # one more dimension of every archive
+        cells *= qd.bins
     if cells > MAX_CELLS:
+        more = ", or set retention.descriptor to false" if by_retention else ""
         raise BadInputError(
             f"qd.bins: {qd.bins} bins and {tasks} tasks make {cells} cells in all "
-            f"archives, more than {MAX_CELLS}; choose fewer bins or fewer tasks."
+            f"archives, more than {MAX_CELLS}; choose fewer bins or fewer tasks{more}."
         )
-    smooth = config.fitness.smooth
+    smooth, unit = config.fitness.smooth, (0.0, 1.0)
     archives = jax.eval_shape(
-        lambda: empty_archives([(0.0, 1.0)] * tasks, qd.bins, smooth=smooth)
+        lambda: empty_archives(
+            [unit] * tasks,
+            qd.bins,
+            smooth=smooth,
+            retention=unit if by_retention else None,
+        )
     )
+    grid = sum(one.genotypes.size for one in archives.repertoires)
     genome = tree_bytes(jax.eval_shape(lambda b: expert_genome(b, 0), basis))
     if config.noise is not None:
         genome += 4 * noise_length(qd.num_generations)
@@ -139,11 +149,12 @@ def state_memory(config: RunConfig, basis: Basis) -> StateMemory:
     one = Bank.empty(tasks, experts).add_expert(no_genome, [0.0] * tasks)
     facts = (one.scores, one.parents, one.weights, one.active, one.complete)
     facts += (one.smooth,) if smooth else ()
+    facts += (one.retention,) if by_retention else ()
     individuals = experts + qd.num_generations
     genomes = min(cells + experts + qd.children_per_batch, individuals)
     return StateMemory(
         cells=cells,
-        grid_bytes=tree_bytes(archives) * cells // (tasks * qd.bins ** (tasks - 1)),
+        grid_bytes=tree_bytes(archives) * cells // grid,
         genomes=genomes,
         genome_bytes=genome,
         individuals=individuals,

@@ -92,7 +92,7 @@ def read_episodes(folder: RunFolder, name: str) -> list[Episode] | None:
 def write_logprobs(
     folder: RunFolder, name: str, scores: Sequence[ReferenceScore]
 ) -> None:
-    """Writes log-probabilities of reference answers as one part of `logprobs`."""
+    """Writes log-probabilities of answers and texts as one part of `logprobs`."""
     rows = [dataclasses.asdict(score) for score in scores]
     folder.write_part("logprobs", name, pa.Table.from_pylist(rows, schema=_LOGPROBS))
 
@@ -135,12 +135,12 @@ def recorded_verdicts(folder: RunFolder) -> Iterator[Verdict]:
         yield Verdict(**row)
 
 
-def whole_batches(folder: RunFolder, *, smooth: bool = False) -> tuple[int, str]:
+def whole_batches(folder: RunFolder, *, logprobs: bool = False) -> tuple[int, str]:
     """Finds the last child up to which all parts of batches are whole.
 
     Args:
       folder: of the run.
-      smooth: whether there must be log-probabilities too.
+      logprobs: whether there must be log-probabilities too.
 
     Returns:
       Its generation, 0 if there is none; and what is wrong with the parts after it.
@@ -152,7 +152,7 @@ def whole_batches(folder: RunFolder, *, smooth: bool = False) -> tuple[int, str]
             metrics = folder.read_part("metrics", name)
             generations = metrics.column("generation").to_pylist()
             sums.verified(folder.part("costs", name))
-            if smooth:
+            if logprobs:
                 sums.verified(folder.part("logprobs", name))
         except (BadInputError, KeyError) as err:
             return last, f"the parts {name} are damaged ({err})"

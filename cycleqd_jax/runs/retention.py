@@ -1,10 +1,17 @@
-"""Retention of every compared model: log-probability of plain text, against the base.
+"""Retention of models: their log-probability of plain text, against the base's.
 
-`evaluation.retention` says which text, `evaluation.texts` how it is scored.
+`evaluation.retention` says which text, `evaluation.texts` how it is scored. As a
+behaviour of archives, retention is one number in (0, 1] (float64):
+
+    exp(min(0, mean over texts of (log p(text) - log p_base(text)) / tokens(text)))
+
+the share of the base's probability of a token that an individual keeps, as a geometric
+mean; 1 for one that lost nothing. The mean over texts is the report's `difference`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import ReferenceScore
@@ -12,8 +19,26 @@ from cycleqd_jax.evaluation.texts import text_tokens
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.facts import RetentionFacts
+from cycleqd_jax.runs.names import BASE
 
 FIXED_PART, FINAL_PART = "retention-fixed", "retention-final"
+
+
+class TextRetention(NamedTuple):
+    """The measure of retention as a behaviour.
+
+    Attributes:
+      texts: plain texts.
+      known: log-probabilities of them, of the base and the experts.
+    """
+
+    texts: Sequence[str]
+    known: Sequence[ReferenceScore]
+
+    def kept(self, scores: Iterable[ReferenceScore] = ()) -> dict[str, float]:
+        """Individual -> its retention, of all that are known or have `scores`."""
+        found = retention_facts([*self.known, *scores], self.texts, BASE)
+        return {name: math.exp(min(0.0, one.difference)) for name, one in found.items()}
 
 
 def check_texts(

@@ -26,6 +26,7 @@ from cycleqd_jax.runs.plan import (
     make_plan,
 )
 from cycleqd_jax.runs.results import recorded_verdicts, whole_batches
+from cycleqd_jax.runs.retention import TextRetention
 from cycleqd_jax.runs.search import make_search
 from cycleqd_jax.runs.setup import (
     Prepared,
@@ -76,7 +77,12 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
         evaluator.compile(observer.note)
         folder.log_time("set-up", time.perf_counter() - start)
         cached = comparison.CachedEvaluator(evaluator, folder, observer)
-        state = _state(config, prepared, folder, checkpoints, cached, observer)
+        texts, retention = passages(config.retention), None
+        if config.retention.descriptor:
+            retention = comparison.expert_retention(cached, prepared.basis, texts)
+        state = _state(
+            config, prepared, folder, checkpoints, cached, retention, observer
+        )
         if state.next_generation <= config.qd.num_generations:
             comparison.forget_final_parts(folder)
             observer.phase(SEARCHING)
@@ -90,6 +96,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
                 checkpoints=checkpoints,
                 observer=observer,
                 fitness=config.fitness,
+                retention=retention,
             )
         comparison.compare(
             cached,
@@ -100,7 +107,8 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
             prepared.task_names,
             aggregation=config.aggregation,
             factors=config.baselines.scaled_merge_factors,
-            texts=passages(config.retention),
+            texts=texts,
+            known=() if retention is None else retention.known,
         )
         observer.compared(state.next_generation - 1)
 
@@ -187,10 +195,13 @@ def _state(
     folder: RunFolder,
     checkpoints: Checkpoints,
     cached: comparison.CachedEvaluator,
+    retention: TextRetention | None,
     observer: Observer,
 ) -> State:
     """The newest checkpoint that can be used, or the state that the experts make."""
-    last, beyond = whole_batches(folder, smooth=config.fitness.smooth)
+    last, beyond = whole_batches(
+        folder, logprobs=config.fitness.smooth or retention is not None
+    )
     saved = checkpoints.restore(last=last, beyond=beyond, note=observer.note)
     if saved is None and folder.batches():
         raise BadInputError(
@@ -205,10 +216,14 @@ def _state(
     names = basis.expert_names
     experts = [expert_genome(basis, k) for k in range(len(names))]
     rows = [[scores[expert_name(e)][task] for task in tasks] for e in names]
-    known = {}  # a search without the parameter runs too where it is not needed
+    known = {}  # a search without a parameter runs too where it is not needed
     if config.fitness.smooth:
         smooth = comparison.expert_smooth(cached, basis)
         known["smooth"] = np.asarray(smooth, np.float64)
+    if retention is not None:
+        kept = retention.kept()
+        shares = [kept[expert_name(e)] for e in names]
+        known["retention"] = np.asarray(shares, np.float64)
     state = prepared.search.init(experts, np.asarray(rows, np.float64), **known)
     if saved is not None:
         folder.drop_batches_from(saved.next_generation)

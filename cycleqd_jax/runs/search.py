@@ -28,18 +28,29 @@ def make_search(
 
     Raises:
       BadInputError: there is none such, its settings are wrong, it cannot have smooth
-        scores, or its requests could not be answered: it needs `train` problems with a
-        reference answer and no task has any, or gradients that cannot be computed.
+        scores or retention, or its requests could not be answered: it needs `train`
+        problems with a reference answer and no task has any, or gradients that cannot
+        be computed.
     """
     kind, options = search_class(config.search), config.search_settings
     train = _train_problems(config, kind, basis, tasks)
     if config.fitness.smooth:
         _check_smooth(config.search, kind, tasks)
+    if config.retention.descriptor and not _takes(kind, "retention"):
+        raise BadInputError(
+            f"retention.descriptor: the search {config.search} has no archives that "
+            "take retention; choose cycleqd or map_elites, give its method init a "
+            "parameter retention=None, or set retention.descriptor to false."
+        )
     return kind(Context(config.qd, options, basis, tuple(names), config.tasks, train))
 
 
+def _takes(kind: type[Search], parameter: str) -> bool:
+    return parameter in inspect.signature(kind.init).parameters
+
+
 def _check_smooth(name: str, kind: type[Search], tasks: Sequence[Task]) -> None:
-    if "smooth" not in inspect.signature(kind.init).parameters:
+    if not _takes(kind, "smooth"):
         raise BadInputError(
             f"fitness.smooth: the search {name} takes no smooth scores; give its "
             "method init a parameter smooth=None, or set fitness.smooth to false."

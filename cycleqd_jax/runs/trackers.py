@@ -239,16 +239,16 @@ def batch_metrics(
 
     Returns:
       The search's metrics after the batch, like `best/<task>`; `score/<task>` and
-      `smooth/<task>`, the means over the children that were evaluated completely, and
-      `score/mean`, the mean over the tasks; and `children_per_minute` if the time is
-      known.
+      `smooth/<task>` and `retention`, the means over the children that were evaluated
+      completely, and `score/mean`, the mean over the tasks; and `children_per_minute`
+      if the time is known.
     """
     metrics, scores = {}, {}
     for name, column in columns.items():
         if name.startswith("score/"):
             complete = columns.get("complete", [True] * len(column))
             scores[name] = fmean(itertools.compress(column, complete))
-        elif name.startswith("smooth/"):
+        elif name.startswith("smooth/") or name == "retention":
             if known := [value for value in column if not math.isnan(value)]:
                 metrics[name] = fmean(known)
         elif "/" in name and isinstance(column[-1], int | float):

@@ -80,12 +80,15 @@ class Outcome(NamedTuple):
       smooth: K smooth scores: mean log-probability per token of right answers on the
         same problems, in nats; NaN for a task without known answers. None where the run
         computes none.
+      retention: share of the base's probability of plain text that it keeps, in [0, 1];
+        None where the run does not measure it.
     """
 
     scores: tuple[float, ...]
     status: Status = Status.COMPLETE
     problems: Mapping[str, tuple[str, ...]] = {}
     smooth: tuple[float, ...] | None = None
+    retention: float | None = None
 
 
 class Lineage(NamedTuple):
@@ -174,7 +177,10 @@ class Search(abc.ABC):
 
     @classmethod
     def cells(cls, qd: QDSettings, num_tasks: int) -> int:
-        """The number of cells of all its archives, for the plan of memory."""
+        """The number of cells of all its archives, for the plan of memory.
+
+        Without the bins of retention, which multiply it where that is a behaviour.
+        """
         return num_tasks * qd.bins ** (num_tasks - 1)
 
     @classmethod
@@ -201,6 +207,7 @@ class Search(abc.ABC):
         experts: Sequence[Genome],
         scores: np.ndarray,
         smooth: np.ndarray | None = None,
+        retention: np.ndarray | None = None,
     ) -> State:
         """The state before generation 1.
 
@@ -209,6 +216,9 @@ class Search(abc.ABC):
           scores: float64 `[E, K]`; row k has expert k's scores on all tasks.
           smooth: like `scores`, the smooth scores (see `Outcome`); None without them. A
             search that makes nothing of them may leave the parameter out.
+          retention: float64 `[E]`, the experts' retention (see `Outcome`); None where
+            it is no behaviour. A search that has the parameter gives each archive one
+            more dimension of `qd.bins` bins for it, with which memory is planned.
         """
 
     @abc.abstractmethod
@@ -277,6 +287,7 @@ def add_candidates(
             active=-1 if lineage.active is None else lineage.active,
             complete=outcome.status is Status.COMPLETE,
             smooth=outcome.smooth,
+            retention=outcome.retention,
         )
     return bank
 

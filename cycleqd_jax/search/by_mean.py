@@ -14,16 +14,21 @@ _KEPT = 100  # genomes of candidates that stay in the bank, the best by mean sco
 
 
 def expert_bank(
-    experts: Sequence[Genome], scores: np.ndarray, smooth: np.ndarray | None = None
+    experts: Sequence[Genome],
+    scores: np.ndarray,
+    smooth: np.ndarray | None = None,
+    retention: np.ndarray | None = None,
 ) -> Bank:
     """A bank of the experts; row k of `scores`, `[E, K]`, has those of expert k.
 
-    So has row k of `smooth`, where the run has smooth scores.
+    So have row k of `smooth` and entry k of `retention`, where the run has them.
     """
     bank = Bank.empty(np.shape(scores)[1], len(experts))
-    likely = [None] * len(experts) if smooth is None else smooth.tolist()
-    for genome, own, known in zip(experts, scores, likely, strict=True):
-        bank = bank.add_expert(genome, [float(score) for score in own], known)
+    nothing = [None] * len(experts)
+    likely = nothing if smooth is None else smooth.tolist()
+    kept = nothing if retention is None else retention.tolist()
+    for genome, own, *more in zip(experts, scores, likely, kept, strict=True):
+        bank = bank.add_expert(genome, [float(score) for score in own], *more)
     return bank
 
 

@@ -20,7 +20,12 @@ from cycleqd_jax.qd.aggregation import contenders
 from cycleqd_jax.qd.archives import STATUSES, Archives, empty_archives
 from cycleqd_jax.qd.archives import Status as ArchiveStatus
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.qd.cells import Range, fixed_ranges, relative_ranges
+from cycleqd_jax.qd.cells import (
+    Range,
+    fixed_ranges,
+    relative_ranges,
+    retention_range,
+)
 from cycleqd_jax.qd.elites import archive_metrics, best_by_mean, elites
 from cycleqd_jax.qd.operators import check_operators
 from cycleqd_jax.qd.propose import propose
@@ -98,17 +103,23 @@ class CycleQD(Search):
         experts: Sequence[Genome],
         scores: np.ndarray,
         smooth: np.ndarray | None = None,
+        retention: np.ndarray | None = None,
     ) -> State:
         """Offers every expert to every archive; their scores set the cells' ranges."""
         rows = [[float(score) for score in row] for row in scores]
-        likely = [None] * len(rows) if smooth is None else smooth.tolist()
+        nothing = [None] * len(rows)
+        likely = nothing if smooth is None else smooth.tolist()
+        kept = nothing if retention is None else retention.tolist()
         archives = empty_archives(
-            self._ranges(rows), self.context.qd.bins, smooth=smooth is not None
+            self._ranges(rows),
+            self.context.qd.bins,
+            smooth=smooth is not None,
+            retention=None if retention is None else retention_range(kept),
         )
         bank = Bank.empty(len(self.context.tasks), len(experts))
         for k, (genome, own) in enumerate(zip(experts, rows, strict=True)):
-            bank = bank.add_expert(genome, own, likely[k])
-            archives, statuses = archives.offer(k, own, likely[k])
+            bank = bank.add_expert(genome, own, likely[k], kept[k])
+            archives, statuses = archives.offer(k, own, likely[k], kept[k])
         return State(bank, 1, Memory(archives, _indices(statuses)))
 
     def _ranges(self, scores: Sequence[Sequence[float]]) -> Sequence[Range]:
@@ -183,7 +194,7 @@ class CycleQD(Search):
             statuses = (ArchiveStatus.REJECTED,) * archives.num_tasks
             if outcome.status is Status.COMPLETE:
                 archives, statuses = archives.offer(
-                    individual, outcome.scores, outcome.smooth
+                    individual, outcome.scores, outcome.smooth, outcome.retention
                 )
         bank = bank.prune(archives.kept_ids())
         memory = Memory(archives, _indices(statuses))
@@ -212,12 +223,16 @@ class CycleQD(Search):
         return found
 
     def summary(self, state: State) -> Summary:
-        """The archives' bins and ranges, and a row per elite."""
+        """The archives' bins and ranges, and a row per elite.
+
+        With retention its range is a fact too, and rows have it.
+        """
         archives, tasks = state.memory.archives, self.context.tasks
         rows = []
         for k, task in enumerate(tasks):
             for elite in elites(archives, state.bank, k):
                 scores = zip(tasks, elite.scores, strict=True)
+                kept = {"retention": float(state.bank.retention[elite.individual])}
                 rows.append(
                     {
                         "archive": task,
@@ -227,9 +242,11 @@ class CycleQD(Search):
                         "quality": elite.quality,
                     }
                     | {f"score/{name}": score for name, score in scores}
+                    | (kept if archives.retention else {})
                 )
         ranges = dict(zip(tasks, archives.ranges, strict=True))
-        return Summary({"bins": archives.bins, "ranges": ranges}, rows)
+        more = {"retention": archives.retention} if archives.retention else {}
+        return Summary({"bins": archives.bins, "ranges": ranges} | more, rows)
 
 
 def _indices(statuses: Sequence[ArchiveStatus]) -> np.ndarray:

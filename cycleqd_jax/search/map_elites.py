@@ -1,12 +1,14 @@
 """MAP-Elites with one archive: the mean score is the quality, all scores the behaviour.
 
 Children are bred as in CycleQD, by the same operators, but from one archive whose cells
-are the bins of all K scores. The task whose expert mutates still changes with t.
+are the bins of all K scores, and of retention where it is a behaviour. The task whose
+expert mutates still changes with t.
 
 Source: Mouret and Clune, "Illuminating search spaces by mapping elites"
 (arXiv 1504.04909).
 """
 
+import math
 from collections.abc import Sequence
 
 import flax.struct
@@ -17,7 +19,7 @@ from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.aggregation import Contender
 from cycleqd_jax.qd.archives import Archives, empty_repertoire, occupied, offer
-from cycleqd_jax.qd.cells import bin_index
+from cycleqd_jax.qd.cells import bin_index, retention_range
 from cycleqd_jax.qd.elites import mean_score, mean_smooth
 from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.search import by_mean
@@ -41,7 +43,8 @@ class Memory:
 
     Attributes:
       repertoire: the archive, with `bins ** K` cells; like those of `qd.archives`.
-      ranges: float64 `[K, 2]`, the score ranges of the cells.
+      ranges: float64 `[K, 2]`, the score ranges of the cells. With retention there is
+        one more, and `bins ** (K + 1)` cells.
     """
 
     repertoire: MapElitesRepertoire
@@ -65,18 +68,23 @@ class MapElites(CycleQD):
         experts: Sequence[Genome],
         scores: np.ndarray,
         smooth: np.ndarray | None = None,
+        retention: np.ndarray | None = None,
     ) -> State:
         """Offers every expert to the archive; their scores set the cells' ranges."""
         rows = [[float(score) for score in row] for row in scores]
-        likely = [None] * len(rows) if smooth is None else smooth.tolist()
-        bank, bins = by_mean.expert_bank(experts, scores, smooth), self.context.qd.bins
-        num_tasks = len(self.context.tasks)
+        nothing = [None] * len(rows)
+        likely = nothing if smooth is None else smooth.tolist()
+        kept = nothing if retention is None else retention.tolist()
+        bank = by_mean.expert_bank(experts, scores, smooth, retention)
+        ranges = [*self._ranges(rows)]
+        if retention is not None:
+            ranges.append(retention_range(kept))
+        ranges, count = np.asarray(ranges, np.float64), len(ranges)
         repertoire = empty_repertoire(
-            bins, num_tasks, num_tasks, smooth=smooth is not None
+            self.context.qd.bins, count, count, smooth=smooth is not None
         )
-        ranges = np.asarray(self._ranges(rows), np.float64)
         for k, own in enumerate(rows):
-            repertoire = self._offer(repertoire, ranges, k, own, likely[k])
+            repertoire = self._offer(repertoire, ranges, k, own, likely[k], kept[k])
         return State(bank, 1, Memory(jax.device_get(repertoire), ranges))
 
     def _offer(
@@ -86,19 +94,22 @@ class MapElites(CycleQD):
         individual: int,
         scores: Sequence[float],
         smooth: Sequence[float] | None,
+        retention: float | None,
     ) -> MapElitesRepertoire:
-        bins = self.context.qd.bins
+        bins, quality = self.context.qd.bins, mean_score(scores)
+        if retention is not None:
+            scores = (*scores, retention)
         place = [
             bin_index(score, (low, high), bins)
             for score, (low, high) in zip(scores, ranges.tolist(), strict=True)
         ]
-        quality, likely = mean_score(scores), mean_smooth(smooth or ())
+        likely = mean_smooth(smooth or ())
         return offer(repertoire, individual, place, quality, scores, likely)[0]
 
     def archives(self, state: State) -> Archives:
         """The one archive in place of every task's."""
         same = (state.memory.repertoire,) * len(self.context.tasks)
-        ranges = tuple(map(tuple, state.memory.ranges.tolist()))
+        ranges = tuple(map(tuple, state.memory.ranges[: len(same)].tolist()))
         return Archives(same, ranges, self.context.qd.bins)
 
     def tell(
@@ -116,6 +127,7 @@ class MapElites(CycleQD):
                     individual,
                     outcome.scores,
                     outcome.smooth,
+                    outcome.retention,
                 )
         bank = bank.prune(_ids(repertoire))
         memory = Memory(jax.device_get(repertoire), memory.ranges)
@@ -151,6 +163,7 @@ class MapElites(CycleQD):
         for cell in np.flatnonzero(occupied(repertoire)).tolist():
             individual = int(ids[cell])
             scores = state.bank.scores[individual].tolist()
+            kept = float(state.bank.retention[individual])
             rows.append(
                 {
                     "archive": _ARCHIVE,
@@ -160,6 +173,7 @@ class MapElites(CycleQD):
                     "quality": mean_score(scores),
                 }
                 | {f"score/{t}": s for t, s in zip(tasks, scores, strict=True)}
+                | ({} if math.isnan(kept) else {"retention": kept})
             )
         return Summary({}, rows)
 

@@ -10,7 +10,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation import retention
 from cycleqd_jax.evaluation.base import ReferenceScore
 from cycleqd_jax.evaluation.retention import RetentionSettings, passages
-from cycleqd_jax.runs.retention import retention_facts
+from cycleqd_jax.runs.retention import TextRetention, retention_facts
 
 
 def test_passages_are_prose_of_bounded_size_and_always_the_same():
@@ -55,3 +55,25 @@ def test_facts_are_means_over_tokens_bytes_and_paired_texts():
     want = gaps.std(ddof=1) / np.sqrt(2)
     assert facts["merged"].standard_error == pytest.approx(want, abs=1e-15)
     assert retention_facts([], [], "base") == {}
+
+
+def test_retention_is_the_kept_share_of_a_tokens_probability():
+    nats = {"base": (-20.0, -30.0), "worse": (-24.0, -31.0), "better": (-24.0, -10.0)}
+    tokens = (4, 10)
+    scores = [
+        ReferenceScore(name, "text", "text", f"text/{i}", own[i], tokens[i])
+        for name, own in nats.items()
+        for i in (0, 1)
+    ]
+    measure = TextRetention(["a", "b"], scores[:4])
+    shares = np.exp([-4 / 4, -1 / 10])  # of a token's probability, by text
+    want = {"base": 1.0, "worse": np.sqrt(shares.prod())}
+    assert measure.kept() == pytest.approx(want, abs=1e-15)
+    # It lost on one text and gained more on the other: nothing was lost.
+    assert measure.kept(scores[4:]) == pytest.approx(want | {"better": 1.0}, abs=1e-15)
+
+
+def test_a_descriptor_without_passages_is_refused():
+    with pytest.raises(ValueError, match="passages is 0; expected at least 1"):
+        RetentionSettings(descriptor=True)
+    assert RetentionSettings(passages=1, descriptor=True).descriptor

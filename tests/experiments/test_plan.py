@@ -88,6 +88,9 @@ def test_five_tasks_at_the_papers_bins_are_advised_against(empty_machine, capsys
     assert code == 2 and "5000000000000 cells" in error and "fewer bins" in error
 
 
+RETAINED = ("retention={passages: 8, descriptor: true}",)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -95,6 +98,9 @@ def test_five_tasks_at_the_papers_bins_are_advised_against(empty_machine, capsys
         (["base_model=no/such/folder"], ["no/such/folder", "no such file"]),
         (["search=random", "search_settings={low: 2}"], ["search_settings.low is 2"]),
         (["engine.mode=factored", "qd.mutation=gaussian"], ["engine.mode", "dense"]),
+        (["retention.descriptor=true"], ["retention", "passages is 0"]),
+        ([*RETAINED, "search=random"], ["retention.descriptor", "search random"]),
+        ([*RETAINED, "qd.bins=200"], ["24000000 cells", "retention.descriptor"]),
     ],
 )
 def test_wrong_input_is_still_refused(empty_machine, capsys, settings, words):

@@ -64,6 +64,29 @@ def test_killed_at_every_moment_and_resumed(toy_settings, uninterrupted, tmp_pat
     assert not run_contents.differences(got, run_contents.contents(uninterrupted))
 
 
+RETAINING = ("retention={passages: 3, max_bytes: 150, descriptor: true}",
+             "engine.length=96", "qd.num_generations=4")  # fmt: skip
+
+
+def test_killed_with_retention_as_a_behaviour_and_resumed(toy_settings, tmp_path):
+    """Twice killed, once amid the set-up and once between the parts of a batch."""
+    driver = str(TESTS / "support" / "kill_driver.py")
+    command, found = ["-m", "experiments.agent_skills"], []
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+        toy_world.write_config(tmp_path / name / "toy.yaml", toy_settings)
+    arguments = ["--config", "toy.yaml", "--resume", *RETAINING]
+    for moment, count in (("experts written", 1), ("log-probabilities written", 2)):
+        killed = start(tmp_path / "parts", driver, moment, str(count), *arguments)
+        assert killed.returncode == -signal.SIGKILL, (moment, killed.stderr)
+    for name in ("whole", "parts"):
+        done = start(tmp_path / name, *command, *arguments)
+        assert done.returncode == 0, done.stderr
+        found.append(run_contents.contents(tmp_path / name / "runs" / "toy"))
+    assert not run_contents.differences(*found)
+    assert "logprobs/batch-000003.parquet" in found[0]
+
+
 def test_signals_end_cleanly_and_say_how_to_resume(toy_settings, tmp_path):
     settings = toy_settings | {"qd": {"num_generations": 500, "children_per_batch": 2}}
     toy_world.write_config(tmp_path / "toy.yaml", settings)

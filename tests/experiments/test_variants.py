@@ -329,6 +329,63 @@ def test_random_search_has_its_run_and_its_report(worlds, tmp_path, capsys):
     assert "<h2>Archives</h2>" not in page and "search random" in page
 
 
+def test_retention_is_a_behaviour_of_the_archives(worlds, tmp_path, capsys):
+    settings = worlds(2)
+    kept = "retention={passages: 3, max_bytes: 150, descriptor: true}"
+    code, folder = run(settings, tmp_path, kept, "engine.length=96", *SEEING[1:3])
+    assert code == 0, capsys.readouterr().err
+
+    def rows(kind, part="*"):
+        paths = sorted((folder / kind).glob(f"{part}.parquet"))
+        return [row for path in paths for row in files.read_table(path).to_pylist()]
+
+    def nats(texts):
+        return np.asarray([row["logprob"] / row["tokens"] for row in texts])
+
+    texts = {}
+    for row in rows("logprobs"):
+        assert row["task"] == "text"
+        texts.setdefault(row["individual"], []).append(row)
+    # The base and the experts are read once, before the search.
+    assert all(len(own) == 3 for own in texts.values())
+    shares = {
+        name: np.exp(min(0.0, (nats(own) - nats(texts["base"])).mean()))
+        for name, own in texts.items()
+    }
+    children = rows("metrics")
+    whole = [row["individual"] for row in children if row["complete"]]
+    assert len(whole) == 2  # the others dropped out of their race
+    for row in children:
+        assert np.isnan(row["retention"]) != row["complete"]
+        if row["complete"]:
+            want = shares[row["individual"]]
+            assert row["retention"] == pytest.approx(want, abs=1e-12)
+    experts = [shares["expert/toy_a"], shares["expert/toy_b"]]
+    low, high = 0.85 * min(experts), min(1.15 * max(experts), 1.0)
+    state = files.read_json(folder / "state.json")
+    assert state["search"]["retention"] == pytest.approx([low, high])
+    elites = files.read_table(folder / "archives.parquet").to_pylist()
+    for row in elites:
+        assert row["retention"] == pytest.approx(shares[row["individual"]], abs=1e-12)
+        edges = np.linspace(low, high, 4)
+        place = np.clip(np.digitize(row["retention"], edges, right=True) - 1, 0, 2)
+        assert len(row["bins"]) == 2 and row["bins"][1] == place
+    assert set(state["retention"]) == {model["name"] for model in state["models"]}
+    for name in ("base", "expert/toy_a", "uniform_merge"):
+        difference = (nats(texts[name]) - nats(texts["base"])).mean()
+        got = state["retention"][name]["difference"]
+        assert got == pytest.approx(difference, abs=1e-12)
+    report = files.read_json(folder / "report" / "report.json")
+    for task, entry in report["archives"].items():
+        assert entry["elites"] == [row["archive"] for row in elites].count(task)
+        assert entry["coverage"] == entry["elites"] / 3**2
+    page = (folder / "report" / "report.html").read_text()
+    assert f"retention ({low:.3f} to {high:.3f}) as of one more skill" in page
+    spent = {row["call"]: row["tokens_forward"] for row in rows("costs", "batch-*1")}
+    read = sum(row["tokens"] for name in whole[:1] for row in texts[name])
+    assert spent["texts"] == read
+
+
 SEEING = (
     "fitness={smooth: true}",
     "racing={rungs: 1}",

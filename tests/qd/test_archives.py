@@ -7,8 +7,10 @@ from cycleqd_jax.qd.archives import (
     SMOOTH,
     Status,
     empty_archives,
+    occupied,
 )
 from cycleqd_jax.qd.cells import behaviour_bins
+from cycleqd_jax.qd.selection import make_selector
 
 RANGES = ((0.0, 1.0),) * 3
 
@@ -120,6 +122,65 @@ def test_pairs_equal_map_elites_with_dictionaries(num_tasks, seed):
     for task, grid in enumerate(brute_force([i[:2] for i in individuals], ranges, 2)):
         assert sorted(plain.ids(task)) == sorted(i for i, _ in grid.values())
         assert list(plain.repertoires[task].extra_scores) == [SCORES]
+
+
+def numpy_cells(individuals, ranges, bins):
+    """Archives with retention as the last behaviour: per task, bins -> (id, values)."""
+    edges = [np.linspace(low, high, bins + 1) for low, high in ranges]
+    grids = [{} for _ in ranges[:-1]]
+    for individual, values in individuals:
+        found = [
+            np.digitize(v, e, right=True) - 1
+            for v, e in zip(values, edges, strict=True)
+        ]
+        found = np.clip(found, 0, bins - 1).tolist()
+        for task, grid in enumerate(grids):
+            place = (*found[:task], *found[task + 1 :])
+            if place not in grid or values[task] > grid[place][1][task]:
+                grid[place] = (individual, values)
+    return grids
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3])
+def test_retention_is_one_more_dimension_and_one_more_score(num_tasks):
+    rng = np.random.default_rng(num_tasks)
+    ranges, retention = ((0.0, 1.0),) * num_tasks, (0.6, 0.95)
+    individuals = [
+        (i, [*(rng.integers(0, 5, num_tasks) / 4).tolist(), rng.uniform(0.5, 1.0)])
+        for i in range(150)
+    ]
+    archives = empty_archives(ranges, 3, retention=retention)
+    plain = ignoring = empty_archives(ranges, 3)
+    for i, (*scores, share) in individuals:
+        archives, _ = archives.offer(i, scores, retention=share)
+        ignoring, _ = ignoring.offer(i, scores, retention=share)
+        plain, _ = plain.offer(i, scores)
+    jax.tree.map(np.testing.assert_array_equal, ignoring, plain)
+    for task, grid in enumerate(numpy_cells(individuals, (*ranges, retention), 3)):
+        repertoire = archives.repertoires[task]
+        assert repertoire.fitnesses.shape == (3**num_tasks, 1)
+        filled = np.flatnonzero(occupied(repertoire))
+        places = [tuple(row) for row in archives.cell_bins(task)[filled].tolist()]
+        ids = np.asarray(repertoire.genotypes)[filled].tolist()
+        assert dict(zip(places, ids, strict=True)) == {
+            place: individual for place, (individual, _) in grid.items()
+        }
+        kept = np.asarray([grid[place][1] for place in places])
+        stored = np.asarray(repertoire.extra_scores[SCORES])[filled]
+        np.testing.assert_array_equal(stored, kept.astype(np.float32))
+        spread = np.ptp(kept, axis=0)
+        varied = kept[:, spread > 0]  # a score that is equal for all counts as 1
+        scaled = (varied - varied.min(0)) / spread[spread > 0]
+        weights = make_selector("elite", alpha_low=0.5, alpha_high=0.8)
+        got = np.asarray(weights.weights(repertoire))[filled]
+        np.testing.assert_allclose(got, (0.5 + 0.3 * scaled).prod(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("retention", [None, float("nan"), -0.1, 1.1])
+def test_retention_is_asked_for_where_it_is_a_behaviour(retention):
+    archives = empty_archives(RANGES, 3, retention=(0.5, 1.0))
+    with pytest.raises(ValueError, match="retention: expected a number"):
+        archives.offer(0, [0.5] * 3, retention=retention)
 
 
 @pytest.mark.parametrize("smooth", [[-0.5, -0.5], [-0.5, -0.5, -np.inf]])

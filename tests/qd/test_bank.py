@@ -134,3 +134,17 @@ def test_smooth_scores_are_kept_and_cost_nothing_where_there_are_none(make, bank
     np.testing.assert_array_equal(again.smooth, [[-0.25, np.nan, -1 / 3]])
     assert_same(again.to_numpy(), one.to_numpy())
     assert Bank.from_numpy(bank.to_numpy()).smooth.shape == bank.scores.shape
+
+
+def test_retention_is_kept_and_costs_nothing_where_there_is_none(make, bank):
+    assert "retention" not in bank.to_numpy() and np.isnan(bank.retention).all()
+    assert Bank.from_numpy(bank.to_numpy()).retention.shape == (bank.next_id,)
+    genome = make.genome(make.problem("mixed").basis, 9)
+    one = Bank.empty(2).add_expert(genome, [0.1] * 2, retention=1 / 3)
+    one = one.add_expert(genome, [0.1] * 2, retention=1.0)
+    one = one.add_child(genome, [0.5] * 2, complete=False)
+    again = Bank.from_numpy(one.to_numpy())
+    np.testing.assert_array_equal(again.retention, [1 / 3, 1.0, np.nan])
+    assert_same(again.to_numpy(), one.to_numpy())
+    with pytest.raises(ValueError, match=r"retention: expected a number in \[0, 1\]"):
+        one.add_child(genome, [0.5] * 2, retention=1.5)

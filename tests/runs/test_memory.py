@@ -6,6 +6,7 @@ import pytest
 
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.retention import RetentionSettings
 from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import Genome
@@ -123,17 +124,22 @@ def test_the_plan_is_what_a_run_has_in_memory(toy):
     assert plan.state == state_memory(toy, basis)
 
 
-@pytest.mark.parametrize("num_tasks", [2, 3, 4])
-def test_archives_and_bank_have_the_planned_size(num_tasks, toy):
+@pytest.mark.parametrize("num_tasks, kept", [(2, None), (3, None), (4, None), (3, 0.5)])
+def test_archives_and_bank_have_the_planned_size(num_tasks, kept, toy):
     tasks = FIVE[:num_tasks]
     qd = toy.qd.model_copy(update={"bins": 6, "num_generations": 3})
     config = toy.model_copy(update={"tasks": tasks, "qd": qd})
+    if kept:
+        on = {"retention": RetentionSettings(passages=1, descriptor=True)}
+        config = config.model_copy(update=on)
     genome = Genome(np.zeros(10, np.float32), np.zeros(num_tasks, np.float32))
     bank, row = Bank.empty(num_tasks), [0.5] * num_tasks
     for _ in tasks:
-        bank = bank.add_expert(genome, row)
+        bank = bank.add_expert(genome, row, retention=kept)
     for _ in range(3):
-        bank = bank.add_child(genome, row, parents=[0, 1], weights=[1, 1], active=0)
+        bank = bank.add_child(
+            genome, row, parents=[0, 1], weights=[1, 1], active=0, retention=kept
+        )
     arrays = bank.to_numpy()
     del arrays["genome_ids"]
     basis = compute_basis(
@@ -142,7 +148,10 @@ def test_archives_and_bank_have_the_planned_size(num_tasks, toy):
         expert_names=tasks,
     )
     state = state_memory(config, basis)
-    assert state.grid_bytes == tree_bytes(empty_archives([(0.0, 1.0)] * num_tasks, 6))
+    ranges = [(0.0, 1.0)] * num_tasks
+    archives = empty_archives(ranges, 6, retention=(0.5, 1.0) if kept else None)
+    assert state.grid_bytes == tree_bytes(archives)
+    assert state.cells == num_tasks * 6 ** (num_tasks if kept else num_tasks - 1)
     other = 4 * (basis.genome_size - 10) * bank.next_id
     assert state.bank_bytes == sum(a.nbytes for a in arrays.values()) + other
 

@@ -78,6 +78,19 @@ def likelihood(individual, task, index):
     return float("nan") if task == "c" else -abs(share - 0.6) - 0.01 * index
 
 
+def reading(individual, index):
+    """Falls with the shares, the last the most, from the base's -2; text 1 gains."""
+    change = float(np.asarray(individual.scales) @ np.asarray([1.0, 2.0, 3.0]))
+    return -2.0 + (0.1 if index == 1 else -0.4) * change
+
+
+@pytest.fixture
+def reader(tasks):
+    from scripted import ScriptedEvaluator
+
+    return ScriptedEvaluator(tasks, rule, likelihood, reading)
+
+
 @pytest.fixture
 def seeing(tasks):
     from scripted import ScriptedEvaluator

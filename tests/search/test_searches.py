@@ -11,9 +11,11 @@ from scripted import ScriptedEvaluator
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import mean_scores
 from cycleqd_jax.evaluation.racing import RacingEvaluator
+from cycleqd_jax.evaluation.retention import RetentionSettings
 from cycleqd_jax.evaluation.rungs import RacingSettings
 from cycleqd_jax.evaluation.smooth import FitnessSettings, smooth_scores
-from cycleqd_jax.merging.genome import expert_genome
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.merging.genome import base_genome, expert_genome
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import search as runs_search
 from cycleqd_jax.runs.checkpoints import Checkpoints, state_fingerprint
@@ -27,11 +29,12 @@ from cycleqd_jax.runs.results import (
     whole_batches,
     write_episodes,
 )
+from cycleqd_jax.runs.retention import TextRetention
 from cycleqd_jax.search.base import Outcome, Search, Status, candidate
 from cycleqd_jax.search.registry import SEARCHES, search_class
 from cycleqd_jax.search.requests import GradientRequest, ScoreRequest
 from cycleqd_jax.tasks.base import Split
-from tests.search.conftest import TRAIN, rule
+from tests.search.conftest import TRAIN, reading, rule
 
 NAMES = sorted(SEARCHES)
 OPTIONS = {
@@ -44,7 +47,17 @@ def made(name, context):
     return search_class(name)(context(OPTIONS.get(name)))
 
 
-def begun(search, basis, scripted, smooth=False):
+TEXTS = ("one", "two", "three")
+
+
+def read(basis, reader):
+    """What base and experts have on plain text, as `runs.run` measures it."""
+    models = {"base": base_genome(basis)}
+    models |= {f"expert/{k}": expert_genome(basis, k) for k in range(3)}
+    return TextRetention(TEXTS, reader.score_texts(models, TEXTS).scores)
+
+
+def begun(search, basis, scripted, smooth=False, retention=None):
     experts = [expert_genome(basis, k) for k in range(3)]
     names = [str(k) for k in range(3)]
     got = scripted.evaluate(
@@ -52,6 +65,10 @@ def begun(search, basis, scripted, smooth=False):
     ).episodes
     means = mean_scores(got)
     scores = [[means[name][task] for task in "abc"] for name in names]
+    if retention is not None:
+        kept = retention.kept()
+        shares = np.asarray([kept[f"expert/{k}"] for k in range(3)])
+        return search.init(experts, np.asarray(scores), retention=shares)
     if not smooth:
         return search.init(experts, np.asarray(scores))
     found = scripted.score(dict(zip(names, experts, strict=True)), Split.OPTIMISE)
@@ -152,10 +169,79 @@ def test_smooth_scores_are_recorded_and_resumed(name, context, basis, seeing, tm
         scored = read_logprobs(folder, "batch-000001")
         assert len(scored) == 3 * 12 and scored[0].logprob <= 0
         assert {s.task for s in scored if s.logprob is None} == {"c"}
-        assert whole_batches(folder, smooth=True)[0] == 9
+        assert whole_batches(folder, logprobs=True)[0] == 9
         folder.part("logprobs", "batch-000004").unlink()
         assert whole_batches(folder)[0] == 9
-        assert whole_batches(folder, smooth=True)[0] == 3
+        assert whole_batches(folder, logprobs=True)[0] == 3
+
+
+RETAINING = ("cycleqd", "map_elites")
+
+
+@pytest.mark.parametrize("name", RETAINING)
+def test_retention_is_a_behaviour_recorded_and_resumed(
+    name, context, basis, reader, tmp_path
+):
+    search, retention = made(name, context), read(basis, reader)
+    on = {"retention": retention}
+    first = begun(search, basis, reader, **on)
+    whole = run(search, first, tmp_path / "whole", reader, **on)
+    run(search, first, tmp_path / "parts", reader, stop=6, **on)
+    with Checkpoints(tmp_path / "parts" / "checkpoints") as checkpoints:
+        saved = checkpoints.restore()
+    resumed = saved.into(begun(made(name, context), basis, reader, **on))
+    resumed = run(search, resumed, tmp_path / "parts", reader, **on)
+    assert state_fingerprint(resumed) == state_fingerprint(whole)
+    rows = []
+    for kind in ("results", "metrics", "logprobs", "costs"):
+        for part in sorted((tmp_path / "whole" / kind).glob("*.parquet")):
+            other = tmp_path / "parts" / kind / part.name
+            assert part.read_bytes() == other.read_bytes()
+            rows += pq.read_table(part).to_pylist() if kind == "metrics" else []
+    for i, genome in whole.bank.genomes.items():
+        nats = [reading(genome, k) - -2.0 for k in range(3)]  # of two tokens a text
+        want = np.exp(min(0.0, np.mean(nats) / 2))
+        assert whole.bank.retention[i] == pytest.approx(want, abs=1e-15)
+    kept = whole.bank.retention
+    assert [row["retention"] for row in rows] == kept[3:].tolist()
+    assert np.isfinite(kept).all() and len(set(kept[3:])) > 1
+    low, high = 0.85 * kept[:3].min(), min(1.15 * kept[:3].max(), 1.0)
+    summary, bins = search.summary(whole), search.context.qd.bins
+    edges = np.linspace(low, high, bins + 1)
+    for row in summary.archives:
+        share = kept[row["individual"]]
+        place = np.digitize(share, edges, right=True) - 1
+        assert row["retention"] == share and row["bins"][-1] == place
+        assert len(row["bins"]) == (3 if name == "cycleqd" else 4)
+    cells = sum(
+        leaf.size for leaf in jax.tree.leaves(whole.memory) if leaf.dtype == np.int32
+    )
+    assert cells - 3 * (name == "cycleqd") == search.cells(search.context.qd, 3) * bins
+    with RunFolder(tmp_path / "whole", resume=True) as folder:
+        assert len(read_logprobs(folder, "batch-000001")) == 3 * len(TEXTS)
+        spent = folder.read_part("costs", "batch-000001").to_pylist()
+        tokens = {row["call"]: row["tokens_forward"] for row in spent}
+        assert tokens == {"evaluate": 3 * 12 * 2, "texts": 3 * 2 * len(TEXTS)}
+        folder.part("logprobs", "batch-000004").unlink()
+        assert whole_batches(folder, logprobs=True)[0] == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_retention_is_refused_where_there_are_no_archives_for_it(name, context, basis):
+    config = types.SimpleNamespace(
+        search=name,
+        search_settings=OPTIONS.get(name, {}),
+        qd=context().qd,
+        tasks=("a", "b", "c"),
+        fitness=FitnessSettings(),
+        retention=RetentionSettings(passages=1, descriptor=True),
+        engine=EngineSettings(),
+    )
+    if name in RETAINING:
+        assert runs_search.make_search(config, basis, "abc")
+        return
+    with pytest.raises(BadInputError, match=f"search {name} has no archives that take"):
+        runs_search.make_search(config, basis, "abc")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -396,6 +482,7 @@ def test_smooth_scores_are_refused_where_nothing_comes_of_them(
         qd=context().qd,
         tasks=("a", "b", "c"),
         fitness=FitnessSettings(smooth=True),
+        retention=RetentionSettings(),
     )
     for task in tasks:
         task.dialogue = lambda problem: []

@@ -13,6 +13,12 @@ import killing
 # moment -> (module, object the function belongs to, function, kill before or after)
 MOMENTS = {
     "experts written": ("cycleqd_jax.runs.cached", None, "write_episodes", "after"),
+    "log-probabilities written": (
+        "cycleqd_jax.runs.loop",
+        None,
+        "write_logprobs",
+        "after",
+    ),
     "batch evaluated": ("cycleqd_jax.runs.batch", None, "mean_scores", "before"),
     "results written": ("cycleqd_jax.runs.loop", None, "write_episodes", "after"),
     "metrics half written": ("cycleqd_jax.files", "os", "replace", "before"),

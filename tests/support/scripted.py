@@ -24,14 +24,16 @@ class ScriptedEvaluator:
     """Scores each problem by a rule; losses are 1 - score, slopes loss times genome.
 
     Another rule, `likelihood`, may give the log-probability of a problem's reference
-    answer, NaN where there is none.
+    answer, NaN where there is none. `reading(individual, i)` is that of text i; every
+    text has two tokens.
     """
 
-    def __init__(self, tasks, rule: Rule, likelihood: Rule | None = None):
+    def __init__(self, tasks, rule: Rule, likelihood: Rule | None = None, reading=None):
         self.tasks = tuple(tasks)
         self._likelihood = likelihood or (lambda *which: rule(*which) - 1.0)
         self.calls: list[tuple[tuple[str, ...], Split]] = []
         self._rule = rule
+        self._reading = reading
 
     def _rows(self, individuals: Mapping[str, Individual], split, problems, rule):
         self.calls.append((tuple(individuals), split))
@@ -82,6 +84,14 @@ class ScriptedEvaluator:
             )
         ]
         return Scoring(scores, Cost(len(scores), 0, 0.0))
+
+    def score_texts(self, individuals, texts, *, progress=None):
+        scores = [
+            ReferenceScore(name, "text", "text", f"text/{i}", self._reading(one, i), 2)
+            for name, one in individuals.items()
+            for i in range(len(texts))
+        ]
+        return Scoring(scores, Cost(2 * len(scores), 0, 0.0))
 
     def gradient(self, genomes, task_weights, split, *, problems):
         losses = np.full((len(genomes), len(self.tasks)), np.nan)
