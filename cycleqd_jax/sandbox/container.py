@@ -25,8 +25,8 @@ from cycleqd_jax.sandbox.session_connection import (
     ScriptRun,
     Typed,
 )
-from cycleqd_jax.sandbox.session_mark import COMMAND, FIRST_LINE, Mark
-from cycleqd_jax.sandbox.session_shell import KEPT_BYTES, Output
+from cycleqd_jax.sandbox.shell_mark import COMMAND, FIRST_LINE, Mark
+from cycleqd_jax.sandbox.shell_output import KEPT_BYTES, Output
 
 _TRUSTED = {"PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
 # Types each line after the shell has read the one before; see `session_shell`.

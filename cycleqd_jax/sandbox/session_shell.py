@@ -1,7 +1,7 @@
 """The shell of a session: what is typed into it, what it prints, when it is done.
 
 Part of the session's supervisor. In the clean form the shell reads commands from a pipe
-and writes to another: no echo, no prompt, no colours; `session_mark` tells when it is
+and writes to another: no echo, no prompt, no colours; `shell_mark` tells when it is
 ready. In the `terminal` form it is the same shell as the benchmark's, on a terminal of
 its own, and it is done when its prompt is back.
 
@@ -11,7 +11,6 @@ it gets counts, but at least a tenth of the time on the clock. So a command that
 or sleeps ends at its limit, and one that computes is not ended early on a busy machine.
 """
 
-import codecs
 import fcntl
 import math
 import os
@@ -22,11 +21,12 @@ import termios
 import time
 
 from cycleqd_jax.sandbox._watch import STATE, Processes
-from cycleqd_jax.sandbox.session_mark import FIRST_LINE, Mark
+from cycleqd_jax.sandbox.shell_mark import FIRST_LINE, Mark
+from cycleqd_jax.sandbox.shell_output import KEPT_BYTES as KEPT_BYTES
+from cycleqd_jax.sandbox.shell_output import Output
 
 LOOK_S = 0.05  # between two looks at what the session's processes do
 LEAST_SHARE = 0.1  # of the time on the clock counts in any case
-KEPT_BYTES = 2**16  # of one turn's output
 PROMPT = re.compile(rb"\x1b.+@.+[#|$] ")
 _MEMORY_LOOKS = 3
 _SETTLE_LOOKS, _SETTLE_S = 50, 0.002
@@ -128,25 +128,6 @@ class Clock:
         over = over and self._processes.shared_bytes() > most
         self._over = self._over + 1 if over else 0
         return "memory" if self._over >= _MEMORY_LOOKS else None
-
-
-class Output:
-    """What one turn printed: its beginning, and whether all of it is UTF-8."""
-
-    def __init__(self):
-        self.kept = b""
-        self.valid = True
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-
-    def add(self, data, final=False):
-        """Takes more of it."""
-        if len(self.kept) < KEPT_BYTES:
-            self.kept += data[: KEPT_BYTES - len(self.kept)]
-        if self.valid:
-            try:
-                self._decoder.decode(data, final)
-            except UnicodeDecodeError:
-                self.valid = False
 
 
 class _Typing:

@@ -20,7 +20,6 @@ from cycleqd_jax.sandbox import session_kernel as kernel
 from cycleqd_jax.sandbox import session_repair as repair
 from cycleqd_jax.sandbox._watch import kill_all
 from cycleqd_jax.sandbox.session_launch import Launcher
-from cycleqd_jax.sandbox.session_mark import COMMAND
 from cycleqd_jax.sandbox.session_messages import receive, send
 from cycleqd_jax.sandbox.session_shell import (
     KEPT_BYTES,
@@ -29,6 +28,7 @@ from cycleqd_jax.sandbox.session_shell import (
     Shell,
 )
 from cycleqd_jax.sandbox.session_stage import Stage
+from cycleqd_jax.sandbox.shell_mark import COMMAND
 
 IDLE_LOOK_S = 0.5  # between two looks while nothing was asked for
 _DRAIN_READS = 64
