@@ -11,25 +11,29 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox.base import (
+    DEFAULT_SHELL_LIMITS,
+    ENVIRONMENT,
+    KEPT_BYTES,
+    PLAIN_LOOK,
+    SHELL_ENVIRONMENT,
+    Look,
+    ScriptRun,
+    ShellLimits,
+    Typed,
+)
 from cycleqd_jax.sandbox.container_changes import Changes
 from cycleqd_jax.sandbox.container_engine import Engine
 from cycleqd_jax.sandbox.container_stream import Channel
-from cycleqd_jax.sandbox.session import DEFAULT_LIMITS, SessionLimits
-from cycleqd_jax.sandbox.session_connection import (
-    ENVIRONMENT,
-    SHELL_ENVIRONMENT,
-    Judging,
-    ScriptRun,
-    Typed,
-)
+from cycleqd_jax.sandbox.shell_functions import functions
 from cycleqd_jax.sandbox.shell_mark import COMMAND, FIRST_LINE, Mark
-from cycleqd_jax.sandbox.shell_output import KEPT_BYTES, Output
+from cycleqd_jax.sandbox.shell_output import Output
 
 _TRUSTED = {"PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
-# Types each line after the shell has read the one before; see `session_shell`.
+# Types each line after the shell has read the one before; see `_shell`.
 _RELAY = """
 import fcntl, os, struct, subprocess, sys, threading, time
 FIONREAD = 0x541B  # a small Python has no termios
@@ -68,7 +72,7 @@ class Containers:
         image: str,
         slots: int,
         engine: str | None = None,
-        limits: SessionLimits = DEFAULT_LIMITS,
+        limits: ShellLimits = DEFAULT_SHELL_LIMITS,
     ):
         self._engine = Engine(image, engine, limits)
         self._slots = slots
@@ -100,7 +104,7 @@ class Containers:
 
 
 class ContainerSession:
-    """One container, with the interface of `session.Session`.
+    """One container, with the interface of `base.Shell`.
 
     Args:
       engine: runs it.
@@ -121,34 +125,45 @@ class ContainerSession:
         arguments: Sequence[str | bytes] = (),
         *,
         limit_s: float,
-        judging: Judging | None = None,
     ) -> ScriptRun:
-        """Runs a script on its own, in `/`; see `session_connection.Session.script`.
+        """Runs a script that prepares the machine, in `/`."""
+        return await self._script(language, code, arguments, ENVIRONMENT, limit_s)
 
-        A check may change files; if it or a program that it ran changed programs, it
-        fails.
-        """
+    async def look(
+        self,
+        code: str,
+        arguments: Sequence[str | bytes] = (),
+        *,
+        limit_s: float,
+        how: Look = PLAIN_LOOK,
+    ) -> ScriptRun:
+        """Runs a script that looks; it fails if it changed programs."""
+        variables = ENVIRONMENT | _TRUSTED | functions(how, code)
+        run = await self._script("bash", code, arguments, variables, limit_s)
+        if run.ended == "done" and await self._changes.while_judging():
+            return ScriptRun(1, "done", b"it changed the system")
+        return run
+
+    async def _script(
+        self,
+        language: str,
+        code: str,
+        arguments: Sequence[str | bytes],
+        variables: Mapping[str, str],
+        limit_s: float,
+    ) -> ScriptRun:
         words = {"bash": ["bash", "-c", code, "--"], "python": ["python3", "-c", code]}
         given = [os.fsdecode(a) if isinstance(a, bytes) else a for a in arguments]
         given = [
             a.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             for a in given
         ]
-        variables = dict(ENVIRONMENT)
-        if judging is not None:
-            variables |= _TRUSTED | dict(judging.variables)
         status, output = await self._engine.run(
             self._name, (*words[language], *given), variables, limit_s
         )
         if status is None:
             await self._engine.end(self._name)
             return ScriptRun(-9, "limit", b"")
-        if (
-            judging is not None
-            and judging.check
-            and await self._changes.while_judging()
-        ):
-            return ScriptRun(1, "done", b"it changed the system")
         return ScriptRun(status, "done", output[:KEPT_BYTES])
 
     async def start_shell(self, *, terminal: bool, limit_s: float) -> Typed:
@@ -204,8 +219,8 @@ class ContainerSession:
         """Records how the container differs from its image before the episode."""
         await self._changes.remember()
 
-    async def judge(self, *, freeze: bool = False) -> str | None:
-        """Ends all processes of the container; `freeze` has no effect.
+    async def end(self, *, keep_processes: bool = False) -> str | None:
+        """Ends all processes of the container; `keep_processes` has no effect.
 
         Returns:
           A change of its programs, in words; None if there is none.

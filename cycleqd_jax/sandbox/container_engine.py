@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox.base import ShellLimits
 from cycleqd_jax.sandbox.container_address import CALL_S, connect
 from cycleqd_jax.sandbox.container_stream import Channel
-from cycleqd_jax.sandbox.session import SessionLimits
 
 _MAX_BYTES = 2**24  # of a command's output; more is read but not kept
 _FOLDERS = ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
@@ -33,7 +33,7 @@ class Engine:
       BadInputError: no engine answers there, or the SDK is not installed.
     """
 
-    def __init__(self, image: str, address: str | None, limits: SessionLimits):
+    def __init__(self, image: str, address: str | None, limits: ShellLimits):
         self._address, self._client = connect(address)
         self._image = image
         self._limits = limits

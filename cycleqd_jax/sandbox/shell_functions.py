@@ -1,6 +1,7 @@
 """Bash functions that give a script no more of the episode than it asks for."""
 
 import re
+from collections.abc import Mapping
 
 from cycleqd_jax.sandbox.base import Look
 
@@ -55,9 +56,25 @@ def functions(how: Look, code: str) -> dict[str, str]:
         made = {"source": _SOURCE, **fixed_tools(code)}
     for name, pattern in how.programs.items():
         made[name] = _PROGRAM.replace("NAME", name).replace("PATTERN", pattern)
-    return as_variables(made)
-
-
-def as_variables(made: dict[str, str]) -> dict[str, str]:
-    """Environment variables that define functions."""
     return {f"BASH_FUNC_{name}%%": text for name, text in made.items()}
+
+
+def in_front(made: Mapping[str, str], code: str) -> str:
+    """A script with functions (name -> definition) before it."""
+    return "".join(f"{name}{text}\n" for name, text in made.items()) + code
+
+
+def stub(name: str, asked_fd: int, said_fd: int) -> str:
+    """Definition of a function that asks for a program to be run elsewhere.
+
+    Args:
+      name: of the program.
+      asked_fd: gets the number of words, then each of them, all with a NUL byte behind.
+      said_fd: says the status, a line feed, what was printed and a NUL byte.
+    """
+    return (
+        "() { local IFS= said; "
+        f'printf \'%s\\0\' "$(($# + 1))" {name} "$@" >&{asked_fd}; '
+        f"read -r -d '' said <&{said_fd} || return 1; "
+        "printf '%s' \"${said#*$'\\n'}\"; return \"${said%%$'\\n'*}\"; }"
+    )
