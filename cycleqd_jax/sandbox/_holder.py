@@ -21,10 +21,9 @@ import select
 import signal
 import socket
 import stat
-import subprocess
 
 from cycleqd_jax.sandbox import skeleton
-from cycleqd_jax.sandbox.idmap import mount_mapped
+from cycleqd_jax.sandbox.mounting import bind, mount, mount_mapped, unmount
 
 MOST_BYTES = 2**16  # of a request
 ACCOUNT_BYTES = 2**16  # of a file of accounts
@@ -38,21 +37,9 @@ _STEERING = ("etc/ld.so.preload", "etc/ld.so.cache", "usr/pyvenv.cfg")
 _ACCOUNTS = ("passwd", "group")  # read by many programs, unless they are no text
 
 
-def mount(*words):
-    """Calls the command of this name.
-
-    Raises:
-      OSError: with what it said.
-    """
-    done = subprocess.run(("mount", *words), capture_output=True)
-    if done.returncode != 0:
-        raise OSError(done.stderr.decode(errors="replace").strip())
-
-
 def tmpfs(target, options, owner=0):
-    """A file system in memory, nothing on it a device."""
-    options = f"nodev,{options},uid={owner},gid={owner}"
-    mount("-t", "tmpfs", "-o", options, "tmpfs", target)
+    """Mounts a file system in memory."""
+    mount("tmpfs", target, f"{options},uid={owner},gid={owner}")
 
 
 class _Slot:
@@ -87,7 +74,7 @@ class _Slot:
         options = f"size={size},nr_inodes={entries},mode=755"
         tmpfs(f"{folder}/data", options, self._owner)
         options = f"newinstance,ptmxmode=0666,mode=620,max={limits['terminals']}"
-        mount("-t", "devpts", "-o", options, "devpts", f"{folder}/pts")
+        mount("devpts", f"{folder}/pts", options)
         self._links = _links(image or "/")
         self._system = [
             (f"{usr}/{name}", f"/usr/{name}")
@@ -112,7 +99,7 @@ class _Slot:
             os.mkdir(merged)
             for name in ("upper", "work"):
                 self._folders(f"{folder}/data", f"/{name}")
-            self._overlay(merged, [image or usr], f"{folder}/data", "upper", "")
+            self._overlay(merged, [image or usr], f"{folder}/data", "upper")
             if image:
                 self._tree = merged
             else:
@@ -157,11 +144,11 @@ class _Slot:
             os.fchown(fd, self._owner, self._owner)
             os.fchmod(fd, mode)
 
-    def _overlay(self, target, lower, room, upper, flags):
+    def _overlay(self, target, lower, room, upper, execute=True):
         """Shows the folders `lower`, the first on top; changes go into `upper`."""
         options = f"lowerdir={':'.join(lower)},upperdir={room}/{upper}"
-        options += f",workdir={room}/work,nodev{flags}{self._xattrs}"
-        mount("-t", "overlay", "-o", options, "overlay", target)
+        options += f",workdir={room}/work{self._xattrs}"
+        mount("overlay", target, options, execute=execute)
 
     def look(self, name, execute):
         """Shows what an episode has left, below what it cannot have touched.
@@ -179,21 +166,20 @@ class _Slot:
         """
         if name not in self._looks:
             trusted = self._trusted()
-            flags = ",nosuid" + ("" if execute else ",noexec")
-            made = {"root": self._view(f"{name}", [trusted, self._tree], flags)}
+            made = {"root": self._view(name, [trusted, self._tree], execute)}
             below = [f"{trusted}/usr", self._usr]
-            made["usr"] = self._usr and self._view(f"{name}-usr", below, flags)
+            made["usr"] = self._usr and self._view(f"{name}-usr", below, execute)
             self._looks[name] = made
         return self._looks[name]
 
-    def _view(self, name, lower, flags):
+    def _view(self, name, lower, execute):
         room = f"{self._folder}/up/{name}"
         for part in ("", "/upper", "/work", "/view"):
             os.mkdir(f"{room}{part}", 0o755)
         # The upper folder gives the merged one its owner and permissions.
         os.chown(f"{room}/upper", self._owner, self._owner)
         os.chmod(f"{room}/upper", stat.S_IMODE(os.lstat(lower[-1]).st_mode))
-        self._overlay(f"{room}/view", lower, room, "upper", flags)
+        self._overlay(f"{room}/view", lower, room, "upper", execute)
         return f"{room}/view"
 
     def bare(self):
@@ -267,7 +253,7 @@ class _Slot:
 
     def close(self):
         """Unmounts all of it."""
-        subprocess.run(("umount", "-l", self._folder), capture_output=True)
+        unmount(self._folder)
 
 
 def _open_inside(root, parts, flags=0):
@@ -310,7 +296,7 @@ class Mounts:
         self._slots = {}
         tmpfs(place, "size=16m,nr_inodes=64k,mode=755")
         os.mkdir(f"{place}/machine")
-        mount("--rbind", "/usr", f"{place}/machine")
+        bind("/usr", f"{place}/machine")
         for folder in unreadable:  # each would be an error of every `find`
             covered = folder.replace("/usr", f"{place}/machine", 1)
             tmpfs(covered, "size=4k,mode=755")
@@ -337,7 +323,7 @@ class Mounts:
         if not os.path.ismount(target):
             try:
                 if userns is None:
-                    mount("-c", "--bind", source, target)
+                    bind(source, target)
                 else:
                     mount_mapped(source, target, userns)
             except OSError as error:

@@ -53,25 +53,19 @@ class Holder:
         self._userns: dict[int, int] = {}
         self._stop = lambda: None
 
-    @property
-    def enter(self) -> list[str]:
-        """Start of a command line that runs where the file systems are."""
-        user = [] if self._as_root else ["--user", "--preserve-credentials"]
-        return ["nsenter", "--target", str(self._process.pid), "--mount", *user, "--"]
+    def enter(self, slot: int) -> list[str]:
+        """Start of a command line that runs where the file systems are, as `owner`."""
+        words = ["nsenter", "--target", str(self._process.pid), "--mount"]
+        if not self._as_root:
+            return [*words, "--user", "--preserve-credentials", "--"]
+        uid = self.owner(slot)
+        return [*words, f"--setuid={uid}", f"--setgid={uid}", "--"]
 
     def owner(self, slot: int) -> int:
         """The user id of an episode's root, as the holder calls it."""
         if not self._as_root:
             return 0
         return FIRST_UID + (os.getpid() % _RUNS * _SLOTS + slot % _SLOTS) * UIDS
-
-    def become_owner(self, slot: int) -> list[str]:
-        """Start of a command line that runs as `owner`."""
-        if not self._as_root:
-            return []
-        uid = self.owner(slot)
-        ids = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
-        return ["setpriv", *ids, "--"]
 
     def user_namespace(self, slot: int, processes: int) -> int | None:
         """A descriptor of an episode's user namespace; None if it shall make its own.
@@ -90,11 +84,13 @@ class Holder:
         return self._userns[slot]
 
     def _make_user_namespace(self, slot: int, processes: int) -> int:
+        uid = self.owner(slot)
+        own = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
         limit = ["prlimit", f"--nproc={processes}:{processes}", "--"]
         # The limit at this moment bounds all that is in the namespace, together.
         waits = ["unshare", "--user", "--", "sh", "-c", "echo; read x"]
         with subprocess.Popen(
-            [*self.become_owner(slot), *limit, *waits],
+            [*own, *limit, *waits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -104,7 +100,7 @@ class Holder:
                 said = process.stderr.read().decode(errors="replace").strip()
                 raise SandboxError(f"no user namespace could be made: {said}")
             for name in ("uid_map", "gid_map"):
-                line = f"0 {self.owner(slot)} {UIDS}"
+                line = f"0 {uid} {UIDS}"
                 Path(f"/proc/{process.pid}/{name}").write_text(line)
             return os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 

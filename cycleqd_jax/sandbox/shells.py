@@ -238,8 +238,7 @@ class BubblewrapShell:
         )
 
     def _start(self) -> list[str]:
-        own = self._holder.become_owner(self._slot)
-        return [*self._holder.enter, *own, self._host.bwrap]
+        return [*self._holder.enter(self._slot), self._host.bwrap]
 
     async def script(
         self,
@@ -347,14 +346,12 @@ class BubblewrapShell:
                 answering, passed, stubs = self._answer(fds, handle, how)
                 functions |= stubs
             code = in_front(functions, code)
-            argv = ["/bin/bash", "-c", code, "--", *arguments]
+            argv = self._bash(code, *arguments)
             try:
                 async with contextlib.AsyncExitStack() as stack:
                     if how.programs:
                         self._fresh = await self._fresh_world(stack)
-                    return await self._in_wall(
-                        mounts, [_encode(w) for w in argv], environment, passed
-                    )
+                    return await self._in_wall(mounts, argv, environment, passed)
             finally:
                 if answering is not None:
                     answering.cancel()
@@ -376,6 +373,16 @@ class BubblewrapShell:
                 system.append((stand_in, path))
         return Mounts(made["root"], made["usr"], system, self._pts)
 
+    def _bash(self, code: str, *arguments: str | bytes) -> list[bytes]:
+        """Words that run a script within the limits of one process."""
+        limits = self._limits
+        bounds = (
+            f"ulimit -c 0 -t {int(limits.judging_s) + 1} "
+            f"-v {limits.memory_bytes // 1024} -f {limits.file_bytes // 1024}\n"
+        )
+        words = ("/bin/bash", "-c", bounds + code, "--", *arguments)
+        return [_encode(word) for word in words]
+
     async def _in_wall(
         self,
         mounts: Mounts,
@@ -395,15 +402,7 @@ class BubblewrapShell:
             command = wall([*self._start(), *joined], capabilities, environment)
             status_read, status_write = fds.pipe()
             out_read, out_write = fds.pipe()
-            limits = self._limits
-            bounds = [
-                f"--as={limits.memory_bytes}",
-                f"--cpu={int(limits.judging_s) + 1}",
-                f"--fsize={limits.file_bytes}",
-                "--core=0",
-            ]
-            command += [*words, "--json-status-fd", str(status_write), "--"]
-            command += ["/usr/bin/prlimit", *bounds, "--", *argv]
+            command += [*words, "--json-status-fd", str(status_write), "--", *argv]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -493,7 +492,9 @@ class BubblewrapShell:
             "--ambient-caps=-all",
             "--",
         ]
-        argv = [b"/usr/bin/setpriv", *map(str.encode, ids), b"/usr/bin/cat", file[1]]
+        argv = self._bash(
+            'exec "$@"', "/usr/bin/setpriv", *ids, "/usr/bin/cat", file[1]
+        )
         mounts = await self._view(PLAIN_LOOK)
         run = await self._in_wall(
             mounts, argv, _LOOK_ENVIRONMENT, capabilities=SWITCHING

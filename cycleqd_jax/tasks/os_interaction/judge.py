@@ -48,7 +48,7 @@ async def judge(
         if any(b"\0" in p or len(p) > _LONGEST for p in parameters):
             return False, "No program takes it as an argument: too long, or a NUL byte."
         if script.language == "python":
-            run = await _compare(sandbox, script, parameters)
+            run = await compare(sandbox, script, parameters)
         else:
             how = look_of(script, checks=given is not None)
             run = await shell.look(script.code, parameters, limit_s=limit_s, how=how)
@@ -60,7 +60,7 @@ async def judge(
     return True, ""
 
 
-async def _compare(
+async def compare(
     sandbox: Sandbox, script: Script, parameters: list[bytes]
 ) -> ScriptRun:
     """Runs a script of Python on texts alone."""

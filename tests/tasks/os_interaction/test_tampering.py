@@ -110,13 +110,13 @@ def test_setuid_right_way(tasks, play):
     assert result.outcome is Outcome.SOLVED, result.explanation
 
 
-async def weak_judge(session, problem, answered, limit_s):
+async def weak_judge(shell, sandbox, problem, answered, limit_s):
     """As the benchmark does it: the scripts run in the episode's own system."""
     parameters = [str(answered)]
     for given in problem.check:
         script = given or problem.example
         try:
-            run = await session.script(
+            run = await shell.script(
                 script.language, script.code, parameters, limit_s=2.0
             )
         except SandboxError:

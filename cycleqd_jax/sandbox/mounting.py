@@ -1,13 +1,16 @@
-"""Mounts with other owners: what `mount -o X-mount.idmap` does from util-linux 2.39 on.
+"""Mounts, by system calls.
 
-Older ones are common still (Debian 12), so these three system calls are made here. They
-are used once for each place of an episode, where we were started as root, so that the
-programs of the machine belong to root inside, who is nobody in particular outside.
+`mount` is mount(8) without its two milliseconds. `mount_mapped` is what its option
+`X-mount.idmap` does from util-linux 2.39 on, which not even Debian 12 has: where we
+were started as root, the programs of the machine shall belong to root inside, who is
+nobody in particular outside.
 """
 
 import ctypes
 import os
 
+_BIND, _NODEV, _NOSUID, _NOEXEC, _RECURSIVE = 4096, 4, 2, 8, 16384
+_DETACH = 2
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same on all machines
 _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
@@ -22,6 +25,25 @@ class _MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     ]
+
+
+def mount(kind: str, target: str, options: str = "", *, execute: bool = True) -> None:
+    """Mounts a new file system on which there are no devices (but for terminals)."""
+    flags = _NOSUID | (0 if kind == "devpts" else _NODEV) | (0 if execute else _NOEXEC)
+    words = (kind.encode(), os.fsencode(target), kind.encode())
+    _check(_libc().mount(*words, ctypes.c_ulong(flags), os.fsencode(options)), target)
+
+
+def bind(folder: str, target: str) -> None:
+    """Shows a folder, with what is mounted below it, at another place."""
+    flags = ctypes.c_ulong(_BIND | _RECURSIVE)
+    words = (os.fsencode(folder), os.fsencode(target), None)
+    _check(_libc().mount(*words, flags, None), target)
+
+
+def unmount(target: str) -> None:
+    """Takes away a mount with all below it, at once from view."""
+    _check(_libc().umount2(os.fsencode(target), _DETACH), target)
 
 
 def mount_mapped(folder: str, target: str, userns_fd: int) -> None:
@@ -44,7 +66,6 @@ def mount_mapped(folder: str, target: str, userns_fd: int) -> None:
 
 
 def _call(number: int, *arguments: object) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
     words = [
         ctypes.c_long(a)
         if isinstance(a, int)
@@ -53,8 +74,16 @@ def _call(number: int, *arguments: object) -> int:
         else a
         for a in arguments
     ]
-    result = libc.syscall(ctypes.c_long(number), *words)
+    result = _libc().syscall(ctypes.c_long(number), *words)
+    return _check(result, f"system call {number}")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
     if result == -1:
         error = ctypes.get_errno()
-        raise OSError(error, f"{os.strerror(error)} (system call {number})")
+        raise OSError(error, f"{os.strerror(error)} ({what})")
     return result
