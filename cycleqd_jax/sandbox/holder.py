@@ -142,6 +142,12 @@ class Holder:
         """Asks for something of an episode, see `_holder._Slot`."""
         return await self.ask("slot", slot=slot, call=call, **words)
 
+    async def forget(self, slot: int) -> None:
+        """Takes away all of an episode, unless all is gone anyway."""
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(SandboxError):
+                await self.ask("close", slot=slot)
+
     def _start(self) -> None:
         self._stop()
         settings = {

@@ -56,10 +56,6 @@ from cycleqd_jax.sandbox.world import (
     wall,
 )
 
-_LANGUAGES = {
-    "bash": ("/bin/bash", "-c", "{code}", "--"),
-    "python": ("{python}", "-I", "-c", "{code}"),
-}
 _LOOK_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _THEIR_PATH = "/usr/local/sbin:/usr/local/bin"  # behind the other, for who asks
 _LOOK_ENVIRONMENT = {**ENVIRONMENT, "PATH": _LOOK_PATH, "TZ": "UTC"}
@@ -69,7 +65,7 @@ status=$?
 builtin printf '%s %s' "$status" "$PATH" >&8"""
 _PATH = re.compile(rb"([0-9]{1,3}) (.*)", re.DOTALL)
 _LONGEST_PATH = 4096
-_CALL = 'PATH=$1; shift; "$@"'
+_CALL = 'PATH=$1; shift; "$@" 2>/dev/null'
 _CALL_BYTES = 2**14  # of what a program of the episode prints for a script
 _CAT = re.compile(rb"cat (/[\x21-\x7e]+)")
 _KILLED = ScriptRun(-signal.SIGKILL, "limit", b"")
@@ -189,6 +185,7 @@ class BubblewrapShell:
         self._limits = limits
         self._world: World | None = None
         self._until: float | None = None  # when judging must be over
+        self._accounts: list[str | None] = [None, None]
         place = python_place(host.python)
         self._python = f"{place[1]}/bin/python3" if place else host.python
 
@@ -249,11 +246,11 @@ class BubblewrapShell:
         limit_s: float,
     ) -> ScriptRun:
         """Runs a script that prepares the machine, in `/`."""
-        words = [
-            word.format(code=code, python=self._python) if word[0] == "{" else word
-            for word in _LANGUAGES[language]
-        ]
-        argv = [_encode(word) for word in (*words, *arguments)]
+        words = {
+            "bash": ("/bin/bash", "-c", code, "--"),
+            "python": ("/usr/bin/env", "python3", "-c", code),
+        }
+        argv = [_encode(word) for word in (*words[language], *arguments)]
         async with self._gate.enter():
             return await self._run(self._world, argv, ENVIRONMENT, limit_s, alone=False)
 
@@ -293,7 +290,8 @@ class BubblewrapShell:
         return Typed(ended, output, valid)
 
     async def remember(self) -> None:
-        """There is nothing to note: what judges is not the episode's."""
+        """Notes the accounts, for those that the episode takes away."""
+        self._accounts = await self._accounts_now()
 
     async def end(self, *, keep_processes: bool = False) -> str | None:
         """Ends the episode: no process of it runs any more."""
@@ -477,11 +475,13 @@ class BubblewrapShell:
 
     async def _read_as_user(self, words: list[bytes]) -> tuple[int, bytes]:
         """What `runuser -l NAME -c 'cat FILE'` prints, without a login."""
-        texts = await self._holder.ask_slot(self._slot, "accounts")
-        if None in texts or len(words) != 5 or words[1:4:2] != [b"-l", b"-c"]:
+        if len(words) != 5 or words[1:4:2] != [b"-l", b"-c"]:
             return 1, b""
-        account = find_account(*texts, words[2].decode("latin-1"))
-        file = _CAT.fullmatch(words[4])
+        name, file = words[2].decode("latin-1"), _CAT.fullmatch(words[4])
+        account = None
+        for texts in (await self._accounts_now(), self._accounts):
+            if account is None and None not in texts:
+                account = find_account(*texts, name)
         if account is None or file is None:
             return 1, b""
         ids = [
@@ -493,13 +493,16 @@ class BubblewrapShell:
             "--",
         ]
         argv = self._bash(
-            'exec "$@"', "/usr/bin/setpriv", *ids, "/usr/bin/cat", file[1]
+            'exec "$@" 2>/dev/null', "/usr/bin/setpriv", *ids, "/usr/bin/cat", file[1]
         )
         mounts = await self._view(PLAIN_LOOK)
         run = await self._in_wall(
             mounts, argv, _LOOK_ENVIRONMENT, capabilities=SWITCHING
         )
         return run.status & 255, run.output[:_CALL_BYTES]
+
+    async def _accounts_now(self) -> list[str | None]:
+        return await self._holder.ask_slot(self._slot, "accounts")
 
     def _answer(
         self, fds: Descriptors, handle: "_Handler", how: Look
@@ -518,8 +521,7 @@ class BubblewrapShell:
             if self._world is not None:
                 await self._world.close()
         finally:
-            with contextlib.suppress(SandboxError):
-                await self._holder.ask("close", slot=self._slot)
+            await self._holder.forget(self._slot)
 
 
 _Handler = Callable[[list[bytes]], Awaitable[tuple[int, bytes]]]

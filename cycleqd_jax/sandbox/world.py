@@ -83,7 +83,7 @@ class Mounts:
             words += ["--ro-bind", folder, place]
         words += ["--proc", "/proc"]
         for path in _HIDDEN:
-            words += ["--ro-bind", "/dev/null", path]
+            words += ["--dev-bind", "/dev/null", path]
         for path in (*_HIDDEN_FOLDERS, "/proc/1"):
             words += ["--perms", "0555", "--tmpfs", path]
         passed = []

@@ -7,6 +7,7 @@ import socket
 import sys
 
 import pytest
+from cycleqd_jax.sandbox.session import DEFAULT_LIMITS
 
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.sandbox import container_address, container_engine
@@ -14,7 +15,6 @@ from cycleqd_jax.sandbox.container import Containers
 from cycleqd_jax.sandbox.container_address import addresses, connect
 from cycleqd_jax.sandbox.container_engine import Engine
 from cycleqd_jax.sandbox.container_stream import Frames
-from cycleqd_jax.sandbox.session import DEFAULT_LIMITS
 from tests.sandbox.fake_engine import fake_engine, frame
 
 pytest.importorskip("docker", reason="the extra `container` is not installed")

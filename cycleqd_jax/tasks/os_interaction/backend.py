@@ -67,7 +67,8 @@ class Machines:
 
     def solvable(self, index: int) -> bool:
         """True if a problem can run here and has a right answer."""
-        return self.why_not(index) is None
+        packages = index in NEEDS_PACKAGES and self._containers is None
+        return not packages and self.why_not(index) is None
 
     def why_not(self, index: int) -> str | None:
         """Says why a problem cannot run here; None if it can."""
@@ -78,8 +79,6 @@ class Machines:
             )
         if index in NEEDS_USERS and not self._many_users():
             return "it needs several users, which only a start as root can give it"
-        if index in NEEDS_PACKAGES and self._containers is None:
-            return "it needs packages, which only an image of the backend container has"
         return None
 
     def check_runs(self, indices: Iterable[int]) -> None:
@@ -93,7 +92,7 @@ class Machines:
             raise BadInputError(
                 "task_settings.os_interaction.split is reference, but the problems "
                 f"{', '.join(map(str, cannot))} cannot run here: "
-                f"{self.why_not(cannot[0])}; mend that, or take the split seeded."
+                f"{self.why_not(cannot[0])}; start as root, or take the split seeded."
             )
 
     @contextlib.asynccontextmanager

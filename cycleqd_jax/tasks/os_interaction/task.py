@@ -18,8 +18,9 @@ from cycleqd_jax.sandbox.base import Sandbox, Shell, Typed
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.data import check_fields, check_ids, seeded_splits
 from cycleqd_jax.tasks.os_interaction.actions import extract_action, feedback
-from cycleqd_jax.tasks.os_interaction.backend import Machines
+from cycleqd_jax.tasks.os_interaction.backend import NEEDS_PACKAGES, Machines
 from cycleqd_jax.tasks.os_interaction.judge import judge
+from cycleqd_jax.tasks.os_interaction.kinds import why_refused
 from cycleqd_jax.tasks.os_interaction.options import parse_options
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_ids
@@ -52,6 +53,14 @@ class OSInteraction:
         self.max_new_tokens = options.max_new_tokens
         path = find_data(options.data, task_settings.download)
         problems, self._prompt = read_data(path)
+        for problem in problems.values():
+            why = why_refused(problem)
+            if why is not None and problem.index not in NEEDS_PACKAGES:
+                raise BadInputError(
+                    f"{path}: problem {problem.index} cannot be judged so that its "
+                    f"episode has no say in it: {why}; change the script, or leave the "
+                    "problem out."
+                )
         self._data = {str(index): problem for index, problem in problems.items()}
         self._machines = Machines(options)
         self._splits = self._make_splits(path, task_settings)

@@ -1,6 +1,6 @@
-"""Uses sessions in a process of its own, maybe as another user; prints JSON.
+"""Uses shells in a process of its own, maybe as another user; prints JSON.
 
-Arguments: a user id or "-", then what to do: commands (run in one session, each line
+Arguments: a user id or "-", then what to do: commands (run in one shell, each line
 of standard input one), or hang (prints the words "it runs" and waits for ever).
 """
 
@@ -12,19 +12,18 @@ import sys
 
 async def main(do, lines):
     """Does it."""
-    from cycleqd_jax.sandbox.session import Sessions
+    from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
 
-    sessions = Sessions(2)
-    sessions.check()
-    async with sessions.open() as session:
-        await session.start_shell(terminal=False, limit_s=20)
+    sandbox = BubblewrapSandbox(2)
+    async with sandbox.shell() as shell:
+        await shell.start_shell(terminal=False, limit_s=20)
         if do == "hang":
-            await session.type("sleep 1000 & setsid sleep 1000 &", limit_s=20)
+            await shell.type("sleep 1000 & setsid sleep 1000 &", limit_s=20)
             print("it runs", flush=True)
             await asyncio.sleep(1000)
-        said = [await session.type(line, limit_s=20) for line in lines]
+        said = [await shell.type(line, limit_s=20) for line in lines]
         print(json.dumps([[t.ended, t.output.decode("latin-1")] for t in said]))
-    await sessions.close()
+    await sandbox.close()
 
 
 if __name__ == "__main__":

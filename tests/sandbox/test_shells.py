@@ -1,4 +1,4 @@
-"""Sessions: what a shell keeps, what ends a command, what is limited, what is left."""
+"""Shells: what one keeps, what ends a command, what is limited, what is left."""
 
 import asyncio
 import json
@@ -12,28 +12,24 @@ import time
 import pytest
 
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.sandbox.session import (
-    PLAIN_ROOT,
-    Root,
-    SessionLimits,
-    Sessions,
-)
-from cycleqd_jax.sandbox.session_connection import Judging
+from cycleqd_jax.sandbox.base import PLAIN_ROOT, Look, Root, ShellLimits
+from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+from cycleqd_jax.sandbox.shells import check_shells
 
-DRIVER = pathlib.Path(__file__).with_name("session_driver.py")
+DRIVER = pathlib.Path(__file__).with_name("shell_driver.py")
 ROOT = os.geteuid() == 0
 
 
-def in_session(use, root=PLAIN_ROOT, **limits):
-    """Awaits `use(session)` in a fresh session."""
+def in_shell(use, root=PLAIN_ROOT, **limits):
+    """Awaits `use(shell)` in a fresh machine."""
 
     async def main():
-        sessions = Sessions(2, SessionLimits(**limits))
+        sandbox = BubblewrapSandbox(2)
         try:
-            async with sessions.open(root) as session:
-                return await use(session)
+            async with sandbox.shell(root, ShellLimits(**limits)) as shell:
+                return await use(shell)
         finally:
-            await sessions.close()
+            await sandbox.close()
 
     return asyncio.run(main())
 
@@ -41,11 +37,11 @@ def in_session(use, root=PLAIN_ROOT, **limits):
 def typed(*commands, limit_s=5.0, terminal=False, **limits):
     """Types commands one after the other; what became of each."""
 
-    async def use(session):
-        await session.start_shell(terminal=terminal, limit_s=20)
-        return [await session.type(c, limit_s=limit_s) for c in commands]
+    async def use(shell):
+        await shell.start_shell(terminal=terminal, limit_s=20)
+        return [await shell.type(c, limit_s=limit_s) for c in commands]
 
-    return in_session(use, **limits)
+    return in_shell(use, **limits)
 
 
 def outputs(*commands, **options):
@@ -248,7 +244,7 @@ def test_kept_out(user, tmp_path):
     assert [ended for ended, _ in said] == ["done"] * len(lines)
     text = [output for _, output in said]
     assert "0b5e55ed" not in done.stdout
-    assert "Uses sessions" not in done.stdout
+    assert "Uses shells" not in done.stdout
     assert str(DRIVER.parents[2]) not in "".join(text[1:])
     assert int(text[1].split()[0]) < 8
     assert "Network is unreachable" in text[2] or "refused" in text[2]
@@ -258,15 +254,18 @@ def test_kept_out(user, tmp_path):
     assert text[6] == "alive\n0\nwritable\n"
 
 
+SIGNS = (b"marshal.loads(data[16:])", b"_holder.main(", b"sleep\x001000")
+
+
 def descendants():
-    """Processes on this machine whose name is that of a session or what runs there."""
+    """Processes on this machine that hold a shell, or run in one here."""
     found = []
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             line = (folder / "cmdline").read_bytes()
         except OSError:
             continue
-        if line.startswith((b"init\0", b"sleep\x001000")):
+        if any(sign in line for sign in SIGNS):
             found.append((folder.name, line))
     return found
 
@@ -281,7 +280,7 @@ def gone(what, patience_s=20.0):
 
 @pytest.mark.parametrize("user", ["-", pytest.param("12345", id="other")])
 def test_dies_with_its_user(user):
-    """A process that is killed leaves nothing of its sessions."""
+    """A process that is killed leaves nothing of its shells."""
     if user != "-" and not ROOT:
         pytest.skip("only root can become another user")
     before = set(descendants())
@@ -294,129 +293,201 @@ def test_dies_with_its_user(user):
     )
     with process:
         assert process.stdout.readline() == b"it runs\n"
-        assert len(set(descendants()) - before) >= 2
+        assert len(set(descendants()) - before) >= 4
         process.send_signal(signal.SIGKILL)
     assert gone(lambda: set(descendants()) - before)
 
 
+def everything():
+    """What a shell could leave: mounts, files, descriptors."""
+    mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+    return {
+        "mounts": [line for line in mounts if "/containers/" not in line],
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "files": sorted(os.listdir("/mnt") + os.listdir("/dev/shm")),
+    }
+
+
 def test_nothing_is_left():
-    """After many sessions: no process, mount, file, descriptor."""
-    mounts = pathlib.Path("/proc/self/mountinfo").read_text()
-    before, fds = set(descendants()), len(os.listdir("/proc/self/fd"))
-    temporary = set(os.listdir("/tmp"))
+    """After many shells: no process, mount, file, descriptor."""
+    before, there = set(descendants()), everything()
 
     async def main():
-        sessions = Sessions(3)
+        sandbox = BubblewrapSandbox(3)
 
         async def one():
-            async with sessions.open() as session:
-                await session.start_shell(terminal=False, limit_s=20)
-                await session.type("sleep 1000 & echo > /tmp/x", limit_s=20)
+            async with sandbox.shell() as shell:
+                await shell.start_shell(terminal=False, limit_s=20)
+                await shell.type("sleep 1000 & echo > /tmp/x", limit_s=20)
+                await shell.end(keep_processes=True)
+                await shell.look("cat /tmp/x", limit_s=20)
 
         await asyncio.gather(*(one() for _ in range(12)))
-        await sessions.close()
+        await sandbox.close()
 
     asyncio.run(main())
     assert gone(lambda: set(descendants()) - before)
-    assert pathlib.Path("/proc/self/mountinfo").read_text() == mounts
-    assert len(os.listdir("/proc/self/fd")) == fds
-    assert "x" not in set(os.listdir("/tmp")) - temporary
+    assert everything() == there
 
 
 def test_cancelled():
-    """A session whose user is cancelled ends, and its place is free again."""
+    """A shell whose user is cancelled ends, and its place is free again."""
     before = set(descendants())
 
     async def main():
-        sessions = Sessions(1)
+        sandbox = BubblewrapSandbox(1)
 
         async def hang():
-            async with sessions.open() as session:
-                await session.start_shell(terminal=False, limit_s=20)
-                await session.type("sleep 1000", limit_s=1000)
+            async with sandbox.shell() as shell:
+                await shell.start_shell(terminal=False, limit_s=20)
+                await shell.type("sleep 1000", limit_s=1000)
 
         task = asyncio.ensure_future(hang())
-        while not set(descendants()) - before:
+        while not any(b"sleep" in line for _, line in set(descendants()) - before):
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with sessions.open() as session:
-            run = await session.script("bash", "echo a", limit_s=20)
-        await sessions.close()
+        async with sandbox.shell() as shell:
+            run = await shell.script("bash", "echo a", limit_s=20)
+        await sandbox.close()
         return run.output
 
     assert asyncio.run(main()) == b"a\n"
     assert gone(lambda: set(descendants()) - before)
 
 
-def test_supervisor_killed():
-    """Our fault, hence an error, and the next session works."""
+@pytest.mark.parametrize("what", SIGNS[:2])
+def test_killed_from_outside(what):
+    """Our fault, hence an error, and the next shell works."""
     before = set(descendants())
 
     async def main():
-        sessions = Sessions(1)
-        async with sessions.open() as session:
-            mine = [int(pid) for pid, _ in set(descendants()) - before]
+        sandbox = BubblewrapSandbox(1)
+        async with sandbox.shell() as shell:
+            new = set(descendants()) - before
+            mine = [int(pid) for pid, line in new if what in line]
             os.kill(max(mine), signal.SIGKILL)
-            with pytest.raises(SandboxError, match="has ended"):
-                await session.script("bash", "echo a", limit_s=20)
-        async with sessions.open() as session:
-            assert (await session.script("bash", "echo a", limit_s=20)).status == 0
-        await sessions.close()
+            with pytest.raises(SandboxError):
+                await shell.script("bash", "sleep 0.1", limit_s=20)
+                await shell.end()
+                await shell.look("echo a", limit_s=20)
+        async with sandbox.shell() as shell:
+            assert (await shell.script("bash", "echo a", limit_s=20)).status == 0
+        await sandbox.close()
         with pytest.raises(SandboxError, match="closed"):
-            async with sessions.open():
+            async with sandbox.shell():
                 pass
 
     asyncio.run(main())
+    assert gone(lambda: set(descendants()) - before)
 
 
 def test_check_text_is_never_seen():
     """What an episode leaves running sees no script that judges it."""
 
-    async def use(session):
-        await session.start_shell(terminal=False, limit_s=20)
+    async def use(shell):
+        await shell.start_shell(terminal=False, limit_s=20)
         watch = "while :; do cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ; done"
         code = f"(setsid bash -c '{watch}' > /root/seen 2>/dev/null &)"
-        await session.type(code, limit_s=20)
-        await session.type("while ! test -s /root/seen; do :; done", limit_s=20)
-        await session.judge()
-        await session.script(
-            "bash", ": 0b5e55ed; sleep 0.2", limit_s=20, judging=Judging(check=False)
-        )
+        await shell.type(code, limit_s=20)
+        await shell.type("while ! test -s /root/seen; do :; done", limit_s=20)
+        await shell.end()
+        await shell.look(": 0b5e55ed; sleep 0.2", limit_s=20)
         find = "grep -c 0b5e55e[d] /root/seen; wc -c < /root/seen; ps -A | wc -l"
-        return await session.script(
-            "bash", find, limit_s=20, judging=Judging(check=False)
-        )
+        return await shell.look(find, limit_s=20)
 
-    count, size, processes = in_session(use).output.split()
+    count, size, processes = in_shell(use).output.split()
     assert int(count) == 0
     assert int(size) > 0
     assert int(processes) < 7
 
 
-def test_overlay_is_for_the_session_only():
+# Each leaves a process that could still do something, or that its parent would reap.
+LEFT = {
+    "plain": "sleep 1000 &",
+    "own group": "setsid sleep 1000 &",
+    "children are not waited for": "(trap '' CHLD; sleep 1000 & sleep 1000) &",
+    "wakes itself": "python3 -c 'import signal, time\n"
+    'signal.signal(signal.SIGCONT, lambda *_: open("/root/woken", "a").write("x"))\n'
+    "import ctypes; libc = ctypes.CDLL(None)\n"
+    "event = (ctypes.c_int * 16)(0, 0, 18); timer = ctypes.c_void_p()\n"
+    "libc.timer_create(0, event, ctypes.byref(timer))\n"
+    "libc.timer_settime(timer, 0, (ctypes.c_long * 4)(0, 1000000, 0, 1000000), 0)\n"
+    "while True: time.sleep(1000)' &",
+    "waits for its child": "python3 -c 'import os, time\n"
+    'os.vfork() if hasattr(os, "vfork") else os.fork() or time.sleep(1000)\n'
+    "os.wait()' &",
+    "first thread has ended": "python3 -c 'import _thread, ctypes, time\n"
+    "_thread.start_new_thread(time.sleep, (1000,)); time.sleep(0.1)\n"
+    "ctypes.CDLL(None).syscall(60, 0)' &",
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_what_has_ended_can_be_seen(name):
+    """It keeps its id, user and name in `ps`, and does nothing any more."""
+
+    async def use(shell):
+        await shell.start_shell(terminal=False, limit_s=20)
+        await shell.type(f"{LEFT[name]}\nsleep 0.3", limit_s=20)
+        seen = await shell.type("ps -eo pid,user,comm --no-headers", limit_s=20)
+        await shell.end(keep_processes=True)
+        look = "ps -eo pid,user,comm --no-headers; cat /proc/[0-9]*/stat"
+        left = await shell.look(look, limit_s=20)
+        woken = await shell.look("cat /root/woken", limit_s=20)
+        await asyncio.sleep(0.3)
+        again = await shell.look("cat /root/woken", limit_s=20)
+        assert woken.output == again.output
+        return seen.output.decode(), left.output.decode()
+
+    seen, left = in_shell(use)
+    for line in seen.splitlines():
+        pid, user, name = line.split()[:3]
+        if name != "ps":
+            assert [pid, user, name] in [row.split()[:3] for row in left.splitlines()]
+    states = {
+        row.split()[0]: row.rpartition(")")[2].split()[0]
+        for row in left.splitlines()
+        if ") " in row
+    }
+    ended = [row.split()[0] for row in seen.splitlines() if row.split()[2] != "ps"]
+    assert {states[pid] for pid in ended if pid != "1"} == {"Z"}
+
+
+def test_overlay_is_for_the_shell_only():
     """Programs of the system can be changed, and are as before in the next one."""
     if not ROOT:
         pytest.skip("needs a start as root, or an image")
 
-    async def use(session):
+    async def use(shell):
         code = "echo x > /usr/bin/new; chmod u+s /usr/bin/find; ls -l /usr/bin/find"
-        run = await session.script("bash", code, limit_s=20)
-        return run.output
+        run = await shell.script("bash", code, limit_s=20)
+        await shell.end()
+        how = Look(changed=("/usr/bin/find",))
+        look = "ls -l /usr/bin/find; ls /usr/bin/new"
+        seen = await shell.look(look, limit_s=20, how=how)
+        return run.output, seen.output
 
-    first = in_session(use, Root(overlay=True))
-    assert first.startswith(b"-rwsr-xr-x")
+    made, seen = in_shell(use, Root(overlay=True))
+    assert made.startswith(b"-rwsr-xr-x")
+    assert seen.startswith(b"-rwsr-xr-x")
+    assert b"cannot access '/usr/bin/new'" in seen
     assert not os.path.exists("/usr/bin/new")
     assert not os.stat("/usr/bin/find").st_mode & 0o4000
 
 
+def test_terminals_are_limited():
+    """An episode has 64, whatever others have."""
+    code = (
+        "python3 -c 'import pty\nmade = []\ntry:\n    while True: "
+        "made.append(pty.openpty())\nexcept OSError: print(len(made))'"
+    )
+    assert outputs(code, code) == ["64\n"] * 2
+
+
 def test_not_permitted(monkeypatch):
     """Says what is wrong and what to do."""
-    sessions = Sessions(1)
-    monkeypatch.setattr(
-        "cycleqd_jax.sandbox.session._interpreter", lambda: "/nowhere/x"
-    )
+    monkeypatch.setattr("cycleqd_jax.sandbox.holder._interpreter", lambda: "/nowhere/x")
     with pytest.raises(BadInputError, match="could not be started here"):
-        sessions.check()
+        check_shells()
