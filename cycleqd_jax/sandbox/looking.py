@@ -40,6 +40,7 @@ builtin printf '%s %s' "$status" "$PATH" >&8"""
 _PATH = re.compile(rb"([0-9]{1,3}) (.*)", re.DOTALL)
 _LONGEST_PATH = 4096
 _CALL = 'PATH=$1; shift; "$@" 2>/dev/null'
+_CALL_S = 10.0  # of what runs in a world of the episode, by the clock of that world
 _CALL_BYTES = 2**14  # of what a program of the episode prints for a script
 _CAT = re.compile(rb"cat (/[\x21-\x7e]+)")
 KILLED = ScriptRun(-signal.SIGKILL, "limit", b"")
@@ -187,8 +188,7 @@ class Looking:
     async def _read_bashrc(self) -> tuple[int, bytes] | None:
         """(Status, PATH) after the episode's own shell has read its ~/.bashrc."""
         argv = ["/bin/bash", "--noprofile", "--norc", "-c", _READ_BASHRC]
-        limit_s = self._machine.limits.judging_s
-        run = await run_in(self._world, argv, ENVIRONMENT, limit_s, alone=True)
+        run = await run_in(self._world, argv, ENVIRONMENT, _CALL_S, alone=True)
         found = _PATH.fullmatch(run.output)
         if run.ended != "done" or found is None or b"\0" in found[2]:
             return None
@@ -211,8 +211,7 @@ class Looking:
 
         async def call(words: list[bytes]) -> tuple[int, bytes]:
             argv = ["/bin/bash", "-c", _CALL, "bash", path, *words]
-            limit_s = self._machine.limits.judging_s
-            run = await run_in(self._fresh, argv, ENVIRONMENT, limit_s, alone=True)
+            run = await run_in(self._fresh, argv, ENVIRONMENT, _CALL_S, alone=True)
             said = run.output.decode("utf-8", "replace")
             pattern = how.programs[words[0].decode()]
             if run.ended != "done" or not re.fullmatch(pattern, said.strip()):

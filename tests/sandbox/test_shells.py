@@ -12,6 +12,7 @@ import time
 import pytest
 
 from cycleqd_jax.errors import BadInputError, SandboxError
+from cycleqd_jax.sandbox import host
 from cycleqd_jax.sandbox.base import PLAIN_ROOT, Look, Root, ShellLimits
 from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
 from cycleqd_jax.sandbox.shells import check_shells
@@ -427,6 +428,37 @@ LEFT = {
 @pytest.mark.parametrize("name", LEFT)
 def test_what_has_ended_can_be_seen(name):
     """It keeps its id, user and name in `ps`, and does nothing any more."""
+    see_what_has_ended(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "instead"),
+    [
+        ("children are not waited for", "if parent not in living:", "if True:"),
+        (
+            "wakes itself",
+            "posix.kill(pid, _signal.SIGKILL)",
+            "living = {}; return True",
+        ),
+        ("plain", "self._reaps = False", "pass"),
+    ],
+)
+def test_a_weakened_end_is_found_out(name, rule, instead, monkeypatch):
+    """Without one of its rules, the test above fails."""
+    real = host._sources
+
+    def sources(names):
+        made = [(part, source.decode()) for part, source in real(names)]
+        assert any(rule in source for _, source in made)
+        return [(part, s.replace(rule, instead).encode()) for part, s in made]
+
+    monkeypatch.setattr(host, "_sources", sources)
+    with pytest.raises(AssertionError):
+        see_what_has_ended(name)
+
+
+def see_what_has_ended(name):
+    """Looks at what it left, twice."""
 
     async def use(shell):
         await shell.start_shell(terminal=False, limit_s=20)
