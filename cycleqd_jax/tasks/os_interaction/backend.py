@@ -12,7 +12,9 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.base import Root, Sandbox, Shell
 from cycleqd_jax.sandbox.container import Containers
 from cycleqd_jax.sandbox.shells import check_shells, is_root
+from cycleqd_jax.tasks.os_interaction.kinds import why_refused
 from cycleqd_jax.tasks.os_interaction.options import Options
+from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 
 # It changes the permissions of /usr/bin/find.
 NEEDS_OVERLAY = frozenset({50})
@@ -80,6 +82,15 @@ class Machines:
         if index in NEEDS_USERS and not self._many_users():
             return "it needs several users, which only a start as root can give it"
         return None
+
+    def why_unjudged(self, problem: OsProblem) -> str | None:
+        """Says why every answer to a problem is wrong here; None if it is judged.
+
+        In a container `sudo` is the image's, so a check may run it.
+        """
+        if self._containers is not None and problem.index in NEEDS_PACKAGES:
+            return None
+        return why_refused(problem)
 
     def check_runs(self, indices: Iterable[int]) -> None:
         """Checks that all these problems can run here.

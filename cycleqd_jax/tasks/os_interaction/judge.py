@@ -6,11 +6,7 @@ the episode; scripts that look at it get no more than `kinds` says.
 """
 
 from cycleqd_jax.sandbox.base import Ending, Program, Sandbox, ScriptRun, Shell
-from cycleqd_jax.tasks.os_interaction.kinds import (
-    counts_processes,
-    look_of,
-    why_refused,
-)
+from cycleqd_jax.tasks.os_interaction.kinds import counts_processes, look_of
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem, Script
 
 _LONGEST = 2**17 - 1  # bytes of one argument that the kernel takes
@@ -44,8 +40,6 @@ async def judge(
         given = answer.strip() if problem.strip else answer
         right = given == problem.match
         return right, "" if right else f"It answered {given!r:.100}."
-    if why := why_refused(problem):
-        return False, f"It cannot be judged: {why}."
     destroyed = await shell.end(keep_processes=counts_processes(problem))
     if destroyed:
         return False, f"It destroyed the system it was to answer about: {destroyed}."

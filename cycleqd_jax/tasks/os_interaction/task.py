@@ -234,7 +234,10 @@ class OSInteraction:
                 {"role": "assistant", "content": reply},
                 {"role": "user", "content": told[-1]},
             ]
-        right, reason = await judge(shell, sandbox, given, answer, _CHECK_S)
+        if unjudged := self._machines.why_unjudged(given):
+            right, reason = False, f"It cannot be judged: {unjudged}."
+        else:
+            right, reason = await judge(shell, sandbox, given, answer, _CHECK_S)
         return Result(
             outcome=Outcome.SOLVED if right else outcome,
             answer=str(content),

@@ -157,8 +157,8 @@ WEAKENINGS = {
     "name services are the episode's": (
         in_holder(
             "_holder._Slot._file = (lambda real: lambda self, path, text, mode: real("
-            "self, path, 'group: evil' + chr(10) if 'trusted/etc/nss' in path else text, "
-            "mode))(_holder._Slot._file)"
+            "self, path, 'group: evil' + chr(10) if 'trusted/etc/nss' in path else "
+            "text, mode))(_holder._Slot._file)"
         ),
         "no groups",
     ),
