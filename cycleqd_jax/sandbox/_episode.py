@@ -19,7 +19,6 @@ import posix
 import resource
 import select
 import sys
-import termios
 import time
 
 from cycleqd_jax.sandbox._collect import write_all
@@ -33,6 +32,7 @@ IDLE_LOOK_S = 0.5  # between two looks while nothing was asked for
 _DRAIN_READS = 64
 _STOP_S = 5.0  # in which all processes must have ended one after the other
 _PAUSE_S = 0.002
+_TIOCSCTTY = 0x540E  # a small Python has no termios
 
 
 class Episode:
@@ -152,7 +152,7 @@ class Episode:
         score = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY)
         posix.write(score, b"1000")
         if terminal is not None:
-            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+            fcntl.ioctl(terminal, _TIOCSCTTY, 0)
             fds = (terminal,) * 3
         for number, fd in enumerate(fds):
             posix.dup2(fd, number)

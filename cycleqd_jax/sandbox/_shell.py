@@ -14,7 +14,6 @@ or sleeps ends at its limit, and one that computes is not ended early on a busy 
 import fcntl
 import posix
 import select
-import termios
 import time
 
 from cycleqd_jax.sandbox._watch import PARENT, STATE, THREADS, Processes
@@ -25,6 +24,7 @@ LOOK_S = 0.05  # between two looks at what the episode's processes do
 LEAST_SHARE = 0.1  # of the time on the clock counts in any case
 _MEMORY_LOOKS = 3
 _READ_BYTES = 2**16
+_FIONREAD = 0x541B  # a small Python has no termios
 
 
 class States(Processes):
@@ -147,7 +147,7 @@ class _Typing:
 
 def _unread(fd):
     """How many bytes were written into a pipe or terminal but not yet read."""
-    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), "little")
+    return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, bytes(4)), "little")
 
 
 class _Piped:

@@ -35,6 +35,7 @@ class Machine:
         self._code = code
         self._userns: int | None = None
         self._opened = False
+        self._small = False
         place = python_place(host.python)
         self._python = f"{place[1]}/bin/python3" if place else host.python
 
@@ -63,7 +64,7 @@ class Machine:
         self.pts, self.system = made["pts"], made["system"]
         own = self.system
         if root.image is not None:
-            self._python, own = "/usr/bin/python3", []
+            self._python, self._small, own = "/usr/bin/python3", True, []
         elif root.overlay:
             own = [pair for pair in own if not pair[1].startswith("/usr/")]
         return self.start_world(Mounts(made["tree"], made["usr"], own, self.pts))
@@ -77,7 +78,7 @@ class Machine:
         return World.start(
             wall(start, EPISODE, {"PATH": PATH}),
             mounts,
-            episode_settings(self.limits, self.host.setpriv),
+            episode_settings(self.limits, self.host.setpriv, small=self._small),
             self._code,
             self.host.seccomp,
             () if self._userns is None else (self._userns,),

@@ -293,27 +293,43 @@ class World:
                 os.close(self._info_fd)
 
 
-def episode_settings(limits: ShellLimits, setpriv: str) -> dict[str, object]:
-    """What process 1 gets to know."""
+def episode_settings(
+    limits: ShellLimits, setpriv: str, *, small: bool
+) -> dict[str, object]:
+    """What process 1 gets to know.
+
+    Args:
+      limits: of the episode.
+      setpriv: path of the command.
+      small: whether its Python may not be able to limit processes itself.
+    """
     same = {
-        resource.RLIMIT_AS: limits.memory_bytes,
-        resource.RLIMIT_NPROC: limits.processes + 1,
-        resource.RLIMIT_NOFILE: limits.open_files,
-        resource.RLIMIT_FSIZE: limits.file_bytes,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_MEMLOCK: 0,
-        resource.RLIMIT_MSGQUEUE: 0,
-        resource.RLIMIT_CPU: int(limits.cpu_s) + 1,
+        "as": limits.memory_bytes,
+        "nproc": limits.processes + 1,
+        "nofile": limits.open_files,
+        "fsize": limits.file_bytes,
+        "core": 0,
+        "memlock": 0,
+        "msgqueue": 0,
+        "cpu": int(limits.cpu_s) + 1,
     }
-    drop = (setpriv, "--inh-caps=-all", "--ambient-caps=-all")
+    drop = [setpriv, "--inh-caps=-all", "--ambient-caps=-all"]
+    drop += [f"--bounding-set=-{_OURS.lower()}", "--"]
+    if small:
+        words = [f"--{name}={value}:{value}" for name, value in same.items()]
+        drop += ["/usr/bin/prlimit", *words, "--"]
+        same = {}
     return {
         "limits": {
             "cpu_s": limits.cpu_s,
             "memory_bytes": limits.memory_bytes,
             "processes": limits.processes,
         },
-        "rlimits": [(number, value, value) for number, value in same.items()],
-        "drop": [*drop, f"--bounding-set=-{_OURS.lower()}", "--"],
+        "rlimits": [
+            (getattr(resource, f"RLIMIT_{name.upper()}"), value, value)
+            for name, value in same.items()
+        ],
+        "drop": drop,
     }
 
 
