@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -297,6 +298,31 @@ def test_dies_with_its_user(user):
         assert len(set(descendants()) - before) >= 4
         process.send_signal(signal.SIGKILL)
     assert gone(lambda: set(descendants()) - before)
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("user", ["-", pytest.param("12345", id="other")])
+def test_killed_at_any_moment(user, rounds):
+    """Nothing is left of shells that start, run, end or are looked at just then."""
+    if user != "-" and not ROOT:
+        pytest.skip("only root can become another user")
+    python = sys.executable if user == "-" else "/usr/bin/python3"
+    draw = random.Random(7)
+    there = everything()
+    for _ in range(rounds):
+        before = set(descendants())
+        process = subprocess.Popen(
+            [python, str(DRIVER), user, "churn"],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            env={"PYTHONPATH": str(DRIVER.parents[2])},
+        )
+        with process:
+            assert process.stdout.readline() == b"it runs\n"
+            time.sleep(draw.uniform(0.0, 2.0))
+            process.send_signal(signal.SIGKILL)
+        assert gone(lambda before=before: set(descendants()) - before)
+    assert everything() == there
 
 
 def everything():

@@ -1,9 +1,10 @@
 """Plays harmless episodes and compares what was there before and after. No test module.
 
-Usage: `many.py EPISODES`. Prints one JSON object.
+Usage: `many.py UID EPISODES` (UID `-` for who we are). Prints one JSON object.
 """
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - else loaded when it may not be any more
 import gc
 import json
 import os
@@ -25,9 +26,9 @@ BASH = "Act: bash\n\n```bash\n{}\n```"
 EPISODES = (
     (27, "wc -l < /root/matrix.txt", "3", True),
     (27, "sleep 1000 &", "4", False),
-    (14, "find / -name '*.tep' | wc -l", "2", True),
+    (154, "find /home -type f -size 0", "2", True),
     (22, "ls -R /working", "no", True),
-    (151, "ls -a /home; cd /tmp; touch x", "6", True),
+    (151, "ls -a /home; cd /tmp; touch x", "8", True),
 )
 
 
@@ -90,5 +91,5 @@ async def main(count: int) -> None:
     )
 
 
-become("-")
-asyncio.run(main(int(sys.argv[1])))
+become(sys.argv[1])
+asyncio.run(main(int(sys.argv[2])))

@@ -1,15 +1,15 @@
 """Harmless episodes leave nothing, and there are enough of them in a second."""
 
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
 
-import cycleqd_jax
 from tests.support.benchmark_data import needs_data
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "sandbox"))
+from footprint import WHO, drive
 
 pytestmark = needs_data
 SCRIPT = pathlib.Path(__file__).with_name("many.py")
@@ -17,16 +17,10 @@ PER_CORE = 10  # episodes in a second of processor time
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])
-def test_nothing_is_left(count):
+@pytest.mark.parametrize("who", WHO)
+def test_nothing_is_left(who, count):
     """No process, mount, descriptor, thread or file; and verdicts as they should be."""
-    package = str(pathlib.Path(cycleqd_jax.__file__).parents[1])
-    command = [sys.executable, str(SCRIPT), str(count)]
-    environment = os.environ | {"PYTHONPATH": package, "TMPDIR": "/tmp"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=3000
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(drive(SCRIPT, who, str(count), timeout_s=3000))
     print(json.dumps(found))
     assert found["wrong"] == []
     assert found["left"] == {}
