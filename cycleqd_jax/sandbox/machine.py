@@ -46,11 +46,11 @@ class Machine:
           SandboxError: that could not be done.
         """
         most = 2 * self.limits.processes
-        self._userns = self._holder.user_namespace(self._slot, most)
+        self._userns = await self._holder.user_namespace(self._slot, most)
         self._opened = True
         made = await self._holder.ask(
             "open",
-            userns=self._userns,
+            userns=self._userns if self.host.as_root else None,
             slot=self._slot,
             owner=self._holder.owner(self._slot),
             image=root.image,

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Iterable
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.base import Root, Sandbox, Shell
 from cycleqd_jax.sandbox.container import Containers
-from cycleqd_jax.sandbox.shells import check_shells, is_root
+from cycleqd_jax.sandbox.holder import has_subordinate_ids, is_root
+from cycleqd_jax.sandbox.shells import check_shells
 from cycleqd_jax.tasks.os_interaction.kinds import why_refused
 from cycleqd_jax.tasks.os_interaction.options import Options
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem
@@ -65,7 +66,7 @@ class Machines:
         }
 
     def _many_users(self) -> bool:
-        return self._containers is not None or is_root()
+        return self._containers is not None or is_root() or has_subordinate_ids()
 
     def solvable(self, index: int) -> bool:
         """True if a problem can run here and has a right answer."""
@@ -80,7 +81,10 @@ class Machines:
                 "allow and this machine allows no other; see docs/sandbox.md"
             )
         if index in NEEDS_USERS and not self._many_users():
-            return "it needs several users, which only a start as root can give it"
+            return (
+                "it needs several users, which a start as root can give it, or the "
+                "package uidmap and ids for this user in /etc/subuid and /etc/subgid"
+            )
         return None
 
     def why_unjudged(self, problem: OsProblem) -> str | None:
