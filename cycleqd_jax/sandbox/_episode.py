@@ -22,14 +22,13 @@ import sys
 import time
 
 from cycleqd_jax.sandbox._collect import write_all
-from cycleqd_jax.sandbox._shell import LOOK_S, Clock, Shell
+from cycleqd_jax.sandbox._shell import Clock, Shell, follow
 from cycleqd_jax.sandbox._watch import kill_all
 from cycleqd_jax.sandbox.shell_mark import COMMAND
 from cycleqd_jax.sandbox.shell_output import Output
 
 NOT_STARTED = 127
 IDLE_LOOK_S = 0.5  # between two looks while nothing was asked for
-_DRAIN_READS = 64
 _STOP_S = 5.0  # in which all processes must have ended one after the other
 _PAUSE_S = 0.002
 _TIOCSCTTY = 0x540E  # a small Python has no termios
@@ -184,9 +183,11 @@ class Episode:
         finally:
             posix.close(null)
             posix.close(write_fd)
-        ended_fd = posix.pidfd_open(pid)
+        ended_fd, output = posix.pidfd_open(pid), Output()
+        posix.set_blocking(read_fd, False)
+        fds = (read_fd, ended_fd, self._stop_fds)
         try:
-            ended, output = self._follow(read_fd, ended_fd, limit_s)
+            ended = follow(*fds, self._clock, limit_s, output.add, ended="done")
             if ended == "stopped":
                 return None
             if ended == "limit":
@@ -201,36 +202,6 @@ class Episode:
             kill_all()
         status = -posix.WTERMSIG(status) if posix.WIFSIGNALED(status) else status >> 8
         return ended, status, output.valid, output.kept
-
-    def _follow(self, read_fd, ended_fd, limit_s):
-        """Reads until a process has ended: (how it ended, output)."""
-        posix.set_blocking(read_fd, False)
-        poller = select.poll()
-        for fd in (read_fd, ended_fd, *self._stop_fds):
-            poller.register(fd, select.POLLIN)
-        self._clock.restart()
-        output, reads_left = Output(), None
-        while True:
-            ready = {fd for fd, _ in poller.poll(LOOK_S * 1000)}
-            if ready & set(self._stop_fds):
-                return "stopped", output
-            if read_fd in ready:
-                data = posix.read(read_fd, 1 << 16)
-                output.add(data)
-                if not data:
-                    poller.unregister(read_fd)
-            if ended_fd in ready:
-                # What it wrote before its end is in the pipe; others may still write.
-                reads_left = _DRAIN_READS if reads_left is None else reads_left - 1
-                if read_fd not in ready or reads_left == 0:
-                    return "done", output
-                continue
-            if not ready or self._clock.due():
-                reason = self._clock.tick()
-                if reason is None and self._clock.elapsed_s >= limit_s:
-                    reason = "limit"
-                if reason is not None:
-                    return reason, output
 
     def _start_shell(self, env, terminal, limit_s):
         """Starts the shell that stays."""

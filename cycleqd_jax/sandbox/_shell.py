@@ -24,6 +24,7 @@ LOOK_S = 0.05  # between two looks at what the episode's processes do
 LEAST_SHARE = 0.1  # of the time on the clock counts in any case
 _MEMORY_LOOKS = 3
 _READ_BYTES = 2**16
+_DRAIN_READS = 64
 _FIONREAD = 0x541B  # a small Python has no termios
 
 
@@ -81,10 +82,6 @@ class Clock:
         used, self._cpu_s = self.processes.cpu_s - self._cpu_s, self.processes.cpu_s
         return max(used, 0.0)
 
-    def due(self):
-        """Whether it is time for a tick."""
-        return time.monotonic() - self._looked >= LOOK_S
-
     def tick(self):
         """Counts the time since the last tick; the limit that was reached, or None."""
         now = time.monotonic()
@@ -101,6 +98,67 @@ class Clock:
         over = over and self.processes.shared_bytes() > most
         self._over = self._over + 1 if over else 0
         return "memory" if self._over >= _MEMORY_LOOKS else None
+
+
+def follow(read_fd, ended_fd, stop_fds, clock, limit_s, add, *, ended, typing=None):
+    """Reads what a process prints until it is done.
+
+    Args:
+      read_fd: what it prints comes from here, without blocking.
+      ended_fd: readable when it has ended. Others may hold its output open still.
+      stop_fds: readable when the episode shall end.
+      clock: the episode's.
+      limit_s: seconds by the clock.
+      add: takes output; says how it ended, or None.
+      ended: what the end of the process is called.
+      typing: `_Typing`, or None.
+
+    Returns:
+      What `add` says, `ended`, limit, cpu, memory or stopped.
+    """
+    poller = select.poll()
+    for fd in (read_fd, ended_fd, *stop_fds):
+        poller.register(fd, select.POLLIN)
+    clock.restart()
+    reads_left = _DRAIN_READS  # once it has ended
+    next_look = time.monotonic() + LOOK_S
+    while True:
+        wait_ms = max(0.0, next_look - time.monotonic()) * 1000 + 1
+        if typing is not None:
+            wait_ms = min(wait_ms, typing.go_on())
+        ready = {fd for fd, _ in poller.poll(wait_ms)}
+        if ready & set(stop_fds):
+            return "stopped"
+        reason = None
+        if read_fd in ready:
+            data = _read(read_fd)
+            if data:
+                reason = add(data)
+            elif data is not None and typing is None:
+                poller.unregister(read_fd)
+            elif data is not None:
+                reason = ended
+        if reason is None and ended_fd in ready:
+            reads_left -= 1
+            if read_fd not in ready or reads_left == 0:
+                reason = ended
+        if reason is None and time.monotonic() >= next_look:
+            reason = clock.tick()
+            if reason is None and clock.elapsed_s >= limit_s:
+                reason = "limit"
+            next_look = time.monotonic() + LOOK_S
+        if reason is not None:
+            return reason
+
+
+def _read(fd):
+    """What there is; None for nothing now, b"" at the end."""
+    try:
+        return posix.read(fd, _READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:  # a terminal that nobody holds any more
+        return b""
 
 
 class _Typing:
@@ -237,39 +295,15 @@ class Shell:
             lines = [line + b"\n" for line in text.split(b"\n")[:-1]]
         typing = _Typing(self._write_fd, lines, at_once=self._terminal)
         output = Output()
-        poller = select.poll()
-        for fd in (self._read_fd, self._ended_fd, *stop_fds):
-            poller.register(fd, select.POLLIN)
-        self._clock.restart()
-        next_look = time.monotonic() + LOOK_S
-        while True:
-            wait_ms = max(0.0, next_look - time.monotonic()) * 1000 + 1
-            ready = {fd for fd, _ in poller.poll(min(wait_ms, typing.go_on()))}
-            if ready & set(stop_fds):
-                return "stopped", output
-            reason = None
-            if self._read_fd in ready:
-                data = self._read()
-                if data:
-                    reason = printed.add(data, output, typing.done)
-                elif data is not None:
-                    reason = "exited"
-            elif self._ended_fd in ready:  # others may hold its output open still
-                reason = "exited"
-            if reason is None and time.monotonic() >= next_look:
-                reason = self._clock.tick()
-                if reason is None and self._clock.elapsed_s >= limit_s:
-                    reason = "limit"
-                next_look = time.monotonic() + LOOK_S
-            if reason is not None:
-                printed.end(output)
-                return reason, output
-
-    def _read(self):
-        """What there is; None for nothing now, b"" at the end."""
-        try:
-            return posix.read(self._read_fd, _READ_BYTES)
-        except BlockingIOError:
-            return None
-        except OSError:  # a terminal that nobody holds any more
-            return b""
+        reason = follow(
+            self._read_fd,
+            self._ended_fd,
+            stop_fds,
+            self._clock,
+            limit_s,
+            lambda data: printed.add(data, output, typing.done),
+            ended="exited",
+            typing=typing,
+        )
+        printed.end(output)
+        return reason, output

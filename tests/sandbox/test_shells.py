@@ -1,6 +1,8 @@
 """Shells: what one keeps, what ends a command, what is limited, what is left."""
 
 import asyncio
+import contextlib
+import ctypes
 import json
 import os
 import pathlib
@@ -256,20 +258,34 @@ def test_kept_out(user, tmp_path):
     assert text[6] == "alive\n0\nwritable\n"
 
 
-SIGNS = (b"marshal.loads(data[16:])", b"_holder.main(", b"sleep\x001000")
+SIGNS = (b"marshal.loads(data[16:])", b"_holder.main(")
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture(autouse=True)
+def adopts():
+    """What loses its parent becomes our child, and is seen."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    yield
+    prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def descendants():
-    """Processes on this machine that hold a shell, or run in one here."""
-    found = []
-    for folder in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if any(sign in line for sign in SIGNS):
-            found.append((folder.name, line))
-    return found
+    """(Id, command line) of all processes that we or our children started."""
+    parents, found = {}, set()
+    for file in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = file.read_text().rpartition(")")[2].split()
+            parents[int(file.parent.name)] = int(fields[1])
+    below = {os.getpid()}
+    while new := {pid for pid, of in parents.items() if of in below} - below:
+        below |= new
+    for pid in below - {os.getpid()}:
+        with contextlib.suppress(OSError):
+            line = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+            found.add((str(pid), line))
+    return {(pid, line) for pid, line in found if line}  # those that have not ended
 
 
 def gone(what, patience_s=20.0):
