@@ -281,3 +281,15 @@ HOSTILE = {
         57, _COUNT["wakes itself by a timer"], answer("99"), WRONG
     ),
 }
+# They take seconds: something reaches its limit.
+_LONG = (
+    "shell is a loop, no root, much output, no output any more, no permission, "
+    "no more files, much memory, kills all, stops all, fork bomb, endless line"
+).split(", ")
+SLOW = [
+    name
+    for name in HOSTILE
+    if name.startswith("none: ")
+    or name.endswith(("never ends", "for ever", *_LONG))
+    or name == "the file of paths fills the disk"
+]
