@@ -10,6 +10,7 @@ read-only and cannot be executed, and process 1 counts and kills what runs.
 import asyncio
 import concurrent.futures
 import contextlib
+import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -106,6 +107,12 @@ def check_shells(root: Root = PLAIN_ROOT) -> None:
             "sandbox: the machine's own programs can only be changed for an episode "
             f"where it is started as root; {_remedy('overlay', root)}"
         )
+    for tool in ("unshare", "nsenter", "prlimit"):
+        if shutil.which(tool) is None:
+            raise BadInputError(
+                f"sandbox: a shell needs the command {tool}, which was not found on "
+                "PATH; install it (Debian, Ubuntu: apt install util-linux)"
+            )
     shells = Shells(inspect_host(1), Gate(1))
 
     async def look() -> None:

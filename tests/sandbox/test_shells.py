@@ -560,6 +560,13 @@ def test_terminals_are_limited():
     assert outputs(code, code) == ["64\n"] * 2
 
 
+def test_a_tool_is_missing(monkeypatch, tmp_path):
+    """Says which, and how to get it."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadInputError, match=r"command unshare.*util-linux"):
+        check_shells()
+
+
 def test_not_permitted(monkeypatch):
     """Says what is wrong and what to do."""
     monkeypatch.setattr("cycleqd_jax.sandbox.holder._interpreter", lambda: "/nowhere/x")
