@@ -60,6 +60,8 @@ class Looking:
         self._machine = machine
         self._world = world
         self._accounts = accounts
+        self._fresh: World | None = None
+        self._failed: SandboxError | None = None  # while it answered a script
 
     async def look(
         self, code: str, arguments: Sequence[str | bytes], how: Look
@@ -96,23 +98,21 @@ class Looking:
                 async with contextlib.AsyncExitStack() as stack:
                     if how.programs:
                         self._fresh = await self._fresh_world(stack)
-                    return await self._in_wall(mounts, argv, environment, passed)
+                    run = await self._in_wall(mounts, argv, environment, passed)
             finally:
                 if answering is not None:
                     answering.cancel()
                     await asyncio.wait([answering])
+        if self._failed is not None:
+            raise self._failed
+        return run
 
     async def _view(self, how: Look) -> Mounts:
         """What a look shows."""
         if not how.tree:
             made = await self._machine.ask("bare")
-            return Mounts(
-                made["root"],
-                None,
-                self._machine.system,
-                self._machine.pts,
-                read_only=True,
-            )
+            own = (self._machine.system, self._machine.pts)
+            return Mounts(made["root"], None, *own, read_only=True)
         name = "execute" if how.executable else "look"
         made = await self._machine.ask("look", name=name, execute=how.executable)
         system = list(self._machine.system)
@@ -226,7 +226,8 @@ class Looking:
             return 1, b""
         name, file = words[2].decode("latin-1"), _CAT.fullmatch(words[4])
         account = None
-        for texts in (await self._accounts_now(), self._accounts):
+        now = await self._machine.ask("accounts")
+        for texts in (now, self._accounts):
             if account is None and None not in texts:
                 account = find_account(*texts, name)
         if account is None or file is None:
@@ -248,9 +249,6 @@ class Looking:
         )
         return run.status & 255, run.output[:_CALL_BYTES]
 
-    async def _accounts_now(self) -> list[str | None]:
-        return await self._machine.ask("accounts")
-
     def _answer(
         self, fds: Descriptors, handle: "_Handler", how: Look
     ) -> tuple[asyncio.Future, list[int], dict[str, str]]:
@@ -259,7 +257,15 @@ class Looking:
         said_read, said_write = fds.pipe()
         names = ("runuser",) if how.logins else tuple(how.programs)
         functions = {name: stub(name, asked_write, said_read) for name in names}
-        work = asyncio.ensure_future(_serve(asked_read, said_write, handle))
+
+        async def answer(words: list[bytes]) -> tuple[int, bytes]:
+            try:
+                return await handle(words)
+            except SandboxError as error:
+                self._failed = error
+                return 1, b""
+
+        work = asyncio.ensure_future(_serve(asked_read, said_write, answer))
         return work, [asked_write, said_read], functions
 
 
