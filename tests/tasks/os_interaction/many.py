@@ -13,7 +13,8 @@ import sys
 import time
 
 from cycleqd_jax.chat import Reply
-from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+from cycleqd_jax.sandbox.make import make_sandbox
+from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import TaskSettings
 from cycleqd_jax.tasks.os_interaction.task import OSInteraction
 
@@ -43,7 +44,7 @@ async def main(count: int) -> None:
     """Warms up, looks, plays, looks again."""
     folder = pathlib.Path(os.environ["CYCLEQD_BENCHMARK_DATA"]) / "os_interaction"
     task = OSInteraction(TaskSettings(options={"data": str(folder)}))
-    sandbox = BubblewrapSandbox(WORKERS)
+    sandbox = make_sandbox(SandboxSettings(workers=WORKERS))  # as in a run
     wrong = []
 
     async def one(number: int) -> None:

@@ -23,7 +23,7 @@ def test_nothing_is_left(who, count):
     found = json.loads(drive(SCRIPT, who, str(count), timeout_s=3000))
     print(json.dumps(found))
     assert found["wrong"] == []
-    assert found["left"] == {}
+    assert not any(found["left"].values())  # others may take theirs away meanwhile
     assert found["children"] == []
     before, after = found["memory_bytes"]
     assert after - before < 2**20 + count * 2**12
