@@ -76,11 +76,12 @@ class _Slot:
         options = f"newinstance,ptmxmode=0666,mode=620,max={limits['terminals']}"
         mount("devpts", f"{folder}/pts", options)
         self._links = _links(image or "/")
-        self._system = [
-            (f"{usr}/{name}", f"/usr/{name}")
-            for name in sorted(os.listdir(usr))
-            if name != "local" and stat.S_ISDIR(os.lstat(f"{usr}/{name}").st_mode)
-        ]
+        self._system = []
+        for name in sorted({*os.listdir(usr)} - {"local"}):
+            if os.path.islink(f"{usr}/{name}"):
+                self._links[f"usr/{name}"] = os.readlink(f"{usr}/{name}")
+            elif os.path.isdir(f"{usr}/{name}"):
+                self._system.append((f"{usr}/{name}", f"/usr/{name}"))
         others = [name for name, link in self._links.items() if link is None]
         for name in (*others, "etc/alternatives"):
             if os.path.isdir(f"{image or ''}/{name}"):
@@ -104,11 +105,13 @@ class _Slot:
                 self._tree = merged
             else:
                 self._usr = merged
-        with contextlib.suppress(OSError):
-            with open(f"{image or ''}/etc/nsswitch.conf", "rb") as file:
-                self._names = file.read(4096).decode("latin-1")
-        if not image:
-            self._names = skeleton.files()["etc/nsswitch.conf"][0]
+        self._names, _ = skeleton.files()["etc/nsswitch.conf"]
+        if image:
+            with (
+                contextlib.suppress(OSError),
+                open(f"{image}/etc/nsswitch.conf") as file,
+            ):
+                self._names = file.read(4096)
         return {
             "tree": self._tree,
             "usr": self._usr,
@@ -194,7 +197,7 @@ class _Slot:
         for path in (*(target for _, target in self._system), *_OWN_FOLDERS):
             self._folders(root, path)
         for name, link in self._links.items():
-            if link is not None and "/" not in name:
+            if link is not None and not name.startswith("usr/local/"):
                 os.symlink(link, f"{root}/{name}")
                 os.lchown(f"{root}/{name}", self._owner, self._owner)
         self._folders(root, "etc")
