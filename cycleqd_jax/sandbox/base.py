@@ -120,7 +120,7 @@ class ShellLimits:
       scratch_bytes: of all files.
       scratch_entries: number of files and folders.
       terminals: pseudo terminals at once.
-      judging_s: seconds on the clock for all that happens once it has ended.
+      judging_s: seconds, as an idle machine would need, for all that looks at it.
     """
 
     cpu_s: float = 120.0

@@ -163,6 +163,7 @@ class Looking:
                 start_new_session=True,
             )
             fds.close(out_write, status_write)
+            self._machine.pids.add(process.pid)
             over = asyncio.Event()
             with Capture(out_read, KEPT_BYTES, over) as captured:
                 ended = asyncio.ensure_future(wait_for_exit(process))
@@ -176,6 +177,7 @@ class Looking:
                     if process.poll() is None:
                         _kill(process)
                     await asyncio.wait((ended,))
+                    self._machine.pids.discard(process.pid)
                 captured.drain()
             said = os.read(status_read, 4096)
         if b'"exit-code"' not in said and not captured.over:

@@ -23,6 +23,7 @@ class Machine:
     Attributes:
       system: (folder, place inside) of the system's own programs.
       pts: folder with its terminals.
+      pids: of the bubblewraps that run, as seen from outside.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Machine:
     ):
         self.host = host
         self.limits = limits
+        self.pids: set[int] = set()
         self._holder = holder
         self._slot = slot
         self._code = code
@@ -75,7 +77,7 @@ class Machine:
         if self._userns is not None:
             new = ["--userns", str(self._userns)]
         start = [*self.start(), *new, "--unshare-pid", "--as-pid-1"]
-        return World.start(
+        world = World.start(
             wall(start, EPISODE, {"PATH": PATH}),
             mounts,
             episode_settings(self.limits, self.host.setpriv, small=self._small),
@@ -84,6 +86,8 @@ class Machine:
             () if self._userns is None else (self._userns,),
             self._python,
         )
+        self.pids.add(world.pid)
+        return world
 
     def start(self) -> list[str]:
         """Start of a command line for a bubblewrap on its file systems."""

@@ -11,7 +11,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import shutil
-import time
 from collections.abc import AsyncIterator, Sequence
 
 from cycleqd_jax.errors import BadInputError, SandboxError
@@ -43,6 +42,7 @@ from cycleqd_jax.sandbox.host import (
 )
 from cycleqd_jax.sandbox.looking import KILLED, Looking
 from cycleqd_jax.sandbox.machine import Machine, encode, run_in
+from cycleqd_jax.sandbox.pace import within
 from cycleqd_jax.sandbox.world import START_S, World
 
 
@@ -158,7 +158,7 @@ class BubblewrapShell:
         self._machine = machine
         self._gate = gate
         self._world: World | None = None
-        self._until: float | None = None  # when judging must be over
+        self._left_s = machine.limits.judging_s  # for judging
         self._accounts: list[str | None] = [None, None]
 
     async def open(self, root: Root) -> None:
@@ -209,7 +209,6 @@ class BubblewrapShell:
         """Ends the episode: no process of it runs any more."""
         async with self._gate.enter():
             await self._world.ask(0.0, do="end", keep=keep_processes)
-        self._until = time.monotonic() + self._machine.limits.judging_s
         return None
 
     async def look(
@@ -222,15 +221,12 @@ class BubblewrapShell:
     ) -> ScriptRun:
         """Runs a bash script that looks at what the episode left, in `/`."""
         async with self._gate.enter():
-            left_s = min(limit_s, self._until - time.monotonic())
-            if left_s <= 0:
-                return KILLED
-            try:
-                async with asyncio.timeout(left_s):
-                    looking = Looking(self._machine, self._world, self._accounts)
-                    return await looking.look(code, arguments, how)
-            except TimeoutError:
-                return KILLED
+            looking = Looking(self._machine, self._world, self._accounts)
+            work = looking.look(code, arguments, how)
+            limit_s = min(limit_s, self._left_s)
+            run, taken_s = await within(work, limit_s, lambda: self._machine.pids)
+            self._left_s -= taken_s
+        return KILLED if run is None else run
 
     async def close(self) -> None:
         """Ends all that runs, and unmounts all that is mounted."""

@@ -132,6 +132,9 @@ class World:
       sock: to process 1.
       info_fd: bubblewrap says here what it made; closed with this object.
       said_fd: what it wrote to its error output; closed with this object.
+
+    Attributes:
+      pid: of bubblewrap.
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class World:
     ):
         sock.setblocking(False)
         self._process = process
+        self.pid = process.pid
         self._sock = sock
         self._info_fd = info_fd
         self._said_fd = said_fd
