@@ -149,20 +149,20 @@ class Looking:
                 words += ["--seccomp", str(named[-1])]
             joined = ["--userns", str(namespaces[0]), "--pidns", str(namespaces[1])]
             command = wall([*self._machine.start(), *joined], capabilities, environment)
-            status_read, status_write = fds.pipe()
+            status = fds.memory(b"")
             out_read, out_write = fds.pipe()
-            command += [*words, "--json-status-fd", str(status_write), "--", *argv]
+            command += [*words, "--json-status-fd", str(status), "--", *argv]
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=out_write,
                 stderr=out_write,
-                pass_fds=(*namespaces, *named, *passed, status_write),
+                pass_fds=(*namespaces, *named, *passed, status),
                 env={"PATH": PATH},
                 cwd="/",
                 start_new_session=True,
             )
-            fds.close(out_write, status_write)
+            fds.close(out_write)
             self._machine.pids.add(process.pid)
             over = asyncio.Event()
             with Capture(out_read, KEPT_BYTES, over) as captured:
@@ -179,7 +179,7 @@ class Looking:
                     await asyncio.wait((ended,))
                     self._machine.pids.discard(process.pid)
                 captured.drain()
-            said = os.read(status_read, 4096)
+            said = os.pread(status, 4096, 0)
         if b'"exit-code"' not in said and not captured.over:
             text = captured.data.decode(errors="replace").strip()[-500:]
             raise SandboxError(f"what an episode left could not be shown: {text}")

@@ -171,8 +171,9 @@ class World:
           python: what runs it, inside.
         """
         ours, theirs = socket.socketpair()
-        info_read, info_write = os.pipe()
-        said = os.memfd_create("said")
+        # Files, no pipes: had we been killed, bubblewrap would end by a signal as it
+        # writes, and leave its child waiting for ever.
+        info, said = os.memfd_create("info"), os.memfd_create("said")
         try:
             with Descriptors() as fds:
                 words, named = mounts.words(fds)
@@ -183,27 +184,26 @@ class World:
                 if seccomp:
                     named.append(fds.memory(seccomp))
                     words += ["--seccomp", str(named[-1])]
-                words += ["--info-fd", str(info_write), "--", python, "-I", "-S"]
+                words += ["--info-fd", str(info), "--", python, "-I", "-S"]
                 words += ["-c", _MAIN, *map(str, (main, *sockets, request))]
                 process = subprocess.Popen(
                     [*command, *words],
                     stdin=subprocess.DEVNULL,
                     stdout=said,
                     stderr=said,
-                    pass_fds=(*passed, *named, *inside, info_write),
+                    pass_fds=(*passed, *named, *inside, info),
                     env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
                     cwd="/",
                     start_new_session=True,
                 )
         except BaseException:
             ours.close()
-            os.close(info_read)
+            os.close(info)
             os.close(said)
             raise
         finally:
             theirs.close()
-            os.close(info_write)
-        return cls(process, ours, info_read, said)
+        return cls(process, ours, info, said)
 
     async def ready(self) -> None:
         """Waits until process 1 serves."""
@@ -212,14 +212,11 @@ class World:
     def namespaces(self, fds: Descriptors) -> tuple[int, int]:
         """Descriptors of its namespaces of users and of processes."""
         # Bubblewrap wrote it before it started process 1.
-        said = os.read(self._info_fd, 4096).decode() if self._info_fd >= 0 else ""
-        if said:
-            os.close(self._info_fd)
-            self._info_fd = -1
-            self._first = int(said.partition('"child-pid": ')[2].partition(",")[0])
+        said = os.pread(self._info_fd, 4096, 0).decode()
+        first = int(said.partition('"child-pid": ')[2].partition(",")[0])
         try:
             made = [
-                os.open(f"/proc/{self._first}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+                os.open(f"/proc/{first}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
                 for kind in ("user", "pid")
             ]
         except OSError as error:
@@ -293,8 +290,7 @@ class World:
                 end_at_once(self._process)
             self._sock.close()
             os.close(self._said_fd)
-            if self._info_fd >= 0:
-                os.close(self._info_fd)
+            os.close(self._info_fd)
 
 
 def episode_settings(
