@@ -7,7 +7,8 @@
 # make prove-resume a small run killed 50 times ends with the same bytes
 # make prove-fuzz   1000 damaged configs and 200 damaged inputs, a sentence each
 # make prove-signals  a signal every 0.3 s of a command's life: its code, a sentence
-# make prove-sandbox  hostile programs, and 10 000 harmless ones that leave nothing
+# make prove-sandbox  hostile programs and episodes; 10 000 and 1000 harmless ones
+#                     that leave nothing
 # make clean        remove what installing and testing made; runs stay
 
 SHELL := /bin/bash
@@ -75,6 +76,8 @@ prove-signals: $(VENV)/.test-installed
 
 prove-sandbox: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -q -s tests/sandbox -m "slow or not slow"
+	$(BIN)/python -m pytest -q -s tests/tasks/os_interaction -m "slow or not slow" \
+	  -k "many or hostile or weakened or tampering"
 
 system:
 	@.ci/system "$(PYTHON)"

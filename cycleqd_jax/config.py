@@ -42,6 +42,7 @@ from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import ProblemsSettings
 
 TaskSections = Mapping[Text, Mapping[Text, Any]]
+SHELL_TASK = "os_interaction"  # its episodes run in a shell of the sandbox
 
 
 class LoggingSettings(Section):
@@ -122,6 +123,7 @@ class RunConfig(Section):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         check_task_settings(self.task_settings, self.tasks)
+        check_shells_exist(self.sandbox, self.tasks, self.task_settings)
         expert_names.check_experts(self.experts, self.tasks)
         if self.qd.cell_range != "relative":
             _check_keys("qd.cell_range", self.qd.cell_range, self.tasks)
@@ -152,6 +154,22 @@ class RunConfig(Section):
         if not search_class(self.search).uses_noise(self.qd):
             return None
         return NoiseSource(self.seed, self.qd.gaussian_std)
+
+
+def check_shells_exist(
+    sandbox: SandboxSettings, tasks: Sequence[str], sections: Mapping[str, Mapping]
+) -> None:
+    """Refuses a shell without a wall.
+
+    Raises:
+      ValueError: names sandbox and task.
+    """
+    backend = sections.get(SHELL_TASK, {}).get("backend")
+    if sandbox.kind == "none" and SHELL_TASK in tasks and backend != "container":
+        raise ValueError(
+            f"sandbox.kind is none, which has no shells, but tasks has {SHELL_TASK}; "
+            "expected sandbox.kind bubblewrap, or its backend container"
+        )
 
 
 def check_task_settings(

@@ -355,3 +355,12 @@ def test_settings_of_one_task_on_the_command_line(tmp_path):
         BadInputError, match=r"task_settings\.a is 'x' and not a section"
     ):
         load_config(path, ["task_settings.a=x", "task_settings.a.data=y"], RunConfig)
+
+
+def test_a_shell_without_a_wall_is_refused(write):
+    text = "seed: 0\n" + MINIMAL.replace("skill_a", "os_interaction")
+    path = write(text)
+    assert "which has no shells" in message(path, ["sandbox.kind=none"])
+    backend = "task_settings={os_interaction: {backend: container, image: x}}"
+    run = load_config(path, ["sandbox.kind=none", backend], RunConfig)
+    assert run.sandbox.kind == "none"

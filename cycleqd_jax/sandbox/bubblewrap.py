@@ -9,6 +9,7 @@ pipes. Closing a further pipe stops the program, and so does the end of this pro
 """
 
 import asyncio
+import contextlib
 import logging
 import marshal
 import math
@@ -18,7 +19,17 @@ import subprocess
 from collections.abc import Callable
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
+from cycleqd_jax.sandbox.base import (
+    DEFAULT_SHELL_LIMITS,
+    PLAIN_ROOT,
+    Ending,
+    Execution,
+    Limits,
+    Program,
+    Root,
+    Shell,
+    ShellLimits,
+)
 from cycleqd_jax.sandbox.capture import Capture
 from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.sandbox.descriptors import Descriptors
@@ -26,6 +37,7 @@ from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.host import Host, inspect_host
 from cycleqd_jax.sandbox.process import until_end
 from cycleqd_jax.sandbox.report import read_report
+from cycleqd_jax.sandbox.shells import Shells
 
 _SUPERVISOR = "/etc/sandbox/supervisor"
 _PENDING_SIGNALS = 256  # and timers, of all processes together
@@ -73,6 +85,7 @@ class BubblewrapSandbox:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._host = inspect_host(workers)
         self._gate = Gate(workers)
+        self._shells = Shells(self._host, self._gate)
         self._stops: set[Callable[[], None]] = set()
         self._closed = False
 
@@ -86,9 +99,22 @@ class BubblewrapSandbox:
         check_program(program)
         return await self._gate.run(lambda slot: self._attempts(program, slot))
 
+    def shell(
+        self, root: Root = PLAIN_ROOT, limits: ShellLimits = DEFAULT_SHELL_LIMITS
+    ) -> contextlib.AbstractAsyncContextManager[Shell]:
+        """A fresh machine for one episode; see `shells`.
+
+        Raises:
+          SandboxError: it could not be started, or the sandbox is closed.
+        """
+        if self._closed:
+            raise SandboxError("the sandbox is closed; make a new one")
+        return self._shells.open(root, limits)
+
     async def close(self) -> None:
         """Stops running programs, with a `SandboxError`, and refuses more."""
         self._closed = True
+        self._shells.close()
         for stop in tuple(self._stops):
             stop()
         async with self._gate.enter(alone=True):

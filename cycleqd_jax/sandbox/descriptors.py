@@ -34,6 +34,10 @@ class Descriptors(contextlib.ExitStack):
         self._open.add(fd)
         return fd
 
+    def take(self, *fds: int) -> None:
+        """Closes these too."""
+        self._open.update(fds)
+
     def signal_and_close(self, fd: int) -> None:
         """Makes the other end of a pipe readable, and closes this end.
 

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cycleqd_jax.errors import BadInputError
@@ -21,9 +21,12 @@ _SYSTEM_FILES = ("/etc/alternatives", "/etc/ld.so.cache")
 _FIRST_UID = 62_000  # in systemd's range for transient users, 61184 to 65519
 _LAST_UID = 65_519
 _SHM_BYTES = 2**20
-# The modules of the supervisor, the main one last. They are compiled into one file, in
-# which each can import the earlier ones.
+# The modules of process 1, the main one last. They are compiled into one file, in which
+# each can import the earlier ones.
 _PARTS = ("_collect", "_watch", "_supervisor")
+_EPISODE_PARTS = (
+    *("_collect", "_watch", "shell_mark", "shell_output", "_shell", "_episode"),
+)
 _COMPILE = """
 import importlib.util, marshal, sys
 *parts, (_, main) = [
@@ -38,6 +41,20 @@ lines.append(f"exec(marshal.loads({main!r}))")
 code = compile("\\n".join(lines), "supervisor", "exec")
 data = importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
 sys.stdout.buffer.write(data)
+"""
+
+
+# A small Python may have no `resource`: then only times are asked for, in ticks.
+_SMALL_PYTHON = """
+try:
+    import resource
+except ImportError:
+    class Usage:
+        ru_utime = property(lambda self: posix.times()[2])
+        ru_stime = property(lambda self: posix.times()[3])
+    module = sys.modules["resource"] = type(sys)("resource")
+    module.RUSAGE_CHILDREN = -1
+    module.getrusage = lambda who: Usage()
 """
 
 
@@ -183,7 +200,7 @@ def inspect_host(workers: int) -> Host:
         own_processes=_own_processes(as_root),
         seccomp=deny_filter(),
     )
-    return dataclasses.replace(host, supervisor=_compile_supervisor(host))
+    return dataclasses.replace(host, supervisor=_compile(host, _PARTS))
 
 
 def _is_root() -> bool:
@@ -233,18 +250,14 @@ def _system(root: Path) -> tuple[str, str, tuple[str, ...]]:
     return python, f"{prefix}/bin:{SEARCH_PATH}", tuple(mounts)
 
 
-def _compile_supervisor(host: Host) -> bytes:
-    """Compiles the supervisor inside a sandbox, with its Python.
+def _compile(host: Host, names: Sequence[str]) -> bytes:
+    """Compiles process 1 inside a sandbox, with its Python.
 
     The sandbox is started like those of programs, so this also tests it.
     """
-    parts = [
-        (f"{__package__}.{name}", Path(__file__).with_name(f"{name}.py").read_bytes())
-        for name in _PARTS
-    ]
     command = host.command(uid=host.uid(0), scratch_bytes=2**20, files={})
     command += [*host.drop_capability, host.python, "-I", "-S", "-c", _COMPILE]
-    source = marshal.dumps(parts, 2)
+    source = marshal.dumps(_sources(names), 2)
     status, output, errors = permission.start(command, source)
     if status == 0 and output:
         return output
@@ -254,3 +267,26 @@ def _compile_supervisor(host: Host) -> bytes:
         f"sandbox: {host.bwrap} is installed but could not create a sandbox "
         f"({said}); {permission.remedy(said, _FIRST_UID)}"
     )
+
+
+def _sources(names: Sequence[str]) -> list[tuple[str, bytes]]:
+    folder = Path(__file__).parent
+    return [
+        (f"{__package__}.{name}", (folder / f"{name}.py").read_bytes())
+        for name in names
+    ]
+
+
+def compiled_episode(host: Host) -> bytes:
+    """Process 1 of an episode, for the machine's Python."""
+    return _compile(host, _EPISODE_PARTS)
+
+
+def plain_episode() -> bytes:
+    """Process 1 of an episode, for the Python of any image."""
+    *parts, (_, main) = _sources(_EPISODE_PARTS)
+    lines = ["import posix, sys", _SMALL_PYTHON]
+    for name, source in parts:
+        lines.append(f"module = sys.modules[{name!r}] = type(sys)({name!r})")
+        lines.append(f"exec({source!r}, module.__dict__)")
+    return "\n".join([*lines, f"exec({main!r})"]).encode()

@@ -2,13 +2,23 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import marshal
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from cycleqd_jax.sandbox.base import Execution, Program, Sandbox
+from cycleqd_jax.sandbox.base import (
+    DEFAULT_SHELL_LIMITS,
+    PLAIN_ROOT,
+    Execution,
+    Program,
+    Root,
+    Sandbox,
+    Shell,
+    ShellLimits,
+)
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -48,6 +58,12 @@ class MemoSandbox:
             self._known.move_to_end(key)
             return self._known[key]
         return await self._runs.get(key, lambda: self._first(key, program))
+
+    def shell(
+        self, root: Root = PLAIN_ROOT, limits: ShellLimits = DEFAULT_SHELL_LIMITS
+    ) -> contextlib.AbstractAsyncContextManager[Shell]:
+        """A shell of the inner sandbox; nothing of it is remembered."""
+        return self._inner.shell(root, limits)
 
     async def close(self) -> None:
         """Closes the inner sandbox and forgets all results."""

@@ -14,9 +14,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.sandbox._collect import FOLDER_FLAGS, Collector, write_files
-from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
+from cycleqd_jax.sandbox.base import (
+    DEFAULT_SHELL_LIMITS,
+    PLAIN_ROOT,
+    Ending,
+    Execution,
+    Limits,
+    Program,
+    Root,
+    Shell,
+    ShellLimits,
+)
 from cycleqd_jax.sandbox.capture import Capture
 from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.sandbox.gate import Gate
@@ -79,6 +89,19 @@ class UnsafeSandbox:
         """
         check_program(program)
         return await self._gate.run(lambda _: self._once(program))
+
+    def shell(
+        self, root: Root = PLAIN_ROOT, limits: ShellLimits = DEFAULT_SHELL_LIMITS
+    ) -> contextlib.AbstractAsyncContextManager[Shell]:
+        """There is none: it would be a root shell of this machine.
+
+        Raises:
+          BadInputError: always.
+        """
+        raise BadInputError(
+            "sandbox.kind is none, which has no shells; expected bubblewrap, or a "
+            "backend of the task that brings its own, like container"
+        )
 
     async def close(self) -> None:
         """Stops running programs and refuses more."""

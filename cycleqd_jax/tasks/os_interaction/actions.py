@@ -5,10 +5,11 @@ Source: AgentBench's OS task as SakanaAI/CycleQD runs it.
 
 import dataclasses
 import re
+from collections.abc import Iterator
 
 _ACT = re.compile(r"Act:\s*(.+)")
 _THINK = re.compile(r"Think:\s*(.+)")
-_BLOCK = re.compile(r"```bash\n(.*?)\n```", re.DOTALL)
+_BLOCK, _BLOCK_END = "```bash\n", "\n```"
 # Terminal sequences that start with an escape character: control sequences, operating
 # system commands (window titles), single characters.
 _ESCAPES = re.compile(
@@ -43,7 +44,7 @@ def extract_action(reply: str) -> Action:
     for act in reversed(_ACT.findall(reply)):
         word = act.lower()
         if word.startswith("bash"):
-            return Action("bash", "\n\n".join(_BLOCK.findall(reply)), thought)
+            return Action("bash", "\n\n".join(_blocks(reply)), thought)
         if word.startswith("finish"):
             return Action("commit", None, thought)
         if word.startswith("answer"):
@@ -52,6 +53,18 @@ def extract_action(reply: str) -> Action:
             if left >= 0 and right >= 0:
                 return Action("commit", rest[left + 1 : right], thought)
     return Action(None, None, thought)
+
+
+def _blocks(reply: str) -> Iterator[str]:
+    """The commands between the signs for them, in time proportional to the reply."""
+    place = 0
+    while (start := reply.find(_BLOCK, place)) >= 0:
+        start += len(_BLOCK)
+        end = reply.find(_BLOCK_END, start)
+        if end < 0:
+            return
+        yield reply[start:end]
+        place = end + len(_BLOCK_END)
 
 
 def clean(text: str) -> str:

@@ -1,47 +1,29 @@
 """Judges an answer by the benchmark's own scripts, which the episode cannot change.
 
-The scripts run unchanged, but two things that an episode controls are restricted. A
-script that reads `~/.bashrc` reads it in another shell and gets only PATH from there;
-it still finds its own tools. And where a script uses the output of a command that the
-model had to write, that output must be a number.
+What an episode left is data: nothing that it could write is executed or obeyed, and no
+process of it runs any more. Scripts that compare run as programs that see nothing of
+the episode; scripts that look at it get no more than `kinds` says.
 """
 
-import re
-
-from cycleqd_jax.sandbox.session_connection import Judging, Session
+from cycleqd_jax.sandbox.base import Ending, Program, Sandbox, ScriptRun, Shell
+from cycleqd_jax.tasks.os_interaction.kinds import counts_processes, look_of
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem, Script
 
 _LONGEST = 2**17 - 1  # bytes of one argument that the kernel takes
-_SOURCE = re.compile(r"\bsource ~/\.bashrc\b")
-_TOOLS = "awk cat cut find grep head sed sort tr uniq wc".split()
-# Reads the file in another shell; an `exit` in it is a failure.
-_SOURCE_FUNCTION = """() {
-    local said
-    said=$(exec 8>&1 </dev/null >/dev/null 2>&1
-        unset -f source
-        /bin/bash --noprofile --norc -c 'builtin source "$1"
-            status=$?; exec >&8
-            builtin printf "%s %s" "$status" "$PATH"' bash "$1")
-    [[ $said =~ ^([0-9]+)\\ (.*)$ ]] || exit 1
-    PATH=${BASH_REMATCH[2]}
-    return "${BASH_REMATCH[1]}"
-}"""
-_NUMBER_FUNCTION = """() {
-    local said
-    said=$(command NAME "$@")
-    [[ $said =~ ^[[:space:]]*PATTERN[[:space:]]*$ ]] || return 1
-    builtin printf '%s\\n' "$said"
-}"""
-_NUMBERS = {"calc": "[-+]?[0-9.]+([eE][-+]?[0-9]+)?", "count": "[0-9]+"}
 
 
 async def judge(
-    session: Session, problem: OsProblem, answer: str | None, limit_s: float
+    shell: Shell,
+    sandbox: Sandbox,
+    problem: OsProblem,
+    answer: str | None,
+    limit_s: float,
 ) -> tuple[bool, str]:
-    """The verdict on an answer. The session cannot be used afterwards.
+    """The verdict on an answer. The shell cannot be used afterwards.
 
     Args:
-      session: the episode's.
+      shell: the episode's.
+      sandbox: runs programs that compare.
       problem: the episode's.
       answer: None if the episode finished without one.
       limit_s: seconds of each script.
@@ -58,26 +40,18 @@ async def judge(
         given = answer.strip() if problem.strip else answer
         right = given == problem.match
         return right, "" if right else f"It answered {given!r:.100}."
-    scripts = [script or problem.example for script in problem.check]
-    # The example may count processes, so those of the episode are stopped, not ended.
-    freeze = problem.check[0] is None and scripts[0].language == "bash"
-    destroyed = await session.judge(freeze=freeze)
+    destroyed = await shell.end(keep_processes=counts_processes(problem))
     if destroyed:
         return False, f"It destroyed the system it was to answer about: {destroyed}."
     parameters = [str(answer).encode("utf-8", "replace")]
-    for given, script in zip(problem.check, scripts, strict=True):
+    for given, script in zip(problem.check, problem.scripts, strict=True):
         if any(b"\0" in p or len(p) > _LONGEST for p in parameters):
             return False, "No program takes it as an argument: too long, or a NUL byte."
-        run = await session.script(
-            script.language,
-            script.code,
-            parameters,
-            limit_s=limit_s,
-            judging=Judging(
-                check=given is not None,
-                variables=bound(script, checks=given is not None),
-            ),
-        )
+        if script.language == "python":
+            run = await compare(sandbox, script, parameters)
+        else:
+            how = look_of(script, checks=given is not None)
+            run = await shell.look(script.code, parameters, limit_s=limit_s, how=how)
         if run.ended != "done":
             return False, f"The check was stopped at its limit ({run.ended})."
         if run.status != 0:
@@ -86,23 +60,13 @@ async def judge(
     return True, ""
 
 
-def bound(script: Script, *, checks: bool) -> dict[str, str]:
-    """Environment variables that define the restricting functions for a script.
-
-    Args:
-      script: a script of the benchmark.
-      checks: True for a check, False for the example.
-    """
-    if script.language != "bash":
-        return {}
-    functions = {}
-    if _SOURCE.search(script.code):
-        functions["source"] = _SOURCE_FUNCTION
-        for tool in _TOOLS:
-            if re.search(rf"\b{tool}\b", script.code):
-                functions[tool] = f'() {{ /usr/bin/{tool} "$@"; }}'
-    for name, pattern in _NUMBERS.items():
-        if checks and re.search(rf"[`(]{name} ", script.code):
-            text = _NUMBER_FUNCTION.replace("NAME", name).replace("PATTERN", pattern)
-            functions[name] = text
-    return {f"BASH_FUNC_{name}%%": text for name, text in functions.items()}
+async def compare(
+    sandbox: Sandbox, script: Script, parameters: list[bytes]
+) -> ScriptRun:
+    """Runs a script of Python on texts alone."""
+    words = [p.decode("utf-8", "surrogateescape") for p in parameters]
+    argv = ("python3", "-I", "-c", script.code, *words)
+    done = await sandbox.run(Program(argv))
+    if done.ending is not Ending.EXITED:
+        return ScriptRun(1, str(done.ending), b"")
+    return ScriptRun(done.exit_code, "done", done.stdout + done.stderr)

@@ -60,6 +60,11 @@ class OsProblem:
     check: tuple[Script | None, ...]
     example: Script | None
 
+    @property
+    def scripts(self) -> tuple[Script, ...]:
+        """The scripts that judge, in order."""
+        return tuple(script or self.example for script in self.check)
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:

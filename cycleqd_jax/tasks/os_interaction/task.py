@@ -14,20 +14,20 @@ from typing import Any
 
 from cycleqd_jax.chat import Chat, Message
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.sandbox.session_connection import Session, Typed
+from cycleqd_jax.sandbox.base import Sandbox, Shell, Typed
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.data import check_fields, check_ids, seeded_splits
 from cycleqd_jax.tasks.os_interaction.actions import extract_action, feedback
-from cycleqd_jax.tasks.os_interaction.backend import Machines
+from cycleqd_jax.tasks.os_interaction.backend import NEEDS_PACKAGES, Machines
 from cycleqd_jax.tasks.os_interaction.judge import judge
+from cycleqd_jax.tasks.os_interaction.kinds import why_refused
 from cycleqd_jax.tasks.os_interaction.options import parse_options
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_ids
 
-_PREPARE_S = 60.0  # of one script that prepares the system, by the session's clock
+_PREPARE_S = 60.0  # of one script that prepares the system, by the shell's clock
 _CHECK_S = 60.0
-_PROTOCOL = 2
+_PROTOCOL = 3
 
 
 class OSInteraction:
@@ -53,6 +53,14 @@ class OSInteraction:
         self.max_new_tokens = options.max_new_tokens
         path = find_data(options.data, task_settings.download)
         problems, self._prompt = read_data(path)
+        for problem in problems.values():
+            why = why_refused(problem)
+            if why is not None and problem.index not in NEEDS_PACKAGES:
+                raise BadInputError(
+                    f"{path}: problem {problem.index} cannot be judged so that its "
+                    f"episode has no say in it: {why}; change the script, or leave the "
+                    "problem out."
+                )
         self._data = {str(index): problem for index, problem in problems.items()}
         self._machines = Machines(options)
         self._splits = self._make_splits(path, task_settings)
@@ -174,29 +182,31 @@ class OSInteraction:
         if why := self._machines.why_not(given.index):
             raise SandboxError(f"{problem.id}: {why}")
         try:
-            async with self._machines.open(given.index) as session:
-                await self._prepare(session, given)
-                return await self._episode(session, given, chat)
+            async with self._machines.open(given.index, sandbox) as shell:
+                await self._prepare(shell, given)
+                return await self._episode(shell, given, chat, sandbox)
         except SandboxError as error:
             raise SandboxError(f"{problem.id}: {error}") from error
 
-    async def _prepare(self, session: Session, given: OsProblem) -> None:
+    async def _prepare(self, shell: Shell, given: OsProblem) -> None:
         for script in given.init:
-            run = await session.script(script.language, script.code, limit_s=_PREPARE_S)
+            run = await shell.script(script.language, script.code, limit_s=_PREPARE_S)
             if run.ended != "done":
                 raise SandboxError(f"a script that prepares it ended by {run.ended}")
         terminal = self.options.terminal == "reference"
-        typed = await session.start_shell(terminal=terminal, limit_s=_PREPARE_S)
+        typed = await shell.start_shell(terminal=terminal, limit_s=_PREPARE_S)
         if typed.ended == "done" and given.start is not None:
             code = given.start.code
             if given.start.language == "python":
                 raise SandboxError("its start script is not bash")
-            typed = await session.type(code, limit_s=_PREPARE_S)
+            typed = await shell.type(code, limit_s=_PREPARE_S)
         if typed.ended != "done":
             raise SandboxError(f"its shell was not ready ({typed.ended})")
-        await session.remember()
+        await shell.remember()
 
-    async def _episode(self, session: Session, given: OsProblem, chat: Chat) -> Result:
+    async def _episode(
+        self, shell: Shell, given: OsProblem, chat: Chat, sandbox: Sandbox
+    ) -> Result:
         messages = self._prompt.messages(given.description)
         raw = self.options.terminal == "reference"
         told: list[str] = []
@@ -214,7 +224,7 @@ class OSInteraction:
                 outcome = Outcome.WRONG
                 break
             content = action.content
-            typed = await session.type(content, limit_s=self.options.turn_s)
+            typed = await shell.type(content, limit_s=self.options.turn_s)
             if typed.ended not in ("done", "exited") or not typed.valid or not alive:
                 outcome, why = Outcome.WRONG, _why_ended(typed)
                 break
@@ -224,7 +234,10 @@ class OSInteraction:
                 {"role": "assistant", "content": reply},
                 {"role": "user", "content": told[-1]},
             ]
-        right, reason = await judge(session, given, answer, _CHECK_S)
+        if unjudged := self._machines.why_unjudged(given):
+            right, reason = False, f"It cannot be judged: {unjudged}."
+        else:
+            right, reason = await judge(shell, sandbox, given, answer, _CHECK_S)
         return Result(
             outcome=Outcome.SOLVED if right else outcome,
             answer=str(content),
@@ -233,10 +246,6 @@ class OSInteraction:
             prediction=str(answer),
             feedback=tuple(told),
         )
-
-    async def aclose(self) -> None:
-        """Ends all machines."""
-        await self._machines.close()
 
 
 def _why_ended(typed: Typed) -> str:

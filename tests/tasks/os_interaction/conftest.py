@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from cycleqd_jax.chat import Reply
+from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
 from cycleqd_jax.tasks.base import Problem, Result, TaskSettings
 from cycleqd_jax.tasks.os_interaction.task import OSInteraction
 from tests.support.benchmark_data import data_folder
@@ -68,9 +69,13 @@ def play():
 
             async def one(problem, replies):
                 async with places:
-                    return await task.run(problem, Script(replies), None)
+                    return await task.run(problem, Script(replies), sandbox)
 
-            return await asyncio.gather(*(one(*episode) for episode in episodes))
+            sandbox = BubblewrapSandbox(2)
+            try:
+                return await asyncio.gather(*(one(*e) for e in episodes))
+            finally:
+                await sandbox.close()
 
         return asyncio.run(main())
 

@@ -1,14 +1,15 @@
 """The recorded verdicts of the reference on OS interaction."""
 
 import asyncio
+import dataclasses
 import json
 import os
 
 import pytest
 
-from cycleqd_jax.sandbox.session import Root, Sessions
-from cycleqd_jax.sandbox.session_connection import Judging
+from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
 from cycleqd_jax.tasks.base import Outcome
+from cycleqd_jax.tasks.os_interaction import judge
 from cycleqd_jax.tasks.os_interaction.actions import extract_action, feedback
 from tests.support.benchmark_data import VARIABLE, data_folder, needs_data
 
@@ -59,23 +60,27 @@ def test_feedback(row):
 
 
 @pytest.mark.parametrize("row", rows("os_protocol.jsonl", "check_script"))
-def test_check_script(row, task):
+def test_check_script(row, task, play_judge):
     """The shared check scripts, where they run when an answer is judged."""
     given = task.problem(row["problem_index"]).data["problem"]
-    script = next(s for s in given.check if s is not None)
+    check = next(s for s in given.check if s is not None)
+    problem = dataclasses.replace(given, check=(check,))
+    assert play_judge(problem, row["argv"]) == row["passed"]
 
-    async def main():
-        sessions = Sessions(1)
-        async with sessions.open(Root()) as session:
-            await session.judge()
-            run = await session.script(
-                script.language,
-                script.code,
-                row["argv"],
-                limit_s=30,
-                judging=Judging(),
-            )
-        await sessions.close()
-        return run
 
-    assert (asyncio.run(main()).status == 0) == row["passed"]
+@pytest.fixture
+def play_judge():
+    """Runs the one check of a problem on given texts."""
+
+    def run(problem, texts) -> bool:
+        async def main():
+            sandbox = BubblewrapSandbox(1)
+            try:
+                words = [os.fsencode(text) for text in texts]
+                return await judge.compare(sandbox, problem.check[0], words)
+            finally:
+                await sandbox.close()
+
+        return asyncio.run(main()).status == 0
+
+    return run

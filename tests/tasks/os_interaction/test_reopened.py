@@ -1,25 +1,14 @@
-"""A task serves several evaluators, one after another."""
-
-import asyncio
+"""A task serves several evaluators, one after another, each with its own sandbox."""
 
 from benchmark_data import needs_data
 
-from cycleqd_jax.chat import Reply
 from cycleqd_jax.tasks.base import Outcome
+from tests.tasks.os_interaction.conftest import answer
 
 
 @needs_data
-def test_an_episode_after_the_end_of_an_evaluator(make_task):
+def test_an_episode_after_the_end_of_an_evaluator(make_task, play):
     task = make_task()
-
-    async def chat(messages, options=None):
-        return Reply("Act: answer(no)")
-
-    async def episode():
-        try:
-            return await task.run(task.problem(22), chat, None)
-        finally:
-            await task.aclose()
-
     for _ in range(2):
-        assert asyncio.run(episode()).outcome is Outcome.SOLVED
+        (result,) = play(task, [(task.problem(22), [answer("no")])])
+        assert result.outcome is Outcome.SOLVED

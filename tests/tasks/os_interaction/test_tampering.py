@@ -49,12 +49,25 @@ def write_calc(code: str) -> str:
     return "\n".join([*lines, code, "END", "chmod 755 /usr/local/bin/calc"])
 
 
+@pytest.fixture(scope="module")
+def outcomes(tasks, play):
+    """(Backend, problem, commands) -> outcome, played beside each other."""
+    found = {}
+    for backend, task in tasks.items():
+        mine = [c.values for c in cases() if c.values[0] == backend]
+        episodes = [
+            (task.problem(index), [bash(code), last]) for _, index, code, last in mine
+        ]
+        for (_, index, code, _), result in zip(mine, play(task, episodes), strict=True):
+            found[backend, index, code] = result.outcome
+    return found
+
+
 @pytest.mark.parametrize(("backend", "index", "code", "last"), tuple(cases()))
-def test_stays_wrong(backend, index, code, last, tasks, play):
+def test_stays_wrong(backend, index, code, last, outcomes):
     """No attack makes a wrong answer right."""
-    task = tasks[backend]
-    (result,) = play(task, [(task.problem(index), [bash(code), last])])
-    assert result.outcome is not Outcome.SOLVED
+    del last
+    assert outcomes[backend, index, code] is not Outcome.SOLVED
 
 
 HARMLESS = {
@@ -110,13 +123,13 @@ def test_setuid_right_way(tasks, play):
     assert result.outcome is Outcome.SOLVED, result.explanation
 
 
-async def weak_judge(session, problem, answered, limit_s):
+async def weak_judge(shell, sandbox, problem, answered, limit_s):
     """As the benchmark does it: the scripts run in the episode's own system."""
     parameters = [str(answered)]
     for given in problem.check:
         script = given or problem.example
         try:
-            run = await session.script(
+            run = await shell.script(
                 script.language, script.code, parameters, limit_s=2.0
             )
         except SandboxError:

@@ -1,8 +1,8 @@
-"""The system that a session starts with where no image gives one.
+"""The system that an episode starts with where no image gives one.
 
 Like a fresh container, but smaller: home folders are empty, there are the usual
-users and groups and a minimal `/etc`. Programs come from the host's `/usr`; see
-`session_stage`.
+users and groups and a minimal `/etc`. Programs come from the machine's `/usr`; see
+`_holder`.
 """
 
 FOLDERS = (
@@ -34,14 +34,21 @@ FOLDERS = (
     "var/spool",
     "var/tmp",
 )
-OPEN_FOLDERS = ("tmp", "var/tmp")  # everybody may write there
+LOCAL_FOLDERS = ("bin", "etc", "games", "include", "lib", "sbin", "share", "src")
+# Folder -> permissions; everybody may write into the temporary ones.
+FIRST = {
+    **dict.fromkeys(FOLDERS, 0o755),
+    **{f"usr/local/{name}": 0o755 for name in LOCAL_FOLDERS},
+    "root": 0o700,
+    "tmp": 0o1777,
+    "var/tmp": 0o1777,
+}
 LINKS = {
     "etc/mtab": "../proc/self/mounts",
     "etc/os-release": "../usr/lib/os-release",
     "var/run": "/run",
     "var/lock": "/run/lock",
 }
-LOCAL_FOLDERS = ("bin", "etc", "games", "include", "lib", "sbin", "share", "src")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _USERS = (
@@ -166,15 +173,12 @@ def files() -> dict[str, tuple[str, int]]:
         "var/log/lastlog": ("", 0o664),
         "var/log/wtmp": ("", 0o664),
     }
-    trusted = {name: (text, 0o644) for name, text in trusted_files().items()}
-    return made | trusted
+    settings = {name: (text, 0o644) for name, text in _settings().items()}
+    return made | settings
 
 
-def trusted_files() -> dict[str, str]:
-    """Path -> content of the files that decide how programs and logins behave.
-
-    What is judged is judged with these, whatever an episode did to them.
-    """
+def _settings() -> dict[str, str]:
+    """Path -> content of the files that decide how programs and logins behave."""
     made = {
         "etc/bash.bashrc": _BASHRC,
         "etc/default/useradd": "SHELL=/bin/sh\n",

@@ -1,0 +1,284 @@
+"""Process 1 of an episode: starts what the library asks for, and watches all of it.
+
+The Python of the episode's world runs this before anything of the episode does; later
+it loads and executes nothing there. It is trusted: it has a capability that nothing
+else in there has, so that it can be neither traced nor read; it takes no signals from
+inside; and its folder in /proc is covered. Scripts that judge are started from outside,
+by another bubblewrap that joins its namespaces, so it knows nothing of them.
+
+Request (from the library, over a socket): four bytes with the length, then a dictionary
+(marshal, version 2) with `do`: run, shell, type or end. Reply: one line
+`ended status valid length`, then the output. When the library closes its end, or ends,
+everything in here is killed.
+"""
+
+import _signal
+import fcntl
+import marshal
+import posix
+import resource
+import select
+import sys
+import time
+
+from cycleqd_jax.sandbox._collect import write_all
+from cycleqd_jax.sandbox._shell import Clock, Shell, follow
+from cycleqd_jax.sandbox._watch import kill_all
+from cycleqd_jax.sandbox.shell_mark import COMMAND
+from cycleqd_jax.sandbox.shell_output import Output
+
+NOT_STARTED = 127
+IDLE_LOOK_S = 0.5  # between two looks while nothing was asked for
+_STOP_S = 5.0  # in which all processes must have ended one after the other
+_PAUSE_S = 0.002
+_TIOCSCTTY = 0x540E  # a small Python has no termios
+
+
+class Episode:
+    """Serves one episode.
+
+    Args:
+      sock: descriptor of the socket to the library.
+      parent: descriptor that is readable when the library has ended.
+      request: `limits` (`cpu_s`, `memory_bytes`, `processes`), `rlimits` as (number,
+        soft, hard), `drop`: start of a command line that drops our capability.
+    """
+
+    def __init__(self, sock, parent, request):
+        for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+            _signal.signal(number, _signal.SIG_IGN)
+        posix.umask(0o022)
+        self._sock = sock
+        self._stop_fds = (sock, parent)
+        self._request = request
+        self._clock = Clock(request["limits"])
+        self._shell = None
+        self._over = None  # the limit of the whole episode that was reached
+        self._reaps = True
+
+    def serve(self):
+        """Until the library closes its end."""
+        poller = select.poll()
+        for fd in self._stop_fds:
+            poller.register(fd, select.POLLIN)
+        self._reply("done", 0, True, b"")
+        while True:
+            while not (ready := poller.poll(IDLE_LOOK_S * 1000)):
+                self._reap()
+                self._note(self._clock.tick())
+            if any(fd != self._sock for fd, _ in ready):
+                break
+            message = self._receive()
+            if message is None:
+                break
+            do = {
+                "run": self._run,
+                "shell": self._start_shell,
+                "type": self._type,
+                "end": self._end,
+            }[message.pop("do")]
+            try:
+                reply = do(**message)
+            except OSError as error:
+                reply = ("failed", 0, True, repr(error).encode())
+            self._reap()
+            if reply is None:
+                break
+            self._reply(*reply)
+        posix._exit(0)  # and with us all that is in here
+
+    def _receive(self):
+        header = self._exactly(4)
+        data = header and self._exactly(int.from_bytes(header, "big"))
+        return marshal.loads(data) if data else None
+
+    def _exactly(self, size):
+        data = b""
+        while len(data) < size:
+            try:
+                part = posix.read(self._sock, size - len(data))
+            except OSError:
+                return None
+            if not part:
+                return None
+            data += part
+        return data
+
+    def _reply(self, ended, status, valid, output):
+        header = f"{ended} {status} {int(valid)} {len(output)}\n"
+        try:
+            write_all(self._sock, header.encode() + output)
+        except OSError:
+            posix._exit(0)
+
+    def _note(self, reason):
+        """Ends the episode when it has used too much as a whole."""
+        if reason is not None and self._over is None:
+            self._over = reason
+            kill_all()
+
+    def _reap(self):
+        """Waits for those that have ended, unless they shall stay to be seen."""
+        try:
+            while self._reaps and posix.waitpid(-1, posix.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+
+    def _start(self, argv, env, fds, terminal=None):
+        """Starts argv[0] with these descriptors, or on a terminal; its process id."""
+        failure_read, failure_write = posix.pipe2(posix.O_CLOEXEC)
+        pid = posix.fork()
+        if pid == 0:
+            try:
+                self._become(argv, env, fds, terminal, failure_write)
+            except BaseException as error:  # noqa: BLE001 - told to the parent
+                write_all(failure_write, repr(error).encode()[:1000])
+            finally:
+                posix._exit(NOT_STARTED)
+        posix.close(failure_write)
+        said = posix.read(failure_read, 1000)
+        posix.close(failure_read)
+        if said:
+            raise OSError(f"{argv[0]} was not started: {said.decode()}")
+        return pid
+
+    def _become(self, argv, env, fds, terminal, failure_fd):
+        posix.setsid()
+        numbers = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGPIPE)
+        for number in (*numbers, _signal.SIGXFSZ):
+            _signal.signal(number, _signal.SIG_DFL)
+        score = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY)
+        posix.write(score, b"1000")
+        if terminal is not None:
+            fcntl.ioctl(terminal, _TIOCSCTTY, 0)
+            fds = (terminal,) * 3
+        for number, fd in enumerate(fds):
+            posix.dup2(fd, number)
+        posix.closerange(3, failure_fd)
+        posix.closerange(failure_fd + 1, 1024)
+        for number, soft, hard in self._request["rlimits"]:
+            most = resource.getrlimit(number)[1]
+            if most != resource.RLIM_INFINITY:
+                soft, hard = min(soft, most), min(hard, most)
+            resource.setrlimit(number, (soft, hard))
+        drop = self._request["drop"]
+        posix.execve(drop[0], [*drop, *argv], env)
+
+    def _run(self, argv, env, limit_s, alone):
+        """Runs a command to its end; both its streams are the output.
+
+        Args:
+          argv: the command and its arguments.
+          env: its environment.
+          limit_s: seconds by the clock.
+          alone: whether all that it leaves running is killed, and all that runs before.
+        """
+        if alone:
+            kill_all()
+        null = posix.open("/dev/null", posix.O_RDWR)
+        read_fd, write_fd = posix.pipe()
+        try:
+            pid = self._start(argv, env, (null, write_fd, write_fd))
+        finally:
+            posix.close(null)
+            posix.close(write_fd)
+        ended_fd, output = posix.pidfd_open(pid), Output()
+        posix.set_blocking(read_fd, False)
+        fds = (read_fd, ended_fd, self._stop_fds)
+        try:
+            ended = follow(*fds, self._clock, limit_s, output.add, ended="done")
+            if ended == "stopped":
+                return None
+            if ended == "limit":
+                posix.killpg(pid, _signal.SIGKILL)
+            _, status = posix.waitpid(pid, 0)
+        finally:
+            posix.close(read_fd)
+            posix.close(ended_fd)
+        if ended in ("cpu", "memory"):
+            self._note(ended)
+        if alone:
+            kill_all()
+        status = -posix.WTERMSIG(status) if posix.WIFSIGNALED(status) else status >> 8
+        return ended, status, output.valid, output.kept
+
+    def _start_shell(self, env, terminal, limit_s):
+        """Starts the shell that stays."""
+        if terminal:
+            write_fd, slave = posix.openpty()
+            pid = self._start(["/bin/bash", "--login"], env, (), terminal=slave)
+            posix.close(slave)
+            read_fd = write_fd
+        else:
+            in_read, write_fd = posix.pipe()
+            read_fd, out_write = posix.pipe()
+            argv = ["/bin/bash", *COMMAND[1:]]
+            pid = self._start(argv, env, (in_read, out_write, out_write))
+            posix.close(in_read)
+            posix.close(out_write)
+        self._shell = Shell(pid, write_fd, read_fd, terminal, self._clock)
+        return self._type(None, limit_s)
+
+    def _type(self, code, limit_s):
+        """Types into the shell."""
+        if self._over is not None:
+            return self._over, 0, True, b""
+        ended, output = self._shell.type(code, limit_s, self._stop_fds)
+        if ended == "stopped":
+            return None
+        if ended in ("cpu", "memory"):
+            self._note(ended)
+        return ended, 0, output.valid, output.kept
+
+    def _end(self, keep):
+        """Ends all processes; with `keep` they can still be seen, as ended ones."""
+        self._clock.start_again()
+        processes = self._clock.processes
+        # Many ended ones would leave the scripts no room for theirs.
+        if keep and processes.count() <= self._request["limits"]["processes"] // 2:
+            self._reaps = False
+            if not self._end_one_by_one(processes):
+                self._reaps = True
+        if self._reaps:
+            kill_all()
+        return "done", processes.count(), True, b""
+
+    @staticmethod
+    def _end_one_by_one(processes):
+        """Stops all, then kills parents before their children; whether that worked.
+
+        A process whose parent is alive may be waited for, or vanish at once. So it is
+        killed when its parent has ended, and it is ours: then it stays until we wait
+        for it. Those that are stopped start no others meanwhile; one that something
+        wakes is stopped again.
+        """
+        until = time.monotonic() + _STOP_S
+        while time.monotonic() < until:
+            try:
+                posix.kill(-1, _signal.SIGSTOP)
+            except ProcessLookupError:
+                pass
+            processes.poll()
+            living = processes.living()
+            if not living:
+                return True
+            for pid, parent in living.items():
+                if parent not in living:
+                    try:
+                        posix.kill(pid, _signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+            time.sleep(_PAUSE_S)
+        return False
+
+
+def main(sock, parent, request):
+    """Serves one episode; the numbers are descriptors."""
+    with open(request, "rb") as file:
+        settings = marshal.load(file)
+    Episode(sock, parent, settings).serve()
+
+
+if __name__ == "__main__":
+    main(*(int(word) for word in sys.argv[1:]))

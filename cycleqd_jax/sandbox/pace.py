@@ -1,0 +1,68 @@
+"""Time as an idle machine would count it, of processes that are seen from outside.
+
+Time in which none of them wants to run counts as it is. While one does, only the
+processor time that they get counts, but at least a tenth of the time on the clock.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from typing import TypeVar
+
+Value = TypeVar("Value")
+LEAST_SHARE = 0.1
+_LOOK_S = 0.5
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+async def within(
+    work: Awaitable[Value], limit_s: float, roots: Callable[[], Collection[int]]
+) -> tuple[Value | None, float]:
+    """Waits for work, but no longer than a limit.
+
+    Args:
+      work: is cancelled at the limit.
+      limit_s: seconds, as an idle machine would count them.
+      roots: ids of the processes that do it, with their descendants.
+
+    Returns:
+      (its result, or None at the limit; seconds that it took).
+    """
+    task = asyncio.ensure_future(work)
+    taken_s, before, used_before = 0.0, time.monotonic(), 0.0
+    try:
+        while True:
+            left_s = max(0.0, limit_s - taken_s)
+            await asyncio.wait({task}, timeout=min(_LOOK_S, left_s))
+            now = time.monotonic()
+            passed, before = now - before, now
+            if task.done():
+                return task.result(), taken_s + passed
+            busy, used_s = _look(roots())
+            if busy:
+                used = max(0.0, used_s - used_before)
+                passed = min(passed, max(used, LEAST_SHARE * passed))
+            taken_s, used_before = taken_s + passed, used_s
+            if taken_s >= limit_s:
+                return None, taken_s
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def _look(roots: Collection[int]) -> tuple[bool, float]:
+    """(Whether one wants to run, processor seconds) of processes and their children."""
+    rows: dict[int, list[str]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with contextlib.suppress(OSError):  # it has ended
+                text = Path(f"/proc/{name}/stat").read_text(errors="replace")
+                rows[int(name)] = text.rpartition(")")[2].split()
+    below = set(roots) & set(rows)
+    while new := {pid for pid, row in rows.items() if int(row[1]) in below} - below:
+        below |= new
+    ticks = sum(int(n) for pid in below for n in rows[pid][11:15])
+    return any(rows[pid][0] in "RD" for pid in below), ticks * _TICK_S

@@ -1,0 +1,237 @@
+"""Shells behind bubblewrap: a machine for one episode, and a look at what it left.
+
+`Shells` starts them. The episode's own world (`world.World`) has its own namespaces, a
+root file system in memory that it can write to, and our process 1. Once it has ended,
+other walls show what it left, as data: the programs in there, the loader and what
+steers them come from where the episode could not change them, its own files are
+read-only and cannot be executed, and process 1 counts and kills what runs.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Sequence
+
+from cycleqd_jax.errors import BadInputError, SandboxError
+from cycleqd_jax.sandbox import permission
+from cycleqd_jax.sandbox.base import (
+    DEFAULT_SHELL_LIMITS,
+    ENVIRONMENT,
+    PLAIN_LOOK,
+    PLAIN_ROOT,
+    SHELL_ENVIRONMENT,
+    Look,
+    Root,
+    ScriptRun,
+    ShellLimits,
+    Typed,
+)
+from cycleqd_jax.sandbox.gate import Gate
+from cycleqd_jax.sandbox.holder import (
+    FIRST_UID,
+    Holder,
+    is_root,
+    python_place,
+)
+from cycleqd_jax.sandbox.host import (
+    Host,
+    compiled_episode,
+    inspect_host,
+    plain_episode,
+)
+from cycleqd_jax.sandbox.looking import KILLED, Looking
+from cycleqd_jax.sandbox.machine import Machine, encode, run_in
+from cycleqd_jax.sandbox.pace import within
+from cycleqd_jax.sandbox.world import START_S, World
+
+
+class Shells:
+    """Starts shells.
+
+    Args:
+      host: facts of this machine.
+      gate: bounds what runs at once; a shell that waits takes no place.
+    """
+
+    def __init__(self, host: Host, gate: Gate):
+        self._host = host
+        self._gate = gate
+        self._holder = Holder(host.as_root, python_place(host.python))
+        self._used: set[int] = set()
+        self._codes: dict[bool, bytes] = {}
+
+    @contextlib.asynccontextmanager
+    async def open(
+        self, root: Root = PLAIN_ROOT, limits: ShellLimits = DEFAULT_SHELL_LIMITS
+    ) -> AsyncIterator["BubblewrapShell"]:
+        """Starts a shell's machine, and ends it with all that is in it.
+
+        Raises:
+          SandboxError: it could not be started.
+        """
+        slot = next(n for n in range(len(self._used) + 1) if n not in self._used)
+        self._used.add(slot)
+        code = self._code(root.image is not None)
+        machine = Machine(self._host, self._holder, slot, limits, code)
+        shell = BubblewrapShell(machine, self._gate)
+        try:
+            await shell.open(root)
+            yield shell
+        finally:
+            try:
+                await asyncio.shield(asyncio.ensure_future(shell.close()))
+            finally:
+                self._used.discard(slot)
+
+    def _code(self, image: bool) -> bytes:
+        """What process 1 executes."""
+        if image not in self._codes:
+            made = plain_episode() if image else compiled_episode(self._host)
+            self._codes[image] = made
+        return self._codes[image]
+
+    def close(self) -> None:
+        """Ends what holds the file systems; the next shell starts it again."""
+        self._holder.close()
+
+
+def check_shells(root: Root = PLAIN_ROOT) -> None:
+    """Starts a shell's machine, looks whether it comes up, and ends it.
+
+    Raises:
+      BadInputError: it does not; says why and what to do.
+    """
+    if root.overlay and root.image is None and not is_root():
+        raise BadInputError(
+            "sandbox: the machine's own programs can only be changed for an episode "
+            f"where it is started as root; {_remedy('overlay', root)}"
+        )
+    for tool in ("unshare", "nsenter", "prlimit"):
+        if shutil.which(tool) is None:
+            raise BadInputError(
+                f"sandbox: a shell needs the command {tool}, which was not found on "
+                "PATH; install it (Debian, Ubuntu: apt install util-linux)"
+            )
+    shells = Shells(inspect_host(1), Gate(1))
+
+    async def look() -> None:
+        async with shells.open(root) as shell:
+            await shell.end()
+            run = await shell.look("true", limit_s=START_S)
+            if run.status != 0:
+                raise SandboxError(f"a script ended with status {run.status}")
+
+    try:
+        # In a thread, since whoever asks may have a loop that runs.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, look()).result()
+    except (SandboxError, OSError) as error:
+        raise BadInputError(
+            f"sandbox: a shell could not be started here ({error}); "
+            f"{_remedy(str(error), root)}"
+        ) from error
+    finally:
+        shells.close()
+
+
+def _remedy(said: str, root: Root) -> str:
+    """What to do where a shell does not come up."""
+    if root.overlay and ("overlay" in said or "cannot be mapped" in said):
+        return (
+            "choose the backend host, or start as root on Linux 5.19 or later with "
+            "/usr on a file system like ext4, xfs or btrfs, or give as image a folder "
+            "whose files belong to the user who starts it"
+        )
+    return permission.remedy(said, FIRST_UID)
+
+
+class BubblewrapShell:
+    """One shell; made by `Shells.open`. See `base.Shell`.
+
+    Args:
+      machine: its own.
+      gate: bounds what runs at once.
+    """
+
+    def __init__(self, machine: Machine, gate: Gate):
+        self._machine = machine
+        self._gate = gate
+        self._world: World | None = None
+        self._left_s = machine.limits.judging_s  # for judging
+        self._accounts: list[str | None] = [None, None]
+
+    async def open(self, root: Root) -> None:
+        """Starts its machine."""
+        async with self._gate.enter():
+            self._world = await self._machine.open(root)
+            await self._world.ready()
+
+    async def script(
+        self,
+        language: str,
+        code: str,
+        arguments: Sequence[str | bytes] = (),
+        *,
+        limit_s: float,
+    ) -> ScriptRun:
+        """Runs a script that prepares the machine, in `/`."""
+        words = {
+            "bash": ("/bin/bash", "-c", code, "--"),
+            "python": ("/usr/bin/env", "python3", "-c", code),
+        }
+        argv = (*words[language], *arguments)
+        async with self._gate.enter():
+            return await run_in(self._world, argv, ENVIRONMENT, limit_s, alone=False)
+
+    async def start_shell(self, *, terminal: bool, limit_s: float) -> Typed:
+        """Starts the login shell."""
+        return await self._typed(
+            limit_s, do="shell", env=dict(SHELL_ENVIRONMENT), terminal=terminal
+        )
+
+    async def type(self, code: str, *, limit_s: float) -> Typed:
+        """Types into the shell, and waits until it is ready again or out of time."""
+        return await self._typed(limit_s, do="type", code=encode(code))
+
+    async def _typed(self, limit_s: float, **message: object) -> Typed:
+        async with self._gate.enter():
+            ended, _, valid, output = await self._world.ask(
+                limit_s, limit_s=limit_s, **message
+            )
+        return Typed(ended, output, valid)
+
+    async def remember(self) -> None:
+        """Notes the accounts, for those that the episode takes away."""
+        self._accounts = await self._machine.ask("accounts")
+
+    async def end(self, *, keep_processes: bool = False) -> str | None:
+        """Ends the episode: no process of it runs any more."""
+        async with self._gate.enter():
+            await self._world.ask(0.0, do="end", keep=keep_processes)
+        return None
+
+    async def look(
+        self,
+        code: str,
+        arguments: Sequence[str | bytes] = (),
+        *,
+        limit_s: float,
+        how: Look = PLAIN_LOOK,
+    ) -> ScriptRun:
+        """Runs a bash script that looks at what the episode left, in `/`."""
+        async with self._gate.enter():
+            looking = Looking(self._machine, self._world, self._accounts)
+            work = looking.look(code, arguments, how)
+            limit_s = min(limit_s, self._left_s)
+            run, taken_s = await within(work, limit_s, lambda: self._machine.pids)
+            self._left_s -= taken_s
+        return KILLED if run is None else run
+
+    async def close(self) -> None:
+        """Ends all that runs, and unmounts all that is mounted."""
+        try:
+            if self._world is not None:
+                await self._world.close()
+        finally:
+            await self._machine.close()

@@ -1,0 +1,336 @@
+"""The walls of an episode: command lines of bubblewrap, and one that we talk to."""
+
+import asyncio
+import contextlib
+import dataclasses
+import marshal
+import os
+import resource
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox.base import ShellLimits
+from cycleqd_jax.sandbox.descriptors import Descriptors
+from cycleqd_jax.sandbox.process import end_at_once, wait_for_exit
+
+START_S = 60.0  # for one start on a busy machine; it takes milliseconds
+_GRACE = 20.0  # a limit by the episode's clock is at most so many times longer
+_SHM_BYTES = 2**20
+_SYS_BYTES = 2**16
+# What root of a container may by default.
+_CAPABILITIES = (
+    "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE "
+    "SYS_CHROOT AUDIT_WRITE SETFCAP"
+).split()
+# Executes what is in a descriptor: compiled, or else source. (Python would find it as a
+# file in its folder in /proc, but that is covered.)
+_MAIN = """
+import marshal, sys
+data = open(int(sys.argv.pop(1)), "rb").read()
+exec(data if data.startswith(b"import") else marshal.loads(data[16:]))
+"""
+_OURS = "SYS_PTRACE"  # process 1 alone has it
+LOOKING = ("DAC_OVERRIDE",)
+SWITCHING = ("DAC_OVERRIDE", "SETUID", "SETGID")
+_CPUS = "/sys/devices/system/cpu"
+# They say something of the machine, or are errors of every `find`.
+_HIDDEN = tuple(
+    f"/proc/{name}"
+    for name in ("keys", "key-users", "sysrq-trigger", "timer_list", "kallsyms")
+    if os.path.exists(f"/proc/{name}")
+)
+_HIDDEN_FOLDERS = tuple(
+    path for path in ("/proc/tty/driver", "/proc/scsi") if os.path.exists(path)
+)
+# All that can be seen of process 1.
+_FIRST = {
+    "cmdline": b"init\0",
+    "comm": b"init\n",
+    "stat": b"1 (init) S 0 1 1 0 -1 4194560 100 0 0 0 1 1 0 0 20 0 1 0 1 "
+    b"1048576 64" + b" 18446744073709551615" + b" 0" * 27 + b"\n",
+    "statm": b"256 64 32 1 0 32 0\n",
+    "status": b"Name:\tinit\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t1\nPid:\t1\n"
+    b"PPid:\t0\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nThreads:\t1\n",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mounts:
+    """What a wall shows.
+
+    Attributes:
+      root: folder that is the root, as the holder calls it.
+      usr: folder that is /usr, or None.
+      system: (folder, place) of programs that are shown read-only.
+      pts: folder with terminals.
+      read_only: whether nothing else can be changed either.
+    """
+
+    root: str
+    usr: str | None
+    system: Sequence[Sequence[str]]
+    pts: str
+    read_only: bool = False
+
+    def words(self, fds: Descriptors) -> tuple[list[str], list[int]]:
+        """Arguments of bubblewrap, and the descriptors that they name."""
+        words = ["--ro-bind" if self.read_only else "--bind", self.root, "/"]
+        if self.usr is not None:
+            words += ["--bind", self.usr, "/usr"]
+        for folder, place in self.system:
+            words += ["--ro-bind", folder, place]
+        words += ["--proc", "/proc"]
+        for path in _HIDDEN:
+            words += ["--dev-bind", "/dev/null", path]
+        for path in (*_HIDDEN_FOLDERS, "/proc/1"):
+            words += ["--perms", "0555", "--tmpfs", path]
+        passed = []
+        for name, content in _FIRST.items():
+            passed.append(fds.memory(content))
+            words += ["--perms", "0444", "--file", str(passed[-1]), f"/proc/1/{name}"]
+        for path in (*_HIDDEN_FOLDERS, "/proc/1"):
+            words += ["--remount-ro", path]
+        words += ["--dev", "/dev"]
+        words += ["--dev-bind", self.pts, "/dev/pts"]
+        words += ["--perms", "1777", "--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm"]
+        words += ["--remount-ro", "/dev"]
+        words += ["--perms", "0755", "--size", str(_SYS_BYTES), "--tmpfs", "/sys"]
+        words += ["--ro-bind-try", _CPUS, _CPUS, "--remount-ro", "/sys"]
+        return words, passed
+
+
+def wall(
+    start: Sequence[str],
+    capabilities: Sequence[str],
+    environment: Mapping[str, str | bytes],
+) -> list[str | bytes]:
+    """A command line of bubblewrap, up to namespaces and mounts.
+
+    Args:
+      start: what it starts with, ends with bubblewrap's path.
+      capabilities: what root inside may.
+      environment: of the program.
+    """
+    words: list[str | bytes] = [*start, "--unshare-net", "--unshare-ipc"]
+    words += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "box"]
+    words += ["--uid", "0", "--gid", "0", "--cap-drop", "ALL"]
+    for name in capabilities:
+        words += ["--cap-add", f"CAP_{name}"]
+    words += ["--chdir", "/", "--clearenv"]
+    for name, value in environment.items():
+        words += ["--setenv", name, value]
+    return words
+
+
+class World:
+    """A bubblewrap in which `_episode` is process 1.
+
+    Args:
+      process: bubblewrap.
+      sock: to process 1.
+      info_fd: bubblewrap says here what it made; closed with this object.
+      said_fd: what it wrote to its error output; closed with this object.
+
+    Attributes:
+      pid: of bubblewrap.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen, sock: socket.socket, info_fd: int, said_fd: int
+    ):
+        sock.setblocking(False)
+        self._process = process
+        self.pid = process.pid
+        self._sock = sock
+        self._info_fd = info_fd
+        self._said_fd = said_fd
+        self._rest = b""
+
+    @classmethod
+    def start(
+        cls,
+        command: Sequence[str | bytes],
+        mounts: Mounts,
+        settings: Mapping[str, object],
+        code: bytes,
+        seccomp: bytes,
+        passed: Sequence[int],
+        python: str,
+    ) -> "World":
+        """Starts one; `ready` waits for it.
+
+        Args:
+          command: of `wall`.
+          mounts: what it shows.
+          settings: for process 1, see `_episode.Episode`.
+          code: of process 1.
+          seccomp: filter of system calls, empty where there is none.
+          passed: descriptors that the command line names.
+          python: what runs it, inside.
+        """
+        ours, theirs = socket.socketpair()
+        # Files, no pipes: had we been killed, bubblewrap would end by a signal as it
+        # writes, and leave its child waiting for ever.
+        info, said = os.memfd_create("info"), os.memfd_create("said")
+        try:
+            with Descriptors() as fds:
+                words, named = mounts.words(fds)
+                sockets = (theirs.fileno(), fds.process(os.getpid()))
+                request = fds.memory(marshal.dumps(settings, 2))
+                main = fds.memory(code)
+                inside = (*sockets, request, main)
+                if seccomp:
+                    named.append(fds.memory(seccomp))
+                    words += ["--seccomp", str(named[-1])]
+                words += ["--info-fd", str(info), "--", python, "-I", "-S"]
+                words += ["-c", _MAIN, *map(str, (main, *sockets, request))]
+                process = subprocess.Popen(
+                    [*command, *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    pass_fds=(*passed, *named, *inside, info),
+                    env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+                    cwd="/",
+                    start_new_session=True,
+                )
+        except BaseException:
+            ours.close()
+            os.close(info)
+            os.close(said)
+            raise
+        finally:
+            theirs.close()
+        return cls(process, ours, info, said)
+
+    async def ready(self) -> None:
+        """Waits until process 1 serves."""
+        await self._reply(START_S)
+
+    def namespaces(self, fds: Descriptors) -> tuple[int, int]:
+        """Descriptors of its namespaces of users and of processes."""
+        # Bubblewrap wrote it before it started process 1.
+        said = os.pread(self._info_fd, 4096, 0).decode()
+        first = int(said.partition('"child-pid": ')[2].partition(",")[0])
+        try:
+            made = [
+                os.open(f"/proc/{first}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+                for kind in ("user", "pid")
+            ]
+        except OSError as error:
+            raise SandboxError(
+                f"the episode's process 1 has ended ({error})"
+            ) from error
+        fds.take(*made)
+        return made[0], made[1]
+
+    async def ask(
+        self, within_s: float, /, **message: object
+    ) -> tuple[str, int, bool, bytes]:
+        """Asks process 1 for something; (ended, status, valid, output).
+
+        Raises:
+          SandboxError: it has ended, or does not answer.
+        """
+        data = marshal.dumps(message, 2)
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(self._sock, len(data).to_bytes(4, "big") + data)
+        except OSError as error:
+            raise SandboxError(f"the episode's machine has ended ({error})") from error
+        return await self._reply(START_S + _GRACE * within_s)
+
+    async def _reply(self, patience_s: float) -> tuple[str, int, bool, bytes]:
+        try:
+            async with asyncio.timeout(patience_s):
+                while b"\n" not in self._rest:
+                    await self._receive()
+                header, _, self._rest = self._rest.partition(b"\n")
+                ended, status, valid, size = header.decode().split()
+                while len(self._rest) < int(size):
+                    await self._receive()
+        except TimeoutError as error:
+            raise SandboxError(
+                f"an episode's machine has not answered within {patience_s:g} s; the "
+                "computer is too busy, or process 1 there was stopped"
+            ) from error
+        output, self._rest = self._rest[: int(size)], self._rest[int(size) :]
+        if ended == "failed":
+            raise SandboxError(output.decode(errors="replace"))
+        return ended, int(status), valid == "1", output
+
+    async def _receive(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+            part = await loop.sock_recv(self._sock, 1 << 16)
+        except OSError as error:
+            raise SandboxError(f"the episode's machine has ended ({error})") from error
+        if not part:
+            said = os.pread(self._said_fd, 4000, 0).decode(errors="replace").strip()
+            raise SandboxError(
+                f"the episode's machine has ended ({said.splitlines()[-1:]})"
+            )
+        self._rest += part
+
+    async def close(self) -> None:
+        """Ends it with all that is in it, and waits for that."""
+        if self._sock.fileno() < 0:
+            return
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        try:
+            async with asyncio.timeout(START_S):
+                await wait_for_exit(self._process)
+        except TimeoutError:
+            pass
+        finally:
+            if self._process.poll() is None:
+                end_at_once(self._process)
+            self._sock.close()
+            os.close(self._said_fd)
+            os.close(self._info_fd)
+
+
+def episode_settings(
+    limits: ShellLimits, setpriv: str, *, small: bool
+) -> dict[str, object]:
+    """What process 1 gets to know.
+
+    Args:
+      limits: of the episode.
+      setpriv: path of the command.
+      small: whether its Python may not be able to limit processes itself.
+    """
+    same = {
+        "as": limits.memory_bytes,
+        "nproc": limits.processes + 1,
+        "nofile": limits.open_files,
+        "fsize": limits.file_bytes,
+        "core": 0,
+        "memlock": 0,
+        "msgqueue": 0,
+        "cpu": int(limits.cpu_s) + 1,
+    }
+    drop = [setpriv, "--inh-caps=-all", "--ambient-caps=-all"]
+    drop += [f"--bounding-set=-{_OURS.lower()}", "--"]
+    if small:
+        words = [f"--{name}={value}:{value}" for name, value in same.items()]
+        drop += ["/usr/bin/prlimit", *words, "--"]
+        same = {}
+    return {
+        "limits": {
+            "cpu_s": limits.cpu_s,
+            "memory_bytes": limits.memory_bytes,
+            "processes": limits.processes,
+        },
+        "rlimits": [
+            (getattr(resource, f"RLIMIT_{name.upper()}"), value, value)
+            for name, value in same.items()
+        ],
+        "drop": drop,
+    }
+
+
+EPISODE = (*_CAPABILITIES, _OURS)
