@@ -7,10 +7,10 @@ import socket
 import sys
 
 import pytest
-from cycleqd_jax.sandbox.session import DEFAULT_LIMITS
 
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.sandbox import container_address, container_engine
+from cycleqd_jax.sandbox.base import DEFAULT_SHELL_LIMITS as DEFAULT_LIMITS
 from cycleqd_jax.sandbox.container import Containers
 from cycleqd_jax.sandbox.container_address import addresses, connect
 from cycleqd_jax.sandbox.container_engine import Engine
