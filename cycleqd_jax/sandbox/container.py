@@ -1,19 +1,19 @@
-"""Sessions in containers of Docker or Podman, for exact images.
+"""Shells in containers of Docker or Podman, for exact images.
 
-A container has no network and lives as long as its session. Changes of an episode to
-its programs cannot be undone, so they are detected (`container_changes`): for judging,
-the container is stopped, which ends all its processes, and compared with its image. If
-programs, libraries or their configuration differ in content, the answer fails. The same
-is checked again after a check that may run commands of the episode.
+A container has no network and lives as long as its episode; then all its processes are
+frozen, and what it left is looked at from other containers (`container_look`).
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+import subprocess
+import time
+from collections.abc import AsyncIterator, Sequence
 
-from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.sandbox.base import (
     DEFAULT_SHELL_LIMITS,
     ENVIRONMENT,
@@ -25,19 +25,20 @@ from cycleqd_jax.sandbox.base import (
     ShellLimits,
     Typed,
 )
-from cycleqd_jax.sandbox.container_changes import Changes
-from cycleqd_jax.sandbox.container_engine import Engine
-from cycleqd_jax.sandbox.container_stream import Channel
-from cycleqd_jax.sandbox.shell_functions import functions
-from cycleqd_jax.sandbox.shell_mark import COMMAND, FIRST_LINE, Mark
+from cycleqd_jax.sandbox.container_command import Command
+from cycleqd_jax.sandbox.container_engine import CALL_S, Engine
+from cycleqd_jax.sandbox.container_leftovers import Watch, remove_leftovers
+from cycleqd_jax.sandbox.container_look import Looking, as_text
+from cycleqd_jax.sandbox.shell_mark import COMMAND, FIRST_LINE, Mark, Prompt
 from cycleqd_jax.sandbox.shell_output import Output
 
-_TRUSTED = {"PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
-# Types each line after the shell has read the one before; see `_shell`.
+# One stream: the engine does not keep the order of two.
+_ONE_STREAM = ("bash", "-c", 'exec "$@" 2>&1 </dev/null', "bash")
+# Types each line after the shell has read the one before, as a terminal hands them out:
+# a shell in the shell may read as much as there is.
 _RELAY = """
 import fcntl, os, struct, subprocess, sys, threading, time
 FIONREAD = 0x541B  # a small Python has no termios
-# One stream: the engine does not keep the order of two.
 shell = subprocess.Popen(sys.argv[1:], stdin=-1, stderr=-2, bufsize=0)
 def type_lines():
     fd = shell.stdin.fileno()
@@ -53,6 +54,9 @@ threading.Thread(target=type_lines, daemon=True).start()
 os._exit(shell.wait() & 255)
 """
 
+_RELAYED = ("python3", "-I", "-S", "-c", _RELAY, *COMMAND)
+_ON_TERMINAL = ("bash", "--login")
+
 
 class Containers:
     """Starts containers.
@@ -60,11 +64,11 @@ class Containers:
     Args:
       image: name of the image.
       slots: containers at once.
-      engine: address of its API, see `Engine`.
+      engine: the program and its first arguments, see `Engine`.
       limits: of each container, see `Engine`.
 
     Raises:
-      BadInputError: no engine answers, or the SDK is not installed.
+      BadInputError: no engine answers, or it lacks the image or what is needed.
     """
 
     def __init__(
@@ -75,12 +79,22 @@ class Containers:
         limits: ShellLimits = DEFAULT_SHELL_LIMITS,
     ):
         self._engine = Engine(image, engine, limits)
+        self._limits = limits
         self._slots = slots
         self._free: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
-        self._commands: frozenset[str] | None = None
+        self._watch = Watch(self._engine.words)
+        try:
+            remove_leftovers(self._engine.words)
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                thread.submit(asyncio.run, self._try()).result()
+        except (OSError, ValueError, subprocess.SubprocessError, SandboxError) as error:
+            raise BadInputError(
+                f"sandbox: the backend container does not work here: {error}; choose "
+                "another, or another engine"
+            ) from error
 
     @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator["ContainerSession"]:
+    async def open(self) -> AsyncIterator["ContainerShell"]:
         """Starts a container and removes it at the end.
 
         Raises:
@@ -90,33 +104,44 @@ class Containers:
         free = self._free.setdefault(loop, asyncio.Semaphore(self._slots))
         async with free:
             name = f"cycleqd-{os.getpid()}-{secrets.token_hex(6)}"
+            shell = ContainerShell(self._engine, name, self._limits)
             try:
                 await self._engine.start(name)
-                if self._commands is None:
-                    self._commands = await self._engine.commands(name)
-                session = ContainerSession(self._engine, name, self._commands)
-                try:
-                    yield session
-                finally:
-                    await session.close()
+                yield shell
             finally:
+                shell.close()
                 await self._engine.remove(name)
 
+    async def _try(self) -> None:
+        """Looks at a container that was left as it was.
 
-class ContainerSession:
-    """One container, with the interface of `base.Shell`.
+        Raises:
+          SandboxError: that is not possible.
+        """
+        async with self.open() as shell:
+            why = await shell.end()
+            run = await shell.look("true", limit_s=CALL_S, how=Look(bashrc=True))
+        if why or run.status:
+            said = why or f"{run.ended}, {run.status}, {run.output[-300:]!r}"
+            raise SandboxError(self._engine.failure(f"a try ended with {said}"))
+
+
+class ContainerShell:
+    """One container; see `base.Shell`.
 
     Args:
       engine: runs it.
       name: of the container.
-      commands: names of the image's own commands.
+      limits: of the episode.
     """
 
-    def __init__(self, engine: Engine, name: str, commands: frozenset[str]):
+    def __init__(self, engine: Engine, name: str, limits: ShellLimits):
         self._engine = engine
         self._name = name
-        self._shell: Channel | None = None
-        self._changes = Changes(engine, name, commands)
+        self._shell: Command | None = None
+        self._terminal = False
+        self._looking: Looking | None = None
+        self._left_s = limits.judging_s
 
     async def script(
         self,
@@ -126,60 +151,41 @@ class ContainerSession:
         *,
         limit_s: float,
     ) -> ScriptRun:
-        """Runs a script that prepares the machine, in `/`."""
-        return await self._script(language, code, arguments, ENVIRONMENT, limit_s)
-
-    async def look(
-        self,
-        code: str,
-        arguments: Sequence[str | bytes] = (),
-        *,
-        limit_s: float,
-        how: Look = PLAIN_LOOK,
-    ) -> ScriptRun:
-        """Runs a script that looks; it fails if it changed programs."""
-        variables = ENVIRONMENT | _TRUSTED | functions(how, code)
-        run = await self._script("bash", code, arguments, variables, limit_s)
-        if run.ended == "done" and await self._changes.while_judging():
-            return ScriptRun(1, "done", b"it changed the system")
-        return run
-
-    async def _script(
-        self,
-        language: str,
-        code: str,
-        arguments: Sequence[str | bytes],
-        variables: Mapping[str, str],
-        limit_s: float,
-    ) -> ScriptRun:
+        """Runs a script that prepares the container, in `/`; see `base.Shell`."""
         words = {"bash": ["bash", "-c", code, "--"], "python": ["python3", "-c", code]}
-        given = [os.fsdecode(a) if isinstance(a, bytes) else a for a in arguments]
-        given = [
-            a.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            for a in given
-        ]
-        status, output = await self._engine.run(
-            self._name, (*words[language], *given), variables, limit_s
+        given = map(as_text, arguments)
+        command = self._engine.execute(
+            self._name, (*_ONE_STREAM, *words[language], *given), ENVIRONMENT
         )
-        if status is None:
-            await self._engine.end(self._name)
+        try:
+            async with asyncio.timeout(limit_s):
+                output = await command.read(KEPT_BYTES)
+                status = await command.ended()
+            if status and (said := command.errors()):  # not the script's own
+                raise SandboxError(self._engine.failure(said))
+        except TimeoutError:
             return ScriptRun(-9, "limit", b"")
-        return ScriptRun(status, "done", output[:KEPT_BYTES])
+        finally:
+            command.close()
+        return ScriptRun(status, "done", output)
 
     async def start_shell(self, *, terminal: bool, limit_s: float) -> Typed:
-        """Starts the login shell of the session.
+        """Starts the login shell of the episode.
 
         Raises:
-          SandboxError: a terminal was asked for.
+          SandboxError: it does not start.
         """
-        if terminal:
-            raise SandboxError("the backend container has no terminal; choose another")
+        self._terminal = terminal
         variables = SHELL_ENVIRONMENT | {"PYTHONDONTWRITEBYTECODE": "1"}
-        relay = ("python3", "-I", "-S", "-c", _RELAY)
-        self._shell = await self._engine.execute(
-            self._name, (*relay, *COMMAND), variables, stdin=True
+        words = _ON_TERMINAL if terminal else _RELAYED
+        self._shell = self._engine.execute(
+            self._name, words, variables, terminal=terminal
         )
-        return await self._type(FIRST_LINE, limit_s)
+        typed = await self._type(None, limit_s)
+        if typed.ended == "exited":
+            said = self._shell.errors() or typed.output.decode(errors="replace")
+            raise SandboxError(self._engine.failure(f"its shell has ended: {said}"))
+        return typed
 
     async def type(self, code: str, *, limit_s: float) -> Typed:
         """Types into the shell and waits until it is ready again.
@@ -190,10 +196,14 @@ class ContainerSession:
         """
         return await self._type(f"{code}\n".encode("utf-8", "replace"), limit_s)
 
-    async def _type(self, lines: bytes, limit_s: float) -> Typed:
-        mark, ended = Mark(), "done"
-        output, rest = Output(), b""
-        sending = asyncio.ensure_future(self._shell.send(lines + mark.line))
+    async def _type(self, lines: bytes | None, limit_s: float) -> Typed:
+        if self._terminal:
+            mark, typed = _OnTerminal(lines is not None), lines or b""
+        else:
+            mark = Mark()
+            typed = (FIRST_LINE if lines is None else lines) + mark.line
+        output, rest, ended = Output(), b"", "done"
+        sending = asyncio.ensure_future(self._shell.send(typed))
         try:
             async with asyncio.timeout(limit_s):
                 while rest is not None:
@@ -209,41 +219,65 @@ class ContainerSession:
             sending.cancel()
             await asyncio.wait([sending])
         if ended == "exited":
-            await self._engine.status(self._shell)  # else the engine has failed
+            await self._engine.check_answers()  # else it was not the shell
         output.add(rest or b"", final=True)
         if rest is None and not mark.complete:
             ended = "limit"
         return Typed(ended, output.kept, output.valid)
 
     async def remember(self) -> None:
-        """Records how the container differs from its image before the episode."""
-        await self._changes.remember()
+        """Has no effect: nothing of the container judges."""
 
     async def end(self, *, keep_processes: bool = False) -> str | None:
-        """Ends all processes of the container; `keep_processes` has no effect.
-
-        Returns:
-          A change of its programs, in words; None if there is none.
-        """
-        await self.close()
-        await self._engine.end(self._name)
-        await self._engine.wait(self._name)
-        if tampered := await self._changes.of_episode():
-            return tampered
-        try:
-            await self._engine.start_again(self._name)
-        except SandboxError as error:
-            # If another container starts, the episode has broken this one.
-            other = f"{self._name}-other"
-            try:
-                await self._engine.start(other)
-            finally:
-                await self._engine.remove(other)
-            return f"its container does not start any more, {error}"
+        """Freezes all processes; see `base.Shell`."""
+        known = await self._engine.freeze(self._name)
+        self.close()  # not before: the shell shall be seen
+        if known is None:
+            return "its container has stopped, or cannot be stopped"
+        self._looking = Looking(self._engine, self._name, known, keep_processes)
         return None
 
-    async def close(self) -> None:
-        """Closes the shell; `Containers.open` removes the container."""
-        shell, self._shell = self._shell, None
-        if shell is not None:
-            shell.close()
+    async def look(
+        self,
+        code: str,
+        arguments: Sequence[str | bytes] = (),
+        *,
+        limit_s: float,
+        how: Look = PLAIN_LOOK,
+    ) -> ScriptRun:
+        """Runs a script in the looking world; see `base.Shell`."""
+        begun = time.monotonic()
+        limit_s = max(0.0, min(limit_s, self._left_s))
+        try:
+            return await self._looking.run(code, arguments, limit_s, how)
+        except TimeoutError:
+            return ScriptRun(-9, "limit", b"")
+        finally:
+            self._left_s -= time.monotonic() - begun
+
+    def close(self) -> None:
+        """Lets go of the shell; `Containers.open` removes the container."""
+        if self._shell is not None:
+            self._shell.close()
+            self._shell = None
+
+
+class _OnTerminal:
+    """What a turn prints on a terminal, with the interface of `Mark`.
+
+    Args:
+      echo: whether the first line repeats what was typed, and is left out.
+    """
+
+    complete = True
+
+    def __init__(self, echo: bool):
+        self._echo = echo
+        self._prompt = Prompt()
+
+    def split(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """(Output, None where the prompt is back); see `Mark.split`."""
+        if self._echo:
+            _, newline, data = data.partition(b"\n")
+            self._echo = not newline
+        return data, None if self._prompt.add(data) else b""

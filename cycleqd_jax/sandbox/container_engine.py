@@ -1,274 +1,299 @@
-"""Runs containers in Docker or Podman through the docker SDK."""
+"""Podman or Docker, through their command line.
+
+Every call is a list of words, never a line for a shell; it has a time limit, and what
+it prints is bounded. Both programs take the same words and answer with the same JSON
+here, but for `info`.
+"""
 
 import asyncio
 import contextlib
-import hashlib
+import json
 import os
-import tarfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
 from typing import Any
 
-from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.sandbox.base import ShellLimits
-from cycleqd_jax.sandbox.container_address import CALL_S, connect
-from cycleqd_jax.sandbox.container_stream import Channel
+from cycleqd_jax.sandbox.container_command import Command
+from cycleqd_jax.sandbox.container_leftovers import LABEL, environment, own_mark
 
-_MAX_BYTES = 2**24  # of a command's output; more is read but not kept
-_FOLDERS = ("/usr/bin", "/usr/sbin", "/bin", "/sbin")
-_KINDS = {0: "C", 1: "A", 2: "D"}
-_END_S = 5.0  # between the end of a command's output and its exit status, at most
-_POLL_S = 0.02
+PROGRAMS = ("podman", "docker")
+CALL_S = 120.0  # of one call, on a busy machine; it takes tenths of a second
+_FIRST_S = 20.0  # of a call that looks whether the engine answers
+_MAX_BYTES = 2**20  # of what a call prints
+_DRIVERS = ("overlay", "overlay2")
+_CONTAINERD = "containerd.snapshotter"
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 
 class Engine:
     """Runs containers of one image.
 
     Args:
-      image: name of the image.
-      address: of the engine's API, see `container_address.addresses`.
-      limits: of each container; CPU time and total size of files are not limited.
+      image: name of the image, which is here already.
+      command: the program and its first arguments, like "podman --runtime runc"; None
+        for the first of Podman and Docker that answers.
+      limits: of each container; processor time and total size of files are not limited.
 
     Raises:
-      BadInputError: no engine answers there, or the SDK is not installed.
+      BadInputError: there is none, it does not answer, it lacks the image, or it cannot
+        do what is needed; in one sentence that says what to do.
     """
 
-    def __init__(self, image: str, address: str | None, limits: ShellLimits):
-        self._address, self._client = connect(address)
+    def __init__(self, image: str, command: str | None, limits: ShellLimits):
+        found, info = _find(command)
+        self.name = " ".join(found)
+        program = os.path.abspath(shutil.which(found[0]) or found[0])
+        self.words = [program, *found[1:], "--log-level=error"]  # no mere warnings
+        podman = "host" in info
+        _check_engine(self.name, info["host"] | info["store"] if podman else info)
+        _check_image(found, image)
         self._image = image
-        self._limits = limits
+        self._flags = _flags(limits, podman)
+
+    def _run(self, name: str, flags: Sequence[str], words: Sequence[str]) -> list[str]:
+        program, *rest = words
+        run = ["run", "--rm", f"--name={name}", *self._flags, *flags]
+        return [*self.words, *run, f"--entrypoint={program}", self._image, *rest]
 
     async def start(self, name: str) -> None:
-        """Starts a container that runs nothing yet."""
-        await self._ask(self._start, name)
-
-    def _start(self, name: str) -> None:
-        self._create(name, ["tail"], ["-f", "/dev/null"])
-        self._client.start(name)
-
-    def _create(self, name: str, entrypoint: list[str], words: list[str]) -> None:
-        from docker.types import Ulimit
-
-        limits = self._limits
-        ulimits = {
-            "nofile": limits.open_files,
-            "nproc": limits.processes,
-            "fsize": limits.file_bytes,
-            "core": 0,
-        }
-        settings = self._client.create_host_config(
-            network_mode="none",
-            pids_limit=limits.processes,
-            mem_limit=limits.memory_bytes,
-            ulimits=[Ulimit(name=n, soft=v, hard=v) for n, v in ulimits.items()],
-        )
-        self._client.create_container(
-            self._image,
-            words,
-            entrypoint=entrypoint,
-            hostname="box",
-            name=name,
-            host_config=settings,
-            use_config_proxy=False,
-        )
-
-    async def start_again(self, name: str) -> None:
-        """Starts a stopped container again."""
-        await self._ask(self._client.start, name)
-
-    async def end(self, name: str) -> None:
-        """Kills all processes of a container, in any state."""
-        await self._ask(self._client.kill, name, check=False)
-
-    async def wait(self, name: str) -> None:
-        """Waits until a container has stopped."""
-        await self._ask(self._client.wait, name, timeout=CALL_S)
-
-    async def remove(self, name: str) -> None:
-        """Kills and removes a container, in any state."""
-        await self.end(name)  # otherwise the engine sends SIGTERM and waits
-        await self._remove(name)
-
-    async def _remove(self, name: str) -> None:
-        await self._ask(
-            self._client.remove_container, name, v=True, force=True, check=False
-        )
-
-    async def commands(self, name: str) -> frozenset[str]:
-        """Names of the image's own commands, listed in a fresh container."""
-        status, output = await self.run(name, ("ls", *_FOLDERS), {}, None)
-        listed = output.decode(errors="replace")
-        if status != 0:
-            raise SandboxError(
-                f"the image {self._image} cannot list its commands (status {status}: "
-                f"{listed.strip()[-300:]}); it needs ls and {', '.join(_FOLDERS)}"
-            )
-        return frozenset(listed.split())
-
-    async def differences(self, name: str) -> dict[str, str]:
-        """Path -> A (added), C (changed) or D (deleted), compared with the image."""
-        listed = await self._ask(self._client.diff, name) or ()
-        found = {change["Path"]: _KINDS[change["Kind"]] for change in listed}
-        # The engine lists a folder as changed if something in it is.
-        parents = {os.path.dirname(path) for path in found}
-        return {p: k for p, k in found.items() if k != "C" or p not in parents}
-
-    async def content(self, name: str, path: str) -> bytes | None:
-        """Hash of a file's type, link target and content; None if there is no file."""
-        return await self._ask(self._content, name, path, check=False)
-
-    def _content(self, name: str, path: str) -> bytes | None:
-        parts, _ = self._client.get_archive(name, path)
-        try:
-            with tarfile.open(fileobj=_Archive(parts), mode="r|") as archive:
-                member = archive.next()
-                if member is None:
-                    return None
-                found = hashlib.sha256(member.type + b"\0")
-                found.update(member.linkname.encode("utf-8", "surrogateescape"))
-                if member.isreg():
-                    found.update(b"\0")
-                    file = archive.extractfile(member)
-                    while part := file.read(2**16):
-                        found.update(part)
-                return found.digest()
-        except tarfile.TarError:
-            return None
-        finally:
-            for _ in parts:  # the archive of a folder goes on with its files
-                pass
-
-    async def image_content(self, path: str, name: str) -> bytes | None:
-        """`content` in the image, from a container `name` that never runs."""
-        try:
-            await self._ask(self._create, name, ["true"], [])
-            return await self.content(name, path)
-        finally:
-            await self._remove(name)
-
-    async def run(
-        self,
-        name: str,
-        words: Sequence[str],
-        variables: dict[str, str],
-        limit_s: float | None,
-    ) -> tuple[int | None, bytes]:
-        """Runs a command: (exit status, or None after `limit_s`; both outputs).
+        """Starts a container that does nothing until `execute` comes.
 
         Raises:
-          SandboxError: it could not be started, or the container has stopped.
+          SandboxError: it does not start.
         """
-        channel = await self.execute(name, words, variables)
-        try:
-            async with asyncio.timeout(limit_s):
-                output = await channel.read(_MAX_BYTES)
-        except TimeoutError:
-            return None, b""
-        finally:
-            channel.close()
-        status = await self.status(channel)
-        if status in (None, 125):  # 125 is the engine's own
-            said = output.decode(errors="replace")[-300:]
-            raise SandboxError(f"a container has stopped: {said}")
-        return status, output
+        await self._ask(self._run(name, ["--detach"], ["tail", "-f", "/dev/null"]))
 
-    async def execute(
+    def attached(
+        self,
+        name: str,
+        flags: Sequence[str],
+        words: Sequence[str],
+    ) -> Command:
+        """A command that is a container of its own, as root; see `Command`."""
+        root = ["--interactive", "--user=0:0"]
+        return Command(self._run(name, [*root, *flags], words))
+
+    def execute(
         self,
         name: str,
         words: Sequence[str],
         variables: dict[str, str],
         *,
-        stdin: bool = False,
-    ) -> Channel:
-        """Starts a command in a container, in `/`; the caller closes its channel.
+        terminal: bool = False,
+    ) -> Command:
+        """A command in a container that runs, in `/`; see `Command`."""
+        flags = ["--interactive", "--workdir=/"]
+        # A sequence that nobody types by chance; by default it is two keys.
+        keys = "--detach-keys=ctrl-^,ctrl-],ctrl-^,ctrl-],ctrl-^"
+        flags += ["--tty", keys] if terminal else []
+        flags += [f"--env={key}={value}" for key, value in variables.items()]
+        return Command([*self.words, "exec", *flags, name, *words], terminal)
+
+    async def freeze(self, name: str) -> dict[str, Any] | None:
+        """Stops all processes of a container, for good.
+
+        Returns:
+          What the engine knows of it; None if it has ended, or cannot be stopped.
 
         Raises:
-          SandboxError: it could not be started.
+          SandboxError: the engine does not work.
         """
-        channel = Channel()
-        arguments = (self._client, name, list(words), variables, stdin)
-        try:
-            await self._ask(channel.open, *arguments)
-        except BaseException:
-            channel.close()
-            raise
-        return channel
+        paused = await self._ask([*self.words, "pause", name], check=False)
+        if paused is None:
+            await self.remove(name)
+            await self.check_answers()
+            return None
+        return json.loads(await self._ask([*self.words, "inspect", name]))[0]
 
-    async def status(self, channel: Channel) -> int | None:
-        """Exit status of an ended command; None if its container stopped.
+    async def remove(self, name: str) -> None:
+        """Kills and removes a container, in any state, if it is there.
+
+        One that the engine cannot remove in time is left to `container_leftovers`.
+        """
+        words = [*self.words, "rm", "--force", "--volumes", name]
+        with contextlib.suppress(SandboxError):
+            await self._ask(words, check=False)
+
+    async def check_answers(self) -> None:
+        """Looks whether the engine works.
 
         Raises:
-          SandboxError: it still runs, so the engine must have failed.
+          SandboxError: it does not.
         """
-        until = time.monotonic() + _END_S
-        while True:
-            found = await self._ask(self._client.exec_inspect, channel.id, check=False)
-            if found is None:
-                return None
-            if not found["Running"] and found["ExitCode"] is not None:
-                return found["ExitCode"]
-            if time.monotonic() > until:
-                raise SandboxError(
-                    f"the container engine at {self._address} closed the connection "
-                    "to a command that still runs; check whether it was restarted"
-                )
-            await asyncio.sleep(_POLL_S)
+        await self._ask([*self.words, "ps", "--quiet"])
 
-    async def _ask(self, call: Callable, *arguments, check: bool = True, **rest) -> Any:
-        """Calls the SDK in a thread; a cancelled caller waits for the end too.
+    async def _ask(self, words: Sequence[str], *, check: bool = True) -> str | None:
+        """Runs a call to its end, also if the caller is cancelled.
+
+        Returns:
+          What it printed; None if it failed and `check` is False.
 
         Raises:
-          SandboxError: the call failed. If `check` is False and the engine refused it,
-            the result is None instead.
+          SandboxError: it failed.
         """
-        running = asyncio.ensure_future(
-            asyncio.to_thread(self._call, check, call, *arguments, **rest)
-        )
+        # An abandoned call could start a container after its removal.
+        running = asyncio.ensure_future(self._call(words, check))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            # An abandoned call could start a container after its removal.
             with contextlib.suppress(SandboxError):
                 await running
             raise
 
-    def _call(self, check: bool, call: Callable, *arguments, **rest) -> Any:
-        from docker import errors
-
+    async def _call(self, words: Sequence[str], check: bool) -> str | None:
+        call = Command(words)
         try:
-            return call(*arguments, **rest)
-        except errors.APIError as error:
-            if not check:
-                return None
-            said, hint = str(error.explanation or error).strip()[-500:], ""
-            if isinstance(error, errors.ImageNotFound):
-                hint = "; pull or import it first"
-            elif "OCI runtime" in said or "cgroup" in said:
-                hint = (
-                    "; another runtime may work, like podman --runtime runc system "
-                    "service --time=0 unix:///tmp/podman.sock"
-                )
+            async with asyncio.timeout(CALL_S):
+                printed = await call.read(_MAX_BYTES)
+                status = await call.ended()
+            said = call.errors()
+        except TimeoutError as error:
             raise SandboxError(
-                f"the container engine at {self._address} failed for the image "
-                f"{self._image} ({said}){hint}"
+                f"{self.name} has not answered within {CALL_S:g} s to "
+                f"{words[len(self.words)]}; check whether it works"
             ) from error
-        except (errors.DockerException, OSError) as error:
-            raise SandboxError(
-                f"the container engine at {self._address} does not answer "
-                f"({str(error)[-300:]}); check whether it is running"
-            ) from error
+        finally:
+            call.close()
+        if status == 0:
+            return printed.decode(errors="replace")
+        if not check:
+            return None
+        raise SandboxError(self.failure(said))
+
+    def failure(self, said: str) -> str:
+        """A sentence about a failure of the engine."""
+        hint = ""
+        if "OCI" in said or "cgroup" in said or "crun" in said:
+            hint = "; another runtime may work, like engine: podman --runtime runc"
+        said = said or "it said nothing"
+        return f"{self.name} failed for the image {self._image} ({said}){hint}"
 
 
-class _Archive:
-    """A readable file made of the parts that the SDK yields."""
+def _flags(limits: ShellLimits, podman: bool) -> list[str]:
+    """Flags of every container: no network, explicit limits, and whose it is."""
+    same = {
+        "nofile": limits.open_files,
+        "nproc": limits.processes,
+        "fsize": limits.file_bytes,
+        "core": 0,
+    }
+    flags = [
+        "--pull=never",
+        "--network=none",
+        "--hostname=box",
+        "--workdir=/",
+        "--stop-signal=KILL",
+        f"--label={LABEL}={own_mark()}",
+        f"--pids-limit={limits.processes}",
+        f"--memory={limits.memory_bytes}",
+        *(f"--ulimit={name}={value}:{value}" for name, value in same.items()),
+    ]
+    # A name without a value is not set, whatever the engine is configured to pass on.
+    flags += [f"--env={n}" for low in _PROXIES for n in (low, low.upper())]
+    if podman:  # all containers of Docker share the machine's terminals
+        flags.append(f"--mount=type=devpts,destination=/dev/pts,max={limits.terminals}")
+    return flags
 
-    def __init__(self, parts: Iterator[bytes]):
-        self._parts = parts
-        self._rest = b""
 
-    def read(self, size: int) -> bytes:
-        """The next `size` bytes; fewer only at the end."""
-        while len(self._rest) < size and (part := next(self._parts, b"")):
-            self._rest += part
-        found, self._rest = self._rest[:size], self._rest[size:]
-        return found
+def _find(command: str | None) -> tuple[list[str], dict[str, Any]]:
+    """The first engine that answers, and what it says of itself.
+
+    Raises:
+      BadInputError: none does.
+    """
+    given = None
+    if command is not None:
+        try:
+            given = shlex.split(command)
+        except ValueError:  # a quote without its other
+            given = []
+        if not given or "://" in given[0]:
+            address = given[0] if given else "ADDRESS"
+            raise BadInputError(
+                f"sandbox: engine is {command!r}, expected a command, like podman, or "
+                f"docker --host {address}"
+            )
+    failures = []
+    for words in [given] if given else [[program] for program in PROGRAMS]:
+        try:
+            return words, _ask_first([*words, "info", "--format={{json .}}"])
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            failures.append(f"{words[0]} ({_reason(error)})")
+    raise BadInputError(
+        "sandbox: the backend container needs Podman or Docker, but none answers: "
+        f"{', '.join(failures)}; install podman, or start the service of Docker, or "
+        "choose the backend host"
+    )
+
+
+def _ask_first(words: Sequence[str]) -> Any:
+    """What a call prints, as JSON.
+
+    Raises:
+      OSError, ValueError, subprocess.SubprocessError: it fails.
+    """
+    done = subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=_FIRST_S,
+        env=environment(),
+    )
+    return json.loads(done.stdout)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "not on PATH"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"no answer within {_FIRST_S:g} s"
+    said = getattr(error, "stderr", None) or str(error).encode()
+    return said.decode(errors="replace").strip()[-300:]
+
+
+def _check_engine(name: str, info: dict[str, Any]) -> None:
+    """Checks that it can stop a container and show its files.
+
+    Raises:
+      BadInputError: it cannot.
+    """
+    driver = info.get("graphDriverName", info.get("Driver"))
+    status = str(info.get("DriverStatus", ""))
+    if driver not in _DRIVERS or _CONTAINERD in status:
+        raise BadInputError(
+            f"sandbox: {name} keeps its images with {driver!r}, expected the storage "
+            "driver overlay; use Podman, or switch Docker's containerd-snapshotter off"
+        )
+    rootless = info.get("security", {}).get("rootless", False)
+    rootless = rootless or "rootless" in str(info.get("SecurityOptions", ""))
+    version = str(info.get("cgroupVersion", info.get("CgroupVersion")))
+    if rootless and version.removeprefix("v") == "1":
+        raise BadInputError(
+            f"sandbox: {name} is rootless on cgroups version 1, expected version 2, "
+            "since it cannot limit or stop containers here; start as root"
+        )
+
+
+def _check_image(words: Sequence[str], image: str) -> None:
+    """Checks that the image is here and that its containers have one file system.
+
+    Raises:
+      BadInputError: it is not, or they have more.
+    """
+    try:
+        (found,) = _ask_first([*words, "image", "inspect", image])
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise BadInputError(
+            f"sandbox: {' '.join(words)} has no image {image!r} ({_reason(error)}); "
+            "pull or import it first"
+        ) from error
+    if volumes := (found.get("Config") or {}).get("Volumes"):
+        raise BadInputError(
+            f"sandbox: the image {image!r} declares volumes ({', '.join(volumes)}), "
+            "expected none, since files in them could not be judged"
+        )

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Mapping
 
-from cycleqd_jax.sandbox.base import Look
-
 _TOOLS = "awk cat cut find grep head sed sort tr uniq wc".split()
 
 
@@ -19,44 +17,6 @@ def fixed_tools(code: str) -> dict[str, str]:
         for tool in _TOOLS
         if re.search(rf"\b{tool}\b", code)
     }
-
-
-# Reads the file in another shell; an `exit` in it is a failure.
-_SOURCE = """() {
-    local said
-    said=$(exec 8>&1 </dev/null >/dev/null 2>&1
-        unset -f source
-        /bin/bash --noprofile --norc -c 'builtin source "$1"
-            status=$?; exec >&8
-            builtin printf "%s %s" "$status" "$PATH"' bash "$1")
-    [[ $said =~ ^([0-9]+)\\ (.*)$ ]] || exit 1
-    PATH=${BASH_REMATCH[2]}
-    return "${BASH_REMATCH[1]}"
-}"""
-_PROGRAM = """() {
-    local said
-    said=$(command NAME "$@")
-    [[ $said =~ ^[[:space:]]*(PATTERN)[[:space:]]*$ ]] || return 1
-    builtin printf '%s\\n' "$said"
-}"""
-
-
-def functions(how: Look, code: str) -> dict[str, str]:
-    """Functions for a script that runs in the episode's own system.
-
-    Args:
-      how: what it needs.
-      code: its text.
-
-    Returns:
-      Environment variables that define them.
-    """
-    made = {}
-    if how.bashrc:
-        made = {"source": _SOURCE, **fixed_tools(code)}
-    for name, pattern in how.programs.items():
-        made[name] = _PROGRAM.replace("NAME", name).replace("PATTERN", pattern)
-    return {f"BASH_FUNC_{name}%%": text for name, text in made.items()}
 
 
 def in_front(made: Mapping[str, str], code: str) -> str:

@@ -1,119 +1,216 @@
-"""A container engine that only pretends, on a socket of its own."""
+"""A program that pretends to be Podman or Docker; its state is in its own folder.
 
-import contextlib
-import http.server
+`make` puts it there. Containers are files; commands in them run on this machine. The
+scripts that set up a world (`container_look`) run with a folder in place of
+/run/cycleqd, and without mounting.
+"""
+
 import json
+import os
 import pathlib
-import socketserver
-import threading
+import pty
+import signal
+import subprocess
+import sys
 import time
 
+INFO = {
+    "host": {"cgroupVersion": "v2", "security": {"rootless": False}},
+    "store": {"graphDriverName": "overlay"},
+}
+_STEERING = (
+    "ld.so.* alternatives nsswitch.conf environment locale.alias pam.* security "
+    "sudo.conf python[0-9]*"
+).split()
+# What the scripts do with mounts and capabilities is left out.
+_HARMLESS = """
+mkdir() { :; }
+mount() { printf '%s\\n' "$*" >>"$FAKE/mounts"; }
+setpriv() { while [ "$1" != -- ]; do shift; done; shift; "$@"; }
+chroot() { shift; "${@/#HOME=\\/root/HOME=$FAKE}"; }
+export -f chroot
+"""
 
-def frame(data: bytes, kind: int = 1) -> bytes:
-    """What an engine sends of a command's output."""
-    return bytes([kind, 0, 0, 0]) + len(data).to_bytes(4) + data
+
+def make(folder: pathlib.Path, name: str = "podman") -> "FakeEngine":
+    """One in this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(
+        f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} {folder} "$@"\n'
+    )
+    (folder / name).chmod(0o755)
+    fake = FakeEngine(folder, name)
+    fake.says("info", INFO)
+    fake.says("image", [{"Config": {"Volumes": None}}])
+    _copy_system(folder / "tree")
+    (folder / ".bash_profile").write_text("PS1=$'\\033]0;a@b# '\n")  # as Ubuntu's
+    return fake
+
+
+def _copy_system(tree: pathlib.Path) -> None:
+    """Makes what an episode that changed nothing leaves, as far as it matters."""
+    for name in ("etc", "usr", "proc", "dev", "sys"):
+        (tree / name).mkdir(parents=True)
+    names = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+    paths = [f"/{name}" for name in names]
+    paths += [f"/usr/{name}" for name in (*names, "libexec", "etc", "local")]
+    for pattern in ("lib", "bin", "sbin", "bin/*", "sbin/*"):
+        paths += map(str, pathlib.Path("/usr/local").glob(pattern))
+    for pattern in _STEERING:
+        paths += map(str, pathlib.Path("/etc").glob(pattern))
+    for path in paths:
+        place = pathlib.Path(f"{tree}{path}")
+        if os.path.islink(path):
+            place.symlink_to(os.readlink(path))
+        elif os.path.isdir(path):
+            place.mkdir()
+        elif os.path.exists(path):
+            place.touch()
 
 
 class FakeEngine:
-    """What it does, and what it was asked.
+    """How a test sees it.
 
     Attributes:
-      asked: (method, path without the version, body) of each request.
-      output: parts that a command sends; the first comes with the answer's headers.
-      state: what it says of a command that has sent them.
-      failing: path's last word -> status of the error it answers.
-      late_s: last word -> seconds that the answer takes.
+      folder: where it is.
+      command: that starts it.
     """
 
-    def __init__(self, address: str):
-        self.address = address
-        self.asked = []
-        self.output = [b""]
-        self.state = {"Running": False, "ExitCode": 0}
-        self.failing = {}
-        self.late_s = {}
-        self.typed = b""
+    def __init__(self, folder: pathlib.Path, name: str):
+        self.folder = folder
+        self.command = str(folder / name)
 
-    def calls(self) -> list[str]:
-        """The last words of what it was asked to do."""
-        return [f"{method} {path.split('/')[-1]}" for method, path, _ in self.asked]
+    def says(self, verb: str, content: object) -> None:
+        """What it answers, as JSON."""
+        (self.folder / f"{verb}.json").write_text(json.dumps(content))
 
+    def fails(self, verb: str, said: str = "it is broken", late_s: float = 0) -> None:
+        """Makes calls fail, after some time."""
+        (self.folder / f"{verb}.fail").write_text(json.dumps([said, late_s]))
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    def waits(self, verb: str, late_s: float) -> None:
+        """Makes calls take some time."""
+        self.fails(verb, "", late_s)
 
-    def log_message(self, *arguments):
-        pass
+    def works(self, verb: str) -> None:
+        """Makes calls work again."""
+        (self.folder / f"{verb}.fail").unlink()
 
-    def address_string(self):
-        return "a test"
+    def calls(self) -> list[list[str]]:
+        """All calls so far."""
+        log = self.folder / "log"
+        return [json.loads(line) for line in log.read_text().splitlines()]
 
-    def do_GET(self):
-        self._answer()
+    def containers(self) -> set[str]:
+        """Those that are there."""
+        return {path.stem for path in self.folder.glob("*.container")}
 
-    def do_POST(self):
-        self._answer()
+    def add(self, name: str, label: str) -> None:
+        """Adds a container with a label."""
+        text = json.dumps({"label": label, "pids": [], "flags": []})
+        (self.folder / f"{name}.container").write_text(text)
 
-    def do_DELETE(self):
-        self._answer()
-
-    def _answer(self):
-        fake = self.server.fake
-        length = int(self.headers.get("Content-Length") or 0)
-        body = json.loads(self.rfile.read(length) or b"null")
-        path = self.path.partition("?")[0]
-        last = path.split("/")[-1]
-        fake.asked.append((self.command, path, body))
-        time.sleep(fake.late_s.get(last, 0))
-        if last in fake.failing:
-            self._say(fake.failing[last], {"message": f"{last} is not possible"})
-        elif last == "start" and path.split("/")[-3] == "exec":
-            self._run(fake)
-        elif last == "json":
-            self._say(200, fake.state)
-        else:
-            self._say(200, {"ApiVersion": "1.41", "Id": "e1", "StatusCode": 0})
-
-    def _say(self, status, content):
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def _run(self, fake):
-        headers = (
-            b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    def set_up(self, script: str, *words: str) -> str:
+        """What a script that sets up a world says to us; `word` begins its lines."""
+        done = subprocess.run(
+            ["bash", "-c", _harmless(self.folder, script), "bash", "word", *words],
+            env=os.environ | {"FAKE": str(self.folder)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
         )
-        first, *rest = fake.output
-        self.connection.sendall(headers + first)
-        for part in rest:
-            if part is None:  # until something is typed
-                fake.typed += self.connection.recv(2**16)
-                continue
-            time.sleep(0.02)
-            self.connection.sendall(part)
-        self.close_connection = True
+        return done.stderr
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request, client_address):
-        pass  # a client that did not wait for its answer
+def _harmless(folder, script):
+    script = script.replace("/run/cycleqd", str(folder))
+    return _HARMLESS + script.replace("exec setpriv", "setpriv")
 
 
-@contextlib.contextmanager
-def fake_engine(path: pathlib.Path):
-    """One that listens there."""
-    with _Server(str(path), _Handler) as server:
-        server.fake = FakeEngine(f"unix://{path}")
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server.fake
-        finally:
-            server.shutdown()
-            thread.join()
+def main(folder, words):
+    """One call."""
+    words = [word for word in words if word != "--log-level=error"]
+    words = words[2:] if words[0] == "--host" else words
+    with open(f"{folder}/log", "a") as log:
+        log.write(json.dumps(words) + "\n")
+    verb, *rest = words
+    if os.path.exists(f"{folder}/{verb}.fail"):
+        with open(f"{folder}/{verb}.fail") as file:
+            said, late_s = json.load(file)
+        time.sleep(late_s)
+        if said:
+            sys.exit(f"Error: {said}")
+    flags = [word for word in rest if word.startswith("--")]
+    if verb in ("info", "image"):
+        with open(f"{folder}/{verb}.json") as file:
+            print(file.read())
+    elif verb == "ps":
+        print(*(n[:-10] for n in os.listdir(folder) if n.endswith(".container")))
+    elif verb == "run":
+        _run(folder, rest)
+    elif verb == "exec":
+        _exec(folder, rest)
+    elif verb in ("pause", "inspect", "rm"):
+        name = next(word for word in rest if not word.startswith("--"))
+        path = f"{folder}/{name}.container"
+        if not os.path.exists(path):
+            sys.exit(f"Error: no container {name}: {flags}")
+        with open(path) as file:
+            container = json.load(file)
+        if verb == "inspect":
+            print(json.dumps([_known(folder, container)]))
+        if verb == "rm":
+            for pid in container["pids"]:
+                os.killpg(pid, signal.SIGKILL)
+            os.unlink(path)
+
+
+def _known(folder, container):
+    return {
+        "Config": {"Labels": {"cycleqd.run": container["label"]}},
+        "GraphDriver": {"Data": {"MergedDir": f"{folder}/tree"}},
+        "HostsPath": "/etc/hosts",
+        "HostnamePath": "",
+        "ResolvConfPath": "",
+    }
+
+
+def _run(folder, words):
+    given = dict(w.removeprefix("--").split("=", 1) for w in words if "=" in w[:20])
+    container = {"label": given["label"].partition("=")[2], "pids": []}
+    place = words.index(next(w for w in words if w.startswith("--entrypoint")))
+    path = f"{folder}/{given['name']}.container"
+    if "--detach" in words:
+        with open(path, "w") as file:
+            json.dump(container, file)
+        return
+    _, script, *rest = words[place + 2 :]
+    process = subprocess.Popen(
+        ["bash", "-c", _harmless(folder, script), *rest],
+        env=os.environ | {"FAKE": folder},
+        start_new_session=True,
+    )
+    container["pids"] = [process.pid]
+    with open(path, "w") as file:
+        json.dump(container, file)
+    status = process.wait()
+    os.unlink(path)
+    sys.exit(status if status >= 0 else 128 - status)
+
+
+def _exec(folder, words):
+    flags = []
+    while words[0].startswith("--"):
+        flags.append(words.pop(0))
+    _, *command = words
+    given = (flag.partition("=")[2] for flag in flags if flag.startswith("--env="))
+    os.environ.clear()
+    os.environ.update(pair.split("=", 1) for pair in given)
+    os.environ["HOME"] = folder  # a login shell reads .bash_profile there
+    if "--tty" in flags:
+        sys.exit(os.waitstatus_to_exitcode(pty.spawn(command)))
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -24,8 +24,8 @@ class Options(Section):
         "auto", ours: overlay for the problems that need it and host for all others.
       image: for "overlay" a folder with a root file system, for "container" the name of
         an image.
-      engine: for "container" the address of the API, unix:// or tcp://; None for that
-        in DOCKER_HOST, or the first socket of Docker or Podman that answers.
+      engine: for "container" the command of Podman or Docker and its first arguments;
+        None for the first of them that answers.
       terminal: "clean", ours: what commands print; "reference": everything that a
         terminal shows, with prompts and escape sequences.
       turn_s: seconds for the commands of a turn.
@@ -52,11 +52,6 @@ class Options(Section):
             raise ValueError(
                 f"image is {self.image!r}, but backend is {self.backend}; "
                 "expected overlay or container with an image"
-            )
-        if self.backend == "container" and self.terminal == "reference":
-            raise ValueError(
-                "terminal is reference; expected clean, since the backend "
-                "container has no terminal"
             )
         if self.image is None and self.backend == "container":
             raise ValueError(

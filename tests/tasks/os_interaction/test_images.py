@@ -1,27 +1,31 @@
 """Images: a root file system that the tests make, as an overlay and as a container."""
 
 import asyncio
-import gc
 import os
 import pathlib
+import shlex
 import shutil
+import signal
 import subprocess
-import threading
+import sys
 import time
 
 import pytest
 
-from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.sandbox.container import Containers
 from cycleqd_jax.tasks.base import Outcome
 from tests.support.benchmark_data import needs_data
 from tests.tasks.os_interaction import attacks
 from tests.tasks.os_interaction.conftest import FINISH, Script, answer, bash
+from tests.tasks.os_interaction.test_tampering import GOLD, HARMLESS, write_calc
 
 pytestmark = [needs_data, pytest.mark.slow]
 VARIABLE = "CYCLEQD_OS_ROOT"  # a folder with a root file system, to save its making
 PACKAGES = "python3-minimal,procps,sudo,passwd,login"
 IMAGE = "localhost/cycleqd-os-test:latest"
-PODMAN = ["podman", *(["--runtime", "runc"] if shutil.which("runc") else [])]
+ENGINE = "CYCLEQD_OS_ENGINE"  # the command of an engine
+DEFAULT = "podman --runtime runc" if shutil.which("runc") else "podman"
 
 
 @pytest.fixture(scope="module")
@@ -41,60 +45,22 @@ def root_folder(tmp_path_factory):
     return folder
 
 
-class Service:
-    """Podman's API on a socket of its own.
-
-    Attributes:
-      address: where it answers.
-    """
-
-    def __init__(self, folder: pathlib.Path):
-        self.address = f"unix://{folder}/podman.sock"
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [*PODMAN, "system", "service", "--time=0", self.address],
-                cwd=folder,  # where it notes that a container's memory was full
-                stderr=log,
-            )
-        until = time.monotonic() + 30
-        while not (folder / "podman.sock").exists():
-            assert self._process.poll() is None and time.monotonic() < until, (
-                folder / "log"
-            ).read_text()
-            time.sleep(0.02)
-
-    def end(self):
-        """Ends it at once, as a crash would."""
-        self._process.kill()
-        self._process.wait()
-
-
-@pytest.fixture
-def service(tmp_path, engine):
-    """One that a test may end."""
-    service = Service(tmp_path)
-    yield service
-    service.end()
-
-
 @pytest.fixture(scope="module")
-def engine(root_folder, tmp_path_factory):
-    """The address of an engine that can start containers of the image."""
-    if shutil.which("podman") is None:
-        pytest.skip("podman is not there")
+def engine(root_folder):
+    """The command of an engine that can start containers of the image."""
+    command = shlex.split(os.environ.get(ENGINE, DEFAULT))
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not there")
     with subprocess.Popen(
         ["tar", "-C", str(root_folder), "-c", "."], stdout=subprocess.PIPE
     ) as tar:
-        command = ["podman", "import", "-", IMAGE]
-        subprocess.run(command, stdin=tar.stdout, capture_output=True)
-    limits = ["--ulimit", "nofile=256:256", "--ulimit", "nproc=128:128"]
-    command = [*PODMAN, "run", "--rm", "--network", "none", *limits, IMAGE, "true"]
-    tried = subprocess.run(command, capture_output=True, text=True)
-    if tried.returncode != 0:
-        pytest.skip(f"podman starts no container: {tried.stderr[-200:]}")
-    service = Service(tmp_path_factory.mktemp("service"))
-    yield service.address
-    service.end()
+        words = [*command, "import", "-", IMAGE]
+        subprocess.run(words, stdin=tar.stdout, capture_output=True)
+    try:
+        Containers(IMAGE, 1, shlex.join(command))
+    except BadInputError as error:
+        pytest.skip(f"no container starts: {error}")
+    return shlex.join(command)
 
 
 @pytest.fixture(scope="module", params=["overlay", "container"])
@@ -102,8 +68,13 @@ def task(request, make_task, root_folder):
     """With either backend."""
     if request.param == "overlay":
         return make_task(backend="overlay", image=str(root_folder))
-    address = request.getfixturevalue("engine")
-    return make_task(backend="container", image=IMAGE, engine=address)
+    return request.getfixturevalue("containers")
+
+
+@pytest.fixture(scope="module")
+def containers(engine, make_task):
+    """With containers."""
+    return make_task(backend="container", image=IMAGE, engine=engine)
 
 
 CASES = {
@@ -144,26 +115,108 @@ def test_verdict(name, task, play):
     assert result.turns == len(replies)
 
 
-def test_unknown_image(engine, make_task, play):
-    """No verdict, but an error with the problem and the image."""
-    task = make_task(backend="container", image="localhost/nowhere", engine=engine)
-    with pytest.raises(SandboxError, match=r"os_interaction/27.*localhost/nowhere"):
-        play(task, [(task.problem(27), [answer("3")])])
+ATTACKS = {
+    27: (attacks.NUMBER, answer("99")),
+    11: (attacks.BASHRC, FINISH),
+    28: (attacks.PATHS, answer("99")),
+    37: ({k: write_calc(code) for k, code in attacks.CALC.items()}, FINISH),
+    49: (attacks.READABLE, FINISH),
+    50: (attacks.SETUID, FINISH),
+}
 
 
-def containers():
-    """Names of those that are there, running or not."""
+@pytest.mark.parametrize("index", ATTACKS)
+def test_stays_wrong(index, containers, play):
+    """No attack makes a wrong answer right."""
+    commands, last = ATTACKS[index]
+    problem = containers.problem(index)
+    episodes = [(problem, [bash(code), last]) for code in commands.values()]
+    results = play(containers, episodes, at_once=2)
+    right = [result.outcome is Outcome.SOLVED for result in results]
+    assert not any(right), dict(zip(commands, right, strict=True))
+
+
+# What is left over is to get a verdict, and it is wrong: problem, commands.
+SURVIVED = {
+    "output into our channel": (
+        4,
+        "ln -s /proc/self/fd/3 /bob_sold.txt; ln -s /proc/self/fd/3 /bob_bought.txt; "
+        "echo 'Bob | Sell | Error: broken' > /usr/stock.log",
+    ),
+    "file is our script": (27, "ln -sf /proc/1/cmdline /root/matrix.txt"),
+    "file is our memory": (27, "ln -sf /proc/1/mem /root/matrix.txt"),
+    "names with line feeds": (27, "touch $'/etc/ld.so.\nx ready' $'/r\n\u00e9'"),
+    "our own place": (27, "mkdir -p /run/cycleqd/tree; ln -s / /run/cycleqd/look"),
+    "system is elsewhere": (27, "mv /usr /u; ln -s /u /usr"),
+    "nothing may be read": (27, "chmod 000 / /etc /usr /root"),
+    "ways to itself": (27, "mkdir /a; ln -s /a /a/a; rm -rf /etc; ln -s /etc /etc"),
+    "immovable processes": (
+        56,
+        "cat > /vfork.py <<'E'\nimport os, time\nfor _ in range(50):\n"
+        "    if os.fork() == 0:\n        os.posix_spawn('/bin/sleep', ['x', '9'], {})"
+        "\n        time.sleep(99)\nE\n"
+        "python3 /vfork.py & (sleep 99 | cat) & kill -STOP $!; sleep 1",
+    ),
+    "file is a pipe": (28, "rm ~/.bashrc; mkfifo ~/.bashrc"),
+    "file is endless": (28, "rm ~/.bashrc; ln -s /dev/zero ~/.bashrc"),
+    "endless path": (
+        28,
+        "echo 'PATH=$(head -c 100000 /dev/zero | tr -c x x)' >~/.bashrc",
+    ),
+    "program floods": (37, write_calc("yes")),
+    "program stays": (37, write_calc("sleep 1000 & echo 1")),
+    "program ends its world": (37, write_calc("kill -9 1 -1; echo 1")),
+    "program leaves its world": (
+        37,
+        "cat > /leave.py <<'E'\nimport os\nos.mkdir('/x')\nos.chroot('/x')\n"
+        "for _ in range(9):\n    os.chdir('..')\nos.chroot('.')\n"
+        "for name in ('base64', 'head', 'env'):\n"
+        "    with open(f'/usr/bin/{name}', 'w') as file:\n"
+        "        file.write('#!/bin/sh\\necho A B C')\nE\n"
+        + write_calc("python3 /leave.py > /dev/null 2>&1; echo 1"),
+    ),
+}
+
+
+def test_every_episode_gets_a_verdict(containers, play):
+    """Whatever it left; none is right, and none is an error."""
+    episodes = [
+        (containers.problem(index), [bash(code), answer("99")])
+        for index, code in SURVIVED.values()
+    ]
+    for name, result in zip(SURVIVED, play(containers, episodes, 2), strict=True):
+        assert result.outcome is Outcome.WRONG, (name, result.explanation)
+
+
+def test_stays_right(containers, play):
+    """What does not concern the answer does not change the verdict."""
+    problem = containers.problem(27)
+    # The number of files is not limited, so that one goes on until its time is up.
+    harmless = {name: code for name, code in HARMLESS.items() if name != "many files"}
+    episodes = [(problem, [bash(c), answer("3")]) for c in harmless.values()]
+    for name, result in zip(harmless, play(containers, episodes, 2), strict=True):
+        assert result.outcome is Outcome.SOLVED, (name, result.explanation)
+
+
+def test_right_way(containers, play):
+    """The same problems, solved."""
+    episodes = [(containers.problem(i), [code, FINISH]) for i, code in GOLD.items()]
+    for result in play(containers, episodes, at_once=2):
+        assert result.outcome is Outcome.SOLVED, result.explanation
+
+
+def names():
+    """Names of the containers that are there, running or not."""
+    command = shlex.split(os.environ.get(ENGINE, DEFAULT))
     listed = subprocess.run(
-        ["podman", "ps", "-a", "--format", "{{.Names}}"],
-        capture_output=True,
-        text=True,
+        [*command, "ps", "-a", "--format", "{{.Names}}"], capture_output=True, text=True
     )
     return {name for name in listed.stdout.split() if name.startswith("cycleqd-")}
 
 
 def test_no_container_is_left(engine, make_task, play):
     """After episodes that end well, badly, and by being cancelled."""
-    before = containers()
+    before = names()
     task = make_task(backend="container", image=IMAGE, engine=engine, turn_s=1.0)
     play(task, [(task.problem(27), [bash("sleep 100")]), (task.problem(27), [""])])
 
@@ -176,36 +229,72 @@ def test_no_container_is_left(engine, make_task, play):
         await asyncio.wait([episode])
 
     async def main():
-        await asyncio.gather(*(cancel(0.03 * i) for i in range(12)))
+        await asyncio.gather(*(cancel(0.1 * i) for i in range(12)))
 
     asyncio.run(main())
-    assert not containers() - before
+    assert not names() - before
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the SDK's own
-@pytest.mark.parametrize("turn", [1, 2])
-def test_engine_dies(turn, service, make_task, play):
-    """No verdict, whether a command runs meanwhile or the next one is to be typed."""
-    task = make_task(backend="container", image=IMAGE, engine=service.address)
-    before, timers = containers(), []
+_RUN = """
+import asyncio, sys
+from cycleqd_jax.sandbox.container import Containers
+containers = Containers(sys.argv[1], 4, sys.argv[2])
+async def episode():
+    while True:
+        async with containers.open() as shell:
+            await shell.start_shell(terminal=False, limit_s=60)
+            await shell.type("sleep 1000 &", limit_s=60)
+            await shell.end()
+            await shell.look("sleep 0.5", limit_s=60)
+async def main():
+    print("ready", flush=True)
+    await asyncio.gather(*(episode() for _ in range(3)))
+asyncio.run(main())
+"""
 
-    def reply(messages):
-        if len(timers) == turn - 1:
-            timers.append(threading.Timer(0.5 if turn == 1 else 0, service.end))
-            timers[-1].start()
-            if turn == 2:
-                timers[-1].join()
-        else:
-            timers.append(None)
-        return bash("sleep 3") if turn == 1 else bash("true")
 
-    try:
-        with pytest.raises(SandboxError, match=r"os_interaction/27.*engine"):
-            play(task, [(task.problem(27), reply)])
-        gc.collect()
-    finally:
-        for name in containers() - before:
-            subprocess.run(["podman", "rm", "-f", name], capture_output=True)
+@pytest.mark.parametrize("after_s", [0.3, 1.1, 1.7, 2.6])
+def test_killed_run_leaves_nothing(engine, after_s):
+    """No container, whatever it was doing."""
+    before = names()
+    run = subprocess.Popen(
+        [sys.executable, "-c", _RUN, IMAGE, engine], stdout=subprocess.PIPE
+    )
+    assert run.stdout.readline() == b"ready\n"
+    time.sleep(after_s)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    until = time.monotonic() + 60
+    time.sleep(3)  # one that was being made
+    while names() - before:
+        assert time.monotonic() < until
+        time.sleep(0.5)
+
+
+def test_terminals_at_once(engine):
+    """64 episodes, each with a terminal of its own."""
+    containers = Containers(IMAGE, 64, engine)
+
+    async def one(number):
+        async with containers.open() as shell:
+            await shell.start_shell(terminal=True, limit_s=300)
+            await shell.type(f"x={number}", limit_s=300)
+            ready.release()
+            async with asyncio.timeout(600):
+                await everyone.wait()
+            typed = await shell.type("echo got-$x", limit_s=300)
+            assert f"got-{number}".encode() in typed.output
+
+    async def main():
+        episodes = [asyncio.ensure_future(one(n)) for n in range(64)]
+        for _ in episodes:
+            await ready.acquire()
+        everyone.set()
+        await asyncio.gather(*episodes)
+
+    ready, everyone = asyncio.Semaphore(0), asyncio.Event()
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(
