@@ -59,6 +59,7 @@ class Command:
                 stderr=complains,
                 start_new_session=True,  # Ctrl-C is for us alone
                 env=environment(),
+                cwd="/proc",  # Podman would note there that memory was full
             )
         finally:
             for fd in (reads, writes, complains):

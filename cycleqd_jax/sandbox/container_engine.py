@@ -8,7 +8,9 @@ here, but for `info`.
 import asyncio
 import contextlib
 import json
+import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +46,8 @@ class Engine:
     def __init__(self, image: str, command: str | None, limits: ShellLimits):
         found, info = _find(command)
         self.name = " ".join(found)
-        self.words = [*found, "--log-level=error"]  # warnings are no failures
+        program = os.path.abspath(shutil.which(found[0]) or found[0])
+        self.words = [program, *found[1:], "--log-level=error"]  # no mere warnings
         podman = "host" in info
         _check_engine(self.name, info["host"] | info["store"] if podman else info)
         _check_image(found, image)
