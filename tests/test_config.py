@@ -275,8 +275,8 @@ def test_unreadable_files(tmp_path):
         ("lora.targets=[q_proj, q_proj]", ["'q_proj' is there twice"]),
         ("lora.rank=0", ["lora.rank: ", "(given: 0)"]),
         (
-            "optimiser.warmup_steps=150",
-            ["optimiser: warmup_steps is 150", "steps"],
+            "optimiser.warmup_steps=181",
+            ["optimiser: warmup_steps is 181", "steps"],
         ),
         ("problems.train=4", ["problems.train is 4", "batch_size", "8"]),
         ("optimiser.learning_rate=0", ["learning_rate: ", "than 0 (given: 0)"]),

@@ -119,7 +119,7 @@ def test_a_misspelt_task_is_not_taken_for_one_to_come(empty_machine, capsys):
 def test_a_real_run_of_a_preset_says_what_is_missing(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", None)
     arguments = ["--config", f"{CONFIGS}paper.yaml", f"run_dir={tmp_path / 'run'}"]
-    assert agent_skills.main([*arguments, "sandbox.kind=none"]) == 2
+    assert agent_skills.main(arguments) == 2
     assert "Task mbpp needs mbpp_plus_v0.1.0.jsonl" in capsys.readouterr().err
 
 
