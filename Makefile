@@ -93,7 +93,7 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt setup.cfg pyproject.toml |
 	touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed
-	$(BIN)/python -m pip install -e ".[coding,container,dbbench,language,test]"
+	$(BIN)/python -m pip install -e ".[coding,dbbench,language,test]"
 	touch $@
 
 clean:
