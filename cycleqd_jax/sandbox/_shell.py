@@ -32,7 +32,7 @@ class States(Processes):
     """Also knows what the processes were doing at the last poll."""
 
     def busy(self):
-        """Whether one was running, or waiting for processor or disk."""
+        """True if a process was running, or waiting for processor or disk."""
         return any(fields[STATE] in (b"R", b"D") for fields in self._stats.values())
 
     def living(self):
@@ -45,7 +45,7 @@ class States(Processes):
         }
 
     def count(self):
-        """How many there were, ended ones too."""
+        """The number of processes, ended ones included."""
         return len(self._stats)
 
 
@@ -152,7 +152,7 @@ def follow(read_fd, ended_fd, stop_fds, clock, limit_s, add, *, ended, typing=No
 
 
 def _read(fd):
-    """What there is; None for nothing now, b"" at the end."""
+    """Reads what has come: None if nothing has, b"" at the end."""
     try:
         return posix.read(fd, _READ_BYTES)
     except BlockingIOError:
@@ -179,7 +179,7 @@ class _Typing:
 
     @property
     def done(self):
-        """Whether all was typed."""
+        """True once all was typed."""
         return not self._lines
 
     def go_on(self):
@@ -204,12 +204,12 @@ class _Typing:
 
 
 def _unread(fd):
-    """How many bytes were written into a pipe or terminal but not yet read."""
+    """The number of bytes written into a pipe or terminal and not yet read."""
     return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, bytes(4)), "little")
 
 
 class _Piped:
-    """What a shell on pipes prints."""
+    """Reads the output of a shell on pipes."""
 
     def __init__(self):
         self._mark = Mark()
@@ -232,7 +232,7 @@ class _Piped:
 
 
 class _OnTerminal:
-    """What a shell on a terminal prints, without the echo of the first line."""
+    """Reads the output of a shell on a terminal, without the echo of the first line."""
 
     line = b""
 

@@ -52,7 +52,7 @@ def find_command(name, path):
 
 
 def is_folder(path):
-    """Whether `path` is a folder."""
+    """True if `path` is a folder."""
     return posix.stat(path).st_mode & S_IFMT == S_IFDIR
 
 

@@ -90,7 +90,7 @@ class Processes:
         return total - duplicate
 
     def _is_vfork_child(self, pid):
-        """Whether this looks like a child after `vfork`, with its parent's memory.
+        """True if this looks like a child after `vfork`, with its parent's memory.
 
         A program can imitate that, so only one such child is left out of the sum.
         """

@@ -109,7 +109,7 @@ class Execution:
 
 @dataclasses.dataclass(frozen=True)
 class ShellLimits:
-    """What one shell may use, all its processes together unless said otherwise.
+    """Limits of one shell, of all its processes together unless said otherwise.
 
     Attributes:
       cpu_s: seconds of processor time, from start to end.
@@ -186,7 +186,7 @@ class Typed:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a script that judges needs of the episode. The shell decides how it gets it.
+    """The needs of a script that judges. The shell decides how they are met.
 
     Attributes:
       tree: whether it looks at files of the episode.

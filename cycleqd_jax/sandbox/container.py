@@ -263,7 +263,7 @@ class ContainerShell:
 
 
 class _OnTerminal:
-    """What a turn prints on a terminal, with the interface of `Mark`.
+    """The output of a turn on a terminal, with the interface of `Mark`.
 
     Args:
       echo: whether the first line repeats what was typed, and is left out.

@@ -231,7 +231,7 @@ def _find(command: str | None) -> tuple[list[str], dict[str, Any]]:
 
 
 def _ask_first(words: Sequence[str]) -> Any:
-    """What a call prints, as JSON.
+    """The output of a call, read as JSON.
 
     Raises:
       OSError, ValueError, subprocess.SubprocessError: it fails.

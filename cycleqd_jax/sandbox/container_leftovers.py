@@ -43,7 +43,7 @@ def _mark(pid):
 
 
 def _ended(mark):
-    """Whether a mark is that of a process which has ended here."""
+    """True if a mark names a process of this machine that has ended."""
     place, _, _ = mark.rpartition(".")
     place, _, pid = place.rpartition(".")
     if own_mark().split(".")[:2] != place.split("."):

@@ -61,7 +61,7 @@ _REPLY_BYTES = 2**17  # of one answer of the episode's world, in base 64
 
 
 class Looking:
-    """What can be seen of an episode whose container is frozen.
+    """The files and processes of an episode whose container is frozen.
 
     Args:
       engine: runs the containers.
@@ -178,7 +178,7 @@ class _Attached:
                 await self._engine.remove(self._name)
 
     async def next(self) -> bytes | None:
-        """What the script says to us; None if it has ended without a word."""
+        """The script's message to us; None if it ended without one."""
         while True:
             line, newline, rest = self._said.partition(b"\n")
             if newline:

@@ -222,13 +222,13 @@ def python_place(python: str) -> tuple[str, str] | None:
 
 
 def is_root() -> bool:
-    """Whether we may give each episode user ids of its own."""
+    """True if we may give each episode user ids of its own."""
     first = Path("/proc/self/uid_map").read_text().split()
     return os.geteuid() == 0 and first[:2] == ["0", "0"]
 
 
 def has_subordinate_ids() -> bool:
-    """Whether `newuidmap` gives us enough ids for an episode with several users."""
+    """True if `newuidmap` gives us enough ids for an episode with several users."""
     words = ["unshare", "--user", "--map-root-user", "--map-auto", "--"]
     done = subprocess.run([*words, "cat", "/proc/self/uid_map"], capture_output=True)
     counts = [int(line.split()[2]) for line in done.stdout.splitlines()]

@@ -108,7 +108,7 @@ class Looking:
         return run
 
     async def _view(self, how: Look) -> Mounts:
-        """What a look shows."""
+        """The mounts that a look shows."""
         if not how.tree:
             made = await self._machine.ask("bare")
             own = (self._machine.system, self._machine.pts)
@@ -223,7 +223,7 @@ class Looking:
         return call
 
     async def _read_as_user(self, words: list[bytes]) -> tuple[int, bytes]:
-        """What `runuser -l NAME -c 'cat FILE'` prints, without a login."""
+        """The output of `runuser -l NAME -c 'cat FILE'`, got without a login."""
         if len(words) != 5 or words[1:4:2] != [b"-l", b"-c"]:
             return 1, b""
         name, file = words[2].decode("latin-1"), _CAT.fullmatch(words[4])

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
+from cycleqd_jax.sandbox._shell import LEAST_SHARE
+
 Value = TypeVar("Value")
-LEAST_SHARE = 0.1
 _LOOK_S = 0.5
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 

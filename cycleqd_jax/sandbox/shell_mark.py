@@ -43,7 +43,7 @@ class Mark:
         ).encode()
 
     def split(self, data):
-        """What was printed of `data`: (for sure, perhaps but look again with more).
+        """Splits `data` into (surely printed, perhaps printed: look again with more).
 
         The second is None where the mark was printed. Takes time in proportion to the
         data, and gives no more to look at again than one line of ours.

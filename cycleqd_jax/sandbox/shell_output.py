@@ -9,7 +9,7 @@ KEPT_BYTES = 2**16  # of the output of a script or a turn
 
 
 class Output:
-    """What one turn printed: its beginning, and whether all of it is UTF-8.
+    """The output of one turn: its beginning, and a flag for valid UTF-8.
 
     Attributes:
       kept: the first `KEPT_BYTES`.

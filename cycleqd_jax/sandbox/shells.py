@@ -85,7 +85,7 @@ class Shells:
                 self._used.discard(slot)
 
     def _code(self, image: bool) -> bytes:
-        """What process 1 executes."""
+        """The code that process 1 executes."""
         if image not in self._codes:
             made = plain_episode() if image else compiled_episode(self._host)
             self._codes[image] = made
@@ -136,7 +136,7 @@ def check_shells(root: Root = PLAIN_ROOT) -> None:
 
 
 def _remedy(said: str, root: Root) -> str:
-    """What to do where a shell does not come up."""
+    """Advice for the user where a shell does not start."""
     if root.overlay and ("overlay" in said or "cannot be mapped" in said):
         return (
             "choose the backend host, or start as root on Linux 5.19 or later with "

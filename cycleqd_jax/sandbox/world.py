@@ -58,7 +58,7 @@ _FIRST = {
 
 @dataclasses.dataclass(frozen=True)
 class Mounts:
-    """What a wall shows.
+    """The mounts that a wall shows.
 
     Attributes:
       root: folder that is the root, as the holder calls it.
@@ -296,7 +296,7 @@ class World:
 def episode_settings(
     limits: ShellLimits, setpriv: str, *, small: bool
 ) -> dict[str, object]:
-    """What process 1 gets to know.
+    """The settings that process 1 gets.
 
     Args:
       limits: of the episode.

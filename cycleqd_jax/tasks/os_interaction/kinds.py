@@ -1,4 +1,4 @@
-"""What a script that judges needs of an episode, read from its text.
+"""The needs of a script that judges an episode, read from its text.
 
 A script of bash looks at what the episode left; it may need more than the files, and
 what that is (`sandbox.base.Look`) follows from the commands that it has. A script of
@@ -44,7 +44,7 @@ _NO_COMPARISON = re.compile(
 
 
 def look_of(script: Script, *, checks: bool) -> Look:
-    """What a script of bash needs.
+    """The needs of a bash script.
 
     Args:
       script: of the benchmark.
@@ -67,7 +67,7 @@ def look_of(script: Script, *, checks: bool) -> Look:
 
 
 def counts_processes(problem: OsProblem) -> bool:
-    """Whether one of its scripts looks at what runs."""
+    """True if one of its scripts looks at running processes."""
     return any(
         script.language == "bash" and _PROCESSES.search(_plain(script.code))
         for script in problem.scripts
