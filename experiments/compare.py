@@ -7,6 +7,7 @@ It goes on with what is in the folder, so it may be interrupted at any time. Exi
 0 done, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated.
 """
 
+import argparse
 import pathlib
 import shlex
 import sys
@@ -22,6 +23,7 @@ from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.study import tables
 from cycleqd_jax.study.carry_out import carry_out
 from cycleqd_jax.study.check import check_study, write_study
+from cycleqd_jax.study.publish import publish
 from cycleqd_jax.study.settings import SUMMARY, CompareConfig, Study, open_study
 from cycleqd_jax.study.summary import write_summary
 
@@ -44,22 +46,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="check every method and print the plan; nothing is written",
     )
+    parser.add_argument(
+        "--publish",
+        metavar="FOLDER",
+        type=pathlib.Path,
+        help="write numbers, table and picture of the result into this folder",
+    )
     args = parser.parse_intermixed_args(argv)
     again = [sys.executable, "-m", "experiments.compare", "--config", args.config]
     again = shlex.join([*again, *args.settings])
     return console.guarded(
-        lambda: _compare(args.config, args.settings, dry_run=args.dry_run),
+        lambda: _compare(args),
         interrupted=f"What is done is kept; go on with: {again}",
     )
 
 
-def _compare(path: str, settings: Sequence[str], *, dry_run: bool) -> int:
+def _compare(args: argparse.Namespace) -> int:
     console.set_up_process()
-    config = load_config(path, settings, CompareConfig)
-    study = open_study(config, pathlib.Path(path).stem)
-    with RunFolder(study.folder, resume=True, trial=dry_run):
+    config = load_config(args.config, args.settings, CompareConfig)
+    study = open_study(config, pathlib.Path(args.config).stem)
+    with RunFolder(study.folder, resume=True, trial=args.dry_run):
         tasks = check_study(study)
-        if dry_run:
+        if args.dry_run:
             _show_plan(study)
             return console.DONE
         write_study(study, tasks)
@@ -69,6 +77,8 @@ def _compare(path: str, settings: Sequence[str], *, dry_run: bool) -> int:
             summary = write_summary(study, tasks)
             for remark in summary["remarks"]:
                 observer.note(remark)
+            if args.publish is not None:
+                publish(study, summary, args.publish)
         out = console.make_console()
         out.print(tables.make_table(summary, plain=not out.is_terminal))
         out.print(f"summary: {study.folder / SUMMARY}", soft_wrap=True, markup=False)

@@ -189,6 +189,11 @@ class Search(abc.ABC):
         return False
 
     @classmethod
+    def is_seeded(cls, options: Mapping[str, Any]) -> bool:
+        """False if it proposes the same with every seed."""
+        return True
+
+    @classmethod
     def uses_train(cls, qd: QDSettings, options: Mapping[str, Any]) -> str | None:
         """The setting whose requests need `train` problems; None if it has none.
 

@@ -167,6 +167,11 @@ class MergeSearch(Search):
         """Core form for merges of singular directions."""
         return "core" if options.get("method") in tuple(CORE_FORMS) else "diagonal"
 
+    @classmethod
+    def is_seeded(cls, options: Mapping[str, Any]) -> bool:
+        """True for DARE, which drops elements at random."""
+        return str(options.get("method")).startswith("dare")
+
     def init(
         self,
         experts: Sequence[Genome],

@@ -1,7 +1,8 @@
 """Carries out the runs of a comparison, one after the other.
 
 Each run has a folder of its own, like one that `experiments.agent_skills` makes, and is
-resumed like one. What is finished is not touched again. With a budget a run is first
+resumed like one. What is finished is not touched again, and what runs have in common is
+evaluated once (`sharing`). With a budget a run is first
 carried out with one batch of children; what they cost decides how many there will be.
 """
 
@@ -25,6 +26,7 @@ from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.study import population
 from cycleqd_jax.study.results import ADAPTER_PART, method_cost
 from cycleqd_jax.study.settings import AdapterMethod, Study
+from cycleqd_jax.study.sharing import share_parts
 from cycleqd_jax.tasks.base import Split
 
 
@@ -40,15 +42,17 @@ def carry_out(study: Study, observer: Observer) -> None:
     for name, seed in cells:
         number += 1
         where = f"{number} of {len(cells) + len(adapters)}: {name}, seed {seed}"
-        _run(study, study.run_config(name, seed), observer, where)
+        _run(study, name, seed, observer, where)
     for name in adapters:
         number += 1
         observer.phase(f"{number} of {len(cells) + len(adapters)}: {name}")
         _evaluate_adapter(study, name, observer)
 
 
-def _run(study: Study, config: RunConfig, observer: Observer, where: str) -> None:
+def _run(study: Study, name: str, seed: int, observer: Observer, where: str) -> None:
+    config = study.run_config(name, seed)
     with RunFolder(config.run_dir, resume=True) as folder:
+        share_parts(study, name, seed, folder)
         if study.config.budget is not None:
             config = _within_budget(config, study.config.budget, folder, observer)
         run.check_generations(config, folder)

@@ -70,7 +70,8 @@ class Result(NamedTuple):
 def read_results(study: Study) -> dict[str, dict[int, Result]]:
     """The results of all methods by name and seed, in the order of the config.
 
-    A method without a search has the same result for every seed.
+    A method without a search, or whose search needs no seed, has the same result for
+    every seed.
 
     Raises:
       BadInputError: a run is not finished or damaged.
@@ -82,15 +83,22 @@ def read_results(study: Study) -> dict[str, dict[int, Result]]:
             found[name] = dict.fromkeys(study.config.seeds, result)
         elif isinstance(method, ModelMethod):
             found[name] = {
-                seed: _read_model(study.folder / study.config.reference, seed, method)
+                seed: _read_model(
+                    run_folder(study, study.config.reference, seed), method
+                )
                 for seed in study.config.seeds
             }
         else:
             found[name] = {
-                seed: _read_run(study.folder / name, seed, study.config.population)
+                seed: _read_run(run_folder(study, name, seed), study.config.population)
                 for seed in study.config.seeds
             }
     return found
+
+
+def run_folder(study: Study, name: str, seed: int) -> pathlib.Path:
+    """The folder of the run that has a method's result for a seed."""
+    return study.folder / name / f"seed-{study.seed_of(name, seed)}"
 
 
 def method_cost(run: pathlib.Path) -> costs.PhaseCost:
@@ -100,8 +108,7 @@ def method_cost(run: pathlib.Path) -> costs.PhaseCost:
     return costs.PhaseCost(*(sum(column) for column in zip(*own, strict=True)))
 
 
-def _read_run(method: pathlib.Path, seed: int, count: int) -> Result:
-    run = method / f"seed-{seed}"
+def _read_run(run: pathlib.Path, count: int) -> Result:
     opened = open_run(run, finished=True)
     facts = opened.facts
     scores = reading.read_scores(run, [facts.result])[facts.result][Split.TEST]
@@ -117,8 +124,7 @@ def _read_run(method: pathlib.Path, seed: int, count: int) -> Result:
     )
 
 
-def _read_model(reference: pathlib.Path, seed: int, method: ModelMethod) -> Result:
-    run = reference / f"seed-{seed}"
+def _read_model(run: pathlib.Path, method: ModelMethod) -> Result:
     scores = reading.read_scores(run, [method.model])[method.model][Split.TEST]
     spent = costs.part_costs(run).items() if method.model == SCALED else ()
     tokens = sum(cost.tokens for n, cost in spent if n.startswith(_OF_SCALED))

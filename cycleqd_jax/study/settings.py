@@ -28,6 +28,7 @@ from cycleqd_jax.files import (
 )
 from cycleqd_jax.runs.names import BASE, expert_name
 from cycleqd_jax.search.merges import SCALED, UNIFORM
+from cycleqd_jax.search.registry import search_class
 
 SUMMARY = "summary"  # a folder beside the methods'
 _OWN = ("seed", "run_dir")  # settings that the comparison makes itself
@@ -139,9 +140,19 @@ class Study(NamedTuple):
         place = str(self.folder / name / f"seed-{seed}")
         return self.searches[name].model_copy(update={"seed": seed, "run_dir": place})
 
+    def seed_of(self, name: str, seed: int) -> int:
+        """The seed of the run that has a method's result for a seed.
+
+        It is the first one for a search that comes to the same with every seed.
+        """
+        config = self.searches[name]
+        seeded = search_class(config.search).is_seeded(config.search_settings)
+        return seed if seeded else self.config.seeds[0]
+
     def cells(self) -> list[tuple[str, int]]:
         """Name and seed of every run, all methods of a seed together."""
-        return [(n, seed) for seed in self.config.seeds for n in self.searches]
+        seeds, names = self.config.seeds, self.searches
+        return [(n, s) for s in seeds for n in names if self.seed_of(n, s) == s]
 
 
 def open_study(config: CompareConfig, name: str) -> Study:

@@ -13,7 +13,12 @@ import numpy as np
 from cycleqd_jax import files
 from cycleqd_jax.reports.statistics import mean_interval
 from cycleqd_jax.study import figures, tables
-from cycleqd_jax.study.results import Result, batch_seconds, read_results
+from cycleqd_jax.study.results import (
+    Result,
+    batch_seconds,
+    read_results,
+    run_folder,
+)
 from cycleqd_jax.study.settings import SUMMARY, Study
 from cycleqd_jax.study.statistics import Layout, estimate, holm
 from cycleqd_jax.tasks.base import Split, Task
@@ -194,7 +199,7 @@ def _times(
         curves = {}
         if name in study.searches:
             curves = {
-                str(seed): batch_seconds(study.folder / name / f"seed-{seed}")
+                str(seed): batch_seconds(run_folder(study, name, seed))
                 for seed in by_seed
             }
         mean = _mean_of([r.seconds for r in by_seed.values()])

@@ -12,7 +12,11 @@ import run_contents
 import toy_world
 import yaml
 
-from experiments import compare
+from cycleqd_jax.config import load_config
+from cycleqd_jax.runs import reading
+from cycleqd_jax.study.settings import CompareConfig, open_study
+from cycleqd_jax.study.sharing import shared_with
+from experiments import agent_skills, compare
 
 TESTS = pathlib.Path(__file__).parents[1]
 # Wall times, and files about the machine or whose lock it was.
@@ -56,6 +60,7 @@ def finished(world, adapter):
     methods = {
         "cycleqd": {},
         "random": METHODS["random"],
+        "sum": {"search": "merge", "qd.num_generations": 2},
         "trained": {"adapter": adapter, "tokens": 1000},
         "scaled": {"model": "scaled_merge"},
     }
@@ -73,7 +78,7 @@ def test_the_summary_has_every_method(finished):
     summary = read(folder)
     assert summary["seeds"] == [0, 1] and summary["reference"] == "cycleqd"
     methods = summary["methods"]
-    assert list(methods) == sorted(["cycleqd", "random", "trained", "scaled"])
+    assert list(methods) == sorted(["cycleqd", "random", "sum", "trained", "scaled"])
     for name, entry in methods.items():
         low, high = entry["interval"]
         assert 0 <= low <= entry["mean"] <= high <= 1
@@ -82,7 +87,7 @@ def test_the_summary_has_every_method(finished):
         own = methods["cycleqd"]["mean"]
         assert entry["difference"] == pytest.approx(entry["mean"] - own)
         assert 0 <= entry["p_value"] <= 1 and set(entry["seeds"]) == {"0", "1"}
-        searched = name in ("cycleqd", "random")
+        searched = name in ("cycleqd", "random", "sum")
         assert (entry["hypervolume"] is not None) == searched
         assert (entry["coverage"] is not None) == searched
     assert methods["cycleqd"]["p_value"] == 1 and methods["trained"]["tokens"] == 1000
@@ -112,7 +117,54 @@ def test_curves_grow_with_tokens_up_to_those_of_the_search(finished):
             assert [p["best"] for p in curve] == sorted(p["best"] for p in curve)
             if curve:
                 assert curve[-1]["tokens"] <= seed["tokens"]
-                assert [p["children"] for p in curve] == [0, 3]
+                assert curve[-1]["children"] == entry["children"]
+
+
+def test_a_run_that_shares_parts_is_as_it_would_be_alone(finished, toy_settings):
+    _, folder = finished
+    shared = folder / "random" / "seed-1"
+    alone = folder.parent / "alone"
+    settings = yaml.safe_load((shared / "config.yaml").read_text())
+    config = toy_world.write_config(
+        folder.parent / "alone.yaml", settings | {"run_dir": str(alone)}
+    )
+    assert agent_skills.main(["--config", str(config)]) == 0
+    for kind in ("results", "costs", "metrics"):
+        names = {path.name for path in (alone / kind).iterdir()}
+        own = {n for n in names if "diverse" not in n and "sample" not in n}
+        for name in own - {"SHA256SUMS"}:
+            want = (alone / kind / name).read_bytes()
+            assert (shared / kind / name).read_bytes() == want, name
+    donor = folder / "cycleqd" / "seed-0" / "times" / "baselines-test.parquet"
+    copy = shared / "times" / "baselines-test.parquet"
+    assert copy.read_bytes() == donor.read_bytes()  # it was not evaluated again
+    assert reading.read_seconds(shared)["experts"] > 0
+
+
+def test_runs_of_another_basis_share_nothing(world, tmp_path):
+    methods = {"cycleqd": {}, "rank": {"basis.rank": 1}, "other": {"qd.bins": 7}}
+    config = world("basis.yaml", methods=methods, seeds=[0, 1])
+    study = open_study(load_config(config, [], CompareConfig), "basis")
+    donors = {(n, s): shared_with(study, n, s) for n, s in study.cells()}
+    assert donors == {
+        ("cycleqd", 0): None,
+        ("rank", 0): None,
+        ("other", 0): ("cycleqd", 0),
+        ("cycleqd", 1): ("cycleqd", 0),
+        ("rank", 1): ("rank", 0),
+        ("other", 1): ("cycleqd", 0),
+    }
+
+
+def test_a_closed_form_runs_with_one_seed_but_dare_with_all(finished, world):
+    _, folder = finished
+    assert [p.name for p in (folder / "sum").iterdir()] == ["seed-0"]
+    entry = read(folder)["methods"]["sum"]
+    assert entry["seeds"]["0"] == entry["seeds"]["1"]
+    dare = {"search": "merge", "search_settings.method": "dare"}
+    config = world("dare.yaml", methods={"cycleqd": {}, "dare": dare})
+    study = open_study(load_config(config, [], CompareConfig), "dare")
+    assert ("dare", 1) in study.cells()
 
 
 def test_tables_and_figures_are_there(finished):
@@ -125,6 +177,25 @@ def test_tables_and_figures_are_there(finished):
         assert (folder / "summary" / name).stat().st_size > 10_000
     times = json.loads((folder / "summary" / "times.json").read_text())
     assert times["random"]["seconds"] > 0
+
+
+def test_a_published_result_has_its_numbers_and_where_they_are_from(finished, tmp_path):
+    config, folder = finished
+    assert compare.main(["--config", str(config), "--publish", str(tmp_path)]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "study.json", "study.md", "study.png"
+    }  # fmt: skip
+    found = json.loads((tmp_path / "study.json").read_text())
+    assert found["seeds"] == [0, 1] and found["versions"]["jax"] and found["machine"]
+    assert found["config"]["methods"]["random"] == METHODS["random"]
+    for name, entry in read(folder)["methods"].items():
+        own = found["methods"][name]
+        for key in ("mean", "difference", "p_value"):
+            assert own[key] == pytest.approx(entry[key], abs=1e-4)
+        assert own["interval"] == pytest.approx(entry["interval"], abs=1e-4)
+        assert own["tokens"] == pytest.approx(entry["tokens"])
+        assert own["seconds"] >= 0 and set(own["seeds"]) == {"0", "1"}
+    assert (tmp_path / "study.md").read_text().startswith("# Comparison")
 
 
 def test_a_finished_comparison_is_not_run_again(finished, capsys):
@@ -215,9 +286,6 @@ def test_dry_run_prints_the_plan_and_writes_nothing(world, tmp_path, capsys):
 
 
 def test_a_preset_comes_before_a_methods_own_settings(world, tmp_path):
-    from cycleqd_jax.config import load_config
-    from cycleqd_jax.study.settings import CompareConfig, open_study
-
     preset = tmp_path / "preset.yaml"
     preset.write_text("qd: { bins: 7, w_max: 0.1 }\nqd.mutation: none\n")
     own = {"preset": str(preset), "qd.bins": 9}
