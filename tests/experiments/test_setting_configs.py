@@ -81,7 +81,7 @@ def test_what_each_setting_is_about():
 
     config, tasks = load("composite")
     lacks = [name for name, path in config.experts.items() if path == "none"]
-    assert lacks == ["pocket_sqlshell", "pocket_pysql"]
+    assert lacks == ["pocket_pysql"]
     for name in lacks:
         problem = tasks[name].problems(Split.OPTIMISE)[0]
         assert reference(tasks[name], problem) is None

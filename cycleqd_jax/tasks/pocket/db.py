@@ -71,7 +71,7 @@ class PocketDb(PocketTask):
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
         """Runs the statement on every table of the problem."""
-        effects = await self._execute(problem, answer, sandbox)
+        effects = await self.effects(problem, answer, sandbox)
         if isinstance(effects, str):
             return effects
         if len(effects) != len(problem.data["expected"]):
@@ -82,6 +82,12 @@ class PocketDb(PocketTask):
                     return f"It returned {list(actual.rows)!r:.120}."
                 return "It left the table in another state."
         return ""
+
+    async def effects(
+        self, problem: Problem, answer: str, sandbox: Sandbox
+    ) -> list[Effect] | str:
+        """The effect of an answer on every database, or in a line why there is none."""
+        return await self._execute(problem, answer, sandbox)
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
         """Runs a statement on a copy of the first table and returns its rows."""

@@ -1,13 +1,15 @@
 """Pocket SQL in Python: write a function that asks a database with SQL.
 
 It is a composite of `pocket_coding` and `pocket_db`, and has no expert and no gold
-answers. A program in the sandbox fills a table in SQLite's memory, calls the answer's
-function with the connection and writes what it returned and the whole table, encoded by
-`cycleqd_jax.tasks.values`. What is returned is compared as rows (`composite.as_rows`),
-so that a list of names and a list of rows of one name are the same. The expected
-results stay here.
+answers. Its problems are those of the templates of `pocket_db`, and so is its verdict;
+only that the statement comes from a Python function. A program in the sandbox fills the
+tables, calls the function with the connection and writes what it returned and the whole
+table. What is returned is compared as rows (`composite.as_rows`), so that a cursor, a
+list of names and a list of rows of one name are the same.
 """
 
+import dataclasses
+import random
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,37 +17,39 @@ from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks import values
 from cycleqd_jax.tasks.base import Problem
 from cycleqd_jax.tasks.pocket.composite import as_rows
-from cycleqd_jax.tasks.pocket.db_tables import Effect, same_effect, set_up
-from cycleqd_jax.tasks.pocket.episode import PocketTask, python_program, why_stopped
-from cycleqd_jax.tasks.pocket.pysql_templates import TEMPLATES
+from cycleqd_jax.tasks.pocket.db import PocketDb
+from cycleqd_jax.tasks.pocket.db_tables import Effect, set_up
+from cycleqd_jax.tasks.pocket.episode import python_program, why_stopped
+from cycleqd_jax.tasks.pocket.generator import Draft, Template
 
+_NAMES = "solve compute calc run apply process fetch load ask".split()
+_DEMAND = "Write a SQL"  # begins the demand of every prompt of `pocket_db`
 _MAX_ROWS = 100  # tables have nine rows, so more are wrong
-_SETUP = """
+# The result is the last line of standard output, in one write, whatever the answer has
+# printed: a list of pairs, or the text of an error.
+_RUNNER = """
 import sqlite3
 from itertools import islice
 from values import encode
 
-def open_table(rows):
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    db.execute({create!r})
-    db.executemany({insert!r}, rows)
-    return db
-"""
-# The result is the last line of standard output, in one write, whatever the answer has
-# printed: a list of pairs, or the text of an error.
-_RUNNER = """
 def _main():
     import sys
     scope = {{"__name__": "answer", "sqlite3": sqlite3}}
     try:
         exec(compile({answer!r}, "answer.py", "exec"), scope)
         effects = []
-        for rows in {tables!r}:
-            db = open_table(rows)
+        for database in {databases!r}:
+            db = sqlite3.connect(":memory:", isolation_level=None)
+            for (create, insert), rows in zip({set_up!r}, database):
+                db.execute(create)
+                db.executemany(insert, rows)
             found = scope[{function!r}](db)
             if hasattr(found, "__next__"):
                 found = list(islice(found, {max_rows}))
-            after = db.execute("SELECT * FROM {table}").fetchmany({max_rows})
+            after = []
+            for table in {tables!r}:
+                rows = db.execute("SELECT * FROM " + table)
+                after += rows.fetchmany({max_rows})
             effects.append((found, after))
         result = encode(effects)
     except BaseException as err:
@@ -57,94 +61,90 @@ _main()
 """
 
 
-class PocketPySql(PocketTask):
+@dataclasses.dataclass(frozen=True)
+class InPython:
+    """A template of `pocket_db` whose statement is asked for in a Python function.
+
+    The wording of the statement's demand stays as `pocket_db` has it, and the prompt
+    says how a function runs SQL: what is new is only that both come together.
+    """
+
+    inner: Template
+
+    @property
+    def id(self) -> str:
+        """That of the template of `pocket_db`."""
+        return self.inner.id
+
+    @property
+    def held_out(self) -> bool:
+        """That of the template of `pocket_db`."""
+        return self.inner.held_out
+
+    def draw(self, rng: random.Random) -> Draft:
+        """One random problem of the family."""
+        draft, name = self.inner.draw(rng), rng.choice(_NAMES)
+        begin, found, rest = draft.prompt.partition(_DEMAND)
+        if not found:
+            raise ValueError(f"{draft.prompt!r} does not have {_DEMAND!r}")
+        prompt = (
+            f"{begin}Write a Python function {name}(db) that returns "
+            f'db.execute("SQL") with the SQL{rest}'
+        )
+        answer = f'def {name}(db):\n    return db.execute("{draft.answer}")'
+
+        def make_data(data_rng: random.Random) -> Mapping[str, Any]:
+            return {"function": name, **draft.make_data(data_rng)}
+
+        return Draft(prompt, answer, make_data)
+
+
+class PocketPySql(PocketDb):
     """Write a Python function that runs SQL."""
 
     name = "pocket_pysql"
     answer_tag = "python"
-    inspection_tag = "query"
     inspection_hint = " You may first run SQL in a ```query block."
-    templates = TEMPLATES
-    tokens_by_turns: ClassVar[Mapping[int, int]] = {1: 72, 2: 72}
+    templates = tuple(map(InPython, PocketDb.templates))
+    tokens_by_turns: ClassVar[Mapping[int, int]] = {1: 64, 2: 72}
     never_gold = True
 
-    async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
-        """Calls the answer's function on every table of the problem."""
-        data = problem.data
-        tables = data["tables"]
-        effects = await self._run(
-            problem,
-            _RUNNER.format(
-                answer=answer,
-                tables=tables,
-                function=data["function"],
-                table=data["table"],
-                max_rows=_MAX_ROWS,
-            ),
-            sandbox,
+    async def effects(
+        self, problem: Problem, answer: str, sandbox: Sandbox
+    ) -> list[Effect] | str:
+        """Calls the answer's function on every database of the problem."""
+        columns, databases = self.contents(problem)
+        script = _RUNNER.format(
+            answer=answer,
+            databases=databases,
+            set_up=set_up(columns),
+            tables=list(columns),
+            function=problem.data["function"],
+            max_rows=_MAX_ROWS,
         )
-        if isinstance(effects, str):
-            return effects
-        if len(effects) != len(tables):
-            return "It gave no result."
-        for wanted, after, (found, table) in zip(
-            data["returned"], data["after"], effects, strict=True
-        ):
-            if data["changes"]:  # what it returns does not count
-                wanted = found = []
-            rows, left = as_rows(found), as_rows(table)
-            is_dict = isinstance(found, dict)
-            if rows is None or is_dict is not isinstance(wanted, dict):
-                return f"It returned {values.describe(found)}."
-            given = Effect(tuple(rows), tuple(left or ()))
-            right = Effect(tuple(as_rows(wanted)), after)
-            if not same_effect(right, given, ordered=data["ordered"]):
-                return f"It returned {rows!r:.120} and left {len(given.table)} rows."
-        return ""
-
-    async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
-        """Runs a statement on a copy of the first table and returns its rows."""
-        rows = problem.data["tables"][0]
-        script = (
-            f"\ntry:\n    found = open_table({rows!r}).execute({action!r})\n"
-            f"    found = [(found.fetchmany({_MAX_ROWS}), [])]\n"
-            "except (sqlite3.Error, sqlite3.Warning) as err:\n"
-            "    found = str(err)[:150]\n"
-            "print(encode(found))\n"
-        )
-        effects = await self._run(problem, script, sandbox)
-        if isinstance(effects, str):
-            return effects
-        found = as_rows(effects[0][0]) if effects else None
-        return "\n".join(map(_line, found or ()))
-
-    def right_inspection(self, problem: Problem) -> tuple[str, str]:
-        """A look at the table's first rows."""
-        action = f"SELECT * FROM {problem.data['table']} LIMIT 2;"
-        return action, "\n".join(map(_line, problem.data["tables"][0][:2]))
-
-    async def _run(
-        self, problem: Problem, script: str, sandbox: Sandbox
-    ) -> list[Any] | str:
-        """The last output of a script: a list of pairs, or a sentence."""
-        data = problem.data
-        ((create, insert),) = set_up({data["table"]: data["columns"]})
-        setup = _SETUP.format(create=create, insert=insert)
-        execution = await sandbox.run(python_program(setup + script))
+        execution = await sandbox.run(python_program(script))
         if reason := why_stopped(execution):
             return reason
         last_line = execution.stdout.rstrip(b"\n").rpartition(b"\n")[2]
         try:
-            effects = values.decode(last_line)
+            found = values.decode(last_line)
         except ValueError:
             return "It ended without a result."
-        if isinstance(effects, str):
-            return f"It failed with {effects}."
-        is_pairs = isinstance(effects, list) and all(
-            isinstance(pair, tuple) and len(pair) == 2 for pair in effects
-        )
-        return effects if is_pairs else "It gave no list of results."
+        if isinstance(found, str):
+            return f"It failed with {found}."
+        return _effects(found)
 
 
-def _line(row: tuple[Any, ...]) -> str:
-    return "|".join("" if cell is None else str(cell) for cell in row)
+def _effects(output: Any) -> list[Effect] | str:
+    """Checks and converts the program's output, which may be forged."""
+    effects = []
+    for pair in output if isinstance(output, list) else [None]:
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            return "It gave no list of results."
+        # A function that only changes the table may return nothing.
+        rows = [] if pair[0] is None else as_rows(pair[0])
+        table = as_rows(pair[1])
+        if rows is None or table is None:
+            return f"It returned {values.describe(pair[0])}."
+        effects.append(Effect(tuple(rows), tuple(table)))
+    return effects
