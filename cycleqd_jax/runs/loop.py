@@ -103,7 +103,7 @@ def run_search(
                 names = [child_name(t) for t in ts]
                 evaluate = functools.partial(
                     evaluate_batch,
-                    evaluator,
+                    evaluator if most == 1 else evaluator.lane,
                     dict(zip(names, candidates.genomes, strict=True)),
                     smooth=fitness.smooth,
                     retention=retention,
