@@ -162,7 +162,7 @@ class Pool:
             actor, lost = self._take(), None
             try:
                 return value_of(self._ray.get(actor.call.remote(request)))
-            except (self._ray.exceptions.RayActorError, LostError) as err:
+            except (self._ray.exceptions.RayError, LostError) as err:
                 lost = err
             finally:
                 self._give_back(actor, lost)
@@ -184,7 +184,7 @@ class Pool:
                 self._busy.append(actor)
             try:
                 self._ray.get(actor.host.remote())
-            except self._ray.exceptions.RayActorError as err:
+            except self._ray.exceptions.RayError as err:
                 self._give_back(actor, err)  # it was lost while it had nothing to do
             else:
                 return actor
@@ -217,7 +217,7 @@ class Pool:
             actor, _ = self._starting.pop(facts)
             try:
                 wrong = self._check(value_of(self._ray.get(facts)))
-            except (self._ray.exceptions.RayActorError, LostError) as err:
+            except (self._ray.exceptions.RayError, LostError) as err:
                 self._fail(actor, err)
                 continue
             except (BadInputError, RunError) as err:

@@ -86,7 +86,7 @@ def test_evaluators_join_and_leave_with_their_hosts(head, tmp_path):
         try:
             until(lambda: evaluator.lanes == 2)
             evaluator.evaluate(one() | {"two": one()["one"]}, Split.OPTIMISE)
-            assert len({line.split()[0] for line in log.open()}) == 2
+            assert len({line.split()[0] for line in log.read_text().splitlines()}) == 2
         finally:
             host.leave()
         # Whoever had nothing to do is noticed when it gets work.
@@ -134,6 +134,7 @@ def test_a_driver_that_is_killed_and_resumed_ends_the_same(head, tmp_path):
 def world(head, tmp_path_factory):
     """Two evaluators, what they note, and the log of what they evaluate."""
     log, notes = tmp_path_factory.mktemp("log") / "log", []
+    log.touch()
     with remote_world.ray_evaluator(
         head.address, notes.append, log=str(log), seconds=0.3
     ) as evaluator:
