@@ -30,15 +30,14 @@ from cycleqd_jax.files import Section, Text, Whole
 _TRIES = 3  # of a call, and of evaluators that end while they start
 _TICK_S = 0.2
 _CONNECT_S = 10
-_STORE_BYTES = 100_000_000  # of a cluster of one's own: genomes and episodes
 
 
 class RaySettings(Section):
     """The cluster that `evaluator: ray` works on.
 
     Attributes:
-      address: "auto" finds the cluster that this host is part of, "local" starts one on
-        this machine that ends with the run; else host and port of a cluster's head.
+      address: "auto" finds the cluster that this host is part of; else host and port of
+        a cluster's head.
       evaluators: the most at a time; "auto" takes as many as there is room for.
       resources: Ray's name of a resource -> how much of it one evaluator takes of its
         host, like `{TPU: 4}` or `{GPU: 1, CPU: 8}`.
@@ -301,22 +300,16 @@ def connect(address: str) -> Any:
             "evaluator is ray, but the Python package ray is not installed; type: pip "
             "install ray"
         ) from err
-    own = dict(include_dashboard=False, object_store_memory=_STORE_BYTES)
     heard = signal.getsignal(signal.SIGTERM)
     try:
-        if address not in ("auto", "local"):  # Ray itself would try for minutes
+        if address != "auto":  # Ray itself would try for minutes
             host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), _CONNECT_S).close()
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level="ERROR",
-            **own if address == "local" else {},
-        )
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError) as err:
         raise BadInputError(
             f"ray.address: there is no cluster at {address} ({_reason(err)}); start "
-            "one with ray start --head, or set ray.address=local for this machine."
+            "one on this host with ray start --head, and leave ray.address out."
         ) from err
     finally:
         # Ray takes the signal, after which a command would not end as it says.

@@ -55,15 +55,22 @@ def remote_evaluator(
     Args:
       config: the settings, as the hosts need them.
       prepared: by the driver, with the basis stored in the run folder.
-      note: is told of evaluators that are lost; from any thread.
+      note: is told of evaluators that come and go; from any thread.
     """
     ours = fingerprints(prepared)
+
+    def check(facts: Mapping[str, Any]) -> str | None:
+        wrong = other_inputs(ours, facts)
+        if wrong is None:
+            note(f"an evaluator is ready on {facts['host']} ({facts['device']}).")
+        return wrong
+
     return RayEvaluator(
         config.ray,
         host_source(config, prepared),
         tasks=prepared.tasks,
         in_order=config.engine.deterministic,
-        check=lambda facts: other_inputs(ours, facts),
+        check=check,
         note=note,
     )
 
@@ -134,4 +141,5 @@ def open_on_host(
         raise BadInputError(f"ray: no evaluator can work on {host}: {err}") from err
     with open_evaluator(config, prepared, sandbox) as evaluator:
         evaluator.compile()
-        yield evaluator, {"host": host, "fingerprints": fingerprints(prepared)}
+        facts = {"host": host, "device": jax.devices()[0].device_kind}
+        yield evaluator, facts | {"fingerprints": fingerprints(prepared)}

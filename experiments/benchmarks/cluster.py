@@ -2,7 +2,8 @@
 
 A child's evaluation only sleeps, so that evaluators of one machine do not compete for
 its cores: what is measured is what the driver, the cluster and the order cost. Search,
-checkpoints and results are those of a run.
+checkpoints and results are those of a run. The cluster is the one of this host, as
+`ray start --head` makes it; it needs one core at least.
 """
 
 import contextlib
@@ -95,7 +96,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
 
 def _rate(count: int, in_order: bool) -> float:
     """Children per second, after a first batch for everyone."""
-    settings = RaySettings(address="local", evaluators=count, resources={"CPU": 0.25})
+    settings = RaySettings(evaluators=count, resources={"CPU": 0.25})
     evaluator = RayEvaluator(
         settings,
         Source(f"{__name__}:open_sleeper", {}),
