@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from cycleqd_jax.errors import BadInputError, explain, show
+from cycleqd_jax.evaluation.pool import RaySettings
 from cycleqd_jax.evaluation.retention import RetentionSettings
 from cycleqd_jax.evaluation.rungs import RacingSettings
 from cycleqd_jax.evaluation.smooth import FitnessSettings
@@ -81,6 +82,7 @@ class RunConfig(Section):
         of a benchmark are; the task says what it takes.
       search: the search method, or the import path of a class.
       search_settings: what only that search knows; the search says what it takes.
+      evaluator: "local" evaluates in this process, "ray" on the hosts of a cluster.
     """
 
     seed: Seed = 0
@@ -117,6 +119,8 @@ class RunConfig(Section):
     baselines: BaselinesSettings = BaselinesSettings()
     retention: RetentionSettings = RetentionSettings()
     engine: EngineSettings = EngineSettings()
+    evaluator: Literal["local", "ray"] = "local"
+    ray: RaySettings = RaySettings()
     sandbox: SandboxSettings = SandboxSettings()
     logging: LoggingSettings = LoggingSettings()
 
@@ -125,6 +129,11 @@ class RunConfig(Section):
         check_task_settings(self.task_settings, self.tasks)
         check_shells_exist(self.sandbox, self.tasks, self.task_settings)
         expert_names.check_experts(self.experts, self.tasks)
+        if self.evaluator == "ray" and self.engine.slots == "auto":
+            raise ValueError(
+                "engine.slots is auto; expected a number because evaluator is ray, and "
+                "all hosts must have the same programs"
+            )
         if self.qd.cell_range != "relative":
             _check_keys("qd.cell_range", self.qd.cell_range, self.tasks)
         if self.aggregation.candidates and not self.problems.validate_:

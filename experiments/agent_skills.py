@@ -18,6 +18,7 @@ from cycleqd_jax.reports.plan import plan_remarks, plan_rows
 from cycleqd_jax.runs import run
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.profiling import profiling
+from cycleqd_jax.runs.remote import compute_on_cpu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(config: RunConfig, *, resume: bool, dry_run: bool, profile: str | None) -> int:
     console.set_up_process()
+    compute_on_cpu(config)
     with RunFolder(config.run_dir, resume=resume, trial=dry_run) as folder:
         run.check_generations(config, folder)
         if dry_run:

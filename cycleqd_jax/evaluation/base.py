@@ -144,6 +144,10 @@ class Gradients(NamedTuple):
 class Evaluator(Protocol):
     """Scores individuals.
 
+    One that serves several calls at once, from several threads, also has `lanes`, the
+    number of calls that are best made at a time, and `lane`, the evaluator to make them
+    with.
+
     Attributes:
       tasks: in the order of the archives.
     """

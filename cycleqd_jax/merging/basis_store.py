@@ -225,6 +225,23 @@ def obtain_basis(
     return basis
 
 
+def find_basis(fingerprint: str, file: Path) -> Basis:
+    """The basis of a fingerprint, from the file of a run or from the user's cache.
+
+    Raises:
+      BadInputError: it is in neither of them.
+    """
+
+    def compute() -> Basis:
+        raise BadInputError(
+            f"basis: there is no file {file} with the basis of these experts; copy it "
+            "there from the run, or put the run folder on a file system that all hosts "
+            "share."
+        )
+
+    return obtain_basis(fingerprint, compute, file=file)
+
+
 def store_basis(file: Path, basis: Basis, *, fingerprint: str) -> None:
     """Writes the basis into a run folder, unless it is there.
 

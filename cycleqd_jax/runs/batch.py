@@ -1,5 +1,6 @@
 """Evaluates a batch of candidates: episodes, log-probabilities and their outcomes."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ from cycleqd_jax.evaluation.base import (
 )
 from cycleqd_jax.evaluation.smooth import smooth_scores
 from cycleqd_jax.merging.genome import Genome
+from cycleqd_jax.runs.names import child_name
 from cycleqd_jax.runs.retention import TextRetention
-from cycleqd_jax.search.base import Outcome, Status
+from cycleqd_jax.search.base import Candidates, Outcome, Status
 from cycleqd_jax.tasks.base import Split
 
 
@@ -87,3 +89,28 @@ def evaluate_batch(
         for name in candidates
     )
     return BatchResult(outcomes, evaluation.episodes, logprobs, costs)
+
+
+def renumbered(
+    candidates: Candidates, result: BatchResult, first: int
+) -> tuple[Candidates, BatchResult]:
+    """Candidates and their results under consecutive generations.
+
+    Args:
+      candidates: as they were asked.
+      result: of `evaluate_batch`, by the names of the children of those generations.
+      first: the first one's generation from now on.
+    """
+    ts = tuple(range(first, first + len(candidates.ts)))
+    if ts == candidates.ts:
+        return candidates, result
+    names = {
+        child_name(old): child_name(new)
+        for old, new in zip(candidates.ts, ts, strict=True)
+    }
+    episodes, logprobs = (
+        [dataclasses.replace(row, individual=names[row.individual]) for row in rows]
+        for rows in (result.episodes, result.logprobs)
+    )
+    result = result._replace(episodes=episodes, logprobs=logprobs)
+    return candidates._replace(ts=ts), result

@@ -43,6 +43,8 @@ FREE = (
     "engine.decode_steps",
     "engine.attention",
     "engine.mesh",
+    "evaluator",
+    "ray",
     # Compared in another form: the number, the chosen mode, the tasks' own options.
     "engine.length",
     "engine.mode",
@@ -99,7 +101,7 @@ def check_same_inputs(path: pathlib.Path, fingerprints: Mapping[str, Any]) -> No
         if old != new:
             raise BadInputError(
                 f"run_dir: the run in {path} was begun with other "
-                f"{_difference(name, old, new)}; resume it with the same, or start "
+                f"{difference(name, old, new)}; resume it with the same, or start "
                 "anew with run_dir=FOLDER."
             )
 
@@ -167,7 +169,7 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _difference(name: str, old: Any, new: Any) -> str:
+def difference(name: str, old: Any, new: Any) -> str:
     """Says what differs between two unequal fingerprints of one type."""
     if not isinstance(old, dict):
         return name  # a hash: there is nothing to show

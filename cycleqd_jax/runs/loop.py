@@ -1,9 +1,13 @@
 """The loop of a run: ask, evaluate, tell, save.
 
-P consecutive candidates are asked from one state, evaluated together, and told in order
-of their generation. The loop knows a search and an evaluator by their doors only.
+P candidates are asked from one state, evaluated together, and told in order. Where the
+evaluator serves several calls at once and the search takes candidates in any order, as
+many batches are on their way; each is told when it arrives, and its children are
+numbered then. The loop knows a search and an evaluator by their doors only.
 """
 
+import functools
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +20,12 @@ from qdax.custom_types import RNGKey
 from cycleqd_jax.evaluation.base import Cost, Evaluator, mean_losses, total_cost
 from cycleqd_jax.evaluation.smooth import FitnessSettings
 from cycleqd_jax.progress import BatchSummary, Observer, Usage
-from cycleqd_jax.qd.schedule import generation_batch
 from cycleqd_jax.qd.settings import QDSettings
-from cycleqd_jax.runs.batch import evaluate_batch
+from cycleqd_jax.runs.batch import evaluate_batch, renumbered
 from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.costs import write_costs
 from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.lanes import Asked, Lanes, untold
 from cycleqd_jax.runs.names import child_name, individual_name
 from cycleqd_jax.runs.results import write_episodes, write_logprobs
 from cycleqd_jax.runs.retention import TextRetention
@@ -61,7 +65,8 @@ def run_search(
     """Goes on from `state` to the last generation.
 
     After every batch results and metrics are in place before the checkpoint that
-    counts them, so a run that is killed at any moment and resumed ends the same.
+    counts them, so a run that is killed at any moment and resumed ends the same; with
+    several lanes it ends with as many children, as they happen to arrive.
 
     Args:
       search: the method.
@@ -84,53 +89,66 @@ def run_search(
     key = jax.random.key(seed)
     tasks = [task.name for task in evaluator.tasks]
     experts = search.context.basis.expert_names
-    while state.next_generation <= qd.num_generations:
-        start = time.perf_counter()
-        ts = generation_batch(
-            state.next_generation, qd.num_generations, qd.children_per_batch
-        )
-        costs: list[tuple[str, Cost]] = []
-        candidates = ask(search, state, key, ts, evaluator, costs)
-        names = [child_name(t) for t in ts]
-        batch = evaluate_batch(
-            evaluator,
-            dict(zip(names, candidates.genomes, strict=True)),
-            smooth=fitness.smooth,
-            retention=retention,
-            progress=observer.episodes,
-        )
-        costs += batch.costs.items()
-        rows = []
-        for i, (name, outcome) in enumerate(zip(names, batch.outcomes, strict=True)):
-            state = search.tell(state, candidate(candidates, i), [outcome])
-            rows.append(
-                {"generation": ts[i], "individual": name}
-                | _lineage_columns(candidates.lineage[i], tasks, experts)
-                | _score_columns(outcome, tasks, fitness, retention)
-                | search.metrics(state)
+    numbers = untold(folder, qd.num_generations)
+
+    start = time.perf_counter()
+    with Lanes() as lanes:
+        while state.next_generation <= qd.num_generations:
+            most = getattr(evaluator, "lanes", 1) if search.any_order else 1
+            while len(lanes) < most and (
+                ts := tuple(itertools.islice(numbers, qd.children_per_batch))
+            ):
+                costs: list[tuple[str, Cost]] = []
+                candidates = ask(search, state, key, ts, evaluator, costs)
+                names = [child_name(t) for t in ts]
+                evaluate = functools.partial(
+                    evaluate_batch,
+                    evaluator if most == 1 else evaluator.lane,
+                    dict(zip(names, candidates.genomes, strict=True)),
+                    smooth=fitness.smooth,
+                    retention=retention,
+                    progress=observer.episodes if most == 1 else None,
+                )
+                known = state.next_generation - 1
+                lanes.begin(Asked(candidates, known, costs), evaluate)
+            asked, batch = lanes.next()
+            candidates, batch = renumbered(
+                asked.candidates, batch, state.next_generation
             )
-        part = f"batch-{ts[0]:06d}"
-        write_costs(folder, part, costs)
-        if fitness.smooth or retention is not None:
-            write_logprobs(folder, part, batch.logprobs)
-        write_episodes(folder, part, batch.episodes)
-        folder.write_part("metrics", part, pa.Table.from_pylist(rows))
-        checkpoints.save(state)
-        seconds = time.perf_counter() - start
-        usage = usage_of(total_cost(cost for _, cost in costs), seconds)
-        details = {} if usage is None else _rounded(usage)
-        folder.log_time("batch", seconds, generation=ts[-1], **details)
-        observer.batch(
-            BatchSummary(
-                generation=ts[-1],
-                num_generations=qd.num_generations,
-                best=_by_task(rows[-1], "best/"),
-                coverage=_by_task(rows[-1], "coverage/"),
-                seconds=seconds,
-                children=len(ts),
-                usage=usage,
+            ts, rows = candidates.ts, []
+            for i, outcome in enumerate(batch.outcomes):
+                state = search.tell(state, candidate(candidates, i), [outcome])
+                rows.append(
+                    {"generation": ts[i], "individual": child_name(ts[i])}
+                    | {"asked": asked.candidates.ts[i]}
+                    | {"staleness": ts[i] - 1 - asked.known}
+                    | _lineage_columns(candidates.lineage[i], tasks, experts)
+                    | _score_columns(outcome, tasks, fitness, retention)
+                    | search.metrics(state)
+                )
+            part, costs = f"batch-{ts[0]:06d}", [*asked.costs, *batch.costs.items()]
+            write_costs(folder, part, costs)
+            if fitness.smooth or retention is not None:
+                write_logprobs(folder, part, batch.logprobs)
+            write_episodes(folder, part, batch.episodes)
+            folder.write_part("metrics", part, pa.Table.from_pylist(rows))
+            checkpoints.save(state)
+            now = time.perf_counter()
+            start, seconds = now, now - start
+            usage = usage_of(total_cost(cost for _, cost in costs), seconds)
+            details = {} if usage is None else _rounded(usage)
+            folder.log_time("batch", seconds, generation=ts[-1], **details)
+            observer.batch(
+                BatchSummary(
+                    generation=ts[-1],
+                    num_generations=qd.num_generations,
+                    best=_by_task(rows[-1], "best/"),
+                    coverage=_by_task(rows[-1], "coverage/"),
+                    seconds=seconds,
+                    children=len(ts),
+                    usage=usage,
+                )
             )
-        )
     return state
 
 

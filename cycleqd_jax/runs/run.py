@@ -1,5 +1,6 @@
 """A whole run, or a dry run: inputs, experts' scores, the search, the comparison."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -7,7 +8,9 @@ import numpy as np
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import Evaluator
+from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.racing import RacingEvaluator
+from cycleqd_jax.evaluation.ray import RayEvaluator
 from cycleqd_jax.evaluation.retention import passages
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import SEARCHING, Observer
@@ -25,6 +28,7 @@ from cycleqd_jax.runs.plan import (
     find_inputs,
     make_plan,
 )
+from cycleqd_jax.runs.remote import of_driver, remote_evaluator
 from cycleqd_jax.runs.results import recorded_verdicts, whole_batches
 from cycleqd_jax.runs.retention import TextRetention
 from cycleqd_jax.runs.search import make_search
@@ -36,6 +40,7 @@ from cycleqd_jax.runs.setup import (
 )
 from cycleqd_jax.runs.tasks import check_splits, find_tasks
 from cycleqd_jax.runs.trackers import check_trackers, track_run
+from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import State
 
@@ -57,8 +62,8 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
     """
     start = time.perf_counter()
     check_trackers(config.logging)
-    sandbox = make_sandbox(config.sandbox)  # first: it may not be permitted here
-    prepared = prepare(config, folder, observer)
+    sandbox = _sandbox(config)  # first: it may not be permitted here
+    prepared = prepare(of_driver(config), folder, observer)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
     trained_experts.describe_experts(
@@ -71,7 +76,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
     with (
         track_run(config, folder, observer) as observer,
         Checkpoints(folder.checkpoints) as checkpoints,
-        open_evaluator(config, prepared, sandbox) as evaluator,
+        _evaluator(config, prepared, sandbox, observer) as evaluator,
     ):
         observer.phase("compiling the engine")
         evaluator.compile(observer.note)
@@ -158,23 +163,40 @@ def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:
     check_trackers(config.logging)
     tasks, missing_data = find_tasks(config)
     check_splits(config, tasks)
-    inputs, machine = find_inputs(config), this_machine()
+    inputs, machine, driver = find_inputs(config), this_machine(), of_driver(config)
     if missing_data or not inputs.are_here:
         basis = inputs.basis(config)
         make_search(config, basis, config.tasks, () if missing_data else tasks)
-        memory = plan_memory(config, inputs.model, basis, machine)
+        memory = plan_memory(driver, inputs.model, basis, machine)
         if inputs.are_here:
             memory.check(machine)
             check_gram_memory(config, inputs.model, machine)
         return make_plan(config, memory, machine, inputs, tasks, missing_data)
-    sandbox = make_sandbox(config.sandbox)
-    prepared = prepare(config, folder, observer, tasks)
+    sandbox = _sandbox(config)
+    prepared = prepare(driver, folder, observer, tasks)
     memory = prepared.memory
-    with open_evaluator(config, prepared, sandbox):
+    with _evaluator(config, prepared, sandbox, observer):
         seconds = estimate_episode(
             memory.parameters, config.dtype, tasks, prepared.model.tokenizer
         )
     return make_plan(config, memory, machine, inputs, tasks, (), seconds)
+
+
+def _sandbox(config: RunConfig) -> Sandbox | None:
+    """The sandbox of this machine; None where hosts of a cluster have their own."""
+    return make_sandbox(config.sandbox) if config.evaluator == "local" else None
+
+
+def _evaluator(
+    config: RunConfig,
+    prepared: Prepared,
+    sandbox: Sandbox | None,
+    observer: Observer,
+) -> contextlib.AbstractContextManager[LocalEvaluator | RayEvaluator]:
+    """The evaluator that the config names, not open yet."""
+    if sandbox is None:
+        return remote_evaluator(config, prepared, observer.note)
+    return open_evaluator(config, prepared, sandbox)
 
 
 def _racing(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> Evaluator:

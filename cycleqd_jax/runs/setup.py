@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import os
+import pathlib
 import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.basis_store import (
     basis_fingerprint,
+    find_basis,
     obtain_basis,
     store_basis,
 )
@@ -137,6 +139,8 @@ def prepare(
     folder: RunFolder | None,
     observer: Observer,
     tasks: tuple[Task, ...] | None = None,
+    *,
+    basis_file: pathlib.Path | None = None,
 ) -> Prepared:
     """Loads and checks all inputs of a run.
 
@@ -146,6 +150,7 @@ def prepare(
         same; None where there is none. Nothing is written.
       observer: hears what is being done.
       tasks: those of the config if they are made already.
+      basis_file: the basis of a run that is on another machine; it is not computed.
 
     Raises:
       BadInputError: an input is missing, damaged or does not fit, or is another than
@@ -212,7 +217,11 @@ def prepare(
         check_same_inputs(folder.path, fingerprints)
     observer.phase("computing the basis of the task vectors")
     layers = inputs_of and inputs_of.grams(program, model.weights)
-    basis = _basis(config, folder, model, experts, basis_print, layers)
+    basis = (
+        _basis(config, folder, model, experts, basis_print, layers)
+        if basis_file is None
+        else find_basis(basis_print, basis_file)
+    )
     memory = plan_memory(config, model.config, basis, machine)
     basis = place_basis(basis, mesh)
     evaluation = {"evaluation": {"engine.mode": memory.mode.mode}}

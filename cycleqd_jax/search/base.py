@@ -206,6 +206,15 @@ class Search(abc.ABC):
         """True if it makes a `GradientRequest`, with these settings."""
         return False
 
+    @property
+    def any_order(self) -> bool:
+        """True if it may be told candidates in the order in which they arrive.
+
+        `ask` then gets generations that come after those of candidates still being
+        evaluated, and `tell` gets candidates numbered anew, in order of arrival.
+        """
+        return False
+
     @abc.abstractmethod
     def init(
         self,
@@ -240,7 +249,7 @@ class Search(abc.ABC):
           state: as `init` or `tell` returned it.
           key: one typed key, the same for the whole run: candidate t must depend on
             `fold_in(key, t)`, the state and the answers alone.
-          ts: P consecutive generations, from `state.next_generation`.
+          ts: P consecutive generations, from `state.next_generation`; see `any_order`.
           answers: to the requests that it returned for these generations, in order. A
             search that returns no requests may leave the parameter out.
         """

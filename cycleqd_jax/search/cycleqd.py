@@ -134,6 +134,11 @@ class CycleQD(Search):
         return state.memory.archives
 
     @property
+    def any_order(self) -> bool:
+        """Without Gaussian noise, which counts the generations before a child."""
+        return not self.context.qd.has_noise
+
+    @property
     def breeding(self) -> QDSettings:
         """The settings by which parents are drawn, crossed and mutated."""
         return self.context.qd

@@ -62,6 +62,11 @@ class RandomSearch(Search):
             "search_settings", context.options, RandomSettings
         )
 
+    @property
+    def any_order(self) -> bool:
+        """Candidates do not depend on each other."""
+        return True
+
     def init(
         self,
         experts: Sequence[Genome],

@@ -40,6 +40,11 @@ def check_study(study: Study) -> tuple[Task, ...]:
     make_sandbox(study.reference.sandbox)
     tasks, problems = _check_run(study.config.reference, study.reference)
     for name, config in study.searches.items():
+        if config.evaluator != "local":
+            raise BadInputError(
+                f"methods.{name}: evaluator is {config.evaluator}, but a comparison "
+                "evaluates on this machine; set it to local."
+            )
         if name == study.config.reference:
             continue
         _, own = _check_run(name, config)

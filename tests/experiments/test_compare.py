@@ -239,6 +239,10 @@ def test_it_is_not_resumed_with_other_methods_seeds_or_problems(
         ),
         ({"methods": {"cycleqd": {}, "x": {"seed": 4}}}, "methods.x: sets seed"),
         (
+            {"methods": {"cycleqd": {}, "x": {"evaluator": "ray"}}},
+            "methods.x: evaluator is ray",
+        ),
+        (
             {"methods": {"cycleqd": {}, "x": {"model": "best"}}},
             "model 'best' is unknown",
         ),
