@@ -31,9 +31,12 @@ _ROOM = "size=32m,nr_inodes=8k,mode=755"  # for what is written while it is look
 _SYSTEM_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _OWN_FOLDERS = ("proc", "dev", "sys")
 # Files that programs obey wherever they are. They are not seen by those that look.
-_STEERING = ("etc/ld.so.preload", "etc/ld.so.cache", "usr/pyvenv.cfg")
-
-
+_STEERING = (
+    *("etc/ld.so.preload", "etc/ld.so.cache", "usr/pyvenv.cfg"),
+    *("etc/pam.conf", "etc/sudo.conf"),
+)
+# Folders of an image that steer logins; others look without a login.
+_LOGINS = ("etc/pam.d", "etc/security")
 _ACCOUNTS = ("passwd", "group")  # read by many programs, unless they are no text
 
 
@@ -83,7 +86,7 @@ class _Slot:
             elif os.path.isdir(f"{usr}/{name}"):
                 self._system.append((f"{usr}/{name}", f"/usr/{name}"))
         others = [name for name, link in self._links.items() if link is None]
-        for name in (*others, "etc/alternatives"):
+        for name in (*others, "etc/alternatives", *(_LOGINS if image else ())):
             if os.path.isdir(f"{image or ''}/{name}"):
                 self._system.append((f"{image or ''}/{name}", f"/{name}"))
         if self._python and image is None:

@@ -29,7 +29,7 @@ from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.machine import PATH, Machine, encode, run_in
 from cycleqd_jax.sandbox.process import wait_for_exit
 from cycleqd_jax.sandbox.shell_functions import fixed_tools, in_front, stub
-from cycleqd_jax.sandbox.world import LOOKING, SWITCHING, Mounts, World, wall
+from cycleqd_jax.sandbox.world import LOOKING, Mounts, World, wall
 
 _THEIR_PATH = "/usr/local/sbin:/usr/local/bin"  # behind the other, for who asks
 _LOOK_ENVIRONMENT = {**ENVIRONMENT, "PATH": PATH, "TZ": "UTC"}
@@ -138,7 +138,6 @@ class Looking:
         argv: Sequence[bytes],
         environment: Mapping[str, str | bytes],
         passed: Sequence[int] = (),
-        capabilities: Sequence[str] = LOOKING,
     ) -> ScriptRun:
         """Runs a program among the episode's processes, which have all ended."""
         with Descriptors() as fds:
@@ -148,7 +147,7 @@ class Looking:
                 named.append(fds.memory(self._machine.host.seccomp))
                 words += ["--seccomp", str(named[-1])]
             joined = ["--userns", str(namespaces[0]), "--pidns", str(namespaces[1])]
-            command = wall([*self._machine.start(), *joined], capabilities, environment)
+            command = wall([*self._machine.start(), *joined], LOOKING, environment)
             status = fds.memory(b"")
             out_read, out_write = fds.pipe()
             command += [*words, "--json-status-fd", str(status), "--", *argv]
@@ -246,9 +245,7 @@ class Looking:
             'exec "$@" 2>/dev/null', "/usr/bin/setpriv", *ids, "/usr/bin/cat", file[1]
         )
         mounts = await self._view(PLAIN_LOOK)
-        run = await self._in_wall(
-            mounts, argv, _LOOK_ENVIRONMENT, capabilities=SWITCHING
-        )
+        run = await self._in_wall(mounts, argv, _LOOK_ENVIRONMENT)
         return run.status & 255, run.output[:_CALL_BYTES]
 
     def _answer(

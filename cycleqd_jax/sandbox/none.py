@@ -99,8 +99,7 @@ class UnsafeSandbox:
           BadInputError: always.
         """
         raise BadInputError(
-            "sandbox.kind is none, which has no shells; expected bubblewrap, or a "
-            "backend of the task that brings its own, like container"
+            "sandbox.kind is none, which has no shells; expected bubblewrap"
         )
 
     async def close(self) -> None:

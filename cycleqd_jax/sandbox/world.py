@@ -32,8 +32,7 @@ data = open(int(sys.argv.pop(1)), "rb").read()
 exec(data if data.startswith(b"import") else marshal.loads(data[16:]))
 """
 _OURS = "SYS_PTRACE"  # process 1 alone has it
-LOOKING = ("DAC_OVERRIDE",)
-SWITCHING = ("DAC_OVERRIDE", "SETUID", "SETGID")
+LOOKING = ("DAC_OVERRIDE", "SETUID", "SETGID")
 _CPUS = "/sys/devices/system/cpu"
 # They say something of the machine, or are errors of every `find`.
 _HIDDEN = tuple(

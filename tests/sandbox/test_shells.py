@@ -426,6 +426,30 @@ def test_killed_from_outside(what):
     assert gone(lambda: set(descendants()) - before)
 
 
+def test_bashrc_is_read_once():
+    """A look sees the PATH of a login shell that has read the file, as Debian's does.
+
+    Whoever reads it there again has its folders twice, and so a wrong answer to a
+    question about PATH.
+    """
+    count = "echo $PATH | tr ':' '\\n' | wc -l"
+
+    async def use(shell):
+        code = "echo 'PATH=$PATH:/k:/l' > ~/.bashrc; echo '. ~/.bashrc' > ~/.profile"
+        await shell.script("bash", code, limit_s=20)
+        await shell.start_shell(terminal=False, limit_s=20)
+        once = await shell.type(count, limit_s=20)
+        twice = await shell.type(f"source ~/.bashrc; {count}", limit_s=20)
+        await shell.end()
+        code = f"source ~/.bashrc; {count}"
+        run = await shell.look(code, limit_s=20, how=Look(bashrc=True))
+        return once.output, twice.output, run.output
+
+    once, twice, seen = in_shell(use)
+    assert seen == once
+    assert int(twice) == int(once) + 2
+
+
 def test_check_text_is_never_seen():
     """What an episode leaves running sees no script that judges it."""
 

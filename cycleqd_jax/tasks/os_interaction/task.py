@@ -8,6 +8,7 @@ system and judge.
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from cycleqd_jax.tasks.os_interaction.options import parse_options
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_ids
 
+_LOG = logging.getLogger(__name__)
 _PREPARE_S = 60.0  # of one script that prepares the system, by the shell's clock
 _CHECK_S = 60.0
 _PROTOCOL = 3
@@ -43,8 +45,8 @@ class OSInteraction:
     """
 
     name = "os_interaction"
-    # They decide no verdict: the path of the data, whose content is hashed, where
-    # containers run, and how many run at once.
+    # They decide no verdict: the path of the data, whose content is hashed, where the
+    # image comes from, and how many episodes run at once.
     free_options = ("data", "engine", "sessions")
 
     def __init__(self, task_settings: TaskSettings):
@@ -71,14 +73,16 @@ class OSInteraction:
     ) -> dict[Split, tuple[str, ...]]:
         if self.options.split == "reference":
             indices = read_ids(path)
-            ids = tuple(map(str, indices))
-            check_ids(self.name, ids, self._data)
-            self._machines.check_runs(indices)
-            return {Split.OPTIMISE: ids}
+            check_ids(self.name, tuple(map(str, indices)), self._data)
+            judged = self._machines.check_runs(indices)
+            for index in {*indices}.difference(judged):
+                why = self._machines.why_not(index)
+                _LOG.warning("Problem %d of the list is left out: %s.", index, why)
+            return {Split.OPTIMISE: tuple(map(str, judged))}
         strata = {
             key: problem.group
             for key, problem in self._data.items()
-            if self._machines.solvable(problem.index)
+            if self.why_not(problem.index) is None
         }
         return seeded_splits(self.name, strata, task_settings.sizes, task_settings.seed)
 
@@ -234,10 +238,7 @@ class OSInteraction:
                 {"role": "assistant", "content": reply},
                 {"role": "user", "content": told[-1]},
             ]
-        if unjudged := self._machines.why_unjudged(given):
-            right, reason = False, f"It cannot be judged: {unjudged}."
-        else:
-            right, reason = await judge(shell, sandbox, given, answer, _CHECK_S)
+        right, reason = await judge(shell, sandbox, given, answer, _CHECK_S)
         return Result(
             outcome=Outcome.SOLVED if right else outcome,
             answer=str(content),
