@@ -9,9 +9,8 @@ sandbox. Its folder in /proc is covered, and the system call filter denies chang
 its limits and priority.
 
 Request (marshal, version 2, from the library): a dictionary. Report (to the library):
-one header line `ending code cpu_us`, then each entry as a line
-`kind name_bytes content_bytes` (kind: f or d) followed by the name and the content,
-then `end 0 0`.
+a line `ending code`, then for each file a line `path_bytes content_bytes`, the path and
+the content, then a line `end`.
 """
 
 import _signal
@@ -24,7 +23,7 @@ from cycleqd_jax.sandbox._collect import (
     FOLDER_FLAGS,
     S_IFDIR,
     S_IFMT,
-    Collector,
+    collect,
     read_all,
     write_all,
     write_files,
@@ -126,11 +125,12 @@ def main(request_fd, report_fd, *stop_fds):
         signalled = status & 0x7F
         reason = "signalled" if signalled else "exited"
         status = signalled or status >> 8
-    header = b"%s %d %d\n" % (reason.encode(), status, int(cpu_s * 1e6))
-    write_all(report_fd, header)
+    write_all(report_fd, b"%s %d\n" % (reason.encode(), status))
     if request["collect"]:
-        Collector(request["collect_bytes"], report_fd).folder(work_fd)
-    write_all(report_fd, b"end 0 0\n")
+        for path, content in collect(work_fd, request["collect_bytes"]):
+            header = b"%d %d\n" % (len(path), len(content))
+            write_all(report_fd, header + path + content)
+    write_all(report_fd, b"end\n")
 
 
 if __name__ == "__main__":

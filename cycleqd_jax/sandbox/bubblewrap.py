@@ -19,6 +19,7 @@ import subprocess
 from collections.abc import Callable
 
 from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox._collect import MAX_ENTRIES, MAX_PATH_BYTES
 from cycleqd_jax.sandbox.base import (
     DEFAULT_SHELL_LIMITS,
     PLAIN_ROOT,
@@ -30,17 +31,17 @@ from cycleqd_jax.sandbox.base import (
     Shell,
     ShellLimits,
 )
-from cycleqd_jax.sandbox.capture import Capture
 from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.host import Host, inspect_host
-from cycleqd_jax.sandbox.process import until_end
-from cycleqd_jax.sandbox.report import read_report
+from cycleqd_jax.sandbox.process import Ended, until_end
 from cycleqd_jax.sandbox.shells import Shells
 
 _SUPERVISOR = "/etc/sandbox/supervisor"
 _PENDING_SIGNALS = 256  # and timers, of all processes together
+_GRACE_S = 60.0  # after the wall-clock limit, for start and clean-up under load
+_REPORT_BYTES = MAX_ENTRIES * (MAX_PATH_BYTES + 128)  # beside the content of files
 _ATTEMPTS = 3
 _PAUSE_S = 0.2  # before the second attempt; doubled for the third
 _PASSWD = b"user:x:1000:1000::/box/work:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
@@ -181,46 +182,76 @@ class BubblewrapSandbox:
 
             self._stops.add(stop)
             try:
-                stdout, stderr = await until_end(
-                    process, (out_read, err_read), program.limits, stop
+                limits = program.limits
+                ended = await until_end(
+                    process,
+                    (out_read, err_read),
+                    limits.output_bytes,
+                    stop,
+                    limits.wall_s + _GRACE_S,
                 )
             finally:
                 self._stops.remove(stop)
-            return self._verdict(program, process, report, stdout, stderr)
+            return self._verdict(program, process.returncode, report, ended)
 
     def _verdict(
-        self,
-        program: Program,
-        process: subprocess.Popen,
-        report_fd: int,
-        stdout: Capture,
-        stderr: Capture,
+        self, program: Program, status: int, report_fd: int, ended: Ended
     ) -> Execution:
         """The result, from the supervisor's report and the captured output."""
+        stdout, stderr = ended.printed
         try:
             # If bubblewrap was killed, the supervisor may still be writing.
-            if process.returncode != 0:
+            if status != 0:
                 raise SandboxError("the sandbox ended without a complete report")
-            report = read_report(report_fd, program.limits.scratch_bytes)
+            reason, code, files = read_report(report_fd, program.limits.scratch_bytes)
         except SandboxError as error:
-            said = stderr.data.decode(errors="replace").strip()[-500:]
+            said = stderr.decode(errors="replace").strip()[-500:]
             raise SandboxError(
-                f"{error} (exit status {process.returncode}, stderr {said!r})"
+                f"{error} (exit status {status}, stderr {said!r})"
             ) from error
-        ending = _ENDINGS[report.reason]
+        ending = _ENDINGS[reason]
         # The output decides first: whether the program ended before we had read too
         # much output must not change the result.
-        if stdout.over or stderr.over:
+        if ended.over:
             ending = Ending.OUTPUT_LIMIT
-        elif report.reason == "stopped" and self._closed:
+        elif reason == "stopped" and self._closed:
             raise SandboxError("the sandbox was closed while a program ran")
-        return Execution(
-            ending=ending,
-            exit_code=report.code if ending is Ending.EXITED else None,
-            stdout=stdout.data,
-            stderr=stderr.data,
-            files=report.files,
-        )
+        code = code if ending is Ending.EXITED else None
+        return Execution(ending, code, stdout, stderr, files)
+
+
+def read_report(fd: int, collect_bytes: int) -> tuple[str, int, dict[str, bytes]]:
+    """The supervisor's report: (ending, status or signal, files as in `Execution`).
+
+    Raises:
+      SandboxError: it is missing, incomplete or too long.
+    """
+    size = os.fstat(fd).st_size
+    if size > collect_bytes + _REPORT_BYTES:
+        raise SandboxError(f"the sandbox's report has {size} bytes, more than allowed")
+    data = os.pread(fd, size, 0)
+    place = 0
+
+    def line() -> list[bytes]:
+        nonlocal place
+        start, place = place, data.index(b"\n", place, place + 128) + 1
+        return data[start:place].split()
+
+    files = {}
+    try:
+        reason, code = line()
+        while (sizes := line()) != [b"end"]:
+            path, content = map(int, sizes)
+            middle, start = place + path, place
+            place = middle + content
+            if not start <= middle <= place <= len(data):
+                raise ValueError("an entry is damaged")
+            files[os.fsdecode(data[start:middle])] = data[middle:place]
+        return reason.decode("ascii"), int(code), files
+    except ValueError as error:
+        raise SandboxError(
+            f"the sandbox ended without a complete report: {error}"
+        ) from error
 
 
 def _request(program: Program, host: Host) -> bytes:

@@ -24,10 +24,9 @@ from cycleqd_jax.sandbox.base import (
     Look,
     ScriptRun,
 )
-from cycleqd_jax.sandbox.capture import Capture
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.machine import PATH, Machine, encode, run_in
-from cycleqd_jax.sandbox.process import wait_for_exit
+from cycleqd_jax.sandbox.process import kill_group, until_end
 from cycleqd_jax.sandbox.shell_functions import fixed_tools, in_front, stub
 from cycleqd_jax.sandbox.world import LOOKING, Mounts, World, wall
 
@@ -163,28 +162,20 @@ class Looking:
             )
             fds.close(out_write)
             self._machine.pids.add(process.pid)
-            over = asyncio.Event()
-            with Capture(out_read, KEPT_BYTES, over) as captured:
-                ended = asyncio.ensure_future(wait_for_exit(process))
-                flooded = asyncio.ensure_future(over.wait())
-                try:
-                    await asyncio.wait(
-                        (ended, flooded), return_when=asyncio.FIRST_COMPLETED
-                    )
-                finally:  # also when the time is up
-                    flooded.cancel()
-                    if process.poll() is None:
-                        _kill(process)
-                    await asyncio.wait((ended,))
-                    self._machine.pids.discard(process.pid)
-                captured.drain()
+            try:
+                ended = await until_end(
+                    process, (out_read,), KEPT_BYTES, lambda: kill_group(process)
+                )
+            finally:
+                self._machine.pids.discard(process.pid)
             said = os.pread(status, 4096, 0)
-        if b'"exit-code"' not in said and not captured.over:
-            text = captured.data.decode(errors="replace").strip()[-500:]
-            raise SandboxError(f"what an episode left could not be shown: {text}")
-        if captured.over:
+        (output,) = ended.printed
+        if ended.over:
             return KILLED
-        return ScriptRun(process.returncode, "done", captured.data)
+        if b'"exit-code"' not in said:
+            text = output.decode(errors="replace").strip()[-500:]
+            raise SandboxError(f"what an episode left could not be shown: {text}")
+        return ScriptRun(process.returncode, "done", output)
 
     async def _read_bashrc(self) -> tuple[int, bytes] | None:
         """(Status, PATH) after the episode's own shell has read its ~/.bashrc."""
@@ -286,9 +277,3 @@ async def _serve(asked_fd: int, said_fd: int, handle: _Handler) -> None:
         pass
     finally:
         transport.close()
-
-
-def _kill(process: subprocess.Popen) -> None:
-    """Kills bubblewrap and the program, whose process group it shares."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

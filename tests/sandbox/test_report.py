@@ -3,9 +3,9 @@ import os
 import pytest
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox.report import read_report
+from cycleqd_jax.sandbox.bubblewrap import read_report
 
-WHOLE = b"exited 3 1200\nf 4 3\nname\0\n\xffd 2 0\nd/end 0 0\n"
+WHOLE = b"exited 3\n4 3\nname\0\n\xff2 0\nd/end\n"
 
 
 def read(data: bytes):
@@ -18,9 +18,7 @@ def read(data: bytes):
 
 
 def test_whole_report():
-    report = read(WHOLE)
-    assert (report.reason, report.code) == ("exited", 3)
-    assert report.files == {"name": b"\0\n\xff", "d/": b""}
+    assert read(WHOLE) == ("exited", 3, {"name": b"\0\n\xff", "d/": b""})
 
 
 @pytest.mark.parametrize("length", range(len(WHOLE)))
