@@ -68,7 +68,8 @@ class _Slot:
 
         Returns:
           `tree`, `usr` (None where it is read-only), `pts`: folders; `system`:
-          (folder, place inside) of the system's own programs, unchanged.
+          (folder, place inside) of the system's own programs, unchanged; `own`: those
+          of them that the episode cannot change; `python`: path inside.
         """
         folder = self._folder
         for name in ("data", "pts", "trusted", "up", "work"):
@@ -115,11 +116,19 @@ class _Slot:
                 open(f"{image}/etc/nsswitch.conf") as file,
             ):
                 self._names = file.read(4096)
+        own = [] if image else self._system
+        if overlay:
+            own = [pair for pair in own if not pair[1].startswith("/usr/")]
+        python = "/usr/bin/python3"
+        if self._python and image is None:
+            python = f"{self._python[1]}/bin/python3"
         return {
             "tree": self._tree,
             "usr": self._usr,
             "pts": f"{folder}/pts",
             "system": self._system,
+            "own": own,
+            "python": python,
         }
 
     def _write(self, root, folders, files):

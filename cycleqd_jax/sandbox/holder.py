@@ -142,10 +142,6 @@ class Holder:
             raise SandboxError(answer["error"])
         return answer["result"]
 
-    async def ask_slot(self, slot: int, call: str, **words: Any) -> Any:
-        """Asks for something of an episode, see `_holder._Slot`."""
-        return await self.ask("slot", slot=slot, call=call, **words)
-
     async def forget(self, slot: int) -> None:
         """Takes away all of an episode, unless all is gone anyway."""
         if self._process is not None and self._process.poll() is None:

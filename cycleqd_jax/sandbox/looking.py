@@ -12,8 +12,8 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.accounts import find_account
@@ -25,10 +25,12 @@ from cycleqd_jax.sandbox.base import (
     ScriptRun,
 )
 from cycleqd_jax.sandbox.descriptors import Descriptors
-from cycleqd_jax.sandbox.machine import PATH, Machine, encode, run_in
 from cycleqd_jax.sandbox.process import kill_group, until_end
 from cycleqd_jax.sandbox.shell_functions import fixed_tools, in_front, stub
-from cycleqd_jax.sandbox.world import LOOKING, Mounts, World, wall
+from cycleqd_jax.sandbox.world import LOOKING, PATH, Mounts, World, encode
+
+if TYPE_CHECKING:
+    from cycleqd_jax.sandbox.shells import BubblewrapShell
 
 _THEIR_PATH = "/usr/local/sbin:/usr/local/bin"  # behind the other, for who asks
 _LOOK_ENVIRONMENT = {**ENVIRONMENT, "PATH": PATH, "TZ": "UTC"}
@@ -50,15 +52,11 @@ class Looking:
     """Looks at what one episode left.
 
     Args:
-      machine: of the episode.
-      world: of the episode; it has ended there.
-      accounts: texts of its /etc/passwd and /etc/group before it began, or None.
+      shell: of the episode; it has ended there.
     """
 
-    def __init__(self, machine: Machine, world: World, accounts: list[str | None]):
-        self._machine = machine
-        self._world = world
-        self._accounts = accounts
+    def __init__(self, shell: "BubblewrapShell"):
+        self._shell = shell
         self._fresh: World | None = None
         self._failed: SandboxError | None = None  # while it answered a script
 
@@ -109,21 +107,21 @@ class Looking:
     async def _view(self, how: Look) -> Mounts:
         """The mounts that a look shows."""
         if not how.tree:
-            made = await self._machine.ask("bare")
-            own = (self._machine.system, self._machine.pts)
+            made = await self._shell.ask("bare")
+            own = (self._shell.system, self._shell.pts)
             return Mounts(made["root"], None, *own, read_only=True)
         name = "execute" if how.executable else "look"
-        made = await self._machine.ask("look", name=name, execute=how.executable)
-        system = list(self._machine.system)
+        made = await self._shell.ask("look", name=name, execute=how.executable)
+        system = list(self._shell.system)
         for path in how.changed:
-            stand_in = await self._machine.ask("stand_in", path=path)
+            stand_in = await self._shell.ask("stand_in", path=path)
             if stand_in is not None:
                 system.append((stand_in, path))
-        return Mounts(made["root"], made["usr"], system, self._machine.pts)
+        return Mounts(made["root"], made["usr"], system, self._shell.pts)
 
     def _bash(self, code: str, *arguments: str | bytes) -> list[bytes]:
         """Words that run a script within the limits of one process."""
-        limits = self._machine.limits
+        limits = self._shell.limits
         bounds = (
             f"ulimit -c 0 -t {int(limits.judging_s) + 1} "
             f"-v {limits.memory_bytes // 1024} -f {limits.file_bytes // 1024}\n"
@@ -140,34 +138,27 @@ class Looking:
     ) -> ScriptRun:
         """Runs a program among the episode's processes, which have all ended."""
         with Descriptors() as fds:
-            namespaces = self._world.namespaces(fds)
-            words, named = mounts.words(fds)
-            if self._machine.host.seccomp:
-                named.append(fds.memory(self._machine.host.seccomp))
-                words += ["--seccomp", str(named[-1])]
-            joined = ["--userns", str(namespaces[0]), "--pidns", str(namespaces[1])]
-            command = wall([*self._machine.start(), *joined], LOOKING, environment)
+            joined = self._shell.world.namespaces(fds)
             status = fds.memory(b"")
             out_read, out_write = fds.pipe()
-            command += [*words, "--json-status-fd", str(status), "--", *argv]
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out_write,
-                stderr=out_write,
-                pass_fds=(*namespaces, *named, *passed, status),
-                env={"PATH": PATH},
-                cwd="/",
-                start_new_session=True,
+            options = ["--userns", str(joined[0]), "--pidns", str(joined[1])]
+            process = self._shell.wall.run(
+                mounts,
+                argv,
+                namespaces=[*options, "--json-status-fd", str(status)],
+                capabilities=LOOKING,
+                environment=environment,
+                passed=(*joined, *passed, status),
+                out=out_write,
             )
             fds.close(out_write)
-            self._machine.pids.add(process.pid)
+            self._shell.pids.add(process.pid)
             try:
                 ended = await until_end(
                     process, (out_read,), KEPT_BYTES, lambda: kill_group(process)
                 )
             finally:
-                self._machine.pids.discard(process.pid)
+                self._shell.pids.discard(process.pid)
             said = os.pread(status, 4096, 0)
         (output,) = ended.printed
         if ended.over:
@@ -180,7 +171,7 @@ class Looking:
     async def _read_bashrc(self) -> tuple[int, bytes] | None:
         """(Status, PATH) after the episode's own shell has read its ~/.bashrc."""
         argv = ["/bin/bash", "--noprofile", "--norc", "-c", _READ_BASHRC]
-        run = await run_in(self._world, argv, ENVIRONMENT, _CALL_S, alone=True)
+        run = await self._shell.world.run(argv, ENVIRONMENT, _CALL_S, alone=True)
         found = _PATH.fullmatch(run.output)
         if run.ended != "done" or found is None or b"\0" in found[2]:
             return None
@@ -190,9 +181,9 @@ class Looking:
 
     async def _fresh_world(self, stack: contextlib.AsyncExitStack) -> World:
         """A world like the episode's, from what it left; its changes go nowhere."""
-        made = await self._machine.ask("look", name="world", execute=True)
-        world = self._machine.start_world(
-            Mounts(made["root"], made["usr"], self._machine.system, self._machine.pts)
+        made = await self._shell.ask("look", name="world", execute=True)
+        world = self._shell.start_world(
+            Mounts(made["root"], made["usr"], self._shell.system, self._shell.pts)
         )
         stack.push_async_callback(world.close)
         await world.ready()
@@ -203,7 +194,7 @@ class Looking:
 
         async def call(words: list[bytes]) -> tuple[int, bytes]:
             argv = ["/bin/bash", "-c", _CALL, "bash", path, *words]
-            run = await run_in(self._fresh, argv, ENVIRONMENT, _CALL_S, alone=True)
+            run = await self._fresh.run(argv, ENVIRONMENT, _CALL_S, alone=True)
             said = run.output.decode("utf-8", "replace")
             pattern = how.programs[words[0].decode()]
             if run.ended != "done" or not re.fullmatch(pattern, said.strip()):
@@ -218,8 +209,8 @@ class Looking:
             return 1, b""
         name, file = words[2].decode("latin-1"), _CAT.fullmatch(words[4])
         account = None
-        now = await self._machine.ask("accounts")
-        for texts in (now, self._accounts):
+        now = await self._shell.ask("accounts")
+        for texts in (now, self._shell.accounts):
             if account is None and None not in texts:
                 account = find_account(*texts, name)
         if account is None or file is None:

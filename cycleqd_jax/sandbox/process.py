@@ -79,14 +79,14 @@ async def until_end(
         try:
             await asyncio.wait((ended,), timeout=_STOP_GRACE_S)
         finally:
-            cpu_s = ended.result() if ended.done() else 0.0
-            ended.cancel()
+            ended.cancel()  # does nothing if it is done
+            known = ended.done() and not ended.cancelled()
             if process.poll() is None:  # it did not stop, or we were cancelled twice
                 end_at_once(process)
             for reader in readers:
                 reader.finish()
     printed = tuple(bytes(reader.data[:most]) for reader in readers)
-    return Ended(late, over.is_set(), printed, cpu_s)
+    return Ended(late, over.is_set(), printed, ended.result() if known else 0.0)
 
 
 class _Reader:

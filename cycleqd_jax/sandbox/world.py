@@ -1,4 +1,4 @@
-"""The walls of an episode: command lines of bubblewrap, and one that we talk to."""
+"""The walls of an episode: bubblewraps on its file systems, and one that we talk to."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox.base import ShellLimits
+from cycleqd_jax.sandbox.base import ScriptRun, ShellLimits
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.process import end_at_once, wait_for_exit
 
@@ -32,7 +32,9 @@ data = open(int(sys.argv.pop(1)), "rb").read()
 exec(data if data.startswith(b"import") else marshal.loads(data[16:]))
 """
 _OURS = "SYS_PTRACE"  # process 1 alone has it
+EPISODE = (*_CAPABILITIES, _OURS)
 LOOKING = ("DAC_OVERRIDE", "SETUID", "SETGID")
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # folders that no episode can write to
 _CPUS = "/sys/devices/system/cpu"
 # They say something of the machine, or are errors of every `find`.
 _HIDDEN = tuple(
@@ -100,27 +102,63 @@ class Mounts:
         return words, passed
 
 
-def wall(
-    start: Sequence[str],
-    capabilities: Sequence[str],
-    environment: Mapping[str, str | bytes],
-) -> list[str | bytes]:
-    """A command line of bubblewrap, up to namespaces and mounts.
+@dataclasses.dataclass(frozen=True)
+class Wall:
+    """Starts bubblewraps where an episode's file systems are.
 
-    Args:
-      start: what it starts with, ends with bubblewrap's path.
-      capabilities: what root inside may.
-      environment: of the program.
+    Attributes:
+      start: what a command line starts with; ends with bubblewrap's path.
+      seccomp: filter of system calls, empty where there is none.
     """
-    words: list[str | bytes] = [*start, "--unshare-net", "--unshare-ipc"]
-    words += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "box"]
-    words += ["--uid", "0", "--gid", "0", "--cap-drop", "ALL"]
-    for name in capabilities:
-        words += ["--cap-add", f"CAP_{name}"]
-    words += ["--chdir", "/", "--clearenv"]
-    for name, value in environment.items():
-        words += ["--setenv", name, value]
-    return words
+
+    start: Sequence[str]
+    seccomp: bytes
+
+    def run(
+        self,
+        mounts: Mounts,
+        program: Sequence[str | bytes],
+        *,
+        namespaces: Sequence[str],
+        capabilities: Sequence[str],
+        environment: Mapping[str, str | bytes],
+        passed: Sequence[int],
+        out: int,
+    ) -> subprocess.Popen:
+        """Starts a program without network, in a process group of its own.
+
+        Args:
+          mounts: what it sees.
+          program: its words.
+          namespaces: options of bubblewrap for users and processes.
+          capabilities: what root inside may.
+          environment: of the program.
+          passed: descriptors that it gets, or that an option names.
+          out: descriptor of both its outputs.
+        """
+        words: list[str | bytes] = [*self.start, "--unshare-net", "--unshare-ipc"]
+        words += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "box"]
+        words += ["--uid", "0", "--gid", "0", "--cap-drop", "ALL"]
+        for name in capabilities:
+            words += ["--cap-add", f"CAP_{name}"]
+        words += ["--chdir", "/", "--clearenv", *namespaces]
+        for name, value in environment.items():
+            words += ["--setenv", name, value]
+        with Descriptors() as fds:
+            shown, named = mounts.words(fds)
+            if self.seccomp:
+                named.append(fds.memory(self.seccomp))
+                shown += ["--seccomp", str(named[-1])]
+            return subprocess.Popen(
+                [*words, *shown, "--", *program],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                pass_fds=(*passed, *named),
+                env={"PATH": PATH},
+                cwd="/",
+                start_new_session=True,
+            )
 
 
 class World:
@@ -150,50 +188,42 @@ class World:
     @classmethod
     def start(
         cls,
-        command: Sequence[str | bytes],
+        wall: Wall,
+        userns: int | None,
         mounts: Mounts,
         settings: Mapping[str, object],
         code: bytes,
-        seccomp: bytes,
-        passed: Sequence[int],
         python: str,
     ) -> "World":
         """Starts one; `ready` waits for it.
 
         Args:
-          command: of `wall`.
+          wall: where.
+          userns: descriptor of its user namespace; None to make one.
           mounts: what it shows.
           settings: for process 1, see `_episode.Episode`.
           code: of process 1.
-          seccomp: filter of system calls, empty where there is none.
-          passed: descriptors that the command line names.
           python: what runs it, inside.
         """
         ours, theirs = socket.socketpair()
         # Files, no pipes: had we been killed, bubblewrap would end by a signal as it
         # writes, and leave its child waiting for ever.
         info, said = os.memfd_create("info"), os.memfd_create("said")
+        new = ["--unshare-user"] if userns is None else ["--userns", str(userns)]
+        new += ["--unshare-pid", "--as-pid-1", "--info-fd", str(info)]
         try:
             with Descriptors() as fds:
-                words, named = mounts.words(fds)
-                sockets = (theirs.fileno(), fds.process(os.getpid()))
-                request = fds.memory(marshal.dumps(settings, 2))
                 main = fds.memory(code)
-                inside = (*sockets, request, main)
-                if seccomp:
-                    named.append(fds.memory(seccomp))
-                    words += ["--seccomp", str(named[-1])]
-                words += ["--info-fd", str(info), "--", python, "-I", "-S"]
-                words += ["-c", _MAIN, *map(str, (main, *sockets, request))]
-                process = subprocess.Popen(
-                    [*command, *words],
-                    stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
-                    pass_fds=(*passed, *named, *inside, info),
-                    env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                    cwd="/",
-                    start_new_session=True,
+                sockets = (theirs.fileno(), fds.process(os.getpid()))
+                inside = (main, *sockets, fds.memory(marshal.dumps(settings, 2)))
+                process = wall.run(
+                    mounts,
+                    [python, "-I", "-S", "-c", _MAIN, *map(str, inside)],
+                    namespaces=new,
+                    capabilities=EPISODE,
+                    environment={"PATH": PATH},
+                    passed=(*inside, info, *(() if userns is None else (userns,))),
+                    out=said,
                 )
         except BaseException:
             ours.close()
@@ -291,16 +321,44 @@ class World:
             os.close(self._said_fd)
             os.close(self._info_fd)
 
+    async def run(
+        self,
+        argv: Sequence[str | bytes],
+        environment: Mapping[str, str],
+        limit_s: float,
+        *,
+        alone: bool,
+    ) -> ScriptRun:
+        """Runs a command in it.
 
-def episode_settings(
-    limits: ShellLimits, setpriv: str, *, small: bool
-) -> dict[str, object]:
+        Args:
+          argv: the command.
+          environment: its variables.
+          limit_s: seconds by the world's clock.
+          alone: whether nothing else runs there, before or after.
+        """
+        ended, status, _, output = await self.ask(
+            limit_s,
+            do="run",
+            argv=[encode(word) for word in argv],
+            env=dict(environment),
+            limit_s=limit_s,
+            alone=alone,
+        )
+        return ScriptRun(status, ended, output)
+
+
+def encode(word: str | bytes) -> bytes:
+    """A word as bytes; what cannot be encoded becomes question marks."""
+    return word if isinstance(word, bytes) else word.encode("utf-8", "replace")
+
+
+def episode_settings(limits: ShellLimits, setpriv: str) -> dict[str, object]:
     """The settings that process 1 gets.
 
     Args:
       limits: of the episode.
       setpriv: path of the command.
-      small: whether its Python may not be able to limit processes itself.
     """
     same = {
         "as": limits.memory_bytes,
@@ -313,23 +371,16 @@ def episode_settings(
         "cpu": int(limits.cpu_s) + 1,
     }
     drop = [setpriv, "--inh-caps=-all", "--ambient-caps=-all"]
-    drop += [f"--bounding-set=-{_OURS.lower()}", "--"]
-    if small:
-        words = [f"--{name}={value}:{value}" for name, value in same.items()]
-        drop += ["/usr/bin/prlimit", *words, "--"]
-        same = {}
+    drop += [f"--bounding-set=-{_OURS.lower()}", "--", "/usr/bin/prlimit"]
+    for name, value in same.items():
+        most = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+        value = value if most < 0 else min(value, most)
+        drop.append(f"--{name}={value}:{value}")
     return {
         "limits": {
             "cpu_s": limits.cpu_s,
             "memory_bytes": limits.memory_bytes,
             "processes": limits.processes,
         },
-        "rlimits": [
-            (getattr(resource, f"RLIMIT_{name.upper()}"), value, value)
-            for name, value in same.items()
-        ],
-        "drop": drop,
+        "drop": [*drop, "--"],
     }
-
-
-EPISODE = (*_CAPABILITIES, _OURS)
