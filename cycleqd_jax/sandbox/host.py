@@ -176,7 +176,6 @@ def inspect_host(workers: int) -> Host:
             "sandbox: the command bwrap (bubblewrap) was not found on PATH; install it "
             "(Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
         )
-    permission.check_version(bwrap)
     setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
     if setpriv is None:
         raise BadInputError(

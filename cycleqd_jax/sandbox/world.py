@@ -177,13 +177,12 @@ class World:
     def __init__(
         self, process: subprocess.Popen, sock: socket.socket, info_fd: int, said_fd: int
     ):
-        sock.setblocking(False)
         self._process = process
         self.pid = process.pid
         self._sock = sock
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._info_fd = info_fd
         self._said_fd = said_fd
-        self._rest = b""
 
     @classmethod
     def start(
@@ -236,6 +235,7 @@ class World:
 
     async def ready(self) -> None:
         """Waits until process 1 serves."""
+        self._streams = await asyncio.open_connection(sock=self._sock)
         await self._reply(START_S)
 
     def namespaces(self, fds: Descriptors) -> tuple[int, int]:
@@ -264,49 +264,32 @@ class World:
           SandboxError: it has ended, or does not answer.
         """
         data = marshal.dumps(message, 2)
-        try:
-            loop = asyncio.get_running_loop()
-            await loop.sock_sendall(self._sock, len(data).to_bytes(4, "big") + data)
-        except OSError as error:
-            raise SandboxError(f"the episode's machine has ended ({error})") from error
+        self._streams[1].write(len(data).to_bytes(4, "big") + data)
         return await self._reply(START_S + _GRACE * within_s)
 
     async def _reply(self, patience_s: float) -> tuple[str, int, bool, bytes]:
+        reader, writer = self._streams
         try:
             async with asyncio.timeout(patience_s):
-                while b"\n" not in self._rest:
-                    await self._receive()
-                header, _, self._rest = self._rest.partition(b"\n")
+                await writer.drain()
+                header = await reader.readuntil(b"\n")
                 ended, status, valid, size = header.decode().split()
-                while len(self._rest) < int(size):
-                    await self._receive()
+                output = await reader.readexactly(int(size))
         except TimeoutError as error:
             raise SandboxError(
                 f"an episode's machine has not answered within {patience_s:g} s; the "
                 "computer is too busy, or process 1 there was stopped"
             ) from error
-        output, self._rest = self._rest[: int(size)], self._rest[int(size) :]
+        except (asyncio.IncompleteReadError, OSError) as error:
+            said = os.pread(self._said_fd, 4000, 0).decode(errors="replace").strip()
+            why = said.splitlines()[-1] if said else error
+            raise SandboxError(f"the episode's machine has ended ({why})") from error
         if ended == "failed":
             raise SandboxError(output.decode(errors="replace"))
         return ended, int(status), valid == "1", output
 
-    async def _receive(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-            part = await loop.sock_recv(self._sock, 1 << 16)
-        except OSError as error:
-            raise SandboxError(f"the episode's machine has ended ({error})") from error
-        if not part:
-            said = os.pread(self._said_fd, 4000, 0).decode(errors="replace").strip()
-            raise SandboxError(
-                f"the episode's machine has ended ({said.splitlines()[-1:]})"
-            )
-        self._rest += part
-
     async def close(self) -> None:
         """Ends it with all that is in it, and waits for that."""
-        if self._sock.fileno() < 0:
-            return
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         try:
@@ -317,6 +300,8 @@ class World:
         finally:
             if self._process.poll() is None:
                 end_at_once(self._process)
+            if self._streams is not None:
+                self._streams[1].transport.abort()
             self._sock.close()
             os.close(self._said_fd)
             os.close(self._info_fd)
