@@ -182,7 +182,7 @@ def inspect_host(workers: int) -> Host:
             "sandbox: the command setpriv was not found in /usr/bin or /bin; install "
             "it (Debian, Ubuntu: apt install util-linux)"
         )
-    as_root = _is_root()
+    as_root = is_root()
     if as_root and _FIRST_UID + workers - 1 > _LAST_UID:
         raise BadInputError(
             f"sandbox: as root at most {_LAST_UID - _FIRST_UID + 1} workers get their "
@@ -202,13 +202,14 @@ def inspect_host(workers: int) -> Host:
     return dataclasses.replace(host, supervisor=_compile(host, _PARTS))
 
 
-def _is_root() -> bool:
-    """True if this process is the root that limits on processes do not bind.
+def is_root() -> bool:
+    """True if this process is the machine's root, who may take any user id.
 
-    The root of a rootless container is an ordinary user outside it.
+    The root of a user namespace, like a rootless container's, is an ordinary user
+    outside it.
     """
-    first = Path("/proc/self/uid_map").read_text().split()
-    return os.geteuid() == 0 and first[:2] == ["0", "0"]
+    ids = Path("/proc/self/uid_map").read_text().split()
+    return os.geteuid() == 0 and ids == ["0", "0", str(2**32 - 1)]
 
 
 def _own_processes(as_root: bool) -> int:

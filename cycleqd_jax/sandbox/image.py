@@ -16,7 +16,8 @@ from pathlib import Path
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import cache_folder
-from cycleqd_jax.sandbox.holder import has_subordinate_ids, is_root
+from cycleqd_jax.sandbox.holder import has_subordinate_ids
+from cycleqd_jax.sandbox.host import is_root
 
 ENGINES = ("podman", "docker")
 ANSWER_S = 60  # in which an engine says something; it takes tenths of a second

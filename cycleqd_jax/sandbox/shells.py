@@ -29,11 +29,12 @@ from cycleqd_jax.sandbox.base import (
     Typed,
 )
 from cycleqd_jax.sandbox.gate import Gate
-from cycleqd_jax.sandbox.holder import FIRST_UID, Holder, is_root, python_place
+from cycleqd_jax.sandbox.holder import FIRST_UID, Holder, python_place
 from cycleqd_jax.sandbox.host import (
     Host,
     compiled_episode,
     inspect_host,
+    is_root,
     plain_episode,
 )
 from cycleqd_jax.sandbox.looking import KILLED, Looking

@@ -31,7 +31,7 @@ def refusing(said: str) -> str:
 
 def refusal(monkeypatch, path: str) -> str:
     monkeypatch.setenv("PATH", path)
-    monkeypatch.setattr(host, "_is_root", lambda: False)
+    monkeypatch.setattr(host, "is_root", lambda: False)
     with pytest.raises(BadInputError) as error:
         BubblewrapSandbox(workers=1)
     text = str(error.value)
@@ -128,7 +128,7 @@ def test_not_permitted_by_the_kernel():
         from cycleqd_jax.errors import BadInputError
         from cycleqd_jax.sandbox import host
         from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
-        host._is_root = lambda: False
+        host.is_root = lambda: False
         try:
             BubblewrapSandbox(1)
         except BadInputError as error:

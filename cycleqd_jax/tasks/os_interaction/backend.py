@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Iterable
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.base import Root, Sandbox, Shell
-from cycleqd_jax.sandbox.holder import has_subordinate_ids, is_root
+from cycleqd_jax.sandbox.holder import has_subordinate_ids
+from cycleqd_jax.sandbox.host import is_root
 from cycleqd_jax.sandbox.image import image_folder
 from cycleqd_jax.sandbox.shells import check_shells
 from cycleqd_jax.tasks.os_interaction.options import Options
