@@ -44,20 +44,6 @@ sys.stdout.buffer.write(data)
 """
 
 
-# A small Python may have no `resource`: then only times are asked for, in ticks.
-_SMALL_PYTHON = """
-try:
-    import resource
-except ImportError:
-    class Usage:
-        ru_utime = property(lambda self: posix.times()[2])
-        ru_stime = property(lambda self: posix.times()[3])
-    module = sys.modules["resource"] = type(sys)("resource")
-    module.RUSAGE_CHILDREN = -1
-    module.getrusage = lambda who: Usage()
-"""
-
-
 @dataclasses.dataclass(frozen=True)
 class Host:
     """Facts of the machine that the start of bubblewrap depends on.
@@ -285,7 +271,7 @@ def compiled_episode(host: Host) -> bytes:
 def plain_episode() -> bytes:
     """Process 1 of an episode, for the Python of any image."""
     *parts, (_, main) = _sources(_EPISODE_PARTS)
-    lines = ["import posix, sys", _SMALL_PYTHON]
+    lines = ["import sys"]
     for name, source in parts:
         lines.append(f"module = sys.modules[{name!r}] = type(sys)({name!r})")
         lines.append(f"exec({source!r}, module.__dict__)")
