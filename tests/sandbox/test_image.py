@@ -11,6 +11,7 @@ import pytest
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox import image
+from cycleqd_jax.sandbox.host import is_root
 from cycleqd_jax.sandbox.image import image_folder
 from tests.sandbox import fake_engine
 
@@ -35,7 +36,7 @@ def test_files_of_an_image(fake, cache):
     (root / "usr/bin/su").touch()
     (root / "bin").symlink_to("usr/bin")
     (root / "dev/null").touch()
-    if os.geteuid() == 0:
+    if is_root():
         os.chown(root / "usr/bin/su", 33, 4)
     (root / "usr/bin/su").chmod(0o4755)
     (root / "locked").mkdir(mode=0o500)
