@@ -143,7 +143,7 @@ class Looking:
             self._shell.pids.add(process.pid)
             try:
                 ended = await until_end(
-                    process, (out_read,), KEPT_BYTES, lambda: kill_group(process)
+                    process, {out_read: KEPT_BYTES}, lambda: kill_group(process)
                 )
             finally:
                 self._shell.pids.discard(process.pid)

@@ -128,8 +128,7 @@ class UnsafeSandbox:
             try:
                 ended = await until_end(
                     process,
-                    (out_read, err_read),
-                    limits.output_bytes,
+                    dict.fromkeys((out_read, err_read), limits.output_bytes),
                     lambda: kill_group(process),
                     limits.wall_s,
                 )

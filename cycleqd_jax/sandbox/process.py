@@ -3,13 +3,45 @@
 import asyncio
 import contextlib
 import dataclasses
+import marshal
 import os
 import signal
+import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cycleqd_jax.sandbox.descriptors import Descriptors
+
 _STOP_GRACE_S = 10.0
+# Executes what is in a descriptor: compiled, or else source. (Python would find it as a
+# file in its folder in /proc, but that is covered.)
+_MAIN = """
+import marshal, sys
+data = open(int(sys.argv.pop(1)), "rb").read()
+exec(data if data.startswith(b"import") else marshal.loads(data[16:]))
+"""
+
+
+def first_process(
+    fds: Descriptors, python: str, code: bytes, request: object
+) -> tuple[socket.socket, list[str], list[int]]:
+    """What a process 1 of ours is started with.
+
+    Args:
+      fds: gets the descriptors; close them after the start.
+      python: what runs it, inside.
+      code: what it executes, see `host`.
+      request: is read by it first; marshal can write it.
+
+    Returns:
+      (the socket to it, its words, descriptors that it gets).
+    """
+    ours, theirs = socket.socketpair()
+    inside = [fds.memory(code), theirs.detach(), fds.process(os.getpid())]
+    fds.take(inside[1])
+    inside.append(fds.memory(marshal.dumps(request, 2)))
+    return ours, [python, "-I", "-S", "-c", _MAIN, *map(str, inside)], inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +50,7 @@ class Ended:
 
     Attributes:
       late: whether its time was up.
-      over: whether it printed more than was read.
+      over: whether one of its pipes had more than was read.
       printed: what came out of each pipe.
       cpu_s: processor seconds of it and of those that it waited for.
     """
@@ -51,8 +83,7 @@ async def wait_for_exit(process: subprocess.Popen) -> float:
 
 async def until_end(
     process: subprocess.Popen,
-    pipes: Sequence[int],
-    most: int,
+    pipes: Mapping[int, int],
     stop: Callable[[], None],
     limit_s: float | None = None,
 ) -> Ended:
@@ -60,13 +91,13 @@ async def until_end(
 
     Args:
       process: the program, or bubblewrap.
-      pipes: what it prints comes from here; made non-blocking.
-      most: bytes to read from each; it is stopped when more come.
+      pipes: descriptor of what it prints, made non-blocking -> bytes to read from
+        there; it is stopped when more come.
       stop: stops it; is called in any case.
       limit_s: seconds on the clock, or None.
     """
     over = asyncio.Event()
-    readers = [_Reader(fd, most, over) for fd in pipes]
+    readers = [_Reader(fd, most, over) for fd, most in pipes.items()]
     ended = asyncio.ensure_future(wait_for_exit(process))
     flooded = asyncio.ensure_future(over.wait())
     try:
@@ -85,7 +116,7 @@ async def until_end(
                 end_at_once(process)
             for reader in readers:
                 reader.finish()
-    printed = tuple(bytes(reader.data[:most]) for reader in readers)
+    printed = tuple(bytes(reader.data[: reader.most]) for reader in readers)
     return Ended(late, over.is_set(), printed, ended.result() if known else 0.0)
 
 
@@ -94,7 +125,7 @@ class _Reader:
 
     def __init__(self, fd: int, most: int, over: asyncio.Event):
         self.data = bytearray()
-        self._fd, self._most, self._over = fd, most, over
+        self._fd, self.most, self._over = fd, most, over
         self._reading = True
         os.set_blocking(fd, False)
         asyncio.get_running_loop().add_reader(fd, self._read)
@@ -106,9 +137,9 @@ class _Reader:
         except BlockingIOError:
             return False
         self.data += part
-        if len(self.data) > self._most:
+        if len(self.data) > self.most:
             self._over.set()
-        if not part or len(self.data) > self._most:
+        if not part or len(self.data) > self.most:
             self._stop()
         return True
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import ScriptRun, ShellLimits
 from cycleqd_jax.sandbox.descriptors import Descriptors
-from cycleqd_jax.sandbox.process import end_at_once, wait_for_exit
+from cycleqd_jax.sandbox.process import end_at_once, first_process, wait_for_exit
 
 START_S = 60.0  # for one start on a busy machine; it takes milliseconds
 _GRACE = 20.0  # a limit by the episode's clock is at most so many times longer
@@ -24,13 +24,6 @@ _CAPABILITIES = (
     "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE "
     "SYS_CHROOT AUDIT_WRITE SETFCAP"
 ).split()
-# Executes what is in a descriptor: compiled, or else source. (Python would find it as a
-# file in its folder in /proc, but that is covered.)
-_MAIN = """
-import marshal, sys
-data = open(int(sys.argv.pop(1)), "rb").read()
-exec(data if data.startswith(b"import") else marshal.loads(data[16:]))
-"""
 _OURS = "SYS_PTRACE"  # process 1 alone has it
 EPISODE = (*_CAPABILITIES, _OURS)
 LOOKING = ("DAC_OVERRIDE", "SETUID", "SETGID")
@@ -204,34 +197,34 @@ class World:
           code: of process 1.
           python: what runs it, inside.
         """
-        ours, theirs = socket.socketpair()
         # Files, no pipes: had we been killed, bubblewrap would end by a signal as it
         # writes, and leave its child waiting for ever.
-        info, said = os.memfd_create("info"), os.memfd_create("said")
-        new = ["--unshare-user"] if userns is None else ["--userns", str(userns)]
-        new += ["--unshare-pid", "--as-pid-1", "--info-fd", str(info)]
-        try:
-            with Descriptors() as fds:
-                main = fds.memory(code)
-                sockets = (theirs.fileno(), fds.process(os.getpid()))
-                inside = (main, *sockets, fds.memory(marshal.dumps(settings, 2)))
-                process = wall.run(
-                    mounts,
-                    [python, "-I", "-S", "-c", _MAIN, *map(str, inside)],
-                    namespaces=new,
-                    capabilities=EPISODE,
-                    environment={"PATH": PATH},
-                    passed=(*inside, info, *(() if userns is None else (userns,))),
-                    out=said,
-                )
-        except BaseException:
-            ours.close()
-            os.close(info)
-            os.close(said)
-            raise
-        finally:
-            theirs.close()
-        return cls(process, ours, info, said)
+        with contextlib.ExitStack() as stack:
+            info, said = os.memfd_create("info"), os.memfd_create("said")
+            stack.callback(os.close, info)
+            stack.callback(os.close, said)
+            fds = stack.enter_context(Descriptors())
+            sock, program, inside = first_process(fds, python, code, settings)
+            stack.callback(sock.close)
+            new = ["--unshare-user"] if userns is None else ["--userns", str(userns)]
+            process = wall.run(
+                mounts,
+                program,
+                namespaces=[
+                    *new,
+                    "--unshare-pid",
+                    "--as-pid-1",
+                    "--info-fd",
+                    str(info),
+                ],
+                capabilities=EPISODE,
+                environment={"PATH": PATH},
+                passed=(*inside, info, *(() if userns is None else (userns,))),
+                out=said,
+            )
+            fds.close(*inside)
+            stack.pop_all()  # from here on they are the world's
+        return cls(process, sock, info, said)
 
     async def ready(self) -> None:
         """Waits until process 1 serves."""
