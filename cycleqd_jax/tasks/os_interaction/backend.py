@@ -1,12 +1,12 @@
 """The machine that a problem runs on, and the problems that cannot run here.
 
 The sets of numbers below name published problems that need more than the backend `host`
-has: programs that can be changed, several users, or a source of packages.
+has: programs that can be changed, or several users.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.base import Root, Sandbox, Shell
@@ -14,14 +14,14 @@ from cycleqd_jax.sandbox.holder import has_subordinate_ids
 from cycleqd_jax.sandbox.host import is_root
 from cycleqd_jax.sandbox.image import image_folder
 from cycleqd_jax.sandbox.shells import check_shells
+from cycleqd_jax.tasks.os_interaction.kinds import needs_sudo
 from cycleqd_jax.tasks.os_interaction.options import Options
+from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 
 # It changes the permissions of /usr/bin/find.
 NEEDS_OVERLAY = frozenset({50})
 # useradd, then su, runuser or files of several owners.
 NEEDS_USERS = frozenset({21, 47, 48, 49, 148, 163, 164, 165})
-# sudo, which obeys what the episode wrote: an image has its own, and what it obeys.
-NEEDS_PACKAGES = frozenset({52, 53, 55})
 
 
 class Machines:
@@ -61,8 +61,9 @@ class Machines:
             "users": _many_users(),
         }
 
-    def why_not(self, index: int) -> str | None:
+    def why_not(self, problem: OsProblem) -> str | None:
         """Says why a problem cannot run here; None if it can."""
+        index = problem.index
         if index in NEEDS_OVERLAY and not self._may_overlay:
             return (
                 "it changes programs of the system, which the backend host does not "
@@ -73,26 +74,27 @@ class Machines:
                 "it needs several users, which a start as root can give it, or the "
                 "package uidmap and ids for this user in /etc/subuid and /etc/subgid"
             )
-        if index in NEEDS_PACKAGES and self._image is None:
+        if self._image is None and needs_sudo(problem):
             return (
                 "its check runs sudo, which obeys files that the episode could have "
                 "written; give an image that has sudo"
             )
         return None
 
-    def check_runs(self, indices: Iterable[int]) -> list[int]:
+    def check_runs(self, problems: Sequence[OsProblem]) -> list[OsProblem]:
         """Those of the reference's problems that are judged here.
 
         Raises:
-          BadInputError: names others that cannot run here, though this machine could.
+          BadInputError: names others that cannot run here.
         """
-        judged = [i for i in indices if self._image or i not in NEEDS_PACKAGES]
-        cannot = [i for i in judged if self.why_not(i)]
+        judged = [p for p in problems if self._image is not None or not needs_sudo(p)]
+        cannot = [p for p in judged if self.why_not(p)]
         if cannot:
+            names = ", ".join(str(problem.index) for problem in cannot)
             raise BadInputError(
                 "task_settings.os_interaction.split is reference, but the problems "
-                f"{', '.join(map(str, cannot))} cannot run here: "
-                f"{self.why_not(cannot[0])}; start as root, or take the split seeded."
+                f"{names} cannot run here: {self.why_not(cannot[0])}; start as root, "
+                "or take the split seeded."
             )
         return judged
 

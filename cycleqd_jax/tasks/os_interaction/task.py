@@ -19,7 +19,7 @@ from cycleqd_jax.sandbox.base import Sandbox, Shell, Typed
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.data import check_fields, check_ids, seeded_splits
 from cycleqd_jax.tasks.os_interaction.actions import extract_action, feedback
-from cycleqd_jax.tasks.os_interaction.backend import NEEDS_PACKAGES, Machines
+from cycleqd_jax.tasks.os_interaction.backend import Machines
 from cycleqd_jax.tasks.os_interaction.judge import judge
 from cycleqd_jax.tasks.os_interaction.kinds import why_refused
 from cycleqd_jax.tasks.os_interaction.options import parse_options
@@ -57,7 +57,7 @@ class OSInteraction:
         problems, self._prompt = read_data(path)
         for problem in problems.values():
             why = why_refused(problem)
-            if why is not None and problem.index not in NEEDS_PACKAGES:
+            if why is not None:
                 raise BadInputError(
                     f"{path}: problem {problem.index} cannot be judged so that its "
                     f"episode has no say in it: {why}; change the script, or leave the "
@@ -73,16 +73,20 @@ class OSInteraction:
     ) -> dict[Split, tuple[str, ...]]:
         if self.options.split == "reference":
             indices = read_ids(path)
-            check_ids(self.name, tuple(map(str, indices)), self._data)
-            judged = self._machines.check_runs(indices)
-            for index in {*indices}.difference(judged):
-                why = self._machines.why_not(index)
-                _LOG.warning("Problem %d of the list is left out: %s.", index, why)
-            return {Split.OPTIMISE: tuple(map(str, judged))}
+            ids = tuple(map(str, indices))
+            check_ids(self.name, ids, self._data)
+            listed = [self._data[key] for key in ids]
+            judged = self._machines.check_runs(listed)
+            for problem in listed:
+                if problem not in judged:
+                    why = self._machines.why_not(problem)
+                    place = problem.index
+                    _LOG.warning("Problem %d of the list is left out: %s.", place, why)
+            return {Split.OPTIMISE: tuple(str(problem.index) for problem in judged)}
         strata = {
             key: problem.group
             for key, problem in self._data.items()
-            if self.why_not(problem.index) is None
+            if self._machines.why_not(problem) is None
         }
         return seeded_splits(self.name, strata, task_settings.sizes, task_settings.seed)
 
@@ -122,7 +126,7 @@ class OSInteraction:
 
     def why_not(self, index: int) -> str | None:
         """Says why a problem cannot run on this computer; None if it can."""
-        return self._machines.why_not(index)
+        return self._machines.why_not(self._data[str(index)])
 
     def transcript(self, row: Mapping[str, Any]) -> tuple[Problem, tuple[str, ...]]:
         """A problem and the replies to it, from `problem_index` and `outputs`.
@@ -183,7 +187,7 @@ class OSInteraction:
             no verdict.
         """
         given: OsProblem = problem.data["problem"]
-        if why := self._machines.why_not(given.index):
+        if why := self._machines.why_not(given):
             raise SandboxError(f"{problem.id}: {why}")
         try:
             async with self._machines.open(given.index, sandbox) as shell:
