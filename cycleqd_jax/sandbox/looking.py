@@ -230,16 +230,18 @@ class Looking:
             try:
                 while True:
                     words = [await word() for _ in range(int(await word()))]
+                    pattern = how.programs[words[0].decode()]
                     argv = ["/bin/bash", "-c", _CALL, "bash", path, *words]
                     run = await world.run(argv, ENVIRONMENT, _CALL_S, alone=True)
                     said = run.output.decode("utf-8", "replace").strip()
-                    pattern = how.programs[words[0].decode()]
                     status, text = run.status & 255, run.output[:_CALL_BYTES]
                     if run.ended != "done" or not re.fullmatch(pattern, said):
                         status, text = 1, b""
                     os.write(
                         said_write, b"%d\n%s\0" % (status, text.replace(b"\0", b""))
                     )
+            except (ValueError, LookupError, asyncio.LimitOverrunError):
+                pass  # no function of ours said that
             finally:
                 fds.close(said_write)  # the script does not wait for an answer then
 

@@ -207,16 +207,11 @@ class World:
             sock, program, inside = first_process(fds, python, code, settings)
             stack.callback(sock.close)
             new = ["--unshare-user"] if userns is None else ["--userns", str(userns)]
+            new += ["--unshare-pid", "--as-pid-1", "--info-fd", str(info)]
             process = wall.run(
                 mounts,
                 program,
-                namespaces=[
-                    *new,
-                    "--unshare-pid",
-                    "--as-pid-1",
-                    "--info-fd",
-                    str(info),
-                ],
+                namespaces=new,
                 capabilities=EPISODE,
                 environment={"PATH": PATH},
                 passed=(*inside, info, *(() if userns is None else (userns,))),
