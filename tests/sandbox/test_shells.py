@@ -454,7 +454,7 @@ def test_bashrc_is_read_once():
 def test_a_call_that_is_none(said):
     """What something makes a script write to us is no error of ours."""
     code = (
-        f"for fd in {{3..99}}; do {{ printf -- '{said}\\0' >&$fd; }} 2>/dev/null; done; "
+        f"for n in {{3..99}}; do {{ printf -- '{said}\\0' >&$n; }} 2>/dev/null; done; "
         "printf 'calc %s' \"$(calc 1 || echo fails)\""
     )
 
