@@ -127,7 +127,7 @@ class RunConfig(Section):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         check_task_settings(self.task_settings, self.tasks)
-        check_shells_exist(self.sandbox, self.tasks, self.task_settings)
+        check_shells_exist(self.sandbox, self.tasks)
         expert_names.check_experts(self.experts, self.tasks)
         if self.evaluator == "ray" and self.engine.slots == "auto":
             raise ValueError(
@@ -165,19 +165,16 @@ class RunConfig(Section):
         return NoiseSource(self.seed, self.qd.gaussian_std)
 
 
-def check_shells_exist(
-    sandbox: SandboxSettings, tasks: Sequence[str], sections: Mapping[str, Mapping]
-) -> None:
+def check_shells_exist(sandbox: SandboxSettings, tasks: Sequence[str]) -> None:
     """Refuses a shell without a wall.
 
     Raises:
       ValueError: names sandbox and task.
     """
-    backend = sections.get(SHELL_TASK, {}).get("backend")
-    if sandbox.kind == "none" and SHELL_TASK in tasks and backend != "container":
+    if sandbox.kind == "none" and SHELL_TASK in tasks:
         raise ValueError(
             f"sandbox.kind is none, which has no shells, but tasks has {SHELL_TASK}; "
-            "expected sandbox.kind bubblewrap, or its backend container"
+            "expected sandbox.kind bubblewrap"
         )
 
 

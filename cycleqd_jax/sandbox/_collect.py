@@ -48,58 +48,54 @@ def write_files(root, files):
             posix.close(fd)
 
 
-class Collector:
-    """Writes the entries of a folder into a report, sorted.
+def collect(fd, budget):
+    """The files below an open folder, which is closed: (path, content), sorted.
 
     No other process runs, so the folder does not change. Links are not followed, and
-    devices and pipes not opened. Entries are left out if they cannot be read or exceed
-    `MAX_ENTRIES`, `MAX_DEPTH` or `budget` bytes of whole memory pages, so every program
-    gets a report, whose files fit into a scratch folder of `budget` bytes.
+    devices and pipes not opened. An empty folder has a trailing slash and no content.
+    Entries are left out if they cannot be read or exceed `MAX_ENTRIES`, `MAX_DEPTH` or
+    `budget` bytes of whole memory pages: so every program has a report, whose files fit
+    into a scratch folder of `budget` bytes.
     """
+    found = []
 
-    def __init__(self, budget, report_fd):
-        self.entries_left = MAX_ENTRIES
-        self.budget = budget
-        self.report_fd = report_fd
+    def report(path, content):
+        nonlocal budget
+        size = whole_pages(len(content))
+        if len(path) <= MAX_PATH_BYTES and size <= budget and len(found) < MAX_ENTRIES:
+            budget -= size
+            found.append((path, content))
 
-    def folder(self, fd, prefix=b"", depth=0):
-        """Reports everything in the open folder `fd`, and closes it."""
+    def folder(fd, prefix, depth):
         try:
             names = first_names(fd)
             if not names and prefix:
-                self.report(b"d", prefix, b"")
+                report(prefix, b"")
             for name in names:
-                if self.entries_left == 0:
+                if len(found) == MAX_ENTRIES:
                     break
                 try:
-                    self.entry(fd, name, prefix + name, depth)
+                    entry(fd, name, prefix + name, depth)
                 except OSError:
                     continue
         finally:
             posix.close(fd)
 
-    def entry(self, folder_fd, name, path, depth):
-        """Reports one entry of a folder, recursively."""
+    def entry(folder_fd, name, path, depth):
         status = posix.stat(name, dir_fd=folder_fd, follow_symlinks=False)
         kind = status.st_mode & S_IFMT
         if kind == S_IFDIR and depth < MAX_DEPTH:
             fd = posix.open(name, FOLDER_FLAGS, dir_fd=folder_fd)
-            self.folder(fd, path + b"/", depth + 1)
-        elif kind == S_IFREG and status.st_size <= self.budget:
+            folder(fd, path + b"/", depth + 1)
+        elif kind == S_IFREG and status.st_size <= budget:
             fd = posix.open(name, READ_FLAGS, dir_fd=folder_fd)
             try:
-                self.report(b"f", path, read_all(fd))
+                report(path, read_all(fd))
             finally:
                 posix.close(fd)
 
-    def report(self, kind, path, content):
-        """Writes an entry if it is within the limits."""
-        size = whole_pages(len(content))
-        if len(path) <= MAX_PATH_BYTES and size <= self.budget and self.entries_left:
-            self.entries_left -= 1
-            self.budget -= size
-            header = b"%s %d %d\n" % (kind, len(path), len(content))
-            write_all(self.report_fd, header + path + content)
+    folder(fd, b"", 0)
+    return found
 
 
 def whole_pages(size):

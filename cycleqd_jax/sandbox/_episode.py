@@ -16,7 +16,6 @@ import _signal
 import fcntl
 import marshal
 import posix
-import resource
 import select
 import sys
 import time
@@ -40,8 +39,8 @@ class Episode:
     Args:
       sock: descriptor of the socket to the library.
       parent: descriptor that is readable when the library has ended.
-      request: `limits` (`cpu_s`, `memory_bytes`, `processes`), `rlimits` as (number,
-        soft, hard), `drop`: start of a command line that drops our capability.
+      request: `limits` (`cpu_s`, `memory_bytes`, `processes`), `drop`: start of a
+        command line that drops our capability and sets limits.
     """
 
     def __init__(self, sock, parent, request):
@@ -157,11 +156,6 @@ class Episode:
             posix.dup2(fd, number)
         posix.closerange(3, failure_fd)
         posix.closerange(failure_fd + 1, 1024)
-        for number, soft, hard in self._request["rlimits"]:
-            most = resource.getrlimit(number)[1]
-            if most != resource.RLIM_INFINITY:
-                soft, hard = min(soft, most), min(hard, most)
-            resource.setrlimit(number, (soft, hard))
         drop = self._request["drop"]
         posix.execve(drop[0], [*drop, *argv], env)
 

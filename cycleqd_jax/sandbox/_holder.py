@@ -31,9 +31,12 @@ _ROOM = "size=32m,nr_inodes=8k,mode=755"  # for what is written while it is look
 _SYSTEM_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _OWN_FOLDERS = ("proc", "dev", "sys")
 # Files that programs obey wherever they are. They are not seen by those that look.
-_STEERING = ("etc/ld.so.preload", "etc/ld.so.cache", "usr/pyvenv.cfg")
-
-
+_STEERING = (
+    *("etc/ld.so.preload", "etc/ld.so.cache", "usr/pyvenv.cfg"),
+    *("etc/pam.conf", "etc/sudo.conf"),
+)
+# Folders of an image that steer logins; others look without a login.
+_LOGINS = ("etc/pam.d", "etc/security")
 _ACCOUNTS = ("passwd", "group")  # read by many programs, unless they are no text
 
 
@@ -65,7 +68,8 @@ class _Slot:
 
         Returns:
           `tree`, `usr` (None where it is read-only), `pts`: folders; `system`:
-          (folder, place inside) of the system's own programs, unchanged.
+          (folder, place inside) of the system's own programs, unchanged; `own`: those
+          of them that the episode cannot change; `python`: path inside.
         """
         folder = self._folder
         for name in ("data", "pts", "trusted", "up", "work"):
@@ -83,7 +87,7 @@ class _Slot:
             elif os.path.isdir(f"{usr}/{name}"):
                 self._system.append((f"{usr}/{name}", f"/usr/{name}"))
         others = [name for name, link in self._links.items() if link is None]
-        for name in (*others, "etc/alternatives"):
+        for name in (*others, "etc/alternatives", *(_LOGINS if image else ())):
             if os.path.isdir(f"{image or ''}/{name}"):
                 self._system.append((f"{image or ''}/{name}", f"/{name}"))
         if self._python and image is None:
@@ -112,11 +116,19 @@ class _Slot:
                 open(f"{image}/etc/nsswitch.conf") as file,
             ):
                 self._names = file.read(4096)
+        own = [] if image else self._system
+        if overlay:
+            own = [pair for pair in own if not pair[1].startswith("/usr/")]
+        python = "/usr/bin/python3"
+        if self._python and image is None:
+            python = f"{self._python[1]}/bin/python3"
         return {
             "tree": self._tree,
             "usr": self._usr,
             "pts": f"{folder}/pts",
             "system": self._system,
+            "own": own,
+            "python": python,
         }
 
     def _write(self, root, folders, files):

@@ -22,7 +22,6 @@ from cycleqd_jax.sandbox.shell_output import Output
 
 LOOK_S = 0.05  # between two looks at what the episode's processes do
 LEAST_SHARE = 0.1  # of the time on the clock counts in any case
-_MEMORY_LOOKS = 3
 _READ_BYTES = 2**16
 _DRAIN_READS = 64
 _FIONREAD = 0x541B  # a small Python has no termios
@@ -61,7 +60,6 @@ class Clock:
         self._limits = limits
         self.processes = States()
         self._before_s = 0.0  # processor time that does not count any more
-        self._over = 0
         self._looked = time.monotonic()
         self._cpu_s = 0.0
         self.elapsed_s = 0.0
@@ -93,11 +91,8 @@ class Clock:
         self.elapsed_s += passed
         if self._cpu_s - self._before_s >= self._limits["cpu_s"]:
             return "cpu"
-        most = self._limits["memory_bytes"]
-        over = self.processes.resident_bytes > most
-        over = over and self.processes.shared_bytes() > most
-        self._over = self._over + 1 if over else 0
-        return "memory" if self._over >= _MEMORY_LOOKS else None
+        large = self.processes.too_large(self._limits["memory_bytes"])
+        return "memory" if large else None
 
 
 def follow(read_fd, ended_fd, stop_fds, clock, limit_s, add, *, ended, typing=None):

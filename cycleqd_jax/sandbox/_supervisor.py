@@ -8,10 +8,9 @@ the supervisor can write the report. As process 1 it ignores all signals from in
 sandbox. Its folder in /proc is covered, and the system call filter denies changes of
 its limits and priority.
 
-Request (marshal, version 2, from the library): a dictionary. Report (to the library):
-one header line `ending code cpu_us`, then each entry as a line
-`kind name_bytes content_bytes` (kind: f or d) followed by the name and the content,
-then `end 0 0`.
+Request (marshal, version 2, from the library): a dictionary. Report (to its socket): a
+line `ending code`, then for each file a line `path_bytes content_bytes`, the path and
+the content, then a line `end`.
 """
 
 import _signal
@@ -24,7 +23,7 @@ from cycleqd_jax.sandbox._collect import (
     FOLDER_FLAGS,
     S_IFDIR,
     S_IFMT,
-    Collector,
+    collect,
     read_all,
     write_all,
     write_files,
@@ -89,8 +88,14 @@ def become_program(request, failure_fd):
     posix.execv(drop[0], [*drop, *argv])
 
 
-def main(request_fd, report_fd, *stop_fds):
-    """Runs one program, from request to report."""
+def main(sock, parent, request_fd):
+    """Runs one program, from request to report.
+
+    Args:
+      sock: socket to the library, which stops the program by closing its half.
+      parent: readable when the library has ended.
+      request_fd: has the request.
+    """
     wake_fd, ring_fd = posix.pipe()
     posix.set_blocking(wake_fd, False)
     posix.set_blocking(ring_fd, False)
@@ -113,7 +118,7 @@ def main(request_fd, report_fd, *stop_fds):
             posix._exit(1)
     posix.close(failure_write)
     watch = Watch(request, FOLDERS)
-    reason, status = watch.wait(main_pid, wake_fd, stop_fds)
+    reason, status = watch.wait(main_pid, wake_fd, (sock, parent))
     kill_all()
     if failure := read_all(failure_read):
         raise RuntimeError(f"the program was not started: {failure.decode()}")
@@ -126,11 +131,12 @@ def main(request_fd, report_fd, *stop_fds):
         signalled = status & 0x7F
         reason = "signalled" if signalled else "exited"
         status = signalled or status >> 8
-    header = b"%s %d %d\n" % (reason.encode(), status, int(cpu_s * 1e6))
-    write_all(report_fd, header)
+    write_all(sock, b"%s %d\n" % (reason.encode(), status))
     if request["collect"]:
-        Collector(request["collect_bytes"], report_fd).folder(work_fd)
-    write_all(report_fd, b"end 0 0\n")
+        for path, content in collect(work_fd, request["collect_bytes"]):
+            header = b"%d %d\n" % (len(path), len(content))
+            write_all(sock, header + path + content)
+    write_all(sock, b"end\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ processes together are polled here every `POLL_S` seconds.
 
 import _signal
 import posix
-import resource
 import select
 import time
 
@@ -44,6 +43,7 @@ class Processes:
         self.resident_bytes = 0
         self._own: dict[tuple[bytes, bytes], float] = {}  # (pid, start) -> seconds
         self._ended_s = 0.0
+        self._polls_over = 0  # consecutive ones with too much memory
         self._stats: dict[bytes, list[bytes]] = {}  # pid -> fields
         self._memory: dict[bytes, tuple[str, int]] = {}  # pid -> /proc folder, pages
 
@@ -76,6 +76,13 @@ class Processes:
         self.cpu_s = sum(own.values()) + max(inherited_s, self._ended_s)
         pages = sum(pages for _, pages in self._memory.values())
         self.resident_bytes = pages * PAGE_BYTES
+
+    def too_large(self, most):
+        """True if some polls in a row, one for each call, found more memory."""
+        # `shared_bytes` walks through all page tables, so it comes second.
+        over = self.resident_bytes > most and self.shared_bytes() > most
+        self._polls_over = self._polls_over + 1 if over else 0
+        return self._polls_over >= MEMORY_POLLS
 
     def shared_bytes(self):
         """Memory; shared memory counts in proportional shares."""
@@ -155,9 +162,9 @@ def _short_time(pid):
 
 
 def cpu_of_reaped():
-    """CPU seconds of all processes that ended and were waited for."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    """CPU seconds of all processes that ended and were waited for, in clock ticks."""
+    times = posix.times()
+    return times.children_user + times.children_system
 
 
 def entries(folders):
@@ -212,7 +219,6 @@ class Watch:
         self._request = request
         self._folders = folders
         self._processes = Processes()
-        self._polls_over = 0  # consecutive ones with too much memory
 
     def over(self):
         """The limit that all processes together have reached; None if there is none."""
@@ -222,14 +228,7 @@ class Watch:
             return "cpu"
         if entries(self._folders) > request["scratch_entries"]:
             return "files"
-        # `shared_bytes` walks through all page tables, so it comes second.
-        most = request["memory_bytes"]
-        over = (
-            self._processes.resident_bytes > most
-            and self._processes.shared_bytes() > most
-        )
-        self._polls_over = self._polls_over + 1 if over else 0
-        return "memory" if self._polls_over == MEMORY_POLLS else None
+        return "memory" if self._processes.too_large(request["memory_bytes"]) else None
 
     def wait(self, main_pid, wake_fd, stop_fds):
         """Waits until the program ends or reaches a limit: (reason, raw status).

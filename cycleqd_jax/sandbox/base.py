@@ -238,14 +238,11 @@ class Shell(Protocol):
         """Notes how the machine is before the episode begins."""
         ...
 
-    async def end(self, *, keep_processes: bool = False) -> str | None:
+    async def end(self, *, keep_processes: bool = False) -> None:
         """Ends the episode: no process of it runs any more.
 
         Args:
           keep_processes: show them still to scripts that count processes.
-
-        Returns:
-          Why it cannot be judged (the episode destroyed its machine), or None.
         """
         ...
 

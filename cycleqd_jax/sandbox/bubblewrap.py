@@ -4,21 +4,23 @@ Each program runs in its own user, PID, mount, network, IPC, UTS and (if permitt
 cgroup namespaces. It cannot create user namespaces, sees a read-only system and one
 small private file system, and is watched by a trusted process 1 (`_supervisor.py`) that
 it can neither trace nor signal. All communication uses file descriptors created here:
-request, report and standard input are memory files, standard output and error are
-pipes. Closing a further pipe stops the program, and so does the end of this process.
+request and standard input are memory files, standard output and error are pipes, and
+the report comes through a socket. Closing our half of it stops the program, and so does
+the end of this process.
 """
 
 import asyncio
 import contextlib
 import logging
-import marshal
 import math
 import os
 import resource
+import socket
 import subprocess
 from collections.abc import Callable
 
 from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox._collect import MAX_ENTRIES, MAX_PATH_BYTES
 from cycleqd_jax.sandbox.base import (
     DEFAULT_SHELL_LIMITS,
     PLAIN_ROOT,
@@ -30,17 +32,16 @@ from cycleqd_jax.sandbox.base import (
     Shell,
     ShellLimits,
 )
-from cycleqd_jax.sandbox.capture import Capture
 from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.host import Host, inspect_host
-from cycleqd_jax.sandbox.process import until_end
-from cycleqd_jax.sandbox.report import read_report
+from cycleqd_jax.sandbox.process import Ended, first_process, until_end
 from cycleqd_jax.sandbox.shells import Shells
 
-_SUPERVISOR = "/etc/sandbox/supervisor"
 _PENDING_SIGNALS = 256  # and timers, of all processes together
+_GRACE_S = 60.0  # after the wall-clock limit, for start and clean-up under load
+_REPORT_BYTES = MAX_ENTRIES * (MAX_PATH_BYTES + 128)  # beside the content of files
 _ATTEMPTS = 3
 _PAUSE_S = 0.2  # before the second attempt; doubled for the third
 _PASSWD = b"user:x:1000:1000::/box/work:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
@@ -138,11 +139,13 @@ class BubblewrapSandbox:
 
     async def _once(self, program: Program, slot: int) -> Execution:
         with Descriptors() as fds:
-            request = fds.memory(_request(program, self._host))
-            report = fds.memory(b"")
-            stdin = fds.memory(program.stdin)
-            stop_read, stop_write = fds.pipe()
-            parent = fds.process(os.getpid())
+            sock, first, inside = first_process(
+                fds,
+                self._host.python,
+                self._host.supervisor,
+                _request(program, self._host),
+            )
+            fds.callback(sock.close)
             out_read, out_write = fds.pipe()
             err_read, err_write = fds.pipe()
             uid = self._host.uid(slot)
@@ -152,7 +155,6 @@ class BubblewrapSandbox:
             files = {
                 "/etc/passwd": fds.memory(_PASSWD),
                 "/etc/group": fds.memory(_GROUP),
-                _SUPERVISOR: fds.memory(self._host.supervisor),
             }
             seccomp = fds.memory(self._host.seccomp) if self._host.seccomp else None
             command = self._host.command(
@@ -161,87 +163,111 @@ class BubblewrapSandbox:
                 files=files,
                 seccomp=seccomp,
             )
-            passed = (request, report, stop_read, parent)
-            command += [self._host.python, "-I", "-S", _SUPERVISOR, *map(str, passed)]
             seccomps = () if seccomp is None else (seccomp,)
             process = subprocess.Popen(
-                command,
-                stdin=stdin,
+                [*command, *first],
+                stdin=fds.memory(program.stdin),
                 stdout=out_write,
                 stderr=err_write,
-                pass_fds=(*passed, *files.values(), *seccomps),
+                pass_fds=(*inside, *files.values(), *seccomps),
                 env={},
                 cwd="/",
                 start_new_session=True,  # Ctrl-C reaches only us
             )
-            fds.close(out_write, err_write, stop_read)
+            fds.close(out_write, err_write, *inside)
 
             def stop() -> None:
-                fds.signal_and_close(stop_write)
+                # Closing is not enough: a fork of ours may keep the socket open.
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_WR)
 
             self._stops.add(stop)
+            limits = program.limits
             try:
-                stdout, stderr = await until_end(
-                    process, (out_read, err_read), program.limits, stop
+                ended = await until_end(
+                    process,
+                    {
+                        out_read: limits.output_bytes,
+                        err_read: limits.output_bytes,
+                        sock.fileno(): limits.scratch_bytes + _REPORT_BYTES,
+                    },
+                    stop,
+                    limits.wall_s + _GRACE_S,
                 )
             finally:
                 self._stops.remove(stop)
-            return self._verdict(program, process, report, stdout, stderr)
+            return self._verdict(program, process.returncode, ended)
 
-    def _verdict(
-        self,
-        program: Program,
-        process: subprocess.Popen,
-        report_fd: int,
-        stdout: Capture,
-        stderr: Capture,
-    ) -> Execution:
+    def _verdict(self, program: Program, status: int, ended: Ended) -> Execution:
         """The result, from the supervisor's report and the captured output."""
+        stdout, stderr, report = ended.printed
         try:
             # If bubblewrap was killed, the supervisor may still be writing.
-            if process.returncode != 0:
+            if status != 0:
                 raise SandboxError("the sandbox ended without a complete report")
-            report = read_report(report_fd, program.limits.scratch_bytes)
+            reason, code, files = read_report(report)
         except SandboxError as error:
-            said = stderr.data.decode(errors="replace").strip()[-500:]
+            said = stderr.decode(errors="replace").strip()[-500:]
             raise SandboxError(
-                f"{error} (exit status {process.returncode}, stderr {said!r})"
+                f"{error} (exit status {status}, stderr {said!r})"
             ) from error
-        ending = _ENDINGS[report.reason]
+        ending = _ENDINGS[reason]
         # The output decides first: whether the program ended before we had read too
         # much output must not change the result.
-        if stdout.over or stderr.over:
+        if ended.over:
             ending = Ending.OUTPUT_LIMIT
-        elif report.reason == "stopped" and self._closed:
+        elif reason == "stopped" and self._closed:
             raise SandboxError("the sandbox was closed while a program ran")
-        return Execution(
-            ending=ending,
-            exit_code=report.code if ending is Ending.EXITED else None,
-            stdout=stdout.data,
-            stderr=stderr.data,
-            files=report.files,
-        )
+        code = code if ending is Ending.EXITED else None
+        return Execution(ending, code, stdout, stderr, files)
 
 
-def _request(program: Program, host: Host) -> bytes:
+def read_report(data: bytes) -> tuple[str, int, dict[str, bytes]]:
+    """The supervisor's report: (ending, status or signal, files as in `Execution`).
+
+    Raises:
+      SandboxError: it is missing or incomplete.
+    """
+    place = 0
+
+    def line() -> list[bytes]:
+        nonlocal place
+        start, place = place, data.index(b"\n", place, place + 128) + 1
+        return data[start:place].split()
+
+    files = {}
+    try:
+        reason, code = line()
+        while (sizes := line()) != [b"end"]:
+            path, content = map(int, sizes)
+            middle, start = place + path, place
+            place = middle + content
+            if not start <= middle <= place <= len(data):
+                raise ValueError("an entry is damaged")
+            files[os.fsdecode(data[start:middle])] = data[middle:place]
+        return reason.decode("ascii"), int(code), files
+    except ValueError as error:
+        raise SandboxError(
+            f"the sandbox ended without a complete report: {error}"
+        ) from error
+
+
+def _request(program: Program, host: Host) -> dict[str, object]:
     """The request to the supervisor."""
     limits = program.limits
-    return marshal.dumps(
-        {
-            "argv": [os.fsencode(word) for word in program.argv],
-            "files": [(os.fsencode(path), data) for path, data in program.files],
-            "path": host.search_path.encode(),
-            "drop_capability": host.drop_capability,
-            "rlimits": _rlimits(limits, host),
-            "cpu_s": float(limits.cpu_s),
-            "wall_s": float(limits.wall_s),
-            "memory_bytes": limits.memory_bytes,
-            "scratch_entries": limits.scratch_entries,
-            "collect": program.collect,
-            "collect_bytes": limits.scratch_bytes,
-        },
-        2,
-    )
+    return {
+        "argv": [os.fsencode(word) for word in program.argv],
+        "files": [(os.fsencode(path), data) for path, data in program.files],
+        "path": host.search_path.encode(),
+        "drop_capability": host.drop_capability,
+        "rlimits": _rlimits(limits, host),
+        "cpu_s": float(limits.cpu_s),
+        "wall_s": float(limits.wall_s),
+        "memory_bytes": limits.memory_bytes,
+        "scratch_entries": limits.scratch_entries,
+        "collect": program.collect,
+        "collect_bytes": limits.scratch_bytes,
+    }
 
 
 def _rlimits(limits: Limits, host: Host) -> list[tuple[int, int, int]]:

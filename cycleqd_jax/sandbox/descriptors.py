@@ -38,16 +38,6 @@ class Descriptors(contextlib.ExitStack):
         """Closes these too."""
         self._open.update(fds)
 
-    def signal_and_close(self, fd: int) -> None:
-        """Makes the other end of a pipe readable, and closes this end.
-
-        Closing is not enough: a fork of this process may keep the pipe open.
-        """
-        if fd in self._open:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(fd, b"x")
-            self.close(fd)
-
     def close(self, *fds: int) -> None:
         """Closes those of `fds` that are still open."""
         for fd in fds:

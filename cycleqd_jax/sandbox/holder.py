@@ -142,10 +142,6 @@ class Holder:
             raise SandboxError(answer["error"])
         return answer["result"]
 
-    async def ask_slot(self, slot: int, call: str, **words: Any) -> Any:
-        """Asks for something of an episode, see `_holder._Slot`."""
-        return await self.ask("slot", slot=slot, call=call, **words)
-
     async def forget(self, slot: int) -> None:
         """Takes away all of an episode, unless all is gone anyway."""
         if self._process is not None and self._process.poll() is None:
@@ -219,12 +215,6 @@ def python_place(python: str) -> tuple[str, str] | None:
         return None
     prefix = str(Path(python).parents[1])
     return prefix, "/opt/python" if prefix.startswith("/usr") else prefix
-
-
-def is_root() -> bool:
-    """True if we may give each episode user ids of its own."""
-    first = Path("/proc/self/uid_map").read_text().split()
-    return os.geteuid() == 0 and first[:2] == ["0", "0"]
 
 
 def has_subordinate_ids() -> bool:

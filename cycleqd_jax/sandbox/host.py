@@ -44,20 +44,6 @@ sys.stdout.buffer.write(data)
 """
 
 
-# A small Python may have no `resource`: then only times are asked for, in ticks.
-_SMALL_PYTHON = """
-try:
-    import resource
-except ImportError:
-    class Usage:
-        ru_utime = property(lambda self: posix.times()[2])
-        ru_stime = property(lambda self: posix.times()[3])
-    module = sys.modules["resource"] = type(sys)("resource")
-    module.RUSAGE_CHILDREN = -1
-    module.getrusage = lambda who: Usage()
-"""
-
-
 @dataclasses.dataclass(frozen=True)
 class Host:
     """Facts of the machine that the start of bubblewrap depends on.
@@ -176,14 +162,13 @@ def inspect_host(workers: int) -> Host:
             "sandbox: the command bwrap (bubblewrap) was not found on PATH; install it "
             "(Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
         )
-    permission.check_version(bwrap)
     setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
     if setpriv is None:
         raise BadInputError(
             "sandbox: the command setpriv was not found in /usr/bin or /bin; install "
             "it (Debian, Ubuntu: apt install util-linux)"
         )
-    as_root = _is_root()
+    as_root = is_root()
     if as_root and _FIRST_UID + workers - 1 > _LAST_UID:
         raise BadInputError(
             f"sandbox: as root at most {_LAST_UID - _FIRST_UID + 1} workers get their "
@@ -203,13 +188,14 @@ def inspect_host(workers: int) -> Host:
     return dataclasses.replace(host, supervisor=_compile(host, _PARTS))
 
 
-def _is_root() -> bool:
-    """True if this process is the root that limits on processes do not bind.
+def is_root() -> bool:
+    """True if this process is the machine's root, who may take any user id.
 
-    The root of a rootless container is an ordinary user outside it.
+    The root of a user namespace, like a rootless container's, is an ordinary user
+    outside it.
     """
-    first = Path("/proc/self/uid_map").read_text().split()
-    return os.geteuid() == 0 and first[:2] == ["0", "0"]
+    ids = Path("/proc/self/uid_map").read_text().split()
+    return os.geteuid() == 0 and ids == ["0", "0", str(2**32 - 1)]
 
 
 def _own_processes(as_root: bool) -> int:
@@ -285,7 +271,7 @@ def compiled_episode(host: Host) -> bytes:
 def plain_episode() -> bytes:
     """Process 1 of an episode, for the Python of any image."""
     *parts, (_, main) = _sources(_EPISODE_PARTS)
-    lines = ["import posix, sys", _SMALL_PYTHON]
+    lines = ["import sys"]
     for name, source in parts:
         lines.append(f"module = sys.modules[{name!r}] = type(sys)({name!r})")
         lines.append(f"exec({source!r}, module.__dict__)")

@@ -12,24 +12,23 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.accounts import find_account
 from cycleqd_jax.sandbox.base import (
     ENVIRONMENT,
     KEPT_BYTES,
-    PLAIN_LOOK,
     Look,
     ScriptRun,
 )
-from cycleqd_jax.sandbox.capture import Capture
 from cycleqd_jax.sandbox.descriptors import Descriptors
-from cycleqd_jax.sandbox.machine import PATH, Machine, encode, run_in
-from cycleqd_jax.sandbox.process import wait_for_exit
-from cycleqd_jax.sandbox.shell_functions import fixed_tools, in_front, stub
-from cycleqd_jax.sandbox.world import LOOKING, SWITCHING, Mounts, World, wall
+from cycleqd_jax.sandbox.process import kill_group, until_end
+from cycleqd_jax.sandbox.world import LOOKING, PATH, Mounts, encode
+
+if TYPE_CHECKING:
+    from cycleqd_jax.sandbox.shells import BubblewrapShell
 
 _THEIR_PATH = "/usr/local/sbin:/usr/local/bin"  # behind the other, for who asks
 _LOOK_ENVIRONMENT = {**ENVIRONMENT, "PATH": PATH, "TZ": "UTC"}
@@ -42,26 +41,20 @@ _LONGEST_PATH = 4096
 _CALL = 'PATH=$1; shift; "$@" 2>/dev/null'
 _CALL_S = 10.0  # of what runs in a world of the episode, by the clock of that world
 _CALL_BYTES = 2**14  # of what a program of the episode prints for a script
-_CAT = re.compile(rb"cat (/[\x21-\x7e]+)")
+_NAME = re.compile(r"\brunuser -l ([a-z0-9_-]+) ")
+_TOOLS = "awk cat cut find grep head sed sort tr uniq wc".split()
 KILLED = ScriptRun(-signal.SIGKILL, "limit", b"")
-_Handler = Callable[[list[bytes]], Awaitable[tuple[int, bytes]]]
 
 
 class Looking:
     """Looks at what one episode left.
 
     Args:
-      machine: of the episode.
-      world: of the episode; it has ended there.
-      accounts: texts of its /etc/passwd and /etc/group before it began, or None.
+      shell: of the episode; it has ended there.
     """
 
-    def __init__(self, machine: Machine, world: World, accounts: list[str | None]):
-        self._machine = machine
-        self._world = world
-        self._accounts = accounts
-        self._fresh: World | None = None
-        self._failed: SandboxError | None = None  # while it answered a script
+    def __init__(self, shell: "BubblewrapShell"):
+        self._shell = shell
 
     async def look(
         self, code: str, arguments: Sequence[str | bytes], how: Look
@@ -83,48 +76,40 @@ class Looking:
             status, path = found
             environment["EPISODE_PATH"] = path
             functions["source"] = f"() {{ PATH=$EPISODE_PATH; return {status}; }}"
-            functions |= fixed_tools(code)
+            functions |= _fixed_tools(code)
+        if how.logins:
+            functions["runuser"] = await self._login(code)
         mounts = await self._view(how)
-        with Descriptors() as fds:
-            passed: list[int] = []
-            answering = None
-            if how.programs or how.logins:
-                handle = self._read_as_user if how.logins else self._calls(path, how)
-                answering, passed, stubs = self._answer(fds, handle, how)
+        async with contextlib.AsyncExitStack() as stack:
+            calls, passed = None, ()
+            if how.programs:
+                calls, passed, stubs = await self._calls(stack, path, how)
                 functions |= stubs
-            code = in_front(functions, code)
-            argv = self._bash(code, *arguments)
-            try:
-                async with contextlib.AsyncExitStack() as stack:
-                    if how.programs:
-                        self._fresh = await self._fresh_world(stack)
-                    run = await self._in_wall(mounts, argv, environment, passed)
-            finally:
-                if answering is not None:
-                    answering.cancel()
-                    await asyncio.wait([answering])
-        if self._failed is not None:
-            raise self._failed
+            defined = "".join(f"{name}{text}\n" for name, text in functions.items())
+            argv = self._bash(defined + code, *arguments)
+            run = await self._in_wall(mounts, argv, environment, passed)
+            if calls is not None and calls.done():
+                calls.result()  # raises what went wrong while it answered
         return run
 
     async def _view(self, how: Look) -> Mounts:
         """The mounts that a look shows."""
         if not how.tree:
-            made = await self._machine.ask("bare")
-            own = (self._machine.system, self._machine.pts)
+            made = await self._shell.ask("bare")
+            own = (self._shell.system, self._shell.pts)
             return Mounts(made["root"], None, *own, read_only=True)
         name = "execute" if how.executable else "look"
-        made = await self._machine.ask("look", name=name, execute=how.executable)
-        system = list(self._machine.system)
+        made = await self._shell.ask("look", name=name, execute=how.executable)
+        system = list(self._shell.system)
         for path in how.changed:
-            stand_in = await self._machine.ask("stand_in", path=path)
+            stand_in = await self._shell.ask("stand_in", path=path)
             if stand_in is not None:
                 system.append((stand_in, path))
-        return Mounts(made["root"], made["usr"], system, self._machine.pts)
+        return Mounts(made["root"], made["usr"], system, self._shell.pts)
 
     def _bash(self, code: str, *arguments: str | bytes) -> list[bytes]:
         """Words that run a script within the limits of one process."""
-        limits = self._machine.limits
+        limits = self._shell.limits
         bounds = (
             f"ulimit -c 0 -t {int(limits.judging_s) + 1} "
             f"-v {limits.memory_bytes // 1024} -f {limits.file_bytes // 1024}\n"
@@ -138,59 +123,43 @@ class Looking:
         argv: Sequence[bytes],
         environment: Mapping[str, str | bytes],
         passed: Sequence[int] = (),
-        capabilities: Sequence[str] = LOOKING,
     ) -> ScriptRun:
         """Runs a program among the episode's processes, which have all ended."""
         with Descriptors() as fds:
-            namespaces = self._world.namespaces(fds)
-            words, named = mounts.words(fds)
-            if self._machine.host.seccomp:
-                named.append(fds.memory(self._machine.host.seccomp))
-                words += ["--seccomp", str(named[-1])]
-            joined = ["--userns", str(namespaces[0]), "--pidns", str(namespaces[1])]
-            command = wall([*self._machine.start(), *joined], capabilities, environment)
+            joined = self._shell.world.namespaces(fds)
             status = fds.memory(b"")
             out_read, out_write = fds.pipe()
-            command += [*words, "--json-status-fd", str(status), "--", *argv]
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out_write,
-                stderr=out_write,
-                pass_fds=(*namespaces, *named, *passed, status),
-                env={"PATH": PATH},
-                cwd="/",
-                start_new_session=True,
+            options = ["--userns", str(joined[0]), "--pidns", str(joined[1])]
+            process = self._shell.wall.run(
+                mounts,
+                argv,
+                namespaces=[*options, "--json-status-fd", str(status)],
+                capabilities=LOOKING,
+                environment=environment,
+                passed=(*joined, *passed, status),
+                out=out_write,
             )
             fds.close(out_write)
-            self._machine.pids.add(process.pid)
-            over = asyncio.Event()
-            with Capture(out_read, KEPT_BYTES, over) as captured:
-                ended = asyncio.ensure_future(wait_for_exit(process))
-                flooded = asyncio.ensure_future(over.wait())
-                try:
-                    await asyncio.wait(
-                        (ended, flooded), return_when=asyncio.FIRST_COMPLETED
-                    )
-                finally:  # also when the time is up
-                    flooded.cancel()
-                    if process.poll() is None:
-                        _kill(process)
-                    await asyncio.wait((ended,))
-                    self._machine.pids.discard(process.pid)
-                captured.drain()
+            self._shell.pids.add(process.pid)
+            try:
+                ended = await until_end(
+                    process, {out_read: KEPT_BYTES}, lambda: kill_group(process)
+                )
+            finally:
+                self._shell.pids.discard(process.pid)
             said = os.pread(status, 4096, 0)
-        if b'"exit-code"' not in said and not captured.over:
-            text = captured.data.decode(errors="replace").strip()[-500:]
-            raise SandboxError(f"what an episode left could not be shown: {text}")
-        if captured.over:
+        (output,) = ended.printed
+        if ended.over:
             return KILLED
-        return ScriptRun(process.returncode, "done", captured.data)
+        if b'"exit-code"' not in said:
+            text = output.decode(errors="replace").strip()[-500:]
+            raise SandboxError(f"what an episode left could not be shown: {text}")
+        return ScriptRun(process.returncode, "done", output)
 
     async def _read_bashrc(self) -> tuple[int, bytes] | None:
         """(Status, PATH) after the episode's own shell has read its ~/.bashrc."""
         argv = ["/bin/bash", "--noprofile", "--norc", "-c", _READ_BASHRC]
-        run = await run_in(self._world, argv, ENVIRONMENT, _CALL_S, alone=True)
+        run = await self._shell.world.run(argv, ENVIRONMENT, _CALL_S, alone=True)
         found = _PATH.fullmatch(run.output)
         if run.ended != "done" or found is None or b"\0" in found[2]:
             return None
@@ -198,100 +167,115 @@ class Looking:
             return None
         return int(found[1]), found[2]
 
-    async def _fresh_world(self, stack: contextlib.AsyncExitStack) -> World:
-        """A world like the episode's, from what it left; its changes go nowhere."""
-        made = await self._machine.ask("look", name="world", execute=True)
-        world = self._machine.start_world(
-            Mounts(made["root"], made["usr"], self._machine.system, self._machine.pts)
+    async def _login(self, code: str) -> str:
+        """A function that does what `runuser -l NAME -c 'cat FILE'` does, but no login.
+
+        Args:
+          code: the script; only names in it are known.
+        """
+        now = await self._shell.ask("accounts")
+        cases = []
+        for name in sorted({*_NAME.findall(code)}):
+            known = [t for t in (now, self._shell.accounts) if None not in t]
+            found = [a for a in (find_account(*t, name) for t in known) if a]
+            if found:
+                groups = ",".join(map(str, found[0].groups))
+                cases.append(
+                    f"{name}) ids='--reuid={found[0].uid} --regid={found[0].gid} "
+                    f"--groups={groups}';;"
+                )
+        return (
+            f"() {{ local ids; case $2 in {' '.join(cases)} *) return 1;; esac; "
+            '[ "$#$1$3" = 4-l-c ] && [[ $4 == "cat "/* ]] && '
+            "/usr/bin/setpriv $ids --inh-caps=-all --ambient-caps=-all -- "
+            '/usr/bin/cat "${4#cat }" 2>/dev/null; }'
+        )
+
+    async def _calls(
+        self, stack: contextlib.AsyncExitStack, path: bytes, how: Look
+    ) -> tuple[asyncio.Future, Sequence[int], dict[str, str]]:
+        """Runs programs of the episode, each alone in a fresh world, for a script.
+
+        The world is like the episode's, from what it left; its changes go nowhere.
+
+        Args:
+          stack: ends what is started.
+          path: PATH there.
+          how: names the programs, and what they may print.
+
+        Returns:
+          (the work, descriptors for the script, its functions).
+        """
+        shell = self._shell
+        made = await shell.ask("look", name="world", execute=True)
+        world = shell.start_world(
+            Mounts(made["root"], made["usr"], shell.system, shell.pts)
         )
         stack.push_async_callback(world.close)
         await world.ready()
-        return world
-
-    def _calls(self, path: bytes, how: Look) -> "_Handler":
-        """Runs programs of the episode, each alone in a fresh world."""
-
-        async def call(words: list[bytes]) -> tuple[int, bytes]:
-            argv = ["/bin/bash", "-c", _CALL, "bash", path, *words]
-            run = await run_in(self._fresh, argv, ENVIRONMENT, _CALL_S, alone=True)
-            said = run.output.decode("utf-8", "replace")
-            pattern = how.programs[words[0].decode()]
-            if run.ended != "done" or not re.fullmatch(pattern, said.strip()):
-                return 1, b""
-            return run.status & 255, run.output[:_CALL_BYTES]
-
-        return call
-
-    async def _read_as_user(self, words: list[bytes]) -> tuple[int, bytes]:
-        """The output of `runuser -l NAME -c 'cat FILE'`, got without a login."""
-        if len(words) != 5 or words[1:4:2] != [b"-l", b"-c"]:
-            return 1, b""
-        name, file = words[2].decode("latin-1"), _CAT.fullmatch(words[4])
-        account = None
-        now = await self._machine.ask("accounts")
-        for texts in (now, self._accounts):
-            if account is None and None not in texts:
-                account = find_account(*texts, name)
-        if account is None or file is None:
-            return 1, b""
-        ids = [
-            f"--reuid={account.uid}",
-            f"--regid={account.gid}",
-            f"--groups={','.join(map(str, account.groups))}",
-            "--inh-caps=-all",
-            "--ambient-caps=-all",
-            "--",
-        ]
-        argv = self._bash(
-            'exec "$@" 2>/dev/null', "/usr/bin/setpriv", *ids, "/usr/bin/cat", file[1]
-        )
-        mounts = await self._view(PLAIN_LOOK)
-        run = await self._in_wall(
-            mounts, argv, _LOOK_ENVIRONMENT, capabilities=SWITCHING
-        )
-        return run.status & 255, run.output[:_CALL_BYTES]
-
-    def _answer(
-        self, fds: Descriptors, handle: "_Handler", how: Look
-    ) -> tuple[asyncio.Future, list[int], dict[str, str]]:
-        """Answers the functions of a script: (work, descriptors for it, functions)."""
+        fds = stack.enter_context(Descriptors())
         asked_read, asked_write = fds.pipe()
         said_read, said_write = fds.pipe()
-        names = ("runuser",) if how.logins else tuple(how.programs)
-        functions = {name: stub(name, asked_write, said_read) for name in names}
+        reader = asyncio.StreamReader(limit=2**18)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader),
+            os.fdopen(os.dup(asked_read), "rb"),
+        )
+        stack.callback(transport.close)
 
-        async def answer(words: list[bytes]) -> tuple[int, bytes]:
+        async def word() -> bytes:
+            return (await reader.readuntil(b"\0"))[:-1]
+
+        async def answer() -> None:
             try:
-                return await handle(words)
-            except SandboxError as error:
-                self._failed = error
-                return 1, b""
+                while True:
+                    words = [await word() for _ in range(int(await word()))]
+                    pattern = how.programs[words[0].decode()]
+                    argv = ["/bin/bash", "-c", _CALL, "bash", path, *words]
+                    run = await world.run(argv, ENVIRONMENT, _CALL_S, alone=True)
+                    said = run.output.decode("utf-8", "replace").strip()
+                    status, text = run.status & 255, run.output[:_CALL_BYTES]
+                    if run.ended != "done" or not re.fullmatch(pattern, said):
+                        status, text = 1, b""
+                    os.write(
+                        said_write, b"%d\n%s\0" % (status, text.replace(b"\0", b""))
+                    )
+            except (ValueError, LookupError, asyncio.LimitOverrunError):
+                pass  # no function of ours said that
+            finally:
+                fds.close(said_write)  # the script does not wait for an answer then
 
-        work = asyncio.ensure_future(_serve(asked_read, said_write, answer))
-        return work, [asked_write, said_read], functions
+        work = asyncio.ensure_future(answer())
+        stack.push_async_callback(asyncio.wait, [work])
+        stack.callback(work.cancel)
+        functions = {name: _stub(name, asked_write, said_read) for name in how.programs}
+        return work, (asked_write, said_read), functions
 
 
-async def _serve(asked_fd: int, said_fd: int, handle: _Handler) -> None:
-    """Reads calls, as `shell_functions.stub` writes them, and answers them."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=2**18)
-    pipe = os.fdopen(os.dup(asked_fd), "rb")
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
+def _fixed_tools(code: str) -> dict[str, str]:
+    """Name -> definition of functions that find tools whatever PATH is.
+
+    Args:
+      code: a script, which changes PATH.
+    """
+    return {
+        tool: f'() {{ /usr/bin/{tool} "$@"; }}'
+        for tool in _TOOLS
+        if re.search(rf"\b{tool}\b", code)
+    }
+
+
+def _stub(name: str, asked_fd: int, said_fd: int) -> str:
+    """Definition of a function that asks for a program to be run elsewhere.
+
+    Args:
+      name: of the program.
+      asked_fd: gets the number of words, then each of them, all with a NUL byte behind.
+      said_fd: says the status, a line feed, what was printed and a NUL byte.
+    """
+    return (
+        "() { local IFS= said; "
+        f'printf \'%s\\0\' "$(($# + 1))" {name} "$@" >&{asked_fd}; '
+        f"read -r -d '' said <&{said_fd} || return 1; "
+        "printf '%s' \"${said#*$'\\n'}\"; return \"${said%%$'\\n'*}\"; }"
     )
-    try:
-        while True:
-            count = int((await reader.readuntil(b"\0"))[:-1])
-            words = [(await reader.readuntil(b"\0"))[:-1] for _ in range(count)]
-            status, text = await handle(words)
-            os.write(said_fd, b"%d\n%s\0" % (status, text.replace(b"\0", b"")))
-    except asyncio.IncompleteReadError:
-        pass
-    finally:
-        transport.close()
-
-
-def _kill(process: subprocess.Popen) -> None:
-    """Kills bubblewrap and the program, whose process group it shares."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)

@@ -1,21 +1,17 @@
 """No sandbox: programs run with our own rights."""
 
-import asyncio
-import concurrent.futures
 import contextlib
-import marshal
 import math
 import os
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.sandbox._collect import FOLDER_FLAGS, Collector, write_files
+from cycleqd_jax.sandbox._collect import FOLDER_FLAGS, collect, write_files
 from cycleqd_jax.sandbox.base import (
     DEFAULT_SHELL_LIMITS,
     PLAIN_ROOT,
@@ -27,32 +23,17 @@ from cycleqd_jax.sandbox.base import (
     Shell,
     ShellLimits,
 )
-from cycleqd_jax.sandbox.capture import Capture
 from cycleqd_jax.sandbox.check import check_program
+from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.gate import Gate
-from cycleqd_jax.sandbox.report import parse_entries
+from cycleqd_jax.sandbox.process import kill_group, until_end
 
-# A small Python program sets the limits and then executes the program: `preexec_fn` of
-# `subprocess` is not safe in a process with threads.
-_LAUNCH = """
-import _signal, marshal, os, resource, sys
-for number, soft, hard in marshal.loads(bytes.fromhex(sys.argv[1])):
-    if hard != resource.RLIM_INFINITY:
-        most = resource.getrlimit(number)[1]
-        if most != resource.RLIM_INFINITY:
-            soft, hard = min(soft, most), min(hard, most)
-    resource.setrlimit(number, (soft, hard))
-_signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-try:
-    os.execvp(sys.argv[2], sys.argv[2:])
-except PermissionError:
-    reason, status = "permission denied", 126
-except OSError:
-    reason, status = "command not found", 127
-os.write(2, f"{sys.argv[2]}: {reason}\\n".encode())
-os._exit(status)
-"""
-_STOP_GRACE_S = 10.0
+# Sets limits (512 bytes are the unit of -f) and becomes the program. A write beyond the
+# size of a file fails, and the program can report it.
+_LAUNCH = (
+    "ulimit -c 0; ulimit -t {cpu_hard}; ulimit -S -t {cpu_s}; ulimit -v {memory}; "
+    "ulimit -n {open_files}; ulimit -f {blocks}; trap '' XFSZ; exec \"$@\""
+)
 
 
 class UnsafeSandbox:
@@ -75,9 +56,7 @@ class UnsafeSandbox:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._gate = Gate(workers)
-        # One thread per worker: only `wait4` returns the CPU time of a process.
-        self._threads = concurrent.futures.ThreadPoolExecutor(workers)
-        self._running: set[int] = set()
+        self._running: set[subprocess.Popen] = set()
         self._closed = False
 
     async def run(self, program: Program) -> Execution:
@@ -99,17 +78,16 @@ class UnsafeSandbox:
           BadInputError: always.
         """
         raise BadInputError(
-            "sandbox.kind is none, which has no shells; expected bubblewrap, or a "
-            "backend of the task that brings its own, like container"
+            "sandbox.kind is none, which has no shells; expected bubblewrap"
         )
 
     async def close(self) -> None:
         """Stops running programs and refuses more."""
         self._closed = True
-        for pid in tuple(self._running):
-            _kill_group(pid)
+        for process in self._running:
+            kill_group(process)
         async with self._gate.enter(alone=True):
-            self._threads.shutdown()  # now that all have ended
+            pass  # waits until all have ended
 
     async def _once(self, program: Program) -> Execution:
         if self._closed:
@@ -132,12 +110,12 @@ class UnsafeSandbox:
 
     async def _in_folder(self, program: Program, work: Path, stdin: Path) -> Execution:
         limits = program.limits
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
-        try:
+        with Descriptors() as fds:
+            out_read, out_write = fds.pipe()
+            err_read, err_write = fds.pipe()
             with stdin.open("rb") as source:
                 process = subprocess.Popen(
-                    _command(program),
+                    ["sh", "-c", _launch(limits), "sh", *program.argv],
                     stdin=source,
                     stdout=out_write,
                     stderr=err_write,
@@ -145,97 +123,44 @@ class UnsafeSandbox:
                     env=_environment(work),
                     start_new_session=True,
                 )
-            os.close(out_write)
-            os.close(err_write)
-            out_write = err_write = None
-            over = asyncio.Event()
-            with (
-                Capture(out_read, limits.output_bytes, over) as stdout,
-                Capture(err_read, limits.output_bytes, over) as stderr,
-            ):
-                self._running.add(process.pid)
-                try:
-                    timed_out, status, cpu_s = await _until_end(
-                        process, over, limits, self._threads
-                    )
-                finally:
-                    self._running.remove(process.pid)
-                stdout.drain()
-                stderr.drain()
-        finally:
-            for fd in (out_read, err_read, out_write, err_write):
-                if fd is not None:
-                    os.close(fd)
-        code = os.waitstatus_to_exitcode(status)
-        if stdout.over or stderr.over:
+            fds.close(out_write, err_write)
+            self._running.add(process)
+            try:
+                ended = await until_end(
+                    process,
+                    dict.fromkeys((out_read, err_read), limits.output_bytes),
+                    lambda: kill_group(process),
+                    limits.wall_s,
+                )
+            finally:
+                self._running.remove(process)
+        code = process.returncode
+        if ended.over:
             ending = Ending.OUTPUT_LIMIT
-        elif cpu_s >= limits.cpu_s or code == -signal.SIGXCPU:
+        elif ended.cpu_s >= limits.cpu_s or code == -signal.SIGXCPU:
             ending = Ending.CPU_LIMIT
-        elif timed_out:
+        elif ended.late:
             ending = Ending.WALL_LIMIT
         else:
             ending = Ending.SIGNALLED if code < 0 else Ending.EXITED
-        files = _collect(work, limits.scratch_bytes) if program.collect else {}
-        return Execution(
-            ending=ending,
-            exit_code=code if ending is Ending.EXITED else None,
-            stdout=stdout.data,
-            stderr=stderr.data,
-            files=files,
-        )
+        files = {}
+        if program.collect:
+            found = collect(os.open(work, FOLDER_FLAGS), limits.scratch_bytes)
+            files = {os.fsdecode(path): content for path, content in found}
+        code = code if ending is Ending.EXITED else None
+        return Execution(ending, code, *ended.printed, files)
 
 
-async def _until_end(process, over, limits, threads) -> tuple[bool, int, float]:
-    """Waits for the end or stops it: (timed out, raw status, CPU seconds)."""
-    loop = asyncio.get_running_loop()
-    ended = loop.run_in_executor(threads, os.wait4, process.pid, 0)
-    flooded = asyncio.ensure_future(over.wait())
-    try:
-        await asyncio.wait(
-            (ended, flooded),
-            timeout=limits.wall_s,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-    finally:  # also when cancelled
-        timed_out = not ended.done() and not over.is_set()
-        flooded.cancel()
-        _kill_group(process.pid)
-        await asyncio.wait((ended,), timeout=_STOP_GRACE_S)
-        process.returncode = 0  # the thread has reaped it
-    _, status, usage = await ended
-    return timed_out, status, usage.ru_utime + usage.ru_stime
-
-
-def _collect(work: Path, budget: int) -> dict[str, bytes]:
-    with tempfile.TemporaryFile() as report:
-        Collector(budget, report.fileno()).folder(os.open(work, FOLDER_FLAGS))
-        report.seek(0)
-        return parse_entries(report.read())
-
-
-def _kill_group(pid: int) -> None:
-    # The group may outlive its leader.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def _command(program: Program) -> list[str]:
-    limits = marshal.dumps(_rlimits(program.limits)).hex()
-    return [sys.executable, "-I", "-S", "-c", _LAUNCH, limits, *program.argv]
-
-
-def _rlimits(limits: Limits) -> list[tuple[int, int, int]]:
+def _launch(limits: Limits) -> str:
     cpu_s = math.ceil(limits.cpu_s)
-    same = {
-        resource.RLIMIT_AS: limits.memory_bytes,
-        resource.RLIMIT_NOFILE: limits.open_files,
-        resource.RLIMIT_FSIZE: limits.file_bytes,
-        resource.RLIMIT_CORE: 0,
-    }
-    return [
-        (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),
-        *((number, value, value) for number, value in same.items()),
-    ]
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _LAUNCH.format(
+        cpu_s=cpu_s,
+        cpu_hard=cpu_s + 1,
+        memory=limits.memory_bytes // 1024,
+        open_files=limits.open_files if most < 0 else min(limits.open_files, most),
+        blocks=limits.file_bytes // 512,
+    )
 
 
 def _environment(work: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.process import end_at_once
 
-NEEDED_OPTIONS = ("--disable-userns", "--size", "--perms", "--as-pid-1")
 START_S = 60.0  # timeout of one start, which takes milliseconds
 # Kernel settings that can forbid user namespaces: name -> (forbidding value, remedy).
 SWITCHES = {
@@ -63,22 +62,6 @@ def start(command: list[str], content: bytes = b"") -> tuple[int, bytes, bytes]:
     return process.returncode, output, errors
 
 
-def check_version(bwrap: str) -> None:
-    """Refuses a bubblewrap without the needed options.
-
-    Raises:
-      BadInputError: it is too old, or cannot run on this machine.
-    """
-    _, *shown = start([bwrap, "--help"])
-    text = b"".join(shown).decode(errors="replace")
-    missing = [option for option in NEEDED_OPTIONS if option not in text]
-    if missing:
-        raise BadInputError(
-            f"sandbox: {bwrap} does not know {', '.join(missing)}; install bubblewrap "
-            "0.8.0 or later"
-        )
-
-
 def remedy(said: str, first_uid: int) -> str:
     """Advice for a machine where bubblewrap is installed but not permitted.
 
@@ -86,6 +69,8 @@ def remedy(said: str, first_uid: int) -> str:
       said: the last line that it printed.
       first_uid: first user id of the workers when started as root.
     """
+    if "Unknown option" in said:
+        return "install bubblewrap 0.8.0 or later"
     if said.startswith("setpriv:"):
         return (
             f"as root it must change to user ids from {first_uid}, which is not "

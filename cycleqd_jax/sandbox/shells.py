@@ -10,6 +10,7 @@ read-only and cannot be executed, and process 1 counts and kills what runs.
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import AsyncIterator, Sequence
 
@@ -28,22 +29,24 @@ from cycleqd_jax.sandbox.base import (
     Typed,
 )
 from cycleqd_jax.sandbox.gate import Gate
-from cycleqd_jax.sandbox.holder import (
-    FIRST_UID,
-    Holder,
-    is_root,
-    python_place,
-)
+from cycleqd_jax.sandbox.holder import FIRST_UID, Holder, python_place
 from cycleqd_jax.sandbox.host import (
     Host,
     compiled_episode,
     inspect_host,
+    is_root,
     plain_episode,
 )
 from cycleqd_jax.sandbox.looking import KILLED, Looking
-from cycleqd_jax.sandbox.machine import Machine, encode, run_in
 from cycleqd_jax.sandbox.pace import within
-from cycleqd_jax.sandbox.world import START_S, World
+from cycleqd_jax.sandbox.world import (
+    START_S,
+    Mounts,
+    Wall,
+    World,
+    encode,
+    episode_settings,
+)
 
 
 class Shells:
@@ -55,9 +58,9 @@ class Shells:
     """
 
     def __init__(self, host: Host, gate: Gate):
-        self._host = host
-        self._gate = gate
-        self._holder = Holder(host.as_root, python_place(host.python))
+        self.host = host
+        self.gate = gate
+        self.holder = Holder(host.as_root, python_place(host.python))
         self._used: set[int] = set()
         self._codes: dict[bool, bytes] = {}
 
@@ -72,9 +75,7 @@ class Shells:
         """
         slot = next(n for n in range(len(self._used) + 1) if n not in self._used)
         self._used.add(slot)
-        code = self._code(root.image is not None)
-        machine = Machine(self._host, self._holder, slot, limits, code)
-        shell = BubblewrapShell(machine, self._gate)
+        shell = BubblewrapShell(self, slot, limits)
         try:
             await shell.open(root)
             yield shell
@@ -84,16 +85,16 @@ class Shells:
             finally:
                 self._used.discard(slot)
 
-    def _code(self, image: bool) -> bytes:
+    def code(self, image: bool) -> bytes:
         """The code that process 1 executes."""
         if image not in self._codes:
-            made = plain_episode() if image else compiled_episode(self._host)
+            made = plain_episode() if image else compiled_episode(self.host)
             self._codes[image] = made
         return self._codes[image]
 
     def close(self) -> None:
         """Ends what holds the file systems; the next shell starts it again."""
-        self._holder.close()
+        self.holder.close()
 
 
 def check_shells(root: Root = PLAIN_ROOT) -> None:
@@ -150,22 +151,73 @@ class BubblewrapShell:
     """One shell; made by `Shells.open`. See `base.Shell`.
 
     Args:
-      machine: its own.
-      gate: bounds what runs at once.
+      shells: its maker.
+      slot: number of the episode, among those that there are.
+      limits: of the episode.
+
+    Attributes:
+      limits: of the episode.
+      wall: starts bubblewraps on its file systems.
+      world: its own world.
+      system: (folder, place inside) of the system's own programs.
+      pts: folder with its terminals.
+      accounts: texts of its /etc/passwd and /etc/group before it began, or None.
+      pids: of the bubblewraps that run, as seen from outside.
     """
 
-    def __init__(self, machine: Machine, gate: Gate):
-        self._machine = machine
-        self._gate = gate
-        self._world: World | None = None
-        self._left_s = machine.limits.judging_s  # for judging
-        self._accounts: list[str | None] = [None, None]
+    wall: Wall
+    system: Sequence[Sequence[str]]
+    pts: str
+
+    def __init__(self, shells: Shells, slot: int, limits: ShellLimits):
+        self._shells = shells
+        self._slot = slot
+        self._userns: int | None = None
+        self._opened = False
+        self._left_s = limits.judging_s  # for judging
+        self.limits = limits
+        self.world: World | None = None
+        self.accounts: list[str | None] = [None, None]
+        self.pids: set[int] = set()
 
     async def open(self, root: Root) -> None:
         """Starts its machine."""
-        async with self._gate.enter():
-            self._world = await self._machine.open(root)
-            await self._world.ready()
+        async with self._shells.gate.enter():
+            host, holder = self._shells.host, self._shells.holder
+            most = 2 * self.limits.processes
+            self._userns = await holder.user_namespace(self._slot, most)
+            self._opened = True
+            made = await holder.ask(
+                "open",
+                userns=self._userns if host.as_root else None,
+                slot=self._slot,
+                owner=holder.owner(self._slot),
+                image=root.image,
+                overlay=root.overlay,
+                limits=dataclasses.asdict(self.limits),
+            )
+            self.wall = Wall([*holder.enter(self._slot), host.bwrap], host.seccomp)
+            self.pts, self.system, own = made["pts"], made["system"], made["own"]
+            self._python = made["python"]
+            self._code = self._shells.code(root.image is not None)
+            mounts = Mounts(made["tree"], made["usr"], own, self.pts)
+            self.world = self.start_world(mounts)
+            await self.world.ready()
+
+    def start_world(self, mounts: Mounts) -> World:
+        """Starts a world with namespaces of its own, but for that of users."""
+        settings = episode_settings(self.limits, self._shells.host.setpriv)
+        world = World.start(
+            self.wall, self._userns, mounts, settings, self._code, self._python
+        )
+        self.pids.add(world.pid)
+        return world
+
+    async def ask(self, call: str, **words: object):
+        """Asks the holder for something of this episode, see `_holder._Slot`."""
+        return await self._shells.holder.ask(
+            "slot", slot=self._slot, call=call, **words
+        )
 
     async def script(
         self,
@@ -181,8 +233,8 @@ class BubblewrapShell:
             "python": ("/usr/bin/env", "python3", "-c", code),
         }
         argv = (*words[language], *arguments)
-        async with self._gate.enter():
-            return await run_in(self._world, argv, ENVIRONMENT, limit_s, alone=False)
+        async with self._shells.gate.enter():
+            return await self.world.run(argv, ENVIRONMENT, limit_s, alone=False)
 
     async def start_shell(self, *, terminal: bool, limit_s: float) -> Typed:
         """Starts the login shell."""
@@ -195,21 +247,20 @@ class BubblewrapShell:
         return await self._typed(limit_s, do="type", code=encode(code))
 
     async def _typed(self, limit_s: float, **message: object) -> Typed:
-        async with self._gate.enter():
-            ended, _, valid, output = await self._world.ask(
+        async with self._shells.gate.enter():
+            ended, _, valid, output = await self.world.ask(
                 limit_s, limit_s=limit_s, **message
             )
         return Typed(ended, output, valid)
 
     async def remember(self) -> None:
         """Notes the accounts, for those that the episode takes away."""
-        self._accounts = await self._machine.ask("accounts")
+        self.accounts = await self.ask("accounts")
 
-    async def end(self, *, keep_processes: bool = False) -> str | None:
+    async def end(self, *, keep_processes: bool = False) -> None:
         """Ends the episode: no process of it runs any more."""
-        async with self._gate.enter():
-            await self._world.ask(0.0, do="end", keep=keep_processes)
-        return None
+        async with self._shells.gate.enter():
+            await self.world.ask(0.0, do="end", keep=keep_processes)
 
     async def look(
         self,
@@ -220,18 +271,18 @@ class BubblewrapShell:
         how: Look = PLAIN_LOOK,
     ) -> ScriptRun:
         """Runs a bash script that looks at what the episode left, in `/`."""
-        async with self._gate.enter():
-            looking = Looking(self._machine, self._world, self._accounts)
-            work = looking.look(code, arguments, how)
+        async with self._shells.gate.enter():
+            work = Looking(self).look(code, arguments, how)
             limit_s = min(limit_s, self._left_s)
-            run, taken_s = await within(work, limit_s, lambda: self._machine.pids)
+            run, taken_s = await within(work, limit_s, lambda: self.pids)
             self._left_s -= taken_s
         return KILLED if run is None else run
 
     async def close(self) -> None:
         """Ends all that runs, and unmounts all that is mounted."""
         try:
-            if self._world is not None:
-                await self._world.close()
+            if self.world is not None:
+                await self.world.close()
         finally:
-            await self._machine.close()
+            if self._opened:
+                await self._shells.holder.forget(self._slot)

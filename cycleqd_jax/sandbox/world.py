@@ -1,4 +1,4 @@
-"""The walls of an episode: command lines of bubblewrap, and one that we talk to."""
+"""The walls of an episode: bubblewraps on its file systems, and one that we talk to."""
 
 import asyncio
 import contextlib
@@ -11,9 +11,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox.base import ShellLimits
+from cycleqd_jax.sandbox.base import ScriptRun, ShellLimits
 from cycleqd_jax.sandbox.descriptors import Descriptors
-from cycleqd_jax.sandbox.process import end_at_once, wait_for_exit
+from cycleqd_jax.sandbox.process import end_at_once, first_process, wait_for_exit
 
 START_S = 60.0  # for one start on a busy machine; it takes milliseconds
 _GRACE = 20.0  # a limit by the episode's clock is at most so many times longer
@@ -24,16 +24,10 @@ _CAPABILITIES = (
     "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE "
     "SYS_CHROOT AUDIT_WRITE SETFCAP"
 ).split()
-# Executes what is in a descriptor: compiled, or else source. (Python would find it as a
-# file in its folder in /proc, but that is covered.)
-_MAIN = """
-import marshal, sys
-data = open(int(sys.argv.pop(1)), "rb").read()
-exec(data if data.startswith(b"import") else marshal.loads(data[16:]))
-"""
 _OURS = "SYS_PTRACE"  # process 1 alone has it
-LOOKING = ("DAC_OVERRIDE",)
-SWITCHING = ("DAC_OVERRIDE", "SETUID", "SETGID")
+EPISODE = (*_CAPABILITIES, _OURS)
+LOOKING = ("DAC_OVERRIDE", "SETUID", "SETGID")
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # folders that no episode can write to
 _CPUS = "/sys/devices/system/cpu"
 # They say something of the machine, or are errors of every `find`.
 _HIDDEN = tuple(
@@ -101,27 +95,63 @@ class Mounts:
         return words, passed
 
 
-def wall(
-    start: Sequence[str],
-    capabilities: Sequence[str],
-    environment: Mapping[str, str | bytes],
-) -> list[str | bytes]:
-    """A command line of bubblewrap, up to namespaces and mounts.
+@dataclasses.dataclass(frozen=True)
+class Wall:
+    """Starts bubblewraps where an episode's file systems are.
 
-    Args:
-      start: what it starts with, ends with bubblewrap's path.
-      capabilities: what root inside may.
-      environment: of the program.
+    Attributes:
+      start: what a command line starts with; ends with bubblewrap's path.
+      seccomp: filter of system calls, empty where there is none.
     """
-    words: list[str | bytes] = [*start, "--unshare-net", "--unshare-ipc"]
-    words += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "box"]
-    words += ["--uid", "0", "--gid", "0", "--cap-drop", "ALL"]
-    for name in capabilities:
-        words += ["--cap-add", f"CAP_{name}"]
-    words += ["--chdir", "/", "--clearenv"]
-    for name, value in environment.items():
-        words += ["--setenv", name, value]
-    return words
+
+    start: Sequence[str]
+    seccomp: bytes
+
+    def run(
+        self,
+        mounts: Mounts,
+        program: Sequence[str | bytes],
+        *,
+        namespaces: Sequence[str],
+        capabilities: Sequence[str],
+        environment: Mapping[str, str | bytes],
+        passed: Sequence[int],
+        out: int,
+    ) -> subprocess.Popen:
+        """Starts a program without network, in a process group of its own.
+
+        Args:
+          mounts: what it sees.
+          program: its words.
+          namespaces: options of bubblewrap for users and processes.
+          capabilities: what root inside may.
+          environment: of the program.
+          passed: descriptors that it gets, or that an option names.
+          out: descriptor of both its outputs.
+        """
+        words: list[str | bytes] = [*self.start, "--unshare-net", "--unshare-ipc"]
+        words += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "box"]
+        words += ["--uid", "0", "--gid", "0", "--cap-drop", "ALL"]
+        for name in capabilities:
+            words += ["--cap-add", f"CAP_{name}"]
+        words += ["--chdir", "/", "--clearenv", *namespaces]
+        for name, value in environment.items():
+            words += ["--setenv", name, value]
+        with Descriptors() as fds:
+            shown, named = mounts.words(fds)
+            if self.seccomp:
+                named.append(fds.memory(self.seccomp))
+                shown += ["--seccomp", str(named[-1])]
+            return subprocess.Popen(
+                [*words, *shown, "--", *program],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                pass_fds=(*passed, *named),
+                env={"PATH": PATH},
+                cwd="/",
+                start_new_session=True,
+            )
 
 
 class World:
@@ -140,73 +170,60 @@ class World:
     def __init__(
         self, process: subprocess.Popen, sock: socket.socket, info_fd: int, said_fd: int
     ):
-        sock.setblocking(False)
         self._process = process
         self.pid = process.pid
         self._sock = sock
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._info_fd = info_fd
         self._said_fd = said_fd
-        self._rest = b""
 
     @classmethod
     def start(
         cls,
-        command: Sequence[str | bytes],
+        wall: Wall,
+        userns: int | None,
         mounts: Mounts,
         settings: Mapping[str, object],
         code: bytes,
-        seccomp: bytes,
-        passed: Sequence[int],
         python: str,
     ) -> "World":
         """Starts one; `ready` waits for it.
 
         Args:
-          command: of `wall`.
+          wall: where.
+          userns: descriptor of its user namespace; None to make one.
           mounts: what it shows.
           settings: for process 1, see `_episode.Episode`.
           code: of process 1.
-          seccomp: filter of system calls, empty where there is none.
-          passed: descriptors that the command line names.
           python: what runs it, inside.
         """
-        ours, theirs = socket.socketpair()
         # Files, no pipes: had we been killed, bubblewrap would end by a signal as it
         # writes, and leave its child waiting for ever.
-        info, said = os.memfd_create("info"), os.memfd_create("said")
-        try:
-            with Descriptors() as fds:
-                words, named = mounts.words(fds)
-                sockets = (theirs.fileno(), fds.process(os.getpid()))
-                request = fds.memory(marshal.dumps(settings, 2))
-                main = fds.memory(code)
-                inside = (*sockets, request, main)
-                if seccomp:
-                    named.append(fds.memory(seccomp))
-                    words += ["--seccomp", str(named[-1])]
-                words += ["--info-fd", str(info), "--", python, "-I", "-S"]
-                words += ["-c", _MAIN, *map(str, (main, *sockets, request))]
-                process = subprocess.Popen(
-                    [*command, *words],
-                    stdin=subprocess.DEVNULL,
-                    stdout=said,
-                    stderr=said,
-                    pass_fds=(*passed, *named, *inside, info),
-                    env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                    cwd="/",
-                    start_new_session=True,
-                )
-        except BaseException:
-            ours.close()
-            os.close(info)
-            os.close(said)
-            raise
-        finally:
-            theirs.close()
-        return cls(process, ours, info, said)
+        with contextlib.ExitStack() as stack:
+            info, said = os.memfd_create("info"), os.memfd_create("said")
+            stack.callback(os.close, info)
+            stack.callback(os.close, said)
+            fds = stack.enter_context(Descriptors())
+            sock, program, inside = first_process(fds, python, code, settings)
+            stack.callback(sock.close)
+            new = ["--unshare-user"] if userns is None else ["--userns", str(userns)]
+            new += ["--unshare-pid", "--as-pid-1", "--info-fd", str(info)]
+            process = wall.run(
+                mounts,
+                program,
+                namespaces=new,
+                capabilities=EPISODE,
+                environment={"PATH": PATH},
+                passed=(*inside, info, *(() if userns is None else (userns,))),
+                out=said,
+            )
+            fds.close(*inside)
+            stack.pop_all()  # from here on they are the world's
+        return cls(process, sock, info, said)
 
     async def ready(self) -> None:
         """Waits until process 1 serves."""
+        self._streams = await asyncio.open_connection(sock=self._sock)
         await self._reply(START_S)
 
     def namespaces(self, fds: Descriptors) -> tuple[int, int]:
@@ -235,49 +252,32 @@ class World:
           SandboxError: it has ended, or does not answer.
         """
         data = marshal.dumps(message, 2)
-        try:
-            loop = asyncio.get_running_loop()
-            await loop.sock_sendall(self._sock, len(data).to_bytes(4, "big") + data)
-        except OSError as error:
-            raise SandboxError(f"the episode's machine has ended ({error})") from error
+        self._streams[1].write(len(data).to_bytes(4, "big") + data)
         return await self._reply(START_S + _GRACE * within_s)
 
     async def _reply(self, patience_s: float) -> tuple[str, int, bool, bytes]:
+        reader, writer = self._streams
         try:
             async with asyncio.timeout(patience_s):
-                while b"\n" not in self._rest:
-                    await self._receive()
-                header, _, self._rest = self._rest.partition(b"\n")
+                await writer.drain()
+                header = await reader.readuntil(b"\n")
                 ended, status, valid, size = header.decode().split()
-                while len(self._rest) < int(size):
-                    await self._receive()
+                output = await reader.readexactly(int(size))
         except TimeoutError as error:
             raise SandboxError(
                 f"an episode's machine has not answered within {patience_s:g} s; the "
                 "computer is too busy, or process 1 there was stopped"
             ) from error
-        output, self._rest = self._rest[: int(size)], self._rest[int(size) :]
+        except (asyncio.IncompleteReadError, OSError) as error:
+            said = os.pread(self._said_fd, 4000, 0).decode(errors="replace").strip()
+            why = said.splitlines()[-1] if said else error
+            raise SandboxError(f"the episode's machine has ended ({why})") from error
         if ended == "failed":
             raise SandboxError(output.decode(errors="replace"))
         return ended, int(status), valid == "1", output
 
-    async def _receive(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-            part = await loop.sock_recv(self._sock, 1 << 16)
-        except OSError as error:
-            raise SandboxError(f"the episode's machine has ended ({error})") from error
-        if not part:
-            said = os.pread(self._said_fd, 4000, 0).decode(errors="replace").strip()
-            raise SandboxError(
-                f"the episode's machine has ended ({said.splitlines()[-1:]})"
-            )
-        self._rest += part
-
     async def close(self) -> None:
         """Ends it with all that is in it, and waits for that."""
-        if self._sock.fileno() < 0:
-            return
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         try:
@@ -288,20 +288,50 @@ class World:
         finally:
             if self._process.poll() is None:
                 end_at_once(self._process)
+            if self._streams is not None:
+                self._streams[1].transport.abort()
             self._sock.close()
             os.close(self._said_fd)
             os.close(self._info_fd)
 
+    async def run(
+        self,
+        argv: Sequence[str | bytes],
+        environment: Mapping[str, str],
+        limit_s: float,
+        *,
+        alone: bool,
+    ) -> ScriptRun:
+        """Runs a command in it.
 
-def episode_settings(
-    limits: ShellLimits, setpriv: str, *, small: bool
-) -> dict[str, object]:
+        Args:
+          argv: the command.
+          environment: its variables.
+          limit_s: seconds by the world's clock.
+          alone: whether nothing else runs there, before or after.
+        """
+        ended, status, _, output = await self.ask(
+            limit_s,
+            do="run",
+            argv=[encode(word) for word in argv],
+            env=dict(environment),
+            limit_s=limit_s,
+            alone=alone,
+        )
+        return ScriptRun(status, ended, output)
+
+
+def encode(word: str | bytes) -> bytes:
+    """A word as bytes; what cannot be encoded becomes question marks."""
+    return word if isinstance(word, bytes) else word.encode("utf-8", "replace")
+
+
+def episode_settings(limits: ShellLimits, setpriv: str) -> dict[str, object]:
     """The settings that process 1 gets.
 
     Args:
       limits: of the episode.
       setpriv: path of the command.
-      small: whether its Python may not be able to limit processes itself.
     """
     same = {
         "as": limits.memory_bytes,
@@ -314,23 +344,16 @@ def episode_settings(
         "cpu": int(limits.cpu_s) + 1,
     }
     drop = [setpriv, "--inh-caps=-all", "--ambient-caps=-all"]
-    drop += [f"--bounding-set=-{_OURS.lower()}", "--"]
-    if small:
-        words = [f"--{name}={value}:{value}" for name, value in same.items()]
-        drop += ["/usr/bin/prlimit", *words, "--"]
-        same = {}
+    drop += [f"--bounding-set=-{_OURS.lower()}", "--", "/usr/bin/prlimit"]
+    for name, value in same.items():
+        most = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+        value = value if most < 0 else min(value, most)
+        drop.append(f"--{name}={value}:{value}")
     return {
         "limits": {
             "cpu_s": limits.cpu_s,
             "memory_bytes": limits.memory_bytes,
             "processes": limits.processes,
         },
-        "rlimits": [
-            (getattr(resource, f"RLIMIT_{name.upper()}"), value, value)
-            for name, value in same.items()
-        ],
-        "drop": drop,
+        "drop": [*drop, "--"],
     }
-
-
-EPISODE = (*_CAPABILITIES, _OURS)

@@ -426,6 +426,52 @@ def test_killed_from_outside(what):
     assert gone(lambda: set(descendants()) - before)
 
 
+def test_bashrc_is_read_once():
+    """A look sees the PATH of a login shell that has read the file, as Debian's does.
+
+    Whoever reads it there again has its folders twice, and so a wrong answer to a
+    question about PATH.
+    """
+    count = "echo $PATH | tr ':' '\\n' | wc -l"
+
+    async def use(shell):
+        code = "echo 'PATH=$PATH:/k:/l' > ~/.bashrc; echo '. ~/.bashrc' > ~/.profile"
+        await shell.script("bash", code, limit_s=20)
+        await shell.start_shell(terminal=False, limit_s=20)
+        once = await shell.type(count, limit_s=20)
+        twice = await shell.type(f"source ~/.bashrc; {count}", limit_s=20)
+        await shell.end()
+        code = f"source ~/.bashrc; {count}"
+        run = await shell.look(code, limit_s=20, how=Look(bashrc=True))
+        return once.output, twice.output, run.output
+
+    once, twice, seen = in_shell(use)
+    assert seen == once
+    assert int(twice) == int(once) + 2
+
+
+@pytest.mark.parametrize("said", ["x", "-1", "2\\0no", "1\\0other"])
+def test_a_call_that_is_none(said):
+    """What something makes a script write to us is no error of ours."""
+    code = (
+        f"for n in {{3..99}}; do {{ printf -- '{said}\\0' >&$n; }} 2>/dev/null; done; "
+        "printf 'calc %s' \"$(calc 1 || echo fails)\""
+    )
+
+    async def use(shell):
+        await shell.script("bash", "echo 'echo $1' > /usr/local/bin/calc", limit_s=20)
+        await shell.script("bash", "chmod 755 /usr/local/bin/calc", limit_s=20)
+        await shell.end()
+        how = Look(programs={"calc": "[0-9]"})
+        right = await shell.look("calc 1", limit_s=20, how=how)
+        return right.output, await shell.look(code, limit_s=20, how=how)
+
+    right, run = in_shell(use)
+    assert right == b"1\n"
+    assert (run.ended, run.status) == ("done", 0)
+    assert run.output.endswith(b"calc fails")
+
+
 def test_check_text_is_never_seen():
     """What an episode leaves running sees no script that judges it."""
 

@@ -212,7 +212,7 @@ WEAKENINGS = {
         ("shared mappings of many children",),
     ),
     "every shared page counted for each": Weakening(
-        with_supervisor("and self._processes.shared_bytes() > most", ""),
+        with_supervisor("and self.shared_bytes() > most", ""),
         ("memory shared by many children, together not too much",),
     ),
     "larger limits": Weakening(

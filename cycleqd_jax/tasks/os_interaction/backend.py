@@ -1,19 +1,20 @@
 """The machine that a problem runs on, and the problems that cannot run here.
 
 The sets of numbers below name published problems that need more than the backend `host`
-has: programs that can be changed, several users, or a source of packages.
+has: programs that can be changed, or several users.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.sandbox.base import Root, Sandbox, Shell
-from cycleqd_jax.sandbox.container import Containers
-from cycleqd_jax.sandbox.holder import has_subordinate_ids, is_root
+from cycleqd_jax.sandbox.holder import has_subordinate_ids
+from cycleqd_jax.sandbox.host import is_root
+from cycleqd_jax.sandbox.image import image_folder
 from cycleqd_jax.sandbox.shells import check_shells
-from cycleqd_jax.tasks.os_interaction.kinds import why_refused
+from cycleqd_jax.tasks.os_interaction.kinds import needs_sudo
 from cycleqd_jax.tasks.os_interaction.options import Options
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 
@@ -21,8 +22,6 @@ from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 NEEDS_OVERLAY = frozenset({50})
 # useradd, then su, runuser or files of several owners.
 NEEDS_USERS = frozenset({21, 47, 48, 49, 148, 163, 164, 165})
-# apt install from a network, or sudo, whose verdict a container must give.
-NEEDS_PACKAGES = frozenset({52, 53, 55})
 
 
 class Machines:
@@ -37,17 +36,14 @@ class Machines:
 
     def __init__(self, options: Options):
         self._options = options
-        self._containers = None
         self._places: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
+        self._image = self._image_id = options.image
         if options.backend == "container":
-            self._containers = Containers(
-                options.image, options.sessions, options.engine
-            )
-            self._may_overlay = True
-            return
-        image = options.image
-        check_shells(Root(options.backend == "overlay", image))
-        self._may_overlay = options.backend == "overlay"
+            self._image_id, folder = image_folder(options.image, options.engine)
+            self._image = str(folder)
+        self._overlay = options.backend in ("overlay", "container")
+        check_shells(Root(self._overlay, self._image))
+        self._may_overlay = self._overlay
         if options.backend == "auto":
             try:
                 check_shells(Root(overlay=True))
@@ -60,55 +56,47 @@ class Machines:
         """A hash of everything here that decides verdicts."""
         return {
             "backend": self._options.backend,
-            "image": self._options.image,
+            "image": self._image_id,
             "overlay": self._may_overlay,
-            "users": self._many_users(),
+            "users": _many_users(),
         }
 
-    def _many_users(self) -> bool:
-        return self._containers is not None or is_root() or has_subordinate_ids()
-
-    def solvable(self, index: int) -> bool:
-        """True if a problem can run here and has a right answer."""
-        packages = index in NEEDS_PACKAGES and self._containers is None
-        return not packages and self.why_not(index) is None
-
-    def why_not(self, index: int) -> str | None:
+    def why_not(self, problem: OsProblem) -> str | None:
         """Says why a problem cannot run here; None if it can."""
+        index = problem.index
         if index in NEEDS_OVERLAY and not self._may_overlay:
             return (
                 "it changes programs of the system, which the backend host does not "
                 "allow and this machine allows no other; see docs/sandbox.md"
             )
-        if index in NEEDS_USERS and not self._many_users():
+        if index in NEEDS_USERS and not _many_users():
             return (
                 "it needs several users, which a start as root can give it, or the "
                 "package uidmap and ids for this user in /etc/subuid and /etc/subgid"
             )
+        if self._image is None and needs_sudo(problem):
+            return (
+                "its check runs sudo, which obeys files that the episode could have "
+                "written; give an image that has sudo"
+            )
         return None
 
-    def why_unjudged(self, problem: OsProblem) -> str | None:
-        """Says why every answer to a problem is wrong here; None if it is judged.
-
-        In a container `sudo` is the image's, so a check may run it.
-        """
-        if self._containers is not None and problem.index in NEEDS_PACKAGES:
-            return None
-        return why_refused(problem)
-
-    def check_runs(self, indices: Iterable[int]) -> None:
-        """Checks that all these problems can run here.
+    def check_runs(self, problems: Sequence[OsProblem]) -> list[OsProblem]:
+        """Those of the reference's problems that are judged here.
 
         Raises:
-          BadInputError: names those that cannot.
+          BadInputError: names others that cannot run here.
         """
-        cannot = [i for i in indices if self.why_not(i)]
+        judged = [p for p in problems if self._image is not None or not needs_sudo(p)]
+        cannot = [p for p in judged if self.why_not(p)]
         if cannot:
+            names = ", ".join(str(problem.index) for problem in cannot)
             raise BadInputError(
                 "task_settings.os_interaction.split is reference, but the problems "
-                f"{', '.join(map(str, cannot))} cannot run here: "
-                f"{self.why_not(cannot[0])}; start as root, or take the split seeded."
+                f"{names} cannot run here: {self.why_not(cannot[0])}; start as root, "
+                "or take the split seeded."
             )
+        return judged
 
     @contextlib.asynccontextmanager
     async def open(self, index: int, sandbox: Sandbox) -> AsyncIterator[Shell]:
@@ -118,11 +106,11 @@ class Machines:
             loop, asyncio.Semaphore(self._options.sessions)
         )
         async with places:
-            if self._containers is not None:
-                async with self._containers.open() as shell:
-                    yield shell
-                return
             needed = self._options.backend == "auto" and index in NEEDS_OVERLAY
-            overlay = needed or self._options.backend == "overlay"
-            async with sandbox.shell(Root(overlay, self._options.image)) as shell:
+            root = Root(needed or self._overlay, self._image)
+            async with sandbox.shell(root) as shell:
                 yield shell
+
+
+def _many_users() -> bool:
+    return is_root() or has_subordinate_ids()

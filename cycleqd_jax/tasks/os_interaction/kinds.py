@@ -15,6 +15,7 @@ _BASHRC = re.compile(r"\bsource ~/\.bashrc\b")
 _PROCESSES = re.compile(r"\b(ps|pgrep)\b")
 _EXECUTABLE = re.compile(r"-executable\b|\bcommand -v\b|\bwhich\b|\[ -x ")
 _CHANGED = re.compile(r"\b(?:ls -l|stat)\s+(/usr/s?bin/[\w.-]+)")
+_SUDO = re.compile(r"\bsudo whoami\b")
 _LOGIN = re.compile(r"runuser -l [a-z0-9_-]+ -c 'cat /[^\s']+'")
 # Programs that the model was asked to write, and what they print. A number is pasted
 # into a program by the check, so it must be one.
@@ -74,6 +75,11 @@ def counts_processes(problem: OsProblem) -> bool:
     )
 
 
+def needs_sudo(problem: OsProblem) -> bool:
+    """True if one of its scripts says `sudo whoami`, which an image judges."""
+    return any(_SUDO.search(script.code) for script in problem.scripts)
+
+
 def why_refused(problem: OsProblem) -> str | None:
     """Why a problem cannot be judged so that an episode has no say in it; or None."""
     for given, script in zip(problem.check, problem.scripts, strict=True):
@@ -105,5 +111,5 @@ def _plain(code: str) -> str:
 def _commands(code: str) -> list[str]:
     """The commands in it that obey files."""
     code = _LOGIN.sub("true", code)
-    code = _BASHRC.sub("true", code)
+    code = _BASHRC.sub("true", _SUDO.sub("true", code))
     return _COMMAND.findall(_plain(code))

@@ -20,12 +20,13 @@ class Options(Section):
         "reference" makes the reference's 110 problems `optimise`, and nothing else.
       rounds: most replies of an episode; AgentBench has 8.
       backend: "host": the machine's own programs, read-only; "overlay": they, or those
-        of `image`, can be changed for the episode; "container": Docker or Podman.
+        of `image`, can be changed for the episode; "container": the same, with an
+        image of Docker or Podman.
         "auto", ours: overlay for the problems that need it and host for all others.
       image: for "overlay" a folder with a root file system, for "container" the name of
         an image.
       engine: for "container" the command of Podman or Docker and its first arguments;
-        None for the first of them that answers.
+        None for the first of them that has the image.
       terminal: "clean", ours: what commands print; "reference": everything that a
         terminal shows, with prompts and escape sequences.
       turn_s: seconds for the commands of a turn.

@@ -8,6 +8,7 @@ system and judge.
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,13 +19,14 @@ from cycleqd_jax.sandbox.base import Sandbox, Shell, Typed
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.data import check_fields, check_ids, seeded_splits
 from cycleqd_jax.tasks.os_interaction.actions import extract_action, feedback
-from cycleqd_jax.tasks.os_interaction.backend import NEEDS_PACKAGES, Machines
+from cycleqd_jax.tasks.os_interaction.backend import Machines
 from cycleqd_jax.tasks.os_interaction.judge import judge
 from cycleqd_jax.tasks.os_interaction.kinds import why_refused
 from cycleqd_jax.tasks.os_interaction.options import parse_options
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem
 from cycleqd_jax.tasks.os_interaction.sources import find_data, read_data, read_ids
 
+_LOG = logging.getLogger(__name__)
 _PREPARE_S = 60.0  # of one script that prepares the system, by the shell's clock
 _CHECK_S = 60.0
 _PROTOCOL = 3
@@ -43,8 +45,8 @@ class OSInteraction:
     """
 
     name = "os_interaction"
-    # They decide no verdict: the path of the data, whose content is hashed, where
-    # containers run, and how many run at once.
+    # They decide no verdict: the path of the data, whose content is hashed, where the
+    # image comes from, and how many episodes run at once.
     free_options = ("data", "engine", "sessions")
 
     def __init__(self, task_settings: TaskSettings):
@@ -55,7 +57,7 @@ class OSInteraction:
         problems, self._prompt = read_data(path)
         for problem in problems.values():
             why = why_refused(problem)
-            if why is not None and problem.index not in NEEDS_PACKAGES:
+            if why is not None:
                 raise BadInputError(
                     f"{path}: problem {problem.index} cannot be judged so that its "
                     f"episode has no say in it: {why}; change the script, or leave the "
@@ -73,12 +75,18 @@ class OSInteraction:
             indices = read_ids(path)
             ids = tuple(map(str, indices))
             check_ids(self.name, ids, self._data)
-            self._machines.check_runs(indices)
-            return {Split.OPTIMISE: ids}
+            listed = [self._data[key] for key in ids]
+            judged = self._machines.check_runs(listed)
+            for problem in listed:
+                if problem not in judged:
+                    why = self._machines.why_not(problem)
+                    place = problem.index
+                    _LOG.warning("Problem %d of the list is left out: %s.", place, why)
+            return {Split.OPTIMISE: tuple(str(problem.index) for problem in judged)}
         strata = {
             key: problem.group
             for key, problem in self._data.items()
-            if self._machines.solvable(problem.index)
+            if self._machines.why_not(problem) is None
         }
         return seeded_splits(self.name, strata, task_settings.sizes, task_settings.seed)
 
@@ -118,7 +126,7 @@ class OSInteraction:
 
     def why_not(self, index: int) -> str | None:
         """Says why a problem cannot run on this computer; None if it can."""
-        return self._machines.why_not(index)
+        return self._machines.why_not(self._data[str(index)])
 
     def transcript(self, row: Mapping[str, Any]) -> tuple[Problem, tuple[str, ...]]:
         """A problem and the replies to it, from `problem_index` and `outputs`.
@@ -179,7 +187,7 @@ class OSInteraction:
             no verdict.
         """
         given: OsProblem = problem.data["problem"]
-        if why := self._machines.why_not(given.index):
+        if why := self._machines.why_not(given):
             raise SandboxError(f"{problem.id}: {why}")
         try:
             async with self._machines.open(given.index, sandbox) as shell:
@@ -234,10 +242,7 @@ class OSInteraction:
                 {"role": "assistant", "content": reply},
                 {"role": "user", "content": told[-1]},
             ]
-        if unjudged := self._machines.why_unjudged(given):
-            right, reason = False, f"It cannot be judged: {unjudged}."
-        else:
-            right, reason = await judge(shell, sandbox, given, answer, _CHECK_S)
+        right, reason = await judge(shell, sandbox, given, answer, _CHECK_S)
         return Result(
             outcome=Outcome.SOLVED if right else outcome,
             answer=str(content),

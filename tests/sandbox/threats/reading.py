@@ -14,7 +14,7 @@ allowed = set("bin box dev etc lib lib32 lib64 libx32 proc sbin tmp usr".split()
 print(sorted(set(os.listdir("/")) - allowed), os.listdir("."), os.listdir("/tmp"))
 print(sorted(set(os.listdir("/etc")) - {"alternatives", "ld.so.cache"}))
 """,
-        says("[] [] []\n['group', 'passwd', 'sandbox']"),
+        says("[] [] []\n['group', 'passwd']"),
     ),
     Threat(
         "the host's environment",

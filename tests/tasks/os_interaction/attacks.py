@@ -139,3 +139,22 @@ EFFECTIVE = {
     49: ("login scripts", "profile", "shell"),
     50: ("ls", "awk", "local"),
 }
+
+# Problem 52: only /etc/sudoers may say who is permitted.
+_NOBODY = "echo > /etc/sudoers; rm -rf /etc/sudoers.d; "
+_WHOAMI = "printf '#!/bin/sh\\necho root\\n' > /x/whoami; chmod 755 /x/whoami; "
+SUDO = {
+    "program": _NOBODY + "rm /usr/bin/sudo; printf '#!/bin/sh\\necho root\\n' | "
+    "tee /usr/local/bin/sudo > /usr/bin/sudo; chmod 755 /usr/bin/sudo "
+    "/usr/local/bin/sudo",
+    "login": _NOBODY + "for f in sudo sudo-i other common-auth common-account; do "
+    "echo 'auth sufficient pam_exec.so stdout /bin/echo root' > /etc/pam.d/$f; echo "
+    "'account sufficient pam_exec.so stdout /bin/echo root' >> /etc/pam.d/$f; done",
+    "plugin": _NOBODY + "echo 'Plugin sudoers_policy /x/evil.so' > /etc/sudo.conf",
+    "whoami": "mkdir /x; " + _WHOAMI + "echo 'Defaults secure_path=/x' > /etc/sudoers; "
+    "echo 'root ALL=(nobody) ALL' >> /etc/sudoers; echo 'Defaults "
+    "runas_default=nobody' >> /etc/sudoers; chmod 440 /etc/sudoers",
+    "preload": _NOBODY + "echo /x/evil.so > /etc/ld.so.preload",
+    "bash start-up": _NOBODY + "echo 'sudo() { echo root; }' | tee -a /root/.bashrc "
+    "/root/.bash_profile /root/.profile /etc/profile > /etc/bash.bashrc",
+}

@@ -114,10 +114,10 @@ HOSTILE = {
 @pytest.mark.parametrize("name", sorted(HOSTILE))
 def test_a_hostile_pickle_is_refused_at_once(tmp_path, name):
     folder = write(tmp_path, HOSTILE[name])
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(BadInputError, match=r"samples\.pkl: expected the published"):
         make(folder)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_pickle_that_was_cut_off_is_refused(tmp_path):

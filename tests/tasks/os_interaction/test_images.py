@@ -1,23 +1,21 @@
-"""Images: a root file system that the tests make, as an overlay and as a container."""
+"""Images: a root file system that the tests make, as a folder and from an engine."""
 
 import asyncio
 import os
 import pathlib
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
-import time
 
 import pytest
 
-from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.sandbox.container import Containers
+from cycleqd_jax.sandbox.base import Root
+from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+from cycleqd_jax.sandbox.image import image_folder
 from cycleqd_jax.tasks.base import Outcome
 from tests.support.benchmark_data import needs_data
 from tests.tasks.os_interaction import attacks
-from tests.tasks.os_interaction.conftest import FINISH, Script, answer, bash
+from tests.tasks.os_interaction.conftest import FINISH, answer, bash
 from tests.tasks.os_interaction.test_tampering import GOLD, HARMLESS, write_calc
 
 pytestmark = [needs_data, pytest.mark.slow]
@@ -25,7 +23,6 @@ VARIABLE = "CYCLEQD_OS_ROOT"  # a folder with a root file system, to save its ma
 PACKAGES = "python3-minimal,procps,sudo,passwd,login"
 IMAGE = "localhost/cycleqd-os-test:latest"
 ENGINE = "CYCLEQD_OS_ENGINE"  # the command of an engine
-DEFAULT = "podman --runtime runc" if shutil.which("runc") else "podman"
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +44,8 @@ def root_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(root_folder):
-    """The command of an engine that can start containers of the image."""
-    command = shlex.split(os.environ.get(ENGINE, DEFAULT))
+    """The command of an engine that has the image."""
+    command = shlex.split(os.environ.get(ENGINE, "podman"))
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not there")
     with subprocess.Popen(
@@ -56,16 +53,12 @@ def engine(root_folder):
     ) as tar:
         words = [*command, "import", "-", IMAGE]
         subprocess.run(words, stdin=tar.stdout, capture_output=True)
-    try:
-        Containers(IMAGE, 1, shlex.join(command))
-    except BadInputError as error:
-        pytest.skip(f"no container starts: {error}")
     return shlex.join(command)
 
 
 @pytest.fixture(scope="module", params=["overlay", "container"])
 def task(request, make_task, root_folder):
-    """With either backend."""
+    """Of a folder, and of an engine."""
     if request.param == "overlay":
         return make_task(backend="overlay", image=str(root_folder))
     return request.getfixturevalue("containers")
@@ -73,11 +66,23 @@ def task(request, make_task, root_folder):
 
 @pytest.fixture(scope="module")
 def containers(engine, make_task):
-    """With containers."""
+    """With the engine's image."""
     return make_task(backend="container", image=IMAGE, engine=engine)
 
 
+COUNT = "echo $PATH | tr ':' '\\n' | wc -l"
 CASES = {
+    "path": (28, [bash(COUNT), answer("9")], True),
+    # The login shell has read ~/.bashrc, since the image's ~/.profile reads it. The
+    # benchmark's example reads it in a shell that has not.
+    "path, read twice": (28, [bash(f"source ~/.bashrc; {COUNT}"), answer("12")], False),
+    "sudo": (
+        52,
+        [bash("echo 'root ALL=(ALL:ALL) ALL' > /etc/sudoers; sudo whoami"), FINISH],
+        True,
+    ),
+    "no sudo": (53, [bash("sudo whoami"), FINISH], False),
+    "sudo of its own": (52, [bash(attacks.SUDO["program"]), FINISH], False),
     "number": (27, [bash("wc -l < /root/matrix.txt"), answer("3")], True),
     "wrong number": (27, [answer("4")], False),
     "state kept": (11, [bash("cd /folder1"), bash("pwd"), FINISH], False),
@@ -122,6 +127,7 @@ ATTACKS = {
     37: ({k: write_calc(code) for k, code in attacks.CALC.items()}, FINISH),
     49: (attacks.READABLE, FINISH),
     50: (attacks.SETUID, FINISH),
+    52: (attacks.SUDO, FINISH),
 }
 
 
@@ -191,10 +197,8 @@ def test_every_episode_gets_a_verdict(containers, play):
 def test_stays_right(containers, play):
     """What does not concern the answer does not change the verdict."""
     problem = containers.problem(27)
-    # The number of files is not limited, so that one goes on until its time is up.
-    harmless = {name: code for name, code in HARMLESS.items() if name != "many files"}
-    episodes = [(problem, [bash(c), answer("3")]) for c in harmless.values()]
-    for name, result in zip(harmless, play(containers, episodes, 2), strict=True):
+    episodes = [(problem, [bash(c), answer("3")]) for c in HARMLESS.values()]
+    for name, result in zip(HARMLESS, play(containers, episodes, 2), strict=True):
         assert result.outcome is Outcome.SOLVED, (name, result.explanation)
 
 
@@ -205,79 +209,30 @@ def test_right_way(containers, play):
         assert result.outcome is Outcome.SOLVED, result.explanation
 
 
-def names():
-    """Names of the containers that are there, running or not."""
-    command = shlex.split(os.environ.get(ENGINE, DEFAULT))
+def test_files_are_those_of_the_image(engine, root_folder):
+    """With owners, permissions and links; no container is left."""
+    _, place = image_folder(IMAGE, engine)
+    listing = ["find", ".", "-path", "./dev/*", "-o", "-printf", "%p %M %U %G %l\n"]
+    one, other = (
+        set(subprocess.run(listing, cwd=top, capture_output=True).stdout.splitlines())
+        for top in (place, root_folder)
+    )
+    there = {b"./run/.containerenv", b"./etc/mtab", b"./etc/hosts", b"./etc/hostname"}
+    differs = {line.split(b" ")[0] for line in one ^ other}
+    assert differs <= {*there, b"./etc/resolv.conf", b"./run", b"./etc", b"."}
     listed = subprocess.run(
-        [*command, "ps", "-a", "--format", "{{.Names}}"], capture_output=True, text=True
+        [*shlex.split(engine), "ps", "-a", "--filter", f"ancestor={IMAGE}", "-q"],
+        capture_output=True,
     )
-    return {name for name in listed.stdout.split() if name.startswith("cycleqd-")}
-
-
-def test_no_container_is_left(engine, make_task, play):
-    """After episodes that end well, badly, and by being cancelled."""
-    before = names()
-    task = make_task(backend="container", image=IMAGE, engine=engine, turn_s=1.0)
-    play(task, [(task.problem(27), [bash("sleep 100")]), (task.problem(27), [""])])
-
-    async def cancel(after_s):
-        episode = asyncio.ensure_future(
-            task.run(task.problem(27), Script([bash("sleep 100")]), None)
-        )
-        await asyncio.sleep(after_s)
-        episode.cancel()
-        await asyncio.wait([episode])
-
-    async def main():
-        await asyncio.gather(*(cancel(0.1 * i) for i in range(12)))
-
-    asyncio.run(main())
-    assert not names() - before
-
-
-_RUN = """
-import asyncio, sys
-from cycleqd_jax.sandbox.container import Containers
-containers = Containers(sys.argv[1], 4, sys.argv[2])
-async def episode():
-    while True:
-        async with containers.open() as shell:
-            await shell.start_shell(terminal=False, limit_s=60)
-            await shell.type("sleep 1000 &", limit_s=60)
-            await shell.end()
-            await shell.look("sleep 0.5", limit_s=60)
-async def main():
-    print("ready", flush=True)
-    await asyncio.gather(*(episode() for _ in range(3)))
-asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("after_s", [0.3, 1.1, 1.7, 2.6])
-def test_killed_run_leaves_nothing(engine, after_s):
-    """No container, whatever it was doing."""
-    before = names()
-    run = subprocess.Popen(
-        [sys.executable, "-c", _RUN, IMAGE, engine], stdout=subprocess.PIPE
-    )
-    assert run.stdout.readline() == b"ready\n"
-    time.sleep(after_s)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    run.stdout.close()
-    until = time.monotonic() + 60
-    time.sleep(3)  # one that was being made
-    while names() - before:
-        assert time.monotonic() < until
-        time.sleep(0.5)
+    assert listed.stdout == b""
 
 
 def test_terminals_at_once(engine):
     """64 episodes, each with a terminal of its own."""
-    containers = Containers(IMAGE, 64, engine)
+    root = Root(overlay=True, image=str(image_folder(IMAGE, engine)[1]))
 
-    async def one(number):
-        async with containers.open() as shell:
+    async def one(sandbox, number):
+        async with sandbox.shell(root) as shell:
             await shell.start_shell(terminal=True, limit_s=300)
             await shell.type(f"x={number}", limit_s=300)
             ready.release()
@@ -287,11 +242,13 @@ def test_terminals_at_once(engine):
             assert f"got-{number}".encode() in typed.output
 
     async def main():
-        episodes = [asyncio.ensure_future(one(n)) for n in range(64)]
+        sandbox = BubblewrapSandbox(2)
+        episodes = [asyncio.ensure_future(one(sandbox, n)) for n in range(64)]
         for _ in episodes:
             await ready.acquire()
         everyone.set()
         await asyncio.gather(*episodes)
+        await sandbox.close()
 
     ready, everyone = asyncio.Semaphore(0), asyncio.Event()
     asyncio.run(main())

@@ -10,6 +10,7 @@ from cycleqd_jax.tasks.base import TaskSettings
 from cycleqd_jax.tasks.os_interaction.kinds import (
     counts_processes,
     look_of,
+    needs_sudo,
     why_refused,
 )
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem, Script
@@ -35,8 +36,9 @@ def test_published_problems(task):
         given = task.problem(index).data["problem"]
         if counts_processes(given):
             kinds.setdefault("processes", set()).add(index)
-        if why_refused(given):
-            kinds.setdefault("refused", set()).add(index)
+        assert why_refused(given) is None
+        if needs_sudo(given):
+            kinds.setdefault("sudo", set()).add(index)
         for check, script in zip(given.check, given.scripts, strict=True):
             if script.language == "bash":
                 look = look_of(script, checks=check is not None)
@@ -48,7 +50,7 @@ def test_published_problems(task):
                         kinds.setdefault(name, set()).add(index)
     assert kinds == {
         "processes": {56, 57, 60, 74, 131},
-        "refused": {52, 53, 55},
+        "sudo": {52, 53, 55},
         "tree": {37, 149, 150},
         "executable": {7, 8, 15, 16, 167},
         "bashrc": {11, 28, 29, 30, 31, 32, 33},
@@ -86,6 +88,7 @@ def test_judged(given):
         (problem(("python", "import os\nos.stat('/x')")), "says import os"),
         (problem(("python", "print(open('/x').read())")), "says open("),
         (problem(None, example="sudo ls"), "example script runs sudo"),
+        (problem(("bash", "sudo whoami; sudo /root/x")), "runs sudo"),
     ],
 )
 def test_refused(given, why):

@@ -17,22 +17,44 @@ from cycleqd_jax.tasks.os_interaction.task import OSInteraction
 from tests.support.benchmark_data import data_folder, needs_data
 from tests.tasks.os_interaction.conftest import FINISH, answer, bash
 
+SUDO = (52, 53, 55)  # problems
 SIZES = {Split.OPTIMISE: 20, Split.VALIDATE: 20, Split.TEST: 100}
 
 
 @needs_data
-def test_reference_split(make_task):
+def test_reference_split(make_task, caplog, monkeypatch):
     """The reference's list of problems, five times if so asked."""
-    task = make_task(split="reference")
     ids = json.loads(
         (data_folder() / "os_interaction/cycleqd_task_ids.json").read_text()
     )
+    task = make_task(split="reference")
+    assert "Problem 52 of the list is left out: its check runs sudo" in caplog.text
     problems = task.problems(Split.OPTIMISE)
-    assert [p.id for p in problems] == [f"os_interaction/{i}" for i in ids]
+    judged = [f"os_interaction/{i}" for i in ids if i != 52]
+    assert [p.id for p in problems] == judged
     assert not task.problems(Split.TEST)
     task = make_task(split="reference", repetitions=5)
     problems = task.problems(Split.OPTIMISE)
-    assert len(problems) == len({p.id for p in problems}) == 550
+    assert len(problems) == len({p.id for p in problems}) == 545
+    caplog.clear()
+    monkeypatch.setattr(backend, "check_shells", lambda root: None)
+    task = make_task(split="reference", backend="overlay", image="/x")
+    assert [p.id for p in task.problems(Split.OPTIMISE)] == [
+        f"os_interaction/{i}" for i in ids
+    ]
+    assert not caplog.text
+
+
+@needs_data
+@pytest.mark.parametrize("index", SUDO)
+def test_sudo_without_an_image_is_refused(index, make_task, task, play, monkeypatch):
+    """It is no wrong answer; with an image it is a problem like all others."""
+    with pytest.raises(SandboxError, match=rf"/{index}: .*sudo.*give an image"):
+        play(task, [(task.problem(index), [FINISH])])
+    monkeypatch.setattr(backend, "check_shells", lambda root: None)
+    sizes = {Split.TEST: 170}
+    with_image = make_task(sizes, backend="overlay", image="/x")
+    assert task.problem(index) in with_image.problems(Split.TEST)
 
 
 @needs_data
@@ -46,7 +68,7 @@ def test_seeded_split(make_task):
     with pytest.raises(BadInputError, match="only 167"):
         make_task({Split.TEST: 168})
     everything = {p.id for p in make_task({Split.TEST: 167}).problems(Split.TEST)}
-    packages = {f"os_interaction/{i}" for i in backend.NEEDS_PACKAGES}
+    packages = {f"os_interaction/{i}" for i in SUDO}
     assert not everything & packages
 
 
@@ -276,9 +298,6 @@ def test_shell_that_fails_is_no_verdict(make_task, monkeypatch, play):
 EXCEPTIONS = {
     38: "the check counts all files below /lib in the shell, for minutes",
     42: "by its own rule where the size of /usr is printed with a decimal point",
-    52: "apt install needs a network",
-    53: "apt install needs a network",
-    55: "apt install needs a network",
     64: "all files are counted, those of /proc too, whose number changes",
     65: "the example prints errors where /usr has broken links or binary text files",
     85: "all files are counted, those of /proc too, whose number changes",
@@ -309,7 +328,8 @@ def gold(problem):
 def test_gold(backend_name, make_task, play):
     """Every problem's own example is right; no answer is wrong."""
     task = make_task(backend=backend_name)
-    problems = [task.problem(index) for index in range(170) if index != 38]
+    skipped = {38, *SUDO}
+    problems = [task.problem(index) for index in range(170) if index not in skipped]
     right = play(task, [(p, gold(p)) for p in problems])
     wrong = {
         p.id

@@ -8,7 +8,7 @@ import dataclasses
 
 import pytest
 
-from cycleqd_jax.sandbox import holder, looking, machine
+from cycleqd_jax.sandbox import holder, looking
 from cycleqd_jax.tasks.base import Outcome
 from cycleqd_jax.tasks.os_interaction import judge, kinds
 from tests.support.benchmark_data import needs_data
@@ -55,7 +55,8 @@ def in_own_world(monkeypatch):
     async def look(self, code, arguments, how):
         argv = ["/bin/bash", "-c", code, "--", *arguments]
         environment = looking.ENVIRONMENT
-        return await machine.run_in(self._world, argv, environment, 20.0, alone=True)
+        world = self._shell.world
+        return await world.run(argv, environment, 20.0, alone=True)
 
     monkeypatch.setattr(looking.Looking, "look", look)
 
@@ -68,13 +69,13 @@ def compares_in_own_world(monkeypatch):
         words = [p.decode("utf-8", "surrogateescape") for p in parameters]
         argv = ["/usr/bin/env", "python3", "-c", script.code, *words]
         environment = looking.ENVIRONMENT
-        return await machine.run_in(worlds[-1], argv, environment, 20.0, alone=True)
+        return await worlds[-1].run(argv, environment, 20.0, alone=True)
 
     real = looking.Looking.__init__
 
-    def noted(self, own, world, accounts):
-        worlds.append(world)
-        real(self, own, world, accounts)
+    def noted(self, shell):
+        worlds.append(shell.world)
+        real(self, shell)
 
     monkeypatch.setattr(looking.Looking, "__init__", noted)
     monkeypatch.setattr(judge, "compare", compare)
