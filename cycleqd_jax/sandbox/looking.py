@@ -13,7 +13,7 @@ import os
 import re
 import signal
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.accounts import find_account
@@ -22,13 +22,11 @@ from cycleqd_jax.sandbox.base import (
     KEPT_BYTES,
     Look,
     ScriptRun,
+    ShellLimits,
 )
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.process import kill_group, until_end
-from cycleqd_jax.sandbox.world import LOOKING, PATH, Mounts, encode
-
-if TYPE_CHECKING:
-    from cycleqd_jax.sandbox.shells import BubblewrapShell
+from cycleqd_jax.sandbox.world import LOOKING, PATH, Mounts, Wall, World, encode
 
 _THEIR_PATH = "/usr/local/sbin:/usr/local/bin"  # behind the other, for who asks
 _LOOK_ENVIRONMENT = {**ENVIRONMENT, "PATH": PATH, "TZ": "UTC"}
@@ -46,6 +44,24 @@ _TOOLS = "awk cat cut find grep head sed sort tr uniq wc".split()
 KILLED = ScriptRun(-signal.SIGKILL, "limit", b"")
 
 
+class Episode(Protocol):
+    """The parts of a shell that a look needs; see `shells.BubblewrapShell`."""
+
+    limits: ShellLimits
+    wall: Wall
+    world: World | None
+    system: Sequence[Sequence[str]]
+    pts: str
+    accounts: list[str | None]
+    pids: set[int]
+
+    def start_world(self, mounts: Mounts) -> World:
+        """Starts a fresh world."""
+
+    async def ask(self, call: str, **words: object) -> Any:
+        """Asks the holder for something of this episode."""
+
+
 class Looking:
     """Looks at what one episode left.
 
@@ -53,7 +69,7 @@ class Looking:
       shell: of the episode; it has ended there.
     """
 
-    def __init__(self, shell: "BubblewrapShell"):
+    def __init__(self, shell: Episode):
         self._shell = shell
 
     async def look(
