@@ -71,6 +71,7 @@ def basis_fingerprint(
     settings: BasisSettings,
     form: str = "diagonal",
     inputs: str | None = None,
+    dtype: str = "float32",
 ) -> str:
     """Hash of everything that a basis depends on: inputs and settings, not results.
 
@@ -80,6 +81,7 @@ def basis_fingerprint(
       settings: of the basis.
       form: "diagonal" for a `DiagonalBasis`, "core" for a `CoreBasis`.
       inputs: fingerprint of the inputs that condition it, if there are any.
+      dtype: of its directions.
 
     Returns:
       64 hexadecimal digits.
@@ -88,10 +90,15 @@ def basis_fingerprint(
         "format": _FORMAT,
         "base": base,
         "experts": list(experts.items()),
-        "settings": settings.model_dump(mode="json", exclude={"keep"}),
+        "settings": settings.model_dump(mode="json", exclude={"keep", "host_below"}),
         "form": form,
         "inputs": inputs,
     }
+    # Left out where they are as they always were, so that older bases are found.
+    if dtype != "float32":
+        facts["dtype"] = dtype
+    if settings.host_below != type(settings).model_fields["host_below"].default:
+        facts["host_below"] = settings.host_below
     if settings.conditioning == "data_free":
         facts["data_free"] = 2  # bases of version 1 had conditioned embeddings
     return files.hash_arrays({}, facts)

@@ -78,6 +78,7 @@ class Inputs(NamedTuple):
             self.experts,
             config.basis,
             expert_names=tuple(config.name_experts(config.tasks)),
+            dtype=config.dtype,
         )
         search, options = search_class(config.search), config.search_settings
         form = search.basis_form(config.qd, options)

@@ -197,6 +197,7 @@ def prepare(
         config.basis,
         _form(config),
         inputs=inputs_of and inputs_of.fingerprint,
+        dtype=config.dtype,
     )
     fingerprints = {
         "settings": compared_settings(config, engine.length, tasks)
@@ -296,6 +297,7 @@ def _basis(config, folder, model, experts, fingerprint, layers) -> Basis:
             config.basis,
             expert_names=tuple(experts),
             layers=layers,
+            dtype=config.dtype,
         )
         return core_basis(basis) if _form(config) == "core" else basis
 

@@ -68,7 +68,9 @@ def test_fingerprint_depends_on_inputs_and_settings():
         base="0", experts=("1", "2", "3"), names="abc", form="diagonal", **settings
     ):
         prints = dict(zip(names, experts, strict=True))
-        return basis_fingerprint(base, prints, BasisSettings(**settings), form)
+        dtype = settings.pop("dtype", "float32")
+        settings = BasisSettings(**settings)
+        return basis_fingerprint(base, prints, settings, form, dtype=dtype)
 
     same = fingerprint()
     assert same == fingerprint(keep=False) and len(same) == 64
@@ -81,8 +83,18 @@ def test_fingerprint_depends_on_inputs_and_settings():
         fingerprint(rank=4),
         fingerprint(residual="keep"),
         fingerprint(form="core"),
+        fingerprint(dtype="bfloat16"),
+        fingerprint(host_below=64),
     }
-    assert len(different | {same}) == 9
+    assert len(different | {same}) == 11
+
+
+def test_fingerprints_of_older_bases_stay():
+    """A basis takes hours to compute; a new setting must not hide it."""
+    prints = {"a": "1", "b": "2"}
+    assert basis_fingerprint("0", prints, BasisSettings(rank=4)) == (
+        "4d7315de950a474e2985cf90ff086c7e51fa164997965122f4461d7dea08a051"
+    )
 
 
 @pytest.mark.parametrize("form", ["diagonal", "core"])
