@@ -7,8 +7,7 @@ access need memory for one array at a time. A step that changes task vectors bef
 basis is computed (conditioning) maps over `iterate_task_vectors`.
 
 Small matrices are subtracted and decomposed on the host in float64, large ones on the
-accelerator in float32. The difference of two bfloat16 numbers is exact in float32
-unless one is 65536 times the other.
+accelerator in float32 (`device_delta.py`).
 
 Source: Ilharco et al., "Editing models with task arithmetic" (arXiv 2212.04089).
 """
@@ -18,16 +17,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.device_delta import DeviceDelta, subtract_on_device
 from cycleqd_jax.models.validated import cast, check_finite
 
 Weights = Mapping[str, Any]  # parameter name -> array, on the host or a device
 _LARGEST = float(np.finfo(np.float32).max) ** 0.5
-_BLOCK = 1 << 24  # bytes compared in one step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,21 +57,6 @@ class DenseDelta:
     def dense(self) -> np.ndarray:
         """The array itself."""
         return self.array
-
-
-@dataclasses.dataclass(frozen=True)
-class DeviceDelta:
-    """The task vector of a large matrix, on the accelerator.
-
-    Attributes:
-      array: float32 `[out, in]`.
-    """
-
-    array: jax.Array
-
-    def dense(self) -> np.ndarray:
-        """A copy on the host, float64 `[out, in]`."""
-        return np.asarray(self.array, np.float64)
 
 
 Delta = FactoredDelta | DenseDelta | DeviceDelta
@@ -116,14 +98,27 @@ class _Deltas(Iterable):
         self._is_large = is_large
 
     def __iter__(self) -> Iterator[Delta | None]:
+        base = _ReadOnce(self._base_weights)
         for expert_name, expert in self._experts:
             yield task_vector(
-                self._base_weights,
-                expert,
-                self._name,
-                expert_name,
-                on_device=self._is_large,
+                base, expert, self._name, expert_name, on_device=self._is_large
             )
+
+
+class _ReadOnce(dict):
+    """Arrays of the base, which may be read from disk, kept after their first use."""
+
+    def __init__(self, weights: Weights):
+        super().__init__()
+        self._weights = weights
+
+    def __missing__(self, name: str) -> np.ndarray:
+        self[name] = np.asarray(self._weights[name])
+        return self[name]
+
+    def outline(self, name: str) -> tuple[tuple[int, ...], str]:
+        """See `StoredWeights.outline`."""
+        return shape_of(self._weights, name), ""
 
 
 def iterate_task_vectors(
@@ -209,7 +204,7 @@ def task_vector(
     check_finite(before, f"base model: {name}")
     cast(after, before.dtype, f"{expert_name}: {name}")  # it is run in that dtype
     if on_device:
-        return _device_delta(after, before, name, expert_name)
+        return _large_delta(after, before, name, expert_name)
     delta = after.astype(np.float64) - before.astype(np.float64)
     _check_size(np.linalg.norm(delta), name, expert_name)
     return DenseDelta(delta) if np.any(delta) else None
@@ -274,34 +269,12 @@ def _lora_delta(
     return FactoredDelta(b=b, a=a)
 
 
-def _device_delta(
+def _large_delta(
     after: np.ndarray, before: np.ndarray, name: str, expert_name: str
 ) -> DeviceDelta | None:
-    if _same_bytes(after, before):
-        return None
-    array, norm = _subtract(after, before)
-    norm = float(norm)
+    delta, norm = subtract_on_device(after, before)
     _check_size(norm, name, expert_name)
-    return DeviceDelta(array) if norm else None
-
-
-@jax.jit
-def _subtract(after: jax.Array, before: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The difference in float32, and its norm; infinite where that overflows."""
-    array = after.astype(jnp.float32) - before.astype(jnp.float32)
-    return array, jnp.linalg.norm(array)
-
-
-def _same_bytes(one: np.ndarray, other: np.ndarray) -> bool:
-    if one.dtype != other.dtype:
-        return False
-    one, other = (
-        np.ascontiguousarray(side).reshape(-1).view(np.uint8) for side in (one, other)
-    )
-    return all(
-        np.array_equal(one[i : i + _BLOCK], other[i : i + _BLOCK])
-        for i in range(0, one.size, _BLOCK)
-    )
+    return delta
 
 
 def _names(experts: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...]:
