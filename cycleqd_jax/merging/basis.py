@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.blocks import Block, batches, decompose
+from cycleqd_jax.merging.blocks import Block, batches, decompose, is_alone
 from cycleqd_jax.merging.conditioning import (
     Grams,
     condition_by_inputs,
@@ -109,9 +109,9 @@ def build_basis(
     Raises:
       BadInputError: no expert differs from the base.
     """
-    alone = settings.conditioning == "regmean"  # whose rows come layer by layer
-    found = decompose(batches(task_vectors, alone=alone), settings, dtype)
-    return assemble(itertools.chain.from_iterable(found), expert_names, dtype)
+    found = decompose(batches(task_vectors, alone=is_alone(settings)), settings, dtype)
+    blocks = itertools.chain.from_iterable(own for _, own in found)
+    return assemble(blocks, expert_names, dtype)
 
 
 def assemble(

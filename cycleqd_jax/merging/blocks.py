@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cycleqd_jax.merging.device_delta import DeviceDelta
 from cycleqd_jax.merging.device_svd import batch_svd
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.svd import TruncatedSVD, truncated_svd
-from cycleqd_jax.merging.task_vectors import Delta, DeviceDelta, ParameterDeltas
+from cycleqd_jax.merging.task_vectors import Delta, ParameterDeltas
 
 _BATCH_BYTES = 1 << 28  # of the large task vectors that are decomposed in one call
 Batch = Sequence[ParameterDeltas]
@@ -45,6 +46,11 @@ class Block(NamedTuple):
     delta: Any = None
 
 
+def is_alone(settings: BasisSettings) -> bool:
+    """True if rows come layer by layer, so that each is a batch of its own."""
+    return settings.conditioning == "regmean"
+
+
 def batches(rows: Iterable[ParameterDeltas], *, alone: bool) -> Iterator[Batch]:
     """Groups rows that are decomposed in one call; nothing is read for it.
 
@@ -69,7 +75,7 @@ def batches(rows: Iterable[ParameterDeltas], *, alone: bool) -> Iterator[Batch]:
 
 def decompose(
     task_vectors: Iterable[Batch], settings: BasisSettings, dtype: str
-) -> Iterator[list[Block]]:
+) -> Iterator[tuple[Batch, list[Block]]]:
     """Decomposes batch after batch.
 
     While the accelerator works on one batch, the next one is read.
@@ -80,16 +86,16 @@ def decompose(
       dtype: of directions and residuals.
 
     Yields:
-      The blocks of each batch; parameters that no expert changes have none.
+      Each batch and its blocks; parameters that no expert changes have none.
     """
     waiting = None
     for batch in task_vectors:
-        begun = _begin(batch, settings, dtype)
+        begun = batch, _begin(batch, settings, dtype)
         if waiting is not None:
-            yield _finish(waiting, dtype)
+            yield waiting[0], _finish(waiting[1], dtype)
         waiting = begun
     if waiting is not None:
-        yield _finish(waiting, dtype)
+        yield waiting[0], _finish(waiting[1], dtype)
 
 
 # Rows with what was made of each expert's task vector, None where there was none.
@@ -125,6 +131,7 @@ def _begin(batch: Batch, settings: BasisSettings, dtype: str) -> _Parts:
                 large.append((own, len(own) - 1, part.array))
                 if (len(large) + 1) * part.array.nbytes > _BATCH_BYTES:
                     decompose_large()
+            del part  # before the next one is computed
         parts.append((row, own))
     decompose_large()
     return parts

@@ -20,7 +20,7 @@ Sources: RegMean, Jin et al. (arXiv 2212.09849); the loss of WUDI-Merging, Cheng
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,11 +29,11 @@ import numpy as np
 import scipy.linalg
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.device_delta import DeviceDelta
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.task_vectors import (
     Delta,
     DenseDelta,
-    DeviceDelta,
     FactoredDelta,
     ParameterDeltas,
 )
@@ -68,7 +68,8 @@ def condition_by_inputs(
     for grams_of in layers:
         for name, grams in grams_of.items():
             if name in waiting:
-                yield _conditioned(waiting.pop(name), grams, settings)
+                take = functools.partial(_given, grams)
+                yield _conditioned(waiting.pop(name), take, settings)
     yield from waiting.values()
 
 
@@ -82,8 +83,7 @@ def condition_by_themselves(
     """
     for row in rows:
         if row.is_matrix and row.name != EMBEDDING:
-            grams = [_own_gram(delta, row.shape[1]) for delta in row.deltas]
-            row = _conditioned(row, grams, settings)
+            row = _conditioned(row, functools.partial(_own_grams, row), settings)
         yield row
 
 
@@ -102,7 +102,7 @@ def input_factor(grams: Grams, q: int, settings: BasisSettings) -> np.ndarray:
 
 
 def _conditioned(
-    row: ParameterDeltas, grams: Grams, settings: BasisSettings
+    row: ParameterDeltas, grams: Callable[[], Grams], settings: BasisSettings
 ) -> ParameterDeltas:
     return row._replace(deltas=_Conditioned(row, grams, settings))
 
@@ -112,7 +112,7 @@ class _Conditioned(Iterable):
     """The conditioned task vectors of one matrix; each is computed when used."""
 
     row: ParameterDeltas
-    grams: Grams
+    grams: Callable[[], Grams]
     settings: BasisSettings
 
     def __iter__(self) -> Iterator[Delta | None]:
@@ -122,7 +122,7 @@ class _Conditioned(Iterable):
                 yield None
                 continue
             if factors is None:
-                factors = _InputFactors(self.row.name, self.grams, self.settings)
+                factors = _InputFactors(self.row.name, self.grams(), self.settings)
             if isinstance(delta, FactoredDelta):
                 yield FactoredDelta(b=delta.b, a=factors.right(delta.a, q))
             elif isinstance(delta, DeviceDelta):
@@ -176,6 +176,14 @@ def _shrunk(gram: Any, settings: BasisSettings) -> np.ndarray:
     full *= settings.conditioning_shrinkage
     np.fill_diagonal(full, diagonal)
     return full
+
+
+def _given(grams: Grams) -> Grams:
+    return grams
+
+
+def _own_grams(row: ParameterDeltas) -> Grams:
+    return [_own_gram(delta, row.shape[1]) for delta in row.deltas]
 
 
 def _own_gram(delta: Delta | None, size: int) -> np.ndarray:
