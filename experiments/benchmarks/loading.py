@@ -58,8 +58,8 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
         say("subtracting it from the experts")
         experts = [FullExpert(model) for model in models[1:]]
         for row in iterate_task_vectors(models[0], experts, host_below=1024):
-            for _ in row.deltas:
-                pass
+            for delta in row.deltas:
+                del delta  # before the next one is made
         peak = peak_gigabytes()
     note = f"{size:.0f} GB of files; largest tensor {largest / 1e9:.2f} GB"
     return [
