@@ -15,6 +15,7 @@ import pydantic
 import yaml
 from pydantic import AfterValidator, Field
 
+from cycleqd_jax import remote
 from cycleqd_jax.errors import BadInputError, explain, show
 from cycleqd_jax.evaluation.pool import RaySettings
 from cycleqd_jax.evaluation.retention import RetentionSettings
@@ -211,7 +212,7 @@ def load_config(
     A run without `run_dir` gets `runs/<name of the config file without its ending>`.
 
     Args:
-      path: the file.
+      path: the file, or its URL like gs://bucket/config.yaml.
       overrides: `key=value` each; the key is a top-level name or `section.name`, the
         value is YAML. Later ones win.
       cls: what is read, like `RunConfig`.
@@ -281,9 +282,10 @@ def read_mapping(path: str | pathlib.Path) -> dict[str, Any]:
     Raises:
       BadInputError: there is none, or it is not YAML.
     """
-    path = pathlib.Path(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = _read(str(path)).decode("utf-8")
+    except BadInputError:
+        raise
     except FileNotFoundError as err:
         raise BadInputError(f"{path}: there is no such config file.") from err
     except UnicodeDecodeError as err:
@@ -301,6 +303,10 @@ def read_mapping(path: str | pathlib.Path) -> dict[str, Any]:
             f"{path}: a config is a mapping of keys to values, this is {show(data)}."
         )
     return data
+
+
+def _read(path: str) -> bytes:
+    return remote.read(path) if remote.is_url(path) else pathlib.Path(path).read_bytes()
 
 
 def _parse(text: str, where: str) -> Any:

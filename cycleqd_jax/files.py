@@ -131,7 +131,7 @@ def hash_arrays(arrays: Mapping[str, np.ndarray], settings: object = None) -> st
 
     Args:
       arrays: name -> array of any shape and dtype (bfloat16 too), on any device; their
-        order does not matter.
+        order does not matter. Each is taken once.
       settings: anything that JSON can hold, hashed too; the order of keys does not
         matter.
 
@@ -141,10 +141,11 @@ def hash_arrays(arrays: Mapping[str, np.ndarray], settings: object = None) -> st
     digest = hashlib.sha256()
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        one = arrays[name]
+        shape, array = list(np.shape(one)), np.ascontiguousarray(one)
         if array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))
-        head = json.dumps([name, array.dtype.name, list(np.shape(arrays[name]))])
+        head = json.dumps([name, array.dtype.name, shape])
         digest.update(head.encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -61,6 +61,9 @@ class Observer:
     def episodes(self, done: int, total: int) -> None:
         """Hears how many episodes of the present phase or batch are done."""
 
+    def parameters(self, done: int, total: int) -> None:
+        """Hears how many parameters of the basis are computed and stored."""
+
     def batch(self, summary: BatchSummary) -> None:
         """Hears that a batch was told to the search and saved."""
 
@@ -88,6 +91,11 @@ class Observers(Observer):
         """Passes it on to all."""
         for observer in self._observers:
             observer.episodes(done, total)
+
+    def parameters(self, done: int, total: int) -> None:
+        """Passes it on to all."""
+        for observer in self._observers:
+            observer.parameters(done, total)
 
     def batch(self, summary: BatchSummary) -> None:
         """Passes it on to all."""

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.basis_store import Placement
 from cycleqd_jax.merging.core_basis import CoreBasis
 from cycleqd_jax.merging.forms import Basis, DiagonalBasis
 from cycleqd_jax.merging.genome import Genome
@@ -134,14 +135,31 @@ def place_basis(basis: Basis, mesh: Mesh | None) -> Basis:
     """
     if mesh is None:
         return basis
-    u, v = sharding.place_directions(basis.u, basis.v, mesh)
-    residuals = {
-        name: jax.device_put(
-            array, NamedSharding(mesh, PartitionSpec(None, *sharding.weight_spec(name)))
-        )
-        for name, array in basis.residuals.items()
-    }
-    return basis.replace(u=u, v=v, residuals=residuals)
+    place = basis_placement(mesh)
+    return basis.replace(
+        **{
+            group: {
+                name: place(group, name, array)
+                for name, array in getattr(basis, group).items()
+            }
+            for group in ("u", "v", "residuals")
+        }
+    )
+
+
+def basis_placement(mesh: Mesh | None) -> Placement:
+    """A function that puts arrays of a basis where `place_basis` puts them."""
+
+    def place(group: str, name: str, array: Any) -> jax.Array:
+        if mesh is None or group in ("", "deltas"):
+            return jnp.asarray(array)
+        if group == "residuals":
+            partition = PartitionSpec(None, *sharding.weight_spec(name))
+            return jax.device_put(array, NamedSharding(mesh, partition))
+        dimension = ("u", "v").index(group)
+        return jax.device_put(array, sharding.direction_sharding(name, dimension, mesh))
+
+    return place
 
 
 def empty_population(basis: DiagonalBasis, rows: int) -> Population:

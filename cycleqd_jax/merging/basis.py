@@ -9,14 +9,16 @@ numbers it is exact.
 Source: CycleQD (arXiv 2410.14735), section on SVD-based mutation; the genome is ours.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.blocks import Block, batches, decompose, is_alone
 from cycleqd_jax.merging.conditioning import (
     Grams,
     condition_by_inputs,
@@ -24,9 +26,7 @@ from cycleqd_jax.merging.conditioning import (
 )
 from cycleqd_jax.merging.forms import DEFAULT_SETTINGS, DiagonalBasis, shapes_and_layout
 from cycleqd_jax.merging.settings import BasisSettings
-from cycleqd_jax.merging.svd import TruncatedSVD, truncated_svd
 from cycleqd_jax.merging.task_vectors import (
-    Delta,
     ParameterDeltas,
     Weights,
     iterate_task_vectors,
@@ -40,10 +40,12 @@ def compute_basis(
     *,
     expert_names: Sequence[str] | None = None,
     layers: Iterable[Mapping[str, Grams]] | None = None,
+    dtype: str = "float32",
 ) -> DiagonalBasis:
     """The basis of a base model and its experts; slow, done once per set of experts.
 
-    One task vector of one parameter is in memory at a time, beside the basis.
+    Beside the basis, one task vector of one parameter is in memory at a time, or a
+    batch of at most a quarter of a gigabyte.
 
     Args:
       base_weights: name -> array, matrices `[out, in]`.
@@ -53,9 +55,12 @@ def compute_basis(
       expert_names: K names; "0", "1", ... by default.
       layers: Gram matrices of the linear layers' inputs, for conditioning "regmean";
         see `condition_by_inputs`.
+      dtype: of directions and residuals, "float32" or "bfloat16"; everything else is in
+        float32.
 
     Returns:
-      The basis. Computed in float64 on the host, stored in float32.
+      The basis. LoRA factors and small matrices are decomposed in float64 on the host,
+      large dense ones in float32 on the accelerator.
 
     Raises:
       BadInputError: an expert does not fit the base (see `iterate_task_vectors`), no
@@ -64,18 +69,33 @@ def compute_basis(
     """
     names = tuple(str(k) for k in range(len(experts)))
     names = names if expert_names is None else tuple(expert_names)
-    task_vectors = iterate_task_vectors(base_weights, experts, names)
+    rows = conditioned_task_vectors(base_weights, experts, settings, names, layers)
+    return build_basis(rows, names, settings, dtype)
+
+
+def conditioned_task_vectors(
+    base_weights: Weights,
+    experts: Sequence[Any],
+    settings: BasisSettings,
+    expert_names: Sequence[str],
+    layers: Iterable[Mapping[str, Grams]] | None = None,
+) -> Iterator[ParameterDeltas]:
+    """The first half of `compute_basis`, which has the same arguments and errors."""
+    rows = iterate_task_vectors(
+        base_weights, experts, expert_names, settings.host_below
+    )
     if settings.conditioning == "regmean":
-        task_vectors = condition_by_inputs(task_vectors, layers, settings)
-    elif settings.conditioning == "data_free":
-        task_vectors = condition_by_themselves(task_vectors, settings)
-    return build_basis(task_vectors, names, settings)
+        return condition_by_inputs(rows, layers, settings)
+    if settings.conditioning == "data_free":
+        return condition_by_themselves(rows, settings)
+    return rows
 
 
 def build_basis(
     task_vectors: Iterable[ParameterDeltas],
     expert_names: Sequence[str],
     settings: BasisSettings = DEFAULT_SETTINGS,
+    dtype: str = "float32",
 ) -> DiagonalBasis:
     """The basis of given task vectors; the second half of `compute_basis`.
 
@@ -84,108 +104,60 @@ def build_basis(
         it. Parameters that no expert changes are left out of the basis.
       expert_names: K names.
       settings: see `compute_basis`.
+      dtype: likewise.
 
     Raises:
       BadInputError: no expert differs from the base.
     """
+    found = decompose(batches(task_vectors, alone=is_alone(settings)), settings, dtype)
+    blocks = itertools.chain.from_iterable(own for _, own in found)
+    return assemble(blocks, expert_names, dtype)
 
-    def cut(delta: Delta | None) -> TruncatedSVD | None:
-        keep_rest = settings.residual == "keep"
-        if delta is None:
-            return None
-        return truncated_svd(delta, settings.rank, keep_rest=keep_rest)
 
-    blocks, deltas = [], {}
-    for row in task_vectors:
-        # `map` drops each task vector before the next one is computed.
-        parts = list(map(cut if row.is_matrix else _to_float32, row.deltas))
-        if all(part is None for part in parts):
-            continue
-        if row.is_matrix:
-            blocks.append(_join(row, parts))
-        else:
-            zero = np.zeros(row.shape, np.float32)
-            dense = [zero if part is None else part for part in parts]
-            deltas[row.name] = jnp.asarray(np.stack(dense))
-    blocks.sort(key=lambda block: block.name)
-    if not blocks and not deltas:
+def assemble(
+    blocks: Iterable[Block], expert_names: Sequence[str], dtype: str = "float32"
+) -> DiagonalBasis:
+    """The basis that consists of these blocks.
+
+    Args:
+      blocks: in any order.
+      expert_names: K names.
+      dtype: of their directions and residuals.
+
+    Raises:
+      BadInputError: there are none, as no expert differs from the base.
+    """
+    ordered = sorted(blocks, key=lambda block: block.name)
+    blocks = [block for block in ordered if block.delta is None]
+    deltas = {block.name: block.delta for block in ordered if block.delta is not None}
+    if not ordered:
         raise BadInputError(
             "experts: none of them differs from the base model, so there is nothing "
             "to merge; check the expert folders."
         )
-    owners = [np.repeat(np.arange(b.s.shape[0]), b.s.shape[1]) for b in blocks]
     num_experts = len(expert_names)
+    ranks = {block.name: block.u.shape[1] // num_experts for block in blocks}
+    owners = [np.repeat(np.arange(num_experts), r) for r in ranks.values()]
+    values = [block.values[:, : ranks[block.name]].ravel() for block in blocks]
     shapes = shapes_and_layout(
         {b.name: (b.u.shape[0], b.v.shape[0]) for b in blocks}
         | {name: array.shape[1:] for name, array in deltas.items()},
-        {b.name: b.s.shape[1] for b in blocks},
+        ranks,
         [b.name for b in blocks if b.residual is not None],
         expert_names,
+        dtype,
     )
     return shapes.replace(
         u={b.name: b.u for b in blocks},
         v={b.name: b.v for b in blocks},
-        singular_values=_concatenate([b.s.ravel() for b in blocks], np.float32),
+        singular_values=_concatenate(values, np.float32),
         experts_of=_concatenate(owners, np.int32),
-        deltas=dict(sorted(deltas.items())),
+        deltas=deltas,
         residuals={b.name: b.residual for b in blocks if b.residual is not None},
         energy=_stack([b.energy for b in blocks], num_experts),
         energy_kept=_stack([b.kept for b in blocks], num_experts),
         similarity=_mean_cosines([b.values for b in blocks], num_experts),
     )
-
-
-class _MatrixBlock(NamedTuple):
-    """All experts' shares of a matrix."""
-
-    name: str
-    u: jax.Array  # [out, R] float32
-    v: jax.Array  # [in, R] float32
-    s: np.ndarray  # [K, r] float64
-    energy: np.ndarray  # [K] float64
-    kept: np.ndarray  # [K] float64
-    values: np.ndarray  # [K, own rank] float64, all singular values
-    residual: jax.Array | None  # [K, out, in] float32; None where nothing is left
-
-
-def _join(row: ParameterDeltas, parts: Sequence[TruncatedSVD | None]) -> _MatrixBlock:
-    """Puts the experts' components side by side, padded to the largest rank."""
-    (rows, columns), num_experts = row.shape, len(parts)
-    there = [(k, part) for k, part in enumerate(parts) if part is not None]
-    width = max(part.u.shape[1] for _, part in there)
-    u = np.zeros((rows, num_experts * width), np.float32)
-    v = np.zeros((columns, num_experts * width), np.float32)
-    s = np.zeros((num_experts, width))
-    energy, kept = np.zeros(num_experts), np.ones(num_experts)
-    values = np.zeros((num_experts, max(part.values.size for _, part in there)))
-    residual = None
-    for k, part in there:
-        keep, first = part.u.shape[1], k * width
-        u[:, first : first + keep] = part.u
-        v[:, first : first + keep] = part.v
-        s[k, :keep] = part.values[:keep]
-        values[k, : part.values.size] = part.values
-        energy[k] = np.sum(part.values**2)
-        if keep < part.values.size and energy[k] > 0:
-            kept[k] = np.sum(part.values[:keep] ** 2) / energy[k]
-        if part.rest is not None:
-            if residual is None:
-                residual = np.zeros((num_experts, rows, columns), np.float32)
-            residual[k] = part.rest
-    return _MatrixBlock(
-        row.name,
-        jnp.asarray(u),
-        jnp.asarray(v),
-        s,
-        energy,
-        kept,
-        values,
-        None if residual is None else jnp.asarray(residual),
-    )
-
-
-def _to_float32(delta: Delta | None) -> np.ndarray | None:
-    return None if delta is None else delta.dense().astype(np.float32)
 
 
 def _concatenate(parts: list[np.ndarray], dtype: Any) -> jax.Array:

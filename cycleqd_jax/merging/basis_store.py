@@ -1,40 +1,40 @@
-"""The basis on disk: one safetensors file in the run folder, one in the user's cache.
+"""The basis on disk: one safetensors file.
 
 Equal content gives equal bytes. A stored basis is never computed again on another
 machine, because LAPACK's results differ between machines; its fingerprint says what it
-was made from. The basis of full fine-tunes takes minutes to hours to compute, so other
-runs of the same experts find it in the cache by that fingerprint. Where the cache
-cannot be read or written, the run computes the basis and goes on.
+was made from.
 """
 
-import contextlib
 import dataclasses
 import json
 import logging
 import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from cycleqd_jax import files
-from cycleqd_jax.errors import BadInputError, RunError
+from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.core_basis import CoreBasis, CoreSlot
 from cycleqd_jax.merging.forms import Basis, DiagonalBasis, MatrixSlot
 from cycleqd_jax.merging.settings import BasisSettings
+from cycleqd_jax.models.formats.tensor_file import (
+    StoredArray,
+    TensorFile,
+    write_tensors,
+)
 
+Placement = Callable[[str, str, np.ndarray], jax.Array]  # group, name, array
 _LOG = logging.getLogger(__name__)
 _FORMAT = "cycleqd_jax/basis/3"
 # Exceptions that reading a damaged file can raise.
 _DAMAGE = (
-    safetensors.SafetensorError,
     AttributeError,
+    BadInputError,
     KeyError,
     OSError,
     RecursionError,
@@ -71,6 +71,7 @@ def basis_fingerprint(
     settings: BasisSettings,
     form: str = "diagonal",
     inputs: str | None = None,
+    dtype: str = "float32",
 ) -> str:
     """Hash of everything that a basis depends on: inputs and settings, not results.
 
@@ -80,6 +81,7 @@ def basis_fingerprint(
       settings: of the basis.
       form: "diagonal" for a `DiagonalBasis`, "core" for a `CoreBasis`.
       inputs: fingerprint of the inputs that condition it, if there are any.
+      dtype: of its directions.
 
     Returns:
       64 hexadecimal digits.
@@ -88,10 +90,15 @@ def basis_fingerprint(
         "format": _FORMAT,
         "base": base,
         "experts": list(experts.items()),
-        "settings": settings.model_dump(mode="json", exclude={"keep"}),
+        "settings": settings.model_dump(mode="json", exclude={"keep", "host_below"}),
         "form": form,
         "inputs": inputs,
     }
+    # Left out where they are as they always were, so that older bases are found.
+    if dtype != "float32":
+        facts["dtype"] = dtype
+    if settings.host_below != type(settings).model_fields["host_below"].default:
+        facts["host_below"] = settings.host_below
     if settings.conditioning == "data_free":
         facts["data_free"] = 2  # bases of version 1 had conditioned embeddings
     return files.hash_arrays({}, facts)
@@ -123,18 +130,11 @@ def save_basis(path: str | os.PathLike, basis: Basis, *, fingerprint: str) -> No
     # safetensors has no checksum, so a flipped bit would be read as another basis.
     header["sha256"] = files.hash_arrays(arrays, header)
 
-    def write(partial: Path) -> None:
-        try:
-            safetensors.numpy.save_file(
-                {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-                partial,
-                # safetensors writes several entries in random order, so there is one.
-                metadata={"cycleqd_jax": json.dumps(header, sort_keys=True)},
-            )
-        except safetensors.SafetensorError as err:
-            raise OSError(str(err)) from err
-
-    files.write_atomically(Path(path), write)
+    # One entry: their order in the file would be that of the dictionary.
+    metadata = {"cycleqd_jax": json.dumps(header, sort_keys=True)}
+    files.write_atomically(
+        Path(path), lambda partial: write_tensors(partial, arrays, metadata)
+    )
 
 
 def stored_fingerprint(path: str | os.PathLike) -> str:
@@ -144,102 +144,109 @@ def stored_fingerprint(path: str | os.PathLike) -> str:
       BadInputError: the file is damaged or of another kind.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return json.loads((file.metadata() or {})["cycleqd_jax"])["fingerprint"]
+        return json.loads(TensorFile(path).metadata["cycleqd_jax"])["fingerprint"]
     except _DAMAGE as err:
         raise _damaged(Path(path), err) from err
 
 
-def load_basis(path: str | os.PathLike) -> StoredBasis:
+def on_first_device(group: str, name: str, array: np.ndarray) -> jax.Array:
+    """The `Placement` without a mesh."""
+    return jnp.asarray(array)
+
+
+def load_basis(
+    path: str | os.PathLike, place: Placement = on_first_device
+) -> StoredBasis:
     """Reads a basis that `save_basis` wrote.
+
+    One array at a time is on the host, where its checksum is made.
+
+    Args:
+      path: the file.
+      place: puts an array on devices, from its group ("u", "v", "deltas", "residuals",
+        or "" for others), its name and itself; by default on the first one.
 
     Raises:
       BadInputError: there is no such file, or it is damaged, of another kind or of
         another format.
     """
-    path = Path(path)
+    file, header = _open(Path(path))
+    reading = _Placing(file, place)
+    try:
+        if header.pop("sha256") != files.hash_arrays(reading, header):
+            raise ValueError("its content does not have the checksum in it")
+    except _DAMAGE as err:
+        raise _damaged(Path(path), err) from err
+    return StoredBasis(
+        _build(Path(path), header, reading.placed), header["fingerprint"]
+    )
+
+
+def check_basis(path: str | os.PathLike) -> None:
+    """Reads a basis for its checksum and keeps nothing; errors as for `load_basis`."""
+    load_basis(path, lambda group, name, array: None)
+
+
+def open_basis(path: str | os.PathLike) -> Basis:
+    """A basis whose arrays are `StoredArray`s, read when they are used, unchecked.
+
+    Raises:
+      BadInputError: as for `load_basis`, except for the content.
+    """
+    file, header = _open(Path(path))
+    return _build(Path(path), header, {name: StoredArray(file, name) for name in file})
+
+
+def _open(path: Path) -> tuple[TensorFile, dict[str, Any]]:
+    """The file and its header, of this version's format."""
     if not path.is_file():
         raise BadInputError(f"basis: there is no file {path}.")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})["cycleqd_jax"])
-            arrays = {name: jnp.asarray(file.get_tensor(name)) for name in file.keys()}
-        if header["format"] != _FORMAT:
-            raise BadInputError(
-                f"basis: {path} has format {header['format']!r}, but this version "
-                f"reads {_FORMAT!r}; delete the file to have it made again."
-            )
+        file = TensorFile(path)
+        header = json.loads(file.metadata["cycleqd_jax"])
+        found = header["format"]
+    except _DAMAGE as err:
+        raise _damaged(path, err) from err
+    if found != _FORMAT:
+        raise BadInputError(
+            f"basis: {path} has format {found!r}, but this version reads {_FORMAT!r}; "
+            "delete the file to have it made again."
+        )
+    return file, header
+
+
+def _build(path: Path, header: Mapping[str, Any], arrays: dict[str, Any]) -> Basis:
+    try:
         kind, slot_kind, names = _FORMS[header["form"]]
-        basis = kind(
+        return kind(
             **{name: arrays[name] for name in names},
             **{group: _group(arrays, group) for group in _GROUPS},
             layout=tuple(slot_kind(**slot) for slot in header["layout"]),
             expert_names=tuple(header["expert_names"]),
         )
-        if header.pop("sha256") != files.hash_arrays(arrays, header):
-            raise ValueError("its content does not have the checksum in it")
-    except BadInputError:
-        raise
     except _DAMAGE as err:
         raise _damaged(path, err) from err
-    return StoredBasis(basis, header["fingerprint"])
 
 
-def kept_path(fingerprint: str) -> Path:
-    """The path of a basis in the user's cache; it need not exist.
+class _Placing(Mapping[str, np.ndarray]):
+    """Arrays of a file, each placed on devices when it is read."""
 
-    `$XDG_CACHE_HOME/cycleqd_jax/bases/<fingerprint>.safetensors`, by default in
-    `~/.cache`.
-    """
-    return files.cache_folder("cycleqd_jax", "bases") / f"{fingerprint}.safetensors"
+    def __init__(self, file: TensorFile, place: Placement):
+        self.file, self.placed = file, {}
+        self._place = place
 
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self.file[name]
+        group, slash, short = name.partition("/")
+        group, short = (group, short) if slash else ("", name)
+        self.placed[name] = self._place(group, short, array)
+        return array
 
-def obtain_basis(
-    fingerprint: str,
-    compute: Callable[[], Basis],
-    *,
-    file: Path | None = None,
-    keep: bool = True,
-) -> Basis:
-    """The basis of a fingerprint: from a file, else from the cache, else computed.
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.file)
 
-    Args:
-      fingerprint: from `basis_fingerprint`.
-      compute: makes the basis; called only where it is stored nowhere.
-      file: of the run folder, if there is one. A basis of another fingerprint in it is
-        passed over.
-      keep: whether the user's cache is read, and written after a computation.
-
-    Raises:
-      BadInputError: the file is damaged or of another format, or `compute` raises it.
-    """
-    if file is not None and file.is_file():
-        stored = load_basis(file)
-        if stored.fingerprint == fingerprint:
-            return stored.basis
-    basis = _find_kept(fingerprint) if keep else None
-    if basis is None:
-        basis = compute()
-        if keep:
-            _keep(basis, fingerprint)
-    return basis
-
-
-def find_basis(fingerprint: str, file: Path) -> Basis:
-    """The basis of a fingerprint, from the file of a run or from the user's cache.
-
-    Raises:
-      BadInputError: it is in neither of them.
-    """
-
-    def compute() -> Basis:
-        raise BadInputError(
-            f"basis: there is no file {file} with the basis of these experts; copy it "
-            "there from the run, or put the run folder on a file system that all hosts "
-            "share."
-        )
-
-    return obtain_basis(fingerprint, compute, file=file)
+    def __len__(self) -> int:
+        return len(self.file)
 
 
 def store_basis(file: Path, basis: Basis, *, fingerprint: str) -> None:
@@ -260,36 +267,6 @@ def store_basis(file: Path, basis: Basis, *, fingerprint: str) -> None:
     if file.is_file() and stored_fingerprint(file) == fingerprint:
         return
     save_basis(file, basis, fingerprint=fingerprint)
-
-
-def _find_kept(fingerprint: str) -> Basis | None:
-    path = kept_path(fingerprint)
-    if not path.is_file():
-        return None
-    try:
-        stored = load_basis(path)
-    except BadInputError as err:  # computing it again is slow, but not an error
-        _LOG.warning("The kept basis is computed again: %s", err)
-        with contextlib.suppress(OSError):
-            path.unlink()
-        return None
-    return stored.basis if stored.fingerprint == fingerprint else None
-
-
-def _keep(basis: Basis, fingerprint: str) -> None:
-    """Writes a basis to the cache if that takes at most half of the free disk space."""
-    path = kept_path(fingerprint)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(basis))
-        if size > shutil.disk_usage(path.parent).free // 2:
-            _LOG.warning("The basis is not kept: %s has no room for it.", path.parent)
-            return
-        save_basis(path, basis, fingerprint=fingerprint)
-    except OSError as err:
-        _LOG.warning("The basis is not kept in %s: %s.", path.parent, err.strerror)
-    except RunError as err:
-        _LOG.warning("The basis is not kept: %s", err)
 
 
 def _group(arrays: dict[str, Any], group: str) -> dict[str, Any]:

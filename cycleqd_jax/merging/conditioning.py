@@ -19,13 +19,17 @@ Sources: RegMean, Jin et al. (arXiv 2212.09849); the loss of WUDI-Merging, Cheng
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.device_delta import DeviceDelta
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.task_vectors import (
     Delta,
@@ -36,6 +40,7 @@ from cycleqd_jax.merging.task_vectors import (
 from cycleqd_jax.models.base import EMBEDDING
 
 Grams = Sequence[Any]  # one `[in, in]` matrix per expert, on the host or a device
+_ROWS = 8192  # of a large matrix that are conditioned in one step
 
 
 def condition_by_inputs(
@@ -63,7 +68,8 @@ def condition_by_inputs(
     for grams_of in layers:
         for name, grams in grams_of.items():
             if name in waiting:
-                yield _conditioned(waiting.pop(name), grams, settings)
+                take = functools.partial(_given, grams)
+                yield _conditioned(waiting.pop(name), take, settings)
     yield from waiting.values()
 
 
@@ -77,8 +83,7 @@ def condition_by_themselves(
     """
     for row in rows:
         if row.is_matrix and row.name != EMBEDDING:
-            grams = [_own_gram(delta, row.shape[1]) for delta in row.deltas]
-            row = _conditioned(row, grams, settings)
+            row = _conditioned(row, functools.partial(_own_grams, row), settings)
         yield row
 
 
@@ -97,7 +102,7 @@ def input_factor(grams: Grams, q: int, settings: BasisSettings) -> np.ndarray:
 
 
 def _conditioned(
-    row: ParameterDeltas, grams: Grams, settings: BasisSettings
+    row: ParameterDeltas, grams: Callable[[], Grams], settings: BasisSettings
 ) -> ParameterDeltas:
     return row._replace(deltas=_Conditioned(row, grams, settings))
 
@@ -107,7 +112,7 @@ class _Conditioned(Iterable):
     """The conditioned task vectors of one matrix; each is computed when used."""
 
     row: ParameterDeltas
-    grams: Grams
+    grams: Callable[[], Grams]
     settings: BasisSettings
 
     def __iter__(self) -> Iterator[Delta | None]:
@@ -117,9 +122,15 @@ class _Conditioned(Iterable):
                 yield None
                 continue
             if factors is None:
-                factors = _InputFactors(self.row.name, self.grams, self.settings)
+                factors = _InputFactors(self.row.name, self.grams(), self.settings)
             if isinstance(delta, FactoredDelta):
                 yield FactoredDelta(b=delta.b, a=factors.right(delta.a, q))
+            elif isinstance(delta, DeviceDelta):
+                rows = np.empty(delta.array.shape, np.float32)
+                for i in range(0, len(rows), _ROWS):
+                    some = np.asarray(delta.array[i : i + _ROWS], np.float64)
+                    rows[i : i + _ROWS] = factors.right(some, q)
+                yield DeviceDelta(jnp.asarray(rows))
             else:
                 yield DenseDelta(factors.right(delta.array, q))
 
@@ -128,18 +139,23 @@ class _InputFactors:
     """Multiplies by the matrices of `input_factor`, without making them."""
 
     def __init__(self, name: str, grams: Grams, settings: BasisSettings):
-        self._grams = [_shrunk(gram, settings) for gram in grams]
-        total = np.sum(self._grams, axis=0)
+        # In float64 there is one of these matrices at a time, beside their sum.
+        self._gram = functools.partial(_shrunk, settings=settings)
+        self._grams = grams
+        total = self._gram(grams[0])
+        for gram in grams[1:]:
+            total += self._gram(gram)
         self._ridge = settings.conditioning_ridge * np.trace(total) / len(total)
         self._share = self._ridge / len(grams)
         total[np.diag_indices_from(total)] += self._ridge
         # Rounding may let a singular matrix be factored, so its condition is estimated.
+        norm, size = np.linalg.norm(total, 1), len(total)
         factor, info = scipy.linalg.lapack.dpotrf(total, lower=True)
-        norm = np.linalg.norm(total, 1)
+        del total
         rcond = 0.0
         if info == 0:
             rcond, _ = scipy.linalg.lapack.dpocon(factor, norm, uplo="L")
-        if not rcond > len(total) * np.finfo(np.float64).eps:
+        if not rcond > size * np.finfo(np.float64).eps:
             raise BadInputError(
                 f"basis.conditioning: the Gram matrices of {name} have a singular sum, "
                 f"and basis.conditioning_ridge is {settings.conditioning_ridge:g}; set "
@@ -149,7 +165,7 @@ class _InputFactors:
 
     def right(self, left: np.ndarray, q: int) -> np.ndarray:
         """`left @ input_factor(q)`, float64 `[n, in]`."""
-        product = left @ self._grams[q] + self._share * left
+        product = left @ self._gram(self._grams[q]) + self._share * left
         return scipy.linalg.cho_solve((self._factor, True), product.T).T
 
 
@@ -162,12 +178,28 @@ def _shrunk(gram: Any, settings: BasisSettings) -> np.ndarray:
     return full
 
 
+def _given(grams: Grams) -> Grams:
+    return grams
+
+
+def _own_grams(row: ParameterDeltas) -> Grams:
+    return [_own_gram(delta, row.shape[1]) for delta in row.deltas]
+
+
 def _own_gram(delta: Delta | None, size: int) -> np.ndarray:
     """`tau^T tau / |tau|^2`, float64 `[in, in]`; zero where there is no task vector."""
     if delta is None:
         return np.zeros((size, size))
     if isinstance(delta, FactoredDelta):
         gram = delta.a.T @ (delta.b.T @ delta.b) @ delta.a
+    elif isinstance(delta, DeviceDelta):
+        product = _gram_of_columns(delta.array)
+        gram = np.asarray(product, np.float64)
     else:
         gram = delta.array.T @ delta.array
     return gram / np.trace(gram)
+
+
+@jax.jit
+def _gram_of_columns(array: jax.Array) -> jax.Array:
+    return jnp.matmul(array.T, array, precision=jax.lax.Precision.HIGHEST)

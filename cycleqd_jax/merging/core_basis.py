@@ -79,8 +79,9 @@ def core_basis(basis: DiagonalBasis) -> CoreBasis:
         s = values[slot.offset : slot.offset + slot.size].reshape(-1, slot.rank)
         q_u, r_u = np.linalg.qr(np.asarray(basis.u[slot.name], np.float64))
         q_v, r_v = np.linalg.qr(np.asarray(basis.v[slot.name], np.float64))
-        u[slot.name] = jnp.asarray(q_u, jnp.float32)
-        v[slot.name] = jnp.asarray(q_v, jnp.float32)
+        dtype = basis.u[slot.name].dtype
+        u[slot.name] = jnp.asarray(q_u.astype(np.float32), dtype)
+        v[slot.name] = jnp.asarray(q_v.astype(np.float32), dtype)
         count, rank = basis.num_experts, slot.rank
         left = r_u.reshape(-1, count, rank).swapaxes(0, 1) * s[:, None]  # [K, Ru, r]
         right = r_v.reshape(-1, count, rank).swapaxes(0, 1)  # [K, Rv, r]
@@ -105,8 +106,9 @@ def core_shapes(basis: DiagonalBasis) -> CoreBasis:
         core = CoreSlot(
             slot.name, offset, min(rows, slot.size), min(columns, slot.size)
         )
-        u[slot.name] = float32_shape(rows, core.rows)
-        v[slot.name] = float32_shape(columns, core.columns)
+        dtype = basis.u[slot.name].dtype
+        u[slot.name] = jax.ShapeDtypeStruct((rows, core.rows), dtype)
+        v[slot.name] = jax.ShapeDtypeStruct((columns, core.columns), dtype)
         layout.append(core)
         offset += core.size
     return CoreBasis(

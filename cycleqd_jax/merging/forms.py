@@ -55,16 +55,19 @@ class Basis:
     Letters: K experts, M matrices, G coefficients of a genome.
 
     Attributes:
-      u: name -> float32, the directions on the output side of each matrix, as columns.
-      v: name -> float32, those on its input side.
+      u: name -> the directions on the output side of each matrix, as columns; float32,
+        or the dtype of the model.
+      v: name -> those on its input side, likewise.
       deltas: name -> `[K, ...]` float32, the experts' differences from the base in
         parameters other than matrices.
-      residuals: name -> `[K, out, in]` float32, the part of each expert's task vector
-        beyond the rank, scaled like `deltas`; empty unless residuals are kept.
+      residuals: name -> `[K, out, in]`, in the dtype of `u`, the part of each expert's
+        task vector beyond the rank, scaled like `deltas`; empty unless residuals are
+        kept.
       energy: `[M, K]` float32, squared Frobenius norm of each matrix task vector.
       energy_kept: `[M, K]` float32, the share of it inside the basis, 0-1.
       similarity: `[K, K]` float32, mean over matrices of the cosine between two
-        experts' singular values; of all of them, whatever the rank.
+        experts' singular values; of all of them, whatever the rank. Those that a random
+        subspace did not find count as if they were alike.
       layout: one slot per matrix, sorted by name; static.
       expert_names: K names; static.
     """
@@ -148,6 +151,7 @@ def basis_shapes(
     settings: BasisSettings = DEFAULT_SETTINGS,
     *,
     expert_names: Sequence[str],
+    dtype: str = "float32",
 ) -> DiagonalBasis:
     """The shapes of the largest basis that `compute_basis` can return.
 
@@ -159,6 +163,7 @@ def basis_shapes(
         unknown expert that changes every parameter at full rank.
       settings: see `compute_basis`.
       expert_names: K names.
+      dtype: of directions and residuals.
 
     Returns:
       A basis of `jax.ShapeDtypeStruct`s.
@@ -178,6 +183,7 @@ def basis_shapes(
         {name: r for name, r in kept.items() if r},
         [name for name in most if keep_rest and kept[name] < most[name]],
         expert_names,
+        dtype,
     )
 
 
@@ -186,6 +192,7 @@ def shapes_and_layout(
     ranks: Mapping[str, int],
     residuals: Iterable[str],
     expert_names: Sequence[str],
+    dtype: str = "float32",
 ) -> DiagonalBasis:
     """A basis of shapes and its layout.
 
@@ -194,21 +201,26 @@ def shapes_and_layout(
       ranks: r of every changed matrix.
       residuals: names of the matrices with a part beyond their rank.
       expert_names: K names.
+      dtype: of directions and residuals.
     """
     count, layout, offset = len(expert_names), [], 0
     for name in sorted(ranks):
         layout.append(MatrixSlot(name, offset, count, ranks[name]))
         offset += layout[-1].size
+
+    def side(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
     return DiagonalBasis(
-        u={s.name: float32_shape(shapes[s.name][0], s.size) for s in layout},
-        v={s.name: float32_shape(shapes[s.name][1], s.size) for s in layout},
+        u={s.name: side(shapes[s.name][0], s.size) for s in layout},
+        v={s.name: side(shapes[s.name][1], s.size) for s in layout},
         singular_values=float32_shape(offset),
         experts_of=jax.ShapeDtypeStruct((offset,), jnp.int32),
         deltas={
             name: float32_shape(count, *shapes[name])
             for name in sorted(shapes.keys() - ranks.keys())
         },
-        residuals={n: float32_shape(count, *shapes[n]) for n in sorted(residuals)},
+        residuals={n: side(count, *shapes[n]) for n in sorted(residuals)},
         energy=float32_shape(len(layout), count),
         energy_kept=float32_shape(len(layout), count),
         similarity=float32_shape(count, count),

@@ -114,7 +114,8 @@ def low_rank_factors(
     factors = {}
     for name, own in split_coefficients(basis, genome).items():
         left, right = basis.factors(name, own)
-        factors[name] = (np.asarray(left), np.ascontiguousarray(np.asarray(right).T))
+        b, a = np.asarray(left, np.float32), np.asarray(right.T, np.float32)
+        factors[name] = (b, np.ascontiguousarray(a))
     return factors
 
 

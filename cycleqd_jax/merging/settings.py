@@ -13,6 +13,10 @@ class BasisSettings(Section):
 
     Attributes:
       rank: directions kept per matrix and expert; "full" keeps each expert's own.
+      host_below: a dense task vector of a matrix with a side shorter than this is
+        decomposed by LAPACK in float64 on the host, which is exact and slow. Larger
+        ones are decomposed in float32 on the accelerator: to a low rank in a random
+        subspace, else through the smaller Gram matrix (`merging.device_svd`).
       residual: what happens to the part that a smaller rank cuts off: "drop", or "keep"
         it as a dense matrix that every individual scales by the expert's scalar.
       conditioning: applied to task vectors before the SVD: "regmean" by the inputs of
@@ -29,6 +33,7 @@ class BasisSettings(Section):
     """
 
     rank: Literal["full"] | Whole = "full"
+    host_below: Whole = 1024
     residual: Literal["drop", "keep"] = "drop"
     conditioning: Literal["none", "regmean", "data_free"] = "none"
     conditioning_ridge: Annotated[float, Field(ge=0, le=1e6)] = 0.01

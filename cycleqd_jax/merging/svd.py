@@ -1,14 +1,16 @@
-"""Singular value decompositions of task vectors, in float64 on the host."""
+"""Singular value decompositions of small task vectors, in float64 on the host."""
 
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cycleqd_jax.merging.task_vectors import Delta, FactoredDelta
+from cycleqd_jax.merging.task_vectors import DenseDelta, FactoredDelta
 
 
 class TruncatedSVD(NamedTuple):
     """`u @ diag(values[:r]) @ v.T`, the largest singular value first.
+
+    One element of a `device_svd.BatchSVD` has the same fields.
 
     Attributes:
       u: float32 `[out, r]`, orthonormal columns.
@@ -25,7 +27,7 @@ class TruncatedSVD(NamedTuple):
 
 
 def truncated_svd(
-    delta: Delta, rank: int | Literal["full"], *, keep_rest: bool
+    delta: FactoredDelta | DenseDelta, rank: int | Literal["full"], *, keep_rest: bool
 ) -> TruncatedSVD:
     """Decomposes one matrix task vector.
 

@@ -6,16 +6,21 @@ read when their task vector is computed, so experts whose arrays are read from d
 access need memory for one array at a time. A step that changes task vectors before the
 basis is computed (conditioning) maps over `iterate_task_vectors`.
 
+Small matrices are subtracted and decomposed on the host in float64, large ones on the
+accelerator in float32 (`device_delta.py`).
+
 Source: Ilharco et al., "Editing models with task arithmetic" (arXiv 2212.04089).
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.device_delta import DeviceDelta, subtract_on_device
 from cycleqd_jax.models.validated import cast, check_finite
 
 Weights = Mapping[str, Any]  # parameter name -> array, on the host or a device
@@ -54,7 +59,7 @@ class DenseDelta:
         return self.array
 
 
-Delta = FactoredDelta | DenseDelta
+Delta = FactoredDelta | DenseDelta | DeviceDelta
 
 
 class ParameterDeltas(NamedTuple):
@@ -80,20 +85,47 @@ class ParameterDeltas(NamedTuple):
 class _Deltas(Iterable):
     """The task vectors of one parameter; each is computed when it is its turn."""
 
-    def __init__(self, base_weights: Weights, experts: Sequence[tuple[str, Any]], name):
+    def __init__(
+        self,
+        base_weights: Weights,
+        experts: Sequence[tuple[str, Any]],
+        name: str,
+        is_large: bool,
+    ):
         self._base_weights = base_weights
         self._experts = experts
         self._name = name
+        self._is_large = is_large
 
     def __iter__(self) -> Iterator[Delta | None]:
+        base = _ReadOnce(self._base_weights)
         for expert_name, expert in self._experts:
-            yield task_vector(self._base_weights, expert, self._name, expert_name)
+            yield task_vector(
+                base, expert, self._name, expert_name, on_device=self._is_large
+            )
+
+
+class _ReadOnce(dict):
+    """Arrays of the base, which may be read from disk, kept after their first use."""
+
+    def __init__(self, weights: Weights):
+        super().__init__()
+        self._weights = weights
+
+    def __missing__(self, name: str) -> np.ndarray:
+        self[name] = np.asarray(self._weights[name])
+        return self[name]
+
+    def outline(self, name: str) -> tuple[tuple[int, ...], str]:
+        """See `StoredWeights.outline`."""
+        return shape_of(self._weights, name), ""
 
 
 def iterate_task_vectors(
     base_weights: Weights,
     experts: Sequence[Any],
     expert_names: Sequence[str] | None = None,
+    host_below: float = math.inf,
 ) -> Iterator[ParameterDeltas]:
     """Yields the task vectors of every parameter that an expert has.
 
@@ -104,9 +136,12 @@ def iterate_task_vectors(
         `a [r, in]`, `scale`; `replacements`: name -> array that replaces the base's)
         and `FullExpert`s (`weights`: name -> array).
       expert_names: names for messages; "0", "1", ... by default.
+      host_below: dense task vectors of matrices whose sides are both at least this long
+        are `DeviceDelta`s.
 
     Yields:
-      Parameters in sorted order of their names.
+      Parameters in sorted order of their names. Where some are large, those of one
+      shape come together.
 
     Raises:
       BadInputError: an expert has a parameter that the base lacks, or of another shape,
@@ -117,13 +152,26 @@ def iterate_task_vectors(
     for expert_name, expert in named:
         _check_names(base_weights, expert, expert_name)
         found |= {*(getattr(expert, "factors", None) or ()), *whole_weights(expert)}
-    for name in sorted(found):
-        shape = tuple(np.shape(base_weights[name]))
-        yield ParameterDeltas(name, shape, _Deltas(base_weights, named, name))
+    shapes = {name: shape_of(base_weights, name) for name in sorted(found)}
+    large = {n for n, s in shapes.items() if len(s) == 2 and min(s) >= host_below}
+    for name in sorted(found, key=lambda n: (shapes[n] if n in large else (), n)):
+        deltas = _Deltas(base_weights, named, name, name in large)
+        yield ParameterDeltas(name, shapes[name], deltas)
+
+
+def shape_of(weights: Weights, name: str) -> tuple[int, ...]:
+    """The shape of one array; one that lies in a file is not read for it."""
+    outline = getattr(weights, "outline", None)
+    return tuple(np.shape(weights[name]) if outline is None else outline(name)[0])
 
 
 def task_vector(
-    base_weights: Weights, expert: Any, name: str, expert_name: str = "expert"
+    base_weights: Weights,
+    expert: Any,
+    name: str,
+    expert_name: str = "expert",
+    *,
+    on_device: bool = False,
 ) -> Delta | None:
     """One expert's task vector of one parameter; None where it changes nothing.
 
@@ -132,11 +180,12 @@ def task_vector(
       expert: see `iterate_task_vectors`.
       name: a key of `base_weights`.
       expert_name: for messages.
+      on_device: whether a dense task vector is subtracted on the accelerator.
 
     Raises:
       BadInputError: shapes differ, or a value is not finite or too large.
     """
-    shape = tuple(np.shape(base_weights[name]))
+    shape = shape_of(base_weights, name)
     factor = (getattr(expert, "factors", None) or {}).get(name)
     weights = whole_weights(expert)
     if factor is not None and name in weights:
@@ -154,6 +203,8 @@ def task_vector(
     check_finite(after, f"{expert_name}: {name}")
     check_finite(before, f"base model: {name}")
     cast(after, before.dtype, f"{expert_name}: {name}")  # it is run in that dtype
+    if on_device:
+        return _large_delta(after, before, name, expert_name)
     delta = after.astype(np.float64) - before.astype(np.float64)
     _check_size(np.linalg.norm(delta), name, expert_name)
     return DenseDelta(delta) if np.any(delta) else None
@@ -216,6 +267,14 @@ def _lora_delta(
         b = scale * b
         _check_size(np.linalg.norm(b) * np.linalg.norm(a), name, expert_name)
     return FactoredDelta(b=b, a=a)
+
+
+def _large_delta(
+    after: np.ndarray, before: np.ndarray, name: str, expert_name: str
+) -> DeviceDelta | None:
+    delta, norm = subtract_on_device(after, before)
+    _check_size(norm, name, expert_name)
+    return delta
 
 
 def _names(experts: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...]:

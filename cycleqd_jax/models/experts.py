@@ -1,13 +1,21 @@
 """Experts: fine-tuned versions of one base model, as LoRA factors or whole weights."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import pathlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from cycleqd_jax import files
+from cycleqd_jax.errors import RunError
 from cycleqd_jax.models.formats.peft import LoraFactor
+from cycleqd_jax.models.formats.safetensors import StoredWeights
+
+_LARGE = 1 << 30  # bytes; fingerprints of smaller weights are not kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +65,37 @@ Expert = LoraExpert | FullExpert
 def weights_fingerprint(weights: Mapping[str, np.ndarray]) -> str:
     """Sha256 (hex) over names, dtypes, shapes and bytes, in the order of names.
 
-    One array is read at a time.
+    One array is read at a time. Files of a gigabyte and more are read once: their
+    fingerprint is kept in the user's cache until they change, and says too that all
+    values in them are finite.
     """
+    path = _kept_at(weights)
+    known = None if path is None else _read(path)
+    if known is not None:
+        return known
     digest = hashlib.sha256()
     for name in sorted(weights):
         array = np.ascontiguousarray(weights[name])
         digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8))
+    if path is not None:
+        with contextlib.suppress(RunError):  # a full disk costs one more reading
+            files.write_text(path, digest.hexdigest())
     return digest.hexdigest()
+
+
+def _kept_at(weights: Mapping[str, np.ndarray]) -> pathlib.Path | None:
+    """The file that may hold the fingerprint of large files; None for other weights."""
+    if not isinstance(weights, StoredWeights) or weights.nbytes < _LARGE:
+        return None
+    identity = weights.identity()
+    folder = files.cache_folder("cycleqd_jax", "fingerprints")
+    return None if identity is None else folder / identity
+
+
+def _read(path: pathlib.Path) -> str | None:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = path.read_text("utf-8")
+        if re.fullmatch("[0-9a-f]{64}", text):
+            return text
+    return None

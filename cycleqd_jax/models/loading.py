@@ -3,6 +3,7 @@
 package:PACKAGE/FILE.gguf   a GGUF file inside an installed Python package
 path/to/model.gguf          a GGUF file
 path/to/folder              a Hugging Face folder, or a PEFT adapter (experts only)
+gs://bucket/folder          the same in a bucket, `s3://` or on a server (fsspec)
 org/name@revision           the same on the Hugging Face hub
 """
 
@@ -42,15 +43,19 @@ from cycleqd_jax.models.same_base import (
 )
 from cycleqd_jax.models.tokenizer import ChatTokenizer, padding_only
 from cycleqd_jax.models.validated import cast
+from cycleqd_jax.remote import is_url
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
-    """A base model in memory.
+    """A base model.
 
     Attributes:
       config: sizes and constants.
-      weights: `{Hugging Face name: array}`, exactly `config.weight_shapes()`.
+      weights: `{Hugging Face name: array}`, exactly `config.weight_shapes()`. Those of
+        a folder are `StoredWeights`: every access reads the array from its file, so
+        that a model of any size needs memory for one array. Those of a GGUF file are in
+        memory.
       tokenizer: text to ids and back, with the chat template.
       source: where it came from, as given.
     """
@@ -97,11 +102,16 @@ def load_model(
         config, stored = hf_folder.open_model(path)
         tokenizer = hf_folder.read_tokenizer(path)
     _check_embedding(tokenizer, config, path)
-    weights = {
-        name: cast(stored[name], wanted, f"{path}: tensor {name!r}")
-        for name in config.weight_shapes()
-    }
-    return LoadedModel(config, weights, tokenizer.on(date), source)
+    if isinstance(stored, safetensors.StoredWeights):
+        weights = stored.cast_to(wanted)
+    else:
+        weights = {
+            name: cast(stored[name], wanted, f"{path}: tensor {name!r}")
+            for name in config.weight_shapes()
+        }
+    model = LoadedModel(config, weights, tokenizer.on(date), source)
+    model.fingerprint  # noqa: B018 - reads all weights once, and refuses damaged ones
+    return model
 
 
 def load_tokenizer(source: str | os.PathLike[str]) -> ChatTokenizer:
@@ -117,8 +127,8 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
     """Loads an expert of a base model.
 
     Args:
-      path: a PEFT LoRA folder, the Hugging Face folder of a full fine-tune, or the
-        hub name `org/name@revision` of one of them.
+      path: a PEFT LoRA folder, the Hugging Face folder of a full fine-tune, or the URL
+        or hub name `org/name@revision` of one of them.
       base: the model it was fine-tuned from.
 
     Returns:
@@ -130,7 +140,7 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
         fine-tune of this base; names what differs, with both values.
     """
     folder = pathlib.Path(os.path.expanduser(path))
-    if is_hub_name(os.fspath(path)):
+    if is_hub_name(os.fspath(path)) or is_url(os.fspath(path)):
         folder = locate(os.fspath(path))
     expert = open_expert(folder, base.config, base.weights)
     if isinstance(expert, LoraExpert):

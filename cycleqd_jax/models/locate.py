@@ -1,10 +1,11 @@
-"""Locates a model: a path, a file inside a Python package, or the hub."""
+"""Locates a model: a path, a file inside a Python package, a bucket, or the hub."""
 
 import importlib.util
 import os
 import pathlib
 import re
 
+from cycleqd_jax import remote
 from cycleqd_jax.errors import BadInputError
 
 # What to type if a package that carries a model is not installed.
@@ -17,15 +18,17 @@ def locate(source: str) -> pathlib.Path:
     """Finds the file or folder that a model's source names, downloading if needed.
 
     Args:
-      source: `package:PACKAGE/FILE`, a path, or a hub name `org/name@revision`; an
-        existing path wins over a hub name.
+      source: `package:PACKAGE/FILE`, a path, a URL like `gs://bucket/folder`, or a hub
+        name `org/name@revision`; an existing path wins over a hub name.
 
     Returns:
-      An existing path.
+      An existing path. Weights of a URL's folder stay where they are (`remote.find`).
 
     Raises:
       BadInputError: if there is no such thing; says what to do.
     """
+    if remote.is_url(source):
+        return remote.copy_folder(source)
     path = _find_local(source)
     if path is not None:
         return path
@@ -33,7 +36,8 @@ def locate(source: str) -> pathlib.Path:
         return _download(source)
     raise BadInputError(
         f"base model {source!r}: no such file or folder; expected package:NAME/FILE, "
-        "a .gguf file, a Hugging Face folder or a hub name org/name@revision"
+        "a .gguf file, a Hugging Face folder, a URL like gs://bucket/folder or a hub "
+        "name org/name@revision"
     )
 
 

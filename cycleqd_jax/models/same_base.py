@@ -14,6 +14,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.base import HEAD, ModelConfig
 from cycleqd_jax.models.families import family_named, read_config
 from cycleqd_jax.models.formats import hf_folder, safetensors
+from cycleqd_jax.models.formats.safetensors import first_rows
 from cycleqd_jax.models.locate import is_hub_name
 from cycleqd_jax.models.tokenizer import ChatTokenizer, padding_only
 from cycleqd_jax.models.validated import read_object
@@ -177,7 +178,7 @@ def _folder_difference(
         if stored.outline(name)[1] not in safetensors.FLOATING:
             continue  # quantised
         rows = stored.first_rows(name, _ROWS).astype(np.float32)
-        mine = weights[name][:_ROWS].astype(np.float32)
+        mine = first_rows(weights, name, _ROWS).astype(np.float32)
         largest = np.abs(mine).max(initial=0.0)
         if mine.shape != rows.shape or np.abs(mine - rows).max() > _ROUNDING * largest:
             return f"its {name} is another"

@@ -85,20 +85,40 @@ def weight_spec(name: str) -> PartitionSpec:
 def place_weights(weights: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts weights on a mesh, sharded by the rules.
 
+    Stored weights are read one array at a time, and each array only where it lies.
+
     Raises:
       BadInputError: a dimension cannot be divided among the mesh's devices.
     """
     placed = {}
-    for name, weight in weights.items():
+    for name in weights:
         partition = weight_spec(name)
-        for size, axis in zip(weight.shape, partition, strict=False):
+        stored = hasattr(weights, "part")  # lies in a file
+        shape = weights.outline(name)[0] if stored else weights[name].shape
+        for size, axis in zip(shape, partition, strict=False):
             if axis is not None and size % mesh.shape[axis]:
                 raise BadInputError(
                     f"engine.mesh: {axis} is {mesh.shape[axis]}, but {name} has a side "
                     f"of {size}; choose a divisor of {size}."
                 )
-        placed[name] = jax.device_put(weight, NamedSharding(mesh, partition))
+        sharding = NamedSharding(mesh, partition)
+        if stored:
+            placed[name] = _read_parts(weights, name, sharding)
+        else:
+            placed[name] = jax.device_put(weights[name], sharding)
     return placed
+
+
+def _read_parts(weights: Any, name: str, sharding: NamedSharding) -> jax.Array:
+    """An array from its file; this host reads only the rows that its devices hold."""
+    parts: dict[str, np.ndarray] = {}  # replicas are read once
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        if (key := str(index)) not in parts:
+            parts[key] = weights.part(name, index)
+        return parts[key]
+
+    return jax.make_array_from_callback(weights.outline(name)[0], sharding, part)
 
 
 def check_sizes(mesh: Mesh, *, slots: int, kv_heads: int) -> None:
@@ -127,15 +147,19 @@ def place_directions(
 
     Arrays that are there already are not copied.
     """
-
-    def place(name: str, side: Any, dimension: int) -> jax.Array:
-        partition = PartitionSpec(weight_spec(name)[dimension], None)
-        return jax.device_put(side, NamedSharding(mesh, partition))
-
-    return (
-        {name: place(name, side, 0) for name, side in u.items()},
-        {name: place(name, side, 1) for name, side in v.items()},
+    return tuple(
+        {
+            name: jax.device_put(side, direction_sharding(name, dimension, mesh))
+            for name, side in sides.items()
+        }
+        for dimension, sides in enumerate((u, v))
     )
+
+
+def direction_sharding(name: str, dimension: int, mesh: Mesh) -> NamedSharding:
+    """Sharding of a matrix's directions, `[out, R]` (dimension 0) or `[in, R]` (1)."""
+    axis = (*weight_spec(name), None, None)[dimension]  # no rule: replicated
+    return NamedSharding(mesh, PartitionSpec(axis, None))
 
 
 def by_slot(mesh: Mesh) -> NamedSharding:

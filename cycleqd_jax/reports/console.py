@@ -177,6 +177,7 @@ class ConsoleObserver(Observer):
         self._bars: Progress | None = None
         self._start = time.monotonic()
         self._batch_seconds: list[float] = []
+        self._tenths = 0  # of the basis, in plain output
 
     def __enter__(self) -> "ConsoleObserver":
         if self._console.is_terminal:
@@ -191,6 +192,9 @@ class ConsoleObserver(Observer):
             self._bars.start()
             self._children = self._bars.add_task("children", total=None, visible=False)
             self._episodes = self._bars.add_task("episodes", total=None, visible=False)
+            self._parameters = self._bars.add_task(
+                "parameters of the basis", total=None, visible=False
+            )
         return self
 
     def __exit__(self, *error) -> None:
@@ -219,6 +223,16 @@ class ConsoleObserver(Observer):
             self._bars.update(
                 self._episodes, completed=done, total=total, visible=done < total
             )
+
+    def parameters(self, done: int, total: int) -> None:
+        """Moves the bar; in plain output there is a line for every tenth."""
+        if self._bars is not None:
+            self._bars.update(
+                self._parameters, completed=done, total=total, visible=done < total
+            )
+        elif 10 * done // total > self._tenths:
+            self._tenths = 10 * done // total
+            self._line(f"{done} of {total} parameters of the basis")
 
     def batch(self, summary: BatchSummary) -> None:
         """One line per batch: best per skill, children per minute, time left."""

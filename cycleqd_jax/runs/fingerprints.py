@@ -34,6 +34,7 @@ FREE = (
     "experts",
     "logging",
     "basis.keep",
+    "basis.host_below",  # compared as part of the basis
     # Speed.
     "sandbox.workers",
     "sandbox.memoise",

@@ -4,6 +4,9 @@ import hashlib
 import json
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.language.settings import EXPERTS, LanguageConfig
 from cycleqd_jax.evaluation.loader import IndividualLoader
@@ -65,9 +68,11 @@ class Models:
             self.dtype, self.base = run.config.dtype, run.load_base()
             self._basis, self._noise = run.basis, run.config.noise
             experts = run.whole_models(self.base).experts
+            shapes = self.base.config.weight_shapes()
+            dtype = jnp.dtype(self.dtype)
             chosen = choose_mode(
                 config.engine.mode,
-                self.base.weights,
+                {n: jax.ShapeDtypeStruct(s, dtype) for n, s in shapes.items()},
                 self._basis,
                 noise=self._noise is not None,
             )

@@ -39,6 +39,7 @@ _CGROUP_LIMITS = (
 )
 _WEIGHTS, _BASIS, _CACHE = "the base weights", "the basis", "the KV cache"
 _CALL, _LOADED = "a call of the engine", "the base weights as loaded"
+_READING = "a weight that is read"
 _STATE, _CHECKPOINT = "archives and bank", "a copy of them for the checkpoint"
 # The parts that a change of settings makes smaller.
 _CHANGES = {
@@ -319,13 +320,21 @@ def _run_memory(
             _CALL: call // (data * tensor),
             f"{mode.mode} mode": workspace // tensor,
         },
-        host={
-            _LOADED: tree_bytes(weights),
+        host=_loading(config.base_model, weights)
+        | {
             _STATE: state.total_bytes,
             _CHECKPOINT: state.total_bytes,
         },
         devices=data * tensor,
     )
+
+
+def _loading(source: str, weights: Mapping[str, Any]) -> dict[str, int]:
+    """The host's share of the base model: a GGUF file is read whole."""
+    if source.lower().endswith(".gguf"):
+        return {_LOADED: tree_bytes(weights)}
+    # A task vector needs the base's and the expert's.
+    return {_READING: 2 * max(map(tree_bytes, weights.values()))}
 
 
 def cache_bytes(model: ModelConfig, dtype: jnp.dtype | str) -> int:

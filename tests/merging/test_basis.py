@@ -10,7 +10,7 @@ import pytest
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging import basis as basis_module
-from cycleqd_jax.merging import task_vectors
+from cycleqd_jax.merging import blocks, task_vectors
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.facts import energy_report, expert_energy_kept
 from cycleqd_jax.merging.settings import BasisSettings
@@ -208,7 +208,7 @@ def test_one_array_of_one_expert_is_in_memory_at_a_time(make, monkeypatch, resid
         held.append(weakref.ref(delta))
         return truncated_svd(delta, rank, **options)
 
-    monkeypatch.setattr(basis_module, "truncated_svd", decompose)
+    monkeypatch.setattr(blocks, "truncated_svd", decompose)
     monkeypatch.setattr(Stored, "peak", 0)
     got = compute_basis(base, stored, settings)
     assert Stored.peak == 1 and Stored.live == 0 and len(held) == 9

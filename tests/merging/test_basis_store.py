@@ -6,19 +6,21 @@ import pytest
 import safetensors.numpy
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging import basis_store
+from cycleqd_jax.merging import basis_cache, basis_store
 from cycleqd_jax.merging.basis import compute_basis
+from cycleqd_jax.merging.basis_cache import kept_path, obtain_basis
 from cycleqd_jax.merging.basis_store import (
     basis_fingerprint,
-    kept_path,
+    check_basis,
     load_basis,
-    obtain_basis,
     save_basis,
     store_basis,
     stored_fingerprint,
 )
 from cycleqd_jax.merging.core_basis import CoreBasis, core_basis
 from cycleqd_jax.merging.settings import BasisSettings
+
+EMBED = "model.embed_tokens.weight"
 
 
 def test_round_trip_and_equal_bytes(make, tmp_path):
@@ -40,6 +42,20 @@ def test_round_trip_and_equal_bytes(make, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"]
 
 
+def test_the_file_is_the_librarys(make, tmp_path):
+    base, path = make.base(), tmp_path / "basis.safetensors"
+    for dtype in ("float32", "bfloat16"):
+        experts = make.experts("mixed", base)
+        basis = compute_basis(base, experts, BasisSettings(rank=2), dtype=dtype)
+        save_basis(path, basis, fingerprint="f")
+        arrays = safetensors.numpy.load_file(path)
+        np.testing.assert_array_equal(arrays[f"u/{EMBED}"], basis.u[EMBED])
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata()
+        safetensors.numpy.save_file(arrays, tmp_path / "theirs", metadata)
+        assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
 def test_damaged_and_foreign_files_are_refused(make, tmp_path):
     base = make.base()
     path = tmp_path / "basis.safetensors"
@@ -49,6 +65,9 @@ def test_damaged_and_foreign_files_are_refused(make, tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(BadInputError, match="damaged"):
         load_basis(path)
+    path.write_bytes(b"")
+    with pytest.raises(BadInputError, match="damaged"):
+        check_basis(path)
 
 
 def test_files_of_another_format_are_refused(make, tmp_path, monkeypatch):
@@ -68,7 +87,9 @@ def test_fingerprint_depends_on_inputs_and_settings():
         base="0", experts=("1", "2", "3"), names="abc", form="diagonal", **settings
     ):
         prints = dict(zip(names, experts, strict=True))
-        return basis_fingerprint(base, prints, BasisSettings(**settings), form)
+        dtype = settings.pop("dtype", "float32")
+        settings = BasisSettings(**settings)
+        return basis_fingerprint(base, prints, settings, form, dtype=dtype)
 
     same = fingerprint()
     assert same == fingerprint(keep=False) and len(same) == 64
@@ -81,8 +102,18 @@ def test_fingerprint_depends_on_inputs_and_settings():
         fingerprint(rank=4),
         fingerprint(residual="keep"),
         fingerprint(form="core"),
+        fingerprint(dtype="bfloat16"),
+        fingerprint(host_below=64),
     }
-    assert len(different | {same}) == 9
+    assert len(different | {same}) == 11
+
+
+def test_fingerprints_of_older_bases_stay():
+    """A basis takes hours to compute; a new setting must not hide it."""
+    prints = {"a": "1", "b": "2"}
+    assert basis_fingerprint("0", prints, BasisSettings(rank=4)) == (
+        "4d7315de950a474e2985cf90ff086c7e51fa164997965122f4461d7dea08a051"
+    )
 
 
 @pytest.mark.parametrize("form", ["diagonal", "core"])
@@ -164,9 +195,9 @@ def test_damage_that_cannot_be_removed_does_not_reach_a_run_folder(
         damaged.truncate(100)
     refuse = OSError(errno.EROFS, "Read-only file system")
     with monkeypatch.context() as patch:
-        patch.setattr(basis_store, "_keep", lambda *_: None)
+        patch.setattr(basis_cache, "_keep", lambda *_: None)
         fail = lambda _: (_ for _ in ()).throw(refuse)  # noqa: E731
-        patch.setattr(basis_store.Path, "unlink", fail)
+        patch.setattr(basis_cache.Path, "unlink", fail)
         basis = obtain_basis(PRINT, computed)
     assert computed.calls == 2
     file = tmp_path / "basis.safetensors"
@@ -184,8 +215,8 @@ def test_a_basis_that_cannot_be_kept_stops_nothing(
     elif failure == "in its place":
         kept_path(PRINT).mkdir(parents=True)
     else:
-        full = safetensors.SafetensorError("I/O error: No space left on device")
+        full = OSError(errno.ENOSPC, "No space left on device")
         fail = lambda *args, **kwargs: (_ for _ in ()).throw(full)  # noqa: E731
-        monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+        monkeypatch.setattr(basis_store, "write_tensors", fail)
     assert obtain_basis(PRINT, computed).num_experts == 3
     assert not kept_path(PRINT).is_file()

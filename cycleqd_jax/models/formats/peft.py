@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cycleqd_jax import remote
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
 from cycleqd_jax.models.formats import safetensors
@@ -88,8 +89,8 @@ def read_adapter(
     """
     folder = pathlib.Path(folder)
     settings = AdapterConfig.read(folder / CONFIG)
-    path = folder / WEIGHTS
-    if not path.exists():
+    path = remote.find(folder, WEIGHTS)
+    if path is None:
         raise BadInputError(
             f"{folder}: lacks {WEIGHTS}; only safetensors are read"
             f"{how_to_convert(folder)}"

@@ -3,77 +3,121 @@
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax import files
+from cycleqd_jax import files, remote
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
 from cycleqd_jax.models.formats.conversion import how_to_convert
+from cycleqd_jax.models.formats.tensor_file import TensorFile
 from cycleqd_jax.models.rounding import is_rounded_copy
-from cycleqd_jax.models.validated import check_finite, read_object
+from cycleqd_jax.models.validated import cast, check_finite, read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("float32", "bfloat16", "float16")
+_SETTLED = 10.0  # seconds
 
 # Buffers of old checkpoints that follow from the config.
 _DERIVED = re.compile(r".*\brotary_emb\.inv_freq|rope_freqs\.weight")
 FLOATING = ("float64", "float32", "float16", "bfloat16")
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-class _Opened(NamedTuple):
-    """A safetensors file and its path, for messages."""
-
-    path: str | os.PathLike[str]
-    file: Any
 
 
 class StoredWeights(Mapping[str, np.ndarray]):
     """Arrays by name, each read from its file when it is asked for, and not kept.
 
     Opening checks the files' headers and sizes. Every array that is read is floating
-    point, in its stored dtype, and finite: others raise `BadInputError` with the names
-    of file and tensor.
+    point and finite, in its stored dtype or the one that it is cast to: others raise
+    `BadInputError` with the names of file and tensor.
     """
 
-    def __init__(self, opened: Mapping[str, _Opened]):
-        """Takes opened files by the name of the array they hold."""
-        self._opened = opened
+    def __init__(
+        self, files_of: Mapping[str, TensorFile], dtype: np.dtype | None = None
+    ):
+        """Takes open files by the name of the array they hold, and the dtype to have.
+
+        Without a dtype, arrays keep their own.
+        """
+        self._files = files_of
+        self._dtype = dtype
 
     def __getitem__(self, name: str) -> np.ndarray:
-        path, file = self._opened[name]
-        _check_floating(self.outline(name)[1], path, name)
-        array = file.get_tensor(name)
-        check_finite(array, f"{path}: tensor {name!r}")
-        return array
+        return self._checked(name, lambda file: file[name])
+
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """Some rows of an array, or of each of them some columns; whole rows are read.
+
+        Args:
+          name: of the array.
+          index: a slice per dimension, as `jax.make_array_from_callback` gives them.
+        """
+        if not index:
+            return self[name]
+        first, last, _ = index[0].indices(self.outline(name)[0][0])
+        rows = self._checked(name, lambda file: file.rows(name, first, last))
+        return np.ascontiguousarray(rows[(slice(None), *index[1:])])
+
+    def _checked(
+        self, name: str, read: Callable[[TensorFile], np.ndarray]
+    ) -> np.ndarray:
+        file = self._files[name]
+        what = f"{file.path}: tensor {name!r}"
+        _check_floating(file.outline(name)[1], file.path, name)
+        array = read(file)
+        check_finite(array, what)
+        return array if self._dtype is None else cast(array, self._dtype, what)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._opened  # the inherited method would read the array
+        return name in self._files  # the inherited method would read the array
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._opened)
+        return iter(self._files)
 
     def __len__(self) -> int:
-        return len(self._opened)
+        return len(self._files)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all files together."""
+        return sum(file.source.size for file in self._opened())
+
+    def identity(self) -> str | None:
+        """A hash that every change of the files changes; they are not read for it.
+
+        None where a file was changed just now: a further change could go unnoticed, as
+        file systems count time in steps.
+        """
+        sources = [file.source for file in self._opened()]
+        if max(source.changed for source in sources) > time.time() - _SETTLED:
+            return None
+        facts = [sorted(source.identity for source in sources), sorted(self)]
+        return files.hash_arrays({}, [*facts, self._dtype and self._dtype.name])
+
+    def _opened(self) -> list[TensorFile]:
+        return list({id(file): file for file in self._files.values()}.values())
 
     def outline(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and name of the dtype of an array, without reading it."""
-        part = self._opened[name].file.get_slice(name)
-        dtype = part.get_dtype()
-        return tuple(part.get_shape()), _NAMES.get(dtype, dtype)
+        shape, dtype = self._files[name].outline(name)
+        return shape, dtype if self._dtype is None else self._dtype.name
 
     def first_rows(self, name: str, count: int) -> np.ndarray:
         """The first rows of a floating array of one or more dimensions, unchecked."""
-        return self._opened[name].file.get_slice(name)[:count]
+        file = self._files[name]
+        return file.rows(name, 0, min(count, file.outline(name)[0][0]))
 
     def only(self, names: Iterable[str]) -> "StoredWeights":
         """The same without the arrays that are not named."""
-        return StoredWeights({name: self._opened[name] for name in names})
+        return StoredWeights({name: self._files[name] for name in names}, self._dtype)
+
+    def cast_to(self, dtype: np.dtype) -> "StoredWeights":
+        """The same, whose arrays are cast after they are read."""
+        return StoredWeights(self._files, dtype)
 
 
 def open_file(path: str | os.PathLike[str]) -> StoredWeights:
@@ -82,8 +126,8 @@ def open_file(path: str | os.PathLike[str]) -> StoredWeights:
     Raises:
       BadInputError: naming the file, if it is missing, truncated or damaged.
     """
-    opened = _open(path)
-    return StoredWeights(dict.fromkeys(opened.file.keys(), opened))
+    file = TensorFile(path)
+    return StoredWeights(dict.fromkeys(file, file))
 
 
 def open_folder(folder: str | os.PathLike[str]) -> StoredWeights:
@@ -98,23 +142,30 @@ def open_folder(folder: str | os.PathLike[str]) -> StoredWeights:
         that the index places there.
     """
     folder = pathlib.Path(folder)
-    if (folder / WEIGHTS).exists():
-        return open_file(folder / WEIGHTS)
+    if (whole := remote.find(folder, WEIGHTS)) is not None:
+        return open_file(whole)
     if not (folder / INDEX).exists():
         raise BadInputError(
             f"{folder}: has neither {WEIGHTS} nor {INDEX}; only safetensors weights "
             f"are read{how_to_convert(folder)}"
         )
     places = _read_index(folder)
-    shards: dict[str, _Opened] = {}
+    shards: dict[str, TensorFile] = {}
     for name, place in places.items():
         if place not in shards:
-            shards[place] = _open(folder / place)
-        if name not in shards[place].file.keys():
+            shards[place] = TensorFile(remote.find(folder, place) or folder / place)
+        if name not in shards[place]:
             raise BadInputError(
                 f"{folder / place}: lacks {name!r}, which {INDEX} places there"
             )
     return StoredWeights({name: shards[place] for name, place in places.items()})
+
+
+def first_rows(weights: Mapping[str, np.ndarray], name: str, count: int) -> np.ndarray:
+    """The first rows of an array; of a stored one, no others are read."""
+    if isinstance(weights, StoredWeights):
+        return weights.part(name, (slice(count),))
+    return weights[name][:count]
 
 
 def missing_files(folder: str | os.PathLike[str]) -> list[str]:
@@ -124,10 +175,10 @@ def missing_files(folder: str | os.PathLike[str]) -> list[str]:
       BadInputError: the index is damaged.
     """
     folder = pathlib.Path(folder)
-    if (folder / WEIGHTS).exists() or not (folder / INDEX).exists():
+    if remote.find(folder, WEIGHTS) or not (folder / INDEX).exists():
         return []
     places = dict.fromkeys(_read_index(folder).values())
-    return [place for place in places if not (folder / place).exists()]
+    return [place for place in places if remote.find(folder, place) is None]
 
 
 def write_file(path: str | os.PathLike[str], weights: Mapping[str, np.ndarray]) -> None:
@@ -232,20 +283,6 @@ def _read_index(folder: pathlib.Path) -> dict[str, str]:
                 f"{folder / INDEX}: names {place!r}, which is not a file beside it"
             )
     return places
-
-
-def _open(path: str | os.PathLike[str]) -> _Opened:
-    import safetensors
-
-    try:
-        return _Opened(path, safetensors.safe_open(os.fspath(path), framework="numpy"))
-    except FileNotFoundError as err:
-        raise BadInputError(f"{path}: no such file") from err
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as err:
-        raise BadInputError(
-            f"{path}: is not a whole safetensors file ({err}); copy or download it "
-            "again"
-        ) from err
 
 
 def _outline(weights: Mapping[str, Any], name: str) -> tuple[tuple[int, ...], str]:

@@ -29,8 +29,8 @@ def input_grams(
     for i in range(config.num_hidden_layers):
         prefix = f"model.layers.{i}."
         layer = {
-            name.removeprefix(prefix): jnp.asarray(array, dtype)
-            for name, array in weights.items()
+            name.removeprefix(prefix): jnp.asarray(weights[name], dtype)
+            for name in weights  # not its items, which may be read from disk
             if name.startswith(prefix)
         }
         found: dict[str, list[jax.Array]] = {}

@@ -1,0 +1,174 @@
+"""Files in a bucket or on a server, through fsspec: `gs://`, `s3://`, `https://`, ...
+
+Weights are read there by ranges of bytes; small files are copied beside each other into
+the user's cache. fsspec comes with the packages that this library needs; the client of
+a kind of bucket is a package of its own (gcsfs, s3fs).
+"""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cycleqd_jax import files
+from cycleqd_jax.errors import BadInputError
+
+POINTER = "remote.json"  # in the copy of a folder: where it is, and its large files
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_SMALL = (".json", ".jinja", ".model", ".txt")
+_CALL = 1 << 28  # bytes that one request asks for
+# What servers call a name of a file's content.
+_TAGS = ("etag", "ETag", "md5Hash", "generation", "crc32c", "created", "mtime")
+
+
+def is_url(source: str) -> bool:
+    """True if this names a file or folder on another machine, like gs://bucket/x."""
+    return _URL.match(source) is not None
+
+
+def read(url: str) -> bytes:
+    """The content of a small file.
+
+    Raises:
+      BadInputError: it is not there, or cannot be reached.
+    """
+    with _reaching(url):
+        system, path = _open(url)
+        return system.cat_file(path)
+
+
+def copy_folder(url: str) -> pathlib.Path:
+    """Copies the small files of a folder, and notes where its weights are.
+
+    Args:
+      url: of a model's or an adapter's folder.
+
+    Returns:
+      A folder in the user's cache with the present small files and `POINTER`; `find`
+      tells where the others are.
+
+    Raises:
+      BadInputError: there is no such folder, or it cannot be reached.
+    """
+    url = url.rstrip("/")
+    name = hashlib.sha256(url.encode()).hexdigest()[:32]
+    folder = files.cache_folder("cycleqd_jax", "remote", name)
+    with _reaching(url):
+        system, path = _open(url)
+        listed = [
+            entry["name"].rstrip("/").rpartition("/")[2]
+            for entry in system.ls(path, detail=True, refresh=True)
+            if entry["type"] == "file"
+        ]
+        small = {
+            name: system.cat_file(f"{path.rstrip('/')}/{name}")
+            for name in listed
+            if name.endswith(_SMALL)
+        }
+    if not listed:
+        raise BadInputError(f"{url}: there are no files")
+    for old in folder.glob("*"):
+        if old.name not in small and old.name != POINTER:
+            old.unlink()
+    for name, content in small.items():
+        files.write_bytes(folder / name, content)
+    large = sorted(set(listed) - small.keys())
+    files.write_json(folder / POINTER, {"url": url, "files": large})
+    return folder
+
+
+def find(folder: pathlib.Path, name: str) -> pathlib.Path | str | None:
+    """The path of a file of a folder, its URL if `copy_folder` left it, or None."""
+    if (folder / name).exists():
+        return folder / name
+    url, names = _pointer(folder)
+    return f"{url}/{name}" if name in names else None
+
+
+def left_files(folder: pathlib.Path) -> list[str]:
+    """Names of the files that `copy_folder` left where they are."""
+    return _pointer(folder)[1]
+
+
+def _pointer(folder: pathlib.Path) -> tuple[str, list[str]]:
+    with contextlib.suppress(OSError):
+        data = json.loads((folder / POINTER).read_text("utf-8"))
+        return data["url"], data["files"]
+    return "", []
+
+
+class RemoteFile:
+    """A file on another machine that is read by ranges of bytes.
+
+    Attributes:
+      size: in bytes.
+      identity: a text that every change of the file changes.
+      changed: 0, as its server names contents; infinite where it does not.
+    """
+
+    def __init__(self, url: str):
+        """Looks a file up.
+
+        Raises:
+          BadInputError: it is not there, or cannot be reached.
+        """
+        self._url = url
+        with _reaching(url):
+            self._system, self._path = _open(url)
+            info = self._system.info(self._path)
+        self.size = int(info["size"])
+        tags = {tag: str(info[tag]) for tag in _TAGS if info.get(tag)}
+        self.identity = json.dumps([url, self.size, tags], sort_keys=True)
+        self.changed = 0.0 if tags else float("inf")
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` to `stop - 1`."""
+        with _reaching(self._url):
+            return self._system.cat_file(self._path, start=start, end=stop)
+
+    def read_into(self, buffer: np.ndarray, start: int) -> None:
+        """Fills a buffer of uint8 from a place in the file.
+
+        Raises:
+          BadInputError: the file ends before, or cannot be reached any more.
+        """
+        for i in range(0, buffer.size, _CALL):
+            part = buffer[i : i + _CALL]
+            content = self.read(start + i, start + i + part.size)
+            if len(content) != part.size:
+                raise BadInputError(f"{self._url}: it ends at byte {start + i}")
+            part[:] = np.frombuffer(content, np.uint8)
+
+
+def _open(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    return fsspec.core.url_to_fs(url)
+
+
+@contextlib.contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """Turns whatever a client raises into one sentence."""
+    kind = url.partition("://")[0]
+    try:
+        yield
+    except FileNotFoundError as err:
+        raise BadInputError(f"{url}: there is no such file or folder") from err
+    except ImportError as err:
+        package = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}.get(kind)
+        remedy = f"pip install {package}" if package else files.reason(err)
+        raise BadInputError(
+            f"{url}: the client of {kind}:// is not installed; type: {remedy}"
+        ) from err
+    except BadInputError:
+        raise
+    except Exception as err:  # the clients share no narrower class
+        raise BadInputError(
+            f"{url}: cannot be reached ({type(err).__name__}: {files.reason(err)}); "
+            "check the name, the network and your login"
+        ) from err

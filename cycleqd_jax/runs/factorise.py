@@ -1,0 +1,70 @@
+"""Makes the basis of a run ahead of it, on the machine that suits."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.basis_cache import kept_path, make_kept
+from cycleqd_jax.merging.basis_store import open_basis, stored_fingerprint
+from cycleqd_jax.merging.forms import Basis
+from cycleqd_jax.models.loading import load_model
+from cycleqd_jax.models.locate import is_hub_name, locate
+from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.basis import BasisJob
+from cycleqd_jax.runs.conditioning import check_gram_memory
+from cycleqd_jax.runs.memory import this_machine
+from cycleqd_jax.runs.plan import find_inputs
+from cycleqd_jax.runs.setup import make_program
+from cycleqd_jax.runs.tasks import make_tasks
+
+
+class Factorised(NamedTuple):
+    """A basis in the user's cache.
+
+    Attributes:
+      path: its file.
+      basis: read from there when it is used.
+      is_new: False where it was there already.
+    """
+
+    path: Path
+    basis: Basis
+    is_new: bool
+
+
+def factorise(config: RunConfig, observer: Observer) -> Factorised:
+    """Makes and keeps the basis of a run, unless it is kept already.
+
+    Killed and called again, it goes on where it was.
+
+    Args:
+      config: of the run.
+      observer: hears of progress.
+
+    Raises:
+      BadInputError: an input is missing, damaged or does not fit, or the basis is not
+        to be kept.
+      RunError: the disk is full; what is done stays.
+    """
+    if not config.basis.keep:
+        raise BadInputError(
+            "basis.keep is false, so there is no place for the basis; leave it out."
+        )
+    observer.phase("opening the models")
+    tasks = make_tasks(config.tasks, config.problems, config.task_settings)
+    for source in (config.base_model, *config.expert_paths):
+        if is_hub_name(source):
+            locate(source)  # downloads it
+    inputs = find_inputs(config)  # refuses missing and truncated files
+    check_gram_memory(config, inputs.model, this_machine())
+    observer.phase("reading the base model and the experts")
+    model = load_model(config.base_model, dtype=config.dtype, date=config.date)
+    job = BasisJob.open(config, model, tasks)
+    path = kept_path(job.fingerprint)
+    if path.is_file() and stored_fingerprint(path) == job.fingerprint:
+        return Factorised(path, open_basis(path), is_new=False)
+    observer.phase("computing the basis of the task vectors")
+    program = make_program(model.config, config.dtype, config.engine)
+    make_kept(job.fingerprint, lambda folder: job.factorise(program, observer, folder))
+    return Factorised(path, open_basis(path), is_new=True)
