@@ -28,9 +28,14 @@ _CACHED_BYTES = 4 * 2**20
 
 
 def choose_attention(
-    setting: Setting, *, head_dim: int, dtype: jnp.dtype, devices: int = 1
+    setting: Setting,
+    *,
+    head_dim: int,
+    dtype: jnp.dtype,
+    devices: int = 1,
+    platform: str | None = None,
 ) -> Kind:
-    """The implementation to use on this platform.
+    """The implementation to use on a platform.
 
     `auto` is `xla` on a CPU and `dot_product` on a GPU or TPU, which run everywhere
     there. The kernels of cuDNN and Pallas must be chosen by name.
@@ -40,11 +45,12 @@ def choose_attention(
       head_dim: of the model.
       dtype: of the computation.
       devices: number of devices in the mesh.
+      platform: "cpu", "gpu" or "tpu"; this machine's by default.
 
     Raises:
       BadInputError: this platform, dtype, mesh or model cannot use it.
     """
-    platform = jax.default_backend()
+    platform = platform or jax.default_backend()
     if setting == "auto":
         return "xla" if platform == "cpu" else "dot_product"
     wrong = None
@@ -90,10 +96,12 @@ def attend(
     if kind == "xla":
         return _plain(queries, keys, values, positions, segments)
     if kind == "pallas" and segments is None and queries.shape[1] == 1:
-        kernel = _paged if jax.default_backend() == "tpu" else _decode
         if _block(keys.shape[2]) is not None:
             lengths = jnp.minimum(positions[:, 0] + 1, keys.shape[2])
-            return kernel(queries[:, 0], keys, values, lengths)[:, None]
+            given = (queries[:, 0], keys, values, lengths)
+            # By the platform that the program is compiled for, not by the host's.
+            kernels = {"tpu": _paged, "cuda": _decode, "rocm": _decode}
+            return jax.lax.platform_dependent(*given, **kernels)[:, None]
     return _dot_product(
         queries, keys, values, positions, segments, cudnn=kind == "cudnn"
     )

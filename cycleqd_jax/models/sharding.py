@@ -143,9 +143,14 @@ def by_slot(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec("slot"))
 
 
+def cache_spec() -> PartitionSpec:
+    """The partition of the cache's arrays, `[slots, kv_heads, length, head_dim]`."""
+    return spec(*_CACHE)
+
+
 def cache_sharding(mesh: Mesh) -> NamedSharding:
     """Sharding of the cache's arrays, `[slots, kv_heads, length, head_dim]`."""
-    return NamedSharding(mesh, spec(*_CACHE))
+    return NamedSharding(mesh, cache_spec())
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

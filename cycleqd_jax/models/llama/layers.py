@@ -201,8 +201,19 @@ def _times(x: jax.Array, matrix: jax.Array) -> jax.Array:
     batch, length, _ = x.shape
     out, fan_in = matrix.shape
     few = length == 1 and _LEAST_ROWS <= batch <= _MOST_ROWS and out <= 4 * fan_in
-    if few and jax.default_backend() == "cpu":
-        # A fifth faster there; without the barrier XLA would swap the operands back.
-        y = jax.lax.optimization_barrier(jnp.einsum("oi,bi->ob", matrix, x[:, 0]))
-        return y.T[:, None]
+    if few:
+        return jax.lax.platform_dependent(
+            x, matrix, cpu=_times_few, default=_times_many
+        )
+    return _times_many(x, matrix)
+
+
+def _times_few(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """As `_times`; a fifth faster for few rows on a CPU."""
+    # Without the barrier XLA would swap the operands back.
+    y = jax.lax.optimization_barrier(jnp.einsum("oi,bi->ob", matrix, x[:, 0]))
+    return y.T[:, None]
+
+
+def _times_many(x: jax.Array, matrix: jax.Array) -> jax.Array:
     return jnp.einsum("...i,oi->...o", x, matrix)
