@@ -107,6 +107,50 @@ def attend(
     )
 
 
+def attend_twice(
+    queries: jax.Array,
+    cached: tuple[jax.Array, jax.Array],
+    held: tuple[jax.Array, jax.Array],
+    filled: jax.Array,
+    step: jax.Array,
+) -> jax.Array:
+    """Softmax attention over cached tokens and the few after them that are held back.
+
+    Args:
+      queries: `[B, 1, heads, head_dim]`, rotated.
+      cached: keys and values, `[B, kv_heads, S, head_dim]` each.
+      held: those of the tokens after them, `[B, kv_heads, N, head_dim]` each.
+      filled: int32 `[B]`, how many of the S tokens each row has.
+      step: int32 `[]`, index of the newest of the N tokens, which all rows see.
+
+    Returns:
+      `[B, 1, heads * head_dim]`, in the dtype of `queries`; the softmax is float32.
+    """
+    batch, _, heads, head_dim = queries.shape
+    span, count = cached[0].shape[2], held[0].shape[2]
+    q = queries.reshape(batch, cached[0].shape[1], -1, head_dim)
+    scores = [
+        jnp.einsum("bhqd,bhsd->bhqs", q, keys, preferred_element_type=jnp.float32)
+        for keys, _ in (cached, held)
+    ]
+    visible = [
+        jnp.arange(span) < filled[:, None],
+        jnp.broadcast_to(jnp.arange(count) <= step, (batch, count)),
+    ]
+    # Scores are small; keys and values are never joined.
+    scores = jnp.concatenate(scores, axis=-1) * (head_dim**-0.5)
+    visible = jnp.concatenate(visible, axis=-1)[:, None, None]
+    scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
+    shares = jax.nn.softmax(scores, axis=-1).astype(cached[1].dtype)
+    mixed = [
+        jnp.einsum("bhqs,bhsd->bhqd", part, values, preferred_element_type=jnp.float32)
+        for part, (_, values) in zip(
+            (shares[..., :span], shares[..., span:]), (cached, held), strict=True
+        )
+    ]
+    return (mixed[0] + mixed[1]).astype(q.dtype).reshape(batch, 1, heads * head_dim)
+
+
 def _plain(queries, keys, values, positions, segments):
     """Plain products; long rows one by one, so that scores stay in the CPU's cache.
 

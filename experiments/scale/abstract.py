@@ -47,6 +47,12 @@ class AbstractRun:
             return None
         return Mesh(np.asarray(self.devices).reshape(axes), sharding.AXES)
 
+    @property
+    def shares_directions(self) -> bool:
+        """Whether the engine uses the directions of the basis, not a cast copy."""
+        dtypes = {u.dtype for u in self.placed_basis().u.values()}
+        return dtypes == {self.program.dtype}
+
     def place(self, shape: Shape, partition: PartitionSpec | None = None) -> Shape:
         """A shape on the devices, divided by `partition`; None is a copy on each."""
         where = SingleDeviceSharding(self.devices[0])
@@ -79,7 +85,14 @@ class AbstractRun:
         """As the engine places it."""
         basis = self.placed_basis()
         empty = jax.eval_shape(lambda b: empty_population(b, self.individuals), basis)
-        return jax.tree.map(self.place, empty).replace(u=basis.u, v=basis.v)
+        u, v = (
+            {
+                n: Shape(a.shape, self.program.dtype, sharding=a.sharding)
+                for n, a in side.items()
+            }
+            for side in (basis.u, basis.v)
+        )
+        return jax.tree.map(self.place, empty).replace(u=u, v=v)
 
     def cache(self) -> Cache:
         """All slots of the engine."""

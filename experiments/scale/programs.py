@@ -68,7 +68,9 @@ def jobs(
     for mode in modes:
         factored = mode == "factored"
         population = run.population() if factored else Population()
-        held = 0 if factored else device_bytes((weights, basis))
+        held = device_bytes(basis if factored else (weights, basis))
+        if factored and run.shares_directions:
+            held -= device_bytes((basis.u, basis.v))
         if "prefill" in names:
             lower = partial(_prefill, run, weights, population, cache)
             yield Job(f"prefill, {mode}", (Part(lower),), held)
