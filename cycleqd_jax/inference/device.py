@@ -73,10 +73,19 @@ class DeviceCalls:
         self.population = self.place(population)
 
     def place(self, population: Population) -> Population:
-        """The population sharded over the mesh; unchanged on one device."""
+        """The population sharded over the mesh, directions in the model's dtype.
+
+        Cast here, they are not cast in every step. Directions in that dtype that are in
+        their place already are not copied.
+        """
+        dtype = self._program.dtype
+        u, v = (
+            {n: a if a.dtype == dtype else a.astype(dtype) for n, a in side.items()}
+            for side in (population.u, population.v)
+        )
         if self._mesh is None:
-            return population
-        u, v = sharding.place_directions(population.u, population.v, self._mesh)
+            return population.replace(u=u, v=v)
+        u, v = sharding.place_directions(u, v, self._mesh)
         tables = (population.coefficients, population.vectors)
         coefficients, vectors = sharding.replicate(tables, self._mesh)
         return population.replace(u=u, v=v, coefficients=coefficients, vectors=vectors)

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.sampling import RowSampling, greedy, logprob_of, sample
 from cycleqd_jax.models import sharding
-from cycleqd_jax.models.base import Cache, CacheView, CausalLM, Weights
+from cycleqd_jax.models.base import Cache, CacheView, CausalLM, Held, Weights
 
 NO_TOKEN = -1
 NOT_FINITE = -2  # in place of a token: the logits hold NaN or infinity
@@ -152,21 +152,25 @@ def decode(
         sampling = jax.lax.with_sharding_constraint(sampling, by_slot)
     deltas = population.deltas(state.individuals)
     stops = jnp.asarray(stop_ids, jnp.int32)
-    # Few rows work on a copy of their slots, which is written back at the end.
+    # Few rows work on a copy of their slots.
     own = cache if slots is None else _read_slots(cache, slots, key.span)
+    first, count = state.lengths, state.tokens.shape[0]
+    holds_back = key.model.holds_back
+    written = own  # what the steps write to
+    if holds_back:
+        written = _sharded(key.model.empty_cache(count, steps), key)
 
     def unfinished(carry):
         step, _, state, _, _, _ = carry
         return (step < steps) & jnp.any(state.remaining > 0)
 
     def one_step(carry):
-        step, own, state, counts, tokens, logprobs = carry
-        logits, own = key.model.extend(
-            weights,
-            state.tokens[:, None],
-            state.lengths,
-            CacheView(own, None, key.span),
-            deltas,
+        step, written, state, counts, tokens, logprobs = carry
+        view = CacheView(written, None, key.span)
+        if holds_back:
+            view = CacheView(own, None, key.span, Held(written, first, step))
+        logits, written = key.model.extend(
+            weights, state.tokens[:, None], state.lengths, view, deltas
         )
         running = state.remaining > 0
         token, logprob = _next(logits, sampling._replace(counts=counts), key)
@@ -179,15 +183,18 @@ def decode(
             lengths=state.lengths + running,
             remaining=jnp.where(ended, 0, state.remaining - running),
         )
-        return step + 1, own, state, counts + 1, tokens, logprobs
+        return step + 1, written, state, counts + 1, tokens, logprobs
 
-    shape = (state.tokens.shape[0], steps)
+    shape = (count, steps)
     tokens = jnp.full(shape, NO_TOKEN, jnp.int32)
-    start = (jnp.int32(0), own, state, sampling.counts, tokens, jnp.zeros(shape))
-    _, own, _, _, tokens, logprobs = jax.lax.while_loop(unfinished, one_step, start)
-    if slots is not None:
-        own = _write_slots(cache, own, slots, key.span)
-    return tokens, logprobs, _sharded(own, key)
+    start = (jnp.int32(0), written, state, sampling.counts, tokens, jnp.zeros(shape))
+    end = jax.lax.while_loop(unfinished, one_step, start)
+    _, written, state, _, tokens, logprobs = end
+    if holds_back:
+        written = _append(cache, written, slots, first, state.lengths)
+    elif slots is not None:
+        written = _write_slots(cache, written, slots, key.span)
+    return tokens, logprobs, _sharded(written, key)
 
 
 @partial(jax.jit, static_argnames="key", donate_argnames="cache")
@@ -247,7 +254,11 @@ def write_slot(cache: Cache, part: Cache, slot: jax.Array, *, key: ProgramKey) -
 def _next(
     logits: jax.Array, sampling: RowSampling, key: ProgramKey
 ) -> tuple[jax.Array, jax.Array]:
-    token = sample(logits, sampling) if key.samples else greedy(logits)
+    divided = key.cache_sharding is not None
+    if key.samples:
+        token = sample(logits, sampling, divided=divided)
+    else:
+        token = greedy(logits, divided=divided)
     # The largest of some values is not finite if one of them is NaN or plus infinity.
     is_finite = jnp.isfinite(jnp.max(logits, axis=-1))
     token = jnp.where(is_finite, token, NOT_FINITE)
@@ -264,6 +275,27 @@ def _sharded(cache: Cache, key: ProgramKey) -> Cache:
 
 def _read_slots(cache: Cache, slots: jax.Array, span: int) -> Cache:
     return jax.tree.map(lambda a: a[:, :, :span].at[slots].get(mode="clip"), cache)
+
+
+def _append(
+    cache: Cache,
+    held: Cache,
+    slots: jax.Array | None,
+    first: jax.Array,
+    end: jax.Array,
+) -> Cache:
+    """Writes tokens `first` to `end` of each row, int32 `[B]`, which were held back."""
+    rows = jnp.arange(first.shape[0]) if slots is None else slots
+    positions = first[:, None] + jnp.arange(held.keys[0].shape[2])
+    # Nothing is written past the end of the cache.
+    past = cache.keys[0].shape[2]
+    positions = jnp.where(positions < end[:, None], positions, past)
+
+    def write(old: jax.Array, new: jax.Array) -> jax.Array:
+        index = (rows[:, None], slice(None), positions)
+        return old.at[index].set(new.swapaxes(1, 2), mode="drop")
+
+    return jax.tree.map(write, cache, held)
 
 
 def _write_slots(cache: Cache, part: Cache, slots: jax.Array, span: int) -> Cache:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cycleqd_jax.inference.requests import Sampling
 
-_BLOCK = 128  # tokens per block in `greedy`
+_BLOCK = 128  # tokens per block in `_first_of_best_block`
 _MIN_TEMPERATURE = 1e-30  # logits divided by it are finite
 
 
@@ -57,15 +57,31 @@ def row_sampling(
     return RowSampling(temperature, top_k, top_p, seeds, counts)
 
 
-def greedy(logits: jax.Array) -> jax.Array:
+def greedy(logits: jax.Array, *, divided: bool = False) -> jax.Array:
     """The most likely token; the lowest id among equals.
 
     Args:
-      logits: float32 `[B, V]`.
+      logits: float32 `[B, V]`, without NaN.
+      divided: whether V is divided among devices; static.
 
     Returns:
       Int32 `[B]`.
     """
+    if divided:
+        return _first_of_best(logits)
+    return jax.lax.platform_dependent(
+        logits, cpu=_first_of_best_block, default=_first_of_best
+    )
+
+
+def _first_of_best(logits: jax.Array) -> jax.Array:
+    """Two plain reductions: devices that share V tell each other B numbers in each."""
+    best = jnp.max(logits, axis=-1, keepdims=True)
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return jnp.min(jnp.where(logits == best, ids, logits.shape[1]), axis=-1)
+
+
+def _first_of_best_block(logits: jax.Array) -> jax.Array:
     batch, size = logits.shape
     if size % _BLOCK:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -77,7 +93,9 @@ def greedy(logits: jax.Array) -> jax.Array:
     return (block * _BLOCK + jnp.argmax(inside, axis=-1)).astype(jnp.int32)
 
 
-def sample(logits: jax.Array, sampling: RowSampling) -> jax.Array:
+def sample(
+    logits: jax.Array, sampling: RowSampling, *, divided: bool = False
+) -> jax.Array:
     """Samples one token per row.
 
     The random numbers depend on the request's seed and the number of tokens before.
@@ -85,6 +103,7 @@ def sample(logits: jax.Array, sampling: RowSampling) -> jax.Array:
     Args:
       logits: float32 `[B, V]`.
       sampling: of each row.
+      divided: as for `greedy`.
 
     Returns:
       Int32 `[B]`.
@@ -95,8 +114,9 @@ def sample(logits: jax.Array, sampling: RowSampling) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), count)
         return jax.random.gumbel(key, logits.shape[1:])
 
-    drawn = greedy(scaled + jax.vmap(noise)(sampling.seeds, sampling.counts))
-    return jnp.where(sampling.temperature > 0, drawn, greedy(logits))
+    noisy = scaled + jax.vmap(noise)(sampling.seeds, sampling.counts)
+    drawn, best = (greedy(x, divided=divided) for x in (noisy, logits))
+    return jnp.where(sampling.temperature > 0, drawn, best)
 
 
 def allowed(logits: jax.Array, sampling: RowSampling) -> jax.Array:

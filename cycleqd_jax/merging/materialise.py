@@ -129,7 +129,7 @@ def _changed(
 ) -> jax.Array:
     if coefficients is None:
         return _changed_vector(base, basis.deltas[name], scales)
-    return _changed_matrix(
+    return change_matrix(
         base,
         (basis.u[name], basis.v[name], coefficients),
         basis.residuals.get(name),
@@ -142,7 +142,7 @@ def _changed(
 # One small program per shape instead of one for the whole model: a transformer has
 # hundreds of matrices, but only a handful of shapes to compile.
 @jax.jit(static_argnames="factors", donate_argnames="old", keep_unused=True)
-def _changed_matrix(
+def change_matrix(
     base: jax.Array,
     change: tuple[jax.Array, jax.Array, jax.Array],
     residuals: jax.Array | None,

@@ -28,9 +28,14 @@ _CACHED_BYTES = 4 * 2**20
 
 
 def choose_attention(
-    setting: Setting, *, head_dim: int, dtype: jnp.dtype, devices: int = 1
+    setting: Setting,
+    *,
+    head_dim: int,
+    dtype: jnp.dtype,
+    devices: int = 1,
+    platform: str | None = None,
 ) -> Kind:
-    """The implementation to use on this platform.
+    """The implementation to use on a platform.
 
     `auto` is `xla` on a CPU and `dot_product` on a GPU or TPU, which run everywhere
     there. The kernels of cuDNN and Pallas must be chosen by name.
@@ -40,11 +45,12 @@ def choose_attention(
       head_dim: of the model.
       dtype: of the computation.
       devices: number of devices in the mesh.
+      platform: "cpu", "gpu" or "tpu"; this machine's by default.
 
     Raises:
       BadInputError: this platform, dtype, mesh or model cannot use it.
     """
-    platform = jax.default_backend()
+    platform = platform or jax.default_backend()
     if setting == "auto":
         return "xla" if platform == "cpu" else "dot_product"
     wrong = None
@@ -90,13 +96,59 @@ def attend(
     if kind == "xla":
         return _plain(queries, keys, values, positions, segments)
     if kind == "pallas" and segments is None and queries.shape[1] == 1:
-        kernel = _paged if jax.default_backend() == "tpu" else _decode
         if _block(keys.shape[2]) is not None:
             lengths = jnp.minimum(positions[:, 0] + 1, keys.shape[2])
-            return kernel(queries[:, 0], keys, values, lengths)[:, None]
+            given = (queries[:, 0], keys, values, lengths)
+            # By the platform that the program is compiled for, not by the host's.
+            kernels = {"tpu": _paged, "cuda": _decode, "rocm": _decode}
+            return jax.lax.platform_dependent(*given, **kernels)[:, None]
     return _dot_product(
         queries, keys, values, positions, segments, cudnn=kind == "cudnn"
     )
+
+
+def attend_twice(
+    queries: jax.Array,
+    cached: tuple[jax.Array, jax.Array],
+    held: tuple[jax.Array, jax.Array],
+    filled: jax.Array,
+    step: jax.Array,
+) -> jax.Array:
+    """Softmax attention over cached tokens and the few after them that are held back.
+
+    Args:
+      queries: `[B, 1, heads, head_dim]`, rotated.
+      cached: keys and values, `[B, kv_heads, S, head_dim]` each.
+      held: those of the tokens after them, `[B, kv_heads, N, head_dim]` each.
+      filled: int32 `[B]`, how many of the S tokens each row has.
+      step: int32 `[]`, index of the newest of the N tokens, which all rows see.
+
+    Returns:
+      `[B, 1, heads * head_dim]`, in the dtype of `queries`; the softmax is float32.
+    """
+    batch, _, heads, head_dim = queries.shape
+    span, count = cached[0].shape[2], held[0].shape[2]
+    q = queries.reshape(batch, cached[0].shape[1], -1, head_dim)
+    scores = [
+        jnp.einsum("bhqd,bhsd->bhqs", q, keys, preferred_element_type=jnp.float32)
+        for keys, _ in (cached, held)
+    ]
+    visible = [
+        jnp.arange(span) < filled[:, None],
+        jnp.broadcast_to(jnp.arange(count) <= step, (batch, count)),
+    ]
+    # Scores are small; keys and values are never joined.
+    scores = jnp.concatenate(scores, axis=-1) * (head_dim**-0.5)
+    visible = jnp.concatenate(visible, axis=-1)[:, None, None]
+    scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
+    shares = jax.nn.softmax(scores, axis=-1).astype(cached[1].dtype)
+    mixed = [
+        jnp.einsum("bhqs,bhsd->bhqd", part, values, preferred_element_type=jnp.float32)
+        for part, (_, values) in zip(
+            (shares[..., :span], shares[..., span:]), (cached, held), strict=True
+        )
+    ]
+    return (mixed[0] + mixed[1]).astype(q.dtype).reshape(batch, 1, heads * head_dim)
 
 
 def _plain(queries, keys, values, positions, segments):

@@ -99,6 +99,22 @@ class Cache(NamedTuple):
     values: tuple[jax.Array, ...]
 
 
+class Held(NamedTuple):
+    """New keys and values that are held back from the cache for some steps.
+
+    A step then writes one column for all rows, and the cache itself is only read.
+
+    Attributes:
+      cache: of the new tokens, `[B, kv_heads, N, head_dim]` per layer.
+      filled: int32 `[B]`, tokens of each row that are in the cache itself.
+      step: int32 `[]`, the column of this step's token.
+    """
+
+    cache: Cache
+    filled: jax.Array
+    step: jax.Array
+
+
 class CacheView(NamedTuple):
     """The part of a cache that a batch reads and writes.
 
@@ -107,11 +123,14 @@ class CacheView(NamedTuple):
       rows: int32 `[B]`, the cache row of each batch row; None if batch row b is cache
         row b. Nothing is written for a row number past the end.
       span: how many tokens of each row are read; None for all. Static.
+      held: where the batch's one new token goes instead of the cache; `rows` is None
+        then. Only for models with `holds_back`.
     """
 
     cache: Cache
     rows: jax.Array | None = None
     span: int | None = None
+    held: Held | None = None
 
 
 class Packed(NamedTuple):
@@ -146,10 +165,12 @@ class CausalLM(Protocol):
     Attributes:
       config: its sizes.
       dtype: of the computation, the cache and the hidden states.
+      holds_back: whether the engine should pass `CacheView.held` when it decodes.
     """
 
     config: ModelConfig
     dtype: jnp.dtype
+    holds_back: bool
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """A cache of zeros for `rows` sequences of up to `length` tokens.
@@ -188,7 +209,7 @@ class CausalLM(Protocol):
 
         Returns:
           Logits, float32 `[B, vocab]` (with `all_logits` `[B, L, vocab]`), and the
-          cache with the new entries.
+          cache with the new entries (with `held` the cache that is held back).
         """
         ...
 

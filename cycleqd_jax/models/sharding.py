@@ -4,6 +4,7 @@ The mesh has the axes `data` (slots, individuals) and `tensor` (heads, feed-forw
 vocabulary). `jax.jit` compiles programs for the placement of their arguments.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -72,6 +73,18 @@ def spec(*logical: str) -> PartitionSpec:
     if len(used) != len(set(used)):
         raise ValueError(f"{logical} puts two dimensions on one mesh axis: {axes}.")
     return PartitionSpec(*axes)
+
+
+def num_parts(partition: PartitionSpec, data: int, tensor: int) -> int:
+    """The number of devices that an array is divided among; others hold copies.
+
+    Args:
+      partition: of the array.
+      data: devices along that axis of the mesh.
+      tensor: likewise.
+    """
+    sizes = dict(zip(AXES, (data, tensor), strict=True))
+    return math.prod(sizes[axis] for axis in partition if axis is not None)
 
 
 def weight_spec(name: str) -> PartitionSpec:
@@ -167,9 +180,14 @@ def by_slot(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, spec("slot"))
 
 
+def cache_spec() -> PartitionSpec:
+    """The partition of the cache's arrays, `[slots, kv_heads, length, head_dim]`."""
+    return spec(*_CACHE)
+
+
 def cache_sharding(mesh: Mesh) -> NamedSharding:
     """Sharding of the cache's arrays, `[slots, kv_heads, length, head_dim]`."""
-    return NamedSharding(mesh, spec(*_CACHE))
+    return NamedSharding(mesh, cache_spec())
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

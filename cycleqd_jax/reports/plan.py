@@ -4,7 +4,8 @@ import jax
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.runs.conditioning import gram_bytes
-from cycleqd_jax.runs.memory import RunMemory, size_text, tree_bytes
+from cycleqd_jax.runs.device_memory import tree_bytes
+from cycleqd_jax.runs.memory import RunMemory, size_text
 from cycleqd_jax.runs.plan import Plan
 
 _CHECKPOINTS = 3  # two are kept while the next is written

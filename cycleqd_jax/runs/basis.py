@@ -24,7 +24,7 @@ from cycleqd_jax.models.experts import Expert
 from cycleqd_jax.models.loading import LoadedModel, load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.conditioning import TrainInputs, train_inputs
-from cycleqd_jax.runs.memory import tree_bytes
+from cycleqd_jax.runs.device_memory import tree_bytes
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import Task
 

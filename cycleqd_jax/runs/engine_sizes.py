@@ -10,7 +10,8 @@ from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
-from cycleqd_jax.runs.memory import cache_bytes, size_text, this_machine
+from cycleqd_jax.runs.device_memory import cache_bytes
+from cycleqd_jax.runs.memory import size_text, this_machine
 from cycleqd_jax.tasks.base import Problem, Split, Task, opening, reference
 
 # More slots gain nothing, because arithmetic is the bottleneck by then.

@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,14 @@ import numpy as np
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.gradients import gradient_bytes
-from cycleqd_jax.inference.population import (
-    ModeChoice,
-    choose_mode,
-    empty_population,
-)
+from cycleqd_jax.inference.population import ModeChoice, choose_mode
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome, expert_genome
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.models.base import ModelConfig
-from cycleqd_jax.models.families import make_program
 from cycleqd_jax.qd.archives import empty_archives
 from cycleqd_jax.qd.bank import Bank
+from cycleqd_jax.runs.device_memory import BASIS, CACHE, CALL, device_memory, tree_bytes
 from cycleqd_jax.search.registry import search_class
 
 MAX_CELLS = 10_000_000  # of all archives; breeding a child looks at every cell
@@ -37,14 +33,12 @@ _CGROUP_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 )
-_WEIGHTS, _BASIS, _CACHE = "the base weights", "the basis", "the KV cache"
-_CALL, _LOADED = "a call of the engine", "the base weights as loaded"
-_READING = "a weight that is read"
+_LOADED, _READING = "the base weights as loaded", "a weight that is read"
 _STATE, _CHECKPOINT = "archives and bank", "a copy of them for the checkpoint"
 # The parts that a change of settings makes smaller.
 _CHANGES = {
-    "fewer engine.slots or a shorter engine.length": (_CACHE, _CALL),
-    "a lower basis.rank": (_BASIS, "factored mode"),
+    "fewer engine.slots or a shorter engine.length": (CACHE, CALL),
+    "a lower basis.rank": (BASIS, "factored mode"),
     "fewer qd.bins": (_STATE, _CHECKPOINT),
 }
 
@@ -69,12 +63,6 @@ def this_machine() -> Machine:
             host = min(host, int(text))
     stats = jax.local_devices()[0].memory_stats() or {}
     return Machine(host, stats.get("bytes_limit"))
-
-
-def tree_bytes(tree: Any) -> int:
-    """The size of all arrays of a pytree, or of their shapes."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def size_text(size: float) -> str:
@@ -187,7 +175,7 @@ class RunMemory:
 
     def room(self, machine: Machine) -> int:
         """The room left for keys and values on all devices; may be negative."""
-        used = sum(self.device.values()) - self.device[_CACHE]
+        used = sum(self.device.values()) - self.device[CACHE]
         if machine.device_bytes is None:
             return machine.host_bytes - used - sum(self.host.values())
         return (machine.device_bytes - used) * self.devices
@@ -285,59 +273,42 @@ def _run_memory(
     weights: Mapping[str, jax.ShapeDtypeStruct],
 ) -> RunMemory:
     engine, state = config.engine, state_memory(config, basis)
-    data, tensor = engine.mesh.data, engine.mesh.tensor
-    slots = engine.prefill_rows if engine.slots == "auto" else engine.slots
-    length = engine.prefill_chunk if engine.length == "auto" else engine.length
-    if mode.mode == "factored":
-        count = config.qd.children_per_batch
-        population = jax.eval_shape(lambda b: empty_population(b, count), basis)
-        workspace = tree_bytes((population.coefficients, population.vectors))
-    else:  # one individual's weights, and the product that changes its largest matrix
-        workspace = tree_bytes([weights[name] for name in (*basis.u, *basis.deltas)])
-        sides = [(*weights[name].shape, basis.v[name].shape[1]) for name in basis.u]
-        workspace += 4 * max((n * (m + rank) for n, m, rank in sides), default=0)
-    # The hidden layer of an MLP in a prefill call, or the logits of a decode call.
-    hidden = 2 * engine.prefill_rows * engine.prefill_chunk * model.intermediate_size
-    call = max(hidden * jnp.dtype(config.dtype).itemsize, 4 * slots * model.vocab_size)
+    device = device_memory(
+        model,
+        basis,
+        engine,
+        mode=mode.mode,
+        dtype=config.dtype,
+        individuals=config.qd.children_per_batch,
+    )
     if search_class(config.search).uses_gradients(config.qd, config.search_settings):
-        workspace += gradient_bytes(
+        device[f"{mode.mode} mode"] += gradient_bytes(
             model,
             basis,
             itemsize=jnp.dtype(config.dtype).itemsize,
             num_genomes=config.qd.children_per_batch,
             num_tokens=engine.prefill_rows * engine.prefill_chunk,
         )
-    cache = slots * length * cache_bytes(model, config.dtype)
     return RunMemory(
         parameters=sum(math.prod(w.shape) for w in weights.values()),
         basis=basis,
         mode=mode,
         state=state,
-        device={
-            _WEIGHTS: tree_bytes(weights) // tensor,
-            _BASIS: tree_bytes(basis) // tensor,
-            _CACHE: cache // (data * tensor),
-            _CALL: call // (data * tensor),
-            f"{mode.mode} mode": workspace // tensor,
-        },
+        device=device,
         host=_loading(config.base_model, weights)
         | {
             _STATE: state.total_bytes,
             _CHECKPOINT: state.total_bytes,
         },
-        devices=data * tensor,
+        devices=engine.mesh.data * engine.mesh.tensor,
     )
 
 
-def _loading(source: str, weights: Mapping[str, Any]) -> dict[str, int]:
+def _loading(
+    source: str, weights: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, int]:
     """The host's share of the base model: a GGUF file is read whole."""
     if source.lower().endswith(".gguf"):
         return {_LOADED: tree_bytes(weights)}
     # A task vector needs the base's and the expert's.
     return {_READING: 2 * max(map(tree_bytes, weights.values()))}
-
-
-def cache_bytes(model: ModelConfig, dtype: jnp.dtype | str) -> int:
-    """The size of one token's keys and values."""
-    program = make_program(model, dtype)
-    return tree_bytes(jax.eval_shape(lambda: program.empty_cache(1, 1)))

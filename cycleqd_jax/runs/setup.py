@@ -34,6 +34,7 @@ from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.basis import BasisJob, obtain
 from cycleqd_jax.runs.conditioning import check_gram_memory
+from cycleqd_jax.runs.device_memory import cache_bytes
 from cycleqd_jax.runs.engine_sizes import (
     check_length,
     check_prompts,
@@ -46,7 +47,7 @@ from cycleqd_jax.runs.fingerprints import (
     compared_settings,
 )
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.memory import RunMemory, cache_bytes, plan_memory, this_machine
+from cycleqd_jax.runs.memory import RunMemory, plan_memory, this_machine
 from cycleqd_jax.runs.plan import find_inputs
 from cycleqd_jax.runs.retention import check_texts
 from cycleqd_jax.runs.search import make_search

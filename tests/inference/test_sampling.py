@@ -65,14 +65,16 @@ def test_the_tokens_that_may_be_drawn_are_those_of_transformers(
         assert abs(before - top_p) < 1e-5
 
 
+@pytest.mark.parametrize("divided", [False, True])
 @pytest.mark.parametrize("size", [640, 700])
-def test_greedy_takes_the_first_of_the_most_likely(size):
+def test_greedy_takes_the_first_of_the_most_likely(size, divided):
     """In blocks (640 tokens) and without."""
     rng = np.random.default_rng(0)
     # Few values, so that many are equal, within a block and across blocks.
     rows = rng.integers(0, 4, (50, size)).astype(np.float32)
     rows[0], rows[1, :-1], rows[2, 300] = -np.inf, -np.inf, np.inf
-    np.testing.assert_array_equal(greedy(rows), rows.argmax(axis=1))
+    got = greedy(rows, divided=divided)
+    np.testing.assert_array_equal(got, rows.argmax(axis=1))
 
 
 def test_draws_follow_the_probabilities():

@@ -49,6 +49,28 @@ def test_queries_attend_to_earlier_keys_only(kind, length, kv_heads):
     np.testing.assert_allclose(got, reference(*given), atol=2e-6)
 
 
+@pytest.mark.parametrize("step", [0, 3])
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+def test_tokens_held_back_count_like_cached_ones(step, kv_heads):
+    """Rows of 0 to 24 cached tokens, then 1 or 4 that are held back, and garbage."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    cached = [draw(3, kv_heads, 24, 8) for _ in range(2)]
+    held = [draw(3, kv_heads, 5, 8) for _ in range(2)]
+    filled, queries = np.array([0, 11, 24], np.int32), draw(3, 1, 6, 8)
+    got = attention.attend_twice(
+        queries, cached, held, jnp.asarray(filled), jnp.int32(step)
+    )
+    for row, count in enumerate(filled):
+        keys, values = (
+            np.concatenate([a[row, :, :count], b[row, :, : step + 1]], axis=1)[None]
+            for a, b in zip(cached, held, strict=True)
+        )
+        last = np.array([[keys.shape[2] - 1]])
+        want = reference(queries[row : row + 1], keys, values, last)[0]
+        np.testing.assert_allclose(got[row], want, atol=2e-6)
+
+
 def test_long_rows_are_computed_one_by_one(monkeypatch):
     """As they are where the scores of all rows together are large."""
     given = inputs(3, 5, 6, 2, 24, 8)

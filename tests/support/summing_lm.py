@@ -39,6 +39,8 @@ class SummingLM:
     kept each of them in its place.
     """
 
+    holds_back = False
+
     def __init__(self):
         self.config = SummingConfig()
         self.dtype = jnp.dtype("float32")

@@ -67,11 +67,16 @@ class Llama(nnx.Module):
             if self.rotary.context is not None:
                 lengths = _segment_lengths(packed)
         rotation = self.rotary.rotation(rope_positions, lengths)
-        rows = view and view._replace(cache=None)
+        held = view and view.held
+        rows = view and view._replace(
+            cache=None, held=held and held._replace(cache=None)
+        )
         x = self.model.embed_tokens(tokens, deltas)
         keys, values = [], []
         for i, layer in enumerate(self.model.layers):
             layer_cache = (view.cache.keys[i], view.cache.values[i]) if view else None
+            if held:
+                layer_cache += (held.cache.keys[i], held.cache.values[i])
             run = jax.checkpoint(layer) if recompute else layer
             x, (k, v) = run(x, deltas, positions, rotation, layer_cache, rows, segments)
             keys.append(k)
@@ -97,6 +102,9 @@ class LlamaProgram:
     ):
         self.config = config
         self.dtype = jnp.dtype(dtype)
+        # A CPU writes a token of each row into a large array as fast as into a small
+        # one; the kernels need all keys in one array.
+        self.holds_back = attention == "dot_product"
         abstract = nnx.eval_shape(lambda: Llama(config, self.dtype, attention))
         self._graph, state = nnx.split(abstract)
         self._variables = {

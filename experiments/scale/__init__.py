@@ -1,0 +1,1 @@
+"""Parts of `experiments.scale_check`: chips, abstract arguments, compiled programs."""

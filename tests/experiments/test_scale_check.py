@@ -1,0 +1,193 @@
+"""Programs as they are compiled: nothing is gathered, little is moved, and it is said.
+
+Read on eight simulated CPU devices, and for a TPU topology where its compiler is.
+"""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from eight_devices import on_eight_devices
+
+from experiments import scale_check
+from experiments.scale import chips
+from experiments.scale.hlo import Program
+from experiments.scale.measure import Figures, Row, continued
+from experiments.scale.programs import Job
+
+HERE = pathlib.Path(__file__).parent
+MB = 10**6
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return on_eight_devices(HERE / "scale_programs.py", json.dumps({"topology": None}))
+
+
+def test_no_program_gathers_a_matrix(compiled):
+    """The largest array that any program gathers is smaller than the least matrix."""
+    assert len(compiled["programs"]) == 2 * 2 + 2 + 2
+    for name, program in compiled["programs"].items():
+        assert program["gathered"] < compiled["least_matrix"], name
+
+
+def test_a_gathered_weight_would_be_seen(compiled):
+    assert compiled["wrong"]["gathered"] >= compiled["least_matrix"]
+
+
+def test_a_step_moves_little_more_than_it_must(compiled):
+    for name, program in compiled["programs"].items():
+        if program["needed"]:
+            assert program["moved"] <= 1.5 * program["needed"], name
+
+
+def test_the_plan_of_a_dry_run_is_what_the_compiler_says(compiled):
+    assert len(compiled["plans"]) == 4
+    for name, (planned, needed) in compiled["plans"].items():
+        assert planned == pytest.approx(needed, rel=0.15), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install libtpu"
+)
+@pytest.mark.parametrize("topology", ["v5e:2x4", "v5p:2x2x2"])
+def test_no_program_gathers_a_matrix_on_a_tpu(topology):
+    given = json.dumps({"topology": topology})
+    found = on_eight_devices(HERE / "scale_programs.py", given)
+    for name, program in found["programs"].items():
+        assert program["gathered"] < found["least_matrix"], name
+        if program["needed"]:
+            assert program["moved"] <= 1.5 * program["needed"], name
+
+
+def read(function, *shapes):
+    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return Program(jax.jit(function).lower(*given).compile().as_text())
+
+
+def test_bytes_of_a_product():
+    traffic = read(jnp.matmul, (256, 512), (512, 128)).traffic()
+    want = 4 * (256 * 512 + 512 * 128 + 256 * 128)
+    assert traffic.outside == pytest.approx(want, rel=0.01) and traffic.in_loops == 0
+
+
+def test_only_the_rows_that_are_taken_count():
+    def rows(table):
+        return table[jnp.array([3, 70, 2])] * 2
+
+    moved = read(rows, (1000, 256)).traffic().outside
+    assert 3 * 256 * 4 < moved < 20 * 256 * 4
+
+
+def test_the_body_of_a_loop_counts_once():
+    def loop(x, y):
+        return jax.lax.fori_loop(0, x.shape[0], lambda i, y: jnp.sin(x @ y), y)
+
+    traffic = read(loop, (128, 128), (128, 128)).traffic()
+    each = 4 * 128 * 128
+    assert 3 * each <= traffic.in_loops <= 6 * each
+
+
+def test_asynchronous_moves_count_in_main_memory_only():
+    text = """
+ENTRY %main (p: bf16[64,128]) -> bf16[64,128] {
+  %p = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %copy-start = (bf16[64,128]{1,0:T(8,128)(2,1)S(1)}, bf16[64,128]{1,0:T(8,128)(2,1)}, u32[]{:S(2)}) copy-start(%p)
+  %copy-done = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} copy-done(%copy-start)
+  %sine = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} sine(%copy-done)
+  %all-gather-start = (bf16[64,128]{1,0:S(1)}, bf16[512,128]{1,0}) all-gather-start(%sine)
+  %all-gather-done = bf16[512,128]{1,0} all-gather-done(%all-gather-start)
+  ROOT %negate = bf16[64,128]{1,0:T(8,128)(2,1)} negate(%sine)
+}
+"""  # noqa: E501
+    program, size = Program(text), 64 * 128 * 2
+    assert program.traffic().outside == size + 8 * size + size
+    (gathered,) = program.collectives()
+    assert gathered == ("all-gather", 8 * size, False)
+
+
+def figures(number):
+    kinds = {"all-reduce": {"count": number, "bytes": 10 * number, "largest": 10}}
+    return Figures(*[float(number + i) for i in range(6)], collectives=kinds)
+
+
+def test_more_layers_are_on_the_line_through_few():
+    limits, job = chips.TPUS["v5e"], Job("decode", (), held=7)
+    rows = [Row(job, figures(n), limits) for n in (4, 6)]
+    row = continued(job, rows, (2, 3), 32)
+    assert row.figures == figures(64)
+    assert row.total == row.figures.peak + 7
+    refused = rows[0]._replace(figures=None, refusal="too large")
+    assert continued(job, [rows[0], refused], (2, 3), 32).refusal == "too large"
+
+
+SMALL = (
+    "--model smollm2-135m --topology local --mesh 1x1 --dtype float32 --slots 4 "
+    "--length 32 --prefill-rows 2 --prefill-chunk 16 --decode-steps 4 --rank 2"
+).split()
+
+
+def test_the_command_says_what_fits(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(chips, "_local", lambda: local(10**12))
+    monkeypatch.setattr(scale_check, "_QUICK_LAYERS", (1, 2))
+    file = tmp_path / "scale.json"
+    wanted = [*SMALL, "--quick", "--programs", "decode", "--json", str(file)]
+    assert scale_check.main(wanted) == 0
+    said, data = capsys.readouterr().out, json.loads(file.read_text())
+    assert "decode, factored" in said and "decode, materialised" in said
+    materialised = data["programs"][1]
+    assert data["layers"] == 30 and data["layers_compiled"] == [1, 2]
+    weights = 4 * 134_515_008
+    cache = 2 * 30 * 4 * 32 * 3 * 64 * 4
+    assert materialised["argument_bytes"] == pytest.approx(weights + cache, rel=0.001)
+    assert materialised["held_bytes"] > weights
+    for one in data["programs"]:
+        assert one["fits"] and one["peak_bytes"] > weights + cache
+        assert one["flops"] > 2 * 4 * 134_515_008
+        assert one["bytes_accessed"] > weights and one["seconds_at_roofline"] > 0
+        assert one["collectives"] == {}
+
+
+def test_what_does_not_fit_is_said_and_fails(capsys, monkeypatch):
+    monkeypatch.setattr(chips, "_local", lambda: local(600 * MB))
+    monkeypatch.setattr(scale_check, "_QUICK_LAYERS", (1, 2))
+    wanted = [*SMALL, "--quick", "--programs", "decode", "--modes", "materialised"]
+    assert scale_check.main(wanted) == 1
+    said = capsys.readouterr().out
+    assert "does not fit" in said and "but a device has 600 MB" in said
+
+
+def local(memory):
+    limits = chips.Limits(memory, 1e10, 1e11, 1e10)
+    return chips.Target("local", jax.devices()[:1], limits)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["--model", "gpt-2"], "expected llama-3-8b"),
+        (["--topology", "v9:2x4"], "expected local, or VERSION:SIZES"),
+        (["--topology", "v5e:two"], "expected local, or VERSION:SIZES"),
+        (["--mesh", "8"], "expected DATAxTENSOR"),
+        (["--mesh", "4x4"], "needs 16 devices, but there are 1"),
+        (["--programs", "decode,fly"], "'fly' is none of prefill, decode"),
+        (["--prefill-chunk", "7"], "prefill_chunk is 7"),
+        (["--rank", "0"], "--rank is 0"),
+        (["--json", "no/such/folder/x.json"], "in a folder that is there"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(changed, said, capsys, monkeypatch):
+    monkeypatch.setattr(chips, "_local", lambda: local(10**12))
+    assert scale_check.main([*SMALL, *changed]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_the_compiler_for_tpus_it_says_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    assert scale_check.main([*SMALL, "--topology", "v5e:2x4"]) == 2
+    assert "pip install -e '.[tpu]'" in capsys.readouterr().err
