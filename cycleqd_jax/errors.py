@@ -96,7 +96,7 @@ def explain(
         message += f"; did you mean {near[0]}?" if near else f"; {known}"
     elif error["type"] != "missing" and not isinstance(error["input"], dict):
         message += f" (given: {show(error['input'])})"
-    where = ".".join(str(part) for part in (key, *place) if part != "")
+    where = ".".join(_short(str(part)) for part in (key, *place) if part != "")
     ending = "" if message.endswith("?") else "."
     return error, f"{where}: {message}{ending}" if where else f"{message}{ending}"
 
@@ -145,5 +145,8 @@ def show(value: Any) -> str:
         return "empty"
     if isinstance(value, bool):
         return str(value).lower()
-    text = _Short().repr(value)
+    return _short(_Short().repr(value))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
