@@ -9,6 +9,8 @@
 # make prove-signals  a signal every 0.3 s of a command's life: its code, a sentence
 # make prove-sandbox  hostile programs and episodes; 10 000 and 1000 harmless ones
 #                     that leave nothing
+# make prove-cluster  a Ray cluster of this host: evaluators and driver killed,
+#                     hosts that join and leave; installs the extra ray
 # make clean        remove what installing and testing made; runs stay
 
 SHELL := /bin/bash
@@ -31,7 +33,7 @@ export PIP_NO_INPUT := 1
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
 .PHONY: help setup quickstart tiny test test-slow prove-seeds prove-resume prove-fuzz \
-  prove-signals prove-sandbox system clean
+  prove-signals prove-sandbox prove-cluster system clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -78,6 +80,10 @@ prove-sandbox: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -q -s tests/sandbox -m "slow or not slow"
 	$(BIN)/python -m pytest -q -s tests/tasks/os_interaction -m "slow or not slow" \
 	  -k "many or hostile or weakened or tampering"
+
+prove-cluster: $(VENV)/.test-installed
+	$(BIN)/python -m pip install -q -e ".[ray]"
+	$(BIN)/python -m pytest -q -s tests/evaluation/test_ray.py -m "slow or not slow"
 
 system:
 	@.ci/system "$(PYTHON)"
