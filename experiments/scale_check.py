@@ -21,7 +21,7 @@ import rich.box
 import rich.table
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.files import write_text
+from cycleqd_jax.files import parse_section, write_text
 from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import ModelConfig
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "length": (2048, "tokens of each"),
         "rank": (64, "of the basis, for each of three experts"),
         "prefill-rows": (8, "conversations of a prefill call"),
-        "prefill-chunk": (256, "tokens of each"),
+        "prefill-chunk": (0, "tokens of each; 0 takes 256, or what divides the length"),
         "decode-steps": (16, "tokens of a decode call"),
     }
     for name, (default, text) in numbers.items():
@@ -154,18 +154,13 @@ def _abstract_run(
             raise BadInputError(
                 f"--{name} is {getattr(args, name)}; expected 1 or more."
             )
-    try:
-        engine = EngineSettings(
-            slots=args.slots,
-            length=args.length,
-            prefill_rows=args.prefill_rows,
-            prefill_chunk=args.prefill_chunk,
-            decode_steps=args.decode_steps,
-            attention=args.attention,
-            mesh=mesh,
-        )
-    except ValueError as err:
-        raise BadInputError(f"engine settings: {err}") from err
+    given = {
+        name: getattr(args, name)
+        for name in ("slots", "length", "prefill_rows", "decode_steps", "attention")
+    }
+    chunk = args.prefill_chunk or math.gcd(256, args.length)
+    given |= {"prefill_chunk": chunk, "mesh": mesh}
+    engine = parse_section("engine", given, EngineSettings)
     run = make_run(
         config,
         args.dtype,
