@@ -155,7 +155,7 @@ def _read(connection: Connection, requests: queue.SimpleQueue) -> None:
 
 
 def _reply(call: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """What a call gave: (None, value) or (class of the error, its text)."""
+    """The result of a call: (None, value) or (class of the error, its text)."""
     try:
         return pickle.dumps((None, call(*args, **kwargs)))
     except CycleQDError as err:

@@ -31,7 +31,7 @@ class DeviceDelta:
 def subtract_on_device(
     after: np.ndarray, before: np.ndarray
 ) -> tuple[DeviceDelta | None, float]:
-    """What was added to a matrix, None if nothing was, and its Frobenius norm.
+    """Returns the task vector of a matrix, None if it is zero, and its Frobenius norm.
 
     Args:
       after: floating point `[out, in]`, finite.

@@ -89,7 +89,7 @@ def host_source(config: RunConfig, prepared: Prepared) -> Source:
 
 
 def other_inputs(ours: Mapping[str, Any], facts: Mapping[str, Any]) -> str | None:
-    """What is wrong with a host's evaluator in one sentence; None if nothing.
+    """Compares a host's evaluator with the run; one sentence, or None if it is right.
 
     Args:
       ours: `fingerprints` of the driver.

@@ -26,7 +26,7 @@ exec(data if data.startswith(b"import") else marshal.loads(data[16:]))
 def first_process(
     fds: Descriptors, python: str, code: bytes, request: object
 ) -> tuple[socket.socket, list[str], list[int]]:
-    """What a process 1 of ours is started with.
+    """The arguments of one of our processes 1.
 
     Args:
       fds: gets the descriptors; close them after the start.

@@ -1,4 +1,4 @@
-"""What a comparison came to, as three small files for others to read and check."""
+"""Publishes a comparison: three small files for others to read and check."""
 
 import pathlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What the runs of a comparison have in common is evaluated once.
+"""Copies what the runs of a comparison have in common, so that it is evaluated once.
 
 Base, experts and fixed merges have the same episodes in all runs with the same models,
 problems, basis and engine. The first such run evaluates them. Their episodes are copied

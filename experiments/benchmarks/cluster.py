@@ -67,7 +67,7 @@ class _Sleeper:
 
 @contextlib.contextmanager
 def open_sleeper() -> Iterator[tuple[_Sleeper, Mapping[str, Any]]]:
-    """What every evaluator's process opens."""
+    """Opens the scripted evaluator in every evaluator's process."""
     yield _Sleeper(), {}
 
 

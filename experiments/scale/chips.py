@@ -51,7 +51,7 @@ _NO_TPU_HERE = {
 
 
 class Target(NamedTuple):
-    """What programs are compiled for.
+    """The devices that programs are compiled for.
 
     Attributes:
       name: as given.

@@ -72,7 +72,7 @@ class Instruction(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """What one collective operation moves.
+    """The bytes that one collective operation moves.
 
     Attributes:
       op: one of `COLLECTIVES`.

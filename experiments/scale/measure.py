@@ -13,7 +13,7 @@ _GIB = 2**30
 
 
 class Figures(NamedTuple):
-    """What the compiler says of a job, for one device; sizes in bytes.
+    """The compiler's figures of a job, for one device; sizes in bytes.
 
     Attributes:
       arguments: of the program; what it overwrites counts once.

@@ -40,7 +40,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is measured as one.
+    """One program to compile and measure.
 
     Attributes:
       name: of the program, with its mode where it has one.

@@ -4,31 +4,14 @@ import types
 
 import numpy as np
 import pytest
+from named_task import NamedTask
 
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.search.base import Context
-from cycleqd_jax.tasks.base import Problem, Split
 
 TASKS = ("a", "b", "c")
 TRAIN = {name: tuple(f"{name}/train/{i}" for i in range(4)) for name in TASKS}
-
-
-class NamedTask:
-    max_new_tokens, fingerprint = 1, "0"
-
-    def __init__(self, name, count=4):
-        self.name = name
-        self._problems = {
-            split: [Problem(f"{name}/{split}/{i}", "?", "!") for i in range(count)]
-            for split in Split
-        }
-
-    def problems(self, split):
-        return self._problems[split]
-
-    def dialogue(self, problem):
-        return [{"role": "user", "content": problem.prompt}]
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+from named_task import NamedTask
 from scripted import ScriptedEvaluator
 
 from cycleqd_jax.errors import BadInputError
@@ -27,27 +28,9 @@ from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.loop import run_search
 from cycleqd_jax.search.base import Context
 from cycleqd_jax.search.cycleqd import CycleQD
-from cycleqd_jax.tasks.base import Problem, Split
 
 TASKS = ("a", "b", "c")
 FACTS = {"host": "here", "weights": "right"}
-
-
-class NamedTask:
-    max_new_tokens, fingerprint = 1, "0"
-
-    def __init__(self, name, count=4):
-        self.name = name
-        self._problems = {
-            split: [Problem(f"{name}/{split}/{i}", "?", "!") for i in range(count)]
-            for split in Split
-        }
-
-    def problems(self, split):
-        return self._problems[split]
-
-    def dialogue(self, problem):
-        return [{"role": "user", "content": problem.prompt}]
 
 
 def share(individual, task):

@@ -82,7 +82,7 @@ class Machines:
         return None
 
     def check_runs(self, problems: Sequence[OsProblem]) -> list[OsProblem]:
-        """Those of the reference's problems that are judged here.
+        """The problems of the reference that can be judged here.
 
         Raises:
           BadInputError: names others that cannot run here.

@@ -73,12 +73,12 @@ class InPython:
 
     @property
     def id(self) -> str:
-        """That of the template of `pocket_db`."""
+        """The same as that of the template of `pocket_db`."""
         return self.inner.id
 
     @property
     def held_out(self) -> bool:
-        """That of the template of `pocket_db`."""
+        """The same as that of the template of `pocket_db`."""
         return self.inner.held_out
 
     def draw(self, rng: random.Random) -> Draft:
