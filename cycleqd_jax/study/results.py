@@ -9,12 +9,17 @@ import numpy as np
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.runs import costs, reading
-from cycleqd_jax.runs.names import BASE
+from cycleqd_jax.runs.names import BASE, expert_name
 from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.runs.results import EXPERTS_PART
 from cycleqd_jax.search.merges import SCALED
 from cycleqd_jax.study import population
-from cycleqd_jax.study.settings import AdapterMethod, ModelMethod, Study
+from cycleqd_jax.study.settings import (
+    OWN_EXPERTS,
+    AdapterMethod,
+    ModelMethod,
+    Study,
+)
 from cycleqd_jax.tasks.base import Split
 from cycleqd_jax.training import cost as training_cost
 
@@ -84,7 +89,7 @@ def read_results(study: Study) -> dict[str, dict[int, Result]]:
         elif isinstance(method, ModelMethod):
             found[name] = {
                 seed: _read_model(
-                    run_folder(study, study.config.reference, seed), method
+                    run_folder(study, method.of or study.config.reference, seed), method
                 )
                 for seed in study.config.seeds
             }
@@ -125,10 +130,28 @@ def _read_run(run: pathlib.Path, count: int) -> Result:
 
 
 def _read_model(run: pathlib.Path, method: ModelMethod) -> Result:
+    if method.model == OWN_EXPERTS:
+        return Result(_read_own_experts(run), 0, 0.0)
     scores = reading.read_scores(run, [method.model])[method.model][Split.TEST]
     spent = costs.part_costs(run).items() if method.model == SCALED else ()
     tokens = sum(cost.tokens for n, cost in spent if n.startswith(_OF_SCALED))
     return Result(scores, tokens, 0.0)
+
+
+def _read_own_experts(run: pathlib.Path) -> Scores:
+    opened = open_run(run, finished=True)
+    names = [expert_name(expert) for expert in opened.experts]
+    scores = reading.read_scores(run, names)
+    found = {}
+    for task in opened.tasks:
+
+        def solved(name: str, task: str = task) -> float:
+            return sum(scores[name][Split.OPTIMISE][task].values())
+
+        own = expert_name(task)
+        chosen = own if own in names else max(names, key=solved)
+        found[task] = scores[chosen][Split.TEST][task]
+    return found
 
 
 def _read_adapter(folder: pathlib.Path, name: str, method: AdapterMethod) -> Result:

@@ -33,7 +33,8 @@ from cycleqd_jax.search.registry import search_class
 SUMMARY = "summary"  # a folder beside the methods'
 _OWN = ("seed", "run_dir")  # settings that the comparison makes itself
 Tokens = Annotated[int, Field(ge=0, le=10**15)]
-_BASELINES = (BASE, UNIFORM, SCALED)
+OWN_EXPERTS = "own_experts"  # each task's own expert, see `ModelMethod`
+_BASELINES = (BASE, UNIFORM, SCALED, OWN_EXPERTS)
 
 
 class CompareConfig(Section):
@@ -99,13 +100,18 @@ class AdapterMethod(Section):
 
 
 class ModelMethod(Section):
-    """A model that the runs of the reference evaluate anyway.
+    """A model that runs evaluate anyway.
 
     Attributes:
-      model: "base", "uniform_merge", "scaled_merge" or "expert/<expert>".
+      of: the method whose runs have it; None takes the reference.
+      model: "base", "uniform_merge", "scaled_merge", "expert/<expert>", or
+        "own_experts", which is no model: each task's score is that of its own expert.
+        For a task without one, the expert answers that solves the most of its
+        `optimise` problems. `of` must not condition them.
     """
 
     model: Text
+    of: Name | None = None
 
 
 Method = RunConfig | AdapterMethod | ModelMethod
@@ -171,14 +177,29 @@ def open_study(config: CompareConfig, name: str) -> Study:
     study = Study(config, folder, methods)
     for label, method in methods.items():
         if isinstance(method, ModelMethod):
-            run = study.reference
-            experts = [expert_name(one) for one in run.name_experts(run.tasks)]
-            if method.model not in (*_BASELINES, *experts):
-                raise BadInputError(
-                    f"methods.{label}: model {method.model!r} is unknown; expected "
-                    f"{', '.join((*_BASELINES, *experts))}."
-                )
+            _check_model(study, label, method)
     return study
+
+
+def _check_model(study: Study, label: str, method: ModelMethod) -> None:
+    name = method.of or study.config.reference
+    run = study.searches.get(name)
+    if run is None:
+        raise BadInputError(
+            f"methods.{label}: of is {show(name)}; expected a method with a search: "
+            f"{', '.join(study.searches)}."
+        )
+    known = *_BASELINES, *map(expert_name, run.name_experts(run.tasks))
+    if method.model not in known:
+        raise BadInputError(
+            f"methods.{label}: model {method.model!r} is unknown; expected "
+            f"{', '.join(known)}."
+        )
+    if method.model == OWN_EXPERTS and run.basis.conditioning != "none":
+        raise BadInputError(
+            f"methods.{label}: the runs of {name} have conditioned experts, not those "
+            "that were trained; set of to a method with basis.conditioning: none."
+        )
 
 
 def _method(name: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> Method:

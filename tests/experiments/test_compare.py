@@ -14,6 +14,7 @@ import yaml
 
 from cycleqd_jax.config import load_config
 from cycleqd_jax.runs import reading
+from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.study.settings import CompareConfig, open_study
 from cycleqd_jax.study.sharing import shared_with
 from experiments import agent_skills, compare
@@ -63,6 +64,7 @@ def finished(world, adapter):
         "sum": {"search": "merge", "qd.num_generations": 2},
         "trained": {"adapter": adapter, "tokens": 1000},
         "scaled": {"model": "scaled_merge"},
+        "experts": {"model": "own_experts", "of": "random"},
     }
     config = world("all.yaml", methods=methods, population=2)
     assert compare.main(["--config", config]) == 0
@@ -78,7 +80,9 @@ def test_the_summary_has_every_method(finished):
     summary = read(folder)
     assert summary["seeds"] == [0, 1] and summary["reference"] == "cycleqd"
     methods = summary["methods"]
-    assert list(methods) == sorted(["cycleqd", "random", "sum", "trained", "scaled"])
+    assert list(methods) == sorted(
+        ["cycleqd", "random", "sum", "trained", "scaled", "experts"]
+    )
     for name, entry in methods.items():
         low, high = entry["interval"]
         assert 0 <= low <= entry["mean"] <= high <= 1
@@ -106,6 +110,19 @@ def test_scores_are_those_of_the_run_folders(finished):
             own = summary["methods"][name]["seeds"][str(seed)]["mean"]
             assert own == pytest.approx(means[-1])
         assert summary["methods"][name]["mean"] == pytest.approx(sum(means) / 2)
+
+
+def test_every_expert_plays_its_own_task(finished):
+    _, folder = finished
+    found = read(folder)["methods"]["experts"]
+    run = open_run(folder / "random" / "seed-0")
+    names = [f"expert/{task}" for task in run.tasks]
+    scores = reading.read_scores(run.path, names)
+    for task, name in zip(run.tasks, names, strict=True):
+        own = list(scores[name]["test"][task].values())
+        mean = found["tasks"][task]["mean"]
+        assert mean == pytest.approx(sum(own) / len(own))
+    assert found["tokens"] == 0
 
 
 def test_curves_grow_with_tokens_up_to_those_of_the_search(finished):
@@ -212,7 +229,10 @@ def test_a_finished_comparison_is_not_run_again(finished, capsys):
     ("changes", "words"),
     [
         ({"seeds": [0, 2]}, "other seeds: seeds was [0, 1], now is [0, 2]"),
-        ({"methods": {"cycleqd": {}}}, "other methods: they were of cycleqd, random"),
+        (
+            {"methods": {"cycleqd": {}}},
+            "other methods: they were of cycleqd, experts, random",
+        ),
         ({"settings": {"problems.test": 5}}, "methods.cycleqd.problems.test was 4"),
         ({"settings": {"problems.seed": 5}}, "methods.cycleqd.problems.seed was 0"),
     ],
@@ -245,6 +265,17 @@ def test_it_is_not_resumed_with_other_methods_seeds_or_problems(
         (
             {"methods": {"cycleqd": {}, "x": {"model": "best"}}},
             "model 'best' is unknown",
+        ),
+        (
+            {"methods": {"cycleqd": {}, "x": {"model": "base", "of": "x"}}},
+            "methods.x: of is 'x'; expected a method with a search: cycleqd",
+        ),
+        (
+            {
+                "settings": {"basis.conditioning": "data_free"},
+                "methods": {"cycleqd": {}, "x": {"model": "own_experts"}},
+            },
+            "methods.x: the runs of cycleqd have conditioned experts",
         ),
         (
             {"methods": {"cycleqd": {}, "x": {"adapter": "nowhere"}}},
