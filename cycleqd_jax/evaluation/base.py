@@ -18,6 +18,7 @@ from cycleqd_jax.tasks.base import Problem, Split, Task
 
 Progress = Callable[[int, int], None]  # (problems done, problems in all)
 ProblemIds = Mapping[str, Sequence[str]]  # task name -> ids of its problems
+Replies = Mapping[str, Mapping[str, str]]  # task name -> problem id -> a reply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,8 +202,9 @@ class Evaluator(Protocol):
         split: Split,
         *,
         problems: Sequence[ProblemIds],
+        replies: Replies | None = None,
     ) -> Gradients:
-        """Computes gradients of the loss on reference answers.
+        """Computes gradients of the loss on right answers.
 
         The loss of genome p is `sum_k task_weights[p, k] * loss_k`, with `loss_k` the
         mean over its problems of task k of the negative log-probability per token; a
@@ -212,10 +214,11 @@ class Evaluator(Protocol):
           genomes: P genomes, without noise.
           task_weights: float32 `[P, K]`.
           split: whose problems.
-          problems: P entries: task name -> ids of problems with a reference answer.
+          problems: P entries: task name -> ids of problems with a right answer.
+          replies: right answers of these problems; None takes reference answers.
 
         Raises:
-          BadInputError: a task or a problem id is unknown, a problem has no reference
+          BadInputError: a task or a problem id is unknown, a problem has no right
             answer, or the genomes have no gradient.
           RunError: a loss or a gradient is not finite.
         """

@@ -1,4 +1,4 @@
-"""Gradients on the reference answers of problems: from tasks to rows of tokens."""
+"""Gradients on right answers of problems: from tasks to rows of tokens."""
 
 import math
 import time
@@ -7,19 +7,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cycleqd_jax.chat import Message
 from cycleqd_jax.errors import BadInputError, RunError
-from cycleqd_jax.evaluation.base import Cost, Gradients, ProblemIds, select_problems
+from cycleqd_jax.evaluation.base import (
+    Cost,
+    Gradients,
+    ProblemIds,
+    Replies,
+    select_problems,
+)
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.inference.rows import Row
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
-from cycleqd_jax.tasks.base import Problem, Split, Task, reference
+from cycleqd_jax.tasks.base import Problem, Split, Task, opening, reference
 
 
 class AnswerRows(NamedTuple):
-    """One genome on one problem's reference answer.
+    """One genome on one problem's right answer.
 
     Attributes:
       task: index of the problem's task.
@@ -41,8 +48,9 @@ def answer_gradients(
     task_weights: np.ndarray,
     split: Split,
     problems: Sequence[ProblemIds],
+    replies: Replies | None = None,
 ) -> Gradients:
-    """Gradients of the loss on reference answers; see `Evaluator.gradient`.
+    """Gradients of the loss on right answers; see `Evaluator.gradient`.
 
     Genomes are computed in factored form whatever the engine's mode is. All problems
     are looked up before anything is computed.
@@ -54,6 +62,7 @@ def answer_gradients(
       task_weights: float32 `[P, K]`.
       split: whose problems.
       problems: P entries.
+      replies: right answers; None takes reference answers.
 
     Raises:
       BadInputError: as `Evaluator.gradient`.
@@ -63,7 +72,14 @@ def answer_gradients(
     tokenizer, per_call = loader.engine.tokenizer, compute.num_genomes
     end = turn_end(tokenizer)
     answers = [
-        _answers(i % per_call, tasks, split, chosen, task_weights[i], tokenizer, end)
+        _answers(
+            i % per_call,
+            _chosen(tasks, split, chosen, replies),
+            [task.name for task in tasks],
+            task_weights[i],
+            tokenizer,
+            end,
+        )
         for i, chosen in enumerate(problems)
     ]
     losses, gradients, tokens = [], [], 0
@@ -89,27 +105,47 @@ _NOT_FINITE = (
 )
 
 
-def _answers(
-    genome: int,
+def _chosen(
     tasks: Sequence[Task],
     split: Split,
     problems: ProblemIds,
+    replies: Replies | None,
+) -> list[tuple[Task, Problem, Sequence[Message]]]:
+    """Problems with a right conversation, in the order of tasks and of their problems.
+
+    Raises:
+      BadInputError: none is known for one of them, or a name is unknown.
+    """
+    found = []
+    for task, problem in select_problems(tasks, split, problems):
+        if replies is None:
+            dialogue = reference(task, problem)
+        elif (text := replies.get(task.name, {}).get(problem.id)) is not None:
+            answer = {"role": "assistant", "content": text}
+            dialogue = [*opening(task, problem), answer]
+        else:
+            dialogue = None
+        if dialogue is None:
+            raise BadInputError(
+                f"problems: {problem.id} of {task.name} has no right answer, which "
+                "gradients need; leave it out."
+            )
+        found.append((task, problem, dialogue))
+    return found
+
+
+def _answers(
+    genome: int,
+    chosen: Sequence[tuple[Task, Problem, Sequence[Message]]],
+    names: Sequence[str],
     task_weights: np.ndarray,
     tokenizer: ChatTokenizer,
     end: int,
 ) -> list[AnswerRows]:
-    """One genome's rows, in the order of tasks and of their problems."""
-    names = [task.name for task in tasks]
-    chosen = select_problems(tasks, split, problems)
-    counts = [sum(task.name == name for task, _ in chosen) for name in names]
+    """One genome's rows, in the order of the chosen problems."""
+    counts = [sum(task.name == name for task, _, _ in chosen) for name in names]
     found = []
-    for task, problem in chosen:
-        dialogue = reference(task, problem)
-        if dialogue is None:
-            raise BadInputError(
-                f"problems: {problem.id} of {task.name} has no reference answer, which "
-                "gradients need; leave it out."
-            )
+    for task, problem, dialogue in chosen:
         k = names.index(task.name)
         examples = examples_of(dialogue, tokenizer, end)
         tokens = sum(len(example.learnt) for example in examples)

@@ -22,6 +22,7 @@ from cycleqd_jax.evaluation.base import (
     ProblemIds,
     Progress,
     ReferenceScore,
+    Replies,
     Scoring,
     select_problems,
 )
@@ -191,10 +192,11 @@ class LocalEvaluator:
         split: Split,
         *,
         problems: Sequence[ProblemIds],
+        replies: Replies | None = None,
     ) -> Gradients:
         """Gradients by coefficients; see `answer_gradients`."""
         return answer_gradients(
-            self._loader, self.tasks, genomes, task_weights, split, problems
+            self._loader, self.tasks, genomes, task_weights, split, problems, replies
         )
 
     def _run(

@@ -23,6 +23,7 @@ from cycleqd_jax.evaluation.base import (
     ProblemIds,
     Progress,
     ReferenceScore,
+    Replies,
     Scoring,
     mean_scores,
     select_problems,
@@ -173,9 +174,12 @@ class RacingEvaluator:
         split: Split,
         *,
         problems: Sequence[ProblemIds],
+        replies: Replies | None = None,
     ) -> Gradients:
         """See `Evaluator.gradient`."""
-        return self._evaluator.gradient(genomes, task_weights, split, problems=problems)
+        return self._evaluator.gradient(
+            genomes, task_weights, split, problems=problems, replies=replies
+        )
 
     def _order(self) -> dict[str, list[str]]:
         """The problems of every task, the most contested first, else as they come."""

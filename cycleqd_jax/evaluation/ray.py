@@ -24,6 +24,7 @@ from cycleqd_jax.evaluation.base import (
     Gradients,
     ProblemIds,
     Progress,
+    Replies,
     Scoring,
     select_problems,
     total_cost,
@@ -145,13 +146,15 @@ class RayEvaluator:
         split: Split,
         *,
         problems: Sequence[ProblemIds],
+        replies: Replies | None = None,
     ) -> Gradients:
         """Gradients by coefficients; see `Evaluator.gradient`."""
         start, genomes = time.perf_counter(), jax.device_get(list(genomes))
         parts = []
         for i, j in _cuts(len(genomes), self._free()):
             arguments = (genomes[i:j], task_weights[i:j], split)
-            parts.append(_Part(arguments, {"problems": list(problems[i:j])}, 0))
+            named = {"problems": list(problems[i:j]), "replies": replies}
+            parts.append(_Part(arguments, named, 0))
         losses, gradients, costs = zip(*self._call("gradient", parts), strict=True)
         return Gradients(
             np.concatenate(losses),

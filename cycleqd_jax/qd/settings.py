@@ -59,12 +59,14 @@ class QDSettings(Section):
         directions of an expert, in units of their singular values.
       matrix_std: the same, of an expert in one matrix.
       direction_std: the same, along one direction.
+      ascent_answers: the right answers that "gradient" follows: "known" ones of `train`
+        problems, or replies to `optimise` problems that were "accepted" from the
+        individuals evaluated so far.
       ascent_steps: steps of "gradient" and "es".
       ascent_rate: learning rate of a step, in units of singular values.
       ascent_optimiser: "adam", or "normalised" for plain gradient ascent; gradients are
         scaled to a root mean square of 1 before either.
-      ascent_problems: `train` problems per task and step; all of them if there are
-        fewer.
+      ascent_problems: problems per task and step; all of them if there are fewer.
       ascent_sigma: scale of the other tasks' weights, `|N(0, ascent_sigma^2)|`; the
         active task has weight 1.
       es_pairs: antithetic pairs of perturbations per step of "es".
@@ -91,6 +93,7 @@ class QDSettings(Section):
     expert_std: Width = 0.1
     matrix_std: Width = 0.15
     direction_std: Width = 0.15
+    ascent_answers: Literal["known", "accepted"] = "known"
     ascent_steps: Annotated[int, Field(ge=1, le=100)] = 4
     ascent_rate: Width = 0.03
     ascent_optimiser: Literal["adam", "normalised"] = "adam"
@@ -116,6 +119,11 @@ class QDSettings(Section):
             raise ValueError(
                 f"seeds has {cores[0]} and mutation is {self.mutation}; expected "
                 "svd_child or svd_scale, whose genomes can hold such a merge"
+            )
+        if self.ascent_answers == "accepted" and self.mutation != "gradient":
+            raise ValueError(
+                f"ascent_answers is accepted and mutation is {self.mutation}; expected "
+                "gradient, which alone follows accepted replies"
             )
         if len(self.seeds) > self.num_generations:
             raise ValueError(

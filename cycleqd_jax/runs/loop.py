@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from qdax.custom_types import RNGKey
 
+from cycleqd_jax.evaluation.accepted import AcceptedReplies
 from cycleqd_jax.evaluation.base import Cost, Evaluator, mean_losses, total_cost
 from cycleqd_jax.evaluation.smooth import FitnessSettings
 from cycleqd_jax.progress import BatchSummary, Observer, Usage
@@ -27,7 +28,7 @@ from cycleqd_jax.runs.costs import write_costs
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.lanes import Asked, Lanes, untold
 from cycleqd_jax.runs.names import child_name, individual_name
-from cycleqd_jax.runs.results import write_episodes, write_logprobs
+from cycleqd_jax.runs.results import read_episodes, write_episodes, write_logprobs
 from cycleqd_jax.runs.retention import TextRetention
 from cycleqd_jax.search.base import (
     Candidates,
@@ -39,12 +40,14 @@ from cycleqd_jax.search.base import (
     candidate,
 )
 from cycleqd_jax.search.requests import (
+    AcceptedAnswer,
+    AcceptedRequest,
     Answer,
     GradientAnswer,
     GradientRequest,
     Problems,
-    Request,
     ScoreAnswer,
+    ScoreRequest,
 )
 from cycleqd_jax.tasks.base import Split
 
@@ -61,6 +64,7 @@ def run_search(
     observer: Observer,
     fitness: FitnessSettings = FitnessSettings(),  # noqa: B008 - it is frozen
     retention: TextRetention | None = None,
+    accepted: AcceptedReplies | None = None,
 ) -> State:
     """Goes on from `state` to the last generation.
 
@@ -79,6 +83,8 @@ def run_search(
       observer: hears of progress.
       fitness: whether candidates get smooth scores.
       retention: measures the retention of candidates; None where it is no behaviour.
+      accepted: right replies of the individuals told so far; those of candidates are
+        added. None for a search that does not use them.
 
     Returns:
       The state after the last generation.
@@ -99,7 +105,7 @@ def run_search(
                 ts := tuple(itertools.islice(numbers, qd.children_per_batch))
             ):
                 costs: list[tuple[str, Cost]] = []
-                candidates = ask(search, state, key, ts, evaluator, costs)
+                candidates = ask(search, state, key, ts, evaluator, costs, accepted)
                 names = [child_name(t) for t in ts]
                 evaluate = functools.partial(
                     evaluate_batch,
@@ -131,6 +137,8 @@ def run_search(
             if fitness.smooth or retention is not None:
                 write_logprobs(folder, part, batch.logprobs)
             write_episodes(folder, part, batch.episodes)
+            if accepted is not None:  # as a resumed run reads them
+                accepted.add(read_episodes(folder, part) or ())
             folder.write_part("metrics", part, pa.Table.from_pylist(rows))
             checkpoints.save(state)
             now = time.perf_counter()
@@ -159,6 +167,7 @@ def ask(
     ts: Sequence[int],
     evaluator: Evaluator,
     costs: list[tuple[str, Cost]] | None = None,
+    accepted: AcceptedReplies | None = None,
 ) -> Candidates:
     """The candidates of some generations; answers the search's requests on the way.
 
@@ -169,26 +178,36 @@ def ask(
       ts: the generations.
       evaluator: answers requests.
       costs: if given, the kind and cost of every answer are appended.
+      accepted: right replies of the individuals told so far, for a search that asks.
     """
     got = search.ask(state, key, ts)
     answers: list[Answer] = []
     while not isinstance(got, Candidates):
-        answer, *spent = _answer(got, evaluator)
-        answers.append(answer)
-        if costs is not None:
-            costs.append(tuple(spent))
+        if isinstance(got, AcceptedRequest):
+            known = accepted.replies().items()
+            answers.append(AcceptedAnswer({task: tuple(own) for task, own in known}))
+        else:
+            answer, *spent = _answer(got, evaluator, accepted)
+            answers.append(answer)
+            if costs is not None:
+                costs.append(tuple(spent))
         got = search.ask(state, key, ts, tuple(answers))
     return got
 
 
-def _answer(request: Request, evaluator: Evaluator) -> tuple[Answer, str, Cost]:
+def _answer(
+    request: GradientRequest | ScoreRequest,
+    evaluator: Evaluator,
+    accepted: AcceptedReplies | None,
+) -> tuple[Answer, str, Cost]:
     """The answer, and the kind and cost of the call that gave it."""
     if isinstance(request, GradientRequest):
         found = evaluator.gradient(
             request.genomes,
             request.task_weights,
-            Split.TRAIN,
+            Split.OPTIMISE if request.accepted else Split.TRAIN,
             problems=request.problems,
+            replies=accepted.replies() if request.accepted else None,
         )
         answer = GradientAnswer(found.losses, found.gradients)
         return answer, "gradient", found.cost

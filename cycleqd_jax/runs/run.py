@@ -7,6 +7,7 @@ import numpy as np
 
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.accepted import AcceptedReplies
 from cycleqd_jax.evaluation.base import Evaluator
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.racing import RacingEvaluator
@@ -29,7 +30,12 @@ from cycleqd_jax.runs.plan import (
     make_plan,
 )
 from cycleqd_jax.runs.remote import of_driver, remote_evaluator
-from cycleqd_jax.runs.results import recorded_verdicts, whole_batches
+from cycleqd_jax.runs.results import (
+    EXPERTS_PART,
+    read_episodes,
+    recorded_verdicts,
+    whole_batches,
+)
 from cycleqd_jax.runs.retention import TextRetention
 from cycleqd_jax.runs.search import make_search
 from cycleqd_jax.runs.setup import (
@@ -43,6 +49,7 @@ from cycleqd_jax.runs.trackers import check_trackers, track_run
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import State
+from cycleqd_jax.search.registry import search_class
 
 
 def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
@@ -102,6 +109,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
                 observer=observer,
                 fitness=config.fitness,
                 retention=retention,
+                accepted=_accepted(config, evaluator, folder),
             )
         comparison.compare(
             cached,
@@ -209,6 +217,19 @@ def _racing(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> Evalu
         smooth=config.fitness.smooth,
         record=recorded_verdicts(folder),
     )
+
+
+def _accepted(
+    config: RunConfig, evaluator: Evaluator, folder: RunFolder
+) -> AcceptedReplies | None:
+    """Right replies of the experts and of all children on record, if a search asks."""
+    kind = search_class(config.search)
+    if not kind.uses_accepted(config.qd, config.search_settings):
+        return None
+    found = AcceptedReplies(evaluator.tasks)
+    for part in (EXPERTS_PART, trained_experts.PART, *folder.batches()):
+        found.add(read_episodes(folder, part) or ())
+    return found
 
 
 def _state(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.accepted import one_reply_problems
 from cycleqd_jax.inference.gradients import check_differentiable
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.search.base import Context, Search
@@ -34,6 +35,8 @@ def make_search(
     """
     kind, options = search_class(config.search), config.search_settings
     train = _train_problems(config, kind, basis, tasks)
+    if tasks and kind.uses_accepted(config.qd, config.search_settings):
+        _check_accepted(config.search, tasks)
     if config.fitness.smooth:
         _check_smooth(config.search, kind, tasks)
     if config.retention.descriptor and not _takes(kind, "retention"):
@@ -67,6 +70,15 @@ def _check_smooth(name: str, kind: type[Search], tasks: Sequence[Task]) -> None:
         )
 
 
+def _check_accepted(name: str, tasks: Sequence[Task]) -> None:
+    if not any(map(one_reply_problems, tasks)):
+        raise BadInputError(
+            f"the search {name} learns from accepted replies, but no optimise problem "
+            f"of {', '.join(task.name for task in tasks)} can be solved by one reply; "
+            "let it learn from known answers."
+        )
+
+
 def _train_problems(
     config: RunConfig, kind: type[Search], basis: Basis, tasks: Sequence[Task]
 ) -> dict[str, tuple[str, ...]]:
@@ -74,12 +86,12 @@ def _train_problems(
 
     Empty for a search that makes no requests.
     """
-    setting = kind.uses_train(config.qd, config.search_settings)
-    if setting is None:
-        return {}
     if kind.uses_gradients(config.qd, config.search_settings):
         mesh = config.engine.mesh
         check_differentiable(basis, mesh.data * mesh.tensor)
+    setting = kind.uses_train(config.qd, config.search_settings)
+    if setting is None:
+        return {}
     found = {task.name: _with_reference(task) for task in tasks}
     known = {name: ids for name, ids in found.items() if ids}
     if tasks and not known:

@@ -52,11 +52,6 @@ class Context(NamedTuple):
     train: Mapping[str, tuple[str, ...]] = {}
 
     @property
-    def train_tasks(self) -> tuple[int, ...]:
-        """The tasks in `train`, 0-based and in their order."""
-        return tuple(k for k, task in enumerate(self.tasks) if task in self.train)
-
-    @property
     def own_experts(self) -> tuple[int, ...]:
         """Per task its expert, 0-based: the one of its name; -1 where there is none."""
         place = {name: k for k, name in enumerate(self.basis.expert_names)}
@@ -195,11 +190,16 @@ class Search(abc.ABC):
 
     @classmethod
     def uses_train(cls, qd: QDSettings, options: Mapping[str, Any]) -> str | None:
-        """The setting whose requests need `train` problems; None if it has none.
+        """The setting whose requests need known answers of `train` problems, or None.
 
         Messages name it, so it is written as in a config: "qd.mutation: gradient".
         """
         return None
+
+    @classmethod
+    def uses_accepted(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:
+        """True if it makes an `AcceptedRequest`, with these settings."""
+        return False
 
     @classmethod
     def uses_gradients(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:

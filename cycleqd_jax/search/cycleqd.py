@@ -90,8 +90,15 @@ class CycleQD(Search):
 
     @classmethod
     def uses_train(cls, qd: QDSettings, options: Mapping[str, Any]) -> str | None:
-        """With gradient mutation and with evolution strategies."""
-        return f"qd.mutation: {qd.mutation}" if qd.ascends else None
+        """With gradient mutation on known answers and with evolution strategies."""
+        if not qd.ascends or cls.uses_accepted(qd, options):
+            return None
+        return f"qd.mutation: {qd.mutation}"
+
+    @classmethod
+    def uses_accepted(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:
+        """With gradient mutation on accepted replies."""
+        return qd.ascent_answers == "accepted"
 
     @classmethod
     def uses_gradients(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
-"""Gradient ascent without archives: one genome, moved by Adam on `train` answers.
+"""Gradient ascent without archives: one genome, moved by Adam on right answers.
 
 It starts from the sum of the experts, times a factor, and follows the gradient, by the
-coefficients, of the mean loss over the tasks with known answers. Candidates are
+coefficients, of the mean loss over the tasks with right answers. Candidates are
 snapshots on the way. They are scored like any others, and the best mean on `optimise`
 wins. Quality-diversity with gradients has to beat it with the same tokens.
 
@@ -10,7 +10,7 @@ by gradient as in AdaMerging (arXiv 2310.02575), here on right answers.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import jax
@@ -34,7 +34,14 @@ from cycleqd_jax.search.base import (
     State,
     add_candidates,
 )
-from cycleqd_jax.search.requests import Answer, GradientRequest, Request
+from cycleqd_jax.search.mutation_requests import problems_to_learn
+from cycleqd_jax.search.requests import (
+    AcceptedRequest,
+    Answer,
+    GradientRequest,
+    Problems,
+    Request,
+)
 
 
 class GradientSettings(Section):
@@ -44,13 +51,17 @@ class GradientSettings(Section):
       factor: of the sum of task vectors that it starts from.
       rate: learning rate of Adam, in units of singular values.
       steps: of Adam per candidate.
-      problems: `train` problems per task and step; all of them if there are fewer.
+      problems: problems per task and step; all of them if there are fewer.
+      answers: the right answers: "known" ones of `train` problems, or replies to
+        `optimise` problems that were "accepted" from the experts and from earlier
+        candidates.
     """
 
     factor: float = Field(1.0, ge=-10, le=10)
     rate: float = Field(0.03, gt=0, le=10)
     steps: int = Field(4, ge=1, le=1000)
     problems: Whole = 4
+    answers: Literal["known", "accepted"] = "known"
 
 
 @flax.struct.dataclass
@@ -82,8 +93,13 @@ class GradientSearch(Search):
 
     @classmethod
     def uses_train(cls, qd: QDSettings, options: Mapping[str, Any]) -> str | None:
-        """Always."""
-        return "search: gradient"
+        """With known answers."""
+        return None if cls.uses_accepted(qd, options) else "search: gradient"
+
+    @classmethod
+    def uses_accepted(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:
+        """With accepted replies."""
+        return options.get("answers") == "accepted"
 
     @classmethod
     def uses_gradients(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:
@@ -120,6 +136,12 @@ class GradientSearch(Search):
         first, steps = state.next_generation, self._settings.steps
         units = np.asarray(self.context.basis.singular_values)
         point, points = state.memory, {}
+        accepted = self._settings.answers == "accepted"
+        problems, answers = problems_to_learn(self.context, answers, accepted=accepted)
+        if problems is None:
+            return AcceptedRequest()
+        if not problems:  # nobody has solved anything
+            points = dict.fromkeys(ts, point)
         for i, answer in enumerate(answers):
             coefficients, optimiser = ascend(
                 point.coefficients,
@@ -131,8 +153,9 @@ class GradientSearch(Search):
             point = Point(coefficients, jax.device_get(optimiser))
             points[first + i // steps] = point
         asked, lacking = len(answers), (ts[-1] - first + 1) * steps - len(answers)
-        if lacking:
-            return self._request(point, key, first + asked // steps, asked % steps)
+        if problems and lacking:
+            keys = jax.random.fold_in(key, first + asked // steps), asked % steps
+            return self._request(point, jax.random.fold_in(*keys), problems)
         return Candidates(
             tuple(ts),
             tuple(self._genome(points[t]) for t in ts),
@@ -140,16 +163,14 @@ class GradientSearch(Search):
             tuple(points[t] for t in ts),
         )
 
-    def _request(self, point: Point, key: RNGKey, t: int, step: int) -> GradientRequest:
+    def _request(self, point: Point, key: RNGKey, known: Problems) -> GradientRequest:
         """The gradient of the mean loss on fresh problems, for one step."""
-        own = jax.random.fold_in(key, t)
-        problems = draw_problems(
-            jax.random.fold_in(own, step), self.context.train, self._settings.problems
-        )
-        known = list(self.context.train_tasks)
-        weights = np.zeros((1, len(self.context.tasks)), np.float32)
-        weights[0, known] = 1 / len(known)
-        return GradientRequest((self._genome(point),), weights, (problems,))
+        problems = draw_problems(key, known, self._settings.problems)
+        names = self.context.tasks
+        share = [name in known for name in names]
+        weights = np.asarray([share], np.float32) / max(sum(share), 1)
+        accepted = self._settings.answers == "accepted"
+        return GradientRequest((self._genome(point),), weights, (problems,), accepted)
 
     def tell(
         self, state: State, candidates: Candidates, outcomes: Sequence[Outcome]

@@ -1,8 +1,9 @@
 """The requests of gradient mutation and of evolution strategies.
 
-A child needs one answer per step. What is random of a step comes from the child's key,
-so a child is the same alone and in a batch. A task without known answers has no slope;
-a child that is bred in its archive follows the mix of the others.
+A child needs one answer per step, and before the first one, where it learns from
+accepted replies, the problems that have such a reply. What is random of a step comes
+from the child's key, so a child is the same alone and in a batch. A task without right
+answers has no slope; a child that is bred in its archive follows the mix of the others.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from cycleqd_jax.qd.ascent import (
 from cycleqd_jax.qd.schedule import generation_keys
 from cycleqd_jax.search.base import Context
 from cycleqd_jax.search.requests import (
+    AcceptedRequest,
     Answer,
     GradientRequest,
     Problems,
@@ -58,9 +60,16 @@ def mutated_or_request(
       answers: to the requests of the steps so far.
       context: of the search; its settings `ascent_*` and `es_*` are used.
     """
+    problems, answers = problems_to_learn(
+        context, answers, accepted=context.qd.ascent_answers == "accepted"
+    )
+    if problems is None:
+        return AcceptedRequest()
+    if not problems:  # nobody has solved anything
+        return tuple(children)
     mutation = _GradientMutation if context.qd.mutation == "gradient" else _ES
     ascents = [
-        mutation(child, task, generation_keys(run_key, t).mutation, context)
+        mutation(child, task, generation_keys(run_key, t).mutation, context, problems)
         for child, task, t in zip(children, active, ts, strict=True)
     ]
     for answer in answers:
@@ -73,6 +82,26 @@ def mutated_or_request(
     return mutation.request(ascents)
 
 
+def problems_to_learn(
+    context: Context, answers: Sequence[Answer], *, accepted: bool
+) -> tuple[Problems | None, Sequence[Answer]]:
+    """The problems that a search may learn from, and the answers of its steps.
+
+    Args:
+      context: of the search.
+      answers: to its requests so far.
+      accepted: whether it learns from accepted replies; else from reference answers.
+
+    Returns:
+      task name -> ids; None where an `AcceptedRequest` has to be made first.
+    """
+    if not accepted:
+        return context.train, answers
+    if not answers:
+        return None, answers
+    return answers[0].problems, answers[1:]
+
+
 class _Ascent:
     """One child on its way.
 
@@ -83,12 +112,20 @@ class _Ascent:
 
     rows: int
 
-    def __init__(self, child: Genome, active: int, key: RNGKey, context: Context):
+    def __init__(
+        self,
+        child: Genome,
+        active: int,
+        key: RNGKey,
+        context: Context,
+        problems: Problems,
+    ):
         self.genome = child
         self._context, self._key, self._steps = context, key, 0
         self._units = np.asarray(context.basis.singular_values)
         qd = context.qd
-        self._tasks = list(context.train_tasks)
+        self._known = problems
+        self._tasks = [k for k, name in enumerate(context.tasks) if name in problems]
         self._weights = draw_task_weights(
             jax.random.fold_in(key, 0),
             len(context.tasks),
@@ -111,10 +148,10 @@ class _Ascent:
         self._steps += 1
 
     def _slopes(self, answer: Answer, rows: slice) -> np.ndarray:
-        """Gradients of the losses of the tasks in `train`, in units of singular values.
+        """Gradients of the losses of the tasks with right answers.
 
         Returns:
-          `[n, G]`, in the order of `Context.train_tasks`.
+          `[n, G]` in units of singular values, in the order of tasks.
         """
         raise NotImplementedError
 
@@ -124,14 +161,12 @@ class _Ascent:
 
     def _problems(self) -> dict[str, tuple[str, ...]]:
         """The problems of the next step."""
-        context = self._context
-        return draw_problems(
-            self._step_keys().problems, context.train, context.qd.ascent_problems
-        )
+        count = self._context.qd.ascent_problems
+        return draw_problems(self._step_keys().problems, self._known, count)
 
 
 class _GradientMutation(_Ascent):
-    """Asks for the gradient of every task's loss: one row per task in `train`."""
+    """Asks for the gradient of every task's loss: one row per task."""
 
     @property
     def rows(self) -> int:
@@ -150,6 +185,7 @@ class _GradientMutation(_Ascent):
             tuple(a.genome for a in ascents for _ in range(a.rows)),
             np.concatenate(weights),
             tuple(problems),
+            accepted=ascents[0]._context.qd.ascent_answers == "accepted",
         )
 
     def _slopes(self, answer: Answer, rows: slice) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Requests of a search before it proposes, and the answers.
 
-A search that makes requests says so in `Search.uses_train` and `Search.uses_gradients`.
+A search that makes requests says so in `Search.uses_train`, `Search.uses_accepted` and
+`Search.uses_gradients`.
 """
 
 import dataclasses
@@ -15,8 +16,19 @@ Problems = Mapping[str, tuple[str, ...]]  # task name -> ids of its problems
 
 
 @dataclasses.dataclass(frozen=True)
+class AcceptedRequest:
+    """Asks which `optimise` problems the individuals told so far have solved.
+
+    A search that makes it says so in `Search.uses_accepted`.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
 class GradientRequest:
-    """Asks for the gradient of the loss on reference answers of `train` problems.
+    """Asks for the gradient of the loss on right answers.
+
+    They are the reference answers of `train` problems, or accepted replies to
+    `optimise` problems.
 
     The loss of genome p is `sum_k task_weights[p, k] * loss_k`, with `loss_k` the mean
     over its problems of task k of the negative log-probability per token.
@@ -24,12 +36,15 @@ class GradientRequest:
     Attributes:
       genomes: P genomes, `[G]` and `[K]` float32 on the host.
       task_weights: float32 `[P, K]`.
-      problems: P entries: task name -> ids of `train` problems with a reference answer.
+      problems: P entries: task name -> ids of `train` problems with a reference answer,
+        or of problems in an `AcceptedAnswer`.
+      accepted: whether they are the latter.
     """
 
     genomes: tuple[Genome, ...]
     task_weights: np.ndarray
     problems: tuple[Problems, ...]
+    accepted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +58,17 @@ class ScoreRequest:
 
     genomes: tuple[Genome, ...]
     problems: tuple[Problems, ...]
+
+
+class AcceptedAnswer(NamedTuple):
+    """The answer to an `AcceptedRequest`.
+
+    Attributes:
+      problems: task name -> ids of `optimise` problems with an accepted reply; a task
+        without any has no entry.
+    """
+
+    problems: Problems
 
 
 class GradientAnswer(NamedTuple):
@@ -67,5 +93,5 @@ class ScoreAnswer(NamedTuple):
     losses: np.ndarray
 
 
-Request = GradientRequest | ScoreRequest
-Answer = GradientAnswer | ScoreAnswer
+Request = AcceptedRequest | GradientRequest | ScoreRequest
+Answer = AcceptedAnswer | GradientAnswer | ScoreAnswer

@@ -88,6 +88,31 @@ def test_the_loss_is_weighted_by_task(opened):
     assert np.abs(a - c).max() > 0.1 * np.abs(a).max()
 
 
+def test_replies_take_the_place_of_reference_answers(opened):
+    """The reference answer as a reply gives the same bits, another text others."""
+    prepared, evaluator = opened
+    task = evaluator.tasks[0]
+    problem = task.problems(Split.OPTIMISE)[1]
+    ids, right = {task.name: (problem.id,)}, task.dialogue(problem)[-1]["content"]
+
+    def losses(replies):
+        return evaluator.gradient(
+            [uniform(prepared.basis)],
+            np.ones((1, 3)),
+            Split.OPTIMISE,
+            problems=[ids],
+            replies=replies,
+        ).losses.tobytes()
+
+    known = losses(None)
+    assert losses({task.name: {problem.id: right}}) == known
+    assert losses({task.name: {problem.id: right + "!"}}) != known
+    with pytest.raises(
+        BadInputError, match=f"{problem.id} of toy_a has no right answer"
+    ):
+        losses({task.name: {}})
+
+
 def test_bad_calls_are_one_sentence(opened):
     prepared, evaluator = opened
     genome = uniform(prepared.basis)
@@ -103,7 +128,7 @@ def test_bad_calls_are_one_sentence(opened):
     task = prepared.tasks[1]
     task.reference = lambda problem: None
     try:
-        with pytest.raises(BadInputError, match="toy_b/train/2 of toy_b has no refer"):
+        with pytest.raises(BadInputError, match="toy_b/train/2 of toy_b has no right"):
             asked(genome, OTHERS)
     finally:
         del task.reference

@@ -4,11 +4,18 @@ import pytest
 import toy_world
 
 from cycleqd_jax import files
+from cycleqd_jax.runs import costs
 from experiments import agent_skills
 
 GRADIENT = ["qd.mutation=gradient", "qd.crossover=free"]
 METHODS = {
     "gradient": [*GRADIENT, "qd.ascent_steps=2", "qd.ascent_problems=2"],
+    "accepted": [
+        *GRADIENT,
+        "qd.ascent_answers=accepted",
+        "qd.ascent_steps=2",
+        "problems.train=0",
+    ],
     "es": ["qd.mutation=es", "qd.ascent_steps=1", "qd.es_pairs=2"],
     "search": ["search=gradient", "search_settings={steps: 2, problems: 2}"],
 }
@@ -23,6 +30,7 @@ def command(folder, settings, *more):
     "name",
     [
         "gradient",
+        "accepted",
         pytest.param("es", marks=pytest.mark.slow),
         pytest.param("search", marks=pytest.mark.slow),
     ],
@@ -37,6 +45,8 @@ def test_a_run_in_parts_ends_the_same(name, toy_settings, tmp_path):
         states.append(files.read_json(tmp_path / place / "state.json"))
     assert states[0] == states[1]
     assert states[0]["evaluated_children"] == 4
+    parts = costs.part_costs(tmp_path / "parts")
+    assert (parts["batch-000003"].tokens_backward > 0) == (name != "es")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +63,11 @@ def test_a_run_in_parts_ends_the_same(name, toy_settings, tmp_path):
             "gradient",
             ["basis.rank=1", "basis.residual=keep", "engine.mode=auto"],
             "basis.residual is keep, but gradients need",
+        ),
+        (
+            "es",
+            ["qd.ascent_answers=accepted"],
+            "ascent_answers is accepted and mutation is es",
         ),
         (
             "search",

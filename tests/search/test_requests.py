@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scripted import ScriptedEvaluator
 
+from cycleqd_jax.evaluation.accepted import AcceptedReplies
 from cycleqd_jax.evaluation.base import (
     Cost,
     Gradients,
@@ -22,7 +23,12 @@ from cycleqd_jax.runs.loop import ask
 from cycleqd_jax.search.base import Outcome
 from cycleqd_jax.search.cycleqd import CycleQD
 from cycleqd_jax.search.gradient import GradientSearch
-from cycleqd_jax.search.requests import GradientRequest, ScoreRequest
+from cycleqd_jax.search.requests import (
+    AcceptedAnswer,
+    AcceptedRequest,
+    GradientRequest,
+    ScoreRequest,
+)
 from cycleqd_jax.tasks.base import Split
 from tests.search.conftest import TASKS, TRAIN, rule
 from tests.search.test_searches import begun
@@ -38,6 +44,7 @@ class Quadratic(ScriptedEvaluator):
         super().__init__(tasks, rule)
         self.units = np.asarray(basis.singular_values, np.float64)
         self.moving = self.units > 0
+        self.splits = []
 
     def target(self, task, problem):
         seed = [TASKS.index(task), int(problem.rpartition("/")[2])]
@@ -62,7 +69,8 @@ class Quadratic(ScriptedEvaluator):
         ]
         return Scoring(rows, Cost(len(rows), 0, 0.0))
 
-    def gradient(self, genomes, task_weights, split, *, problems):
+    def gradient(self, genomes, task_weights, split, *, problems, replies=None):
+        self.splits.append(split)
         losses = np.full((len(genomes), 3), np.nan)
         slopes = np.zeros((len(genomes), self.units.size))
         for i, genome in enumerate(genomes):
@@ -213,6 +221,64 @@ def test_a_child_of_a_task_without_answers_follows_the_others(
         for one in (start, moved)
     ]
     assert losses[1] < 0.9 * losses[0]
+
+
+def accepted(tasks, solved):
+    """A record in which some problems are solved."""
+    record = AcceptedReplies(tasks)
+    evaluator = ScriptedEvaluator(tasks, lambda _, task, i: float((task, i) in solved))
+    record.add(evaluator.evaluate({"one": None}, Split.OPTIMISE).episodes)
+    return record
+
+
+ACCEPTED = {"ascent_answers": "accepted"}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda context: CycleQD(context(mutation="gradient", **ACCEPTED, **ASCENT)),
+        lambda context: GradientSearch(context({"answers": "accepted", "steps": 3})),
+    ],
+)
+def test_a_search_follows_accepted_replies(
+    context, basis, scripted, quadratic, tasks, make
+):
+    """Of the problems that are solved so far, and of nothing else."""
+    search = make(context)
+    state = begun(search, basis, scripted)
+    asked = search.ask(state, KEY, TS)
+    assert asked == AcceptedRequest()
+    solved = {"a": ("a/optimise/1", "a/optimise/2"), "c": ("c/optimise/0",)}
+    asked = search.ask(state, KEY, TS, (AcceptedAnswer(solved),))
+    assert asked.accepted
+    assert {i for own in asked.problems for ids in own.values() for i in ids} <= {
+        *solved["a"], *solved["c"]
+    }  # fmt: skip
+    record = accepted(tasks, {("a", 1), ("a", 2), ("c", 0)})
+    together = ask(search, state, KEY, TS, quadratic, accepted=record)
+    assert set(quadratic.splits) == {Split.OPTIMISE} and len(quadratic.splits) % 3 == 0
+    if isinstance(search, CycleQD):
+        for i, t in enumerate(TS):
+            alone = ask(search, state, KEY, (t,), quadratic, accepted=record)
+            assert bits(alone) == [bits(together)[i]]
+
+
+def test_before_anything_is_solved_a_search_proposes_without_gradients(
+    context, basis, scripted, tasks
+):
+    search = CycleQD(context(mutation="gradient", **ACCEPTED))
+    crossed = CycleQD(context(mutation="none"))
+    state = begun(search, basis, scripted)
+    record = accepted(tasks, ())
+    got = ask(search, state, KEY, TS, scripted, accepted=record)
+    assert bits(got) == bits(ask(crossed, state, KEY, TS, scripted))
+    search = GradientSearch(context({"answers": "accepted"}))
+    state = begun(search, basis, scripted)
+    got = ask(search, state, KEY, TS, scripted, accepted=record)
+    start = np.asarray(state.memory.coefficients).tobytes()
+    assert [own[0] for own in bits(got)] == [start] * 3
+    assert not scripted.replies
 
 
 def test_gradient_ascent_on_the_tasks_with_answers(context, basis, scripted, quadratic):

@@ -10,6 +10,7 @@ from cycleqd_jax.evaluation.base import (
     Evaluation,
     Gradients,
     ReferenceScore,
+    Replies,
     Scoring,
     mean_losses,
     select_problems,
@@ -25,7 +26,7 @@ class ScriptedEvaluator:
 
     Another rule, `likelihood`, may give the log-probability of a problem's reference
     answer, NaN where there is none. `reading(individual, i)` is that of text i; every
-    text has two tokens.
+    text has two tokens. `replies` has those of every call of `gradient`.
     """
 
     def __init__(self, tasks, rule: Rule, likelihood: Rule | None = None, reading=None):
@@ -34,6 +35,7 @@ class ScriptedEvaluator:
         self.calls: list[tuple[tuple[str, ...], Split]] = []
         self._rule = rule
         self._reading = reading
+        self.replies: list[Replies | None] = []
 
     def _rows(self, individuals: Mapping[str, Individual], split, problems, rule):
         self.calls.append((tuple(individuals), split))
@@ -93,7 +95,8 @@ class ScriptedEvaluator:
         ]
         return Scoring(scores, Cost(2 * len(scores), 0, 0.0))
 
-    def gradient(self, genomes, task_weights, split, *, problems):
+    def gradient(self, genomes, task_weights, split, *, problems, replies=None):
+        self.replies.append(replies)
         losses = np.full((len(genomes), len(self.tasks)), np.nan)
         tokens = 0
         for i, (genome, own) in enumerate(zip(genomes, problems, strict=True)):
