@@ -4,6 +4,7 @@ Diverse individuals solve different problems. What any of them solved, by verdic
 right answer for all of them, also where a task knows none.
 """
 
+import collections
 from collections.abc import Iterable, Sequence
 
 from cycleqd_jax.evaluation.base import Episode, Replies
@@ -26,14 +27,32 @@ class AcceptedReplies:
         self._counts: dict[str, dict[str, dict[str, int]]] = {
             task.name: {p.id: {} for p in one_reply_problems(task)} for task in tasks
         }
+        self._tries: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def add(self, episodes: Iterable[Episode]) -> None:
         """Remembers the right replies among some episodes on `optimise`."""
         for e in episodes:
+            self._tries[e.task, e.problem] += 1
             counts = self._counts[e.task].get(e.problem)
             if counts is None or e.score < 1 or e.turns != 1 or not e.reply.strip():
                 continue
             counts[e.reply] = counts.get(e.reply, 0) + 1
+
+    def solved(self) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[float, ...]]]:
+        """The problems with a right reply, and how much there is to learn from each.
+
+        Returns:
+          task name -> ids; and task name -> the share of the individuals on record that
+          failed on each, at least 0.01.
+        """
+        ids = {task: tuple(own) for task, own in self.replies().items()}
+        return ids, {
+            t: tuple(self._failed(t, p) for p in own) for t, own in ids.items()
+        }
+
+    def _failed(self, task: str, problem: str) -> float:
+        right, tries = self._counts[task][problem], self._tries[task, problem]
+        return max(0.01, 1 - sum(right.values()) / tries)
 
     def replies(self) -> Replies:
         """Per solved problem the reply that most individuals gave, or the first such.

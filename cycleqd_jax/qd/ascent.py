@@ -50,7 +50,10 @@ def draw_task_weights(
 
 
 def draw_problems(
-    key: RNGKey, train: Mapping[str, Sequence[str]], count: int
+    key: RNGKey,
+    train: Mapping[str, Sequence[str]],
+    count: int,
+    weights: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """Draws problems of every task, without replacement.
 
@@ -58,14 +61,21 @@ def draw_problems(
       key: one typed key; consumed.
       train: task name -> ids to draw from.
       count: problems per task; a task with fewer gives all.
+      weights: task name -> a positive weight per id: ids are drawn one after the other,
+        in proportion to the weights of those left. None draws with equal probability.
 
     Returns:
       task name -> ids.
     """
     found = {}
     for k, (task, ids) in enumerate(train.items()):
-        order = jax.random.permutation(jax.random.fold_in(key, k), len(ids))
-        found[task] = tuple(ids[i] for i in np.asarray(order)[:count])
+        own = jax.random.fold_in(key, k)
+        if weights is None:
+            order = np.asarray(jax.random.permutation(own, len(ids)))
+        else:  # the largest of log w + Gumbel noise come first with these odds
+            noise = np.asarray(jax.random.gumbel(own, (len(ids),)), np.float64)
+            order = np.argsort(-(np.log(weights[task]) + noise), kind="stable")
+        found[task] = tuple(ids[i] for i in order[:count])
     return found
 
 

@@ -184,8 +184,7 @@ def ask(
     answers: list[Answer] = []
     while not isinstance(got, Candidates):
         if isinstance(got, AcceptedRequest):
-            known = accepted.replies().items()
-            answers.append(AcceptedAnswer({task: tuple(own) for task, own in known}))
+            answers.append(AcceptedAnswer(*accepted.solved()))
         else:
             answer, *spent = _answer(got, evaluator, accepted)
             answers.append(answer)

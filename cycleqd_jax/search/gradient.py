@@ -21,7 +21,7 @@ from qdax.custom_types import RNGKey
 
 from cycleqd_jax.files import Section, Whole, parse_section
 from cycleqd_jax.merging.genome import Genome, scaled_sum
-from cycleqd_jax.qd.ascent import ascend, draw_problems, make_optimiser
+from cycleqd_jax.qd.ascent import ascend, make_optimiser
 from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.search import by_mean
 from cycleqd_jax.search.base import (
@@ -34,12 +34,11 @@ from cycleqd_jax.search.base import (
     State,
     add_candidates,
 )
-from cycleqd_jax.search.mutation_requests import problems_to_learn
+from cycleqd_jax.search.mutation_requests import Learnable, problems_to_learn
 from cycleqd_jax.search.requests import (
     AcceptedRequest,
     Answer,
     GradientRequest,
-    Problems,
     Request,
 )
 
@@ -137,10 +136,10 @@ class GradientSearch(Search):
         units = np.asarray(self.context.basis.singular_values)
         point, points = state.memory, {}
         accepted = self._settings.answers == "accepted"
-        problems, answers = problems_to_learn(self.context, answers, accepted=accepted)
-        if problems is None:
+        known, answers = problems_to_learn(self.context, answers, accepted=accepted)
+        if known is None:
             return AcceptedRequest()
-        if not problems:  # nobody has solved anything
+        if not known.problems:  # nobody has solved anything
             points = dict.fromkeys(ts, point)
         for i, answer in enumerate(answers):
             coefficients, optimiser = ascend(
@@ -153,9 +152,9 @@ class GradientSearch(Search):
             point = Point(coefficients, jax.device_get(optimiser))
             points[first + i // steps] = point
         asked, lacking = len(answers), (ts[-1] - first + 1) * steps - len(answers)
-        if problems and lacking:
+        if known.problems and lacking:
             keys = jax.random.fold_in(key, first + asked // steps), asked % steps
-            return self._request(point, jax.random.fold_in(*keys), problems)
+            return self._request(point, jax.random.fold_in(*keys), known)
         return Candidates(
             tuple(ts),
             tuple(self._genome(points[t]) for t in ts),
@@ -163,11 +162,11 @@ class GradientSearch(Search):
             tuple(points[t] for t in ts),
         )
 
-    def _request(self, point: Point, key: RNGKey, known: Problems) -> GradientRequest:
+    def _request(self, point: Point, key: RNGKey, known: Learnable) -> GradientRequest:
         """The gradient of the mean loss on fresh problems, for one step."""
-        problems = draw_problems(key, known, self._settings.problems)
+        problems = known.draw(key, self._settings.problems)
         names = self.context.tasks
-        share = [name in known for name in names]
+        share = [name in known.problems for name in names]
         weights = np.asarray([share], np.float32) / max(sum(share), 1)
         accepted = self._settings.answers == "accepted"
         return GradientRequest((self._genome(point),), weights, (problems,), accepted)

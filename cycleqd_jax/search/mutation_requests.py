@@ -6,7 +6,7 @@ from the child's key, so a child is the same alone and in a batch. A task withou
 answers has no slope; a child that is bred in its archive follows the mix of the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -60,16 +60,16 @@ def mutated_or_request(
       answers: to the requests of the steps so far.
       context: of the search; its settings `ascent_*` and `es_*` are used.
     """
-    problems, answers = problems_to_learn(
+    known, answers = problems_to_learn(
         context, answers, accepted=context.qd.ascent_answers == "accepted"
     )
-    if problems is None:
+    if known is None:
         return AcceptedRequest()
-    if not problems:  # nobody has solved anything
+    if not known.problems:  # nobody has solved anything
         return tuple(children)
     mutation = _GradientMutation if context.qd.mutation == "gradient" else _ES
     ascents = [
-        mutation(child, task, generation_keys(run_key, t).mutation, context, problems)
+        mutation(child, task, generation_keys(run_key, t).mutation, context, known)
         for child, task, t in zip(children, active, ts, strict=True)
     ]
     for answer in answers:
@@ -82,9 +82,26 @@ def mutated_or_request(
     return mutation.request(ascents)
 
 
+class Learnable(NamedTuple):
+    """Problems with right answers, which steps learn from.
+
+    Attributes:
+      problems: task name -> ids.
+      weights: task name -> a weight per id, by which they are drawn; None for equal
+        ones.
+    """
+
+    problems: Problems
+    weights: Mapping[str, Sequence[float]] | None = None
+
+    def draw(self, key: RNGKey, count: int) -> dict[str, tuple[str, ...]]:
+        """Draws problems for a step, see `draw_problems`."""
+        return draw_problems(key, self.problems, count, self.weights)
+
+
 def problems_to_learn(
     context: Context, answers: Sequence[Answer], *, accepted: bool
-) -> tuple[Problems | None, Sequence[Answer]]:
+) -> tuple[Learnable | None, Sequence[Answer]]:
     """The problems that a search may learn from, and the answers of its steps.
 
     Args:
@@ -93,13 +110,13 @@ def problems_to_learn(
       accepted: whether it learns from accepted replies; else from reference answers.
 
     Returns:
-      task name -> ids; None where an `AcceptedRequest` has to be made first.
+      None where an `AcceptedRequest` has to be made first.
     """
     if not accepted:
-        return context.train, answers
+        return Learnable(context.train), answers
     if not answers:
         return None, answers
-    return answers[0].problems, answers[1:]
+    return Learnable(*answers[0]), answers[1:]
 
 
 class _Ascent:
@@ -118,14 +135,15 @@ class _Ascent:
         active: int,
         key: RNGKey,
         context: Context,
-        problems: Problems,
+        known: Learnable,
     ):
         self.genome = child
         self._context, self._key, self._steps = context, key, 0
         self._units = np.asarray(context.basis.singular_values)
         qd = context.qd
-        self._known = problems
-        self._tasks = [k for k, name in enumerate(context.tasks) if name in problems]
+        self._known = known
+        names = context.tasks
+        self._tasks = [k for k, name in enumerate(names) if name in known.problems]
         self._weights = draw_task_weights(
             jax.random.fold_in(key, 0),
             len(context.tasks),
@@ -162,7 +180,7 @@ class _Ascent:
     def _problems(self) -> dict[str, tuple[str, ...]]:
         """The problems of the next step."""
         count = self._context.qd.ascent_problems
-        return draw_problems(self._step_keys().problems, self._known, count)
+        return self._known.draw(self._step_keys().problems, count)
 
 
 class _GradientMutation(_Ascent):

@@ -66,9 +66,11 @@ class AcceptedAnswer(NamedTuple):
     Attributes:
       problems: task name -> ids of `optimise` problems with an accepted reply; a task
         without any has no entry.
+      weights: task name -> per id how much there is to learn, above 0.
     """
 
     problems: Problems
+    weights: Mapping[str, tuple[float, ...]]
 
 
 class GradientAnswer(NamedTuple):

@@ -40,6 +40,14 @@ def test_the_reply_that_most_individuals_gave_is_learnt():
     assert record.replies() == {"opens": {"0": "x", "1": "first"}}  # a tie: the first
 
 
+def test_what_few_have_solved_has_the_most_to_learn():
+    record = AcceptedReplies([Opens()])
+    record.add([episode("0", "x"), episode("0", "x"), episode("1", "y")])
+    record.add(episode("1", "no", 0.0) for _ in range(3))
+    record.add([episode("2", "no", 0.0)])
+    assert record.solved() == ({"opens": ("0", "1")}, {"opens": (0.01, 0.75)})
+
+
 def test_wrong_blank_and_later_replies_are_not_learnt():
     record = AcceptedReplies([Opens()])
     record.add(

@@ -1,5 +1,7 @@
 """Gradient mutation and evolution strategies, against plain float64 NumPy."""
 
+import collections
+
 import jax
 import numpy as np
 import pytest
@@ -100,3 +102,14 @@ def test_steps_equal_their_formula(name):
     want = adam(start, slopes, 0.05) if name == "adam" else plain
     np.testing.assert_allclose(c, want, rtol=1e-5, atol=1e-6)
     assert c.dtype == np.float32 and c[2] == 0.0  # padding stays zero
+
+
+def test_problems_are_drawn_in_proportion_to_their_weights():
+    ids, weights = {"a": ("x", "y", "z")}, {"a": (1.0, 1.0, 8.0)}
+    keys = jax.random.split(jax.random.key(3), 600)
+    drawn = [draw_problems(key, ids, 2, weights)["a"] for key in keys]
+    assert all(len(set(pair)) == 2 for pair in drawn)
+    first = collections.Counter(pair[0] for pair in drawn)
+    second = collections.Counter(pair[1] for pair in drawn if pair[0] == "x")
+    assert first["z"] / 600 == pytest.approx(0.8, abs=0.05)
+    assert second["z"] / second.total() == pytest.approx(8 / 9, abs=0.12)

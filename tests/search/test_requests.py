@@ -250,7 +250,8 @@ def test_a_search_follows_accepted_replies(
     asked = search.ask(state, KEY, TS)
     assert asked == AcceptedRequest()
     solved = {"a": ("a/optimise/1", "a/optimise/2"), "c": ("c/optimise/0",)}
-    asked = search.ask(state, KEY, TS, (AcceptedAnswer(solved),))
+    weights = {"a": (0.5, 0.5), "c": (1.0,)}
+    asked = search.ask(state, KEY, TS, (AcceptedAnswer(solved, weights),))
     assert asked.accepted
     assert {i for own in asked.problems for ids in own.values() for i in ids} <= {
         *solved["a"], *solved["c"]
