@@ -106,7 +106,12 @@ def read_json(path: pathlib.Path) -> Any:
 
 def write_sealed(path: pathlib.Path, data: dict[str, Any]) -> None:
     """Writes a JSON object with the checksum of its content in it."""
-    write_json(path, data | {_SEAL: _checksum(data)})
+    write_text(path, sealed(data))
+
+
+def sealed(data: dict[str, Any]) -> str:
+    """A JSON object with the checksum of its content in it."""
+    return json_text(data | {_SEAL: _checksum(data)})
 
 
 def read_sealed(path: pathlib.Path) -> dict[str, Any]:
@@ -115,10 +120,18 @@ def read_sealed(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       BadInputError: it is missing or damaged, be it by one digit.
     """
-    data = read_json(path)
+    return unsealed(read_json(path), path)
+
+
+def unsealed(data: Any, name: object) -> dict[str, Any]:
+    """What `sealed` was made of, from the JSON that was read.
+
+    Raises:
+      BadInputError: it is damaged, be it by one digit.
+    """
     seal = data.pop(_SEAL, None) if isinstance(data, dict) else None
     if seal is None or seal != _checksum(data):
-        raise BadInputError(f"{path} is damaged: its checksum does not match.")
+        raise BadInputError(f"{name} is damaged: its checksum does not match.")
     return data
 
 

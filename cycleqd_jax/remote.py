@@ -1,8 +1,9 @@
 """Files in a bucket or on a server, through fsspec: `gs://`, `s3://`, `https://`, ...
 
 Weights are read there by ranges of bytes; small files are copied beside each other into
-the user's cache. fsspec comes with the packages that this library needs; the client of
-a kind of bucket is a package of its own (gcsfs, s3fs).
+the user's cache. A run can be copied there while it goes on (`RemoteFolder`). fsspec
+comes with the packages that this library needs; the client of a kind of bucket is a
+package of its own (gcsfs, s3fs).
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,10 +146,74 @@ class RemoteFile:
             part[:] = np.frombuffer(content, np.uint8)
 
 
+class RemoteFolder:
+    """A folder on another machine that is written to.
+
+    Names are relative to it and may have slashes. A file is there whole or, where the
+    server writes in place, its content must tell.
+    """
+
+    def __init__(self, url: str):
+        """Takes the URL; nothing is asked yet."""
+        self.url = url.rstrip("/")
+
+    def names(self) -> list[str]:
+        """Names of all files, in order; none where there is no such folder.
+
+        Raises:
+          BadInputError: it cannot be reached.
+        """
+        with _reaching(self.url):
+            system, path = _open(self.url)
+            system.invalidate_cache()
+            return sorted(name[len(path) :].lstrip("/") for name in system.find(path))
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file; errors as for `read`."""
+        return read(f"{self.url}/{name}")
+
+    def write(self, contents: Mapping[str, bytes]) -> None:
+        """Writes small files, several at a time where the client can.
+
+        Raises:
+          BadInputError: they cannot be written.
+        """
+        with _reaching(self.url):
+            system, path = _open(self.url)
+            system.pipe({f"{path}/{n}": content for n, content in contents.items()})
+
+    def upload(self, name: str, file: pathlib.Path) -> None:
+        """Copies a file there; errors as for `write`."""
+        with _reaching(self.url):
+            system, path = _open(self.url)
+            system.put_file(str(file), f"{path}/{name}")
+
+    def download(self, name: str, file: pathlib.Path) -> None:
+        """Copies a file here.
+
+        Raises:
+          BadInputError: it is not there, or cannot be reached.
+        """
+        with _reaching(f"{self.url}/{name}"):
+            system, path = _open(self.url)
+            system.get_file(f"{path}/{name}", str(file))
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Removes files; errors as for `write`."""
+        with _reaching(self.url):
+            system, path = _open(self.url)
+            for name in names:
+                system.rm_file(f"{path}/{name}")
+
+
 def _open(url: str) -> tuple[Any, str]:
     import fsspec
 
-    return fsspec.core.url_to_fs(url)
+    # On a disk, a file's folder must be there before it.
+    on_disk = url.startswith(("file://", "local://"))
+    options = {"auto_mkdir": True} if on_disk else {}
+    system, path = fsspec.core.url_to_fs(url, **options)
+    return system, path.rstrip("/")
 
 
 @contextlib.contextmanager

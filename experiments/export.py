@@ -11,6 +11,7 @@ where they were dequantised.
 import argparse
 import pathlib
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.remote import RemoteFolder, is_url
 from cycleqd_jax.reports import console
 from cycleqd_jax.runs.adapters import adapter_of
 from cycleqd_jax.runs.opened import OpenedRun, open_run
@@ -38,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "where that is exact, as a PEFT adapter.",
     )
     parser.add_argument(
-        "run", type=console.path, help="run folder, like runs/quickstart"
+        "run",
+        type=console.path,
+        help="run folder, like runs/quickstart, or the URL of its mirror",
     )
     parser.add_argument(
         "--individual",
@@ -48,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "archive in the aggregated model), or child/N that an archive still holds",
     )
     parser.add_argument(
-        "--to", required=True, type=console.path, metavar="FOLDER", help="a new folder"
+        "--to",
+        required=True,
+        type=console.path,
+        metavar="FOLDER",
+        help="a new folder, or its URL in a bucket like gs://bucket/model",
     )
     parser.add_argument(
         "--no-adapter", action="store_true", help="write the whole model only"
@@ -66,9 +74,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    run, to = args.run, args.to
     console.set_up_process()
-    target = pathlib.Path(to)
+    if not is_url(args.to):
+        return _export_to(args, pathlib.Path(args.to))
+    remote = RemoteFolder(args.to)
+    if remote.names():
+        raise BadInputError(f"--to: {args.to} has files already; choose another.")
+    with tempfile.TemporaryDirectory() as place:
+        code = _export_to(args, pathlib.Path(place))
+        found = (path for path in pathlib.Path(place).rglob("*") if path.is_file())
+        # The config last: without it a folder is no model.
+        for path in sorted(found, key=lambda path: (path.name == "config.json", path)):
+            remote.upload(path.relative_to(place).as_posix(), path)
+    return code
+
+
+def _export_to(args: argparse.Namespace, target: pathlib.Path) -> int:
+    run, to = args.run, args.to
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BadInputError(
             f"--to: {to} exists and is not an empty folder; choose another."
@@ -99,7 +121,7 @@ def _export(args: argparse.Namespace) -> int:
             tied = model.config.tie_word_embeddings
             plan = adapter_of(opened, individual, base, weights, tied_embeddings=tied)
             _write_adapter(
-                plan, args.approximate, target, opened, model, card, observer
+                plan, args.approximate, target, to, opened, model, card, observer
             )
     return console.DONE
 
@@ -108,6 +130,7 @@ def _write_adapter(
     plan: AdapterPlan,
     approximate: bool,
     target: pathlib.Path,
+    target_name: str,
     opened: OpenedRun,
     model: LoadedModel,
     card: str,
@@ -134,6 +157,12 @@ def _write_adapter(
     if is_hub_name(source):
         base, base_name = locate(source), source
     elif not (base / "config.json").is_file():
+        if is_url(target_name):
+            observer.note(
+                "no adapter: its base would be the weights as they were loaded from "
+                f"{source}; export to a folder on this machine for that"
+            )
+            return
         base = target / "base"
         observer.phase(f"writing the base weights to {base}")
         base_card = f"# Base weights\n\n`{source}` as it was loaded.\n"

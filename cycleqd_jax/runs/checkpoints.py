@@ -65,7 +65,18 @@ class Checkpoints:
     visible. The two newest are kept in case the newest is damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        saved: Callable[[], None] | None = None,
+    ):
+        """Opens the folder.
+
+        Args:
+          folder: made if it is not there.
+          saved: is called when a checkpoint is on disk.
+        """
+        self._saved = saved
         self._folder = pathlib.Path(folder).absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._checkpointer = _checkpointer()
@@ -102,6 +113,8 @@ class Checkpoints:
         except (OSError, ValueError) as err:  # TensorStore's errors are ValueErrors
             self._remove_leftovers()
             raise files.cannot_write(place, err) from err
+        if self._saved is not None:
+            self._saved()
 
     def restore(
         self,
@@ -204,8 +217,13 @@ def last_generation(folder: pathlib.Path) -> int:
 
 
 def _checkpointer() -> ocp.Checkpointer:
+    # Other processes of the run do not save, so nothing waits for them.
+    alone = ocp.options.MultiprocessingOptions(active_processes={0})
     # One file per array: OCDBT packs them as threads happen to finish.
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler(use_ocdbt=False))
+    handler = ocp.StandardCheckpointHandler(
+        multiprocessing_options=alone, use_ocdbt=False
+    )
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _steps(folder: pathlib.Path) -> list[int]:

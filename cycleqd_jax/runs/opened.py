@@ -22,7 +22,8 @@ from cycleqd_jax.merging.individuals import Individual, TrainedExpert
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.qd.aggregation import aggregate_champions
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.runs import sums
+from cycleqd_jax.remote import is_url
+from cycleqd_jax.runs import mirror, sums
 from cycleqd_jax.runs.checkpoints import damages, newest_whole, state_fingerprint
 from cycleqd_jax.runs.facts import NAME, RunFacts, read_facts
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
@@ -193,14 +194,15 @@ def open_run(path: str | os.PathLike[str], *, finished: bool = False) -> OpenedR
     """Opens a run folder for reading.
 
     Args:
-      path: the folder.
+      path: the folder, or the URL of its mirror, which is then fetched into the cache.
       finished: whether to refuse a run that has not been compared yet.
 
     Raises:
       BadInputError: it is no run folder, its settings or facts are damaged, or it is
         not finished although that was asked for.
     """
-    path = pathlib.Path(path)
+    url = os.fspath(path)
+    path = mirror.fetched(url) if is_url(url) else pathlib.Path(path)
     check_kinds(path)
     if not (path / "config.yaml").is_file():
         raise BadInputError(f"{path}: is not a run folder; it has no config.yaml.")

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import warnings
 
+import fsspec
 import numpy as np
 import pytest
 import toy_world
@@ -83,6 +84,18 @@ def test_export_import_evaluate_gives_the_same_episodes(run, tmp_path):
             for field in ("task", "problem", "outcome", "score", "answer", "finish"):
                 assert row[field] == getattr(episode, field)
             assert tuple(row["tokens"]) == episode.tokens
+
+
+def test_an_export_to_a_bucket(run, tmp_path, capsys):
+    bucket, url = fsspec.filesystem("memory"), "memory://models/one"
+    here = exported(run, tmp_path / "here", "--no-adapter")
+    exported(run, url, "--no-adapter")
+    there = {name.rpartition("/")[2] for name in bucket.find("/models/one")}
+    assert there == {path.name for path in here.iterdir()}
+    for name in there:
+        assert bucket.cat(f"/models/one/{name}") == (here / name).read_bytes(), name
+    assert export.main([str(run), "--to", url]) == 2
+    assert f"--to: {url} has files already" in capsys.readouterr().err
 
 
 def test_the_card_of_a_champion_names_it(run, tmp_path):
