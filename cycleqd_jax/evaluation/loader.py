@@ -53,6 +53,7 @@ class IndividualLoader:
     _gradients: CoefficientGradients | None = dataclasses.field(
         default=None, init=False
     )
+    _empty: Population | None = dataclasses.field(default=None, init=False)
     _population: Population | None = dataclasses.field(default=None, init=False)
     # Weights of the last materialised genome; the next one reuses their memory.
     _reusable: Weights | None = dataclasses.field(default=None, init=False)
@@ -64,9 +65,9 @@ class IndividualLoader:
           progress: is told of each program.
         """
         if self.mode == "factored":
-            self.engine.load(self.weights, self._empty_population())
+            self.share()
         else:
-            self.engine.load(self.weights)
+            self.load_alone(None)
         self.engine.compile(progress)
 
     def gradients(self) -> CoefficientGradients:
@@ -109,14 +110,13 @@ class IndividualLoader:
         """Runs the jobs of a group; each individual starts when a row is free."""
         free: asyncio.Queue[int] = asyncio.Queue()
         first = next(iter(group.values()))
-        population = None
-        if self._shares_passes(first):
-            population, self._reusable = self._empty_population(), None
-            self.engine.load(self.weights, population)
+        sharing = self._shares_passes(first)
+        if sharing:
+            self.share()
             for row in range(self.individuals_per_pass):
                 free.put_nowait(row)
         else:
-            self._load_alone(first)
+            self.load_alone(first)
             free.put_nowait(0)
 
         async def run_jobs(name: str, row: int) -> list[Any]:
@@ -131,11 +131,8 @@ class IndividualLoader:
                 running = []
                 for name, genome in group.items():
                     row = await free.get()
-                    if population is not None:
-                        population = with_individual(
-                            population, self.basis, genome, row
-                        )
-                        self.engine.replace(population)
+                    if sharing:
+                        self.set_row(row, genome)
                     running.append(tasks.create_task(run_jobs(name, row)))
                 results = [await one for one in running]
                 server.cancel()
@@ -160,15 +157,37 @@ class IndividualLoader:
     def _shares_passes(self, individual: Individual | None) -> bool:
         return self.mode == "factored" and isinstance(individual, Genome)
 
-    def _empty_population(self) -> Population:
-        """Base models only; always of one size, so that programs compile once."""
-        if self._population is None:
-            empty = empty_population(self.basis, self.individuals_per_pass)
-            self._population = self.engine.place(empty)
-        return self._population
+    # Processes that share a mesh do all that follows alike, told by the first.
+
+    def share(self) -> None:
+        """Loads a population into the engine whose rows are all the base model."""
+        with self.engine.relay.telling("share"):
+            self._reusable = None
+            if self._empty is None:
+                # Always of one size, so that programs compile once.
+                empty = empty_population(self.basis, self.individuals_per_pass)
+                self._empty = self.engine.place(empty)
+            self._population = self._empty
+            self.engine.load(self.weights, self._population)
+
+    def set_row(self, row: int, genome: Genome) -> None:
+        """Puts a genome into a row of the population."""
+        genome = self.engine.relay.plain(genome)
+        with self.engine.relay.telling("set_row", row, genome):
+            self._population = with_individual(
+                self._population, self.basis, genome, row
+            )
+            self.engine.replace(self._population)
+
+    def load_alone(self, individual: Individual | None) -> None:
+        """Loads the whole weights of one individual into the engine."""
+        if isinstance(individual, Genome):
+            individual = self.engine.relay.plain(individual)
+        with self.engine.relay.telling("load_alone", individual):
+            self._population = None
+            self._load_alone(individual)
 
     def _load_alone(self, individual: Individual | None) -> None:
-        """Loads the whole weights of one individual into the engine."""
         self.engine.load({})  # two individuals' weights need not fit at once
         old, self._reusable = self._reusable, None
         if individual is None:

@@ -10,6 +10,7 @@ import numpy as np
 from cycleqd_jax.inference import arrays, programs
 from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.programs import ProgramKey
+from cycleqd_jax.inference.relay import ALONE, Alone, Leader
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.inference.slots import BatchRow
 from cycleqd_jax.inference.stats import EngineStats
@@ -35,8 +36,10 @@ class DeviceCalls:
         settings: EngineSettings,
         stats: EngineStats,
         mesh: jax.sharding.Mesh | None = None,
+        relay: Alone | Leader = ALONE,
     ):
         self.population = Population()
+        self._relay = relay
         self._program = program
         self._stop_ids = stop_ids
         self._settings = settings
@@ -137,15 +140,12 @@ class DeviceCalls:
         start = time.perf_counter()
         self._begin_call(rows)
         num_rows = self._padded_prefill_rows(rows)
-        logprobs, greedy, self._cache = programs.score(
-            self._weights,
-            self.population,
-            self._take_cache(),
+        inputs = (
             arrays.prefill_chunk(rows, self._settings, num_rows),
             arrays.score_targets(rows, self._settings, num_rows),
-            key=self._program_key(self._prefill_span(rows)),
         )
-        logprobs, greedy = jax.device_get((logprobs, greedy))
+        found = self.run("score", inputs, self._prefill_span(rows))
+        logprobs, greedy = jax.device_get(found)
         self._count_prefill(start)
 
         def store() -> None:
@@ -194,15 +194,53 @@ class DeviceCalls:
     def read_slot(self, slot: int, num_tokens: int) -> Cache:
         """Copies at least the first `num_tokens` tokens of a slot to the host."""
         spans = self._settings.eviction_spans
-        key = self._program_key(next(span for span in spans if span >= num_tokens))
-        index = np.array([slot], np.int32)
-        return jax.device_get(programs.read_slot(self._cache, index, key=key))
+        span = next(span for span in spans if span >= num_tokens)
+        return jax.device_get(
+            self.run("read_slot", (np.array([slot], np.int32),), span)[0]
+        )
 
     def write_slot(self, slot: int, part: Cache) -> None:
         """Copies the result of `read_slot` into a slot."""
-        index = np.array([slot], np.int32)
-        key = self._program_key(part.keys[0].shape[2])
-        self._cache = programs.write_slot(self._take_cache(), part, index, key=key)
+        inputs = (part, np.array([slot], np.int32))
+        self.run("write_slot", inputs, part.keys[0].shape[2])
+
+    def run(
+        self, program: str, inputs: tuple, span: int, **wanted: bool
+    ) -> Sequence[jax.Array | Cache]:
+        """Runs a program on what is loaded, in all processes that share the mesh.
+
+        Args:
+          program: its name in `programs`.
+          inputs: its arguments after weights, population and cache, on the host.
+          span: how many tokens of each slot are read.
+          **wanted: `samples` and `logprobs` of its `ProgramKey`.
+
+        Returns:
+          What it gives beside the cache.
+        """
+        key = ProgramKey(
+            self._program, span, cache_sharding=self._cache_sharding, **wanted
+        )
+        with self._relay.telling("run", program, inputs, span, wanted):
+            if program == "read_slot":
+                return [programs.read_slot(self._cache, *inputs, key=key)]
+            if program == "write_slot":
+                cache = self._take_cache()
+                self._cache = programs.write_slot(cache, *inputs, key=key)
+                return []
+            static = {}
+            if program == "decode":
+                static["steps"] = self._settings.decode_steps
+                static["stop_ids"] = self._stop_ids
+            *found, self._cache = getattr(programs, program)(
+                self._weights,
+                self.population,
+                self._take_cache(),
+                *inputs,
+                key=key,
+                **static,
+            )
+            return found
 
     def _begin_call(self, rows: Sequence[BatchRow]) -> None:
         """Numbers a call and records it in its conversations, for eviction."""
@@ -240,14 +278,11 @@ class DeviceCalls:
     def _span(self, end: int) -> int:
         return next(span for span in self._settings.spans if span >= end)
 
-    def _program_key(self, span: int, rows: Sequence[BatchRow] = ()) -> ProgramKey:
-        return ProgramKey(
-            model=self._program,
-            span=span,
-            samples=any(row.request.sampling.temperature > 0 for row in rows),
-            logprobs=any(row.request.wants_logprobs for row in rows),
-            cache_sharding=self._cache_sharding,
-        )
+    def _wanted(self, rows: Sequence[BatchRow]) -> dict[str, bool]:
+        return {
+            "samples": any(row.request.sampling.temperature > 0 for row in rows),
+            "logprobs": any(row.request.wants_logprobs for row in rows),
+        }
 
     def _take_cache(self) -> Cache:
         """Takes the cache out of this object, since the next call donates its buffers.
@@ -266,15 +301,12 @@ class DeviceCalls:
         self, rows: Sequence[BatchRow], num_rows: int, span: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """First tokens and their log-probabilities, `[len(rows)]` each."""
-        tokens, logprobs, self._cache = programs.prefill(
-            self._weights,
-            self.population,
-            self._take_cache(),
+        inputs = (
             arrays.prefill_chunk(rows, self._settings, num_rows),
             arrays.sampling(rows, range(len(rows)), num_rows),
-            key=self._program_key(span, rows),
         )
-        tokens, logprobs = jax.device_get((tokens, logprobs))
+        found = self.run("prefill", inputs, span, **self._wanted(rows))
+        tokens, logprobs = jax.device_get(found)
         return tokens[: len(rows)], logprobs[: len(rows)]
 
     def _decode(
@@ -289,16 +321,11 @@ class DeviceCalls:
         if not in_place:
             slots = np.full(num_rows, settings.slots, np.int32)
             slots[: len(rows)] = [row.slot for row in rows]
-        generated, logprobs, self._cache = programs.decode(
-            self._weights,
-            self.population,
-            self._take_cache(),
+        inputs = (
             arrays.decode_state(rows, indices, settings, num_rows),
             arrays.sampling(rows, indices, num_rows),
             slots,
-            key=self._program_key(span, rows),
-            steps=settings.decode_steps,
-            stop_ids=self._stop_ids,
         )
-        generated, logprobs = jax.device_get((generated, logprobs))
+        found = self.run("decode", inputs, span, **self._wanted(rows))
+        generated, logprobs = jax.device_get(found)
         return generated[indices], logprobs[indices]

@@ -23,6 +23,7 @@ from cycleqd_jax.inference.gradients import (
     check_differentiable,
 )
 from cycleqd_jax.inference.population import Population
+from cycleqd_jax.inference.relay import ALONE, Alone, Leader
 from cycleqd_jax.inference.requests import (
     GREEDY,
     Generation,
@@ -48,6 +49,7 @@ class Engine:
       settings: its static sizes; `slots` and `length` are numbers.
       tokenizer: of the model.
       stats: counters of its work.
+      relay: tells the other processes that share the mesh, if there are any.
     """
 
     def __init__(
@@ -57,13 +59,15 @@ class Engine:
         settings: EngineSettings,
         *,
         mesh: jax.sharding.Mesh | None = None,
+        relay: Alone | Leader = ALONE,
     ):
         settings.check_sized()
         self.settings = settings
+        self.relay = relay
         self.stats = EngineStats()
         self.tokenizer = tokenizer
         self._calls = DeviceCalls(
-            program, tokenizer.stop_ids, settings, self.stats, mesh
+            program, tokenizer.stop_ids, settings, self.stats, mesh, relay
         )
         self._program = program
         self._num_devices = 1 if mesh is None else mesh.size
@@ -100,6 +104,10 @@ class Engine:
     def place(self, population: Population) -> Population:
         """Shards a population, so that `load` and `replace` need not do it again."""
         return self._calls.place(population)
+
+    def run(self, program: str, inputs: tuple, span: int, wanted: dict) -> None:
+        """Runs a program as the first process told it; see `DeviceCalls.run`."""
+        self._calls.run(program, inputs, span, **wanted)
 
     def compile(self, progress: Callable[[str], None] | None = None) -> None:
         """Compiles the greedy programs for what is loaded.

@@ -112,7 +112,7 @@ def prefill(
         lengths=chunk.lengths,
     )
     token, logprob = _next(logits, sampling, key)
-    return token, logprob, _sharded(cache, key)
+    return _whole(token, key), _whole(logprob, key), _sharded(cache, key)
 
 
 @partial(jax.jit, static_argnames=("key", "steps", "stop_ids"), donate_argnames="cache")
@@ -194,7 +194,7 @@ def decode(
         written = _append(cache, written, slots, first, state.lengths)
     elif slots is not None:
         written = _write_slots(cache, written, slots, key.span)
-    return tokens, logprobs, _sharded(written, key)
+    return _whole(tokens, key), _whole(logprobs, key), _sharded(written, key)
 
 
 @partial(jax.jit, static_argnames="key", donate_argnames="cache")
@@ -231,8 +231,8 @@ def score(
         lengths=chunk.lengths,
         all_logits=True,
     )
-    best = jnp.argmax(logits, axis=-1) == targets
-    return logprob_of(logits, targets), best, _sharded(cache, key)
+    best = _whole(jnp.argmax(logits, axis=-1) == targets, key)
+    return _whole(logprob_of(logits, targets), key), best, _sharded(cache, key)
 
 
 @partial(jax.jit, static_argnames="key")
@@ -271,6 +271,14 @@ def _sharded(cache: Cache, key: ProgramKey) -> Cache:
     if key.cache_sharding is None:
         return cache
     return jax.lax.with_sharding_constraint(cache, key.cache_sharding)
+
+
+def _whole(array: jax.Array, key: ProgramKey) -> jax.Array:
+    """The array as it is, and in every process where several share the mesh."""
+    if key.cache_sharding is None or key.cache_sharding.is_fully_addressable:
+        return array
+    replicated = NamedSharding(key.cache_sharding.mesh, PartitionSpec())
+    return jax.lax.with_sharding_constraint(array, replicated)
 
 
 def _read_slots(cache: Cache, slots: jax.Array, span: int) -> Cache:

@@ -154,6 +154,11 @@ def on_first_device(group: str, name: str, array: np.ndarray) -> jax.Array:
     return jnp.asarray(array)
 
 
+def on_host(group: str, name: str, array: np.ndarray) -> jax.Array | np.ndarray:
+    """The `Placement` that leaves large arrays on the host."""
+    return array if group in ("u", "v", "residuals") else jnp.asarray(array)
+
+
 def load_basis(
     path: str | os.PathLike, place: Placement = on_first_device
 ) -> StoredBasis:

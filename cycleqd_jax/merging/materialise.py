@@ -17,6 +17,7 @@ import numpy as np
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.noise import NoiseSource, summed_noise
+from cycleqd_jax.models.sharding import put
 
 _HIGHEST = jax.lax.Precision.HIGHEST  # else a GPU multiplies in TF32, a TPU in bfloat16
 
@@ -73,6 +74,9 @@ def materialise(
         raise ValueError("noise: expected its source, as the genome has some.")
     for index, name in enumerate(sorted(base_weights)):
         added = summed_noise(noise, genome, index, base_weights[name].shape)
+        place = getattr(base_weights[name], "sharding", None)
+        if place is not None and not place.is_fully_addressable:
+            added = put(added, place)  # every process draws all of it
         # Computed again in float32, so that the sum with the noise is rounded once.
         exact = jnp.asarray(base_weights[name]).astype(jnp.float32)
         if name in changed:

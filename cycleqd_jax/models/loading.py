@@ -81,6 +81,8 @@ def load_model(
     source: str | os.PathLike[str],
     dtype: Any = "float32",
     date: datetime.date = chat_template.DATE,
+    *,
+    read: bool = True,
 ) -> LoadedModel:
     """Loads a base model with its tokeniser.
 
@@ -89,6 +91,8 @@ def load_model(
         hub name.
       dtype: "float32", "bfloat16" or "float16"; weights are cast to it.
       date: for a chat template that prints the day.
+      read: whether all weights are read once, so that damaged ones are refused now and
+        not where they are used.
 
     Raises:
       BadInputError: if nothing is there, or it is damaged, no model of a supported
@@ -110,7 +114,8 @@ def load_model(
             for name in config.weight_shapes()
         }
     model = LoadedModel(config, weights, tokenizer.on(date), source)
-    model.fingerprint  # noqa: B018 - reads all weights once, and refuses damaged ones
+    if read:
+        model.fingerprint  # noqa: B018 - it is kept
     return model
 
 

@@ -47,16 +47,25 @@ _CACHE = ("slot", "kv_heads", "length", "head_dim")
 
 
 def make_mesh(data: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over the first `data * tensor` devices.
+    """A mesh over the first `data * tensor` devices, of all processes of a run.
 
     Raises:
-      BadInputError: there are fewer devices.
+      BadInputError: there are fewer devices, or the last process has none of them.
     """
     devices = jax.devices()
     if data * tensor > len(devices):
         raise BadInputError(
             f"engine.mesh: data {data} times tensor {tensor} needs {data * tensor} "
             f"devices, but there are {len(devices)}; make the mesh smaller."
+        )
+    if {d.process_index for d in devices} != {
+        d.process_index for d in devices[: data * tensor]
+    }:
+        raise BadInputError(
+            f"engine.mesh: data {data} times tensor {tensor} leaves out whole hosts; "
+            f"the {jax.process_count()} processes of this run have {len(devices)} "
+            f"devices, so choose two numbers whose product is {len(devices)}, or set "
+            "distributed to off."
         )
     grid = np.asarray(devices[: data * tensor]).reshape(data, tensor)
     return Mesh(grid, AXES)
@@ -107,7 +116,8 @@ def place_weights(weights: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array
     for name in weights:
         partition = weight_spec(name)
         stored = hasattr(weights, "part")  # lies in a file
-        shape = weights.outline(name)[0] if stored else weights[name].shape
+        array = None if stored else weights[name]
+        shape = weights.outline(name)[0] if stored else array.shape
         for size, axis in zip(shape, partition, strict=False):
             if axis is not None and size % mesh.shape[axis]:
                 raise BadInputError(
@@ -118,8 +128,21 @@ def place_weights(weights: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array
         if stored:
             placed[name] = _read_parts(weights, name, sharding)
         else:
-            placed[name] = jax.device_put(weights[name], sharding)
+            placed[name] = put(array, sharding)
     return placed
+
+
+def put(array: Any, sharding: NamedSharding) -> jax.Array:
+    """Puts an array where it belongs.
+
+    A mesh may have devices of other processes; each then calls this with the same
+    array, and copies its own parts.
+    """
+    is_placed = isinstance(array, jax.Array) and not array.is_fully_addressable
+    if sharding.is_fully_addressable or is_placed:
+        return jax.device_put(array, sharding)
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
 
 
 def _read_parts(weights: Any, name: str, sharding: NamedSharding) -> jax.Array:
@@ -162,7 +185,7 @@ def place_directions(
     """
     return tuple(
         {
-            name: jax.device_put(side, direction_sharding(name, dimension, mesh))
+            name: put(side, direction_sharding(name, dimension, mesh))
             for name, side in sides.items()
         }
         for dimension, sides in enumerate((u, v))
@@ -192,7 +215,8 @@ def cache_sharding(mesh: Mesh) -> NamedSharding:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """A copy of every array on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda array: put(array, everywhere), tree)
 
 
 def put_on_device(
