@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 import yaml
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from cycleqd_jax import remote
 from cycleqd_jax.errors import BadInputError, explain, show
@@ -64,12 +64,25 @@ class LoggingSettings(Section):
     project: Text = "cycleqd_jax"
 
 
+def _bucket(url: str) -> str:
+    if not remote.is_url(url):
+        raise ValueError("Input should be a URL like gs://bucket/runs/paper")
+    return url
+
+
+def _on_or_off(value: Any) -> Any:
+    """YAML reads on and off as true and false."""
+    return ("off", "on")[value] if isinstance(value, bool) else value
+
+
 class RunConfig(Section):
     """One evolution.
 
     Attributes:
       seed: of the search.
       run_dir: the run folder; `load_config` fills in runs/<name of the config file>.
+      mirror: the URL of a folder in a bucket, like gs://bucket/runs/paper, that the run
+        folder is copied to after every checkpoint, and that `--resume` fetches it from.
       base_model: "package:<module>/<file>.gguf", a folder, a GGUF file or a hub name
         with revision.
       dtype: of weights and computation.
@@ -84,10 +97,14 @@ class RunConfig(Section):
       search: the search method, or the import path of a class.
       search_settings: what only that search knows; the search says what it takes.
       evaluator: "local" evaluates in this process, "ray" on the hosts of a cluster.
+      distributed: whether the command runs in several processes whose devices make one
+        mesh, one process per host; "auto" says yes on TPU pods, and where the variable
+        JAX_COORDINATOR_ADDRESS is set.
     """
 
     seed: Seed = 0
     run_dir: PathText | None = None
+    mirror: Annotated[Text, AfterValidator(_bucket)] | None = None
     base_model: PathText
     dtype: Literal["float32", "bfloat16"] = "float32"
     date: Date = chat_template.DATE
@@ -122,6 +139,9 @@ class RunConfig(Section):
     engine: EngineSettings = EngineSettings()
     evaluator: Literal["local", "ray"] = "local"
     ray: RaySettings = RaySettings()
+    distributed: Annotated[
+        Literal["auto", "on", "off"], BeforeValidator(_on_or_off)
+    ] = "auto"
     sandbox: SandboxSettings = SandboxSettings()
     logging: LoggingSettings = LoggingSettings()
 
@@ -134,6 +154,11 @@ class RunConfig(Section):
             raise ValueError(
                 "engine.slots is auto; expected a number because evaluator is ray, and "
                 "all hosts must have the same programs"
+            )
+        if self.evaluator == "ray" and self.distributed == "on":
+            raise ValueError(
+                "distributed is on; expected auto or off because evaluator is ray, "
+                "whose evaluators each have a mesh of their own"
             )
         if self.qd.cell_range != "relative":
             _check_keys("qd.cell_range", self.qd.cell_range, self.tasks)

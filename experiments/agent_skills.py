@@ -6,6 +6,7 @@
 Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted, 143 terminated.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,10 @@ import rich.table
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.reports import console, terminal
 from cycleqd_jax.reports.plan import plan_remarks, plan_rows
-from cycleqd_jax.runs import run
+from cycleqd_jax.runs import pods, run
 from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.mirror import open_mirror
+from cycleqd_jax.runs.plan import Plan
 from cycleqd_jax.runs.profiling import profiling
 from cycleqd_jax.runs.remote import compute_on_cpu
 
@@ -63,23 +66,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: RunConfig, *, resume: bool, dry_run: bool, profile: str | None) -> int:
     console.set_up_process()
     compute_on_cpu(config)
-    with RunFolder(config.run_dir, resume=resume, trial=dry_run) as folder:
-        run.check_generations(config, folder)
-        if dry_run:
-            _show_plan(config, folder)
+    with (
+        pods.joined(config, os.environ, console.end_at_once) as pod,
+        console.ConsoleObserver() as observer,
+    ):
+        if pod.follows:
+            pod.follow(observer.note)
             return console.DONE
-        with console.ConsoleObserver() as observer:
-            if not run.is_done(config, folder, observer):
+        with RunFolder(config.run_dir, resume=resume, trial=dry_run) as folder:
+            mirror = open_mirror(
+                config.mirror,
+                folder,
+                resume=resume,
+                trial=dry_run,
+                note=observer.note,
+            )
+            saved = None if mirror is None else mirror.sync
+            run.check_generations(config, folder)
+            if dry_run:
+                plan = run.dry_run(config, folder, observer, pod.relay)
+            elif not run.is_done(config, folder, observer):
                 with profiling(observer, profile) as traced:
-                    run.evolve(config, folder, traced)
+                    run.evolve(config, folder, traced, pod.relay, saved)
                 observer.phase("writing the report")
-        terminal.show_report(folder.path, console.make_console())
+            if not dry_run:
+                terminal.show_report(folder.path, console.make_console())
+                if saved is not None:
+                    saved()
+    if dry_run:
+        _show_plan(config, plan)
     return console.DONE
 
 
-def _show_plan(config: RunConfig, folder: RunFolder) -> None:
-    with console.ConsoleObserver() as observer:
-        plan = run.dry_run(config, folder, observer)
+def _show_plan(config: RunConfig, plan: Plan) -> None:
     table = rich.table.Table(title="Plan", show_header=False)
     for row in plan_rows(config, plan).items():
         table.add_row(*row)

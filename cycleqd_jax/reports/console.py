@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 import jax
 import rich.console
@@ -121,6 +122,12 @@ def guarded(command: Callable[[], int], *, interrupted: str) -> int:
             code = _explain(failure, interrupted)
         signals.leave_with(code)
         return code
+
+
+def end_at_once(sentence: str) -> NoReturn:
+    """Ends this process, from any thread; what is written survives that."""
+    _say(f"Failed: {sentence}")
+    os._exit(FAILED)
 
 
 def _explain(failure: BaseException, interrupted: str) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.inference.population import basis_placement
 from cycleqd_jax.merging.basis import (
     compute_basis,
     conditioned_task_vectors,
@@ -14,7 +13,11 @@ from cycleqd_jax.merging.basis_cache import (
     has_room,
     obtain_basis,
 )
-from cycleqd_jax.merging.basis_store import basis_fingerprint
+from cycleqd_jax.merging.basis_store import (
+    Placement,
+    basis_fingerprint,
+    on_first_device,
+)
 from cycleqd_jax.merging.core_basis import core_basis
 from cycleqd_jax.merging.factorise import factorise
 from cycleqd_jax.merging.forms import Basis
@@ -126,7 +129,7 @@ def obtain(
     observer: Observer,
     *,
     file: Path | None = None,
-    mesh=None,
+    place: Placement = on_first_device,
 ) -> Basis:
     """The basis of a run: of its folder, else of the cache, else made.
 
@@ -136,7 +139,7 @@ def obtain(
       shapes: those of the largest basis that may come.
       observer: hears of progress.
       file: of the run folder, if there is one.
-      mesh: where a stored basis is placed.
+      place: puts the arrays of a stored basis on devices.
 
     Raises:
       BadInputError: as for `compute_basis`.
@@ -154,6 +157,6 @@ def obtain(
         lambda: job.compute(program),
         file=file,
         keep=job.config.basis.keep,
-        place=basis_placement(mesh),
+        place=place,
         factorise=large,
     )

@@ -30,6 +30,7 @@ FREE = (
     "qd.num_generations",
     # Places; the contents are hashed.
     "run_dir",
+    "mirror",
     "base_model",
     "experts",
     "logging",
@@ -46,6 +47,7 @@ FREE = (
     "engine.mesh",
     "evaluator",
     "ray",
+    "distributed",
     # Compared in another form: the number, the chosen mode, the tasks' own options.
     "engine.length",
     "engine.mode",

@@ -34,6 +34,7 @@ _CGROUP_LIMITS = (
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 )
 _LOADED, _READING = "the base weights as loaded", "a weight that is read"
+_SEARCHED = "the basis for the search"
 _STATE, _CHECKPOINT = "archives and bank", "a copy of them for the checkpoint"
 # The parts that a change of settings makes smaller.
 _CHANGES = {
@@ -299,7 +300,9 @@ def _run_memory(
         | {
             _STATE: state.total_bytes,
             _CHECKPOINT: state.total_bytes,
-        },
+        }
+        # Beside the one on a mesh that other processes share.
+        | ({_SEARCHED: tree_bytes(basis)} if jax.process_count() > 1 else {}),
         devices=engine.mesh.data * engine.mesh.tensor,
     )
 

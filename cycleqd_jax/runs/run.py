@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,12 +14,14 @@ from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.racing import RacingEvaluator
 from cycleqd_jax.evaluation.ray import RayEvaluator
 from cycleqd_jax.evaluation.retention import passages
+from cycleqd_jax.inference.relay import ALONE, Alone, Leader
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
 from cycleqd_jax.runs.checkpoints import Checkpoints, last_generation
 from cycleqd_jax.runs.conditioning import check_gram_memory
 from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.followers import lead
 from cycleqd_jax.runs.loop import run_search
 from cycleqd_jax.runs.memory import plan_memory, this_machine
 from cycleqd_jax.runs.names import expert_name
@@ -52,7 +55,13 @@ from cycleqd_jax.search.base import State
 from cycleqd_jax.search.registry import search_class
 
 
-def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
+def evolve(
+    config: RunConfig,
+    folder: RunFolder,
+    observer: Observer,
+    relay: Alone | Leader = ALONE,
+    saved: Callable[[], None] | None = None,
+) -> None:
     """Carries out the run of a folder, up to the comparison of its models.
 
     What is left to do is read from the folder, so it may be called again after any
@@ -62,6 +71,8 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
       config: the settings.
       folder: open; empty, or with a run of the same inputs.
       observer: hears of progress.
+      relay: to the other processes that share the mesh, if there are any.
+      saved: is called after every checkpoint, and after the comparison.
 
     Raises:
       BadInputError: an input is wrong; nothing was begun.
@@ -70,7 +81,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
     start = time.perf_counter()
     check_trackers(config.logging)
     sandbox = _sandbox(config)  # first: it may not be permitted here
-    prepared = prepare(of_driver(config), folder, observer)
+    prepared = prepare(of_driver(config), folder, observer, relay=relay)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
     trained_experts.describe_experts(
@@ -82,7 +93,7 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
     )
     with (
         track_run(config, folder, observer) as observer,
-        Checkpoints(folder.checkpoints) as checkpoints,
+        Checkpoints(folder.checkpoints, saved) as checkpoints,
         _evaluator(config, prepared, sandbox, observer) as evaluator,
     ):
         observer.phase("compiling the engine")
@@ -124,6 +135,8 @@ def evolve(config: RunConfig, folder: RunFolder, observer: Observer) -> None:
             known=() if retention is None else retention.known,
         )
         observer.compared(state.next_generation - 1)
+    if saved is not None:
+        saved()
 
 
 def check_generations(config: RunConfig, folder: RunFolder) -> None:
@@ -152,11 +165,17 @@ def is_done(config: RunConfig, folder: RunFolder, observer: Observer) -> bool:
     ):
         return False
     last = load_config(folder.path / "config.yaml", [], RunConfig)
-    places = {"run_dir": last.run_dir, "logging": last.logging}
+    free = ("run_dir", "logging", "mirror", "distributed")
+    places = {name: getattr(last, name) for name in free}
     return config.model_copy(update=places) == last
 
 
-def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:
+def dry_run(
+    config: RunConfig,
+    folder: RunFolder,
+    observer: Observer,
+    relay: Alone | Leader = ALONE,
+) -> Plan:
     """Plans a run, and checks all its inputs that are on this machine.
 
     Args:
@@ -164,6 +183,7 @@ def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:
       folder: open; what a run in it was begun with must be the same. Nothing is written
         into it.
       observer: hears of progress.
+      relay: to the other processes that share the mesh, if there are any.
 
     Raises:
       BadInputError: `evolve` would refuse the run, in the same words.
@@ -181,7 +201,7 @@ def dry_run(config: RunConfig, folder: RunFolder, observer: Observer) -> Plan:
             check_gram_memory(config, inputs.model, machine)
         return make_plan(config, memory, machine, inputs, tasks, missing_data)
     sandbox = _sandbox(config)
-    prepared = prepare(driver, folder, observer, tasks)
+    prepared = prepare(driver, folder, observer, tasks, relay=relay)
     memory = prepared.memory
     with _evaluator(config, prepared, sandbox, observer):
         seconds = estimate_episode(
@@ -204,7 +224,8 @@ def _evaluator(
     """The evaluator that the config names, not open yet."""
     if sandbox is None:
         return remote_evaluator(config, prepared, observer.note)
-    return open_evaluator(config, prepared, sandbox)
+    basis = None if prepared.relay is ALONE else lead(config, prepared)
+    return open_evaluator(config, prepared, sandbox, basis)
 
 
 def _racing(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> Evaluator:

@@ -19,10 +19,15 @@ from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.retention import passages
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import ModeChoice, place_basis
+from cycleqd_jax.inference.population import (
+    ModeChoice,
+    basis_placement,
+    place_basis,
+)
+from cycleqd_jax.inference.relay import ALONE, Alone, Leader
 from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis_cache import find_basis
-from cycleqd_jax.merging.basis_store import store_basis
+from cycleqd_jax.merging.basis_store import on_host, store_basis
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models import families, sharding
@@ -78,6 +83,8 @@ class Prepared:
       engine: its settings, with numbers where the config says "auto".
       mesh: where weights and cache lie, None on one device.
       gram_tokens: tokens whose inputs conditioned the basis; 0 without "regmean".
+      relay: to the other processes that share the mesh. With any, the basis is on the
+        host, for their mesh holds it once more.
     """
 
     model: LoadedModel
@@ -92,6 +99,7 @@ class Prepared:
     engine: EngineSettings
     mesh: jax.sharding.Mesh | None = None
     gram_tokens: int = 0
+    relay: Alone | Leader = ALONE
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -137,6 +145,7 @@ def prepare(
     tasks: tuple[Task, ...] | None = None,
     *,
     basis_file: pathlib.Path | None = None,
+    relay: Alone | Leader = ALONE,
 ) -> Prepared:
     """Loads and checks all inputs of a run.
 
@@ -147,6 +156,7 @@ def prepare(
       observer: hears what is being done.
       tasks: those of the config if they are made already.
       basis_file: the basis of a run that is on another machine; it is not computed.
+      relay: to the other processes that share the mesh, if there are any.
 
     Raises:
       BadInputError: an input is missing, damaged or does not fit, or is another than
@@ -205,11 +215,13 @@ def prepare(
     observer.phase("computing the basis of the task vectors")
     if basis_file is None:
         file = None if folder is None else folder.path / "basis.safetensors"
-        basis = obtain(job, program, shapes, observer, file=file, mesh=mesh)
+        place = basis_placement(mesh) if relay is ALONE else on_host
+        basis = obtain(job, program, shapes, observer, file=file, place=place)
     else:
         basis = find_basis(job.fingerprint, basis_file)
     memory = plan_memory(config, model.config, basis, machine)
-    basis = place_basis(basis, mesh)
+    if relay is ALONE:
+        basis = place_basis(basis, mesh)
     evaluation = {"evaluation": {"engine.mode": memory.mode.mode}}
     if folder is not None:
         check_same_inputs(folder.path, evaluation)
@@ -226,6 +238,7 @@ def prepare(
         engine=engine,
         mesh=mesh,
         gram_tokens=job.inputs.tokens if job.inputs else 0,
+        relay=relay,
     )
 
 
@@ -254,26 +267,71 @@ def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) ->
     )
 
 
+def make_loader(
+    config: RunConfig,
+    *,
+    model: LoadedModel,
+    program: CausalLM,
+    engine: EngineSettings,
+    mesh: jax.sharding.Mesh | None,
+    weights: Weights,
+    basis: Basis,
+    mode: str,
+    experts: Mapping[str, str],
+    relay: Alone | Leader = ALONE,
+) -> IndividualLoader:
+    """The engine of a run and what loads individuals into it.
+
+    Args:
+      config: the settings.
+      model: the base model on the host.
+      program: the model as pure functions.
+      engine: its settings, with numbers.
+      mesh: where weights and cache lie, None on one device.
+      weights: of the base model, on the mesh.
+      basis: on the mesh.
+      mode: "factored" or "materialised".
+      experts: name -> folder.
+      relay: to the other processes that share the mesh.
+    """
+    return IndividualLoader(
+        engine=Engine(program, model.tokenizer, engine, mesh=mesh, relay=relay),
+        weights=weights,
+        basis=basis,
+        mode=mode,
+        individuals_per_pass=config.qd.children_per_batch,
+        noise=config.noise,
+        whole=WholeModels(model, experts, mesh),
+    )
+
+
 @contextlib.contextmanager
 def open_evaluator(
-    config: RunConfig, prepared: Prepared, sandbox: Sandbox
+    config: RunConfig,
+    prepared: Prepared,
+    sandbox: Sandbox,
+    basis: Basis | None = None,
 ) -> Iterator[LocalEvaluator]:
-    """The evaluator of a run; closes the sandbox at its end."""
-    engine = Engine(
-        prepared.program,
-        prepared.model.tokenizer,
-        prepared.engine,
+    """The evaluator of a run; closes the sandbox at its end.
+
+    Args:
+      config: the settings.
+      prepared: everything that it is made of.
+      sandbox: for programs.
+      basis: on the mesh, where that of `prepared` is not.
+    """
+    basis = prepared.basis if basis is None else basis
+    loader = make_loader(
+        config,
+        model=prepared.model,
+        program=prepared.program,
+        engine=prepared.engine,
         mesh=prepared.mesh,
-    )
-    experts = config.name_experts(prepared.task_names)
-    loader = IndividualLoader(
-        engine=engine,
         weights=prepared.weights,
-        basis=prepared.basis,
+        basis=basis,
         mode=prepared.mode.mode,
-        individuals_per_pass=config.qd.children_per_batch,
-        noise=prepared.noise,
-        whole=WholeModels(prepared.model, experts, prepared.mesh),
+        experts=config.name_experts(prepared.task_names),
+        relay=prepared.relay,
     )
     with LocalEvaluator(loader, tasks=prepared.tasks, sandbox=sandbox) as evaluator:
         yield evaluator

@@ -18,7 +18,10 @@ ENTRIES = tuple(f"toy_task:Toy{letter}" for letter in "ABCDE")
 
 
 def random_model(
-    vocab_size: int, rng: np.random.Generator, hidden_size: int = 16
+    vocab_size: int,
+    rng: np.random.Generator,
+    hidden_size: int = 16,
+    kv_heads: int = 1,
 ) -> tuple[LlamaConfig, dict[str, np.ndarray]]:
     """A two-layer Llama with float32 weights drawn from `rng`; norm scales are 1."""
     config = LlamaConfig(
@@ -27,7 +30,7 @@ def random_model(
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
-        num_key_value_heads=1,
+        num_key_value_heads=kv_heads,
         head_dim=8,
         tie_word_embeddings=True,
     )
@@ -40,18 +43,21 @@ def random_model(
     return config, weights
 
 
-def make_world(folder: pathlib.Path, num_tasks: int = 3, full: tuple = ()) -> dict:
+def make_world(
+    folder: pathlib.Path, num_tasks: int = 3, full: tuple = (), kv_heads: int = 1
+) -> dict:
     """Writes model and experts into `folder`; returns the settings of a run.
 
     Args:
       folder: is there.
       num_tasks: 2 to 5, each with its expert.
       full: tasks whose expert is a full fine-tune; the others' are LoRAs of rank 2.
+      kv_heads: 1 or 2, which a mesh's `tensor` must divide.
     """
     tasks, entries = TASKS[:num_tasks], ENTRIES[:num_tasks]
     tokenizer = load_tokenizer(BASE)
     rng = np.random.default_rng(0)
-    config, weights = random_model(tokenizer.vocab_size, rng)
+    config, weights = random_model(tokenizer.vocab_size, rng, kv_heads=kv_heads)
     export_model(folder / "base", config, weights, tokenizer, "# A random model\n")
     for task in tasks:
         if task in full:
