@@ -195,6 +195,21 @@ class Evaluator(Protocol):
         """
         ...
 
+    def evaluate_and_score(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        *,
+        problems: ProblemIds | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Evaluation, Scoring]:
+        """Does what `evaluate` and `score` do, with prompts computed once for both.
+
+        Arguments, orders and errors are those of `evaluate`. The first result has the
+        cost of both but for the tokens of the second, whose cost has no seconds.
+        """
+        ...
+
     def gradient(
         self,
         genomes: Sequence[Genome],

@@ -156,6 +156,20 @@ class LocalEvaluator:
         found = self._run(individuals, split, problems, progress, self._reference_score)
         return Scoring(*found)
 
+    def evaluate_and_score(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        *,
+        problems: ProblemIds | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Evaluation, Scoring]:
+        """Episodes and log-probabilities; see `Evaluator.evaluate_and_score`."""
+        rows, cost = self._run(individuals, split, problems, progress, self._both)
+        episodes, scores, computed = zip(*rows, strict=True) if rows else ((), (), ())
+        own = Cost(sum(computed), 0, 0.0, EngineStats())
+        return Evaluation(list(episodes), cost), Scoring(list(scores), own)
+
     def score_texts(
         self,
         individuals: Mapping[str, Individual],
@@ -234,31 +248,53 @@ class LocalEvaluator:
         seconds, used = time.perf_counter() - start, self.stats.since(before)
         return [result for result, _ in done_jobs], Cost(forward, 0, seconds, used)
 
+    def _conversation(
+        self, case: _Case
+    ) -> contextlib.AbstractContextManager[Conversation]:
+        return self._engine.conversation(case.row, priority=case.priority)
+
     async def _episode(self, case: _Case) -> tuple[Episode, int]:
         """Runs one episode; the second result is its tokens through the model."""
+        with self._conversation(case) as turns:
+            return await self._play(case, turns)
+
+    async def _reference_score(self, case: _Case) -> tuple[ReferenceScore, int]:
+        """Scores the reference dialogue of one problem; also its tokens computed."""
+        with self._conversation(case) as turns:
+            return await self._score_reference(case, turns)
+
+    async def _both(
+        self, case: _Case
+    ) -> tuple[tuple[Episode, ReferenceScore, int], int]:
+        """Both in one conversation, whose cache holds the prompt; also their tokens."""
+        with self._conversation(case) as turns:
+            episode, computed = await self._play(case, turns)
+            scored, more = await self._score_reference(case, turns)
+        return (episode, scored, more), computed
+
+    async def _play(self, case: _Case, turns: Conversation) -> tuple[Episode, int]:
         replies: list[Reply] = []
         computed: list[int] = []
         start, task, problem = time.perf_counter(), case.task, case.problem
-        with self._engine.conversation(case.row, priority=case.priority) as turns:
 
-            async def chat(
-                messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
-            ) -> Reply:
-                reply, tokens = await self._reply(
-                    messages, options, turns, task.max_new_tokens
-                )
-                replies.append(reply)
-                computed.append(tokens)
-                return reply
+        async def chat(
+            messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
+        ) -> Reply:
+            reply, tokens = await self._reply(
+                messages, options, turns, task.max_new_tokens
+            )
+            replies.append(reply)
+            computed.append(tokens)
+            return reply
 
-            def new_chat() -> Chat:
-                # A retried episode keeps nothing of the failed attempt.
-                replies.clear()
-                computed.clear()
-                return chat
+        def new_chat() -> Chat:
+            # A retried episode keeps nothing of the failed attempt.
+            replies.clear()
+            computed.clear()
+            return chat
 
-            with _naming(case):
-                result = await run_episode(task, problem, new_chat, self._sandbox)
+        with _naming(case):
+            result = await run_episode(task, problem, new_chat, self._sandbox)
         last = replies[-1] if replies else Reply("")
         episode = Episode(
             individual=case.individual,
@@ -305,8 +341,9 @@ class LocalEvaluator:
         reply = Reply(got.text, got.tokens, got.prompt_tokens, got.finish)
         return reply, got.prompt_tokens - got.reused_tokens + len(got.tokens)
 
-    async def _reference_score(self, case: _Case) -> tuple[ReferenceScore, int]:
-        """Scores the reference dialogue of one problem; also its tokens computed."""
+    async def _score_reference(
+        self, case: _Case, turns: Conversation
+    ) -> tuple[ReferenceScore, int]:
         where = dict(
             individual=case.individual,
             split=str(case.split),
@@ -318,15 +355,14 @@ class LocalEvaluator:
             return ReferenceScore(**where, logprob=None, tokens=0), 0
         tokenizer = self._engine.tokenizer
         logprob, tokens, computed = 0.0, 0, 0
-        with self._engine.conversation(case.row, priority=case.priority) as turns:
-            for example in examples_of(dialogue, tokenizer, turn_end(tokenizer)):
-                start = example.learnt[0]
-                with _naming(case):
-                    got = await self._engine.score(
-                        example.tokens, start, conversation=turns
-                    )
-                logprob += sum(got.logprobs[i - start] for i in example.learnt)
-                tokens += len(example.learnt)
-                # The last token is only a target.
-                computed += len(example.tokens) - 1 - got.reused_tokens
+        for example in examples_of(dialogue, tokenizer, turn_end(tokenizer)):
+            start = example.learnt[0]
+            with _naming(case):
+                got = await self._engine.score(
+                    example.tokens, start, conversation=turns
+                )
+            logprob += sum(got.logprobs[i - start] for i in example.learnt)
+            tokens += len(example.learnt)
+            # The last token is only a target.
+            computed += len(example.tokens) - 1 - got.reused_tokens
         return ReferenceScore(**where, logprob=logprob, tokens=tokens), computed

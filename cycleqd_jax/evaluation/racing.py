@@ -9,7 +9,7 @@ most (variance of their scores), because the others seldom tell candidates apart
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,8 @@ from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.tasks.base import Split, Task
 
+_NO_SCORES = Scoring([], Cost(0, 0, 0.0))
+
 
 class Verdict(NamedTuple):
     """One individual's score on one problem of `optimise`, from the record."""
@@ -64,7 +66,6 @@ class RacingEvaluator:
         evaluator: Evaluator,
         settings: RacingSettings,
         *,
-        smooth: bool = False,
         record: Iterable[Verdict] = (),
     ):
         """Wraps an evaluator.
@@ -72,7 +73,6 @@ class RacingEvaluator:
         Args:
           evaluator: runs the episodes.
           settings: of the races.
-          smooth: whether smooth scores break ties.
           record: verdicts of earlier individuals, in the order in which they came. With
             the verdicts of a run so far, a resumed run orders problems as one that was
             not interrupted.
@@ -80,15 +80,12 @@ class RacingEvaluator:
         self.tasks = evaluator.tasks
         self._evaluator = evaluator
         self._settings = settings
-        self._smooth = smooth
         self._problems = {
             task.name: [p.id for p in task.problems(Split.OPTIMISE)]
             for task in self.tasks
         }
         # (task, problem) -> number, sum and sum of squares of the scores on record.
         self._seen: dict[tuple[str, str], tuple[int, float, float]] = {}
-        # Log-probabilities that the last race computed: individual -> (task, problem).
-        self._scored: dict[str, dict[tuple[str, str], ReferenceScore]] = {}
         self._learn(record)
 
     def evaluate(
@@ -107,28 +104,66 @@ class RacingEvaluator:
             return self._evaluator.evaluate(
                 individuals, split, problems=problems, progress=progress
             )
-        self._scored = {}
+
+        def run(some: Mapping[str, Individual], **more) -> tuple[Evaluation, Scoring]:
+            return self._evaluator.evaluate(some, split, **more), _NO_SCORES
+
+        return self._race(individuals, progress, run)[0]
+
+    def evaluate_and_score(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        *,
+        problems: ProblemIds | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Evaluation, Scoring]:
+        """Runs a race in which smooth scores break ties between equal verdicts."""
+        if split is not Split.OPTIMISE or problems is not None:
+            return self._evaluator.evaluate_and_score(
+                individuals, split, problems=problems, progress=progress
+            )
+
+        def run(some: Mapping[str, Individual], **more) -> tuple[Evaluation, Scoring]:
+            return self._evaluator.evaluate_and_score(some, split, **more)
+
+        return self._race(individuals, progress, run)
+
+    def _race(
+        self,
+        individuals: Mapping[str, Individual],
+        progress: Progress | None,
+        run: Callable[..., tuple[Evaluation, Scoring]],
+    ) -> tuple[Evaluation, Scoring]:
+        """A race; `run` evaluates some individuals on some problems."""
         counts = [len(ids) for ids in self._problems.values()]
         steps = make_rungs(self._settings, counts, len(individuals))
         total, order = planned_episodes(steps), self._order()
-        left, found, costs = list(individuals), [], []
+        left, parts = list(individuals), []
+        episodes: list[Episode] = []
+        scores: list[ReferenceScore] = []
         start = (0,) * len(counts)
         for i, step in enumerate(steps):
-            episodes, cost = self._evaluator.evaluate(
+            part = run(
                 {name: individuals[name] for name in left},
-                split,
                 problems=_slices(order, start, step.problems),
-                progress=_shifted(progress, len(found), total),
+                progress=_shifted(progress, len(episodes), total),
             )
-            found += episodes
-            costs.append(cost)
+            parts.append(part)
+            episodes += part[0].episodes
+            scores += part[1].scores
             start = step.problems
             if i + 1 < len(steps):
-                passing = steps[i + 1].candidates
-                left = self._best(individuals, left, found, costs, passing)
-        found = self._in_order(individuals, found)
-        self._learn(Verdict(e.individual, e.task, e.problem, e.score) for e in found)
-        return Evaluation(found, total_cost(costs))
+                left = self._best(left, episodes, scores, steps[i + 1].candidates)
+        episodes = self._in_order(individuals, episodes)
+        self._learn(Verdict(e.individual, e.task, e.problem, e.score) for e in episodes)
+        costs = [
+            total_cost(one.cost for one in kind) for kind in zip(*parts, strict=True)
+        ]
+        return (
+            Evaluation(episodes, costs[0]),
+            Scoring(self._in_order(individuals, scores), costs[1]),
+        )
 
     def score(
         self,
@@ -138,24 +173,10 @@ class RacingEvaluator:
         problems: ProblemIds | None = None,
         progress: Progress | None = None,
     ) -> Scoring:
-        """Log-probabilities; see `Evaluator.score`.
-
-        What the last race computed already is not computed again.
-        """
-        known = [set(self._scored.get(name, ())) for name in individuals]
-        common = set.intersection(*known) if known else set()
-        if split is not Split.OPTIMISE or problems is not None or not common:
-            return self._evaluator.score(
-                individuals, split, problems=problems, progress=progress
-            )
-        scores = [self._scored[name][place] for name in individuals for place in common]
-        missing = self._without(common)
-        if not missing:
-            return Scoring(self._in_order(individuals, scores), Cost(0, 0, 0.0))
-        more, cost = self._evaluator.score(
-            individuals, split, problems=missing, progress=progress
+        """See `Evaluator.score`."""
+        return self._evaluator.score(
+            individuals, split, problems=problems, progress=progress
         )
-        return Scoring(self._in_order(individuals, [*scores, *more]), cost)
 
     def score_texts(
         self,
@@ -196,54 +217,18 @@ class RacingEvaluator:
 
     def _best(
         self,
-        individuals: Mapping[str, Individual],
         left: Sequence[str],
         episodes: Sequence[Episode],
-        costs: list[Cost],
+        scores: Sequence[ReferenceScore],
         passing: int,
     ) -> list[str]:
-        """Names of those that pass a rung, in their order; may append to `costs`."""
+        """Names of those that pass a rung, in their order."""
         means = mean_scores(e for e in episodes if e.individual in left)
         standing = standings({name: tuple(means[name].values()) for name in left})
-        ranked = sorted(left, key=standing.__getitem__)
-        last, first_out = standing[ranked[passing - 1]], standing[ranked[passing]]
-        if self._smooth and last == first_out:
-            smooth = self._mean_smooth(individuals, left, episodes, costs)
-            ranked = sorted(left, key=lambda n: (standing[n], -smooth[n]))
+        found = smooth_scores(scores, list(self._problems))
+        smooth = {name: _mean_known(found.get(name, ())) for name in left}
+        ranked = sorted(left, key=lambda name: (standing[name], -smooth[name]))
         return [name for name in left if name in ranked[:passing]]
-
-    def _mean_smooth(self, individuals, left, episodes, costs) -> dict[str, float]:
-        """Mean smooth scores on the problems run so far; minus infinity for none."""
-        done = {(e.task, e.problem) for e in episodes if e.individual == left[0]}
-        scored = set(self._scored.get(left[0], ()))
-        scores, cost = self._evaluator.score(
-            {name: individuals[name] for name in left},
-            Split.OPTIMISE,
-            problems=self._without(scored, among=done),
-        )
-        costs.append(cost)
-        for s in scores:
-            self._scored.setdefault(s.individual, {})[(s.task, s.problem)] = s
-        rows = [row for name in left for row in self._scored[name].values()]
-        found = smooth_scores(rows, list(self._problems))
-        known = {
-            name: [value for value in row if not math.isnan(value)]
-            for name, row in found.items()
-        }
-        return {
-            name: math.fsum(row) / len(row) if row else -math.inf
-            for name, row in known.items()
-        }
-
-    def _without(self, places: set, among: set | None = None) -> dict[str, list[str]]:
-        """Task -> ids of the problems that are not in `places`, and in `among`."""
-        found: dict[str, list[str]] = {}
-        for task, ids in self._problems.items():
-            for i in ids:
-                wanted = among is None or (task, i) in among
-                if wanted and (task, i) not in places:
-                    found.setdefault(task, []).append(i)
-        return found
 
     def _in_order(self, individuals, rows) -> list:
         """Rows in the order that an evaluator promises."""
@@ -264,6 +249,12 @@ class RacingEvaluator:
                 count, total, squares = self._seen.get((task, problem), (0, 0.0, 0.0))
                 more = (count + 1, total + score, squares + score**2)
                 self._seen[task, problem] = more
+
+
+def _mean_known(values: Sequence[float]) -> float:
+    """The mean of those that are not NaN; minus infinity for none."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else -math.inf
 
 
 def _slices(

@@ -122,6 +122,28 @@ class RayEvaluator:
         """Log-probabilities of reference answers; see `Evaluator.score`."""
         return Scoring(*self._rows("score", individuals, split, problems, progress))
 
+    def evaluate_and_score(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        *,
+        problems: ProblemIds | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[Evaluation, Scoring]:
+        """Episodes and log-probabilities; see `Evaluator.evaluate_and_score`."""
+        start = time.perf_counter()
+        parts = self._parts(individuals, split, problems)
+        found = self._call("evaluate_and_score", parts, progress)
+        evaluations, scorings = zip(*found, strict=True) if found else ((), ())
+        cost = _cost([one.cost for one in evaluations], start)
+        return (
+            Evaluation([row for one in evaluations for row in one.episodes], cost),
+            Scoring(
+                [row for one in scorings for row in one.scores],
+                total_cost(one.cost for one in scorings),
+            ),
+        )
+
     def score_texts(
         self,
         individuals: Mapping[str, Individual],
@@ -170,11 +192,23 @@ class RayEvaluator:
         problems: ProblemIds | None,
         progress: Progress | None,
     ) -> tuple[list[Any], Cost]:
-        """Rows of individuals on problems.
+        """Rows of individuals on problems."""
+        start = time.perf_counter()
+        parts = self._parts(individuals, split, problems)
+        found = self._call(method, parts, progress)
+        rows = [row for part in found for row in part[0]]
+        return rows, _cost([part.cost for part in found], start)
+
+    def _parts(
+        self,
+        individuals: Mapping[str, Individual],
+        split: Split,
+        problems: ProblemIds | None,
+    ) -> list["_Part"]:
+        """Individuals and problems in parts, in order.
 
         Where there are more evaluators than individuals, problems are divided too.
         """
-        start = time.perf_counter()
         chosen, free = select_problems(self._tasks, split, problems), self._free()
         each = max(1, free // max(len(individuals), 1))
         parts = []
@@ -185,9 +219,7 @@ class RayEvaluator:
                     ids.setdefault(task.name, []).append(problem.id)
                 size = len(some) * (j - i)
                 parts.append(_Part((some, split), {"problems": ids}, size))
-        found = self._call(method, parts, progress)
-        rows = [row for part in found for row in part[0]]
-        return rows, _cost([part.cost for part in found], start)
+        return parts
 
     def _free(self) -> int:
         """The number of evaluators for one call."""

@@ -10,6 +10,7 @@ from cycleqd_jax.evaluation.base import (
     Evaluator,
     Progress,
     ReferenceScore,
+    Scoring,
     mean_scores,
 )
 from cycleqd_jax.evaluation.smooth import smooth_scores
@@ -59,7 +60,13 @@ def evaluate_batch(
     """
     tasks = [task.name for task in evaluator.tasks]
     total = sum(len(task.problems(Split.OPTIMISE)) for task in evaluator.tasks)
-    evaluation = evaluator.evaluate(candidates, Split.OPTIMISE, progress=progress)
+    scoring = Scoring([], Cost(0, 0, 0.0))
+    if smooth:
+        evaluation, scoring = evaluator.evaluate_and_score(
+            candidates, Split.OPTIMISE, progress=progress
+        )
+    else:
+        evaluation = evaluator.evaluate(candidates, Split.OPTIMISE, progress=progress)
     costs = {"evaluate": evaluation.cost}
     problems: dict[str, dict[str, list[str]]] = {}
     for e in evaluation.episodes:
@@ -71,8 +78,9 @@ def evaluate_batch(
         if sum(map(len, problems[name].values())) == total
     }
     logprobs, likely, kept = [], {}, {}
-    if smooth and complete:
-        logprobs, costs["smooth"] = evaluator.score(complete, Split.OPTIMISE)
+    if smooth:
+        costs["smooth"] = scoring.cost
+        logprobs = [row for row in scoring.scores if row.individual in complete]
         likely = smooth_scores(logprobs, tasks)
     if retention is not None and complete:
         scored, costs["texts"] = evaluator.score_texts(complete, retention.texts)

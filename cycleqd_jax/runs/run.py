@@ -235,7 +235,6 @@ def _racing(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> Evalu
     return RacingEvaluator(
         evaluator,
         config.racing,
-        smooth=config.fitness.smooth,
         record=recorded_verdicts(folder),
     )
 

@@ -138,6 +138,23 @@ def test_reference_scores_equal_those_of_transformers(toy_settings):
     assert got[0].logprob == pytest.approx(want, abs=1e-4)
 
 
+def test_episodes_and_scores_together_are_the_same_and_take_fewer_tokens(toy_settings):
+    prepared, opened = open_with(toy_settings)
+    basis = prepared.basis
+    models = {"uniform": uniform(basis), "one": expert_genome(basis, 1)}
+    with opened as evaluator:
+        episodes, cost = evaluator.evaluate(models, Split.OPTIMISE)
+        scores, spent = evaluator.score(models, Split.OPTIMISE)
+        evaluation, scoring = evaluator.evaluate_and_score(models, Split.OPTIMISE)
+        nothing = evaluator.evaluate_and_score({}, Split.OPTIMISE)
+    assert without_time(evaluation.episodes) == without_time(episodes)
+    assert scoring.scores == scores
+    assert evaluation.cost.tokens_forward == cost.tokens_forward
+    # The prompts, of which only the last token is computed again.
+    assert 0 < scoring.cost.tokens_forward < 0.7 * spent.tokens_forward
+    assert nothing[0].episodes == [] and nothing[1].scores == []
+
+
 def test_right_answers_that_do_not_fit_are_refused(toy_settings):
     prepared, opened = open_with(toy_settings)
     with opened:

@@ -212,32 +212,31 @@ def test_nobody_races_alone_on_other_splits_or_on_chosen_problems():
     assert len(few.episodes) == 8 and len(inner.calls) == 3
 
 
-def test_smooth_scores_break_ties_and_are_computed_once():
+def test_smooth_scores_break_ties():
     """All verdicts are equal; child 5 is the likeliest, then child 2."""
     tables = {f"child/{i}": i for i in range(8)}
     likely = {5: -0.1, 2: -0.2}
     inner = ScriptedEvaluator(
         TASKS, lambda *_: 1.0, lambda i, task, index: likely.get(i, -0.5) - index
     )
-    racing = RacingEvaluator(inner, TWO, smooth=True)
-    episodes, cost = racing.evaluate(tables, Split.OPTIMISE)
+    racing = RacingEvaluator(inner, TWO)
+    evaluation, scoring = racing.evaluate_and_score(tables, Split.OPTIMISE)
+    episodes, cost = evaluation
     stayed = {n: tables[n] for n in ("child/2", "child/5")}
     counts = {n: sum(e.individual == n for e in episodes) for n in tables}
     assert {n for n, count in counts.items() if count == 14} == set(stayed)
-    # Log-probabilities: 8 on 4 problems, 4 on 3 more.
-    assert cost.tokens_forward == 2 * len(episodes) + 8 * 4 + 4 * 3
-    found = racing.score(stayed, Split.OPTIMISE)
+    assert cost.tokens_forward == 2 * len(episodes)
+    assert scoring.cost.tokens_forward == len(scoring.scores) == len(episodes)
     want = inner.score(stayed, Split.OPTIMISE)
-    assert found.scores == want.scores
-    assert found.cost.tokens_forward == 2 * 7 and want.cost.tokens_forward == 2 * 14
-    elsewhere = racing.score(stayed, Split.TEST)
-    assert elsewhere.cost.tokens_forward == 2 * 14
-    # Without ties nothing is computed that is not needed.
-    tables, _ = drawn(np.random.default_rng(0), count=2, chance=0.5)
-    tables["child/0"] = {t.name: np.ones(len(t.problems(None))) for t in TASKS}
-    tables["child/1"] = {t.name: np.zeros(len(t.problems(None))) for t in TASKS}
-    inner = ScriptedEvaluator(TASKS, table_rule)
-    episodes, cost = RacingEvaluator(inner, ONE, smooth=True).evaluate(
+    assert [s for s in scoring.scores if s.individual in stayed] == want.scores
+    assert racing.score(stayed, Split.OPTIMISE) == want
+    # Verdicts come first: the likeliest does not pass a better one.
+    better = {"child/0": 1.0}
+    inner = ScriptedEvaluator(
+        TASKS, lambda i, *_: float(i == 0), lambda i, *_: likely.get(i, -0.5)
+    )
+    evaluation, _ = RacingEvaluator(inner, TWO).evaluate_and_score(
         tables, Split.OPTIMISE
     )
-    assert cost.tokens_forward == 2 * len(episodes)
+    counts = {n: sum(e.individual == n for e in evaluation.episodes) for n in tables}
+    assert {n for n, count in counts.items() if count == 14} == {*better, "child/5"}

@@ -165,6 +165,12 @@ def test_it_gives_what_a_local_one_gives(world, individuals):
                 assert got[0] == want[0]
                 assert got.cost[:2] == want.cost[:2]
                 assert heard[-1] == (len(want[0]), len(want[0]))
+        got, want = (
+            one.evaluate_and_score(individuals, Split.OPTIMISE, **more)
+            for one in (evaluator, local)
+        )
+        assert [part[0] for part in got] == [part[0] for part in want]
+        assert [part.cost[:2] for part in got] == [part.cost[:2] for part in want]
     texts = ["x", "y"]
     assert (
         evaluator.score_texts(individuals, texts).scores
@@ -181,7 +187,7 @@ def test_it_gives_what_a_local_one_gives(world, individuals):
     np.testing.assert_array_equal(got.gradients, want.gradients)
     assert got.cost[:2] == want.cost[:2]
     races = [
-        RacingEvaluator(one, RacingSettings(rungs=2), smooth=True).evaluate(
+        RacingEvaluator(one, RacingSettings(rungs=2)).evaluate(
             {n: individuals[n] for n in ("i0", "i1", "i2", "again")}, Split.OPTIMISE
         )
         for one in (evaluator, local)

@@ -420,7 +420,7 @@ def test_a_raced_run_resumes_and_keeps_who_was_rejected_apart(
             write_episodes(opened, EXPERTS_PART, episodes)
             record = list(recorded_verdicts(opened))
         settings = RacingSettings(rungs=1)
-        racing = RacingEvaluator(seeing, settings, smooth=True, record=record)
+        racing = RacingEvaluator(seeing, settings, record=record)
         return run(search, state, folder, racing, stop=stop, **on)
 
     whole = raced(tmp_path / "whole", first)

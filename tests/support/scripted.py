@@ -87,6 +87,11 @@ class ScriptedEvaluator:
         ]
         return Scoring(scores, Cost(len(scores), 0, 0.0))
 
+    def evaluate_and_score(self, individuals, split, **more):
+        return self.evaluate(individuals, split, **more), self.score(
+            individuals, split, **more
+        )
+
     def score_texts(self, individuals, texts, *, progress=None):
         scores = [
             ReferenceScore(name, "text", "text", f"text/{i}", self._reading(one, i), 2)
