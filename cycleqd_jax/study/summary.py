@@ -5,7 +5,7 @@ are in `times.json` and `curves_seconds.png`, and nowhere else.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from cycleqd_jax import files
 from cycleqd_jax.reports.statistics import mean_interval
 from cycleqd_jax.study import figures, tables
 from cycleqd_jax.study.results import (
+    Point,
     Result,
     batch_seconds,
     read_results,
@@ -74,6 +75,7 @@ def make_summary(
     rivals = [name for name in pairs if name != config.reference]
     corrected = holm({name: pairs[name].p_value for name in rivals})
     methods, everything = {}, np.ones(len(problems), bool)
+    goal = _mean_curve(results[config.reference].values())[-1].held_out
     for name, own in scores.items():
         pair, by_seed = pairs[name], results[name]
         methods[name] = _entry(own, layout, everything, count) | {
@@ -92,6 +94,7 @@ def make_summary(
             "p_value": corrected.get(name, 1.0),
             "p_value_uncorrected": pair.p_value,
             "tokens": _mean_of([r.tokens for r in by_seed.values()]),
+            "tokens_to_reference": _tokens_to(goal, by_seed.values()),
             "children": _mean_of([r.children for r in by_seed.values()]),
             "hypervolume": _mean_of([r.hypervolume for r in by_seed.values()]),
             "coverage": _coverages(list(by_seed.values())),
@@ -158,6 +161,20 @@ def _entry(
 def _mean(scores: np.ndarray, layout: Layout) -> float:
     means = [scores[layout.tasks == k].mean() for k in range(layout.tasks.max() + 1)]
     return float(np.mean(means))
+
+
+def _mean_curve(results: Iterable[Result]) -> list[Point]:
+    """The mean of curves, point by point, as far as the shortest one goes."""
+    return [
+        Point(*np.mean(points, axis=0).tolist())
+        for points in zip(*(r.curve for r in results), strict=False)
+    ]
+
+
+def _tokens_to(goal: float, results: Iterable[Result]) -> float | None:
+    """Tokens at which the mean curve reaches a held-out mean; None if it never does."""
+    reached = (p.tokens for p in _mean_curve(results) if p.held_out >= goal)
+    return next(reached, None)
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

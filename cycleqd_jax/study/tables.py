@@ -61,7 +61,7 @@ def paper_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     titles = ["method", *summary["tasks"], "mean"]
     titles += [f"{kind.replace('_', '-')} templates" for kind in kinds]
     has_volume = any(entry["hypervolume"] is not None for entry in methods.values())
-    titles += ["hypervolume"] * has_volume
+    titles += ["hypervolume"] * has_volume + ["tokens to the reference's result"]
     if count := summary["population"]:
         titles += [f"coverage at {count}", f"by {count} samples"]
     rows = []
@@ -72,6 +72,8 @@ def paper_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
         if has_volume:
             volume = entry["hypervolume"]
             row.append("" if volume is None else f"{volume:.3f}")
+        reached = entry["tokens_to_reference"]
+        row.append("" if reached is None else f"{reached:,.0f}")
         if count:
             pair = entry["coverage"] or {}
             row += [_percent(pair.get(kind)) for kind in ("diverse", "samples")]

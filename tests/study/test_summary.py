@@ -71,7 +71,24 @@ def test_trained_and_held_out_templates_have_columns_of_their_own(summary):
     assert rival["templates"]["held_out"]["mean"] == 0
     text = make_markdown(summary)
     assert "| trained templates | held-out templates |" in text
-    assert "| rival | 50.0 | 50.0 | 50.0 | 100.0 | 0.0 | 0.250 |" in text
+    assert "| rival | 50.0 | 50.0 | 50.0 | 100.0 | 0.0 | 0.250 | 1,300 |" in text
+
+
+def test_tokens_to_the_result_of_the_reference_come_from_mean_curves(study):
+    """Curves of two seeds; the shorter one decides how far their mean goes."""
+
+    def curved(*heights):
+        points = [Point(i, 100 * i, h, h) for i, h in enumerate(heights, 1)]
+        return result(lambda p: True, 400)._replace(curve=tuple(points))
+
+    found = {
+        "cycleqd": {0: curved(0.1, 0.3, 0.5), 1: curved(0.1, 0.3, 0.7)},  # ends at 0.6
+        "rival": {0: curved(0.2, 0.5, 0.9), 1: curved(0.2, 0.7)},
+        "merge": {s: curved(0.2, 0.3) for s in (0, 1)},
+    }
+    methods = make_summary(study, TASKS, found)["methods"]
+    got = {name: entry["tokens_to_reference"] for name, entry in methods.items()}
+    assert got == {"cycleqd": 300, "rival": 200, "merge": None}
 
 
 def test_a_perfect_score_has_an_interval_with_a_width(summary):
