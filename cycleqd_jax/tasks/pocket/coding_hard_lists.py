@@ -93,24 +93,12 @@ LISTS = (
         "the place, from 0, of the first number in {x} that is {p[0]}, else {d}",
         "for i, n in enumerate({x}):\n    if {p[1]}:\n        return i\nreturn {d}",
         {"k": _K, "m": _M, "p": _ANY, "d": ("None", "-1")}),
-    _hard("sum_before", "sum_before total", "ints",
-        "the sum of the numbers in {x} before the first that is {p[0]} | "
-        "the sum of the list {x} up to, without, the first number {p[0]}",
-        "total = 0\nfor n in {x}:\n    if {p[1]}:\n        break\n    total += n\n"
-        "return total",
-        {"k": _K, "m": _M, "p": _ANY}),
     _hard("running_sum", "running_sum sums", "ints",
         "a list of the running sums of {x}, starting from {k} | "
         "the list of {k} plus the sum of {x} up to each number",
         "total, out = {k}, []\nfor n in {x}:\n    total += n\n    out.append(total)\n"
         "return out",
         {"k": _K}),
-    _hard("skip_equal", "skip_equal squeeze", "runs",
-        "the list {x} without numbers equal to the one before, each {f[0]} | "
-        "a list with one number of each run of equal numbers in {x}, {f[0]}",
-        "out = []\nfor i, n in enumerate({x}):\n    if i == 0 or n != {x}[i - 1]:\n"
-        "        out.append({f[1]})\nreturn out",
-        {"m": _M, "f": _EACH}),
     _hard("tally", "tally frequencies", "runs",
         "a dict from each number in {x} that is {p[0]} to its count | "
         "a dict that counts each number in {x} which is {p[0]}",
@@ -126,10 +114,6 @@ LISTS = (
             ("more than {m} above", "b - a > {m}"), ("at least twice", "b >= a * 2"),
             ("more than {m} below", "a - b > {m}"), ("at least {m} above", "b - a >= {m}"))}),
     # Composed operations.
-    _hard("running_best", "running_best so_far", "ints",
-        "a list of the {f[0]} number so far at each place of {x} | "
-        "the list of the {f[0]} of the first numbers of {x}, up to each place",
-        "[{f[1]}({x}[:i + 1]) for i in range(len({x}))]", {"f": _EXTREME}),
     _hard("end_sum", "end_sum score", "unique",
         "{m} times the sum of the {k} {q[0]} numbers in {x} | "
         "the sum of the {k} {q[0]} numbers in {x}, multiplied by {m}",
@@ -179,19 +163,7 @@ LISTS = (
         {"k": _FEW, "q": (
             ("left", "{x}[{k}:] + {x}[:{k}]", "first {k} items moved to the end"),
             ("right", "{x}[-{k}:] + {x}[:-{k}]", "last {k} items moved to the front"))}),
-    _hard("weighted_where", "weighted score", "ints",
-        "the sum of the numbers in {x} that are {p[0]}, each times its index | "
-        "the sum of index times number of all numbers in {x} which are {p[0]}",
-        "sum(i * n for i, n in enumerate({x}) if {p[1]})",
-        {"k": _K, "m": _M, "p": _ANY}),
     # Two lists.
-    _hard("paired", "paired combine", "lists",
-        "a list of the {f[0]} of the numbers at the same places of {a} and {b} | "
-        "the {f[0]} of {a} and {b}, place by place, as a list",
-        "[{f[1]} for u, v in zip({a}, {b})]",
-        {"m": range(2, 10), "f": (
-            ("sums, times {m},", "(u + v) * {m}"), ("products, plus {m},", "u * v + {m}"),
-            ("maxima, plus {m},", "max(u, v) + {m}"))}),
     _hard("common", "common shared", "lists",
         "a sorted list of the numbers in {q[0]}, in {r[0]} order | "
         "the numbers in {q[0]} sorted, {r[0]}",
@@ -237,5 +209,33 @@ LISTS = (
         {"m": range(2, 7), "q": (
             ("greater than", "u > v"), ("more than {m} above", "u - v > {m}"),
             ("more than {m} below", "v - u > {m}"))}),
+    _new("sum_before", "sum_before total", "ints",
+        "the sum of the numbers in {x} before the first that is {p[0]} | "
+        "the sum of the list {x} up to, without, the first number {p[0]}",
+        "total = 0\nfor n in {x}:\n    if {p[1]}:\n        break\n    total += n\n"
+        "return total",
+        {"k": _K, "m": _M, "p": _ANY}),
+    _new("skip_equal", "skip_equal squeeze", "runs",
+        "the list {x} without numbers equal to the one before, each {f[0]} | "
+        "a list with one number of each run of equal numbers in {x}, {f[0]}",
+        "out = []\nfor i, n in enumerate({x}):\n    if i == 0 or n != {x}[i - 1]:\n"
+        "        out.append({f[1]})\nreturn out",
+        {"m": _M, "f": _EACH}),
+    _new("running_best", "running_best so_far", "ints",
+        "a list of the {f[0]} number so far at each place of {x} | "
+        "the list of the {f[0]} of the first numbers of {x}, up to each place",
+        "[{f[1]}({x}[:i + 1]) for i in range(len({x}))]", {"f": _EXTREME}),
+    _new("weighted_where", "weighted score", "ints",
+        "the sum of the numbers in {x} that are {p[0]}, each times its index | "
+        "the sum of index times number of all numbers in {x} which are {p[0]}",
+        "sum(i * n for i, n in enumerate({x}) if {p[1]})",
+        {"k": _K, "m": _M, "p": _ANY}),
+    _new("paired", "paired combine", "lists",
+        "a list of the {f[0]} of the numbers at the same places of {a} and {b} | "
+        "the {f[0]} of {a} and {b}, place by place, as a list",
+        "[{f[1]} for u, v in zip({a}, {b})]",
+        {"m": range(2, 10), "f": (
+            ("sums, times {m},", "(u + v) * {m}"), ("products, plus {m},", "u * v + {m}"),
+            ("maxima, plus {m},", "max(u, v) + {m}"))}),
 )
 # fmt: on

@@ -72,13 +72,6 @@ TEXTS = (
         "how many characters the strings in {x} {p[0]} have together",
         "total = 0\nfor w in {x}:\n    if {p[1]}:\n        total += len(w)\nreturn total",
         _WORDS),
-    _hard("words_dict", "words_dict index", "words",
-        "a dict from each string in {x} {p[0]} to its {f[0]} | "
-        "a dict with the {f[0]} of each string in {x} {p[0]}",
-        "{{w: {f[1]} for w in {x} if {p[1]}}}",
-        {**_WORDS, "f": (
-            ("length", "len(w)"), ("last letter", "w[-1]"),
-            ("number of '{c}'s", "w.count('{c}')"))}),
     _hard("words_sorted", "words_sorted arrange", "words",
         "the list {x} sorted by {f[0]}, then alphabetically | "
         "a list of the strings in {x}, by {f[0]} and equal ones by alphabet",
@@ -98,11 +91,6 @@ TEXTS = (
         {"c": LETTERS, "m": range(2, 4), "f": _TEXT, "p": (
             ("vowels", "in 'aeiou'"), ("not vowels", "not in 'aeiou'"),
             ("not '{c}'", "!= '{c}'"))}),
-    _hard("replace_then", "replace_then change", "text",
-        "{x} with each '{c}' replaced by '{e}', {f[0]} | "
-        "the string {x} after replacing '{c}' by '{e}', {f[0]}",
-        "out = {x}.replace('{c}', '{e}')\nreturn out{f[1]}",
-        {"c": LETTERS, "e": ("xy", "z", "", "oo"), "m": range(2, 5), "f": _TEXT}),
     _hard("letter_places", "letter_places places", "text",
         "a list of the indices of '{c}' in the string {x}, each plus {m} | "
         "the places of '{c}' in {x}, from {m} on, as a list",
@@ -179,11 +167,6 @@ TEXTS = (
         "{{k: {f[1]} for k, v in {x}.items() if {p[1]}}}",
         {"k": _K, "m": _DIGIT, "p": _VALUE, "f": (
             ("times {m}", "v * {m}"), ("plus {m}", "v + {m}"), ("minus {m}", "v - {m}"))}),
-    _hard("dict_top", "dict_top winners", "dict",
-        "a list of the {k} keys of the dict {x} with the {r[0]} values, {r[0]} first | "
-        "the keys of the {k} {r[0]} values in the dict {x}, {r[0]} first",
-        "sorted({x}, key={x}.get{r[1]})[:{k}]",
-        {"k": range(2, 5), "r": (("smallest", ""), ("largest", ", reverse=True"))}),
     # Held out.
     _new("words_count", "words_count how_many", "words",
         "how often '{c}' occurs in all strings in {x} {p[0]} | "
@@ -231,5 +214,22 @@ TEXTS = (
         "{f[1]}([v for v in {x}.values() if {p[1]}], default={d})",
         {"k": _K, "p": _VALUE, "d": ("None", "0"),
          "f": (("largest", "max"), ("smallest", "min"))}),
+    _new("words_dict", "words_dict index", "words",
+        "a dict from each string in {x} {p[0]} to its {f[0]} | "
+        "a dict with the {f[0]} of each string in {x} {p[0]}",
+        "{{w: {f[1]} for w in {x} if {p[1]}}}",
+        {**_WORDS, "f": (
+            ("length", "len(w)"), ("last letter", "w[-1]"),
+            ("number of '{c}'s", "w.count('{c}')"))}),
+    _new("replace_then", "replace_then change", "text",
+        "{x} with each '{c}' replaced by '{e}', {f[0]} | "
+        "the string {x} after replacing '{c}' by '{e}', {f[0]}",
+        "out = {x}.replace('{c}', '{e}')\nreturn out{f[1]}",
+        {"c": LETTERS, "e": ("xy", "z", "", "oo"), "m": range(2, 5), "f": _TEXT}),
+    _new("dict_top", "dict_top winners", "dict",
+        "a list of the {k} keys of the dict {x} with the {r[0]} values, {r[0]} first | "
+        "the keys of the {k} {r[0]} values in the dict {x}, {r[0]} first",
+        "sorted({x}, key={x}.get{r[1]})[:{k}]",
+        {"k": range(2, 5), "r": (("smallest", ""), ("largest", ", reverse=True"))}),
 )
 # fmt: on

@@ -47,8 +47,6 @@ LOOPS = (
         "{p[1]} {f} >> {g}", "files", lambda s, c: {**s, c["g"]: s[c["g"]] + _kept(s, c)}, "dense", choices={"p": FILTER}),
     _hard("save_count", "write the number of lines of {f} {p[0]} to {h} | save how many lines of {f} are lines {p[0]} as {h}",
         "{p[1]} {f} | wc -l > {h}", "files", lambda s, c: {**s, c["h"]: f"{len(lines_of(_kept(s, c)))}\n"}, "dense", choices={"p": FILTER}),
-    _hard("save_both", "write {f} and then {g}, together {q[0]}, to {h} | save the lines of {f} and {g}, all {q[0]}, as {h}",
-        "cat {f} {g} | {q[1]} > {h}", "files", lambda s, c: {**s, c["h"]: text_of(c["q"][2](lines_of(s[c["f"]] + s[c["g"]])))}, "dense", choices={"q": THEN}),
     # Files found by their contents.
     _hard("move_matches", "move the .{x} files here that contain {w} into {d} | move every file here that ends in .{x} and has {w} in it into {d}",
         "mv $(grep -l {w} *.{x}) {d}", "files", lambda s, c: moved(s, {p: f"{c['d']}/{p}" for p in _having(top(s, c["x"]), s, c)})),
@@ -65,19 +63,13 @@ LOOPS = (
         "for p in *.{x}; do cp $p $p.{b}; done", "files", lambda s, c: {**s, **{f"{p}.{c['b']}": s[p] for p in top(s, c["x"])}}, choices={"b": _SUFFIX}),
     _hard("loop_prefix", "put {b}_ before the name of every .{x} file here | rename each file here that ends in .{x} so that its name begins with {b}_",
         "for p in *.{x}; do mv $p {b}_$p; done", "files", lambda s, c: moved(s, {p: f"{c['b']}_{p}" for p in top(s, c["x"])}), choices={"b": _PREFIX}),
-    _hard("loop_append", "add the line {v} to the end of every .{x} file in {d} | append the line {v} to each file in {d} that ends in .{x}",
-        "for p in {d}/*.{x}; do echo {v} >> $p; done", "files", lambda s, c: {**s, **{p: s[p] + c["v"] + "\n" for p in _in(s, c)}}),
     _hard("loop_extension", "change the ending .{x} of every such file here to .{b} | rename each file here that ends in .{x} so that it ends in .{b} instead",
         "for p in *.{x}; do mv $p ${{p%.{x}}}.{b}; done", "files", lambda s, c: moved(s, {p: p.removesuffix(c["x"]) + c["b"] for p in top(s, c["x"])}), choices={"b": _SUFFIX}),
     _hard("loop_ends", "print the {z[0]} line of every .{x} file in {d} | show only the {z[0]} line of each file in {d} that ends in .{x}",
         "for p in {d}/*.{x}; do {z[1]} -n 1 $p; done", "lines", lambda s, c: text_of(r for p in sorted(_in(s, c)) for r in lines_of(s[p])[c["z"][2]]), choices={"z": _ENDS}),
-    _hard("loop_copy_folder", "copy every .{x} file in {d} into {e} with {b}_ before its name | make a copy of each .{x} file of {d} in {e}, its name beginning with {b}_",
-        "cd {d}; for p in *.{x}; do cp $p ../{e}/{b}_$p; done", "files", lambda s, c: {**s, **{f"{c['e']}/{c['b']}_{p.partition('/')[2]}": s[p] for p in _in(s, c)}}, choices={"b": _PREFIX}),
     # Commands in a row.
     _hard("mkdir_move", "create the folder {n} and move all .{x} files here into it | make a new directory {n} and put every .{x} file here into it",
         "mkdir {n} && mv *.{x} {n}", "files", lambda s, c: moved(s, {p: f"{c['n']}/{p}" for p in top(s, c["x"])})),
-    _hard("copy_append", "copy {f} to {h} and add the line {v} to {h} | make {h} a copy of {f} with the line {v} at its end",
-        "cp {f} {h} && echo {v} >> {h}", "files", lambda s, c: {**s, c["h"]: s[c["f"]] + c["v"] + "\n"}),
     # Held out.
     _new("save_substituted", "write the lines of {f} {p[0]} to {h}, with each {w} replaced by {v} | save those lines of {f} {p[0]} as {h}, every {w} changed to {v}",
         "{p[1]} {f} | sed 's/{w}/{v}/g' > {h}", "files", lambda s, c: {**s, c["h"]: _kept(s, c).replace(c["w"], c["v"])}, "dense", choices={"p": (FILTER[0], *FILTER[2:])}),
@@ -93,5 +85,13 @@ LOOPS = (
         "mkdir {n} && {q[1]} {f} > {n}/{h}", "files", lambda s, c: {**s, f"{c['n']}/{c['h']}": text_of(c["q"][2](lines_of(s[c["f"]])))}, "dense", choices={"q": (*THEN[:3], THEN[4])}),
     _new("swap", "swap the names of {f} and {g} | rename {f} to {g} and {g} to {f}",
         "mv {f} {v} && mv {g} {f} && mv {v} {g}", "files", lambda s, c: moved(s, {c["f"]: c["g"], c["g"]: c["f"]})),
+    _new("save_both", "write {f} and then {g}, together {q[0]}, to {h} | save the lines of {f} and {g}, all {q[0]}, as {h}",
+        "cat {f} {g} | {q[1]} > {h}", "files", lambda s, c: {**s, c["h"]: text_of(c["q"][2](lines_of(s[c["f"]] + s[c["g"]])))}, "dense", choices={"q": THEN}),
+    _new("loop_append", "add the line {v} to the end of every .{x} file in {d} | append the line {v} to each file in {d} that ends in .{x}",
+        "for p in {d}/*.{x}; do echo {v} >> $p; done", "files", lambda s, c: {**s, **{p: s[p] + c["v"] + "\n" for p in _in(s, c)}}),
+    _new("loop_copy_folder", "copy every .{x} file in {d} into {e} with {b}_ before its name | make a copy of each .{x} file of {d} in {e}, its name beginning with {b}_",
+        "cd {d}; for p in *.{x}; do cp $p ../{e}/{b}_$p; done", "files", lambda s, c: {**s, **{f"{c['e']}/{c['b']}_{p.partition('/')[2]}": s[p] for p in _in(s, c)}}, choices={"b": _PREFIX}),
+    _new("copy_append", "copy {f} to {h} and add the line {v} to {h} | make {h} a copy of {f} with the line {v} at its end",
+        "cp {f} {h} && echo {v} >> {h}", "files", lambda s, c: {**s, c["h"]: s[c["f"]] + c["v"] + "\n"}),
 )
 # fmt: on
