@@ -71,6 +71,7 @@ def on_one_device(world):
     return promised(world / "one")
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run_and_resume_after_a_death(world, on_one_device):
     both = {"folder": "both", "mesh": "{data: 2}", "processes": 2}
     ends, seconds = kill_at(start(world, **both), "child 2/", 1)
@@ -89,6 +90,7 @@ def again(world, given):
     return start(world, given["folder"], given["mesh"], "--resume", **rest)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_elsewhere(world, on_one_device, tmp_path, monkeypatch):
     """Begun on eight devices, resumed on four, finished on one: the same bytes.
 
