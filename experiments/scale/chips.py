@@ -41,6 +41,15 @@ _GPUS = {
     "H100": Limits(0, 3350e9, 989e12, 450e9),
     "A100": Limits(0, 2039e9, 312e12, 300e9),
 }
+# By the whole name that JAX gives the device.
+_TPU_KINDS = {
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
 # `libtpu` asks the network who it is, unless this says so.
 _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
@@ -109,6 +118,9 @@ def _local() -> Target:
     devices, machine = jax.devices(), this_machine()
     memory = machine.device_bytes or machine.host_bytes
     kind = devices[0].device_kind
+    if kind in _TPU_KINDS:
+        limits = TPUS[_TPU_KINDS[kind]]
+        return Target(kind, devices, limits._replace(memory=memory))
     for name, limits in _GPUS.items():
         if name in kind:
             return Target(kind, devices, limits._replace(memory=memory))
