@@ -27,11 +27,12 @@ from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.reports import console
 from cycleqd_jax.runs.memory import size_text
-from cycleqd_jax.runs.plan import known_model
+from cycleqd_jax.runs.plan import KnownModel, known_model
 from experiments.scale import programs
 from experiments.scale.abstract import AbstractRun, make_run
 from experiments.scale.chips import Target, find_target
 from experiments.scale.measure import Row, continued, measure
+from experiments.scale.programs import Job
 
 _QUICK_LAYERS = (4, 6)  # fewer would fit into a chip's cache whole, and say too little
 
@@ -114,15 +115,17 @@ def _run(args: argparse.Namespace) -> int:
     out, rows = console.make_console(), []
     for index, job in enumerate(programs.jobs(run, names, modes)):
         out.print(f"... {job.name}")
-        deep = model.config.num_hidden_layers > max(_QUICK_LAYERS)
-        if args.quick and deep and job.unrolls:
-            row = _continued(args, model.config, target, names, modes, index)
-        else:
+        if _is_whole(args, model, job):
             row = measure(job, target.limits)
+        else:
+            row = _continued(args, model.config, target, names, modes, index)
         rows.append(row)
         if args.json:  # after each, as a program may take minutes
             data = _facts(args, model.name, run, target) | {
-                "programs": [row.to_json() for row in rows]
+                "programs": [
+                    row.to_json() | {"layers_are_all": _is_whole(args, model, row.job)}
+                    for row in rows
+                ]
             }
             write_text(pathlib.Path(args.json), json.dumps(data, indent=2) + "\n")
     out.print(_table(args, model.name, run, target, rows))
@@ -135,6 +138,12 @@ def _run(args: argparse.Namespace) -> int:
             "or a lower --rank."
         )
     return console.FAILED if bad else console.DONE
+
+
+def _is_whole(args: argparse.Namespace, model: KnownModel, job: Job) -> bool:
+    """True if a program is compiled as a run calls it, not continued to all layers."""
+    shallow = model.config.num_hidden_layers <= max(_QUICK_LAYERS)
+    return not args.quick or shallow or not job.unrolls
 
 
 def _continued(args, config, target, names, modes, index: int) -> Row:

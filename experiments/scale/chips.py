@@ -102,6 +102,8 @@ def find_target(topology: str) -> Target:
 
     for name, value in _NO_TPU_HERE.items():
         os.environ.setdefault(name, value)
+    # Programs for chips that are not here cannot be read back from the cache.
+    jax.config.update("jax_enable_compilation_cache", False)
     # One chip is less than the host that a topology consists of by default.
     alone = {"chips_per_host_bounds": [1] * 3} if set(grid) == {"1"} else {}
     try:
