@@ -50,8 +50,9 @@ _TPU_KINDS = {
     "TPU v6 lite": "v6e",
     "TPU v6e": "v6e",
 }
-# `libtpu` asks the network who it is, unless this says so.
+# `libtpu` asks the network who it is, unless this says so, and lets one process in.
 _NO_TPU_HERE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",

@@ -71,7 +71,7 @@ def test_no_program_gathers_a_matrix_on_a_tpu(topology):
             assert program["moved"] <= 1.5 * program["needed"], name
             # XLA's figure is that, and moves within the chip.
             parts = program["parts"]
-            assert sum(parts.values()) == pytest.approx(program["by_xla"], rel=0.1)
+            assert sum(parts.values()) == pytest.approx(program["by_xla"], rel=0.15)
             assert parts["main"] < 0.5 * program["by_xla"], name
 
 
