@@ -2,7 +2,8 @@
 
 The models are folders as a user has them: safetensors in shards with an index, a
 config, a tokeniser. The config is that of the real run but for the models, the number
-of children and problems, and the size from which the accelerator factorises.
+of children and problems, a rank that is a number, and the size from which the
+accelerator factorises.
 """
 
 import pathlib
@@ -126,6 +127,8 @@ def write_world(
     settings["qd"]["children_per_batch"] = batch
     least = max(2, config.basis.host_below // sizes.shrink)
     settings["basis"]["host_below"] = least
+    if config.basis.rank != "full":
+        settings["basis"]["rank"] = max(1, config.basis.rank // sizes.shrink)
     rehearsed = RunConfig.model_validate(settings)
     tasks = make_tasks(rehearsed.tasks, rehearsed.problems, rehearsed.task_settings)
     _write_models(folder, small, config.dtype, experts, tasks, config.seed, observer)

@@ -13,8 +13,10 @@ from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.loading import load_model
+from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.plan import known_model
 from experiments import rehearse
+from experiments.rehearsal import world
 from experiments.rehearsal.scripted import is_replaced
 from experiments.rehearsal.world import shrunken
 
@@ -69,6 +71,14 @@ def test_it_runs_the_paper_s_config_on_files_like_the_real_ones(elsewhere, capsy
     assert rehearse.main(command) == 0
     assert before == {p: p.stat().st_mtime_ns for p in models.rglob("*.safetensors")}
     assert "was there" in capsys.readouterr().out
+
+
+def test_a_rank_shrinks_with_the_model(elsewhere):
+    real = load_config(CONFIG.with_name("paper_lowrank.yaml"), [], RunConfig)
+    path = world.write_world(real, elsewhere / "m", world.Sizes(32, 3, 1), Observer())
+    ran = load_config(path, [], RunConfig)
+    assert (ran.basis.rank, ran.basis.host_below) == (4, 32)
+    assert ran.engine == real.engine and ran.qd.children_per_batch == 1
 
 
 def test_shrunken_models_have_the_heads_of_the_real_one():
