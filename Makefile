@@ -87,7 +87,9 @@ prove-cluster: $(VENV)/.test-installed
 	$(BIN)/python -m pip install -q -e ".[ray]"
 	$(BIN)/python -m pytest -q -s tests/evaluation/test_ray.py -m "slow or not slow"
 
-REHEARSAL ?=
+# The benchmarks' prompts fit into 2048 tokens of the rehearsal's tokeniser.
+REHEARSAL ?= --problems 1 --generations 4 engine.slots=8 engine.length=2048 \
+  engine.prefill_chunk=128
 
 rehearsal: $(VENV)/.test-installed
 	$(BIN)/python tests/proofs/prove_rehearsal.py --simulate 8 $(REHEARSAL)
