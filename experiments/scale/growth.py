@@ -79,7 +79,7 @@ def draw(made: Mapping[str, Sequence[Point]]) -> bytes:
         axes.minorticks_off()
         axes.set_xlabel(varied)
         for one, colour in ((axes, memory), (other, time)):
-            one.set_ylim(bottom=0)
+            one.set_ylim(0, 1.15 * one.dataLim.ymax)
             one.tick_params(axis="y", colors=colour)
         other.spines["right"].set_visible(True)
     panels[0].set_ylabel("GB on each chip", color=memory)
