@@ -11,6 +11,8 @@
 #                     that leave nothing
 # make prove-cluster  a Ray cluster of this host: evaluators and driver killed,
 #                     hosts that join and leave; installs the extra ray
+# make rehearsal    the paper's run with a shrunken model on 8 simulated devices,
+#                     killed three times; REHEARSAL=... are options and settings
 # make clean        remove what installing and testing made; runs stay
 
 SHELL := /bin/bash
@@ -33,7 +35,7 @@ export PIP_NO_INPUT := 1
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
 .PHONY: help setup quickstart tiny test test-slow prove-seeds prove-resume prove-fuzz \
-  prove-signals prove-sandbox prove-cluster system clean
+  prove-signals prove-sandbox prove-cluster rehearsal system clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -84,6 +86,13 @@ prove-sandbox: $(VENV)/.test-installed
 prove-cluster: $(VENV)/.test-installed
 	$(BIN)/python -m pip install -q -e ".[ray]"
 	$(BIN)/python -m pytest -q -s tests/evaluation/test_ray.py -m "slow or not slow"
+
+# The benchmarks' prompts fit into 2048 tokens of the rehearsal's tokeniser.
+REHEARSAL ?= --problems 1 --generations 4 engine.slots=8 engine.length=2048 \
+  engine.prefill_chunk=128
+
+rehearsal: $(VENV)/.test-installed
+	$(BIN)/python tests/proofs/prove_rehearsal.py --simulate 8 $(REHEARSAL)
 
 system:
 	@.ci/system "$(PYTHON)"

@@ -27,11 +27,12 @@ from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.reports import console
 from cycleqd_jax.runs.memory import size_text
-from cycleqd_jax.runs.plan import known_model
+from cycleqd_jax.runs.plan import KnownModel, known_model
 from experiments.scale import programs
 from experiments.scale.abstract import AbstractRun, make_run
 from experiments.scale.chips import Target, find_target
 from experiments.scale.measure import Row, continued, measure
+from experiments.scale.programs import Job
 
 _QUICK_LAYERS = (4, 6)  # fewer would fit into a chip's cache whole, and say too little
 
@@ -66,7 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         "individuals": (16, "that share a pass in factored mode"),
         "slots": (64, "conversations at once"),
         "length": (2048, "tokens of each"),
-        "rank": (64, "of the basis, for each of three experts"),
         "prefill-rows": (8, "conversations of a prefill call"),
         "prefill-chunk": (0, "tokens of each; 0 takes 256, or what divides the length"),
         "decode-steps": (16, "tokens of a decode call"),
@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(
             f"--{name}", type=int, default=default, help=f"{text}; default {default}"
         )
+    parser.add_argument(
+        "--rank",
+        type=_rank,
+        default=64,
+        help="of the basis, for each of three experts; a number or full; default 64",
+    )
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--attention", default="auto", help="as engine.attention")
     parser.add_argument(
@@ -86,9 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="compile {} and {} layers and continue the straight line to all".format(
-            *_QUICK_LAYERS
-        ),
+        help="compile {} and {} layers and continue the straight line to all, where a "
+        "program has all of them".format(*_QUICK_LAYERS),
     )
     parser.add_argument("--json", metavar="FILE", type=console.path)
     return parser
@@ -110,17 +115,20 @@ def _run(args: argparse.Namespace) -> int:
     out, rows = console.make_console(), []
     for index, job in enumerate(programs.jobs(run, names, modes)):
         out.print(f"... {job.name}")
-        if not args.quick or model.config.num_hidden_layers <= max(_QUICK_LAYERS):
+        if _is_whole(args, model, job):
             row = measure(job, target.limits)
         else:
             row = _continued(args, model.config, target, names, modes, index)
         rows.append(row)
+        if args.json:  # after each, as a program may take minutes
+            data = _facts(args, model.name, run, target) | {
+                "programs": [
+                    row.to_json() | {"layers_are_all": _is_whole(args, model, row.job)}
+                    for row in rows
+                ]
+            }
+            write_text(pathlib.Path(args.json), json.dumps(data, indent=2) + "\n")
     out.print(_table(args, model.name, run, target, rows))
-    if args.json:
-        data = _facts(args, model.name, run, target) | {
-            "programs": [row.to_json() for row in rows]
-        }
-        write_text(pathlib.Path(args.json), json.dumps(data, indent=2) + "\n")
     bad = [row for row in rows if not row.fits]
     for row in bad:
         needs = row.refusal or f"needs {size_text(row.total)}"
@@ -130,6 +138,12 @@ def _run(args: argparse.Namespace) -> int:
             "or a lower --rank."
         )
     return console.FAILED if bad else console.DONE
+
+
+def _is_whole(args: argparse.Namespace, model: KnownModel, job: Job) -> bool:
+    """True if a program is compiled as a run calls it, not continued to all layers."""
+    shallow = model.config.num_hidden_layers <= max(_QUICK_LAYERS)
+    return not args.quick or shallow or not job.unrolls
 
 
 def _continued(args, config, target, names, modes, index: int) -> Row:
@@ -150,10 +164,8 @@ def _abstract_run(
 ) -> AbstractRun:
     mesh = _mesh(args.mesh, config, len(target.devices))
     for name in ("individuals", "rank"):
-        if getattr(args, name) < 1:
-            raise BadInputError(
-                f"--{name} is {getattr(args, name)}; expected 1 or more."
-            )
+        if (value := getattr(args, name)) != "full" and value < 1:
+            raise BadInputError(f"--{name} is {value}; expected 1 or more.")
     given = {
         name: getattr(args, name)
         for name in ("slots", "length", "prefill_rows", "decode_steps", "attention")
@@ -189,6 +201,10 @@ def _mesh(text: str | None, config: ModelConfig, devices: int) -> MeshSettings:
             f"--mesh {text}: needs {data * tensor} devices, but there are {devices}."
         )
     return MeshSettings(data=data, tensor=tensor)
+
+
+def _rank(text: str) -> int | str:
+    return "full" if text == "full" else int(text)
 
 
 def _chosen(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:

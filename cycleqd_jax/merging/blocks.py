@@ -4,6 +4,7 @@ A `Block` is what the basis holds of one parameter. Blocks do not depend on each
 so they can be computed in any order and stored one by one.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -51,6 +52,11 @@ def is_alone(settings: BasisSettings) -> bool:
     return settings.conditioning == "regmean"
 
 
+def matrices_per_call(shape: Sequence[int]) -> int:
+    """The number of large task vectors that are decomposed in one call."""
+    return max(1, _BATCH_BYTES // (4 * math.prod(shape)))
+
+
 def batches(rows: Iterable[ParameterDeltas], *, alone: bool) -> Iterator[Batch]:
     """Groups rows that are decomposed in one call; nothing is read for it.
 
@@ -63,9 +69,8 @@ def batches(rows: Iterable[ParameterDeltas], *, alone: bool) -> Iterator[Batch]:
     """
     batch: list[ParameterDeltas] = []
     for row in rows:
-        size = 4 * int(np.prod(row.shape))
-        room = (len(batch) + 1) * size <= _BATCH_BYTES
-        if batch and (alone or not room or batch[0].shape != row.shape):
+        full = len(batch) >= matrices_per_call(row.shape)
+        if batch and (alone or full or batch[0].shape != row.shape):
             yield batch
             batch = []
         batch.append(row)
@@ -129,7 +134,7 @@ def _begin(batch: Batch, settings: BasisSettings, dtype: str) -> _Parts:
             if isinstance(part, DeviceDelta):
                 own[-1] = None
                 large.append((own, len(own) - 1, part.array))
-                if (len(large) + 1) * part.array.nbytes > _BATCH_BYTES:
+                if len(large) >= matrices_per_call(row.shape):
                     decompose_large()
             del part  # before the next one is computed
         parts.append((row, own))

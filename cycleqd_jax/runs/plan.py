@@ -126,7 +126,7 @@ def find_inputs(config: RunConfig) -> Inputs:
       BadInputError: as for `load_model` and `load_expert`; or the base model is neither
         here nor known.
     """
-    model, sizes_of = _find_base(config.base_model)
+    model, sizes_of = find_base(config.base_model)
     check_length(config.engine, model)
     experts = []
     for source in config.expert_paths:
@@ -140,7 +140,12 @@ def find_inputs(config: RunConfig) -> Inputs:
     return Inputs(model, sizes_of, tuple(experts))
 
 
-def _find_base(source: str) -> tuple[ModelConfig, str | None]:
+def find_base(source: str) -> tuple[ModelConfig, str | None]:
+    """Sizes of a base model, and where they are from if its weights are not here.
+
+    Raises:
+      BadInputError: it is not here and not known, or it is damaged.
+    """
     hub = is_hub_name(source)
     path = find_download(source) if hub else locate(source)
     if path is not None and path.is_dir():

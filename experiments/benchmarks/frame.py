@@ -37,6 +37,7 @@ SUITES = (
     "tasks",
     "loading",
     "cluster",
+    "scale",
 )
 _PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "qdax")
 

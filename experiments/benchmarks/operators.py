@@ -15,10 +15,9 @@ from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.qd.propose import propose
 from cycleqd_jax.qd.settings import QDSettings
-from cycleqd_jax.runs.checkpoints import Checkpoints
 from cycleqd_jax.runs.setup import Prepared
 from cycleqd_jax.search.base import State
-from experiments.benchmarks import dense, frame, quickstart
+from experiments.benchmarks import archives, dense, frame, quickstart
 
 _BATCH = 6  # children that a generation of the quickstart breeds at once
 _CHILDREN = 18  # bred per measurement in factored form
@@ -34,7 +33,8 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     with tempfile.TemporaryDirectory() as folder:
         rows = _children(options, prepared, settings, state, pathlib.Path(folder), say)
         say("archives with an elite in every cell")
-        rows += _archives(options, state, pathlib.Path(folder) / "checkpoints")
+        checkpoints = pathlib.Path(folder) / "checkpoints"
+        rows += archives.rows(options, state, checkpoints, megabytes=50, seconds=2)
     return rows
 
 
@@ -151,29 +151,3 @@ def _breeder(
         return jax.device_get(proposal.genomes)
 
     return breed
-
-
-def _archives(
-    options: frame.Options, state: State, folder: pathlib.Path
-) -> list[frame.Row]:
-    count = len(state.memory.archives.kept_ids())
-    bank = state.bank
-    held = jax.tree.leaves((bank.genomes, state.memory.archives))
-    held = [*held, bank.scores, bank.parents, bank.weights, bank.active]
-    with Checkpoints(folder) as checkpoints:
-        took = frame.medians(
-            frame.measure({"save": lambda: checkpoints.save(state)}, options.repeats)
-            | frame.measure({"restore": checkpoints.restore}, options.repeats)
-        )
-    where = f"{count} elites of {state.bank.genomes[0].coefficients.size} coefficients"
-    return [
-        frame.limit(
-            "archives: memory",
-            sum(a.nbytes for a in held) / 1e6,
-            50.0,
-            "MB",
-            note=where,
-        ),
-        frame.limit("archives: save", took["save"], 2.0, "s", note=where),
-        frame.limit("archives: restore", took["restore"], 2.0, "s", note=where),
-    ]

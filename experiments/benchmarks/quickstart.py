@@ -2,17 +2,19 @@
 
 import dataclasses
 import pathlib
+from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
 
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome, expert_genome
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.qd.archives import SCORES, empty_archives
 from cycleqd_jax.runs.setup import Prepared, prepare
-from cycleqd_jax.search.base import State
+from cycleqd_jax.search.base import Search, State
 from experiments.benchmarks.frame import DEFAULT_MODEL, Options, Say
 
 CONFIG = "experiments/configs/quickstart.yaml"
@@ -45,7 +47,15 @@ def prepared_run(config: RunConfig, say: Say) -> Prepared:
     return prepare(config, None, Told())
 
 
-def experts_only(prepared: Prepared) -> State:
+class World(Protocol):
+    """The parts of a prepared run that states are made of."""
+
+    task_names: tuple[str, ...]
+    basis: Basis
+    search: Search
+
+
+def experts_only(prepared: World) -> State:
     """The state before generation 1, with made-up scores of the experts."""
     count = len(prepared.task_names)
     experts = [expert_genome(prepared.basis, k) for k in range(count)]
@@ -62,7 +72,7 @@ def children_of(state: State, count: int, seed: int = 0) -> Genome:
     return Genome(shares @ batch.coefficients, shares @ batch.scales)
 
 
-def full_state(prepared: Prepared, bins: int) -> State:
+def full_state(prepared: World, bins: int) -> State:
     """Archives with an elite of its own in every cell."""
     first = experts_only(prepared)
     experts = len(prepared.task_names)

@@ -117,7 +117,7 @@ def make_run(
     devices: tuple[jax.Device, ...],
     *,
     individuals: int,
-    rank: int,
+    rank: int | str,
 ) -> AbstractRun:
     """A run with the attention that the settings choose for these devices.
 

@@ -41,8 +41,18 @@ _GPUS = {
     "H100": Limits(0, 3350e9, 989e12, 450e9),
     "A100": Limits(0, 2039e9, 312e12, 300e9),
 }
-# `libtpu` asks the network who it is, unless this says so.
+# By the whole name that JAX gives the device.
+_TPU_KINDS = {
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+}
+# `libtpu` asks the network who it is, unless this says so, and lets one process in.
 _NO_TPU_HERE = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
@@ -93,6 +103,8 @@ def find_target(topology: str) -> Target:
 
     for name, value in _NO_TPU_HERE.items():
         os.environ.setdefault(name, value)
+    # Programs for chips that are not here cannot be read back from the cache.
+    jax.config.update("jax_enable_compilation_cache", False)
     # One chip is less than the host that a topology consists of by default.
     alone = {"chips_per_host_bounds": [1] * 3} if set(grid) == {"1"} else {}
     try:
@@ -109,6 +121,9 @@ def _local() -> Target:
     devices, machine = jax.devices(), this_machine()
     memory = machine.device_bytes or machine.host_bytes
     kind = devices[0].device_kind
+    if kind in _TPU_KINDS:
+        limits = TPUS[_TPU_KINDS[kind]]
+        return Target(kind, devices, limits._replace(memory=memory))
     for name, limits in _GPUS.items():
         if name in kind:
             return Target(kind, devices, limits._replace(memory=memory))

@@ -22,6 +22,7 @@ class Figures(NamedTuple):
       flops: operations.
       moved: between main memory and cores; see `hlo`.
       xla_bytes: XLA's own "bytes accessed", which counts moves within the chip too.
+      xla_parts: its parts as `hlo.XlaTraffic` names them, for one call.
       collectives: operation -> how often and how many bytes.
     """
 
@@ -31,6 +32,7 @@ class Figures(NamedTuple):
     flops: float
     moved: float
     xla_bytes: float
+    xla_parts: dict[str, float]
     collectives: dict[str, dict[str, float]]
 
 
@@ -66,7 +68,7 @@ class Row(NamedTuple):
             return None
         sent = sum(kind["bytes"] for kind in self.figures.collectives.values())
         return max(
-            self.figures.flops / self.limits.rate,
+            self.job.passes * self.figures.flops / self.limits.rate,
             self.figures.moved / self.limits.bandwidth,
             sent / self.limits.link,
         )
@@ -87,6 +89,7 @@ class Row(NamedTuple):
             "flops": one and one.flops,
             "bytes_accessed": one and one.moved,
             "bytes_accessed_by_xla": one and one.xla_bytes,
+            "parts_of_bytes_accessed_by_xla": one and one.xla_parts,
             "bytes_needed": self.job.needed,
             "seconds_at_roofline": self.seconds,
             "collectives": one and one.collectives,
@@ -127,6 +130,10 @@ def measure(job: Job, limits: Limits) -> Row:
         flops=total(lambda one: one.flops),
         moved=total(lambda one: one.moved),
         xla_bytes=total(lambda one: one.xla_bytes),
+        xla_parts={
+            name: total(lambda one, name=name: one.xla_parts[name])
+            for name in found[0].xla_parts
+        },
         collectives=collectives,
     )
     return Row(job, figures, limits)
@@ -152,6 +159,7 @@ def read(part: Part, compiled: jax.stages.Compiled) -> Figures:
         flops=cost["flops"],
         moved=traffic.in_loops + traffic.outside / part.steps,
         xla_bytes=cost["bytes accessed"],
+        xla_parts=program.xla_traffic()._asdict(),
         collectives=collectives,
     )
 
@@ -178,7 +186,11 @@ def continued(job: Job, rows: list[Row], layers: tuple[int, int], wanted: int) -
     found = {
         name: line(a, getattr(more.figures, name))
         for name, a in few.figures._asdict().items()
-        if name != "collectives"
+        if not isinstance(a, dict)
+    }
+    parts = {
+        name: line(a, more.figures.xla_parts[name])
+        for name, a in few.figures.xla_parts.items()
     }
     collectives = {
         op: {
@@ -189,4 +201,5 @@ def continued(job: Job, rows: list[Row], layers: tuple[int, int], wanted: int) -
     }
     for op, kind in collectives.items():
         kind["largest"] = more.figures.collectives[op]["largest"]
-    return Row(job, Figures(collectives=collectives, **found), few.limits)
+    figures = Figures(xla_parts=parts, collectives=collectives, **found)
+    return Row(job, figures, few.limits)

@@ -1,16 +1,21 @@
 """The programs of a run and of a training, ready to be compiled."""
 
+import collections
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from cycleqd_jax.inference import programs
 from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.programs import DecodeState, PrefillChunk, ProgramKey
 from cycleqd_jax.inference.sampling import RowSampling
+from cycleqd_jax.merging.blocks import matrices_per_call
+from cycleqd_jax.merging.device_svd import batch_svd
 from cycleqd_jax.merging.materialise import change_matrix
 from cycleqd_jax.models import sharding
 from cycleqd_jax.training.batches import Batch
@@ -19,7 +24,7 @@ from cycleqd_jax.training.settings import LoraSettings, OptimiserSettings
 from cycleqd_jax.training.step import init_state, make_optimiser, train_step
 from experiments.scale.abstract import AbstractRun, Shape, device_bytes
 
-NAMES = ("prefill", "decode", "materialise", "train")
+NAMES = ("factorise", "prefill", "decode", "materialise", "train")
 MODES = ("factored", "materialised")
 
 
@@ -50,6 +55,9 @@ class Job:
       needed: bytes on each device that one step must read: weights, directions, cache;
         None where that is no measure.
       remark: what a reader must know; may be empty.
+      unrolls: whether its programs have all layers in them, not one matrix at a time.
+      passes: of the arithmetic units in one operation; in float32 a TPU multiplies the
+        three bfloat16 parts of each number.
     """
 
     name: str
@@ -58,6 +66,8 @@ class Job:
     needed: int | None = None
     remark: str = ""
     held_has_arguments: bool = False
+    unrolls: bool = True
+    passes: int = 1
 
 
 def jobs(
@@ -65,6 +75,8 @@ def jobs(
 ) -> Iterator[Job]:
     """The programs with these names, in these modes where they have one."""
     weights, basis, cache = run.weights(), run.placed_basis(), run.cache()
+    if "factorise" in names and (job := _factorise(run)) is not None:
+        yield job
     for mode in modes:
         factored = mode == "factored"
         population = run.population() if factored else Population()
@@ -83,6 +95,45 @@ def jobs(
         yield _materialise(run)
     if "train" in names:
         yield _train(run)
+
+
+def _factorise(run: AbstractRun) -> Job | None:
+    """A call for each batch of task vectors of one shape, on the first device.
+
+    None if all of them are small enough for the host.
+    """
+    basis, shapes = run.placed_basis(), run.program.config.weight_shapes()
+    counts = collections.Counter(
+        shapes[slot.name]
+        for slot in basis.layout
+        if min(shapes[slot.name]) >= run.basis.host_below
+    )
+    where = SingleDeviceSharding(run.devices[0])
+
+    def lower(number, shape):
+        given = Shape((number, *shape), jnp.float32, sharding=where)
+        return batch_svd.lower(
+            given, run.basis.rank, run.program.dtype.name, run.basis.residual == "keep"
+        )
+
+    parts, largest = [], 0
+    for shape, count in counts.items():
+        matrices = basis.num_experts * count
+        number = min(matrices, matrices_per_call(shape))
+        calls = -(-matrices // number)
+        parts.append(Part(partial(lower, number, shape), calls=calls))
+        largest = max(largest, 4 * number * math.prod(shape))
+    if not parts:
+        return None
+    # Beside a batch lie the task vectors that it was put together from.
+    return Job(
+        "factorise",
+        tuple(parts),
+        largest,
+        remark="one device; passes through its loops unknown, each counted once",
+        unrolls=False,
+        passes=6,
+    )
 
 
 def _prefill(run, weights, population, cache):
@@ -132,6 +183,7 @@ def _materialise(run: AbstractRun) -> Job:
         held,
         remark="one matrix at a time",
         held_has_arguments=True,
+        unrolls=False,
     )
 
 

@@ -35,6 +35,8 @@ def figures(row):
     return {
         "gathered": max((kind["largest"] for kind in gathers if kind), default=0),
         "moved": row.figures.moved,
+        "by_xla": row.figures.xla_bytes,
+        "parts": row.figures.xla_parts,
         "needed": row.job.needed,
     }
 
@@ -64,7 +66,8 @@ def main():
         # The attention that accelerators take.
         engine = SHAPE.model_copy(update={"mesh": mesh, "attention": "dot_product"})
         run = make_run(model, dtype, engine, devices, individuals=4, rank=4)
-        names = programs.NAMES if tensor == 8 else ("decode",)
+        # Those of the factorisation run on one device.
+        names = programs.NAMES[1:] if tensor == 8 else ("decode",)
         most = dict.fromkeys(programs.MODES, 0)
         for job in programs.jobs(run, names, programs.MODES):
             row = measure(job, LIMITS)

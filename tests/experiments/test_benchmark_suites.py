@@ -15,6 +15,7 @@ from experiments.benchmarks import (
     operators,
     population,
     quickstart,
+    scale,
 )
 
 
@@ -50,6 +51,39 @@ def test_loading(monkeypatch):
     rows = loading.run(frame.Options("toy"), lambda text: None)
     assert [row.unit for row in rows] == ["GB", "GB"]
     assert rows[0].ours <= rows[1].ours and "GB of files" in rows[1].note
+
+
+def test_scale(monkeypatch):
+    """What an accelerator measures, on a model of a few thousand numbers."""
+    config, _ = toy_world.random_model(64, np.random.default_rng(0))
+    known = plan.KnownModel("toy", config)
+    monkeypatch.setattr(scale, "known_model", lambda name: known)
+    monkeypatch.setattr(scale, "is_accelerator", lambda target: True)
+    monkeypatch.setattr(scale, "_LENGTH", 32)
+    monkeypatch.setattr(scale, "_DECODES", ((1, 8), (3, 8)))
+    rows = scale.run(frame.Options("toy"), lambda text: None)
+    by_name = {row.name: row for row in rows}
+    assert all(row.ours > 0 for row in rows)
+    for text in ("16 x 16", "8 x 16", "24 x 16", "16 x 24"):
+        assert by_name[f"factorise {text} to rank {min(map(int, text.split(' x ')))}"]
+    assert by_name["archives: memory"].is_reached
+    assert by_name["archives: memory"].note.startswith("675 elites")
+    decodes = [row for row in rows if row.name.startswith("decode")]
+    assert [row.target for row in decodes] == [0.7, 0.7]
+    # Weights and cache in bfloat16, and of three individuals the directions.
+    one, three = (row.other for row in decodes)
+    weights = sum(math.prod(s) for s in config.weight_shapes().values())
+    cache = 2 * 8 * 32 * config.num_hidden_layers * 8
+    bandwidth = 1e9 * by_name["memory bandwidth"].ours
+    assert one * bandwidth == pytest.approx(2 * (weights + cache))
+    assert three > 2 * one
+
+
+def test_scale_runs_no_large_model_on_a_cpu(monkeypatch):
+    target = scale.find_target("local")
+    config = plan.known_model("llama-3-8b").config
+    row = scale._decode(frame.Options(), config, target, 8, 64)
+    assert row.ours is None and row.note == "not run yet"
 
 
 def test_full_archives_hold_their_elites(options):

@@ -3,6 +3,7 @@
 Read on eight simulated CPU devices, and for a TPU topology where its compiler is.
 """
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
@@ -13,14 +14,19 @@ import jax.numpy as jnp
 import pytest
 from eight_devices import on_eight_devices
 
+from cycleqd_jax.inference.settings import EngineSettings
+from cycleqd_jax.merging import blocks
+from cycleqd_jax.models.llama.config import LlamaConfig
 from experiments import scale_check
-from experiments.scale import chips
+from experiments.scale import chips, programs
+from experiments.scale.abstract import make_run
 from experiments.scale.hlo import Program
-from experiments.scale.measure import Figures, Row, continued
+from experiments.scale.measure import Figures, Row, continued, measure
 from experiments.scale.programs import Job
 
 HERE = pathlib.Path(__file__).parent
 MB = 10**6
+LIMITS = chips.TPUS["v5e"]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,10 @@ def test_no_program_gathers_a_matrix_on_a_tpu(topology):
         assert program["gathered"] < found["least_matrix"], name
         if program["needed"]:
             assert program["moved"] <= 1.5 * program["needed"], name
+            # XLA's figure is that, and moves within the chip.
+            parts = program["parts"]
+            assert sum(parts.values()) == pytest.approx(program["by_xla"], rel=0.15)
+            assert parts["main"] < 0.5 * program["by_xla"], name
 
 
 def read(function, *shapes):
@@ -107,13 +117,17 @@ ENTRY %main (p: bf16[64,128]) -> bf16[64,128] {
 """  # noqa: E501
     program, size = Program(text), 64 * 128 * 2
     assert program.traffic().outside == size + 8 * size + size
+    # A copy counts once more where it is waited for; the gathered array is in main.
+    assert program.xla_traffic() == (size + 8 * size + size, size, 9 * size, 5 * size)
     (gathered,) = program.collectives()
     assert gathered == ("all-gather", 8 * size, False)
 
 
 def figures(number):
     kinds = {"all-reduce": {"count": number, "bytes": 10 * number, "largest": 10}}
-    return Figures(*[float(number + i) for i in range(6)], collectives=kinds)
+    parts = {"main": float(number), "copied": 2.0 * number}
+    values = [float(number + i) for i in range(6)]
+    return Figures(*values, xla_parts=parts, collectives=kinds)
 
 
 def test_more_layers_are_on_the_line_through_few():
@@ -124,6 +138,55 @@ def test_more_layers_are_on_the_line_through_few():
     assert row.total == row.figures.peak + 7
     refused = rows[0]._replace(figures=None, refusal="too large")
     assert continued(job, [rows[0], refused], (2, 3), 32).refusal == "too large"
+
+
+def abstract(host_below, rank=4):
+    config = LlamaConfig(
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=True,
+    )
+    run = make_run(
+        config,
+        "float32",
+        EngineSettings(),
+        tuple(jax.devices()[:1]),
+        individuals=2,
+        rank=rank,
+    )
+    basis = run.basis.model_copy(update={"host_below": host_below})
+    return dataclasses.replace(run, basis=basis)
+
+
+@pytest.mark.parametrize("rank", [4, "full"])
+def test_the_factorisation_covers_every_task_vector(rank, monkeypatch):
+    """Batches as they come, of two matrices of 32 x 32 floats."""
+    monkeypatch.setattr(blocks, "_BATCH_BYTES", 2 * 4 * 32 * 32)
+    run = abstract(16, rank)
+    (job,) = programs.jobs(run, ("factorise",), ())
+    found = {}
+    for part in job.parts:
+        number, *shape = part.lower().in_avals[0][0].shape
+        found[tuple(shape)] = (number, part.calls)
+    layers, experts = 3, 3
+    assert found == {
+        (96, 32): (1, experts),
+        (32, 32): (2, layers * 2 * experts // 2),
+        (16, 32): (4, -(-layers * 2 * experts // 4)),
+        (48, 32): (1, layers * 2 * experts),
+        (32, 48): (1, layers * experts),
+    }
+    row = measure(job, LIMITS)
+    assert row.fits and row.total > row.figures.peak and row.figures.flops > 0
+
+
+def test_small_matrices_are_factorised_on_the_host():
+    assert list(programs.jobs(abstract(64), ("factorise",), ())) == []
 
 
 SMALL = (
@@ -175,7 +238,7 @@ def local(memory):
         (["--topology", "v5e:two"], "expected local, or VERSION:SIZES"),
         (["--mesh", "8"], "expected DATAxTENSOR"),
         (["--mesh", "4x4"], "needs 16 devices, but there are 1"),
-        (["--programs", "decode,fly"], "'fly' is none of prefill, decode"),
+        (["--programs", "decode,fly"], "'fly' is none of factorise, prefill"),
         (["--prefill-chunk", "7"], "prefill_chunk is 7"),
         (["--rank", "0"], "--rank is 0"),
         (["--json", "no/such/folder/x.json"], "in a folder that is there"),

@@ -56,9 +56,9 @@ class Times(NamedTuple):
 
 
 class Run:
-    """One process of the main command; `heard` is what it has said so far."""
+    """One process of a command; `heard` is what it has said so far."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, command: tuple[str, ...] = COMMAND):
         paths = [
             str(TESTS / "support"),
             str(TESTS.parent),
@@ -66,7 +66,7 @@ class Run:
         ]
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-u", *COMMAND],
+            [sys.executable, "-u", *command],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
             stdout=subprocess.PIPE,
@@ -222,9 +222,11 @@ def prove(kills: int, seed: int, folder: pathlib.Path) -> bool:
     return same(killed, want, f"after {kills} kills in {minutes:.1f} min")
 
 
-def same(folder: pathlib.Path, want: dict[str, bytes], when: str) -> bool:
+def same(
+    folder: pathlib.Path, want: dict[str, bytes], when: str, name: str = "toy"
+) -> bool:
     """Compares the run below a folder and prints the outcome."""
-    got = run_contents.contents(folder / "runs" / "toy")
+    got = run_contents.contents(folder / "runs" / name)
     odd = run_contents.differences(got, want)
     for line in odd:
         print(f"differs: {line}")

@@ -1,0 +1,1 @@
+"""Parts of `experiments.rehearse`: shrunken models, tasks of scripted replies."""
