@@ -67,7 +67,8 @@ class UnsafeSandbox:
           SandboxError: the program could not be started, or the sandbox is closed.
         """
         check_program(program)
-        return await self._gate.run(lambda _: self._once(program))
+        async with self._gate.enter():
+            return await self._once(program)
 
     def shell(
         self, root: Root = PLAIN_ROOT, limits: ShellLimits = DEFAULT_SHELL_LIMITS

@@ -14,12 +14,13 @@ from pathlib import Path
 from cycleqd_jax.sandbox.descriptors import Descriptors
 
 _STOP_GRACE_S = 10.0
-# Executes what is in a descriptor: compiled, or else source. (Python would find it as a
-# file in its folder in /proc, but that is covered.)
+# Executes the modules that are in a descriptor: compiled, or else source.
 _MAIN = """
 import marshal, sys
-data = open(int(sys.argv.pop(1)), "rb").read()
-exec(data if data.startswith(b"import") else marshal.loads(data[16:]))
+for name, code in marshal.load(open(int(sys.argv.pop(1)), "rb")):
+    module = sys.modules[name] = type(sys)(name)
+    exec(code, module.__dict__)
+module.main(*map(int, sys.argv[1:]))
 """
 
 

@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 
 from cycleqd_jax.errors import BadInputError, SandboxError
@@ -30,16 +31,12 @@ from cycleqd_jax.sandbox.base import (
 )
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.holder import FIRST_UID, Holder, python_place
-from cycleqd_jax.sandbox.host import (
-    Host,
-    compiled_episode,
-    inspect_host,
-    is_root,
-    plain_episode,
-)
+from cycleqd_jax.sandbox.host import Host, inspect_host, is_root
 from cycleqd_jax.sandbox.looking import KILLED, Looking
 from cycleqd_jax.sandbox.pace import within
 from cycleqd_jax.sandbox.world import (
+    EPISODE,
+    PATH,
     START_S,
     Mounts,
     Wall,
@@ -62,7 +59,6 @@ class Shells:
         self.gate = gate
         self.holder = Holder(host.as_root, python_place(host.python))
         self._used: set[int] = set()
-        self._codes: dict[bool, bytes] = {}
 
     @contextlib.asynccontextmanager
     async def open(
@@ -84,13 +80,6 @@ class Shells:
                 await asyncio.shield(asyncio.ensure_future(shell.close()))
             finally:
                 self._used.discard(slot)
-
-    def code(self, image: bool) -> bytes:
-        """The code that process 1 executes."""
-        if image not in self._codes:
-            made = plain_episode() if image else compiled_episode(self.host)
-            self._codes[image] = made
-        return self._codes[image]
 
     def close(self) -> None:
         """Ends what holds the file systems; the next shell starts it again."""
@@ -199,17 +188,33 @@ class BubblewrapShell:
             self.wall = Wall([*holder.enter(self._slot), host.bwrap], host.seccomp)
             self.pts, self.system, own = made["pts"], made["system"], made["own"]
             self._python = made["python"]
-            self._code = self._shells.code(root.image is not None)
+            self._code = host.code if root.image is None else host.plain_code
             mounts = Mounts(made["tree"], made["usr"], own, self.pts)
             self.world = self.start_world(mounts)
             await self.world.ready()
 
     def start_world(self, mounts: Mounts) -> World:
         """Starts a world with namespaces of its own, but for that of users."""
+        known = self._userns
+        users = ["--unshare-user"] if known is None else ["--userns", str(known)]
+
+        def launch(
+            program: Sequence[str], passed: Sequence[int], info: int, said: int
+        ) -> subprocess.Popen:
+            return self.wall.run(
+                mounts,
+                program,
+                namespaces=[
+                    *(*users, "--unshare-pid", "--as-pid-1", "--info-fd", str(info))
+                ],
+                capabilities=EPISODE,
+                environment={"PATH": PATH},
+                passed=(*passed, info, *(() if known is None else (known,))),
+                out=said,
+            )
+
         settings = episode_settings(self.limits, self._shells.host.setpriv)
-        world = World.start(
-            self.wall, self._userns, mounts, settings, self._code, self._python
-        )
+        world = World.start(launch, self._python, self._code, settings)
         self.pids.add(world.pid)
         return world
 
@@ -248,10 +253,10 @@ class BubblewrapShell:
 
     async def _typed(self, limit_s: float, **message: object) -> Typed:
         async with self._shells.gate.enter():
-            ended, _, valid, output = await self.world.ask(
+            ended, _, valid, parts = await self.world.ask(
                 limit_s, limit_s=limit_s, **message
             )
-        return Typed(ended, output, valid)
+        return Typed(ended, parts[0], valid)
 
     async def remember(self) -> None:
         """Notes the accounts, for those that the episode takes away."""

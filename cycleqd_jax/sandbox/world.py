@@ -1,4 +1,4 @@
-"""The walls of an episode: bubblewraps on its file systems, and one that we talk to."""
+"""Bubblewraps that we talk to, and those on the file systems of an episode."""
 
 import asyncio
 import contextlib
@@ -8,14 +8,16 @@ import os
 import resource
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox.base import ScriptRun, ShellLimits
+from cycleqd_jax.sandbox.base import KEPT_BYTES, ScriptRun, ShellLimits
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.process import end_at_once, first_process, wait_for_exit
 
 START_S = 60.0  # for one start on a busy machine; it takes milliseconds
+_STOP_S = 10.0  # for its end
+_BUFFER = 2**20  # bytes of an answer that are read ahead
 _GRACE = 20.0  # a limit by the episode's clock is at most so many times longer
 _SHM_BYTES = 2**20
 _SYS_BYTES = 2**16
@@ -155,7 +157,7 @@ class Wall:
 
 
 class World:
-    """A bubblewrap in which `_episode` is process 1.
+    """A bubblewrap in which `_first` is process 1.
 
     Args:
       process: bubblewrap.
@@ -180,22 +182,19 @@ class World:
     @classmethod
     def start(
         cls,
-        wall: Wall,
-        userns: int | None,
-        mounts: Mounts,
-        settings: Mapping[str, object],
-        code: bytes,
+        launch: Callable[[Sequence[str], Sequence[int], int, int], subprocess.Popen],
         python: str,
+        code: bytes,
+        settings: Mapping[str, object],
     ) -> "World":
         """Starts one; `ready` waits for it.
 
         Args:
-          wall: where.
-          userns: descriptor of its user namespace; None to make one.
-          mounts: what it shows.
-          settings: for process 1, see `_episode.Episode`.
-          code: of process 1.
-          python: what runs it, inside.
+          launch: starts bubblewrap; gets the words of process 1, descriptors to hand
+            to it, one for what bubblewrap made, and one for what is printed.
+          python: what runs process 1, inside.
+          code: of process 1, see `host`.
+          settings: for process 1, see `_first.World`.
         """
         # Files, no pipes: had we been killed, bubblewrap would end by a signal as it
         # writes, and leave its child waiting for ever.
@@ -206,25 +205,15 @@ class World:
             fds = stack.enter_context(Descriptors())
             sock, program, inside = first_process(fds, python, code, settings)
             stack.callback(sock.close)
-            new = ["--unshare-user"] if userns is None else ["--userns", str(userns)]
-            new += ["--unshare-pid", "--as-pid-1", "--info-fd", str(info)]
-            process = wall.run(
-                mounts,
-                program,
-                namespaces=new,
-                capabilities=EPISODE,
-                environment={"PATH": PATH},
-                passed=(*inside, info, *(() if userns is None else (userns,))),
-                out=said,
-            )
+            process = launch(program, inside, info, said)
             fds.close(*inside)
             stack.pop_all()  # from here on they are the world's
         return cls(process, sock, info, said)
 
     async def ready(self) -> None:
         """Waits until process 1 serves."""
-        self._streams = await asyncio.open_connection(sock=self._sock)
-        await self._reply(START_S)
+        self._streams = await asyncio.open_connection(sock=self._sock, limit=_BUFFER)
+        await self._reply(START_S, 0)
 
     def namespaces(self, fds: Descriptors) -> tuple[int, int]:
         """Descriptors of its namespaces of users and of processes."""
@@ -244,44 +233,66 @@ class World:
         return made[0], made[1]
 
     async def ask(
-        self, within_s: float, /, **message: object
-    ) -> tuple[str, int, bool, bytes]:
-        """Asks process 1 for something; (ended, status, valid, output).
+        self, within_s: float, /, *, most: int = KEPT_BYTES, **message: object
+    ) -> tuple[str, int, bool, list[bytes]]:
+        """Asks process 1 for something.
+
+        Args:
+          within_s: seconds that it may take, by the clock of the world.
+          most: bytes of all parts of the answer.
+          **message: see `_first`.
+
+        Returns:
+          (how it ended, status, whether its output is UTF-8, parts of the answer).
 
         Raises:
           SandboxError: it has ended, or does not answer.
         """
         data = marshal.dumps(message, 2)
         self._streams[1].write(len(data).to_bytes(4, "big") + data)
-        return await self._reply(START_S + _GRACE * within_s)
+        return await self._reply(START_S + _GRACE * within_s, most)
 
-    async def _reply(self, patience_s: float) -> tuple[str, int, bool, bytes]:
+    async def _reply(
+        self, patience_s: float, most: int
+    ) -> tuple[str, int, bool, list[bytes]]:
         reader, writer = self._streams
         try:
             async with asyncio.timeout(patience_s):
                 await writer.drain()
                 header = await reader.readuntil(b"\n")
-                ended, status, valid, size = header.decode().split()
-                output = await reader.readexactly(int(size))
+                ended, *numbers = header.decode().split()
+                status, valid, count = map(int, numbers)
+                parts: list[bytes] = []
+                for _ in range(count):
+                    size = int.from_bytes(await reader.readexactly(4), "big")
+                    most -= size
+                    if most < 0:
+                        raise SandboxError("a sandbox says more than was asked for")
+                    parts.append(await reader.readexactly(size))
         except TimeoutError as error:
             raise SandboxError(
-                f"an episode's machine has not answered within {patience_s:g} s; the "
-                "computer is too busy, or process 1 there was stopped"
+                f"a sandbox has not answered within {patience_s:g} s; the computer is "
+                "too busy, or process 1 there was stopped"
             ) from error
-        except (asyncio.IncompleteReadError, OSError) as error:
+        except (EOFError, OSError, ValueError, asyncio.LimitOverrunError) as error:
             said = os.pread(self._said_fd, 4000, 0).decode(errors="replace").strip()
             why = said.splitlines()[-1] if said else error
-            raise SandboxError(f"the episode's machine has ended ({why})") from error
+            raise SandboxError(f"the sandbox has ended ({why})") from error
         if ended == "failed":
-            raise SandboxError(output.decode(errors="replace"))
-        return ended, int(status), valid == "1", output
+            raise SandboxError(parts[0].decode(errors="replace"))
+        return ended, status, bool(valid), parts
+
+    def stop(self) -> None:
+        """Ends it soon, with all that is in it."""
+        # Closing is not enough: a fork of ours may keep the socket open.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     async def close(self) -> None:
         """Ends it with all that is in it, and waits for that."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        self.stop()
         try:
-            async with asyncio.timeout(START_S):
+            async with asyncio.timeout(_STOP_S):
                 await wait_for_exit(self._process)
         except TimeoutError:
             pass
@@ -310,7 +321,7 @@ class World:
           limit_s: seconds by the world's clock.
           alone: whether nothing else runs there, before or after.
         """
-        ended, status, _, output = await self.ask(
+        ended, status, _, parts = await self.ask(
             limit_s,
             do="run",
             argv=[encode(word) for word in argv],
@@ -318,7 +329,7 @@ class World:
             limit_s=limit_s,
             alone=alone,
         )
-        return ScriptRun(status, ended, output)
+        return ScriptRun(status, ended, parts[0])
 
 
 def encode(word: str | bytes) -> bytes:
@@ -326,13 +337,30 @@ def encode(word: str | bytes) -> bytes:
     return word if isinstance(word, bytes) else word.encode("utf-8", "replace")
 
 
+def limited(drop: Sequence[str], limits: Mapping[str, int]) -> list[str]:
+    """A command line that drops the capability of process 1 and sets limits.
+
+    Args:
+      drop: words that do the first; the last is `--`.
+      limits: name of an option of `prlimit` -> value. Lower limits of our own stay.
+    """
+    words = [*drop, "/usr/bin/prlimit"]
+    for name, value in limits.items():
+        most = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+        value = value if most < 0 else min(value, most)
+        words.append(f"--{name}={value}:{value}")
+    return [*words, "--"]
+
+
 def episode_settings(limits: ShellLimits, setpriv: str) -> dict[str, object]:
-    """The settings that process 1 gets.
+    """The settings of process 1 of an episode.
 
     Args:
       limits: of the episode.
       setpriv: path of the command.
     """
+    drop = [setpriv, "--inh-caps=-all", "--ambient-caps=-all"]
+    drop += [f"--bounding-set=-{_OURS.lower()}", "--"]
     same = {
         "as": limits.memory_bytes,
         "nproc": limits.processes + 1,
@@ -343,17 +371,13 @@ def episode_settings(limits: ShellLimits, setpriv: str) -> dict[str, object]:
         "msgqueue": 0,
         "cpu": int(limits.cpu_s) + 1,
     }
-    drop = [setpriv, "--inh-caps=-all", "--ambient-caps=-all"]
-    drop += [f"--bounding-set=-{_OURS.lower()}", "--", "/usr/bin/prlimit"]
-    for name, value in same.items():
-        most = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
-        value = value if most < 0 else min(value, most)
-        drop.append(f"--{name}={value}:{value}")
     return {
         "limits": {
             "cpu_s": limits.cpu_s,
             "memory_bytes": limits.memory_bytes,
-            "processes": limits.processes,
+            "folders": (),
+            "entries": 0,
         },
-        "drop": [*drop, "--"],
+        "kept": limits.processes // 2,
+        "drop": limited(drop, same),
     }

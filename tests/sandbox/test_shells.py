@@ -258,7 +258,7 @@ def test_kept_out(user, tmp_path):
     assert text[6] == "alive\n0\nwritable\n"
 
 
-SIGNS = (b"marshal.loads(data[16:])", b"_holder.main(")
+SIGNS = (b"module.main(*map(", b"_holder.main(")
 PR_SET_CHILD_SUBREAPER = 36
 
 
