@@ -171,7 +171,7 @@ class World:
         drop = self._request["drop"]
         posix.execve(drop[0], [*drop, *argv], env)
 
-    def _run(self, argv, env, limit_s, alone, bound=None, files=(), collected=None):
+    def _run(self, argv, env, limit_s, alone, bound=None, files=None, collected=None):
         """Runs a command to its end.
 
         Args:
@@ -188,7 +188,8 @@ class World:
         if alone:
             kill_all()
         here = posix.open(".", FOLDER_FLAGS)  # open: the program may replace it
-        write_files(posix.getcwdb(), files)
+        if files is not None:
+            write_files(posix.getcwdb(), files)
         pipes = [posix.pipe() for _ in range(1 if bound is None else 2)]
         try:
             pid = self._start(argv, env, (0, pipes[0][1], pipes[-1][1]))

@@ -23,6 +23,7 @@ import socket
 import stat
 
 from cycleqd_jax.sandbox import skeleton
+from cycleqd_jax.sandbox._collect import START_TIME
 from cycleqd_jax.sandbox.mounting import bind, mount, mount_mapped, unmount
 
 MOST_BYTES = 2**16  # of a request
@@ -99,6 +100,10 @@ class _Slot:
             self._write(self._tree, skeleton.FIRST, skeleton.files())
             for _, target in self._system:
                 self._folders(self._tree, target)
+            for above, folders, files in os.walk(self._tree):
+                for name in (".", *folders, *files):
+                    times = (START_TIME, START_TIME)
+                    os.utime(f"{above}/{name}", times, follow_symlinks=False)
         if image or overlay:
             merged = f"{folder}/merged"
             os.mkdir(merged)

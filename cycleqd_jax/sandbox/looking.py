@@ -9,6 +9,7 @@ episode that a script must run, run elsewhere: in a fresh world made of what it 
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -143,8 +144,9 @@ class Looking:
         """Runs a program among the episode's processes, which have all ended."""
         with Descriptors() as fds:
             joined = self._shell.world.namespaces(fds)
-            status = fds.memory(b"")
-            out_read, out_write = fds.pipe()
+            status, out = fds.memory(b""), fds.memory(b"")
+            # Several write to it, each behind the others; `_bash` limits its size.
+            fcntl.fcntl(out, fcntl.F_SETFL, os.O_APPEND)
             options = ["--userns", str(joined[0]), "--pidns", str(joined[1])]
             process = self._shell.wall.run(
                 mounts,
@@ -153,19 +155,16 @@ class Looking:
                 capabilities=LOOKING,
                 environment=environment,
                 passed=(*joined, *passed, status),
-                out=out_write,
+                out=out,
             )
-            fds.close(out_write)
             self._shell.pids.add(process.pid)
             try:
-                ended = await until_end(
-                    process, {out_read: KEPT_BYTES}, lambda: kill_group(process)
-                )
+                await until_end(process, lambda: kill_group(process))
             finally:
                 self._shell.pids.discard(process.pid)
             said = os.pread(status, 4096, 0)
-        (output,) = ended.printed
-        if ended.over:
+            output = os.pread(out, KEPT_BYTES + 1, 0)
+        if len(output) > KEPT_BYTES:
             return KILLED
         if b'"exit-code"' not in said:
             text = output.decode(errors="replace").strip()[-500:]

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import KEPT_BYTES, ScriptRun, ShellLimits
 from cycleqd_jax.sandbox.descriptors import Descriptors
-from cycleqd_jax.sandbox.process import end_at_once, first_process, wait_for_exit
+from cycleqd_jax.sandbox.process import first_process, until_end
 
 START_S = 60.0  # for one start on a busy machine; it takes milliseconds
-_STOP_S = 10.0  # for its end
 _BUFFER = 2**20  # bytes of an answer that are read ahead
 _GRACE = 20.0  # a limit by the episode's clock is at most so many times longer
 _SHM_BYTES = 2**20
@@ -290,15 +289,9 @@ class World:
 
     async def close(self) -> None:
         """Ends it with all that is in it, and waits for that."""
-        self.stop()
         try:
-            async with asyncio.timeout(_STOP_S):
-                await wait_for_exit(self._process)
-        except TimeoutError:
-            pass
+            await until_end(self._process, self.stop, 0)
         finally:
-            if self._process.poll() is None:
-                end_at_once(self._process)
             if self._streams is not None:
                 self._streams[1].transport.abort()
             self._sock.close()

@@ -98,6 +98,25 @@ for _ in range(30):
     assert again.files == first.files
 
 
+def test_listings_of_two_runs_are_the_same(sandbox):
+    files = (("a/b", b"x"), ("c/", b""))
+    list_all = "sleep {}; ls -laR --time-style=full-iso"
+    first, second = (
+        run(sandbox, "sh", "-c", list_all.format(pause), files=files)
+        for pause in ("0", "0.01")
+    )
+    assert first.stdout.count(b"2023-01-01 00:00:00") == 9
+    assert first.stdout == second.stdout
+
+
+def test_what_a_program_writes_has_real_times(sandbox):
+    files = (("old", b""),)
+    code = "touch new; find . -newer old; date +%Y; date -r new +%Y"
+    names, folder, *years = run(sandbox, "sh", "-c", code, files=files).stdout.split()
+    assert {names, folder} == {b".", b"./new"}
+    assert years[0] == years[1]
+
+
 def test_every_start_is_fresh(sandbox):
     for _ in range(2):
         execution = run(sandbox, "sh", "-c", "ls -A . /tmp; touch x /tmp/y")

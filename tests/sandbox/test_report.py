@@ -9,7 +9,6 @@ import pytest
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox import world
-from cycleqd_jax.sandbox.process import kill_group, until_end
 from cycleqd_jax.sandbox.world import World
 
 WHOLE = b"done 3 1 2\n\0\0\0\4name\0\0\0\3\0\n\xff"
@@ -54,28 +53,3 @@ def test_a_damaged_answer_is_the_sandboxs_failure(header, monkeypatch):
 def test_no_more_than_asked_for_is_read_of_an_answer():
     with pytest.raises(SandboxError, match="more than was asked for"):
         answer(WHOLE, most=6)
-
-
-def test_no_more_than_allowed_is_read():
-    """Of any pipe, and the other is read to its end."""
-    reads = [os.pipe(), os.pipe()]
-    code = f"echo all of it >&{reads[0][1]}; exec yes >&{reads[1][1]}"
-
-    async def main():
-        process = subprocess.Popen(
-            ["bash", "-c", code],
-            pass_fds=[write for _, write in reads],
-            start_new_session=True,
-        )
-        for _, write in reads:
-            os.close(write)
-        pipes = {reads[0][0]: 100, reads[1][0]: 1000}
-        return await until_end(process, pipes, lambda: kill_group(process))
-
-    ended = asyncio.run(main())
-    for read, _ in reads:
-        os.close(read)
-    assert ended.over
-    assert not ended.late
-    assert ended.printed[0] == b"all of it\n"
-    assert len(ended.printed[1]) == 1000
