@@ -1,6 +1,6 @@
-"""Writes and reads the files of a scratch folder; part of the supervisor.
+"""Writes and reads the files of a scratch folder; part of process 1 (`_first`).
 
-It uses only built-in modules (see `_supervisor`).
+It uses only built-in modules.
 """
 
 import posix

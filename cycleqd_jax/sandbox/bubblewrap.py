@@ -11,7 +11,6 @@ Closing our half of it stops the program, and so does the end of this process.
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import subprocess
 from collections.abc import Sequence
@@ -23,7 +22,6 @@ from cycleqd_jax.sandbox.base import (
     PLAIN_ROOT,
     Ending,
     Execution,
-    Limits,
     Program,
     Root,
     Shell,
@@ -34,9 +32,8 @@ from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.host import inspect_host
 from cycleqd_jax.sandbox.shells import Shells
-from cycleqd_jax.sandbox.world import World, limited
+from cycleqd_jax.sandbox.world import World, settings_of
 
-_PENDING_SIGNALS = 256  # and timers, of all processes together
 _ATTEMPTS = 3
 _PAUSE_S = 0.2  # before the second attempt; doubled for the third
 _PASSWD = b"user:x:1000:1000::/box/work:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
@@ -137,7 +134,12 @@ class BubblewrapSandbox:
             lambda *given: self._launch(program, slot, *given),
             host.python,
             host.code,
-            self._settings(limits),
+            settings_of(
+                limits,
+                host.drop_capability,
+                own_processes=host.own_processes,
+                folders=_FOLDERS,
+            ),
         )
         self._running.add(world)
         try:
@@ -200,29 +202,3 @@ class BubblewrapSandbox:
                 cwd="/",
                 start_new_session=True,  # Ctrl-C reaches only us
             )
-
-    def _settings(self, limits: Limits) -> dict[str, object]:
-        """The settings of process 1."""
-        # It enforces the exact total; the kernel's limit, in whole seconds per process,
-        # is only a second barrier.
-        same = {
-            "as": limits.memory_bytes,
-            "nproc": limits.processes + self._host.own_processes,
-            "nofile": limits.open_files,
-            "fsize": limits.file_bytes,
-            "core": 1,  # 0 would still run a core_pattern that is a pipe
-            "memlock": 0,
-            "msgqueue": 0,
-            "sigpending": _PENDING_SIGNALS,
-            "cpu": math.ceil(limits.cpu_s) + 1,
-        }
-        return {
-            "limits": {
-                "cpu_s": float(limits.cpu_s),
-                "memory_bytes": limits.memory_bytes,
-                "folders": _FOLDERS,
-                "entries": limits.scratch_entries,
-            },
-            "kept": 0,
-            "drop": limited(self._host.drop_capability, same),
-        }

@@ -3,7 +3,7 @@
 A look is a bubblewrap of its own. It joins the episode's namespaces of users and of
 processes, where nothing of the episode runs any more and process 1 is ours. Programs,
 loader and what steers them come from where the episode could not change them; its own
-files are below that, and cannot be executed (`_holder._Slot.look`). Programs of the
+files are below that, and cannot be executed (`_slot.Slot.look`). Programs of the
 episode that a script must run, run elsewhere: in a fresh world made of what it left.
 """
 
@@ -27,7 +27,8 @@ from cycleqd_jax.sandbox.base import (
 )
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.process import kill_group, until_end
-from cycleqd_jax.sandbox.world import LOOKING, PATH, Mounts, Wall, World, encode
+from cycleqd_jax.sandbox.walls import LOOKING, PATH, Mounts, Wall
+from cycleqd_jax.sandbox.world import World, encode
 
 _THEIR_PATH = "/usr/local/sbin:/usr/local/bin"  # behind the other, for who asks
 _LOOK_ENVIRONMENT = {**ENVIRONMENT, "PATH": PATH, "TZ": "UTC"}

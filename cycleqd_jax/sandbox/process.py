@@ -1,47 +1,14 @@
-"""Starts our process 1 of a sandbox; waits for the end of a program, or kills it."""
+"""Waits for the end of a program, or kills it."""
 
 import asyncio
 import contextlib
-import marshal
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from cycleqd_jax.sandbox.descriptors import Descriptors
-
 _STOP_GRACE_S = 10.0
-# Executes the modules that are in a descriptor: compiled, or else source.
-_MAIN = """
-import marshal, sys
-for name, code in marshal.load(open(int(sys.argv.pop(1)), "rb")):
-    module = sys.modules[name] = type(sys)(name)
-    exec(code, module.__dict__)
-module.main(*map(int, sys.argv[1:]))
-"""
-
-
-def first_process(
-    fds: Descriptors, python: str, code: bytes, request: object
-) -> tuple[socket.socket, list[str], list[int]]:
-    """The arguments of one of our processes 1.
-
-    Args:
-      fds: gets the descriptors; close them after the start.
-      python: what runs it, inside.
-      code: what it executes, see `host`.
-      request: is read by it first; marshal can write it.
-
-    Returns:
-      (the socket to it, its words, descriptors that it gets).
-    """
-    ours, theirs = socket.socketpair()
-    inside = [fds.memory(code), theirs.detach(), fds.process(os.getpid())]
-    fds.take(inside[1])
-    inside.append(fds.memory(marshal.dumps(request, 2)))
-    return ours, [python, "-I", "-S", "-c", _MAIN, *map(str, inside)], inside
 
 
 async def wait_for_exit(process: subprocess.Popen) -> float:

@@ -4,7 +4,7 @@ Namespaces protect the host's files, processes and network. They do not protect 
 kernel's key rings (secrets of the user who started us), memory that no limit counts
 (System V objects, memory files, huge pages), what the user has for all programs
 together (inotify), sockets that belong to no namespace (of virtual machines), limits
-and priority of the supervisor (which has the same user id), and the parts of the kernel
+and priority of process 1 (which has the same user id), and the parts of the kernel
 where most escapes were found. The filter does; it is a classic BPF program, see
 https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html.
 """

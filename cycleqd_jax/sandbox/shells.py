@@ -34,16 +34,8 @@ from cycleqd_jax.sandbox.holder import FIRST_UID, Holder, python_place
 from cycleqd_jax.sandbox.host import Host, inspect_host, is_root
 from cycleqd_jax.sandbox.looking import KILLED, Looking
 from cycleqd_jax.sandbox.pace import within
-from cycleqd_jax.sandbox.world import (
-    EPISODE,
-    PATH,
-    START_S,
-    Mounts,
-    Wall,
-    World,
-    encode,
-    episode_settings,
-)
+from cycleqd_jax.sandbox.walls import DROP, EPISODE, PATH, Mounts, Wall
+from cycleqd_jax.sandbox.world import START_S, World, encode, settings_of
 
 
 class Shells:
@@ -213,13 +205,14 @@ class BubblewrapShell:
                 out=said,
             )
 
-        settings = episode_settings(self.limits, self._shells.host.setpriv)
+        drop = (self._shells.host.setpriv, *DROP)
+        settings = settings_of(self.limits, drop)
         world = World.start(launch, self._python, self._code, settings)
         self.pids.add(world.pid)
         return world
 
     async def ask(self, call: str, **words: object):
-        """Asks the holder for something of this episode, see `_holder._Slot`."""
+        """Asks the holder for something of this episode, see `_slot.Slot`."""
         return await self._shells.holder.ask(
             "slot", slot=self._slot, call=call, **words
         )

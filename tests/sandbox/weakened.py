@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from cycleqd_jax.sandbox import base
+from cycleqd_jax.sandbox import base, bubblewrap
 from cycleqd_jax.sandbox.base import Limits
 from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
 from cycleqd_jax.sandbox.none import UnsafeSandbox
@@ -71,13 +71,15 @@ def with_limits(change: Callable[[Limits], Limits]):
 def without_total_limits(workers: int) -> BubblewrapSandbox:
     """A sandbox that lets all processes together use what they want."""
 
-    class Generous(BubblewrapSandbox):
-        def _settings(self, limits):
-            unlimited = {"memory_bytes": 2**40, "entries": 2**40, "cpu_s": 60.0}
-            settings = super()._settings(limits)
-            return settings | {"limits": settings["limits"] | unlimited}
+    settings_of = bubblewrap.settings_of
 
-    return impatient(Generous)(workers)
+    def generous(*args, **more):
+        settings = settings_of(*args, **more)
+        unlimited = {"memory_bytes": 2**40, "entries": 2**40, "cpu_s": 60.0}
+        return settings | {"limits": settings["limits"] | unlimited}
+
+    bubblewrap.settings_of = generous
+    return impatient(BubblewrapSandbox)(workers)
 
 
 def impatient(kind: type) -> Callable[[int], BubblewrapSandbox]:
