@@ -136,7 +136,7 @@ class BubblewrapSandbox:
             host.code,
             settings_of(
                 limits,
-                host.drop_capability,
+                (*host.drop_capability, host.prlimit),
                 own_processes=host.own_processes,
                 folders=_FOLDERS,
             ),

@@ -17,6 +17,7 @@ from cycleqd_jax.sandbox.seccomp import deny_filter
 SEARCH_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
 WORK_FOLDER = "/box/work"
 _SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_TOOLS = ("setpriv", "prlimit")
 _SYSTEM_FILES = ("/etc/alternatives", "/etc/ld.so.cache")
 _FIRST_UID = 62_000  # in systemd's range for transient users, 61184 to 65519
 _LAST_UID = 65_519
@@ -38,6 +39,7 @@ class Host:
     Attributes:
       bwrap: path of bubblewrap.
       setpriv: path of setpriv, outside and inside the sandbox.
+      prlimit: path of prlimit, inside.
       python: path of the sandbox's Python.
       search_path: the sandbox's PATH.
       mounts: bubblewrap arguments for the read-only system.
@@ -50,6 +52,7 @@ class Host:
 
     bwrap: str
     setpriv: str
+    prlimit: str
     python: str
     search_path: str
     mounts: tuple[str, ...]
@@ -153,11 +156,11 @@ def inspect_host(workers: int) -> Host:
             "sandbox: the command bwrap (bubblewrap) was not found on PATH; install it "
             "(Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
         )
-    setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
-    if setpriv is None:
+    tools = {name: shutil.which(name, path="/usr/bin:/bin") for name in _TOOLS}
+    if missing := [name for name, path in tools.items() if path is None]:
         raise BadInputError(
-            "sandbox: the command setpriv was not found in /usr/bin or /bin; install "
-            "it (Debian, Ubuntu: apt install util-linux)"
+            f"sandbox: the command {missing[0]} was not found in /usr/bin or /bin; "
+            "install it (Debian, Ubuntu: apt install util-linux)"
         )
     as_root = is_root()
     if as_root and _FIRST_UID + workers - 1 > _LAST_UID:
@@ -168,7 +171,8 @@ def inspect_host(workers: int) -> Host:
     python, path, mounts = _system(Path("/"))
     host = Host(
         bwrap=bwrap,
-        setpriv=setpriv,
+        setpriv=tools["setpriv"],
+        prlimit=tools["prlimit"],
         python=python,
         search_path=path,
         mounts=mounts,

@@ -205,7 +205,8 @@ class BubblewrapShell:
                 out=said,
             )
 
-        drop = (self._shells.host.setpriv, *DROP)
+        host = self._shells.host
+        drop = (host.setpriv, *DROP, host.prlimit)
         settings = settings_of(self.limits, drop)
         world = World.start(launch, self._python, self._code, settings)
         self.pids.add(world.pid)

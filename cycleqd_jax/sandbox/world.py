@@ -218,11 +218,12 @@ def settings_of(
 
     Args:
       limits: of all that runs there. Lower limits of our own stay.
-      drop: start of a command line that takes the capability of process 1 away.
+      drop: start of a command line that takes the capability of process 1 away; the
+        last word is `prlimit`.
       own_processes: our own ones that count towards the limit on processes.
       folders: with the file systems whose entries process 1 counts.
     """
-    words = [*drop, "/usr/bin/prlimit"]
+    words = [*drop]
     of_each = {
         "as": limits.memory_bytes,
         "nproc": limits.processes + own_processes,

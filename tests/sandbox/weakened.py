@@ -41,7 +41,7 @@ def with_host(edit: Callable[[list[str]], list[str]] = list, **changes):
     def make(workers: int) -> BubblewrapSandbox:
         sandbox = BubblewrapSandbox(workers)
         host = sandbox._host
-        names = ("python", "seccomp", "code", "environment", "own_processes")
+        names = ("python", "prlimit", "seccomp", "code", "environment", "own_processes")
         fields = {name: getattr(host, name) for name in (*names, "drop_capability")}
         sandbox._host = mock.Mock(
             wraps=host,
