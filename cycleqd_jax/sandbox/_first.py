@@ -206,8 +206,10 @@ class World:
         )
         if ended == "stopped":
             return None
-        if ended != "done" or self._clock.processes.stopped(pid):
+        if ended != "done":
             posix.killpg(pid, _signal.SIGKILL)
+        if ended == "halted":  # a signal has ended it
+            ended = "done"
         _, status = posix.waitpid(pid, 0)
         if alone:
             kill_all()

@@ -30,11 +30,12 @@ def follow(streams, pid, ended_fd, stop_fds, clock, limit_s, *, ended, typing=No
       stop_fds: readable when the world shall end.
       clock: of the world.
       limit_s: seconds by the clock.
-      ended: what the end of the process is called, or that it was stopped.
+      ended: what the end of the process is called.
       typing: `_Typing`, or None.
 
     Returns:
-      What a stream says, `ended`, limit, cpu, memory, files or stopped.
+      What a stream says, `ended`, halted (a signal stopped it, and nobody types),
+      limit, cpu, memory, files, or stopped (the world shall end).
     """
     poller = select.poll()
     for fd in (*streams, ended_fd, *stop_fds):
@@ -65,7 +66,7 @@ def follow(streams, pid, ended_fd, stop_fds, clock, limit_s, *, ended, typing=No
         if reason is None and time.monotonic() >= clock.next_look:
             reason = clock.tick()
             if reason is None and clock.processes.stopped(pid) and typing is None:
-                reason = ended  # whoever stopped it would make us wait
+                reason = "halted"  # whoever stopped it would make us wait
             if reason is None and clock.elapsed_s >= limit_s:
                 reason = "limit"
         if reason is not None:

@@ -193,7 +193,9 @@ WEAKENINGS = {
         with_host(uncovered("/dev/pts")), ("pseudo terminals",)
     ),
     "stops that nobody notices": Weakening(
-        with_process_1("self._clock.processes.stopped(pid)", "False"),
+        with_process_1(
+            "if reason is None and clock.processes.stopped(pid)", "if False"
+        ),
         ("stopping itself",),
     ),
     "no total limits": Weakening(
