@@ -1,11 +1,9 @@
 """No sandbox: programs run with our own rights."""
 
 import contextlib
-import math
+import dataclasses
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -17,7 +15,6 @@ from cycleqd_jax.sandbox.base import (
     PLAIN_ROOT,
     Ending,
     Execution,
-    Limits,
     Program,
     Root,
     Shell,
@@ -26,13 +23,11 @@ from cycleqd_jax.sandbox.base import (
 from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.process import kill_group, until_end
+from cycleqd_jax.sandbox.world import settings_of
 
-# Sets limits (512 bytes are the unit of -f) and becomes the program. A write beyond the
-# size of a file fails, and the program can report it.
-_LAUNCH = (
-    "ulimit -c 0; ulimit -t {cpu_hard}; ulimit -S -t {cpu_s}; ulimit -v {memory}; "
-    "ulimit -n {open_files}; ulimit -f {blocks}; trap '' XFSZ; exec \"$@\""
-)
+# A write beyond the size of a file fails, and the program can report it.
+_LAUNCH = ("env", "--ignore-signal=XFSZ", "prlimit")
+_PROCESSES = 2**30  # the kernel would count all of this user's
 
 
 class UnsafeSandbox:
@@ -106,14 +101,15 @@ class UnsafeSandbox:
 
     async def _in_folder(self, program: Program, top: Path) -> Execution:
         limits, work = program.limits, top / "work"
-        # Files, no pipes: `_LAUNCH` limits their size.
+        alone = dataclasses.replace(limits, processes=_PROCESSES)
+        # Files, no pipes: their size is limited.
         with (
             (top / "stdin").open("rb") as stdin,
             (top / "stdout").open("a+b") as stdout,
             (top / "stderr").open("a+b") as stderr,
         ):
             process = subprocess.Popen(
-                ["sh", "-c", _launch(limits), "sh", *program.argv],
+                [*settings_of(alone, _LAUNCH)["drop"], *program.argv],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
@@ -135,7 +131,7 @@ class UnsafeSandbox:
             ending = Ending.OUTPUT_LIMIT
         elif cpu_s is None:
             ending = Ending.WALL_LIMIT
-        elif cpu_s >= limits.cpu_s or code == -signal.SIGXCPU:
+        elif cpu_s >= limits.cpu_s:
             ending = Ending.CPU_LIMIT
         else:
             ending = Ending.SIGNALLED if code < 0 else Ending.EXITED
@@ -145,18 +141,6 @@ class UnsafeSandbox:
             files = {os.fsdecode(path): content for path, content in found}
         code = code if ending is Ending.EXITED else None
         return Execution(ending, code, *(text[:most] for text in printed), files)
-
-
-def _launch(limits: Limits) -> str:
-    cpu_s = math.ceil(limits.cpu_s)
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return _LAUNCH.format(
-        cpu_s=cpu_s,
-        cpu_hard=cpu_s + 1,
-        memory=limits.memory_bytes // 1024,
-        open_files=limits.open_files if most < 0 else min(limits.open_files, most),
-        blocks=limits.file_bytes // 512,
-    )
 
 
 def _environment(work: Path) -> dict[str, str]:
