@@ -84,7 +84,8 @@ LEFT = {
     "own group": "setsid sleep 1000 &",
     "children are not waited for": "python3 -c 'import os, signal, time\n"
     "signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.fork() and os.fork()\n"
-    "time.sleep(1000)' &",
+    'open("/tmp/ready", "w"); time.sleep(1000)\' & '
+    "while ! test -e /tmp/ready; do sleep 0.01; done",
     "wakes itself": "python3 -c 'import signal, time\n"
     'signal.signal(signal.SIGCONT, lambda *_: open("/root/woken", "a").write("x"))\n'
     "import ctypes; libc = ctypes.CDLL(None)\n"
