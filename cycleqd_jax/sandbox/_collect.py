@@ -1,11 +1,13 @@
-"""Writes and reads the files of a scratch folder; part of the supervisor.
+"""Writes and reads the files of a scratch folder; part of process 1 (`_first`).
 
-It uses only built-in modules (see `_supervisor`).
+It uses only built-in modules.
 """
 
 import posix
 
 MAX_ENTRIES = 4096  # files and folders in a report
+# Time of what is there at the start, so that a listing of it is the same in each run.
+START_TIME = 1_672_531_200  # 2023-01-01 00:00 UTC
 MAX_DEPTH = 64
 MAX_PATH_BYTES = 3900  # the kernel's limit is 4095, with the folder before it
 PAGE_BYTES = posix.sysconf("SC_PAGE_SIZE")
@@ -32,13 +34,16 @@ def write_all(fd, data):
 def write_files(root, files):
     """Writes (name, content) pairs of bytes under the folder `root`.
 
-    A name that ends with a slash is an empty folder.
+    A name that ends with a slash is an empty folder. All of them have the same time,
+    also `root` and the folder above it, as a listing shows it.
     """
+    made = [root, root + b"/.."]
     for name, content in files:
         parts = (root + b"/" + name).split(b"/")
         for end in range(root.count(b"/") + 2, len(parts)):
             try:
                 posix.mkdir(b"/".join(parts[:end]), 0o755)
+                made.append(b"/".join(parts[:end]))
             except FileExistsError:
                 pass
         if parts[-1]:
@@ -46,6 +51,9 @@ def write_files(root, files):
             fd = posix.open(b"/".join(parts), flags, 0o644)
             write_all(fd, content)
             posix.close(fd)
+            made.append(b"/".join(parts))
+    for path in made:
+        posix.utime(path, (START_TIME, START_TIME))
 
 
 def collect(fd, budget):

@@ -1,14 +1,9 @@
 """The shell of an episode: what is typed into it, what it prints, when it is done.
 
-Part of process 1 of an episode (`_episode`). In the clean form the shell reads commands
+Part of process 1 (`_first`). In the clean form the shell reads commands
 from a pipe and writes to another: no echo, no prompt, no colours. In the `terminal`
 form it is the same shell as the benchmark's, on a terminal of its own, and it is done
 when its prompt is back; see `shell_mark`.
-
-The time of a turn is what an idle machine would need. Time in which nothing of the
-episode wants to run counts as it is. While something does, only the processor time that
-it gets counts, but at least a tenth of the time on the clock. So a command that hangs
-or sleeps ends at its limit, and one that computes is not ended early on a busy machine.
 """
 
 import fcntl
@@ -16,137 +11,69 @@ import posix
 import select
 import time
 
-from cycleqd_jax.sandbox._watch import PARENT, STATE, THREADS, Processes
 from cycleqd_jax.sandbox.shell_mark import FIRST_LINE, Mark, Prompt
 from cycleqd_jax.sandbox.shell_output import Output
 
-LOOK_S = 0.05  # between two looks at what the episode's processes do
-LEAST_SHARE = 0.1  # of the time on the clock counts in any case
 _READ_BYTES = 2**16
 _DRAIN_READS = 64
 _FIONREAD = 0x541B  # a small Python has no termios
 
 
-class States(Processes):
-    """Also knows what the processes were doing at the last poll."""
-
-    def busy(self):
-        """True if a process was running, or waiting for processor or disk."""
-        return any(fields[STATE] in (b"R", b"D") for fields in self._stats.values())
-
-    def living(self):
-        """Process id -> parent of those that have not ended."""
-        return {
-            int(pid): int(fields[PARENT])
-            for pid, fields in self._stats.items()
-            # The first thread may have ended, and others not.
-            if fields[STATE] != b"Z" or int(fields[THREADS]) > 1
-        }
-
-    def count(self):
-        """The number of processes, ended ones included."""
-        return len(self._stats)
-
-
-class Clock:
-    """Time as an idle machine would count it, and the episode's other limits.
-
-    Args:
-      limits: `cpu_s` (seconds, since the start) and `memory_bytes`, of all processes
-        together.
-    """
-
-    def __init__(self, limits):
-        self._limits = limits
-        self.processes = States()
-        self._before_s = 0.0  # processor time that does not count any more
-        self._looked = time.monotonic()
-        self._cpu_s = 0.0
-        self.elapsed_s = 0.0
-
-    def restart(self):
-        """Begins at zero."""
-        self._looked = time.monotonic()
-        self._look()
-        self.elapsed_s = 0.0
-
-    def start_again(self):
-        """Takes the processor time that was used for nothing, from now on."""
-        self._look()
-        self._before_s = self._cpu_s
-
-    def _look(self):
-        self.processes.poll()
-        used, self._cpu_s = self.processes.cpu_s - self._cpu_s, self.processes.cpu_s
-        return max(used, 0.0)
-
-    def tick(self):
-        """Counts the time since the last tick; the limit that was reached, or None."""
-        now = time.monotonic()
-        passed, self._looked = now - self._looked, now
-        passed = min(passed, 4 * LOOK_S)  # more, and it was us who had to wait
-        used = self._look()
-        if self.processes.busy():
-            passed = min(passed, max(used, LEAST_SHARE * passed))
-        self.elapsed_s += passed
-        if self._cpu_s - self._before_s >= self._limits["cpu_s"]:
-            return "cpu"
-        large = self.processes.too_large(self._limits["memory_bytes"])
-        return "memory" if large else None
-
-
-def follow(read_fd, ended_fd, stop_fds, clock, limit_s, add, *, ended, typing=None):
+def follow(streams, pid, ended_fd, stop_fds, clock, limit_s, *, ended, typing=None):
     """Reads what a process prints until it is done.
 
     Args:
-      read_fd: what it prints comes from here, without blocking.
+      streams: descriptor, read without blocking -> what takes that output; it says how
+        it ended, or None.
+      pid: of the process.
       ended_fd: readable when it has ended. Others may hold its output open still.
-      stop_fds: readable when the episode shall end.
-      clock: the episode's.
+      stop_fds: readable when the world shall end.
+      clock: of the world.
       limit_s: seconds by the clock.
-      add: takes output; says how it ended, or None.
       ended: what the end of the process is called.
       typing: `_Typing`, or None.
 
     Returns:
-      What `add` says, `ended`, limit, cpu, memory or stopped.
+      What a stream says, `ended`, halted (a signal stopped it, and nobody types),
+      limit, cpu, memory, files, or stopped (the world shall end).
     """
     poller = select.poll()
-    for fd in (read_fd, ended_fd, *stop_fds):
+    for fd in (*streams, ended_fd, *stop_fds):
         poller.register(fd, select.POLLIN)
     clock.restart()
     reads_left = _DRAIN_READS  # once it has ended
-    next_look = time.monotonic() + LOOK_S
     while True:
-        wait_ms = max(0.0, next_look - time.monotonic()) * 1000 + 1
+        wait_ms = max(0.0, clock.next_look - time.monotonic()) * 1000 + 1
         if typing is not None:
             wait_ms = min(wait_ms, typing.go_on())
         ready = {fd for fd, _ in poller.poll(wait_ms)}
         if ready & set(stop_fds):
             return "stopped"
         reason = None
-        if read_fd in ready:
-            data = _read(read_fd)
+        for fd in ready & set(streams):
+            data = read_some(fd)
             if data:
-                reason = add(data)
+                said = streams[fd](data)
+                reason = reason or said
             elif data is not None and typing is None:
-                poller.unregister(read_fd)
+                poller.unregister(fd)
             elif data is not None:
                 reason = ended
         if reason is None and ended_fd in ready:
             reads_left -= 1
-            if read_fd not in ready or reads_left == 0:
+            if not ready & set(streams) or reads_left == 0:
                 reason = ended
-        if reason is None and time.monotonic() >= next_look:
+        if reason is None and time.monotonic() >= clock.next_look:
             reason = clock.tick()
+            if reason is None and clock.processes.stopped(pid) and typing is None:
+                reason = "halted"  # whoever stopped it would make us wait
             if reason is None and clock.elapsed_s >= limit_s:
                 reason = "limit"
-            next_look = time.monotonic() + LOOK_S
         if reason is not None:
             return reason
 
 
-def _read(fd):
+def read_some(fd):
     """Reads what has come: None if nothing has, b"" at the end."""
     try:
         return posix.read(fd, _READ_BYTES)
@@ -267,6 +194,7 @@ class Shell:
         self._read_fd = read_fd
         self._terminal = terminal
         self._clock = clock
+        self._pid = pid
         self._ended_fd = posix.pidfd_open(pid)
         posix.set_blocking(read_fd, False)
         posix.set_blocking(write_fd, False)
@@ -291,12 +219,12 @@ class Shell:
         typing = _Typing(self._write_fd, lines, at_once=self._terminal)
         output = Output()
         reason = follow(
-            self._read_fd,
+            {self._read_fd: lambda data: printed.add(data, output, typing.done)},
+            self._pid,
             self._ended_fd,
             stop_fds,
             self._clock,
             limit_s,
-            lambda data: printed.add(data, output, typing.done),
             ended="exited",
             typing=typing,
         )

@@ -1,20 +1,25 @@
-"""Measures what all processes of a program use together, and enforces the limits.
+"""Measures what all processes of a world use together, and the time that they need.
 
-Part of the supervisor; it uses only built-in modules (see `_supervisor`). The kernel
-limits single processes (`setrlimit`). CPU time, memory and number of files of all
-processes together are polled here every `POLL_S` seconds.
+Part of process 1 (`_first`). The kernel limits single processes (`setrlimit`).
+Processor time, memory and number of files of all of them together are polled here.
+
+The time of a program or of a turn is what an idle machine would need. Time in which
+nothing in the world wants to run counts as it is. While something does, only the
+processor time that it gets counts, but at least a tenth of the time on the clock. So a
+command that hangs or sleeps ends at its limit, and one that computes is not ended early
+on a busy machine.
 """
 
 import _signal
 import posix
-import select
 import time
 
 from cycleqd_jax.sandbox._collect import PAGE_BYTES, read_all
 
-POLL_S = 0.02  # pause between two polls
-POLL_COST = 20  # or this multiple of the last poll's duration, if longer
-MAX_POLL_S = 0.2  # longest pause
+LOOK_S = 0.02  # pause between two looks
+LOOK_COST = 20  # or this multiple of the last look's duration, if longer
+MAX_LOOK_S = 0.2  # longest pause
+LEAST_SHARE = 0.1  # of the time on the clock counts in any case
 # So many polls in a row must find too much memory: between `vfork` and `exec` a child
 # shares the memory of its parent, which is then counted twice.
 MEMORY_POLLS = 3
@@ -25,7 +30,7 @@ THREADS, STARTED, SIZE, RESIDENT = 17, 19, 20, 21
 
 
 class Processes:
-    """All processes of this namespace except the supervisor, as of the last poll.
+    """All processes of this namespace except process 1, as of the last poll.
 
     When a process ends, its CPU time is added to the parent that waits for it, or lost
     if the parent ignores SIGCHLD. So the time of each process is remembered here, and
@@ -95,6 +100,34 @@ class Processes:
             if self._is_vfork_child(pid):
                 duplicate = max(duplicate, size)
         return total - duplicate
+
+    def busy(self):
+        """True if a process was running, or waiting for processor or disk."""
+        parents = {fields[PARENT] for fields in self._stats.values()}
+        return any(
+            fields[STATE] == b"R"
+            # One with a child may as well wait for that, since `vfork`.
+            or (fields[STATE] == b"D" and pid not in parents)
+            for pid, fields in self._stats.items()
+        )
+
+    def stopped(self, pid):
+        """True if a process was stopped by a signal."""
+        fields = self._stats.get(b"%d" % pid)
+        return fields is not None and fields[STATE] == b"T"
+
+    def living(self):
+        """Process id -> parent of those that have not ended."""
+        return {
+            int(pid): int(fields[PARENT])
+            for pid, fields in self._stats.items()
+            # The first thread may have ended, and others not.
+            if fields[STATE] != b"Z" or int(fields[THREADS]) > 1
+        }
+
+    def count(self):
+        """The number of processes, ended ones included."""
+        return len(self._stats)
 
     def _is_vfork_child(self, pid):
         """True if this looks like a child after `vfork`, with its parent's memory.
@@ -176,24 +209,6 @@ def entries(folders):
     return total
 
 
-def reap(main_pid):
-    """Reaps all ended processes.
-
-    Returns:
-      The status of the main process when it has ended or was stopped, else None.
-    """
-    main_status = None
-    while True:
-        try:
-            pid, status = posix.waitpid(-1, posix.WNOHANG | posix.WUNTRACED)
-        except ChildProcessError:
-            return main_status
-        if pid == 0:
-            return main_status
-        if pid == main_pid:
-            main_status = status
-
-
 def kill_all():
     """Kills all other processes of this namespace and waits for them."""
     while True:
@@ -207,61 +222,65 @@ def kill_all():
             return
 
 
-class Watch:
-    """Waits for the end of a program or for a limit.
+class Clock:
+    """Time as an idle machine would count it, and the other limits of a world.
 
     Args:
-      request: has the limits `cpu_s`, `wall_s`, `memory_bytes` and `scratch_entries`.
-      folders: in the file systems in which the program can create files.
+      limits: `cpu_s` (seconds, since the start) and `memory_bytes`, of all processes
+        together; `folders`, with the file systems in which they can create files, and
+        how many: `entries`.
+
+    Attributes:
+      processes: of the world, as of the last look.
+      elapsed_s: time since `restart`.
+      next_look: time of `time.monotonic` at which to call `tick` again.
     """
 
-    def __init__(self, request, folders):
-        self._request = request
-        self._folders = folders
-        self._processes = Processes()
+    def __init__(self, limits):
+        self._limits = limits
+        self.processes = Processes()
+        self._before_s = 0.0  # processor time that does not count any more
+        self.restart()
 
-    def over(self):
-        """The limit that all processes together have reached; None if there is none."""
-        request = self._request
-        self._processes.poll()
-        if self._processes.cpu_s >= request["cpu_s"]:
-            return "cpu"
-        if entries(self._folders) > request["scratch_entries"]:
-            return "files"
-        return "memory" if self._processes.too_large(request["memory_bytes"]) else None
+    def restart(self):
+        """Begins at zero."""
+        self._looked = time.monotonic()
+        self._look()
+        self.elapsed_s = 0.0
 
-    def wait(self, main_pid, wake_fd, stop_fds):
-        """Waits until the program ends or reaches a limit: (reason, raw status).
+    def start_again(self):
+        """Takes the processor time that was used for nothing, from now on."""
+        self._look()
+        self._before_s = self.processes.cpu_s
 
-        Args:
-          main_pid: its first process.
-          wake_fd: readable after a signal.
-          stop_fds: readable when the library asks to stop, or its process has ended.
-        """
-        poller = select.poll()
-        poller.register(wake_fd, select.POLLIN)
-        for fd in stop_fds:
-            poller.register(fd, select.POLLIN)
+    def _look(self):
+        before_s, start = self.processes.cpu_s, time.monotonic()
+        self.processes.poll()
+        end = time.monotonic()
+        pause_s = max(LOOK_S, LOOK_COST * (end - start))
+        self.next_look = end + min(pause_s, MAX_LOOK_S)
+        return max(self.processes.cpu_s - before_s, 0.0)
+
+    def tick(self):
+        """Counts the time since the last tick; the limit that was reached, or None."""
         now = time.monotonic()
-        end = now + self._request["wall_s"]
-        next_poll = now + POLL_S
-        while True:
-            status = reap(main_pid)
-            if status is not None and posix.WIFSTOPPED(status):
-                # Whoever stopped it would make us wait for the whole wall-clock time.
-                return "signalled", posix.WSTOPSIG(status)
-            if status is not None:
-                return "ended", status
-            now = time.monotonic()
-            if now >= end:
-                return "wall", 0
-            if now >= next_poll:
-                if reason := self.over():
-                    return reason, 0
-                polled = time.monotonic()
-                pause_s = max(POLL_S, POLL_COST * (polled - now))
-                next_poll = polled + min(pause_s, MAX_POLL_S)
-            for fd, _ in poller.poll((min(next_poll, end) - now) * 1000 + 1):
-                if fd in stop_fds:
-                    return "stopped", 0
-                posix.read(wake_fd, 4096)
+        passed, self._looked = now - self._looked, now
+        passed = min(passed, 2 * MAX_LOOK_S)  # more, and it was us who had to wait
+        used = self._look()
+        if self.processes.busy():
+            passed = min(passed, max(used, LEAST_SHARE * passed))
+        self.elapsed_s += passed
+        return self._over()
+
+    def last_tick(self):
+        """The limit that was reached by processes that have all ended, or None."""
+        self._look()
+        return self._over()
+
+    def _over(self):
+        limits, processes = self._limits, self.processes
+        if processes.cpu_s - self._before_s >= limits["cpu_s"]:
+            return "cpu"
+        if entries(limits["folders"]) > limits["entries"]:
+            return "files"
+        return "memory" if processes.too_large(limits["memory_bytes"]) else None

@@ -25,7 +25,8 @@ class Limits:
     Attributes:
       cpu_s: CPU seconds, of all processes together if the sandbox can count them, else
         of each. Verdicts depend on this limit, not on the machine's load.
-      wall_s: wall-clock seconds; generous, for programs that wait.
+      wall_s: seconds, as an idle machine would need if the sandbox can tell, else on
+        the clock; generous, for programs that wait.
       memory_bytes: address space of each process, and memory of all processes together
         if the sandbox can count it.
       processes: processes and threads at once.
@@ -57,7 +58,8 @@ class Program:
       stdin: bytes on standard input.
       files: (path, content) pairs to write into the scratch folder before the start.
         Folders are created as needed; a path with a trailing slash and no content is an
-        empty folder. A path that leaves the scratch folder is a `ValueError`.
+        empty folder. A path that leaves the scratch folder is a `ValueError`. All have
+        the same time.
       collect: whether to return the files that are in the scratch folder at the end.
       limits: resource limits.
     """

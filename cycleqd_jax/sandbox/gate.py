@@ -3,9 +3,7 @@
 import asyncio
 import collections
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-
-from cycleqd_jax.sandbox.base import Ending, Execution
+from collections.abc import AsyncIterator
 
 
 class Gate:
@@ -38,20 +36,6 @@ class Gate:
             yield slot
         finally:
             self._release(slot, alone)
-
-    async def run(self, once: Callable[[int], Awaitable[Execution]]) -> Execution:
-        """Runs a program, and once more alone if it reached the wall-clock limit.
-
-        Args:
-          once: runs the program in the given slot.
-        """
-        async with self.enter() as slot:
-            execution = await once(slot)
-        if execution.ending is not Ending.WALL_LIMIT:
-            return execution
-        # Other programs may have slowed it down.
-        async with self.enter(alone=True) as slot:
-            return await once(slot)
 
     async def _acquire(self, alone: bool) -> int:
         future = asyncio.get_running_loop().create_future()

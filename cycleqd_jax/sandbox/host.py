@@ -17,30 +17,18 @@ from cycleqd_jax.sandbox.seccomp import deny_filter
 SEARCH_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
 WORK_FOLDER = "/box/work"
 _SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_TOOLS = ("setpriv", "prlimit")
 _SYSTEM_FILES = ("/etc/alternatives", "/etc/ld.so.cache")
 _FIRST_UID = 62_000  # in systemd's range for transient users, 61184 to 65519
 _LAST_UID = 65_519
 _SHM_BYTES = 2**20
-# The modules of process 1, the main one last. They are compiled into one file, in which
-# each can import the earlier ones.
-_PARTS = ("_collect", "_watch", "_supervisor")
-_EPISODE_PARTS = (
-    *("_collect", "_watch", "shell_mark", "shell_output", "_shell", "_episode"),
-)
+# The modules of process 1; each imports only earlier ones, and the last has `main`.
+_PARTS = ("_collect", "_watch", "shell_mark", "shell_output", "_shell", "_first")
 _COMPILE = """
-import importlib.util, marshal, sys
-*parts, (_, main) = [
-    (name, marshal.dumps(compile(source, name, "exec")))
-    for name, source in marshal.loads(sys.stdin.buffer.read())
-]
-lines = ["import marshal, sys"]
-for name, code in parts:
-    lines.append(f"module = sys.modules[{name!r}] = type(sys)({name!r})")
-    lines.append(f"exec(marshal.loads({code!r}), module.__dict__)")
-lines.append(f"exec(marshal.loads({main!r}))")
-code = compile("\\n".join(lines), "supervisor", "exec")
-data = importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
-sys.stdout.buffer.write(data)
+import marshal, sys
+parts = marshal.load(sys.stdin.buffer)
+compiled = [(name, compile(source, name, "exec")) for name, source in parts]
+sys.stdout.buffer.write(marshal.dumps(compiled))
 """
 
 
@@ -51,24 +39,28 @@ class Host:
     Attributes:
       bwrap: path of bubblewrap.
       setpriv: path of setpriv, outside and inside the sandbox.
+      prlimit: path of prlimit, inside.
       python: path of the sandbox's Python.
       search_path: the sandbox's PATH.
       mounts: bubblewrap arguments for the read-only system.
       as_root: whether each worker first changes to its own unprivileged user id.
       own_processes: processes of the sandbox that count towards the program's limit.
       seccomp: system call filter; empty if there is none for this machine.
-      supervisor: the compiled supervisor, for `python`.
+      code: of process 1, compiled for `python`.
+      plain_code: the same, for any Python.
     """
 
     bwrap: str
     setpriv: str
+    prlimit: str
     python: str
     search_path: str
     mounts: tuple[str, ...]
     as_root: bool
     own_processes: int
     seccomp: bytes
-    supervisor: bytes = b""
+    code: bytes = b""
+    plain_code: bytes = b""
 
     def uid(self, slot: int) -> int | None:
         """The user id of worker `slot`; None if not started as root."""
@@ -76,7 +68,7 @@ class Host:
 
     @property
     def drop_capability(self) -> tuple[str, ...]:
-        """Start of a command line that drops the supervisor's capability."""
+        """Start of a command line that drops the capability of process 1."""
         return (self.setpriv, "--inh-caps=-all", "--ambient-caps=-all", "--")
 
     def command(
@@ -102,11 +94,11 @@ class Host:
         command = [*drop, "--"] if uid is not None else []
         command += [self.bwrap, "--unshare-all", "--unshare-user", "--disable-userns"]
         # Not --die-with-parent: bubblewrap killed during set-up leaves its child
-        # waiting for ever. The supervisor notices our end itself.
+        # waiting for ever. Process 1 notices our end itself.
         command += ["--new-session", "--as-pid-1"]
         command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
-        # A capability that the program lacks makes the supervisor untraceable; with
-        # this one it can also read files that the program made unreadable.
+        # A capability that the program lacks makes process 1 untraceable; with this one
+        # it can also read files that the program made unreadable.
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"]
         command += self.mounts
         command += ["--proc", "/proc", "--dev", "/dev"]
@@ -115,7 +107,7 @@ class Host:
         command += ["--remount-ro", "/dev/pts"]
         # /proc/keys would list the key rings of the user who started us.
         command += ["--ro-bind-try", "/dev/null", "/proc/keys"]
-        # Covers the supervisor's folder, in which its user could change its OOM score.
+        # Covers the folder of process 1, in which its user could change its OOM score.
         command += ["--perms", "0555", "--tmpfs", "/proc/1", "--remount-ro", "/proc/1"]
         command += ["--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm"]
         command += ["--size", str(scratch_bytes), "--tmpfs", "/box"]
@@ -127,11 +119,13 @@ class Host:
         if seccomp is not None:
             command += ["--seccomp", str(seccomp)]
         command += ["--chdir", WORK_FOLDER, "--clearenv"]
-        for name, value in self._environment().items():
+        for name, value in self.environment.items():
             command += ["--setenv", name, value]
         return [*command, "--"]
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a program."""
         return {
             "PATH": self.search_path,
             "HOME": WORK_FOLDER,
@@ -162,11 +156,11 @@ def inspect_host(workers: int) -> Host:
             "sandbox: the command bwrap (bubblewrap) was not found on PATH; install it "
             "(Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
         )
-    setpriv = shutil.which("setpriv", path="/usr/bin:/bin")
-    if setpriv is None:
+    tools = {name: shutil.which(name, path="/usr/bin:/bin") for name in _TOOLS}
+    if missing := [name for name, path in tools.items() if path is None]:
         raise BadInputError(
-            "sandbox: the command setpriv was not found in /usr/bin or /bin; install "
-            "it (Debian, Ubuntu: apt install util-linux)"
+            f"sandbox: the command {missing[0]} was not found in /usr/bin or /bin; "
+            "install it (Debian, Ubuntu: apt install util-linux)"
         )
     as_root = is_root()
     if as_root and _FIRST_UID + workers - 1 > _LAST_UID:
@@ -177,7 +171,8 @@ def inspect_host(workers: int) -> Host:
     python, path, mounts = _system(Path("/"))
     host = Host(
         bwrap=bwrap,
-        setpriv=setpriv,
+        setpriv=tools["setpriv"],
+        prlimit=tools["prlimit"],
         python=python,
         search_path=path,
         mounts=mounts,
@@ -185,7 +180,8 @@ def inspect_host(workers: int) -> Host:
         own_processes=_own_processes(as_root),
         seccomp=deny_filter(),
     )
-    return dataclasses.replace(host, supervisor=_compile(host, _PARTS))
+    plain = marshal.dumps(_sources(_PARTS), 2)
+    return dataclasses.replace(host, code=_compile(host, plain), plain_code=plain)
 
 
 def is_root() -> bool:
@@ -206,7 +202,7 @@ def _own_processes(as_root: bool) -> int:
     release = platform.release()
     numbers = re.match(r"(\d+)\.(\d+)", release)
     if numbers is None or (int(numbers[1]), int(numbers[2])) >= (5, 14):
-        return 1  # the supervisor
+        return 1  # process 1
     if as_root:
         return 2  # and bubblewrap, which has the same user id
     raise BadInputError(
@@ -236,14 +232,13 @@ def _system(root: Path) -> tuple[str, str, tuple[str, ...]]:
     return python, f"{prefix}/bin:{SEARCH_PATH}", tuple(mounts)
 
 
-def _compile(host: Host, names: Sequence[str]) -> bytes:
+def _compile(host: Host, source: bytes) -> bytes:
     """Compiles process 1 inside a sandbox, with its Python.
 
     The sandbox is started like those of programs, so this also tests it.
     """
     command = host.command(uid=host.uid(0), scratch_bytes=2**20, files={})
     command += [*host.drop_capability, host.python, "-I", "-S", "-c", _COMPILE]
-    source = marshal.dumps(_sources(names), 2)
     status, output, errors = permission.start(command, source)
     if status == 0 and output:
         return output
@@ -261,18 +256,3 @@ def _sources(names: Sequence[str]) -> list[tuple[str, bytes]]:
         (f"{__package__}.{name}", (folder / f"{name}.py").read_bytes())
         for name in names
     ]
-
-
-def compiled_episode(host: Host) -> bytes:
-    """Process 1 of an episode, for the machine's Python."""
-    return _compile(host, _EPISODE_PARTS)
-
-
-def plain_episode() -> bytes:
-    """Process 1 of an episode, for the Python of any image."""
-    *parts, (_, main) = _sources(_EPISODE_PARTS)
-    lines = ["import sys"]
-    for name, source in parts:
-        lines.append(f"module = sys.modules[{name!r}] = type(sys)({name!r})")
-        lines.append(f"exec({source!r}, module.__dict__)")
-    return "\n".join([*lines, f"exec({main!r})"]).encode()

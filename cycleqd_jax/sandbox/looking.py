@@ -3,12 +3,13 @@
 A look is a bubblewrap of its own. It joins the episode's namespaces of users and of
 processes, where nothing of the episode runs any more and process 1 is ours. Programs,
 loader and what steers them come from where the episode could not change them; its own
-files are below that, and cannot be executed (`_holder._Slot.look`). Programs of the
+files are below that, and cannot be executed (`_slot.Slot.look`). Programs of the
 episode that a script must run, run elsewhere: in a fresh world made of what it left.
 """
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -26,7 +27,8 @@ from cycleqd_jax.sandbox.base import (
 )
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.process import kill_group, until_end
-from cycleqd_jax.sandbox.world import LOOKING, PATH, Mounts, Wall, World, encode
+from cycleqd_jax.sandbox.walls import LOOKING, PATH, Mounts, Wall
+from cycleqd_jax.sandbox.world import World, encode
 
 _THEIR_PATH = "/usr/local/sbin:/usr/local/bin"  # behind the other, for who asks
 _LOOK_ENVIRONMENT = {**ENVIRONMENT, "PATH": PATH, "TZ": "UTC"}
@@ -143,8 +145,9 @@ class Looking:
         """Runs a program among the episode's processes, which have all ended."""
         with Descriptors() as fds:
             joined = self._shell.world.namespaces(fds)
-            status = fds.memory(b"")
-            out_read, out_write = fds.pipe()
+            status, out = fds.memory(b""), fds.memory(b"")
+            # Several write to it, each behind the others; `_bash` limits its size.
+            fcntl.fcntl(out, fcntl.F_SETFL, os.O_APPEND)
             options = ["--userns", str(joined[0]), "--pidns", str(joined[1])]
             process = self._shell.wall.run(
                 mounts,
@@ -153,19 +156,16 @@ class Looking:
                 capabilities=LOOKING,
                 environment=environment,
                 passed=(*joined, *passed, status),
-                out=out_write,
+                out=out,
             )
-            fds.close(out_write)
             self._shell.pids.add(process.pid)
             try:
-                ended = await until_end(
-                    process, {out_read: KEPT_BYTES}, lambda: kill_group(process)
-                )
+                await until_end(process, lambda: kill_group(process))
             finally:
                 self._shell.pids.discard(process.pid)
             said = os.pread(status, 4096, 0)
-        (output,) = ended.printed
-        if ended.over:
+            output = os.pread(out, KEPT_BYTES + 1, 0)
+        if len(output) > KEPT_BYTES:
             return KILLED
         if b'"exit-code"' not in said:
             text = output.decode(errors="replace").strip()[-500:]

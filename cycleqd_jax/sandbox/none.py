@@ -1,11 +1,9 @@
 """No sandbox: programs run with our own rights."""
 
 import contextlib
-import math
+import dataclasses
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -17,23 +15,19 @@ from cycleqd_jax.sandbox.base import (
     PLAIN_ROOT,
     Ending,
     Execution,
-    Limits,
     Program,
     Root,
     Shell,
     ShellLimits,
 )
 from cycleqd_jax.sandbox.check import check_program
-from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.process import kill_group, until_end
+from cycleqd_jax.sandbox.world import settings_of
 
-# Sets limits (512 bytes are the unit of -f) and becomes the program. A write beyond the
-# size of a file fails, and the program can report it.
-_LAUNCH = (
-    "ulimit -c 0; ulimit -t {cpu_hard}; ulimit -S -t {cpu_s}; ulimit -v {memory}; "
-    "ulimit -n {open_files}; ulimit -f {blocks}; trap '' XFSZ; exec \"$@\""
-)
+# A write beyond the size of a file fails, and the program can report it.
+_LAUNCH = ("env", "--ignore-signal=XFSZ", "prlimit")
+_PROCESSES = 2**30  # the kernel would count all of this user's
 
 
 class UnsafeSandbox:
@@ -67,7 +61,8 @@ class UnsafeSandbox:
           SandboxError: the program could not be started, or the sandbox is closed.
         """
         check_program(program)
-        return await self._gate.run(lambda _: self._once(program))
+        async with self._gate.enter():
+            return await self._once(program)
 
     def shell(
         self, root: Root = PLAIN_ROOT, limits: ShellLimits = DEFAULT_SHELL_LIMITS
@@ -94,53 +89,50 @@ class UnsafeSandbox:
             raise SandboxError("the sandbox is closed; make a new one")
         top = Path(tempfile.mkdtemp(prefix="cycleqd-unsafe-"))
         try:
-            work = top / "work"
-            work.mkdir()
-            stdin = top / "stdin"
-            stdin.write_bytes(program.stdin)
-            write_files(
-                os.fsencode(work),
-                [(os.fsencode(path), data) for path, data in program.files],
-            )
-            return await self._in_folder(program, work, stdin)
+            (top / "work").mkdir()
+            (top / "stdin").write_bytes(program.stdin)
+            files = [(os.fsencode(path), data) for path, data in program.files]
+            write_files(os.fsencode(top / "work"), files)
+            return await self._in_folder(program, top)
         except OSError as error:
             raise SandboxError(f"the program could not be started: {error}") from error
         finally:
             shutil.rmtree(top, ignore_errors=True)
 
-    async def _in_folder(self, program: Program, work: Path, stdin: Path) -> Execution:
-        limits = program.limits
-        with Descriptors() as fds:
-            out_read, out_write = fds.pipe()
-            err_read, err_write = fds.pipe()
-            with stdin.open("rb") as source:
-                process = subprocess.Popen(
-                    ["sh", "-c", _launch(limits), "sh", *program.argv],
-                    stdin=source,
-                    stdout=out_write,
-                    stderr=err_write,
-                    cwd=work,
-                    env=_environment(work),
-                    start_new_session=True,
-                )
-            fds.close(out_write, err_write)
+    async def _in_folder(self, program: Program, top: Path) -> Execution:
+        limits, work = program.limits, top / "work"
+        alone = dataclasses.replace(limits, processes=_PROCESSES)
+        # Files, no pipes: their size is limited.
+        with (
+            (top / "stdin").open("rb") as stdin,
+            (top / "stdout").open("a+b") as stdout,
+            (top / "stderr").open("a+b") as stderr,
+        ):
+            process = subprocess.Popen(
+                [*settings_of(alone, _LAUNCH)["drop"], *program.argv],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=work,
+                env=_environment(work),
+                start_new_session=True,
+            )
             self._running.add(process)
             try:
-                ended = await until_end(
-                    process,
-                    dict.fromkeys((out_read, err_read), limits.output_bytes),
-                    lambda: kill_group(process),
-                    limits.wall_s,
+                cpu_s = await until_end(
+                    process, lambda: kill_group(process), limits.wall_s
                 )
             finally:
                 self._running.remove(process)
+            most = limits.output_bytes
+            printed = [os.pread(f.fileno(), most + 1, 0) for f in (stdout, stderr)]
         code = process.returncode
-        if ended.over:
+        if max(map(len, printed)) > most:
             ending = Ending.OUTPUT_LIMIT
-        elif ended.cpu_s >= limits.cpu_s or code == -signal.SIGXCPU:
-            ending = Ending.CPU_LIMIT
-        elif ended.late:
+        elif cpu_s is None:
             ending = Ending.WALL_LIMIT
+        elif cpu_s >= limits.cpu_s:
+            ending = Ending.CPU_LIMIT
         else:
             ending = Ending.SIGNALLED if code < 0 else Ending.EXITED
         files = {}
@@ -148,19 +140,7 @@ class UnsafeSandbox:
             found = collect(os.open(work, FOLDER_FLAGS), limits.scratch_bytes)
             files = {os.fsdecode(path): content for path, content in found}
         code = code if ending is Ending.EXITED else None
-        return Execution(ending, code, *ended.printed, files)
-
-
-def _launch(limits: Limits) -> str:
-    cpu_s = math.ceil(limits.cpu_s)
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return _LAUNCH.format(
-        cpu_s=cpu_s,
-        cpu_hard=cpu_s + 1,
-        memory=limits.memory_bytes // 1024,
-        open_files=limits.open_files if most < 0 else min(limits.open_files, most),
-        blocks=limits.file_bytes // 512,
-    )
+        return Execution(ending, code, *(text[:most] for text in printed), files)
 
 
 def _environment(work: Path) -> dict[str, str]:

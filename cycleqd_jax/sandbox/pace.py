@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
-from cycleqd_jax.sandbox._shell import LEAST_SHARE
+from cycleqd_jax.sandbox._watch import LEAST_SHARE
 
 Value = TypeVar("Value")
 _LOOK_S = 0.5

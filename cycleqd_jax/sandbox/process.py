@@ -1,64 +1,14 @@
-"""Waits for the end of a program and reads what it prints, or kills it."""
+"""Waits for the end of a program, or kills it."""
 
 import asyncio
 import contextlib
-import dataclasses
-import marshal
 import os
 import signal
-import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from cycleqd_jax.sandbox.descriptors import Descriptors
-
 _STOP_GRACE_S = 10.0
-# Executes what is in a descriptor: compiled, or else source. (Python would find it as a
-# file in its folder in /proc, but that is covered.)
-_MAIN = """
-import marshal, sys
-data = open(int(sys.argv.pop(1)), "rb").read()
-exec(data if data.startswith(b"import") else marshal.loads(data[16:]))
-"""
-
-
-def first_process(
-    fds: Descriptors, python: str, code: bytes, request: object
-) -> tuple[socket.socket, list[str], list[int]]:
-    """The arguments of one of our processes 1.
-
-    Args:
-      fds: gets the descriptors; close them after the start.
-      python: what runs it, inside.
-      code: what it executes, see `host`.
-      request: is read by it first; marshal can write it.
-
-    Returns:
-      (the socket to it, its words, descriptors that it gets).
-    """
-    ours, theirs = socket.socketpair()
-    inside = [fds.memory(code), theirs.detach(), fds.process(os.getpid())]
-    fds.take(inside[1])
-    inside.append(fds.memory(marshal.dumps(request, 2)))
-    return ours, [python, "-I", "-S", "-c", _MAIN, *map(str, inside)], inside
-
-
-@dataclasses.dataclass(frozen=True)
-class Ended:
-    """The end of a program.
-
-    Attributes:
-      late: whether its time was up.
-      over: whether one of its pipes had more than was read.
-      printed: what came out of each pipe.
-      cpu_s: processor seconds of it and of those that it waited for.
-    """
-
-    late: bool
-    over: bool
-    printed: tuple[bytes, ...]
-    cpu_s: float
 
 
 async def wait_for_exit(process: subprocess.Popen) -> float:
@@ -83,75 +33,31 @@ async def wait_for_exit(process: subprocess.Popen) -> float:
 
 async def until_end(
     process: subprocess.Popen,
-    pipes: Mapping[int, int],
     stop: Callable[[], None],
     limit_s: float | None = None,
-) -> Ended:
+) -> float | None:
     """Waits for the end of a program; stops it at a limit or on cancellation.
 
     Args:
       process: the program, or bubblewrap.
-      pipes: descriptor of what it prints, made non-blocking -> bytes to read from
-        there; it is stopped when more come.
-      stop: stops it; is called in any case.
+      stop: asks it to end, and all that it started; is called in any case.
       limit_s: seconds on the clock, or None.
+
+    Returns:
+      Processor seconds of it and of those that it waited for; None at the limit.
     """
-    over = asyncio.Event()
-    readers = [_Reader(fd, most, over) for fd, most in pipes.items()]
     ended = asyncio.ensure_future(wait_for_exit(process))
-    flooded = asyncio.ensure_future(over.wait())
     try:
-        first = asyncio.FIRST_COMPLETED
-        await asyncio.wait((ended, flooded), timeout=limit_s, return_when=first)
-        late = not ended.done() and not over.is_set()
+        await asyncio.wait((ended,), timeout=limit_s)
+        return ended.result() if ended.done() else None
     finally:  # also when cancelled: no process may be left
-        flooded.cancel()
         stop()
         try:
             await asyncio.wait((ended,), timeout=_STOP_GRACE_S)
         finally:
             ended.cancel()  # does nothing if it is done
-            known = ended.done() and not ended.cancelled()
             if process.poll() is None:  # it did not stop, or we were cancelled twice
                 end_at_once(process)
-            for reader in readers:
-                reader.finish()
-    printed = tuple(bytes(reader.data[: reader.most]) for reader in readers)
-    return Ended(late, over.is_set(), printed, ended.result() if known else 0.0)
-
-
-class _Reader:
-    """Reads a pipe to its end, or until there are more than `most` bytes."""
-
-    def __init__(self, fd: int, most: int, over: asyncio.Event):
-        self.data = bytearray()
-        self._fd, self.most, self._over = fd, most, over
-        self._reading = True
-        os.set_blocking(fd, False)
-        asyncio.get_running_loop().add_reader(fd, self._read)
-
-    def _read(self) -> bool:
-        """Reads once; False if there was nothing."""
-        try:
-            part = os.read(self._fd, 1 << 16)
-        except BlockingIOError:
-            return False
-        self.data += part
-        if len(self.data) > self.most:
-            self._over.set()
-        if not part or len(self.data) > self.most:
-            self._stop()
-        return True
-
-    def _stop(self) -> None:
-        self._reading = False
-        asyncio.get_running_loop().remove_reader(self._fd)
-
-    def finish(self) -> None:
-        """Reads the rest after its writers have ended."""
-        while self._reading:
-            if not self._read():
-                self._stop()
 
 
 def end_at_once(process: subprocess.Popen) -> None:

@@ -4,7 +4,7 @@ Namespaces protect the host's files, processes and network. They do not protect 
 kernel's key rings (secrets of the user who started us), memory that no limit counts
 (System V objects, memory files, huge pages), what the user has for all programs
 together (inotify), sockets that belong to no namespace (of virtual machines), limits
-and priority of the supervisor (which has the same user id), and the parts of the kernel
+and priority of process 1 (which has the same user id), and the parts of the kernel
 where most escapes were found. The filter does; it is a classic BPF program, see
 https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html.
 """
@@ -17,80 +17,45 @@ import struct
 # Numbers of x86_64 (arch/x86/entry/syscalls/syscall_64.tbl) and of arm64
 # (include/uapi/asm-generic/unistd.h).
 _X86_64, _ARM64 = 0, 1
-_DENIED = {
-    "acct": (163, 89),
-    "add_key": (248, 217),
-    "bpf": (321, 280),
-    "delete_module": (176, 106),
-    "fanotify_init": (300, 262),
-    "finit_module": (313, 273),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fsopen": (430, 430),
-    "fspick": (433, 433),
-    "init_module": (175, 105),
-    "inotify_init": (253, 1043),  # arm64 has only the other
-    "inotify_init1": (294, 26),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "io_uring_setup": (425, 425),
-    "kcmp": (312, 272),
-    "kexec_file_load": (320, 294),
-    "kexec_load": (246, 104),
-    "keyctl": (250, 219),
-    "lookup_dcookie": (212, 18),
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "migrate_pages": (256, 238),
-    "mount": (165, 40),
-    "mount_setattr": (442, 442),
-    "move_mount": (429, 429),
-    "move_pages": (279, 239),
-    "mq_open": (240, 180),
-    "msgget": (68, 186),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "open_tree": (428, 428),
-    "open_tree_attr": (467, 467),
-    "perf_event_open": (298, 241),
-    "personality": (135, 92),
-    "pidfd_getfd": (438, 438),
-    "pivot_root": (155, 41),
-    "process_madvise": (440, 440),
-    "process_mrelease": (448, 448),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "ptrace": (101, 117),
-    "quotactl": (179, 60),
-    "quotactl_fd": (443, 443),
-    "reboot": (169, 142),
-    "request_key": (249, 218),
-    "semctl": (66, 191),
-    "semget": (64, 190),
-    "semop": (65, 193),
-    "semtimedop": (220, 192),
-    "setns": (308, 268),
-    "shmat": (30, 196),
-    "shmctl": (31, 195),
-    "shmget": (29, 194),
-    "swapoff": (168, 225),
-    "swapon": (167, 224),
-    "syslog": (103, 116),
-    "umount2": (166, 39),
-    "unshare": (272, 97),
-    "userfaultfd": (323, 282),
-}
+
+
+def _table(text: str) -> dict[str, tuple[int, int]]:
+    """Name of a call -> its numbers, from rows of these three."""
+    rows = [row.split() for row in text.split(",")]
+    return {name: (int(x86_64), int(arm64)) for name, x86_64, arm64 in rows}
+
+
+_DENIED = _table(
+    # inotify_init: arm64 has only the other
+    """
+    acct 163 89, add_key 248 217, bpf 321 280, delete_module 176 106,
+    fanotify_init 300 262, finit_module 313 273, fsconfig 431 431,
+    fsmount 432 432, fsopen 430 430, fspick 433 433, init_module 175 105,
+    inotify_init 253 1043, inotify_init1 294 26, io_uring_enter 426 426,
+    io_uring_register 427 427, io_uring_setup 425 425, kcmp 312 272,
+    kexec_file_load 320 294, kexec_load 246 104, keyctl 250 219,
+    lookup_dcookie 212 18, memfd_create 319 279, memfd_secret 447 447,
+    migrate_pages 256 238, mount 165 40, mount_setattr 442 442,
+    move_mount 429 429, move_pages 279 239, mq_open 240 180, msgget 68 186,
+    name_to_handle_at 303 264, open_by_handle_at 304 265, open_tree 428 428,
+    open_tree_attr 467 467, perf_event_open 298 241, personality 135 92,
+    pidfd_getfd 438 438, pivot_root 155 41, process_madvise 440 440,
+    process_mrelease 448 448, process_vm_readv 310 270,
+    process_vm_writev 311 271, ptrace 101 117, quotactl 179 60,
+    quotactl_fd 443 443, reboot 169 142, request_key 249 218, semctl 66 191,
+    semget 64 190, semop 65 193, semtimedop 220 192, setns 308 268,
+    shmat 30 196, shmctl 31 195, shmget 29 194, swapoff 168 225,
+    swapon 167 224, syslog 103 116, umount2 166 39, unshare 272 97,
+    userfaultfd 323 282
+    """
+)
 # These succeed and do nothing. The scratch folder is in memory, so they would only
 # write to the host's disks, and the caller could not be killed meanwhile.
-_IDLE = {
-    "fdatasync": (75, 83),
-    "fsync": (74, 82),
-    "sync": (162, 81),
-    "sync_file_range": (277, 84),
-    "syncfs": (306, 267),
-}
+_IDLE = _table(
+    "fdatasync 75 83, fsync 74 82, sync 162 81, sync_file_range 277 84, syncfs 306 267"
+)
 # A filter cannot see its flags, behind a pointer; the C library falls back to `clone`.
-_ABSENT = {"clone3": (435, 435)}
+_ABSENT = _table("clone3 435 435")
 
 
 @dataclasses.dataclass(frozen=True)

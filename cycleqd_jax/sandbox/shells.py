@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 
 from cycleqd_jax.errors import BadInputError, SandboxError
@@ -30,23 +31,11 @@ from cycleqd_jax.sandbox.base import (
 )
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.holder import FIRST_UID, Holder, python_place
-from cycleqd_jax.sandbox.host import (
-    Host,
-    compiled_episode,
-    inspect_host,
-    is_root,
-    plain_episode,
-)
+from cycleqd_jax.sandbox.host import Host, inspect_host, is_root
 from cycleqd_jax.sandbox.looking import KILLED, Looking
 from cycleqd_jax.sandbox.pace import within
-from cycleqd_jax.sandbox.world import (
-    START_S,
-    Mounts,
-    Wall,
-    World,
-    encode,
-    episode_settings,
-)
+from cycleqd_jax.sandbox.walls import DROP, EPISODE, PATH, Mounts, Wall
+from cycleqd_jax.sandbox.world import START_S, World, encode, settings_of
 
 
 class Shells:
@@ -62,7 +51,6 @@ class Shells:
         self.gate = gate
         self.holder = Holder(host.as_root, python_place(host.python))
         self._used: set[int] = set()
-        self._codes: dict[bool, bytes] = {}
 
     @contextlib.asynccontextmanager
     async def open(
@@ -84,13 +72,6 @@ class Shells:
                 await asyncio.shield(asyncio.ensure_future(shell.close()))
             finally:
                 self._used.discard(slot)
-
-    def code(self, image: bool) -> bytes:
-        """The code that process 1 executes."""
-        if image not in self._codes:
-            made = plain_episode() if image else compiled_episode(self.host)
-            self._codes[image] = made
-        return self._codes[image]
 
     def close(self) -> None:
         """Ends what holds the file systems; the next shell starts it again."""
@@ -199,22 +180,40 @@ class BubblewrapShell:
             self.wall = Wall([*holder.enter(self._slot), host.bwrap], host.seccomp)
             self.pts, self.system, own = made["pts"], made["system"], made["own"]
             self._python = made["python"]
-            self._code = self._shells.code(root.image is not None)
+            self._code = host.code if root.image is None else host.plain_code
             mounts = Mounts(made["tree"], made["usr"], own, self.pts)
             self.world = self.start_world(mounts)
             await self.world.ready()
 
     def start_world(self, mounts: Mounts) -> World:
         """Starts a world with namespaces of its own, but for that of users."""
-        settings = episode_settings(self.limits, self._shells.host.setpriv)
-        world = World.start(
-            self.wall, self._userns, mounts, settings, self._code, self._python
-        )
+        known = self._userns
+        users = ["--unshare-user"] if known is None else ["--userns", str(known)]
+
+        def launch(
+            program: Sequence[str], passed: Sequence[int], info: int, said: int
+        ) -> subprocess.Popen:
+            return self.wall.run(
+                mounts,
+                program,
+                namespaces=[
+                    *(*users, "--unshare-pid", "--as-pid-1", "--info-fd", str(info))
+                ],
+                capabilities=EPISODE,
+                environment={"PATH": PATH},
+                passed=(*passed, info, *(() if known is None else (known,))),
+                out=said,
+            )
+
+        host = self._shells.host
+        drop = (host.setpriv, *DROP, host.prlimit)
+        settings = settings_of(self.limits, drop)
+        world = World.start(launch, self._python, self._code, settings)
         self.pids.add(world.pid)
         return world
 
     async def ask(self, call: str, **words: object):
-        """Asks the holder for something of this episode, see `_holder._Slot`."""
+        """Asks the holder for something of this episode, see `_slot.Slot`."""
         return await self._shells.holder.ask(
             "slot", slot=self._slot, call=call, **words
         )
@@ -248,10 +247,10 @@ class BubblewrapShell:
 
     async def _typed(self, limit_s: float, **message: object) -> Typed:
         async with self._shells.gate.enter():
-            ended, _, valid, output = await self.world.ask(
+            ended, _, valid, parts = await self.world.ask(
                 limit_s, limit_s=limit_s, **message
             )
-        return Typed(ended, output, valid)
+        return Typed(ended, parts[0], valid)
 
     async def remember(self) -> None:
         """Notes the accounts, for those that the episode takes away."""

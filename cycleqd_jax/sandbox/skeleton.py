@@ -6,35 +6,11 @@ users and groups and a minimal `/etc`. Programs come from the machine's `/usr`; 
 """
 
 FOLDERS = (
-    "dev",
-    "etc",
-    "etc/default",
-    "etc/pam.d",
-    "etc/profile.d",
-    "etc/skel",
-    "home",
-    "opt",
-    "proc",
-    "root",
-    "run",
-    "run/lock",
-    "srv",
-    "sys",
-    "tmp",
-    "usr",
-    "var",
-    "var/backups",
-    "var/cache",
-    "var/lib",
-    "var/local",
-    "var/log",
-    "var/log/apt",
-    "var/mail",
-    "var/opt",
-    "var/spool",
-    "var/tmp",
-)
-LOCAL_FOLDERS = ("bin", "etc", "games", "include", "lib", "sbin", "share", "src")
+    "dev etc etc/default etc/pam.d etc/profile.d etc/skel home opt proc root run "
+    "run/lock srv sys tmp usr var var/backups var/cache var/lib var/local var/log "
+    "var/log/apt var/mail var/opt var/spool var/tmp"
+).split()
+LOCAL_FOLDERS = "bin etc games include lib sbin share src".split()
 # Folder -> permissions; everybody may write into the temporary ones.
 FIRST = {
     **dict.fromkeys(FOLDERS, 0o755),
@@ -51,27 +27,16 @@ LINKS = {
 }
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-_USERS = (
-    ("root", 0, 0, "/root", "/bin/bash"),
-    ("daemon", 1, 1, "/usr/sbin", ""),
-    ("bin", 2, 2, "/bin", ""),
-    ("sys", 3, 3, "/dev", ""),
-    ("sync", 4, 65534, "/bin", "/bin/sync"),
-    ("games", 5, 60, "/usr/games", ""),
-    ("man", 6, 12, "/var/cache/man", ""),
-    ("lp", 7, 7, "/var/spool/lpd", ""),
-    ("mail", 8, 8, "/var/mail", ""),
-    ("news", 9, 9, "/var/spool/news", ""),
-    ("uucp", 10, 10, "/var/spool/uucp", ""),
-    ("proxy", 13, 13, "/bin", ""),
-    ("www-data", 33, 33, "/var/www", ""),
-    ("backup", 34, 34, "/var/backups", ""),
-    ("list", 38, 38, "/var/list", ""),
-    ("irc", 39, 39, "/run/ircd", ""),
-    ("gnats", 41, 41, "/var/lib/gnats", ""),
-    ("_apt", 100, 65534, "/nonexistent", ""),
-    ("nobody", 65534, 65534, "/nonexistent", ""),
-)
+# Name, user id, group id, home; they may not log in.
+_USERS = """
+    daemon 1 1 /usr/sbin, bin 2 2 /bin, sys 3 3 /dev, sync 4 65534 /bin,
+    games 5 60 /usr/games, man 6 12 /var/cache/man, lp 7 7 /var/spool/lpd,
+    mail 8 8 /var/mail, news 9 9 /var/spool/news, uucp 10 10 /var/spool/uucp,
+    proxy 13 13 /bin, www-data 33 33 /var/www, backup 34 34 /var/backups,
+    list 38 38 /var/list, irc 39 39 /run/ircd, gnats 41 41 /var/lib/gnats,
+    _apt 100 65534 /nonexistent, nobody 65534 65534 /nonexistent
+"""
+_SHELLS = {"root": "/bin/bash", "sync": "/bin/sync"}
 _GROUPS = (
     "root:0 daemon:1 bin:2 sys:3 adm:4 tty:5 disk:6 lp:7 mail:8 news:9 uucp:10 man:12 "
     "proxy:13 kmem:15 dialout:20 fax:21 voice:22 cdrom:24 floppy:25 tape:26 sudo:27 "
@@ -149,16 +114,17 @@ _PAM_SERVICES = (
 
 def files() -> dict[str, tuple[str, int]]:
     """Path below the root -> (content, mode) of each file that is there at first."""
+    users = [row.split() for row in f"root 0 0 /root,{_USERS}".split(",")]
     passwd = [
-        f"{name}:x:{uid}:{gid}:{name}:{home}:{shell or '/usr/sbin/nologin'}"
-        for name, uid, gid, home, shell in _USERS
+        f"{name}:x:{uid}:{gid}:{name}:{home}:{_SHELLS.get(name, '/usr/sbin/nologin')}"
+        for name, uid, gid, home in users
     ]
     groups = [group.split(":") for group in _GROUPS.split()]
     made = {
         "etc/passwd": ("\n".join(passwd) + "\n", 0o644),
         "etc/group": ("".join(f"{n}:x:{i}:\n" for n, i in groups), 0o644),
         "etc/shadow": (
-            "".join(f"{u[0]}:*:19000:0:99999:7:::\n" for u in _USERS),
+            "".join(f"{u[0]}:*:19000:0:99999:7:::\n" for u in users),
             0o640,
         ),
         "etc/gshadow": ("".join(f"{name}:*::\n" for name, _ in groups), 0o640),

@@ -1,161 +1,36 @@
-"""The walls of an episode: bubblewraps on its file systems, and one that we talk to."""
+"""Bubblewraps that we talk to, by a process 1 of ours (`_first`)."""
 
 import asyncio
 import contextlib
-import dataclasses
 import marshal
+import math
 import os
 import resource
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox.base import ScriptRun, ShellLimits
+from cycleqd_jax.sandbox.base import KEPT_BYTES, Limits, ScriptRun, ShellLimits
 from cycleqd_jax.sandbox.descriptors import Descriptors
-from cycleqd_jax.sandbox.process import end_at_once, first_process, wait_for_exit
+from cycleqd_jax.sandbox.process import until_end
 
 START_S = 60.0  # for one start on a busy machine; it takes milliseconds
+_PENDING_SIGNALS = 256  # and timers, of all processes of a user together
+_BUFFER = 2**20  # bytes of an answer that are read ahead
 _GRACE = 20.0  # a limit by the episode's clock is at most so many times longer
-_SHM_BYTES = 2**20
-_SYS_BYTES = 2**16
-# What root of a container may by default.
-_CAPABILITIES = (
-    "CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE "
-    "SYS_CHROOT AUDIT_WRITE SETFCAP"
-).split()
-_OURS = "SYS_PTRACE"  # process 1 alone has it
-EPISODE = (*_CAPABILITIES, _OURS)
-LOOKING = ("DAC_OVERRIDE", "SETUID", "SETGID")
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # folders that no episode can write to
-_CPUS = "/sys/devices/system/cpu"
-# They say something of the machine, or are errors of every `find`.
-_HIDDEN = tuple(
-    f"/proc/{name}"
-    for name in ("keys", "key-users", "sysrq-trigger", "timer_list", "kallsyms")
-    if os.path.exists(f"/proc/{name}")
-)
-_HIDDEN_FOLDERS = tuple(
-    path for path in ("/proc/tty/driver", "/proc/scsi") if os.path.exists(path)
-)
-# All that can be seen of process 1.
-_FIRST = {
-    "cmdline": b"init\0",
-    "comm": b"init\n",
-    "stat": b"1 (init) S 0 1 1 0 -1 4194560 100 0 0 0 1 1 0 0 20 0 1 0 1 "
-    b"1048576 64" + b" 18446744073709551615" + b" 0" * 27 + b"\n",
-    "statm": b"256 64 32 1 0 32 0\n",
-    "status": b"Name:\tinit\nUmask:\t0022\nState:\tS (sleeping)\nTgid:\t1\nPid:\t1\n"
-    b"PPid:\t0\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nThreads:\t1\n",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Mounts:
-    """The mounts that a wall shows.
-
-    Attributes:
-      root: folder that is the root, as the holder calls it.
-      usr: folder that is /usr, or None.
-      system: (folder, place) of programs that are shown read-only.
-      pts: folder with terminals.
-      read_only: whether nothing else can be changed either.
-    """
-
-    root: str
-    usr: str | None
-    system: Sequence[Sequence[str]]
-    pts: str
-    read_only: bool = False
-
-    def words(self, fds: Descriptors) -> tuple[list[str], list[int]]:
-        """Arguments of bubblewrap, and the descriptors that they name."""
-        words = ["--ro-bind" if self.read_only else "--bind", self.root, "/"]
-        if self.usr is not None:
-            words += ["--bind", self.usr, "/usr"]
-        for folder, place in self.system:
-            words += ["--ro-bind", folder, place]
-        words += ["--proc", "/proc"]
-        for path in _HIDDEN:
-            words += ["--dev-bind", "/dev/null", path]
-        for path in (*_HIDDEN_FOLDERS, "/proc/1"):
-            words += ["--perms", "0555", "--tmpfs", path]
-        passed = []
-        for name, content in _FIRST.items():
-            passed.append(fds.memory(content))
-            words += ["--perms", "0444", "--file", str(passed[-1]), f"/proc/1/{name}"]
-        for path in (*_HIDDEN_FOLDERS, "/proc/1"):
-            words += ["--remount-ro", path]
-        words += ["--dev", "/dev"]
-        words += ["--dev-bind", self.pts, "/dev/pts"]
-        words += ["--perms", "1777", "--size", str(_SHM_BYTES), "--tmpfs", "/dev/shm"]
-        words += ["--remount-ro", "/dev"]
-        words += ["--perms", "0755", "--size", str(_SYS_BYTES), "--tmpfs", "/sys"]
-        words += ["--ro-bind-try", _CPUS, _CPUS, "--remount-ro", "/sys"]
-        return words, passed
-
-
-@dataclasses.dataclass(frozen=True)
-class Wall:
-    """Starts bubblewraps where an episode's file systems are.
-
-    Attributes:
-      start: what a command line starts with; ends with bubblewrap's path.
-      seccomp: filter of system calls, empty where there is none.
-    """
-
-    start: Sequence[str]
-    seccomp: bytes
-
-    def run(
-        self,
-        mounts: Mounts,
-        program: Sequence[str | bytes],
-        *,
-        namespaces: Sequence[str],
-        capabilities: Sequence[str],
-        environment: Mapping[str, str | bytes],
-        passed: Sequence[int],
-        out: int,
-    ) -> subprocess.Popen:
-        """Starts a program without network, in a process group of its own.
-
-        Args:
-          mounts: what it sees.
-          program: its words.
-          namespaces: options of bubblewrap for users and processes.
-          capabilities: what root inside may.
-          environment: of the program.
-          passed: descriptors that it gets, or that an option names.
-          out: descriptor of both its outputs.
-        """
-        words: list[str | bytes] = [*self.start, "--unshare-net", "--unshare-ipc"]
-        words += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "box"]
-        words += ["--uid", "0", "--gid", "0", "--cap-drop", "ALL"]
-        for name in capabilities:
-            words += ["--cap-add", f"CAP_{name}"]
-        words += ["--chdir", "/", "--clearenv", *namespaces]
-        for name, value in environment.items():
-            words += ["--setenv", name, value]
-        with Descriptors() as fds:
-            shown, named = mounts.words(fds)
-            if self.seccomp:
-                named.append(fds.memory(self.seccomp))
-                shown += ["--seccomp", str(named[-1])]
-            return subprocess.Popen(
-                [*words, *shown, "--", *program],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                pass_fds=(*passed, *named),
-                env={"PATH": PATH},
-                cwd="/",
-                start_new_session=True,
-            )
+# Executes the modules that are in a descriptor: compiled, or else source.
+_MAIN = """
+import marshal, sys
+for name, code in marshal.load(open(int(sys.argv.pop(1)), "rb")):
+    module = sys.modules[name] = type(sys)(name)
+    exec(code, module.__dict__)
+module.main(*map(int, sys.argv[1:]))
+"""
 
 
 class World:
-    """A bubblewrap in which `_episode` is process 1.
+    """A bubblewrap in which `_first` is process 1.
 
     Args:
       process: bubblewrap.
@@ -180,51 +55,41 @@ class World:
     @classmethod
     def start(
         cls,
-        wall: Wall,
-        userns: int | None,
-        mounts: Mounts,
-        settings: Mapping[str, object],
-        code: bytes,
+        launch: Callable[[Sequence[str], Sequence[int], int, int], subprocess.Popen],
         python: str,
+        code: bytes,
+        settings: Mapping[str, object],
     ) -> "World":
         """Starts one; `ready` waits for it.
 
         Args:
-          wall: where.
-          userns: descriptor of its user namespace; None to make one.
-          mounts: what it shows.
-          settings: for process 1, see `_episode.Episode`.
-          code: of process 1.
-          python: what runs it, inside.
+          launch: starts bubblewrap; gets the words of process 1, descriptors to hand
+            to it, one for what bubblewrap made, and one for what is printed.
+          python: what runs process 1, inside.
+          code: of process 1, see `host`.
+          settings: for process 1, see `_first.World`.
         """
         # Files, no pipes: had we been killed, bubblewrap would end by a signal as it
         # writes, and leave its child waiting for ever.
-        with contextlib.ExitStack() as stack:
+        with Descriptors() as fds, contextlib.ExitStack() as stack:
             info, said = os.memfd_create("info"), os.memfd_create("said")
             stack.callback(os.close, info)
             stack.callback(os.close, said)
-            fds = stack.enter_context(Descriptors())
-            sock, program, inside = first_process(fds, python, code, settings)
+            sock, other = socket.socketpair()
             stack.callback(sock.close)
-            new = ["--unshare-user"] if userns is None else ["--userns", str(userns)]
-            new += ["--unshare-pid", "--as-pid-1", "--info-fd", str(info)]
-            process = wall.run(
-                mounts,
-                program,
-                namespaces=new,
-                capabilities=EPISODE,
-                environment={"PATH": PATH},
-                passed=(*inside, info, *(() if userns is None else (userns,))),
-                out=said,
-            )
-            fds.close(*inside)
+            theirs = other.detach()
+            fds.take(theirs)
+            passed = [fds.memory(code), theirs, fds.process(os.getpid())]
+            passed.append(fds.memory(marshal.dumps(settings, 2)))
+            words = [python, "-I", "-S", "-c", _MAIN, *map(str, passed)]
+            process = launch(words, passed, info, said)
             stack.pop_all()  # from here on they are the world's
         return cls(process, sock, info, said)
 
     async def ready(self) -> None:
         """Waits until process 1 serves."""
-        self._streams = await asyncio.open_connection(sock=self._sock)
-        await self._reply(START_S)
+        self._streams = await asyncio.open_connection(sock=self._sock, limit=_BUFFER)
+        await self._reply(START_S, 0)
 
     def namespaces(self, fds: Descriptors) -> tuple[int, int]:
         """Descriptors of its namespaces of users and of processes."""
@@ -244,50 +109,66 @@ class World:
         return made[0], made[1]
 
     async def ask(
-        self, within_s: float, /, **message: object
-    ) -> tuple[str, int, bool, bytes]:
-        """Asks process 1 for something; (ended, status, valid, output).
+        self, within_s: float, /, *, most: int = KEPT_BYTES, **message: object
+    ) -> tuple[str, int, bool, list[bytes]]:
+        """Asks process 1 for something.
+
+        Args:
+          within_s: seconds that it may take, by the clock of the world.
+          most: bytes of all parts of the answer.
+          **message: see `_first`.
+
+        Returns:
+          (how it ended, status, whether its output is UTF-8, parts of the answer).
 
         Raises:
           SandboxError: it has ended, or does not answer.
         """
         data = marshal.dumps(message, 2)
         self._streams[1].write(len(data).to_bytes(4, "big") + data)
-        return await self._reply(START_S + _GRACE * within_s)
+        return await self._reply(START_S + _GRACE * within_s, most)
 
-    async def _reply(self, patience_s: float) -> tuple[str, int, bool, bytes]:
+    async def _reply(
+        self, patience_s: float, most: int
+    ) -> tuple[str, int, bool, list[bytes]]:
         reader, writer = self._streams
         try:
             async with asyncio.timeout(patience_s):
                 await writer.drain()
                 header = await reader.readuntil(b"\n")
-                ended, status, valid, size = header.decode().split()
-                output = await reader.readexactly(int(size))
+                ended, *numbers = header.decode().split()
+                status, valid, count = map(int, numbers)
+                parts: list[bytes] = []
+                for _ in range(count):
+                    size = int.from_bytes(await reader.readexactly(4), "big")
+                    most -= size
+                    if most < 0:
+                        raise SandboxError("a sandbox says more than was asked for")
+                    parts.append(await reader.readexactly(size))
         except TimeoutError as error:
             raise SandboxError(
-                f"an episode's machine has not answered within {patience_s:g} s; the "
-                "computer is too busy, or process 1 there was stopped"
+                f"a sandbox has not answered within {patience_s:g} s; the computer is "
+                "too busy, or process 1 there was stopped"
             ) from error
-        except (asyncio.IncompleteReadError, OSError) as error:
+        except (EOFError, OSError, ValueError, asyncio.LimitOverrunError) as error:
             said = os.pread(self._said_fd, 4000, 0).decode(errors="replace").strip()
             why = said.splitlines()[-1] if said else error
-            raise SandboxError(f"the episode's machine has ended ({why})") from error
+            raise SandboxError(f"the sandbox has ended ({why})") from error
         if ended == "failed":
-            raise SandboxError(output.decode(errors="replace"))
-        return ended, int(status), valid == "1", output
+            raise SandboxError(parts[0].decode(errors="replace"))
+        return ended, status, bool(valid), parts
+
+    def stop(self) -> None:
+        """Ends it soon, with all that is in it."""
+        # Closing is not enough: a fork of ours may keep the socket open.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     async def close(self) -> None:
         """Ends it with all that is in it, and waits for that."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
         try:
-            async with asyncio.timeout(START_S):
-                await wait_for_exit(self._process)
-        except TimeoutError:
-            pass
+            await until_end(self._process, self.stop, 0)
         finally:
-            if self._process.poll() is None:
-                end_at_once(self._process)
             if self._streams is not None:
                 self._streams[1].transport.abort()
             self._sock.close()
@@ -310,7 +191,7 @@ class World:
           limit_s: seconds by the world's clock.
           alone: whether nothing else runs there, before or after.
         """
-        ended, status, _, output = await self.ask(
+        ended, status, _, parts = await self.ask(
             limit_s,
             do="run",
             argv=[encode(word) for word in argv],
@@ -318,7 +199,7 @@ class World:
             limit_s=limit_s,
             alone=alone,
         )
-        return ScriptRun(status, ended, output)
+        return ScriptRun(status, ended, parts[0])
 
 
 def encode(word: str | bytes) -> bytes:
@@ -326,34 +207,46 @@ def encode(word: str | bytes) -> bytes:
     return word if isinstance(word, bytes) else word.encode("utf-8", "replace")
 
 
-def episode_settings(limits: ShellLimits, setpriv: str) -> dict[str, object]:
-    """The settings that process 1 gets.
+def settings_of(
+    limits: Limits | ShellLimits,
+    drop: Sequence[str],
+    *,
+    own_processes: int = 1,
+    folders: Sequence[str] = (),
+) -> dict[str, object]:
+    """The settings of process 1, see `_first.World`.
 
     Args:
-      limits: of the episode.
-      setpriv: path of the command.
+      limits: of all that runs there. Lower limits of our own stay.
+      drop: start of a command line that takes the capability of process 1 away; the
+        last word is `prlimit`.
+      own_processes: our own ones that count towards the limit on processes.
+      folders: with the file systems whose entries process 1 counts.
     """
-    same = {
+    words = [*drop]
+    of_each = {
         "as": limits.memory_bytes,
-        "nproc": limits.processes + 1,
+        "nproc": limits.processes + own_processes,
         "nofile": limits.open_files,
         "fsize": limits.file_bytes,
-        "core": 0,
+        "core": 1,  # 0 would still run a core_pattern that is a pipe
         "memlock": 0,
         "msgqueue": 0,
-        "cpu": int(limits.cpu_s) + 1,
+        "sigpending": _PENDING_SIGNALS,
+        # Process 1 enforces the exact total; this is only a second barrier.
+        "cpu": math.ceil(limits.cpu_s) + 1,
     }
-    drop = [setpriv, "--inh-caps=-all", "--ambient-caps=-all"]
-    drop += [f"--bounding-set=-{_OURS.lower()}", "--", "/usr/bin/prlimit"]
-    for name, value in same.items():
+    for name, value in of_each.items():
         most = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
         value = value if most < 0 else min(value, most)
-        drop.append(f"--{name}={value}:{value}")
+        words.append(f"--{name}={value}:{value}")
     return {
         "limits": {
-            "cpu_s": limits.cpu_s,
+            "cpu_s": float(limits.cpu_s),
             "memory_bytes": limits.memory_bytes,
-            "processes": limits.processes,
+            "folders": folders,
+            "entries": limits.scratch_entries,
         },
-        "drop": [*drop, "--"],
+        "kept": limits.processes // 2,
+        "drop": [*words, "--"],
     }

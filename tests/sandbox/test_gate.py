@@ -1,9 +1,6 @@
 import asyncio
 import random
 
-import pytest
-
-from cycleqd_jax.sandbox.base import Ending, Execution
 from cycleqd_jax.sandbox.gate import Gate
 
 
@@ -44,17 +41,3 @@ def test_slots_and_being_alone_under_random_use():
 
     asyncio.run(main())
     assert most == 3
-
-
-@pytest.mark.parametrize("second", [Ending.EXITED, Ending.WALL_LIMIT])
-def test_second_run_alone_counts(second):
-    gate = Gate(2)
-    endings = [Ending.WALL_LIMIT, second]
-    alone = []
-
-    async def once(slot: int) -> Execution:
-        alone.append(gate._alone)
-        return Execution(endings[len(alone) - 1], None, b"", b"")
-
-    assert asyncio.run(gate.run(once)).ending is second
-    assert alone == [False, True]

@@ -1,6 +1,7 @@
 """What this machine offers: found, missing, too old, broken, or not permitted."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,17 @@ def test_missing(tmp_path, monkeypatch):
     text = refusal(monkeypatch, str(tmp_path))
     assert "apt install bubblewrap" in text
     assert "unconfined" not in text
+
+
+@pytest.mark.parametrize("tool", ["setpriv", "prlimit"])
+def test_a_tool_is_missing(tmp_path, monkeypatch, tool):
+    which = shutil.which
+    monkeypatch.setattr(
+        shutil, "which", lambda name, path=None: None if name == tool else which(name)
+    )
+    text = refusal(monkeypatch, fake_bwrap(tmp_path, refusing("no")))
+    assert f"the command {tool} was not found" in text
+    assert "apt install util-linux" in text
 
 
 def test_too_old(tmp_path, monkeypatch):

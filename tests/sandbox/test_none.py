@@ -7,7 +7,7 @@ from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import Ending, Limits, Program
 from cycleqd_jax.sandbox.none import UnsafeSandbox
 
-LIMITS = Limits(cpu_s=1, wall_s=20, file_bytes=2**20)
+LIMITS = Limits(cpu_s=1, wall_s=200, file_bytes=2**20)
 
 
 @pytest.fixture

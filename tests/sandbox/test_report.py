@@ -1,52 +1,55 @@
+"""What comes out of a sandbox is whole, or the sandbox has failed."""
+
 import asyncio
 import os
+import socket
 import subprocess
 
 import pytest
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox.bubblewrap import read_report
-from cycleqd_jax.sandbox.process import kill_group, until_end
+from cycleqd_jax.sandbox import world
+from cycleqd_jax.sandbox.world import World
 
-WHOLE = b"exited 3\n4 3\nname\0\n\xff2 0\nd/end\n"
+WHOLE = b"done 3 1 2\n\0\0\0\4name\0\0\0\3\0\n\xff"
 
 
-def test_whole_report():
-    assert read_report(WHOLE) == ("exited", 3, {"name": b"\0\n\xff", "d/": b""})
+def answer(data: bytes, most: int = 100):
+    """An answer, as a world's process 1 gives it."""
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen(["true"])
+
+    async def main():
+        machine = World(process, ours, os.memfd_create("info"), os.memfd_create("said"))
+        theirs.sendall(b"done 0 1 0\n" + data)
+        theirs.shutdown(socket.SHUT_WR)
+        try:
+            await machine.ready()
+            return await machine.ask(1.0, most=most)
+        finally:
+            await machine.close()
+
+    with theirs:
+        return asyncio.run(main())
+
+
+def test_whole_answer():
+    assert answer(WHOLE) == ("done", 3, True, [b"name", b"\0\n\xff"])
 
 
 @pytest.mark.parametrize("length", range(len(WHOLE)))
-def test_a_cut_report_is_the_sandboxs_failure(length):
-    with pytest.raises(SandboxError, match="without a complete report"):
-        read_report(WHOLE[:length])
+def test_a_cut_answer_is_the_sandboxs_failure(length):
+    with pytest.raises(SandboxError, match="the sandbox has ended"):
+        answer(WHOLE[:length])
 
 
-@pytest.mark.parametrize("sizes", ["4 9999999", "-4 8", "9 -5", "x 1", "1", "9" * 500])
-def test_a_damaged_report_is_the_sandboxs_failure(sizes):
-    with pytest.raises(SandboxError, match="without a complete report"):
-        read_report(WHOLE.replace(b"4 3", sizes.encode()))
+@pytest.mark.parametrize("header", ["x", "done 3 1", "done x 1 2", "é" * 2000])
+def test_a_damaged_answer_is_the_sandboxs_failure(header, monkeypatch):
+    monkeypatch.setattr(world, "_BUFFER", 1000)
+    with pytest.raises(SandboxError, match="the sandbox has ended"):
+        answer(WHOLE.replace(b"done 3 1 2", header.encode()))
 
 
-def test_no_more_than_allowed_is_read():
-    """Of any pipe, and the other is read to its end."""
-    reads = [os.pipe(), os.pipe()]
-    code = f"echo all of it >&{reads[0][1]}; exec yes >&{reads[1][1]}"
-
-    async def main():
-        process = subprocess.Popen(
-            ["bash", "-c", code],
-            pass_fds=[write for _, write in reads],
-            start_new_session=True,
-        )
-        for _, write in reads:
-            os.close(write)
-        pipes = {reads[0][0]: 100, reads[1][0]: 1000}
-        return await until_end(process, pipes, lambda: kill_group(process))
-
-    ended = asyncio.run(main())
-    for read, _ in reads:
-        os.close(read)
-    assert ended.over
-    assert not ended.late
-    assert ended.printed[0] == b"all of it\n"
-    assert len(ended.printed[1]) == 1000
+def test_no_more_than_asked_for_is_read_of_an_answer():
+    with pytest.raises(SandboxError, match="more than was asked for"):
+        answer(WHOLE, most=6)

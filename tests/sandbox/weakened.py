@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from cycleqd_jax.sandbox import bubblewrap
+from cycleqd_jax.sandbox import base, bubblewrap
 from cycleqd_jax.sandbox.base import Limits
 from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
 from cycleqd_jax.sandbox.none import UnsafeSandbox
@@ -41,7 +41,7 @@ def with_host(edit: Callable[[list[str]], list[str]] = list, **changes):
     def make(workers: int) -> BubblewrapSandbox:
         sandbox = BubblewrapSandbox(workers)
         host = sandbox._host
-        names = ("python", "seccomp", "supervisor", "search_path", "own_processes")
+        names = ("python", "prlimit", "seccomp", "code", "environment", "own_processes")
         fields = {name: getattr(host, name) for name in (*names, "drop_capability")}
         sandbox._host = mock.Mock(
             wraps=host,
@@ -69,48 +69,49 @@ def with_limits(change: Callable[[Limits], Limits]):
 
 
 def without_total_limits(workers: int) -> BubblewrapSandbox:
-    """A sandbox whose supervisor lets all processes together use what they want."""
-    request = bubblewrap._request
+    """A sandbox that lets all processes together use what they want."""
 
-    def generous(program, host):
-        more = dataclasses.replace(
-            program.limits,
-            memory_bytes=2**40,
-            scratch_entries=2**40,
-            cpu_s=60.0,
-            wall_s=min(program.limits.wall_s, 2.0),
-        )
-        rlimits = bubblewrap._rlimits
-        with mock.patch.object(
-            bubblewrap, "_rlimits", lambda _, host: rlimits(program.limits, host)
-        ):
-            return request(dataclasses.replace(program, limits=more), host)
+    settings_of = bubblewrap.settings_of
 
-    bubblewrap._request = generous
-    return BubblewrapSandbox(workers)
+    def generous(*args, **more):
+        settings = settings_of(*args, **more)
+        unlimited = {"memory_bytes": 2**40, "entries": 2**40, "cpu_s": 60.0}
+        return settings | {"limits": settings["limits"] | unlimited}
+
+    bubblewrap.settings_of = generous
+    return impatient(BubblewrapSandbox)(workers)
 
 
-def with_supervisor(old: str, new: str):
-    """A maker of sandboxes with an edited supervisor, and little patience."""
+def impatient(kind: type) -> Callable[[int], BubblewrapSandbox]:
+    """A maker of sandboxes with a short time on the clock."""
+
+    class Impatient(kind):
+        async def _once(self, program, slot):
+            limits = program.limits
+            limits = dataclasses.replace(limits, wall_s=min(limits.wall_s, 2.0))
+            program = dataclasses.replace(program, limits=limits)
+            return await super()._once(program, slot)
+
+    return Impatient
+
+
+def with_process_1(old: str, new: str):
+    """A maker of sandboxes with an edited process 1, and little patience."""
     read = Path.read_bytes
 
     def edited(path: Path) -> bytes:
         content = read(path)
-        if path.name == "_watch.py":
+        if old.encode() in content:
             assert content.count(old.encode()) == 1
             content = content.replace(old.encode(), new.encode())
         return content
 
     def make(workers: int) -> BubblewrapSandbox:
+        assert any(old in f.read_text() for f in Path(base.__file__).parent.iterdir())
         with mock.patch.object(Path, "read_bytes", edited):
-            return with_limits(hurried)(workers)
+            return impatient(BubblewrapSandbox)(workers)
 
     return make
-
-
-def hurried(limits: Limits) -> Limits:
-    """Limits with a short time on the clock."""
-    return dataclasses.replace(limits, wall_s=min(limits.wall_s, 2.0))
 
 
 def unprotected(workers: int) -> UnsafeSandbox:
@@ -192,7 +193,10 @@ WEAKENINGS = {
         with_host(uncovered("/dev/pts")), ("pseudo terminals",)
     ),
     "stops that nobody notices": Weakening(
-        with_supervisor(" | posix.WUNTRACED", ""), ("stopping itself",)
+        with_process_1(
+            "if reason is None and clock.processes.stopped(pid)", "if False"
+        ),
+        ("stopping itself",),
     ),
     "no total limits": Weakening(
         without_total_limits,
@@ -204,15 +208,15 @@ WEAKENINGS = {
         ),
     ),
     "forgotten children": Weakening(
-        with_supervisor("self._ended_s += own_s", "pass"),
+        with_process_1("self._ended_s += own_s", "pass"),
         ("CPU time in children that nobody waits for",),
     ),
     "shared memory not looked at": Weakening(
-        with_supervisor('b"Pss_Shmem:"', 'b"nothing"'),
+        with_process_1('b"Pss_Shmem:"', 'b"nothing"'),
         ("shared mappings of many children",),
     ),
     "every shared page counted for each": Weakening(
-        with_supervisor("and self.shared_bytes() > most", ""),
+        with_process_1(" and self.shared_bytes() > most", ""),
         ("memory shared by many children, together not too much",),
     ),
     "larger limits": Weakening(

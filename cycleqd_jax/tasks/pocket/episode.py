@@ -26,7 +26,6 @@ _PROTOCOL = 2  # raised when prompts or verdicts change
 # Many chat templates add a system text of their own where none is given, and every
 # token of a prompt costs time in every episode.
 SYSTEM: Message = {"role": "system", "content": ""}
-# A program that reaches the wall-clock limit is run a second time.
 LIMITS = Limits(cpu_s=1.0, wall_s=10.0)
 # `tokens_by_turns` of the harder tier, whose longest right answer has 57.
 HARD_TOKENS = {1: 64, 2: 128}

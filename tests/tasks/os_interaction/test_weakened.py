@@ -109,7 +109,10 @@ def in_holder(line):
     """A weakening of the process that holds file systems."""
 
     def weaken(monkeypatch):
-        code = holder._CODE.replace("import json\n", f"import json\n{line}\n")
+        code = holder._CODE.replace(
+            "import json\n",
+            f"import json\nfrom cycleqd_jax.sandbox import _slot\n{line}\n",
+        )
         assert code != holder._CODE
         monkeypatch.setattr(holder, "_CODE", code)
 
@@ -152,14 +155,14 @@ WEAKENINGS = {
     "programs of the episode are on PATH": (with_their_programs, "fake tools"),
     "programs of the episode come first": (theirs_first, "fake tools, executable"),
     "files that steer programs are there": (
-        in_holder("_holder._STEERING = ()"),
+        in_holder("_slot._STEERING = ()"),
         "preload",
     ),
     "name services are the episode's": (
         in_holder(
-            "_holder._Slot._file = (lambda real: lambda self, path, text, mode: real("
+            "_slot.Slot._file = (lambda real: lambda self, path, text, mode: real("
             "self, path, 'group: evil' + chr(10) if 'trusted/etc/nss' in path else "
-            "text, mode))(_holder._Slot._file)"
+            "text, mode))(_slot.Slot._file)"
         ),
         "no groups",
     ),

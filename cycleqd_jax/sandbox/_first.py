@@ -1,15 +1,17 @@
-"""Process 1 of an episode: starts what the library asks for, and watches all of it.
+"""Process 1 of a world: runs what the library asks for, and watches all of it.
 
-The Python of the episode's world runs this before anything of the episode does; later
-it loads and executes nothing there. It is trusted: it has a capability that nothing
-else in there has, so that it can be neither traced nor read; it takes no signals from
-inside; and its folder in /proc is covered. Scripts that judge are started from outside,
-by another bubblewrap that joins its namespaces, so it knows nothing of them.
+The Python of the world runs this before anything else happens there; later it loads and
+executes nothing. It imports little: `os` and `signal` would cost milliseconds. It is
+trusted: it has a capability that nothing else in there has, so that the kernel lets
+nobody trace it, read its memory or open its descriptors; it takes no signals from
+inside; its folder in /proc is covered; and the filter of system calls denies changes of
+its limits and priority. Scripts that judge are started from outside, by another
+bubblewrap that joins its namespaces, so it knows nothing of them.
 
 Request (from the library, over a socket): four bytes with the length, then a dictionary
 (marshal, version 2) with `do`: run, shell, type or end. Reply: one line
-`ended status valid length`, then the output. When the library closes its end, or ends,
-everything in here is killed.
+`ended status valid count`, then so many parts, each with its length in four bytes. When
+the library closes its end, or ends, everything in here is killed.
 """
 
 import _signal
@@ -17,12 +19,17 @@ import fcntl
 import marshal
 import posix
 import select
-import sys
 import time
 
-from cycleqd_jax.sandbox._collect import write_all
-from cycleqd_jax.sandbox._shell import Clock, Shell, follow
-from cycleqd_jax.sandbox._watch import kill_all
+from cycleqd_jax.sandbox._collect import (
+    FOLDER_FLAGS,
+    collect,
+    read_all,
+    write_all,
+    write_files,
+)
+from cycleqd_jax.sandbox._shell import Shell, follow, read_some
+from cycleqd_jax.sandbox._watch import Clock, kill_all
 from cycleqd_jax.sandbox.shell_mark import COMMAND
 from cycleqd_jax.sandbox.shell_output import Output
 
@@ -33,14 +40,15 @@ _PAUSE_S = 0.002
 _TIOCSCTTY = 0x540E  # a small Python has no termios
 
 
-class Episode:
-    """Serves one episode.
+class World:
+    """Serves one world.
 
     Args:
       sock: descriptor of the socket to the library.
       parent: descriptor that is readable when the library has ended.
-      request: `limits` (`cpu_s`, `memory_bytes`, `processes`), `drop`: start of a
-        command line that drops our capability and sets limits.
+      request: `limits`, see `_watch.Clock`; `kept`: most processes that may be shown
+        after their end; `drop`: start of a command line that drops our capability and
+        sets limits.
     """
 
     def __init__(self, sock, parent, request):
@@ -60,7 +68,7 @@ class Episode:
         poller = select.poll()
         for fd in self._stop_fds:
             poller.register(fd, select.POLLIN)
-        self._reply("done", 0, True, b"")
+        self._reply("done", 0, True)
         while True:
             while not (ready := poller.poll(IDLE_LOOK_S * 1000)):
                 self._reap()
@@ -92,21 +100,23 @@ class Episode:
         return marshal.loads(data) if data else None
 
     def _exactly(self, size):
-        data = b""
-        while len(data) < size:
+        parts = []
+        while size:
             try:
-                part = posix.read(self._sock, size - len(data))
+                part = posix.read(self._sock, size)
             except OSError:
                 return None
             if not part:
                 return None
-            data += part
-        return data
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
-    def _reply(self, ended, status, valid, output):
-        header = f"{ended} {status} {int(valid)} {len(output)}\n"
+    def _reply(self, ended, status, valid, *parts):
+        header = f"{ended} {status} {int(valid)} {len(parts)}\n".encode()
+        sized = [len(part).to_bytes(4, "big") + part for part in parts]
         try:
-            write_all(self._sock, header.encode() + output)
+            write_all(self._sock, b"".join([header, *sized]))
         except OSError:
             posix._exit(0)
 
@@ -136,7 +146,7 @@ class Episode:
             finally:
                 posix._exit(NOT_STARTED)
         posix.close(failure_write)
-        said = posix.read(failure_read, 1000)
+        said = read_all(failure_read)
         posix.close(failure_read)
         if said:
             raise OSError(f"{argv[0]} was not started: {said.decode()}")
@@ -145,8 +155,10 @@ class Episode:
     def _become(self, argv, env, fds, terminal, failure_fd):
         posix.setsid()
         numbers = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP, _signal.SIGPIPE)
-        for number in (*numbers, _signal.SIGXFSZ):
+        for number in numbers:
             _signal.signal(number, _signal.SIG_DFL)
+        # SIGXFSZ stays ignored, as in Python: if a file grows too large, the write
+        # fails, and the program can report the error.
         score = posix.open("/proc/self/oom_score_adj", posix.O_WRONLY)
         posix.write(score, b"1000")
         if terminal is not None:
@@ -159,43 +171,68 @@ class Episode:
         drop = self._request["drop"]
         posix.execve(drop[0], [*drop, *argv], env)
 
-    def _run(self, argv, env, limit_s, alone):
-        """Runs a command to its end; both its streams are the output.
+    def _run(self, argv, env, limit_s, alone, bound=None, files=None, collected=None):
+        """Runs a command to its end.
 
         Args:
           argv: the command and its arguments.
           env: its environment.
           limit_s: seconds by the clock.
           alone: whether all that it leaves running is killed, and all that runs before.
+          bound: bytes of standard output and of error output, which are two parts of
+            the reply; it ends with more. None: they are one part, cut but read.
+          files: (name, content) to write into our working folder first.
+          collected: most bytes of the files there that are parts of the reply, each a
+            name and a content; None for no files.
         """
         if alone:
             kill_all()
-        null = posix.open("/dev/null", posix.O_RDWR)
-        read_fd, write_fd = posix.pipe()
+        here = posix.open(".", FOLDER_FLAGS)  # open: the program may replace it
+        if files is not None:
+            write_files(posix.getcwdb(), files)
+        pipes = [posix.pipe() for _ in range(1 if bound is None else 2)]
         try:
-            pid = self._start(argv, env, (null, write_fd, write_fd))
+            pid = self._start(argv, env, (0, pipes[0][1], pipes[-1][1]))
         finally:
-            posix.close(null)
-            posix.close(write_fd)
-        ended_fd, output = posix.pidfd_open(pid), Output()
-        posix.set_blocking(read_fd, False)
-        fds = (read_fd, ended_fd, self._stop_fds)
-        try:
-            ended = follow(*fds, self._clock, limit_s, output.add, ended="done")
-            if ended == "stopped":
-                return None
-            if ended == "limit":
-                posix.killpg(pid, _signal.SIGKILL)
-            _, status = posix.waitpid(pid, 0)
-        finally:
-            posix.close(read_fd)
-            posix.close(ended_fd)
-        if ended in ("cpu", "memory"):
-            self._note(ended)
+            for _, write_fd in pipes:
+                posix.close(write_fd)
+        ended_fd, streams = posix.pidfd_open(pid), {}
+        for read_fd, _ in pipes:
+            posix.set_blocking(read_fd, False)
+            streams[read_fd] = Output() if bound is None else Output(bound, ends=True)
+        adds = {fd: output.add for fd, output in streams.items()}
+        ended = follow(
+            *(adds, pid, ended_fd, self._stop_fds, self._clock, limit_s), ended="done"
+        )
+        if ended == "stopped":
+            return None
+        if ended != "done":
+            posix.killpg(pid, _signal.SIGKILL)
+        if ended == "halted":  # a signal has ended it
+            ended = "done"
+        _, status = posix.waitpid(pid, 0)
         if alone:
             kill_all()
+            # Whether it ended before or after we looked must change nothing.
+            over = self._clock.last_tick()
+            if over is not None and (ended == "done" or over == "cpu"):
+                ended = over if ended != "output" else ended
+            for fd, add in adds.items():
+                while data := read_some(fd):
+                    if add(data) is not None:
+                        ended = "output"
+        for fd in (*streams, ended_fd):
+            posix.close(fd)
+        if not alone and ended in ("cpu", "memory", "files"):
+            self._note(ended)
         status = -posix.WTERMSIG(status) if posix.WIFSIGNALED(status) else status >> 8
-        return ended, status, output.valid, output.kept
+        parts = [output.kept for output in streams.values()]
+        if collected is not None:
+            parts += [part for pair in collect(here, collected) for part in pair]
+        else:
+            posix.close(here)
+        valid = all(output.valid for output in streams.values())
+        return ended, status, valid, *parts
 
     def _start_shell(self, env, terminal, limit_s):
         """Starts the shell that stays."""
@@ -221,7 +258,7 @@ class Episode:
         ended, output = self._shell.type(code, limit_s, self._stop_fds)
         if ended == "stopped":
             return None
-        if ended in ("cpu", "memory"):
+        if ended in ("cpu", "memory", "files"):
             self._note(ended)
         return ended, 0, output.valid, output.kept
 
@@ -230,13 +267,13 @@ class Episode:
         self._clock.start_again()
         processes = self._clock.processes
         # Many ended ones would leave the scripts no room for theirs.
-        if keep and processes.count() <= self._request["limits"]["processes"] // 2:
+        if keep and processes.count() <= self._request["kept"]:
             self._reaps = False
             if not self._end_one_by_one(processes):
                 self._reaps = True
         if self._reaps:
             kill_all()
-        return "done", processes.count(), True, b""
+        return "done", processes.count(), True
 
     @staticmethod
     def _end_one_by_one(processes):
@@ -268,11 +305,7 @@ class Episode:
 
 
 def main(sock, parent, request):
-    """Serves one episode; the numbers are descriptors."""
+    """Serves one world; the numbers are descriptors."""
     with open(request, "rb") as file:
         settings = marshal.load(file)
-    Episode(sock, parent, settings).serve()
-
-
-if __name__ == "__main__":
-    main(*(int(word) for word in sys.argv[1:]))
+    World(sock, parent, settings).serve()
