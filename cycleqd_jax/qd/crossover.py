@@ -1,4 +1,4 @@
-"""Crossover of two parents: linear, with one weight pair per child, or free.
+"""Crossover of two parents: linear, with one weight pair per child, free, or a blend.
 
 Linear crossover is the weighted mean of both parents:
 
@@ -15,7 +15,11 @@ children `a_e ~ Uniform[0, 1]`, independently; the other half are unions: they t
 part whole from the parent that has more of it, by its norm. So two experts have their
 sum among their children, and a parent crossed with itself is its own child.
 
-Source: CycleQD (arXiv 2410.14735), model merging as crossover; the free form is ours.
+A blend draws nothing: `a_e = n_2e / (n_1e + n_2e)`, with the norms `n_ie` of the parts.
+It takes a part whole that only one parent has, and the middle of parts of equal size,
+so no skill is lost, and what both parents have learnt is averaged.
+
+Source: CycleQD (arXiv 2410.14735), model merging as crossover; the others are ours.
 """
 
 from typing import NamedTuple
@@ -102,28 +106,53 @@ def free_shares(
     """
     if not draw.is_union:
         return np.asarray(draw.shares, np.float32)
-    sizes = [
-        np.bincount(
-            experts_of, np.square(x.coefficients, dtype=np.float64), len(x.scales)
-        )
-        for x in (x1, x2)
-    ]
+    sizes = [_squares(x, experts_of) for x in (x1, x2)]
     scales = np.abs(x1.scales) < np.abs(x2.scales)
     larger = (sizes[0] < sizes[1]) | ((sizes[0] == sizes[1]) & scales)
     return larger.astype(np.float32)
 
 
+def blend_shares(x1: Genome, x2: Genome, experts_of: np.ndarray) -> np.ndarray:
+    """The second parent's share of each expert's part in a blend; deterministic.
+
+    Args:
+      x1: one genome, `[G]` and `[E]`.
+      x2: the other parent.
+      experts_of: `DiagonalBasis.experts_of`, `[G]`.
+
+    Returns:
+      Float32 `[E]`. For an expert without directions the scales are its size; 0 where
+      neither parent has a part.
+    """
+    sizes = [np.sqrt(_squares(x, experts_of)) for x in (x1, x2)]
+    nothing = sizes[0] + sizes[1] == 0
+    one, two = (
+        np.where(nothing, np.abs(x.scales), size)
+        for x, size in zip((x1, x2), sizes, strict=True)
+    )
+    both = one + two
+    return np.divide(two, both, out=np.zeros_like(both), where=both > 0).astype(
+        np.float32
+    )
+
+
+def _squares(x: Genome, experts_of: np.ndarray) -> np.ndarray:
+    """The squared norm of each expert's part, float64 `[E]`."""
+    squares = np.square(x.coefficients, dtype=np.float64)
+    return np.bincount(experts_of, squares, len(x.scales))
+
+
 def free_step(
     x1: Genome, x2: Genome, shares: jax.Array, experts_of: jax.Array
 ) -> Genome:
-    """The change of the first parent by free crossover, `a_e (x2 - x1)`.
+    """The change of the first parent by a share per expert, `a_e (x2 - x1)`.
 
     Deterministic. It is 0 for equal parents.
 
     Args:
       x1: a batch of genomes, `[P, G]` and `[P, E]`.
       x2: the other parents; the same shapes.
-      shares: `[P, E]`, from `free_shares`.
+      shares: `[P, E]`, from `free_shares` or `blend_shares`.
       experts_of: `DiagonalBasis.experts_of`, `[G]`.
     """
     return x1.replace(

@@ -23,6 +23,7 @@ from cycleqd_jax.qd.archives import Archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.qd.crossover import (
     FreeDraw,
+    blend_shares,
     crossover_step,
     draw_free,
     draw_weights,
@@ -113,6 +114,8 @@ def propose(
         children = add(x1, _crossover_steps(x1, x2, weights))
     elif settings.crossover == "free":
         children = add(x1, _free_steps(x1, x2, run_key, ts, basis))
+    elif settings.crossover == "blend":
+        children = add(x1, _blend_steps(x1, x2, basis))
     else:
         cross = load_operator("qd.crossover", settings.custom_crossover)
         children = _custom_crossover(x1, x2, run_key, ts, basis, cross=cross)
@@ -174,6 +177,13 @@ def _free_steps(
         free_shares(x1[i], x2[i], FreeDraw(union, own), experts_of)
         for i, (union, own) in enumerate(zip(*draws, strict=True))
     ]
+    return _free_step(x1, x2, np.stack(shares), experts_of)
+
+
+def _blend_steps(x1: Genome, x2: Genome, basis: DiagonalBasis) -> Genome:
+    """The change of the first parents by a blend, `[P, G]` and `[P, E]`."""
+    experts_of = np.asarray(basis.experts_of)
+    shares = [blend_shares(x1[i], x2[i], experts_of) for i in range(x1.scales.shape[0])]
     return _free_step(x1, x2, np.stack(shares), experts_of)
 
 

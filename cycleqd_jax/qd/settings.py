@@ -46,8 +46,9 @@ class QDSettings(Section):
         equal probability; see `selection.py`.
       alpha_low: weight of the worst elite's score in elite selection.
       alpha_high: weight of the best elite's score; at least `alpha_low`.
-      crossover: "linear" with weights that sum to 1, "free" with a share per expert, or
-        the import path of a function (see `operators.py`).
+      crossover: "linear" with weights that sum to 1, "free" with a share per expert,
+        "blend" with shares by the size of what each parent has of an expert, or the
+        import path of a function (see `operators.py`).
       crossover_mean: mean of a parent's raw mixing weight; dimensionless.
       crossover_std: its standard deviation; at most a fifth of the mean, so that the
         sum of two weights is never near 0.
@@ -84,7 +85,7 @@ class QDSettings(Section):
     selection: Literal["elite", "elite_ref", "random"] = "elite"
     alpha_low: Scale = 0.5
     alpha_high: Scale = 0.8
-    crossover: Literal["linear", "free"] | ImportPath = "linear"
+    crossover: Literal["linear", "free", "blend"] | ImportPath = "linear"
     crossover_mean: Scale = 1.0
     crossover_std: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     mutation: Mutation | ImportPath = "svd"
@@ -131,11 +132,12 @@ class QDSettings(Section):
                 f"{self.num_generations}; expected at least as many, as each seed is a "
                 "child"
             )
-        if self.crossover == "free" and (self.needs_cores or self.has_noise):
+        by_expert = self.crossover in ("free", "blend")
+        if by_expert and (self.needs_cores or self.has_noise):
             raise ValueError(
-                f"crossover is free and mutation is {self.mutation}; expected another "
-                "of the two, as free crossover needs genomes whose coefficients each "
-                "belong to one expert"
+                f"crossover is {self.crossover} and mutation is {self.mutation}; "
+                "expected another of the two, as shares per expert need genomes whose "
+                "coefficients each belong to one expert"
             )
         if self.cell_range != "relative":
             for task, (low, high) in self.cell_range.items():

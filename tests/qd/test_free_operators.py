@@ -6,7 +6,13 @@ import pytest
 
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.qd.crossover import FreeDraw, draw_free, free_shares, free_step
+from cycleqd_jax.qd.crossover import (
+    FreeDraw,
+    blend_shares,
+    draw_free,
+    free_shares,
+    free_step,
+)
 from cycleqd_jax.qd.mutation import draw_all_steps
 from cycleqd_jax.qd.propose import propose
 from cycleqd_jax.qd.schedule import generation_keys
@@ -18,10 +24,11 @@ FREE = QDSettings(crossover="free", mutation="svd_all")
 UNION = FreeDraw(np.True_, np.zeros(3, np.float32))
 
 
-def crossed(x1, x2, draw, basis):
+def crossed(x1, x2, draw, basis, shares=None):
     """One child, as `propose` crosses parents."""
     experts_of = np.asarray(basis.experts_of)
-    shares = free_shares(x1, x2, draw, experts_of)
+    if shares is None:
+        shares = free_shares(x1, x2, draw, experts_of)
     one, two = (jax.tree.map(lambda a: np.asarray(a)[None], x) for x in (x1, x2))
     return add(one, free_step(one, two, shares[None], experts_of))[0]
 
@@ -76,6 +83,45 @@ def test_a_parent_crossed_with_itself_is_its_own_child(make):
         child = crossed(parent, parent, draw, basis)
         np.testing.assert_array_equal(child.coefficients, parent.coefficients)
         np.testing.assert_array_equal(child.scales, parent.scales)
+
+
+@KINDS
+@pytest.mark.parametrize("seed", range(4))
+def test_a_blend_equals_its_dense_definition(make, kind, seed):
+    """Shares by the size of the parts; in float64, and as `propose` breeds it."""
+    problem = make.problem(kind, seed)
+    basis = problem.basis
+    amounts = np.random.default_rng(seed).uniform(-0.5, 1.5, (2, 3))
+    amounts[0, 1] = 0.0  # only the second parent has it
+    amounts[:, 2] = 0.0  # neither has it
+    x1, x2 = (scaled(basis, row) for row in amounts)
+    sizes = np.abs(amounts)
+    shares = [sizes[1, 0] / sizes[:, 0].sum(), 1.0, 0.0]
+    got = blend_shares(x1, x2, np.asarray(basis.experts_of))
+    np.testing.assert_allclose(got, shares, rtol=1e-5)
+    want = (1 - got) * amounts[0] + got * amounts[1]
+    child = crossed(x1, x2, None, basis, shares=got)
+    assert_weights(child, problem, want)
+
+
+def test_a_proposal_can_be_a_blend(make):
+    basis = make.problem("mixed").basis
+    archives, bank = make.run(basis)
+    settings = QDSettings(crossover="blend", mutation="none")
+    key, ts = jax.random.key(4), [1, 2, 3, 4]
+    got = propose(archives, bank, basis, key, ts, settings=settings)
+    owner = np.asarray(basis.experts_of)
+    for i, t in enumerate(ts):
+        x1, x2 = (bank.genome(int(p)) for p in got.parents[i])
+        shares = blend_shares(x1, x2, owner).astype(np.float64)[owner]
+        want = (1 - shares) * x1.coefficients + shares * x2.coefficients
+        np.testing.assert_allclose(
+            got.genomes.coefficients[i], want, rtol=1e-5, atol=1e-6
+        )
+        alone = propose(archives, bank, basis, key, [t], settings=settings)
+        np.testing.assert_array_equal(
+            alone.genomes.coefficients[0], got.genomes.coefficients[i]
+        )
 
 
 def test_half_of_the_children_are_unions_and_shares_are_uniform():
@@ -174,9 +220,9 @@ def test_a_proposal_is_crossed_then_moved(make):
     assert 0 < unions < len(ts)
 
 
+@pytest.mark.parametrize("crossover", ["free", "blend"])
 @pytest.mark.parametrize("mutation", ["svd_child", "svd_scale", "gaussian"])
-def test_free_crossover_needs_coefficients_of_one_expert_each(mutation):
-    with pytest.raises(
-        ValueError, match=f"crossover is free and mutation is {mutation}"
-    ):
-        QDSettings(crossover="free", mutation=mutation)
+def test_shares_per_expert_need_coefficients_of_one_expert_each(mutation, crossover):
+    words = f"crossover is {crossover} and mutation is {mutation}"
+    with pytest.raises(ValueError, match=words):
+        QDSettings(crossover=crossover, mutation=mutation)
