@@ -77,7 +77,10 @@ def test_the_examples_run(folder, toy_settings, capsys):
     assert "begun with other code of qd.crossover (my_merge:by_matrix)" in error
 
 
-@pytest.mark.parametrize("name", ["my_search:HillClimb", "my_slope:Slope"])
+@pytest.mark.parametrize(
+    "name",
+    ["my_search:HillClimb", pytest.param("my_slope:Slope", marks=pytest.mark.slow)],
+)
 def test_the_search_runs_and_resumes(folder, toy_settings, name):
     config = toy_settings | {"search": name}
     states = []

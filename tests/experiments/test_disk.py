@@ -58,6 +58,7 @@ def fail_at(monkeypatch, owner, name, count, error):
     monkeypatch.setattr(owner, name, failing)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_again_and_again(
     toy_settings, finished, tmp_path, monkeypatch, capsys
 ):

@@ -62,6 +62,7 @@ def test_every_candidate_is_scored_and_the_best_are_validated(folder):
     assert names[-2:] == ["best_of_search", "champion/mean"]
 
 
+@pytest.mark.slow
 def test_a_run_in_two_parts_ends_the_same(config, folder, tmp_path):
     place = f"run_dir={tmp_path / 'run'}"
     assert run(config, place, "qd.num_generations=2") == 0

@@ -68,6 +68,7 @@ RETAINING = ("retention={passages: 3, max_bytes: 150, descriptor: true}",
              "engine.length=96", "qd.num_generations=4")  # fmt: skip
 
 
+@pytest.mark.slow
 def test_killed_with_retention_as_a_behaviour_and_resumed(toy_settings, tmp_path):
     """Twice killed, once amid the set-up and once between the parts of a batch."""
     driver = str(TESTS / "support" / "kill_driver.py")

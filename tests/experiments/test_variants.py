@@ -57,10 +57,12 @@ def run(settings, folder, *overrides):
         (2, ["qd.mutation=svd_child"], "core form"),
         (3, ["qd.mutation=gaussian", "qd.gaussian_std=0.05", "qd.selection=random"],
          "Gaussian noise"),
-        (3, ["basis.rank=2", "qd.selection=elite_ref"], "the rest is dropped"),
+        pytest.param(3, ["basis.rank=2", "qd.selection=elite_ref"],
+                     "the rest is dropped", marks=pytest.mark.slow),
         (4, ["basis.rank=2", "basis.residual=keep", "qd.mutation=svd_scale"],
          "the rest is kept"),
-        (5, ["qd.mutation=none", "qd.flip_interval=2"], "similarity"),
+        pytest.param(5, ["qd.mutation=none", "qd.flip_interval=2"], "similarity",
+                     marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_runs_to_its_end(worlds, tmp_path, capsys, num_tasks, overrides, said):
@@ -83,7 +85,9 @@ def test_runs_to_its_end(worlds, tmp_path, capsys, num_tasks, overrides, said):
         assert not trained.exists()
 
 
-@pytest.mark.parametrize("method", ["regmean", "data_free"])
+@pytest.mark.parametrize(
+    "method", ["regmean", pytest.param("data_free", marks=pytest.mark.slow)]
+)
 def test_a_conditioned_run(worlds, tmp_path, capsys, method):
     """All experts are scored both ways; the report says what conditioned them."""
     more = [f"basis.conditioning={method}", "basis.conditioning_problems=3"]
@@ -330,6 +334,7 @@ def test_random_search_has_its_run_and_its_report(worlds, tmp_path, capsys):
     assert "<h2>Archives</h2>" not in page and "search random" in page
 
 
+@pytest.mark.slow
 def test_retention_is_a_behaviour_of_the_archives(worlds, tmp_path, capsys):
     settings = worlds(2)
     kept = "retention={passages: 3, max_bytes: 150, descriptor: true}"

@@ -29,7 +29,7 @@ def command(folder, settings, *more):
 @pytest.mark.parametrize(
     "name",
     [
-        "gradient",
+        pytest.param("gradient", marks=pytest.mark.slow),
         "accepted",
         pytest.param("es", marks=pytest.mark.slow),
         pytest.param("search", marks=pytest.mark.slow),

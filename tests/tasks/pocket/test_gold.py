@@ -55,6 +55,7 @@ def test_right_answers_of_each_template_are_solved(task, play):
     assert_all_solved(task, play, once_each(task))
 
 
+@pytest.mark.slow
 def test_answers_of_other_templates_fail(task, play):
     assert shuffled_score(task, play, once_each(task)) < 0.05
 
