@@ -124,7 +124,7 @@ def read_sealed(path: pathlib.Path) -> dict[str, Any]:
 
 
 def unsealed(data: Any, name: object) -> dict[str, Any]:
-    """What `sealed` was made of, from the JSON that was read.
+    """Returns the data that `sealed` was given, from the JSON that was read.
 
     Raises:
       BadInputError: it is damaged, be it by one digit.

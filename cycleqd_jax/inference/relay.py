@@ -201,7 +201,7 @@ def say_ready(leader: connection.Connection) -> None:
 
 
 def listen() -> socket.socket:
-    """Where followers connect to; on every address of this host."""
+    """A socket that followers connect to, on every address of this host."""
     return socket.create_server(("", 0), backlog=128)
 
 

@@ -83,7 +83,7 @@ def _placed(group: str, name: str, mesh: jax.sharding.Mesh) -> NamedSharding:
 
 
 def _inputs(model: LoadedModel, experts: Mapping[str, str]) -> dict[str, str]:
-    """What two hosts must have alike; of large files only a sample is read."""
+    """Facts that must be equal on all hosts; large files are only sampled."""
     versions = {"jax": jax.__version__, "cycleqd_jax": cycleqd_jax.__version__}
     base = [sampled(model.weights), model.config.to_hf(), model.tokenizer.fingerprint]
     found = {"versions": json.dumps(versions), "base model": json.dumps(base)}

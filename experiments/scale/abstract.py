@@ -49,7 +49,7 @@ class AbstractRun:
 
     @property
     def shares_directions(self) -> bool:
-        """Whether the engine uses the directions of the basis, not a cast copy."""
+        """True if the engine uses the directions of the basis, not a cast copy."""
         dtypes = {u.dtype for u in self.placed_basis().u.values()}
         return dtypes == {self.program.dtype}
 

@@ -241,7 +241,7 @@ class Program:
 
 
 def _users(name: str, body: Sequence[Instruction]) -> Iterator[Instruction]:
-    """Those that use a value, also through another view of it."""
+    """Instructions that use a value, also through another view of it."""
     for one in body:
         if name in one.operands:
             if one.op in _SAME and not one.is_root:
@@ -265,7 +265,7 @@ def _instruction(found: re.Match) -> Instruction:
 
 
 def _result_bytes(i: Instruction) -> int:
-    """Of an asynchronous operation, its last array; else all of them."""
+    """The arrays of a result; of an asynchronous operation only the last one."""
     arrays = [_size(array) for array in _ARRAY.finditer(i.type)]
     return max(arrays) if i.op.endswith("-start") else sum(arrays)
 

@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether that is at most the memory of a device."""
+        """True if that is at most the memory of a device."""
         return self.total is not None and self.total <= self.limits.memory
 
     @property

@@ -1,4 +1,4 @@
-"""What `scale_check` found as a table of a document."""
+"""A table for a document, from the JSON files of `scale_check`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
