@@ -1,4 +1,4 @@
-"""Which replies become answers to learn from."""
+"""Accepted replies become answers to learn from; others do not."""
 
 import types
 

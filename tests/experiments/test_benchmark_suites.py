@@ -54,7 +54,7 @@ def test_loading(monkeypatch):
 
 
 def test_scale(monkeypatch):
-    """What an accelerator measures, on a model of a few thousand numbers."""
+    """The rows that need an accelerator, on a model of a few thousand numbers."""
     config, _ = toy_world.random_model(64, np.random.default_rng(0))
     known = plan.KnownModel("toy", config)
     monkeypatch.setattr(scale, "known_model", lambda name: known)

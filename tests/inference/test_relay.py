@@ -1,4 +1,4 @@
-"""What the first process tells, the others do, in order; a death is said once."""
+"""The others make the calls of the first process in order; a death is said once."""
 
 import os
 import socket

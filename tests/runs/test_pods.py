@@ -58,7 +58,7 @@ def kill_at(processes, words, index):
 
 
 def promised(run):
-    """What must be the same on every mesh: all but where the settings are shown."""
+    """The files that are the same on every mesh: those that show no settings."""
     found = run_contents.contents(run)
     for name in ("config.yaml", "SHA256SUMS", "report/report.html"):
         del found[name]

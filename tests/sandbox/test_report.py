@@ -1,4 +1,4 @@
-"""What comes out of a sandbox is whole, or the sandbox has failed."""
+"""A report of a sandbox is whole, or the sandbox has failed."""
 
 import asyncio
 import os

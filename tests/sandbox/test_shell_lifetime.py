@@ -24,7 +24,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 @pytest.fixture(autouse=True)
 def adopts():
-    """What loses its parent becomes our child, and is seen."""
+    """Makes orphans children of this process, so that they are seen."""
     prctl = ctypes.CDLL(None).prctl
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     yield
@@ -49,7 +49,7 @@ def descendants():
 
 
 def gone(what, patience_s=20.0):
-    """Whether `what()` is empty soon."""
+    """True if `what()` is empty soon."""
     end = time.monotonic() + patience_s
     while what() and time.monotonic() < end:
         # As the machine's first process does: what is not waited for keeps the
@@ -107,7 +107,7 @@ def test_killed_at_any_moment(user, rounds):
 
 
 def everything():
-    """What a shell could leave: mounts, files, descriptors."""
+    """All that a shell could leave: mounts, files, descriptors."""
     mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
     return {
         "mounts": [line for line in mounts if "/containers/" not in line],
