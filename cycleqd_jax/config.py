@@ -1,18 +1,15 @@
 """The settings of a run, and how configs are read and written.
 
 A config is plain YAML with one level of sections, each a model that lives beside the
-code it sets. Keys given twice are errors, and `1e-3` is a number. Relative paths are
-relative to the current working directory, not to the config file; `~` is the home
-folder.
+code it sets. Relative paths are relative to the current working directory, not to the
+config file; `~` is the home folder.
 """
 
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from cycleqd_jax import remote
@@ -42,6 +39,13 @@ from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.search.merges import BaselinesSettings
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import ProblemsSettings
+from cycleqd_jax.yaml_files import (
+    dump_yaml,
+    laid_over,
+    nested,
+    parse_yaml,
+    read_mapping,
+)
 
 TaskSections = Mapping[Text, Mapping[Text, Any]]
 SHELL_TASK = "os_interaction"  # its episodes run in a shell of the sandbox
@@ -240,18 +244,21 @@ def load_config(
       path: the file, or its URL like gs://bucket/config.yaml.
       overrides: `key=value` each; the key is a top-level name or `section.name`, the
         value is YAML. Later ones win.
-      cls: what is read, like `RunConfig`.
+      cls: what is read, like `RunConfig`. A run may have a `preset`, see `with_preset`.
 
     Raises:
       BadInputError: one sentence: where the value came from, its key, what is wrong.
     """
-    data = read_mapping(path)
-    overridden = [_override(data, text) for text in overrides]
+    own = read_mapping(path)
+    overridden = [_override(own, text) for text in overrides]
+    data = with_preset(own, str(path)) if issubclass(cls, RunConfig) else own
     try:
         config = cls.model_validate(data)
     except pydantic.ValidationError as err:
         error, sentence = explain(err, data, cls)
         source = _source(path, overridden, error)
+        if own.get("preset") and not _has(own, error["loc"]):
+            source = own["preset"]
         raise BadInputError(f"{source}: {sentence}") from err
     if isinstance(config, RunConfig) and config.run_dir is None:
         stem = pathlib.Path(path).stem
@@ -259,98 +266,48 @@ def load_config(
     return config
 
 
-def to_yaml(config: Section) -> str:
-    """All settings as YAML text; `load_config` of it gives an equal object."""
-    return yaml.dump(
-        config.model_dump(mode="json"),
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        width=1000,
-    )
+def with_preset(own: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Lays settings over those of the file that their key `preset` names, if any.
 
+    Args:
+      own: settings of a run.
+      where: they came from, for errors.
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML; keys given twice are errors."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Builds one mapping after checking its keys."""
-        seen: list[Any] = []
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                problem = f"the key {show(key)} is given twice"
-                raise yaml.constructor.ConstructorError(
-                    None, None, problem, key_node.start_mark
-                )
-            seen.append(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes YAML that `_Loader` reads back unchanged."""
-
-
-for _class in (_Loader, _Dumper):  # PyYAML takes 1e-3 for a string, as YAML 1.1 did
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
-
-
-def read_mapping(path: str | pathlib.Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty file is an empty mapping.
+    Returns:
+      Settings without that key; sections are merged key by key.
 
     Raises:
-      BadInputError: there is none, or it is not YAML.
+      BadInputError: the file is missing, or has a preset itself.
     """
-    try:
-        text = _read(str(path)).decode("utf-8")
-    except BadInputError:
-        raise
-    except FileNotFoundError as err:
-        raise BadInputError(f"{path}: there is no such config file.") from err
-    except UnicodeDecodeError as err:
-        raise BadInputError(
-            f"{path}: a config is YAML text in UTF-8, this is not ({err})."
-        ) from err
-    except (OSError, ValueError) as err:  # ValueError: a NUL in the path
-        reason = getattr(err, "strerror", None) or err
-        raise BadInputError(f"{path}: cannot be read ({reason}).") from err
-    data = _parse(text, str(path))
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise BadInputError(
-            f"{path}: a config is a mapping of keys to values, this is {show(data)}."
-        )
-    return data
+    if "preset" not in own:
+        return own
+    rest = dict(own)
+    preset = rest.pop("preset")
+    if preset is None:
+        return rest
+    if not isinstance(preset, str):
+        raise BadInputError(f"{where}: preset is {show(preset)}; expected a file.")
+    below = nested(read_mapping(preset), preset)
+    if "preset" in below:
+        raise BadInputError(f"{preset}: has a preset itself; write its settings here.")
+    return laid_over(below, rest)
 
 
-def _read(path: str) -> bytes:
-    return remote.read(path) if remote.is_url(path) else pathlib.Path(path).read_bytes()
+def _has(data: Mapping[str, Any], loc: Sequence[Any]) -> bool:
+    """True if a value stands in `data` at this place, or the place is not below it."""
+    inner: Any = data
+    for part in loc[:2]:
+        if not isinstance(inner, Mapping):
+            return True
+        if part not in inner:
+            return False
+        inner = inner[part]
+    return True
 
 
-def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as err:
-        mark = err.problem_mark
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise BadInputError(f"{where}: not valid YAML ({err.problem}{place}).") from err
-    # Not YAML's own: impossible dates, numbers too long, unhashable keys.
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-        TypeError,
-        AttributeError,
-    ) as err:
-        reason = " ".join(str(err).split()) or type(err).__name__
-        raise BadInputError(f"{where}: not valid YAML ({reason}).") from err
+def to_yaml(config: Section) -> str:
+    """All settings as YAML text; `load_config` of it gives an equal object."""
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def _override(data: dict[str, Any], text: str) -> tuple[str, ...]:
@@ -368,7 +325,7 @@ def _override(data: dict[str, Any], text: str) -> tuple[str, ...]:
     # `task_settings` is one level deeper; a task may be an import path with dots.
     if section == "task_settings" and dot and ":" not in last:
         path = (section, first, last)
-    parsed = _parse(value, f"command line: value of {key}")
+    parsed = parse_yaml(value, f"command line: value of {key}")
     for place, part in enumerate(path[:-1], 1):
         inner = data.get(part)
         if inner is not None and not isinstance(inner, dict):

@@ -4,10 +4,13 @@ import pytest
 import yaml
 from pydantic import PositiveFloat
 
-from cycleqd_jax.config import RunConfig, load_config, to_yaml
+from cycleqd_jax.config import RunConfig, load_config, to_yaml, with_preset
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import Section, parse_section
+from cycleqd_jax.merging.settings import BasisSettings
+from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.training.settings import TrainConfig
+from cycleqd_jax.yaml_files import read_mapping
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "experiments" / "configs"
 MINIMAL = """
@@ -364,3 +367,46 @@ def test_a_shell_without_a_wall_is_refused(write):
     backend = "task_settings={os_interaction: {backend: container, image: x}}"
     assert "which has no shells" in message(path, ["sandbox.kind=none", backend])
     assert load_config(path, [backend], RunConfig).sandbox.kind == "bubblewrap"
+
+
+def test_a_preset_lies_below_the_runs_own_settings(write, tmp_path):
+    preset = write("qd: {bins: 7, mutation: none}\nbasis.rank: 4\n", "preset.yaml")
+    path = write(f"preset: {preset}\nqd: {{bins: 9}}\n{MINIMAL}")
+    run = load_config(path, [], RunConfig)
+    assert (run.qd.bins, run.qd.mutation, run.basis.rank) == (9, "none", 4)
+    other = write("qd: {mutation: svd_all}\n", "other.yaml")
+    run = load_config(path, [f"preset={other}", "qd.bins=8"], RunConfig)
+    assert (run.qd.bins, run.qd.mutation) == (8, "svd_all")
+    run = load_config(path, ["preset=null"], RunConfig)
+    assert (run.qd.bins, run.qd.mutation) == (9, "svd")
+    again = write(to_yaml(load_config(path, [], RunConfig)), "again.yaml")
+    assert load_config(again, [], RunConfig).qd.mutation == "none"
+
+
+def test_wrong_presets(write):
+    preset = write("qd: {bins: 1}\n", "preset.yaml")
+    path = write(f"preset: {preset}\n{MINIMAL}")
+    assert message(path).startswith(f"{preset}: qd.bins: ")
+    assert message(path, ["qd.bins=0"]).startswith("command line: qd.bins: ")
+    assert "preset is 3; expected a file" in message(path, ["preset=3"])
+    assert "there is no such config file" in message(path, ["preset=/not/there"])
+    assert "has a preset itself" in message(path, [f"preset={path}"])
+    assert message(write(MINIMAL), ["qd.bins=0"]).startswith("command line: qd.bins")
+
+
+def test_presets_set_the_same_keys():
+    # so that one replaces another without a rest of it
+    def keys(path: pathlib.Path) -> set[tuple[str, str]]:
+        sections = read_mapping(path).items()
+        return {(name, key) for name, inner in sections for key in inner}
+
+    paths = sorted((CONFIGS / "presets").glob("*.yaml"))
+    assert {path.stem for path in paths} >= {"paper"}
+    assert len({frozenset(keys(path)) for path in paths}) == 1
+
+
+def test_the_papers_preset_is_the_default_search():
+    preset = with_preset({"preset": str(CONFIGS / "presets/paper.yaml")}, "here")
+    for name, section in {"qd": QDSettings, "basis": BasisSettings}.items():
+        assert section.model_validate(preset[name]) == section()
+    assert preset["aggregation"] == {"candidates": 0, "choose_by": "quality"}

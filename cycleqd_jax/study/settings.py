@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, Self
 import pydantic
 from pydantic import AfterValidator, Field
 
-from cycleqd_jax.config import RunConfig, read_mapping
+from cycleqd_jax.config import RunConfig, with_preset
 from cycleqd_jax.errors import BadInputError, explain, show
 from cycleqd_jax.files import (
     Count,
@@ -29,6 +29,7 @@ from cycleqd_jax.files import (
 from cycleqd_jax.runs.names import BASE, expert_name
 from cycleqd_jax.search.merges import SCALED, UNIFORM
 from cycleqd_jax.search.registry import search_class
+from cycleqd_jax.yaml_files import laid_over, nested, read_mapping
 
 SUMMARY = "summary"  # a folder beside the methods'
 _OWN = ("seed", "run_dir")  # settings that the comparison makes itself
@@ -171,7 +172,8 @@ def open_study(config: CompareConfig, name: str) -> Study:
     Raises:
       BadInputError: a file is missing or a setting is wrong; it names the method.
     """
-    shared = _merge(read_mapping(config.base), _nested(config.settings, "settings"))
+    base = with_preset(read_mapping(config.base), config.base)
+    shared = laid_over(base, nested(config.settings, "settings"))
     methods = {n: _method(n, own, shared) for n, own in config.methods.items()}
     folder = pathlib.Path(config.folder or f"runs/{name}")
     study = Study(config, folder, methods)
@@ -208,13 +210,13 @@ def _method(name: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> Met
     if "model" in own:
         return _parse(name, own, ModelMethod)
     own = dict(own)
-    layers = [_nested(own, f"methods.{name}")]
+    layers = [nested(own, f"methods.{name}")]
     if (preset := own.pop("preset", None)) is not None:
         if not isinstance(preset, str):
             raise BadInputError(
                 f"methods.{name}: preset is {show(preset)}; expected a file."
             )
-        layers = [_nested(read_mapping(preset), preset), _nested(own, name)]
+        layers = [nested(read_mapping(preset), preset), nested(own, name)]
     data = dict(shared)
     for layer in layers:
         for key in _OWN:
@@ -225,7 +227,7 @@ def _method(name: str, own: Mapping[str, Any], shared: Mapping[str, Any]) -> Met
                 )
         if layer.get("search", data.get("search")) != data.get("search"):
             data["search_settings"] = {}  # those of another search
-        data = _merge(data, layer)
+        data = laid_over(data, layer)
     return _parse(name, {k: v for k, v in data.items() if k not in _OWN}, RunConfig)
 
 
@@ -235,27 +237,3 @@ def _parse(name: str, data: Mapping[str, Any], kind: type[Section]) -> Any:
     except pydantic.ValidationError as err:
         sentence = explain(err, data, kind)[1]
         raise BadInputError(f"methods.{name}: {sentence}") from err
-
-
-def _nested(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings with `section.key` as a mapping in a mapping."""
-    found: dict[str, Any] = {}
-    for key, value in given.items():
-        section, dot, inner = key.partition(".")
-        if not dot or ":" in section:  # a task may be an import path
-            value = {key: value}
-        elif not inner:
-            raise BadInputError(f"{where}: {key!r} is not a setting; expected qd.bins.")
-        else:
-            value = {section: {inner: value}}
-        found = _merge(found, value)
-    return found
-
-
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of which those above win; sections are merged, values replaced."""
-    found = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = {**found[key], **value} if both else value
-    return found
