@@ -21,9 +21,10 @@ pytestmark = pytest.mark.skipif(
     shutil.which("sqlite3") is None, reason="the program sqlite3 is not installed"
 )
 CONFIGS = pathlib.Path("experiments/configs")
-RUNS = ("composite", "dialects", "four_skills", "more_experts", "turns2", "unequal")
+RUNS = ("composite", "dialects", "four_skills", "hard", "more_experts", "turns2",
+        "unequal")  # fmt: skip
 MADE = ("dialects_experts", "four_skills_experts", "second_experts", "turns2_experts",
-        "unequal_experts")  # fmt: skip
+        "unequal_experts", "pocket_hard_experts")  # fmt: skip
 FEW = ["problems.train=80", "problems.optimise=60", "problems.validate=8",
        "problems.test=8"]  # fmt: skip
 
