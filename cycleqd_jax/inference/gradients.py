@@ -31,6 +31,10 @@ from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.models.base import CausalLM, Deltas, LowRank, ModelConfig, Weights
 
+# What the layers of a call may store for the backward pass; one that would store more
+# recomputes them, which takes a third more time.
+STORED_BYTES = 2**30
+
 
 class RowGradients(NamedTuple):
     """The result of a call.
@@ -72,6 +76,23 @@ def check_differentiable(basis: Basis, devices: int = 1) -> None:
         )
 
 
+def stored_bytes(model: ModelConfig, *, rows: int, length: int, itemsize: int) -> int:
+    """What the layers of a call store for the backward pass, about.
+
+    Counted are the inputs and outputs of the matrices, and attention's weights.
+
+    Args:
+      model: sizes of the base model.
+      rows: B of the call.
+      length: L.
+      itemsize: bytes of a number of the computation.
+    """
+    per_token = 12 * model.hidden_size + 4 * model.intermediate_size
+    attention = 2 * model.num_attention_heads * length
+    layers = model.num_hidden_layers * (per_token + attention)
+    return rows * length * layers * itemsize
+
+
 def gradient_bytes(
     model: ModelConfig,
     basis: Basis,
@@ -83,7 +104,8 @@ def gradient_bytes(
     """The memory of a call beside base weights and basis.
 
     Counted are coefficients and gradients, of all genomes and of the rows of a call,
-    the inputs of all layers, and logits with their gradient.
+    what all layers store or, where they are recomputed, their inputs, and logits with
+    their gradient.
 
     Args:
       model: sizes of the base model.
@@ -93,7 +115,9 @@ def gradient_bytes(
       num_tokens: likewise.
     """
     rows = max(num_tokens // SHORTEST, 1)
+    stored = stored_bytes(model, rows=1, length=num_tokens, itemsize=itemsize)
     layers = num_tokens * model.hidden_size * model.num_hidden_layers * itemsize
+    layers = max(layers, min(STORED_BYTES, stored))
     logits = 2 * 4 * num_tokens * model.vocab_size
     return 2 * 4 * (num_genomes + rows) * basis.genome_size + layers + logits
 
@@ -156,6 +180,12 @@ class CoefficientGradients:
         totals = jnp.zeros((self.num_genomes, self._basis.genome_size), jnp.float32)
         for shape, indices in by_shape(rows).items():
             size = max(self._num_tokens // shape[0], 1)
+            stored = stored_bytes(
+                self._program.config,
+                rows=size,
+                length=shape[0],
+                itemsize=jnp.dtype(self._program.dtype).itemsize,
+            )
             for first in range(0, len(indices), size):
                 some = indices[first : first + size]
                 totals, found = _add_gradients(
@@ -164,6 +194,7 @@ class CoefficientGradients:
                     population,
                     pack([rows[i] for i in some], size, *shape, self.num_genomes),
                     program=self._program,
+                    recompute=stored > STORED_BYTES,
                 )
                 computed.append((some, found))
         for some, found in computed:  # only now wait for the device
@@ -171,7 +202,9 @@ class CoefficientGradients:
         return RowGradients(logprobs, np.asarray(totals)[: len(genomes)])
 
 
-@functools.partial(jax.jit, static_argnames="program", donate_argnames="totals")
+@functools.partial(
+    jax.jit, static_argnames=("program", "recompute"), donate_argnames="totals"
+)
 def _add_gradients(
     totals: jax.Array,
     weights: Weights,
@@ -179,6 +212,7 @@ def _add_gradients(
     batch: Batch,
     *,
     program: CausalLM,
+    recompute: bool,
 ) -> tuple[jax.Array, jax.Array]:
     """Adds the rows' gradients to `totals`, `[P, G]`; also the rows' logprobs."""
     # One array per matrix: a gradient by slices of one array would be a sum of arrays
@@ -199,7 +233,7 @@ def _add_gradients(
         }
         deltas = Deltas(matrices, vectors)
         hidden = program.hidden(
-            weights, batch.tokens, deltas, lengths=batch.lengths, recompute=True
+            weights, batch.tokens, deltas, lengths=batch.lengths, recompute=recompute
         )
         hidden = jnp.take_along_axis(hidden, batch.places[..., None], axis=1)
         logits = program.logits(weights, hidden, deltas)

@@ -10,6 +10,7 @@ from forward import full_logits
 from numpy_llama import log_probabilities
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.inference import gradients as gradients_module
 from cycleqd_jax.inference.gradients import (
     CoefficientGradients,
     check_differentiable,
@@ -218,3 +219,28 @@ def test_what_has_no_gradient_is_refused(world):
     noisy = genome.replace(noise=np.ones(3, np.float32))
     with pytest.raises(ValueError, match="Gaussian noise, but genome 0 has"):
         compute(world.weights, [noisy], [])
+
+
+def test_layers_are_recomputed_where_they_would_store_too_much(world, monkeypatch):
+    genome = genome_of(world.bases["diagonal"], 0)
+    rows = rows_of(world.config, 0, 0, LENGTHS)
+    seen = []
+    program_hidden = LlamaProgram.hidden
+
+    def hidden(self, *args, recompute, **more):
+        seen.append(recompute)
+        return program_hidden(self, *args, recompute=recompute, **more)
+
+    monkeypatch.setattr(LlamaProgram, "hidden", hidden)
+    found = []
+    for limit in (0, 2**40):
+        monkeypatch.setattr(gradients_module, "STORED_BYTES", limit)
+        jax.clear_caches()
+        found.append(gradients(world, "diagonal")(world.weights, [genome], rows))
+    assert set(seen[: len(seen) // 2]) == {True}
+    assert set(seen[len(seen) // 2 :]) == {False}
+    largest = np.abs(found[0].gradients).max()
+    np.testing.assert_allclose(
+        found[0].gradients, found[1].gradients, atol=1e-5 * largest
+    )
+    np.testing.assert_allclose(found[0].logprobs, found[1].logprobs, rtol=1e-5)
