@@ -54,7 +54,7 @@ def toy(toy_settings, tmp_path_factory):
 
 
 def test_gradients_take_memory_of_their_own():
-    """Coefficients and gradients of 8 genomes and 32 rows, the most that layers store, logits."""
+    """Coefficients and gradients of 8 genomes and 32 rows, stored layers, logits."""
     plain = memory_of("paper_lowrank")
     asking = memory_of("paper_lowrank", "qd.mutation=gradient")
     engine = preset("paper_lowrank").engine
