@@ -121,16 +121,10 @@ class QDSettings(Section):
                 f"seeds has {cores[0]} and mutation is {self.mutation}; expected "
                 "svd_child or svd_scale, whose genomes can hold such a merge"
             )
-        if self.ascent_answers == "accepted" and self.mutation != "gradient":
+        if self.ascent_answers == "accepted" and self.mutation == "es":
             raise ValueError(
-                f"ascent_answers is accepted and mutation is {self.mutation}; expected "
-                "gradient, which alone follows accepted replies"
-            )
-        if len(self.seeds) > self.num_generations:
-            raise ValueError(
-                f"seeds has {len(self.seeds)} entries and num_generations is "
-                f"{self.num_generations}; expected at least as many, as each seed is a "
-                "child"
+                "ascent_answers is accepted and mutation is es; expected gradient, "
+                "which alone follows accepted replies"
             )
         by_expert = self.crossover in ("free", "blend")
         if by_expert and (self.needs_cores or self.has_noise):
@@ -162,6 +156,11 @@ class QDSettings(Section):
     def ascends(self) -> bool:
         """True if mutation asks for gradients or scores on `train` problems."""
         return self.mutation in ("gradient", "es")
+
+    @property
+    def ascends_accepted(self) -> bool:
+        """True if mutation follows accepted replies."""
+        return self.mutation == "gradient" and self.ascent_answers == "accepted"
 
     @property
     def needs_cores(self) -> bool:

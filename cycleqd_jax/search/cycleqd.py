@@ -75,7 +75,7 @@ class CycleQD(Search):
         parse_section("search_settings", context.options, Section)
         qd = context.qd
         noise = noise_length(1) if qd.has_noise else None
-        check_seeds(qd.seeds, context.basis)
+        check_seeds(qd, context.basis)
         check_operators(qd.custom_crossover, qd.custom_mutation, context.basis, noise)
 
     @classmethod
@@ -98,7 +98,7 @@ class CycleQD(Search):
     @classmethod
     def uses_accepted(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:
         """With gradient mutation on accepted replies."""
-        return qd.ascent_answers == "accepted"
+        return qd.ascends_accepted
 
     @classmethod
     def uses_gradients(cls, qd: QDSettings, options: Mapping[str, Any]) -> bool:

@@ -61,7 +61,7 @@ def mutated_or_request(
       context: of the search; its settings `ascent_*` and `es_*` are used.
     """
     known, answers = problems_to_learn(
-        context, answers, accepted=context.qd.ascent_answers == "accepted"
+        context, answers, accepted=context.qd.ascends_accepted
     )
     if known is None:
         return AcceptedRequest()
@@ -203,7 +203,7 @@ class _GradientMutation(_Ascent):
             tuple(a.genome for a in ascents for _ in range(a.rows)),
             np.concatenate(weights),
             tuple(problems),
-            accepted=ascents[0]._context.qd.ascent_answers == "accepted",
+            accepted=ascents[0]._context.qd.ascends_accepted,
         )
 
     def _slopes(self, answer: Answer, rows: slice) -> np.ndarray:

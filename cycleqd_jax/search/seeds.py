@@ -8,24 +8,31 @@ which crossover of experts alone does not reach.
 
 from collections.abc import Sequence
 
+from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.closed_forms import check_residuals, closed_form
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.qd.settings import Seed
+from cycleqd_jax.qd.settings import QDSettings, Seed
 from cycleqd_jax.search.base import Candidates, Lineage
 
 
-def check_seeds(seeds: Sequence[Seed], basis: Basis) -> None:
-    """Refuses seeds that the basis has no form for.
+def check_seeds(qd: QDSettings, basis: Basis) -> None:
+    """Refuses more seeds than children, and those that the basis has no form for.
 
     Args:
-      seeds: of the config.
+      qd: the settings.
       basis: or its shapes.
 
     Raises:
-      BadInputError: the basis has residuals, which some merges cannot have.
+      BadInputError: there are too many, or the basis has residuals, which some merges
+        cannot have.
     """
-    for seed in seeds:
+    if len(qd.seeds) > qd.num_generations:
+        raise BadInputError(
+            f"qd.seeds has {len(qd.seeds)} entries and qd.num_generations is "
+            f"{qd.num_generations}; expected at least as many, as each seed is a child."
+        )
+    for seed in qd.seeds:
         if isinstance(seed, str):
             check_residuals(seed, basis)
 

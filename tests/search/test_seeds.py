@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import scaled_sum, uniform
 from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.runs.checkpoints import Checkpoints, state_fingerprint
 from cycleqd_jax.search.base import Lineage
 from cycleqd_jax.search.cycleqd import CycleQD
+from cycleqd_jax.search.random import RandomSearch
 from tests.search.test_searches import begun, run
 
 SEEDS = [1.0, "uniform", 1.2]
@@ -60,7 +62,6 @@ def test_a_run_resumes_in_the_middle_of_its_seeds(context, basis, scripted, tmp_
         ({"seeds": [0.0]}, "greater than 0"),
         ({"seeds": ["ties"]}, "'uniform', 'tsv_m' or 'iso_c'"),
         ({"seeds": ["tsv_m"]}, "expected svd_child or svd_scale"),
-        ({"seeds": [1.0, 1.1], "num_generations": 1}, "each seed is a child"),
     ],
 )
 def test_wrong_seeds_are_one_sentence(settings, said):
@@ -68,3 +69,17 @@ def test_wrong_seeds_are_one_sentence(settings, said):
         QDSettings(**settings)
     kept = QDSettings(seeds=["tsv_m", "iso_c", 1.1], mutation="svd_child")
     assert kept.seeds == ("tsv_m", "iso_c", 1.1)
+
+
+def test_more_seeds_than_children_are_refused_where_seeds_are_used(context):
+    with pytest.raises(BadInputError, match="each seed is a child"):
+        CycleQD(context(seeds=[1.0, 1.1], num_generations=1))
+    RandomSearch(context(seeds=[1.0, 1.1], num_generations=1))
+
+
+def test_accepted_replies_are_only_of_gradient_mutation():
+    assert QDSettings(mutation="gradient", ascent_answers="accepted").ascends_accepted
+    for mutation in ("svd", "none", "gaussian"):
+        kept = QDSettings(mutation=mutation, ascent_answers="accepted")
+        assert not kept.ascends_accepted
+        assert not CycleQD.uses_accepted(kept, {})
