@@ -106,4 +106,4 @@ def test_the_search_takes_them(made, tmp_path, capsys):
     ]
     config = f"{CONFIGS}tiny.yaml"
     assert agent_skills.main(["--config", config, *settings, "--dry-run"]) == 0
-    assert "960" in capsys.readouterr().out
+    assert "195" in capsys.readouterr().out
