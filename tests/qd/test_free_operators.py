@@ -95,7 +95,7 @@ def test_a_blend_equals_its_dense_definition(make, kind, seed):
     amounts[0, 1] = 0.0  # only the second parent has it
     amounts[:, 2] = 0.0  # neither has it
     x1, x2 = (scaled(basis, row) for row in amounts)
-    sizes = np.abs(amounts)
+    sizes = np.abs(amounts) ** 8
     shares = [sizes[1, 0] / sizes[:, 0].sum(), 1.0, 0.0]
     got = blend_shares(x1, x2, np.asarray(basis.experts_of))
     np.testing.assert_allclose(got, shares, rtol=1e-5)
