@@ -1,0 +1,1 @@
+"""Segmentation: images, masks, and the measures that compare masks."""
