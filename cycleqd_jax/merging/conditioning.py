@@ -79,10 +79,11 @@ def condition_by_themselves(
     """Conditions matrices by the task vectors themselves; `data_free`.
 
     The embedding stays as it is: its rows are looked up, so it has no input to act on.
+    So do kernels: of transposed convolutions the columns are no inputs.
     Args, Yields and Raises as for `condition_by_inputs`.
     """
     for row in rows:
-        if row.is_matrix and row.name != EMBEDDING:
+        if row.is_matrix and not row.is_kernel and row.name != EMBEDDING:
             row = _conditioned(row, functools.partial(_own_grams, row), settings)
         yield row
 

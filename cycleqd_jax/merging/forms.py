@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.merging.task_vectors import whole_weights
+from cycleqd_jax.models.base import matrix_shape
 
 Factors = tuple[jax.Array, jax.Array]  # left, right
 DEFAULT_SETTINGS = BasisSettings()
@@ -168,6 +169,7 @@ def basis_shapes(
     Returns:
       A basis of `jax.ShapeDtypeStruct`s.
     """
+    shapes = {name: matrix_shape(shape) or shape for name, shape in shapes.items()}
     most: dict[str, int] = {}  # the largest rank; 0 for parameters other than matrices
     for expert in experts:
         whole = shapes if expert is None else whole_weights(expert)

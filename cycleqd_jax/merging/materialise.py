@@ -157,12 +157,14 @@ def change_matrix(
 ) -> jax.Array:
     """`base + left right^T + sum_k scales_k residuals_k`; overwrites `old`.
 
-    Shapes are `[out, in]`, `[out, R]`, `[in, R]`, `[K]` and `[K, out, in]`.
+    Shapes are `[out, in]`, `[out, R]`, `[in, R]`, `[K]` and `[K, out, in]`; a kernel
+    `[out, ...]` changes by the matrix `[out, in]` that it is when flattened.
     """
     left, right = factors(*change)
     delta = jnp.matmul(left, right.T, precision=_HIGHEST)
     if residuals is not None:
         delta = delta + jnp.tensordot(scales, residuals, axes=1, precision=_HIGHEST)
+    delta = delta.reshape(base.shape)
     return (base.astype(jnp.float32) + delta).astype(base.dtype)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.device_delta import DeviceDelta, subtract_on_device
+from cycleqd_jax.models.base import matrix_shape
 from cycleqd_jax.models.validated import cast, check_finite
 
 Weights = Mapping[str, Any]  # parameter name -> array, on the host or a device
@@ -67,14 +68,17 @@ class ParameterDeltas(NamedTuple):
 
     Attributes:
       name: the parameter's name.
-      shape: its shape; two dimensions are `[out, in]`.
-      deltas: one per expert, None where the expert does not change the parameter. Each
-        iteration computes them anew, one at a time.
+      shape: its shape; two dimensions are `[out, in]`. That of a kernel is its
+        `matrix_shape`.
+      deltas: one per expert, of that shape, None where the expert does not change the
+        parameter. Each iteration computes them anew, one at a time.
+      is_kernel: whether the parameter has more dimensions than `shape`.
     """
 
     name: str
     shape: tuple[int, ...]
     deltas: Iterable[Delta | None]
+    is_kernel: bool = False
 
     @property
     def is_matrix(self) -> bool:
@@ -90,19 +94,25 @@ class _Deltas(Iterable):
         base_weights: Weights,
         experts: Sequence[tuple[str, Any]],
         name: str,
+        shape: tuple[int, ...],
         is_large: bool,
     ):
         self._base_weights = base_weights
         self._experts = experts
         self._name = name
+        self._shape = shape
         self._is_large = is_large
 
     def __iter__(self) -> Iterator[Delta | None]:
         base = _ReadOnce(self._base_weights)
         for expert_name, expert in self._experts:
-            yield task_vector(
+            delta = task_vector(
                 base, expert, self._name, expert_name, on_device=self._is_large
             )
+            if isinstance(delta, DenseDelta | DeviceDelta):
+                flat = delta.array.reshape(self._shape)
+                delta = dataclasses.replace(delta, array=flat)
+            yield delta
 
 
 class _ReadOnce(dict):
@@ -152,11 +162,13 @@ def iterate_task_vectors(
     for expert_name, expert in named:
         _check_names(base_weights, expert, expert_name)
         found |= {*(getattr(expert, "factors", None) or ()), *whole_weights(expert)}
-    shapes = {name: shape_of(base_weights, name) for name in sorted(found)}
+    whole = {name: shape_of(base_weights, name) for name in sorted(found)}
+    shapes = {name: matrix_shape(shape) or shape for name, shape in whole.items()}
     large = {n for n, s in shapes.items() if len(s) == 2 and min(s) >= host_below}
     for name in sorted(found, key=lambda n: (shapes[n] if n in large else (), n)):
-        deltas = _Deltas(base_weights, named, name, name in large)
-        yield ParameterDeltas(name, shapes[name], deltas)
+        deltas = _Deltas(base_weights, named, name, shapes[name], name in large)
+        is_kernel = shapes[name] != whole[name]
+        yield ParameterDeltas(name, shapes[name], deltas, is_kernel)
 
 
 def shape_of(weights: Weights, name: str) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
-"""The `CausalLM` protocol: the interface of a causal language model of any family.
+"""The protocols `CausalLM` and `SegmentationModel`: models of any family.
 
-Engine, training, merging and planning speak to this protocol only. A model's weights
-are a flat dict `{Hugging Face name: array}`, matrices `[out, in]`. The program never
-holds arrays, so one program runs the base model, any fine-tune and a population.
+Everything outside `models` speaks to these protocols only. A model's weights are a flat
+dict `{Hugging Face name: array}`, matrices `[out, in]`. The program never holds arrays,
+so one program runs the base model, any fine-tune and a population.
 
 Several individuals share one pass in factored form. Per matrix and batch row b,
 
@@ -14,6 +14,7 @@ B denotes rows of a batch, L new tokens per row, S tokens a cache row holds, R t
 summed ranks of all experts.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -28,11 +29,40 @@ HEAD = "lm_head.weight"
 Weights = Mapping[str, jax.Array]
 
 
-class ModelConfig(Protocol):
-    """Sizes and constants of one model; frozen and hashable.
+def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
+    """The matrix that a parameter is where singular directions are taken of it.
+
+    Kernels are flattened: `[out, in, h, w]` to `[out, in * h * w]`; those of transposed
+    convolutions are stored as `[in, out, h, w]` and give `[in, out * h * w]`. None for
+    vectors, and for position tables `[1, h, w, channels]`.
+    """
+    if len(shape) == 4 and shape[0] > 1:
+        return shape[0], math.prod(shape[1:])
+    return (shape[0], shape[1]) if len(shape) == 2 else None
+
+
+class WeightsConfig(Protocol):
+    """What files, adapters and merging need to know of a model; frozen and hashable.
 
     Attributes:
       model_type: the family, as in `config.json`.
+    """
+
+    model_type: str
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every weight's name and shape, in the model's order; matrices `[out, in]`."""
+        ...
+
+    def to_hf(self) -> dict[str, Any]:
+        """The content of a `config.json`, without token ids and dtype."""
+        ...
+
+
+class ModelConfig(WeightsConfig, Protocol):
+    """Sizes and constants of one causal language model.
+
+    Attributes:
       vocab_size: rows of the embedding.
       hidden_size: width of the residual stream.
       intermediate_size: width of the MLP.
@@ -44,7 +74,6 @@ class ModelConfig(Protocol):
       tie_word_embeddings: whether the output head is the embedding.
     """
 
-    model_type: str
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -54,14 +83,6 @@ class ModelConfig(Protocol):
     head_dim: int
     max_position_embeddings: int
     tie_word_embeddings: bool
-
-    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every weight's name and shape, in the model's order; matrices `[out, in]`."""
-        ...
-
-    def to_hf(self) -> dict[str, Any]:
-        """The content of a `config.json`, without token ids and dtype."""
-        ...
 
 
 @flax.struct.dataclass
@@ -262,5 +283,92 @@ class CausalLM(Protocol):
           One dict per decoder layer in order, then one for a head that is not tied:
           the weight's name -> per group the sum of `x x^T` over its tokens, float32
           `[in, in]`. Embeddings have no entry.
+        """
+        ...
+
+
+class SegmentationConfig(WeightsConfig, Protocol):
+    """Sizes of one segmentation model.
+
+    Attributes:
+      image_size: side of the square input, in pixels.
+      mask_size: side of the masks that it predicts and reads, in pixels.
+    """
+
+    image_size: int
+    mask_size: int
+
+
+class Prompts(NamedTuple):
+    """What to segment in each image; all None for no prompt, which counts as one.
+
+    B images, P prompts per image, each of which gets masks of its own. Places are in
+    pixels of the model's input, x before y, both from the top left corner.
+
+    Attributes:
+      points: float32 `[B, P, N, 2]`.
+      labels: int32 `[B, P, N]`: 1 inside, 0 outside, -1 no point, -10 padding; None for
+        ones.
+      boxes: float32 `[B, P, 4]`, top left and bottom right corner.
+      masks: float32 `[B, mask_size, mask_size]`, logits of a mask for each image.
+    """
+
+    points: jax.Array | None = None
+    labels: jax.Array | None = None
+    boxes: jax.Array | None = None
+    masks: jax.Array | None = None
+
+
+NO_PROMPT = Prompts()
+
+
+class SegmentationModel(Protocol):
+    """A promptable segmentation model as pure functions of flat weights.
+
+    Hashable, so it can be a static argument of `jax.jit`. Rows of `deltas` are images;
+    one row is for all images, so that `jax.vmap` over the coefficients of `deltas`
+    shares the base weights between individuals.
+
+    Attributes:
+      config: its sizes; `matrix_shape` says which weights have singular directions.
+      dtype: of the computation and the image embeddings.
+    """
+
+    config: SegmentationConfig
+    dtype: jnp.dtype
+
+    def embed_images(
+        self, weights: Weights, pixels: jax.Array, deltas: Deltas | None = None
+    ) -> jax.Array:
+        """Image embeddings `[B, channels, grid, grid]`.
+
+        Args:
+          weights: the flat weights.
+          pixels: `[B, 3, image_size, image_size]`, normalised, padded with zeros.
+          deltas: additions per row, or None.
+        """
+        ...
+
+    def predict_masks(
+        self,
+        weights: Weights,
+        embeddings: jax.Array,
+        prompts: Prompts = NO_PROMPT,
+        deltas: Deltas | None = None,
+        *,
+        multimask: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Masks of embedded images.
+
+        Args:
+          weights: the flat weights.
+          embeddings: from `embed_images`.
+          prompts: what to segment.
+          deltas: additions per row, or None.
+          multimask: several masks for an ambiguous prompt, not one. Static.
+
+        Returns:
+          Logits, float32 `[B, P, masks, mask_size, mask_size]`, and the predicted
+          quality (IoU) of each mask, float32 `[B, P, masks]`.
         """
         ...

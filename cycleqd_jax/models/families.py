@@ -1,21 +1,29 @@
 """The families of models that load: the only place that chooses one.
 
-A new family is a folder with its config and program, and an entry in `FAMILIES`.
+A new family is a folder with its config and program, and an entry in `FAMILIES`, or in
+`SEGMENTATION_FAMILIES` if its models are no language models.
 """
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.attention import Kind
-from cycleqd_jax.models.base import CausalLM, ModelConfig
+from cycleqd_jax.models.base import (
+    CausalLM,
+    ModelConfig,
+    SegmentationConfig,
+    SegmentationModel,
+)
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.llama.rope import make_rotary
+from cycleqd_jax.models.sam.config import SamConfig
+from cycleqd_jax.models.sam.program import SamProgram
 from cycleqd_jax.models.validated import read_object
 
 
@@ -55,6 +63,22 @@ FAMILIES = (
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentationFamily:
+    """Segmentation models that share one architecture; attributes as of `Family`."""
+
+    model_type: str
+    config_from_hf: Callable[[Mapping[str, Any], str], SegmentationConfig]
+    program: Callable[..., SegmentationModel]
+
+
+SEGMENTATION_FAMILIES = (
+    SegmentationFamily(
+        model_type="sam", config_from_hf=SamConfig.from_hf, program=SamProgram
+    ),
+)
+
+
 def family_named(model_type: object, source: object) -> Family:
     """The family with a `model_type`.
 
@@ -65,13 +89,7 @@ def family_named(model_type: object, source: object) -> Family:
     Raises:
       BadInputError: no such family; lists those that there are.
     """
-    for family in FAMILIES:
-        if family.model_type == model_type:
-            return family
-    known = ", ".join(family.model_type for family in FAMILIES)
-    raise BadInputError(
-        f"{source}: model_type {model_type!r} is not supported; supported: {known}"
-    )
+    return _named(FAMILIES, model_type, source)
 
 
 def config_from_hf(data: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
@@ -102,3 +120,29 @@ def make_program(
     """
     family = family_named(config.model_type, "config")
     return family.program(config, dtype, attention=attention)
+
+
+def read_segmentation_config(folder: str | os.PathLike[str]) -> SegmentationConfig:
+    """As `read_config`, for a segmentation model."""
+    path = os.path.join(folder, "config.json")
+    data = read_object(path)
+    family = _named(SEGMENTATION_FAMILIES, data.get("model_type"), path)
+    return family.config_from_hf(data, path)
+
+
+def make_segmentation_program(
+    config: SegmentationConfig, dtype: jnp.dtype | str = "float32"
+) -> SegmentationModel:
+    """A segmentation model as functions; arguments as for `make_program`."""
+    family = _named(SEGMENTATION_FAMILIES, config.model_type, "config")
+    return family.program(config, dtype)
+
+
+def _named(families: Sequence[Any], model_type: object, source: object) -> Any:
+    for family in families:
+        if family.model_type == model_type:
+            return family
+    known = ", ".join(family.model_type for family in families)
+    raise BadInputError(
+        f"{source}: model_type {model_type!r} is not supported; supported: {known}"
+    )

@@ -14,14 +14,14 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models import chat_template
-from cycleqd_jax.models.base import ModelConfig
+from cycleqd_jax.models.base import ModelConfig, SegmentationConfig
 from cycleqd_jax.models.experts import (
     Expert,
     FullExpert,
@@ -170,20 +170,53 @@ def open_expert(
     Raises:
       BadInputError: as for `load_expert`.
     """
+    _check_expert_folder(folder)
+    if (folder / peft.CONFIG).exists():
+        return LoraExpert(*peft.read_adapter(folder, config, base_weights))
+    own, weights = hf_folder.open_model(folder)
+    check_same_function(folder, own, config)
+    return FullExpert(weights)
+
+
+def open_segmentation_expert(
+    folder: pathlib.Path,
+    config: SegmentationConfig,
+    base_weights: Mapping[str, np.ndarray] | None = None,
+) -> Expert:
+    """As `open_expert`, for a segmentation model."""
+    _check_expert_folder(folder)
+    if (folder / peft.CONFIG).exists():
+        return LoraExpert(*peft.read_adapter(folder, config, base_weights))
+    own, weights = hf_folder.open_segmentation_model(folder)
+    of_base = dict(_flat(config.to_hf()))
+    for name, value in _flat(own.to_hf()):
+        if value != of_base.get(name):
+            raise BadInputError(
+                f"expert {folder}: its {name} is {value}, but the base's is "
+                f"{of_base.get(name)}; experts must be fine-tunes of one base"
+            )
+    return FullExpert(weights)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a nested `config.json` by dotted name."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _check_expert_folder(folder: pathlib.Path) -> None:
     if not os.path.isdir(folder):  # False where a name is too long
         found = "is a file" if os.path.exists(folder) else "no such folder"
         raise BadInputError(
             f"expert {os.fspath(folder)!r}: {found}; expected the folder of a PEFT "
             "adapter or a full model"
         )
-    if (folder / peft.CONFIG).exists():
-        return LoraExpert(*peft.read_adapter(folder, config, base_weights))
-    if not (folder / "config.json").exists():
+    if not any((folder / name).exists() for name in (peft.CONFIG, "config.json")):
         missing = f"has neither {peft.CONFIG} nor config.json"
         raise BadInputError(f"expert {folder}: {missing}{_inside(folder)}")
-    own, weights = hf_folder.open_model(folder)
-    check_same_function(folder, own, config)
-    return FullExpert(weights)
 
 
 def open_config(path: pathlib.Path) -> ModelConfig:

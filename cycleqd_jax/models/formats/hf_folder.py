@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.base import ModelConfig
-from cycleqd_jax.models.families import read_config
+from cycleqd_jax.models.base import ModelConfig, SegmentationConfig, WeightsConfig
+from cycleqd_jax.models.families import read_config, read_segmentation_config
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.models.validated import read_object
@@ -18,7 +18,7 @@ from cycleqd_jax.models.validated import read_object
 MAX_SHARD_BYTES = 5_000_000_000
 _CARD_HEADER = """---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {pipeline}
 tags:
 - merge
 - cycleqd
@@ -43,9 +43,15 @@ def open_model(
       BadInputError: naming the file, setting or weight that is wrong.
     """
     config = read_config(folder)
-    weights = safetensors.open_folder(folder)
-    safetensors.check_weights(weights, config, folder)
-    return config, weights.only(config.weight_shapes())
+    return config, _open_weights(folder, config)
+
+
+def open_segmentation_model(
+    folder: str | os.PathLike[str],
+) -> tuple[SegmentationConfig, safetensors.StoredWeights]:
+    """As `open_model`, for a segmentation model."""
+    config = read_segmentation_config(folder)
+    return config, _open_weights(folder, config)
 
 
 def read_tokenizer(folder: str | os.PathLike[str]) -> ChatTokenizer:
@@ -114,13 +120,6 @@ def export_model(
       BadInputError: if the folder is not empty or the weights do not fit the config.
       OSError: if it cannot be written.
     """
-    safetensors.check_weights(weights, config, "export")
-    dtypes = {array.dtype.name for array in weights.values()}
-    if len(dtypes) != 1:
-        raise BadInputError(
-            f"export: all weights must have one dtype, got {sorted(dtypes)}"
-        )
-    dtype = dtypes.pop()
     stops = tokenizer.stop_ids
     ids = {
         "eos_token_id": stops[0] if len(stops) == 1 else list(stops),
@@ -128,16 +127,34 @@ def export_model(
     }
     if tokenizer.bos_id is not None:
         ids["bos_token_id"] = tokenizer.bos_id
-    settings = config.to_hf() | ids | {"dtype": dtype, "torch_dtype": dtype}
+    settings = config.to_hf() | ids | _dtype_settings(config, weights)
     arrays = {name: weights[name] for name in config.weight_shapes()}
     with new_folder(folder) as scratch:
         _write_shards(scratch, arrays, max_shard_bytes)
         _write_json(scratch / "config.json", settings)
         _write_json(scratch / "generation_config.json", ids | {"do_sample": False})
         tokenizer.save(scratch)
-        header = "" if card.startswith("---") else _CARD_HEADER
-        text = (header + card).rstrip() + "\n"
-        (scratch / "README.md").write_text(text, encoding="utf-8")
+        _write_card(scratch, card, "text-generation")
+
+
+def export_segmentation_model(
+    folder: str | os.PathLike[str],
+    config: SegmentationConfig,
+    weights: Mapping[str, Any],
+    card: str,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes a folder that `AutoModel` loads; arguments and errors as `export_model`.
+
+    It has no image processor: that of the base model belongs to it.
+    """
+    settings = config.to_hf() | _dtype_settings(config, weights)
+    arrays = {name: weights[name] for name in config.weight_shapes()}
+    with new_folder(folder) as scratch:
+        _write_shards(scratch, arrays, max_shard_bytes)
+        _write_json(scratch / "config.json", settings)
+        _write_card(scratch, card, "mask-generation")
 
 
 @contextlib.contextmanager
@@ -163,6 +180,34 @@ def new_folder(folder: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         os.rename(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _open_weights(
+    folder: str | os.PathLike[str], config: WeightsConfig
+) -> safetensors.StoredWeights:
+    weights = safetensors.open_folder(folder)
+    safetensors.check_weights(weights, config, folder)
+    return weights.only(config.weight_shapes())
+
+
+def _dtype_settings(
+    config: WeightsConfig, weights: Mapping[str, Any]
+) -> dict[str, str]:
+    """The one dtype of checked weights, in both spellings of a `config.json`."""
+    safetensors.check_weights(weights, config, "export")
+    dtypes = {array.dtype.name for array in weights.values()}
+    if len(dtypes) != 1:
+        raise BadInputError(
+            f"export: all weights must have one dtype, got {sorted(dtypes)}"
+        )
+    dtype = dtypes.pop()
+    return {"dtype": dtype, "torch_dtype": dtype}
+
+
+def _write_card(folder: pathlib.Path, card: str, pipeline: str) -> None:
+    header = "" if card.startswith("---") else _CARD_HEADER.format(pipeline=pipeline)
+    text = (header + card).rstrip() + "\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _write_shards(

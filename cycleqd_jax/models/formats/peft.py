@@ -15,10 +15,10 @@ import numpy as np
 
 from cycleqd_jax import remote
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
+from cycleqd_jax.models.base import EMBEDDING, HEAD, WeightsConfig
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.formats.conversion import how_to_convert
-from cycleqd_jax.models.formats.peft_config import AdapterConfig
+from cycleqd_jax.models.formats.peft_config import AdapterConfig, is_table
 from cycleqd_jax.models.rounding import is_rounded_copy
 from cycleqd_jax.models.validated import cast
 
@@ -65,7 +65,7 @@ class Adapter(NamedTuple):
 
 def read_adapter(
     folder: str | os.PathLike[str],
-    config: ModelConfig,
+    config: WeightsConfig,
     base_weights: Mapping[str, np.ndarray] | None = None,
 ) -> Adapter:
     """Reads a PEFT LoRA folder.
@@ -96,16 +96,18 @@ def read_adapter(
             f"{how_to_convert(folder)}"
         )
     stored = safetensors.open_file(path)
-    prefix, root = _prefixes(stored)
+    of_base = config.weight_shapes()
+    tied = EMBEDDING in of_base and HEAD not in of_base
+    prefix, root = _prefixes(stored, of_base)
     # Up to the end, names are those of the model that PEFT adapted.
     shapes = {
         name.removeprefix(root): shape
-        for name, shape in config.weight_shapes().items()
+        for name, shape in of_base.items()
         if name.startswith(root)
     }
     places = dict(shapes)  # where the adapter may put something
     embedding = EMBEDDING.removeprefix(root)
-    if config.tie_word_embeddings and not root:
+    if tied and not root:
         places[HEAD] = shapes[embedding]
     halves: dict[str, dict[str, np.ndarray]] = {}
     replacements: dict[str, np.ndarray] = {}
@@ -136,7 +138,7 @@ def read_adapter(
             raise BadInputError(
                 f"{path}: lacks {name!r}, which {CONFIG} lists in modules_to_save"
             )
-    if config.tie_word_embeddings:
+    if tied:
         _drop_tied_head(factors, "adapts", embedding, path)
         _drop_tied_head(replacements, "replaces", embedding, path)
     _check_targets(factors, settings, shapes, path)
@@ -146,17 +148,18 @@ def read_adapter(
     )
 
 
-def _prefixes(keys: Iterable[str]) -> tuple[str, str]:
+def _prefixes(keys: Iterable[str], of_base: Iterable[str]) -> tuple[str, str]:
     """The prefix of the keys, and the prefix that their names of modules lack.
 
     PEFT writes PREFIX; transformers leaves it out with `save_peft_format=False`. The
-    names of a model without a head (`LlamaModel`) lack _ROOT.
+    names of a causal model without a head (`LlamaModel`) lack _ROOT.
     """
     keys = list(keys)
     prefix = PREFIX if any(key.startswith(PREFIX) for key in keys) else ""
     names = [key.removeprefix(prefix) for key in keys]
     head = HEAD.rpartition(".")[0]
     whole = any(name.startswith((_ROOT, f"{head}.")) for name in names)
+    whole = whole or not any(name.startswith(_ROOT) for name in of_base)
     return prefix, "" if whole else _ROOT
 
 
@@ -209,7 +212,7 @@ def _factor(
     path: Any,
 ) -> LoraFactor:
     module = name.removesuffix(".weight")
-    if shape is None or len(shape) != 2:
+    if shape is None or len(shape) != 2 or is_table(module):
         raise BadInputError(
             f"{path}: adapts {module!r}, which is not a linear layer of the base model"
         )
@@ -253,7 +256,7 @@ def _check_targets(
     path: Any,
 ) -> None:
     for name, shape in shapes.items():
-        if len(shape) != 2:
+        if len(shape) != 2 or not name.endswith(".weight"):
             continue
         module = name.removesuffix(".weight")
         promised = settings.targets(module)

@@ -31,6 +31,11 @@ _HARMLESS = {
 }
 # Other settings must be absent, empty or have these values.
 _NEUTRAL = {"bias": "none", "layers_pattern": "layers"}
+# Tables of Segment Anything, which uses them as they are: PEFT would write factors for
+# them, but its forward pass would not see them.
+_TABLE = re.compile(
+    r"(.*\.)?(iou_token|mask_tokens|no_mask_embed|not_a_point_embed|point_embed\.\d+)"
+)
 # Initialisations that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ,
 # LoRA-GA) change the base weights too, so the adapter alone is not the model.
 _PURE_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
@@ -152,11 +157,14 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
             alpha_pattern={n: a for n, a in sorted(alphas.items()) if a != alpha},
         )
 
-    def to_json(self, base_name: str) -> dict[str, Any]:
+    def to_json(
+        self, base_name: str, task_type: str | None = "CAUSAL_LM"
+    ) -> dict[str, Any]:
         """The content of an `adapter_config.json` that PEFT reads.
 
         Args:
           base_name: the base model's path or hub name `org/name@revision`.
+          task_type: PEFT's name for what the base model is; None for no such thing.
 
         Returns:
           A JSON-ready dict.
@@ -166,7 +174,7 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
         name, _, revision = base_name.partition("@") if hub else (base_name, "", "")
         return {
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
+            "task_type": task_type,
             "base_model_name_or_path": name,
             "revision": revision or None,
             "inference_mode": True,
@@ -201,7 +209,8 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
             if re.match(rf"(^|.*\.){re.escape(name)}($|\..*)", module):
                 return False
         if self.target_modules == "all-linear":
-            return module.rpartition(".")[2] not in ("lm_head", "embed_tokens")
+            last = module.rpartition(".")[2]
+            return last not in ("lm_head", "embed_tokens") and not is_table(module)
         if not _listed(self.target_modules, module):
             return False
         named_whole = module in self.target_modules
@@ -217,6 +226,11 @@ class AdapterConfig(pydantic.BaseModel, frozen=True, strict=True):
         parts = module.split(".")
         around = (".".join(parts[:i]) for i in range(1, len(parts) + 1))
         return any(name.endswith(self.modules_to_save) for name in around)
+
+
+def is_table(module: str) -> bool:
+    """True for the name of a table that no adapter can change."""
+    return _TABLE.fullmatch(module) is not None
 
 
 def _listed(names: tuple[str, ...] | str, module: str) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.base import EMBEDDING
-from cycleqd_jax.models.families import read_config
+from cycleqd_jax.models.base import EMBEDDING, HEAD
+from cycleqd_jax.models.families import read_config, read_segmentation_config
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.formats.hf_folder import new_folder
 from cycleqd_jax.models.formats.peft import CONFIG, PREFIX, WEIGHTS, LoraFactor
-from cycleqd_jax.models.formats.peft_config import AdapterConfig
+from cycleqd_jax.models.formats.peft_config import AdapterConfig, is_table
 
 
 def save_lora(
@@ -24,6 +24,7 @@ def save_lora(
     base_name: str,
     card: str,
     dtype: Any = "float32",
+    segmentation: bool = False,
 ) -> None:
     """Writes a PEFT LoRA folder: config, safetensors weights and a model card.
 
@@ -36,6 +37,7 @@ def save_lora(
         find it.
       card: the body of `README.md`, Markdown; a header is added.
       dtype: what A and B are stored as; scales are exact.
+      segmentation: whether the base is a segmentation model, not a language model.
 
     Raises:
       BadInputError: if there are no factors, one has mismatched shapes or a name that
@@ -49,6 +51,11 @@ def save_lora(
         b, a = np.asarray(factor.b), np.asarray(factor.a)
         if not name.endswith(".weight") or b.ndim != 2 or a.ndim != 2:
             raise BadInputError(f"LoRA factor {name!r}: expected matrices B and A")
+        if is_table(name.removesuffix(".weight")):
+            raise BadInputError(
+                f"LoRA factor {name!r}: PEFT does not apply adapters to this table; "
+                "export the whole model"
+            )
         if b.shape[1] != a.shape[0]:
             raise BadInputError(
                 f"LoRA factor {name!r}: B {b.shape} and A {a.shape} differ in rank"
@@ -68,13 +75,14 @@ def save_lora(
     )
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.write_file(folder / WEIGHTS, tensors)
-    data = settings.to_json(base_name)
+    data = settings.to_json(base_name, None if segmentation else "CAUSAL_LM")
     text = json.dumps(data, indent=2, sort_keys=True)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     base = json.dumps(data["base_model_name_or_path"])
+    pipeline = "mask-generation" if segmentation else "text-generation"
     header = (
         f"---\nbase_model: {base}\nlibrary_name: peft\n"
-        "pipeline_tag: text-generation\ntags:\n- lora\n- cycleqd\n---\n\n"
+        f"pipeline_tag: {pipeline}\ntags:\n- lora\n- cycleqd\n---\n\n"
     )
     (folder / "README.md").write_text(header + card.strip() + "\n", encoding="utf-8")
 
@@ -86,6 +94,7 @@ def export_adapter(
     *,
     card: str = "",
     base_name: str | None = None,
+    segmentation: bool = False,
 ) -> None:
     """Writes an adapter into a new folder, checked against its base model.
 
@@ -98,6 +107,7 @@ def export_adapter(
       base_folder: the base's Hugging Face folder, such as one of `export_model`.
       card: body of `README.md`.
       base_name: another name for the base: its hub name `org/name@revision`.
+      segmentation: as for `save_lora`.
 
     Raises:
       BadInputError: if the folder is not empty, the base is not a model folder, or a
@@ -105,8 +115,8 @@ def export_adapter(
       OSError: if it cannot be written.
     """
     base = pathlib.Path(base_folder).resolve()
-    config = read_config(base)
-    shapes = config.weight_shapes()
+    read = read_segmentation_config if segmentation else read_config
+    shapes = read(base).weight_shapes()
     for name, factor in factors.items():
         shape = (factor.b.shape[0], factor.a.shape[1])
         if shapes.get(name) != shape:
@@ -114,7 +124,7 @@ def export_adapter(
                 f"export: the factors of {name!r} make a matrix {shape}, but the base "
                 f"{base} has {shapes.get(name)}"
             )
-        if name == EMBEDDING and config.tie_word_embeddings:
+        if name == EMBEDDING and HEAD not in shapes:
             raise BadInputError(
                 f"export: the adapter would change {name!r}, which is also the output "
                 "head (tied); such adapters can be read but not written; export the "
@@ -122,4 +132,6 @@ def export_adapter(
             )
     name = os.fspath(base) if base_name is None else base_name
     with new_folder(folder) as scratch:
-        save_lora(scratch, factors, base_name=name, card=card)
+        save_lora(
+            scratch, factors, base_name=name, card=card, segmentation=segmentation
+        )

@@ -12,7 +12,7 @@ import numpy as np
 
 from cycleqd_jax import files, remote
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
+from cycleqd_jax.models.base import EMBEDDING, HEAD, WeightsConfig
 from cycleqd_jax.models.formats.conversion import how_to_convert
 from cycleqd_jax.models.formats.tensor_file import TensorFile
 from cycleqd_jax.models.rounding import is_rounded_copy
@@ -25,6 +25,13 @@ _SETTLED = 10.0  # seconds
 
 # Buffers of old checkpoints that follow from the config.
 _DERIVED = re.compile(r".*\brotary_emb\.inv_freq|rope_freqs\.weight")
+# Copies of tied weights that some files hold beside them.
+_COPIES = {
+    HEAD: EMBEDDING,
+    "prompt_encoder.shared_embedding.positional_embedding": (
+        "shared_image_embedding.positional_embedding"
+    ),
+}
 FLOATING = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -221,12 +228,12 @@ def check_dtype(dtype: Any) -> np.dtype:
 
 
 def check_weights(
-    weights: Mapping[str, Any], config: ModelConfig, source: object
+    weights: Mapping[str, Any], config: WeightsConfig, source: object
 ) -> None:
     """Checks that weights are those of a model; stored ones are not read for it.
 
-    Extra arrays may be buffers that follow from the config, and a head beside tied
-    embeddings that equals them.
+    Extra arrays may be buffers that follow from the config, and copies of tied weights
+    that equal them.
 
     Args:
       weights: arrays by Hugging Face's names.
@@ -251,15 +258,17 @@ def check_weights(
     for name in weights:
         if name in shapes or _DERIVED.fullmatch(name):
             continue
-        if name != HEAD:
+        original = _COPIES.get(name)
+        if original not in shapes:
             raise BadInputError(
                 f"{source}: weight {name!r} {_outline(weights, name)[0]} maps to "
                 f"nothing in a {config.model_type} model of this config"
             )
-        if not is_rounded_copy(weights[HEAD], weights[EMBEDDING]):
+        if not is_rounded_copy(weights[name], weights[original]):
+            which = "the embedding" if name == HEAD else original
             raise BadInputError(
-                f"{source}: has {HEAD}, which differs from the embedding, but its "
-                "config says tie_word_embeddings"
+                f"{source}: has {name}, which differs from {which}, but its config "
+                "says tie_word_embeddings"
             )
 
 
