@@ -271,7 +271,8 @@ def with_preset(own: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
     Args:
       own: settings of a run.
-      where: they came from, for errors.
+      where: the config file that they came from. A preset that the current working
+        directory does not have is beside it.
 
     Returns:
       Settings without that key; sections are merged key by key.
@@ -287,10 +288,21 @@ def with_preset(own: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         return rest
     if not isinstance(preset, str):
         raise BadInputError(f"{where}: preset is {show(preset)}; expected a file.")
+    preset = _found_from(where, preset)
     below = nested(read_mapping(preset), preset)
     if "preset" in below:
         raise BadInputError(f"{preset}: has a preset itself; write its settings here.")
     return laid_over(below, rest)
+
+
+def _found_from(config: str, preset: str) -> str:
+    """The path of a preset: as it is, or else from the folder of the config file."""
+    path = pathlib.Path(preset).expanduser()
+    if remote.is_url(preset) or path.is_absolute() or path.exists():
+        return preset
+    folder, slash, _ = config.rpartition("/")
+    beside = f"{folder}{slash}{preset}"
+    return beside if remote.is_url(config) or pathlib.Path(beside).exists() else preset
 
 
 def _has(data: Mapping[str, Any], loc: Sequence[Any]) -> bool:

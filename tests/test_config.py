@@ -383,6 +383,23 @@ def test_a_preset_lies_below_the_runs_own_settings(write, tmp_path):
     assert load_config(again, [], RunConfig).qd.mutation == "none"
 
 
+def test_a_preset_is_found_from_where_one_is_or_beside_the_config(
+    write, tmp_path, monkeypatch
+):
+    (tmp_path / "presets").mkdir()
+    write("qd: {bins: 7}\n", "presets/mine.yaml")
+    path = write(f"preset: presets/mine.yaml\n{MINIMAL}")
+    assert load_config(path, [], RunConfig).qd.bins == 7
+    here = tmp_path / "here"
+    (here / "presets").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert load_config(path, [], RunConfig).qd.bins == 7
+    write("qd: {bins: 8}\n", "here/presets/mine.yaml")
+    assert load_config(path, [], RunConfig).qd.bins == 8
+    said = message(path, ["preset=presets/other.yaml"])
+    assert said == "presets/other.yaml: there is no such config file."
+
+
 def test_wrong_presets(write):
     preset = write("qd: {bins: 1}\n", "preset.yaml")
     path = write(f"preset: {preset}\n{MINIMAL}")
@@ -409,7 +426,7 @@ def test_presets_set_the_same_keys():
 
 
 def test_the_papers_preset_is_the_default_search():
-    preset = with_preset({"preset": str(CONFIGS / "presets/paper.yaml")}, "here")
+    preset = with_preset({"preset": "presets/paper.yaml"}, f"{CONFIGS}/x.yaml")
     for name, section in {"qd": QDSettings, "basis": BasisSettings}.items():
         assert section.model_validate(preset[name]) == section()
     assert preset["aggregation"] == {"candidates": 0, "choose_by": "quality"}
