@@ -77,7 +77,7 @@ def check_differentiable(basis: Basis, devices: int = 1) -> None:
 
 
 def stored_bytes(model: ModelConfig, *, rows: int, length: int, itemsize: int) -> int:
-    """What the layers of a call store for the backward pass, about.
+    """The memory that layers take for the backward pass of a call, about.
 
     Counted are the inputs and outputs of the matrices, and attention's weights.
 

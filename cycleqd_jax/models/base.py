@@ -42,7 +42,7 @@ def matrix_shape(shape: Sequence[int]) -> tuple[int, int] | None:
 
 
 class WeightsConfig(Protocol):
-    """What files, adapters and merging need to know of a model; frozen and hashable.
+    """The facts of a model that files, adapters and merging need; frozen and hashable.
 
     Attributes:
       model_type: the family, as in `config.json`.
@@ -300,7 +300,7 @@ class SegmentationConfig(WeightsConfig, Protocol):
 
 
 class Prompts(NamedTuple):
-    """What to segment in each image; all None for no prompt, which counts as one.
+    """Points, boxes or masks that say where to segment; all None for no prompt.
 
     B images, P prompts per image, each of which gets masks of its own. Places are in
     pixels of the model's input, x before y, both from the top left corner.

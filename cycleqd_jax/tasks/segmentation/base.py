@@ -1,4 +1,4 @@
-"""What every data set of images gives: examples by split, a measure and a prompt."""
+"""Data sets of images: examples by split, a measure and a prompt."""
 
 import dataclasses
 from collections.abc import Sequence
