@@ -306,7 +306,7 @@ def _found_from(config: str, preset: str) -> str:
 
 
 def _has(data: Mapping[str, Any], loc: Sequence[Any]) -> bool:
-    """True if the settings themselves, not their preset, have what an error is about."""
+    """True if settings themselves, not their preset, have what an error is about."""
     inner: Any = data
     for part in loc[:2]:
         if not isinstance(inner, Mapping):
