@@ -15,6 +15,8 @@ KINDS = {
     "qwen3": (Qwen3Config, {"attention_bias": True}),
 }
 
+EXPORTED = ["--individual", "expert/toy_b", "--no-adapter"]  # the full fine-tune
+
 
 @pytest.mark.parametrize(
     "kind",
@@ -38,7 +40,7 @@ def test_a_run_with_conditioning_and_gradients(tmp_path, kind):
     config = toy_world.write_config(tmp_path / "config.yaml", settings)
     run = tmp_path / "run"
     assert agent_skills.main(["--config", str(config), f"run_dir={run}"]) == 0
-    assert export.main([str(run), "--to", str(tmp_path / "m"), "--no-adapter"]) == 0
+    assert export.main([str(run), *EXPORTED, "--to", str(tmp_path / "m")]) == 0
     base, merged = (load_model(tmp_path / name) for name in ("base", "m"))
     assert merged.config == base.config and merged.config.model_type == kind
     changed = {

@@ -256,7 +256,7 @@ def test_defaults_are_those_of_transformers(family):
     names = ("vocab_size", "hidden_size", "intermediate_size")
     names += ("num_hidden_layers", "num_attention_heads")
     small = {name: SIZES[name] for name in names}
-    small["num_attention_heads"] = 32 if family != "Mistral" else 8
+    small |= {"num_attention_heads": 32, "hidden_size": 64}  # 32 key heads by default
     theirs = getattr(transformers, f"{family}Config")(**small)
     ours = config_from_hf(small | {"model_type": theirs.model_type})
     for name in ("num_key_value_heads", "rms_norm_eps", "max_position_embeddings"):

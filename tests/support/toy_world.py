@@ -87,7 +87,7 @@ def make_world(
                 1.0,
             )
             for name, shape in config.weight_shapes().items()
-            if "proj" in name
+            if "proj" in name and len(shape) == 2
         }
         save_lora(folder / task, factors, base_name="base", card="Random.\n")
     return {

@@ -129,18 +129,20 @@ class Qwen3Config(Qwen2Config):
 
 def _windows_from_hf(data: Mapping[str, Any]) -> dict[str, Any]:
     none = {"sliding_window": None, "layer_types": None}
-    window, layers = data.get("sliding_window", 4096), data.get("num_hidden_layers")
+    is_used = data.get("use_sliding_window", False)
+    window = data.get("sliding_window", 4096) if is_used else None
+    layers, first = data.get("num_hidden_layers"), data.get("max_window_layers", 28)
     types = data.get("layer_types")
-    if not data.get("use_sliding_window", False) or window is None:
-        if isinstance(types, list) and _SLIDING in types:
-            raise ValueError(
-                f"layer_types has {_SLIDING!r}, but use_sliding_window and "
-                "sliding_window give no window"
-            )
+    if not (isinstance(layers, int) and isinstance(first, int)):
+        return none  # the first is refused for itself
+    if types is None:
+        full = layers if window is None else min(first, layers)
+        types = [_FULL] * full + [_SLIDING] * (layers - full)
+    if types == [_FULL] * layers:
         return none
-    first = data.get("max_window_layers", 28)
-    if types is None and isinstance(layers, int) and isinstance(first, int):
-        types = [_FULL if layer < first else _SLIDING for layer in range(layers)]
-    if isinstance(types, list) and _SLIDING not in types and set(types) <= {_FULL}:
-        return none
+    if window is None and isinstance(types, list) and _SLIDING in types:
+        raise ValueError(
+            f"layer_types has {_SLIDING!r}, but use_sliding_window and sliding_window "
+            "give no window"
+        )
     return {"sliding_window": window, "layer_types": types}
