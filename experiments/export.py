@@ -31,6 +31,8 @@ from cycleqd_jax.reports import console
 from cycleqd_jax.runs.adapters import adapter_of
 from cycleqd_jax.runs.opened import OpenedRun, open_run
 
+_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of its --max-lora-rank
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and exports; returns the exit code."""
@@ -65,6 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--approximate",
         action="store_true",
         help="write the adapter even where it cannot hold the whole change",
+    )
+    parser.add_argument(
+        "--max-rank",
+        type=_rank,
+        metavar="N",
+        help="cut the adapter to this rank, the nearest one, and say what it loses; by "
+        "default its rank is the sum of the experts'",
     )
     args = parser.parse_args(argv)
     return console.guarded(
@@ -119,10 +128,16 @@ def _export_to(args: argparse.Namespace, target: pathlib.Path) -> int:
         export_model(target, model.config, host, model.tokenizer, card)
         if not args.no_adapter:
             tied = model.config.tie_word_embeddings
-            plan = adapter_of(opened, individual, base, weights, tied_embeddings=tied)
-            _write_adapter(
-                plan, args.approximate, target, to, opened, model, card, observer
+            plan = adapter_of(
+                opened,
+                individual,
+                base,
+                weights,
+                tied_embeddings=tied,
+                max_rank=args.max_rank,
             )
+            approximate = args.approximate or args.max_rank is not None
+            _write_adapter(plan, approximate, target, to, opened, model, card, observer)
     return console.DONE
 
 
@@ -171,6 +186,29 @@ def _write_adapter(
     export_adapter(
         target / "adapter", plan.factors, base, card=card, base_name=base_name
     )
+    observer.note(_serving(plan.rank))
+
+
+def _serving(rank: int) -> str:
+    """How vLLM takes an adapter of a rank."""
+    room = next((n for n in _VLLM_RANKS if n >= rank), None)
+    if room is None:
+        largest = _VLLM_RANKS[-1]
+        return (
+            f"the adapter has rank {rank}; vLLM takes up to {largest}, so serve the "
+            f"whole model, or cut the adapter with --max-rank {largest}"
+        )
+    return (
+        f"the adapter has rank {rank}; for vLLM: --enable-lora --max-lora-rank {room}"
+    )
+
+
+def _rank(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10**6):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no rank; expected a whole number from 1"
+        )
+    return int(text)
 
 
 def _card(asked: str, opened: OpenedRun) -> str:

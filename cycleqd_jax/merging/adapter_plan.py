@@ -43,6 +43,11 @@ class AdapterPlan:
         return sum(self.lost.values()) / (self.change or 1.0)
 
     @property
+    def rank(self) -> int:
+        """The largest rank of its factors, which a server must make room for."""
+        return max(factor.b.shape[1] for factor in self.factors.values())
+
+    @property
     def is_exact(self) -> bool:
         """True if base and adapter together are exactly the individual."""
         return not self.lost
@@ -74,6 +79,7 @@ def plan_adapter(
     factors: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
     tied_embeddings: bool,
+    max_rank: int | None = None,
 ) -> AdapterPlan:
     """Measures what an adapter would leave out, one parameter at a time.
 
@@ -84,13 +90,15 @@ def plan_adapter(
       factors: `(b [out, R], a [R, in])` by matrix; `b @ a` is its change or a part.
       tied_embeddings: whether the embedding is also the output head; adapters that
         change both are not written, so the embedding's change counts as lost.
+      max_rank: factors of a higher rank are replaced by the nearest ones of this rank;
+        what that loses counts as lost. None keeps them.
 
     Returns:
       The plan. Components that are zero, such as those of experts that the genome does
       not use, are dropped from the factors.
     """
     kept = {
-        name: _trim_rank(np.asarray(b), np.asarray(a))
+        name: _cut_rank(_trim_rank(np.asarray(b), np.asarray(a)), max_rank)
         for name, (b, a) in factors.items()
         if not (tied_embeddings and name == EMBEDDING)
     }
@@ -129,6 +137,18 @@ def _trim_rank(b: np.ndarray, a: np.ndarray) -> LoraFactor:
     if out <= a.shape[1]:
         return LoraFactor(np.eye(out, dtype=np.float32), product, 1.0)
     return LoraFactor(product, np.eye(a.shape[1], dtype=np.float32), 1.0)
+
+
+def _cut_rank(factor: LoraFactor, rank: int | None) -> LoraFactor:
+    """The factors of the nearest matrix of a rank: its truncated SVD, float64."""
+    if rank is None or factor.b.shape[1] <= rank:
+        return factor
+    left, upper = np.linalg.qr(factor.b.astype(np.float64))
+    right, lower = np.linalg.qr(factor.a.T.astype(np.float64))
+    u, s, vt = np.linalg.svd(upper @ lower.T)
+    root = np.sqrt(s[:rank])
+    b, a = left @ (u[:, :rank] * root), (root[:, None] * vt[:rank]) @ right.T
+    return LoraFactor(b.astype(np.float32), a.astype(np.float32), factor.scale)
 
 
 def _energy(array: np.ndarray) -> float:

@@ -79,6 +79,7 @@ def attend(
     segments: jax.Array | None = None,
     *,
     kind: Kind = "xla",
+    window: int | None = None,
 ) -> jax.Array:
     """Causal softmax attention: a query attends to keys at or before its position.
 
@@ -88,14 +89,19 @@ def attend(
       values: `[B, kv_heads, S, head_dim]`.
       positions: int32 `[B, L]`, the position of each query.
       segments: int32 `[B, L]` (then S is L): a query attends to its own segment only.
-      kind: the implementation; static.
+      kind: the implementation; static. JAX's kernels for decoding have no window.
+      window: how many positions a query attends to, its own included; None for all.
+        Static.
 
     Returns:
       `[B, L, heads * head_dim]`, in the dtype of `queries`; the softmax is float32.
     """
+    if window is not None and window >= keys.shape[2]:
+        window = None
     if kind == "xla":
-        return _plain(queries, keys, values, positions, segments)
-    if kind == "pallas" and segments is None and queries.shape[1] == 1:
+        return _plain(queries, keys, values, positions, segments, window)
+    plain = segments is None and window is None
+    if kind == "pallas" and plain and queries.shape[1] == 1:
         if _block(keys.shape[2]) is not None:
             lengths = jnp.minimum(positions[:, 0] + 1, keys.shape[2])
             given = (queries[:, 0], keys, values, lengths)
@@ -103,7 +109,7 @@ def attend(
             kernels = {"tpu": _paged, "cuda": _decode, "rocm": _decode}
             return jax.lax.platform_dependent(*given, **kernels)[:, None]
     return _dot_product(
-        queries, keys, values, positions, segments, cudnn=kind == "cudnn"
+        queries, keys, values, positions, segments, window, cudnn=kind == "cudnn"
     )
 
 
@@ -113,6 +119,7 @@ def attend_twice(
     held: tuple[jax.Array, jax.Array],
     filled: jax.Array,
     step: jax.Array,
+    window: int | None = None,
 ) -> jax.Array:
     """Softmax attention over cached tokens and the few after them that are held back.
 
@@ -122,6 +129,7 @@ def attend_twice(
       held: those of the tokens after them, `[B, kv_heads, N, head_dim]` each.
       filled: int32 `[B]`, how many of the S tokens each row has.
       step: int32 `[]`, index of the newest of the N tokens, which all rows see.
+      window: as for `attend`.
 
     Returns:
       `[B, 1, heads * head_dim]`, in the dtype of `queries`; the softmax is float32.
@@ -137,6 +145,9 @@ def attend_twice(
         jnp.arange(span) < filled[:, None],
         jnp.broadcast_to(jnp.arange(count) <= step, (batch, count)),
     ]
+    if window is not None:
+        visible[0] &= jnp.arange(span) > filled[:, None] + step - window
+        visible[1] &= jnp.arange(count) > step - window
     # Scores are small; keys and values are never joined.
     scores = jnp.concatenate(scores, axis=-1) * (head_dim**-0.5)
     visible = jnp.concatenate(visible, axis=-1)[:, None, None]
@@ -151,7 +162,7 @@ def attend_twice(
     return (mixed[0] + mixed[1]).astype(q.dtype).reshape(batch, 1, heads * head_dim)
 
 
-def _plain(queries, keys, values, positions, segments):
+def _plain(queries, keys, values, positions, segments, window):
     """Plain products; long rows one by one, so that scores stay in the CPU's cache.
 
     The scores of all rows together would be written to memory and read again in every
@@ -160,16 +171,16 @@ def _plain(queries, keys, values, positions, segments):
     batch, length, heads, _ = queries.shape
     scores = batch * heads * length * keys.shape[2] * 4
     if batch == 1 or length == 1 or scores <= _CACHED_BYTES:
-        return _products(queries, keys, values, positions, segments)
+        return _products(queries, keys, values, positions, segments, window)
 
     def one(row):
         row = jax.tree.map(lambda a: a[None], row)
-        return _products(*row)[0]
+        return _products(*row, window)[0]
 
     return jax.lax.map(one, (queries, keys, values, positions, segments))
 
 
-def _products(queries, keys, values, positions, segments):
+def _products(queries, keys, values, positions, segments, window):
     """Batched matrix products over key-value heads, without transposing the cache."""
     batch, length, heads, head_dim = queries.shape
     kv_heads, span = keys.shape[1], keys.shape[2]
@@ -178,7 +189,7 @@ def _products(queries, keys, values, positions, segments):
     q = q.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, group * length, head_dim)
     scores = jnp.einsum("bhqd,bhsd->bhqs", q, keys, preferred_element_type=jnp.float32)
     scores = scores * (head_dim**-0.5)
-    visible = _visible(positions, segments, span)[:, :, None]  # [B, 1, 1, L, S]
+    visible = _visible(positions, segments, span, window)[:, :, None]  # [B, 1, 1, L, S]
     scores = scores.reshape(batch, kv_heads, group, length, span)
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
     shares = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
@@ -188,21 +199,24 @@ def _products(queries, keys, values, positions, segments):
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads * head_dim)
 
 
-def _dot_product(queries, keys, values, positions, segments, *, cudnn: bool):
+def _dot_product(queries, keys, values, positions, segments, window, *, cudnn: bool):
     batch, length, heads, head_dim = queries.shape
     mixed = jax.nn.dot_product_attention(
         queries,
         keys.swapaxes(1, 2),
         values.swapaxes(1, 2),
-        mask=_visible(positions, segments, keys.shape[2]),
+        mask=_visible(positions, segments, keys.shape[2], window),
         implementation="cudnn" if cudnn else "xla",
     )
     return mixed.reshape(batch, length, heads * head_dim)
 
 
-def _visible(positions, segments, span: int) -> jax.Array:
+def _visible(positions, segments, span: int, window: int | None) -> jax.Array:
     """The keys that each query attends to, bool `[B, 1, L, S]`."""
-    visible = jnp.arange(span) <= positions[:, None, :, None]
+    places = positions[:, None, :, None]
+    visible = jnp.arange(span) <= places
+    if window is not None:
+        visible &= jnp.arange(span) > places - window
     if segments is not None:
         visible &= (segments[:, :, None] == segments[:, None, :])[:, None]
     return visible

@@ -21,6 +21,7 @@ from cycleqd_jax.models.base import (
 )
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
+from cycleqd_jax.models.llama.relatives import MistralConfig, Qwen2Config, Qwen3Config
 from cycleqd_jax.models.llama.rope import make_rotary
 from cycleqd_jax.models.sam.config import SamConfig
 from cycleqd_jax.models.sam.program import SamProgram
@@ -59,6 +60,26 @@ FAMILIES = (
         positions=make_rotary,
         gguf_architecture="llama",
         gguf_interleaved=("q_proj", "k_proj"),
+    ),
+    Family(  # in a GGUF file it is a llama
+        model_type="mistral",
+        config_from_hf=MistralConfig.from_hf,
+        program=LlamaProgram,
+        positions=make_rotary,
+    ),
+    Family(
+        model_type="qwen2",
+        config_from_hf=Qwen2Config.from_hf,
+        program=LlamaProgram,
+        positions=make_rotary,
+        gguf_architecture="qwen2",
+    ),
+    Family(
+        model_type="qwen3",
+        config_from_hf=Qwen3Config.from_hf,
+        program=LlamaProgram,
+        positions=make_rotary,
+        gguf_architecture="qwen3",
     ),
 )
 

@@ -18,6 +18,7 @@ def adapter_of(
     weights: Mapping[str, jax.Array] | None = None,
     *,
     tied_embeddings: bool,
+    max_rank: int | None = None,
 ) -> AdapterPlan:
     """The adapter that changes the base as a genome does, as far as one can.
 
@@ -27,6 +28,7 @@ def adapter_of(
       base: weights of the base model, on the device.
       weights: those of the individual, in the run's dtype, if they are made already.
       tied_embeddings: whether the embedding is also the output head.
+      max_rank: the largest rank of the adapter; None keeps the experts' ranks together.
     """
     dtype = opened.config.dtype
     if dtype != "float32":  # changes that round to nothing count too
@@ -34,4 +36,6 @@ def adapter_of(
     if weights is None or dtype != "float32":
         weights = materialise(base, opened.basis, genome, opened.config.noise)
     factors = low_rank_factors(opened.basis, genome)
-    return plan_adapter(base, weights, factors, tied_embeddings=tied_embeddings)
+    return plan_adapter(
+        base, weights, factors, tied_embeddings=tied_embeddings, max_rank=max_rank
+    )

@@ -105,6 +105,38 @@ def test_the_card_of_a_champion_names_it(run, tmp_path):
     assert f"# champion/toy_c ({name}) of run" in (folder / "README.md").read_text()
 
 
+def test_an_adapter_of_the_rank_that_was_asked_for(run, tmp_path, capsys):
+    whole = exported(run, tmp_path / "whole", "--individual", "expert/toy_b")
+    assert "rank 2; for vLLM: --enable-lora --max-lora-rank 8" in _said(capsys)
+    cut = exported(
+        run, tmp_path / "cut", "--individual", "expert/toy_b", "--max-rank", "1"
+    )
+    said = _said(capsys)
+    assert "rank 1; for vLLM: --enable-lora --max-lora-rank 1" in said
+    share = loss_by_hand(cut, run.parent / "base", cut / "adapter")
+    assert 0.01 < share < 0.99
+    assert f"it loses {percent(share)} of the change" in said
+    assert f"{percent(share)} of the change" in (cut / "adapter/README.md").read_text()
+    for name, weight in safetensors.open_folder(whole).items():  # the model is whole
+        np.testing.assert_array_equal(weight, safetensors.open_folder(cut)[name])
+    for wrong in ("0", "two", "-1"):
+        with pytest.raises(SystemExit):
+            export.main([str(run), "--to", str(tmp_path / "x"), "--max-rank", wrong])
+        assert f"'{wrong}' is no rank" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "rank, said", [(24, "rank 32"), (512, "rank 512"), (513, "--max-rank 512")]
+)
+def test_a_server_needs_room_for_the_rank(rank, said):
+    assert export._serving(rank).endswith(said)
+
+
+def _said(capsys):
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).split())
+
+
 def loss_by_hand(folder, base, adapter):
     """Lost share of the change, from the files alone."""
     from safetensors.numpy import load_file

@@ -41,6 +41,25 @@ def test_a_low_rank_change_is_held_exactly(parts):
     assert plan.change == pytest.approx(want, rel=1e-3)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_cut_adapter_is_the_nearest_one_of_its_rank(parts, rank):
+    base, weights, factors, _ = parts
+    plan = plan_adapter(base, weights, factors, tied_embeddings=False, max_rank=rank)
+    lost = change = 0.0
+    for name, (b, a) in factors.items():
+        product = b.astype(np.float64) @ a
+        singular = np.linalg.svd(product, compute_uv=False)
+        change += np.sum(singular**2)
+        lost += np.sum(singular[rank:] ** 2)
+        factor = plan.factors[name]
+        assert factor.b.shape[1] == min(rank, b.shape[1])
+        rest = np.linalg.norm(product - factor.b.astype(np.float64) @ factor.a)
+        assert rest == pytest.approx(np.sqrt(np.sum(singular[rank:] ** 2)), abs=1e-6)
+    assert plan.rank == rank
+    assert plan.lost_share == pytest.approx(lost / change, rel=1e-3, abs=1e-9)
+    assert plan.is_exact == (rank == 3)
+
+
 @pytest.mark.parametrize("what", ["norm", "tied", "residual", "noise"])
 def test_the_lost_share_is_that_of_the_energy(parts, what):
     base, weights, factors, draw = parts

@@ -22,9 +22,14 @@ def random_model(
     rng: np.random.Generator,
     hidden_size: int = 16,
     kv_heads: int = 1,
+    kind: type[LlamaConfig] = LlamaConfig,
+    **changes,
 ) -> tuple[LlamaConfig, dict[str, np.ndarray]]:
-    """A two-layer Llama with float32 weights drawn from `rng`; norm scales are 1."""
-    config = LlamaConfig(
+    """A two-layer Llama with float32 weights drawn from `rng`; norm scales are 1.
+
+    Its `kind` may be that of a relative, with `changes` of its config.
+    """
+    config = kind(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=24,
@@ -33,6 +38,7 @@ def random_model(
         num_key_value_heads=kv_heads,
         head_dim=8,
         tie_word_embeddings=True,
+        **changes,
     )
     weights = {
         name: np.ones(shape, np.float32)
@@ -44,7 +50,11 @@ def random_model(
 
 
 def make_world(
-    folder: pathlib.Path, num_tasks: int = 3, full: tuple = (), kv_heads: int = 1
+    folder: pathlib.Path,
+    num_tasks: int = 3,
+    full: tuple = (),
+    kv_heads: int = 1,
+    **model,
 ) -> dict:
     """Writes model and experts into `folder`; returns the settings of a run.
 
@@ -53,11 +63,14 @@ def make_world(
       num_tasks: 2 to 5, each with its expert.
       full: tasks whose expert is a full fine-tune; the others' are LoRAs of rank 2.
       kv_heads: 1 or 2, which a mesh's `tensor` must divide.
+      **model: `kind` and changes of the model, as for `random_model`.
     """
     tasks, entries = TASKS[:num_tasks], ENTRIES[:num_tasks]
     tokenizer = load_tokenizer(BASE)
     rng = np.random.default_rng(0)
-    config, weights = random_model(tokenizer.vocab_size, rng, kv_heads=kv_heads)
+    config, weights = random_model(
+        tokenizer.vocab_size, rng, kv_heads=kv_heads, **model
+    )
     export_model(folder / "base", config, weights, tokenizer, "# A random model\n")
     for task in tasks:
         if task in full:
@@ -74,7 +87,7 @@ def make_world(
                 1.0,
             )
             for name, shape in config.weight_shapes().items()
-            if "proj" in name
+            if "proj" in name and len(shape) == 2
         }
         save_lora(folder / task, factors, base_name="base", card="Random.\n")
     return {

@@ -38,14 +38,19 @@ def input_grams(
             total = None
             for b, batch in enumerate(group):
                 hidden[b], grams = _layer_grams(
-                    layer, hidden[b], batch.lengths, config=config, dtype=dtype
+                    layer,
+                    hidden[b],
+                    batch.lengths,
+                    config=config,
+                    dtype=dtype,
+                    window=config.window(i),
                 )
                 total = grams if total is None else _sum(total, grams)
             for name, gram in total.items():
                 found.setdefault(f"{prefix}{name}.weight", []).append(gram)
         yield found
     if not config.tie_word_embeddings:
-        norm = RMSNorm(config, "norm", dtype)
+        norm = RMSNorm(config, "model.norm", dtype)
         norm.weight[...] = jnp.asarray(weights[_NORM], dtype)
         heads = []
         for group, hidden in zip(groups, states, strict=True):
@@ -58,7 +63,9 @@ def input_grams(
         yield {HEAD: heads}
 
 
-@functools.partial(jax.jit, static_argnames=("config", "dtype"), donate_argnums=1)
+@functools.partial(
+    jax.jit, static_argnames=("config", "dtype", "window"), donate_argnums=1
+)
 def _layer_grams(
     weights: Mapping[str, jax.Array],
     x: jax.Array,
@@ -66,12 +73,14 @@ def _layer_grams(
     *,
     config: LlamaConfig,
     dtype: jnp.dtype,
+    window: int | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """One decoder layer on `[B, L, hidden]`: its output, and its Gram matrices.
 
-    The same program serves all layers: `weights` has names without the layer's number.
+    The same program serves all layers with one window: `weights` has names without the
+    layer's number.
     """
-    layer = Layer(config, "model.layers.0", dtype, "xla")
+    layer = Layer(config, "model.layers.0", dtype, "xla", window)
     state = nnx.state(layer, nnx.Param)
     nnx.update(
         layer,

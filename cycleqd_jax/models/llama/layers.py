@@ -52,29 +52,47 @@ class RMSNorm(nnx.Module):
     def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype):
         self.name = name
         self.epsilon = config.rms_norm_eps
-        self.weight = nnx.Param(jnp.ones((config.hidden_size,), dtype))
+        self.weight = nnx.Param(
+            jnp.ones(config.weight_shapes()[f"{name}.weight"], dtype)
+        )
 
     def __call__(self, x: jax.Array, deltas: Deltas) -> jax.Array:
-        """`[B, L, hidden]` to the same."""
+        """`[B, L, ..., n]` to the same; the last dimension is normed."""
         wide = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = (wide * jax.lax.rsqrt(mean_square + self.epsilon)).astype(x.dtype)
         scale = self.weight[...]
         if (change := deltas.vectors.get(f"{self.name}.weight")) is not None:
-            scale = (scale + change[:, None, :]).astype(x.dtype)
+            change = jnp.expand_dims(change, tuple(range(1, x.ndim - 1)))
+            scale = (scale + change).astype(x.dtype)
         return normed * scale
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions."""
+    """Grouped-query attention with rotary positions.
 
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind):
-        self.kind = kind
+    Attributes:
+      kind: the implementation.
+      window: how many tokens a query sees, its own included; None for all.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        name: str,
+        dtype: jnp.dtype,
+        kind: Kind,
+        window: int | None,
+    ):
+        self.kind, self.window = kind, window
         self.head_dim = config.head_dim
         self.q_proj = Linear(config, f"{name}.q_proj", dtype)
         self.k_proj = Linear(config, f"{name}.k_proj", dtype)
         self.v_proj = Linear(config, f"{name}.v_proj", dtype)
         self.o_proj = Linear(config, f"{name}.o_proj", dtype)
+        if config.head_norms:
+            self.q_norm = RMSNorm(config, f"{name}.q_norm", dtype)
+            self.k_norm = RMSNorm(config, f"{name}.k_norm", dtype)
 
     def __call__(
         self,
@@ -104,8 +122,11 @@ class Attention(nnx.Module):
         """
         batch, length, _ = x.shape
         split = (batch, length, -1, self.head_dim)
-        queries = rope.rotate(self.q_proj(x, deltas).reshape(split), *rotation)
-        keys = rope.rotate(self.k_proj(x, deltas).reshape(split), *rotation)
+        queries = self.q_proj(x, deltas).reshape(split)
+        keys = self.k_proj(x, deltas).reshape(split)
+        if hasattr(self, "q_norm"):
+            queries, keys = self.q_norm(queries, deltas), self.k_norm(keys, deltas)
+        queries, keys = rope.rotate(queries, *rotation), rope.rotate(keys, *rotation)
         values = self.v_proj(x, deltas).reshape(split)
         if view is not None and view.held is not None:
             filled, step = view.held.filled, view.held.step
@@ -116,7 +137,7 @@ class Attention(nnx.Module):
                 for old, new in zip(layer_cache[2:], (keys, values), strict=True)
             )
             seen = tuple(a[:, :, : view.span] for a in layer_cache[:2])
-            mixed = attend_twice(queries, seen, held, filled, step)
+            mixed = attend_twice(queries, seen, held, filled, step, self.window)
             return self.o_proj(mixed, deltas), held
         if layer_cache is None:
             layer_cache = seen = (keys.swapaxes(1, 2), values.swapaxes(1, 2))
@@ -130,7 +151,9 @@ class Attention(nnx.Module):
             seen = tuple(a[:, :, : view.span] for a in layer_cache)
             if view.rows is not None:
                 seen = tuple(a.at[rows].get(mode="clip") for a in seen)
-        mixed = attend(queries, *seen, positions, segments, kind=self.kind)
+        mixed = attend(
+            queries, *seen, positions, segments, kind=self.kind, window=self.window
+        )
         return self.o_proj(mixed, deltas), layer_cache
 
 
@@ -151,8 +174,15 @@ class MLP(nnx.Module):
 class Layer(nnx.Module):
     """One transformer layer; arguments and results as for `Attention`."""
 
-    def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind):
-        self.self_attn = Attention(config, f"{name}.self_attn", dtype, kind)
+    def __init__(
+        self,
+        config: LlamaConfig,
+        name: str,
+        dtype: jnp.dtype,
+        kind: Kind,
+        window: int | None = None,
+    ):
+        self.self_attn = Attention(config, f"{name}.self_attn", dtype, kind, window)
         self.mlp = MLP(config, f"{name}.mlp", dtype)
         self.input_layernorm = RMSNorm(config, f"{name}.input_layernorm", dtype)
         self.post_attention_layernorm = RMSNorm(

@@ -31,7 +31,7 @@ class Decoder(nnx.Module):
     def __init__(self, config: LlamaConfig, name: str, dtype: jnp.dtype, kind: Kind):
         self.embed_tokens = Embedding(config, f"{name}.embed_tokens", dtype)
         self.layers = nnx.List(
-            Layer(config, f"{name}.layers.{i}", dtype, kind)
+            Layer(config, f"{name}.layers.{i}", dtype, kind, config.window(i))
             for i in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config, f"{name}.norm", dtype)
