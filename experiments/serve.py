@@ -65,13 +65,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def start(
     args: argparse.Namespace,
-    routes_of: Callable[[OpenedRun], Sequence] | None = None,
+    extra_routes_of: Callable[[OpenedRun], Sequence] | None = None,
 ) -> int:
     """Serves until a signal comes; returns the exit code.
 
     Args:
       args: of `add_options`.
-      routes_of: makes further routes, of Starlette, for the run.
+      extra_routes_of: makes further routes, of Starlette, for the run.
 
     Raises:
       BadInputError: a setting or the run is wrong, or the extra is not installed.
@@ -90,7 +90,7 @@ def start(
     if chosen.api_key is None and os.environ.get(KEY):
         chosen = chosen.model_copy(update={"api_key": os.environ[KEY]})
     opened = open_run(args.run)
-    routes = routes_of(opened) if routes_of else ()
+    routes = extra_routes_of(opened) if extra_routes_of else ()
     with server.listen(chosen) as listener, console.ConsoleObserver() as observer:
         served = app.make_app(opened, chosen, routes, observer)
         if args.tokenizer_to:

@@ -164,6 +164,17 @@ class OpenedRun:
                 if row["task"] == task:
                     yield row
 
+    def with_base(self, path: str | None) -> "OpenedRun":
+        """The run with its base model elsewhere than its settings say.
+
+        Args:
+          path: where the same model is; None is where the settings say.
+        """
+        if path is None:
+            return self
+        config = self.config.model_copy(update={"base_model": path})
+        return dataclasses.replace(self, config=config)
+
     def load_base(self) -> LoadedModel:
         """The base model, on the host.
 

@@ -1,7 +1,6 @@
 """The endpoint as a Starlette application."""
 
 import contextlib
-import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -45,9 +44,7 @@ def make_app(
       BadInputError: the run or its base model cannot be read, or the engine's sizes do
         not fit.
     """
-    if settings.base_model is not None:
-        config = opened.config.model_copy(update={"base_model": settings.base_model})
-        opened = dataclasses.replace(opened, config=config)
+    opened = opened.with_base(settings.base_model)
     desk = open_desk(opened, settings, observer or Observer())
     return app_of(Catalogue(opened), desk, settings, extra_routes)
 

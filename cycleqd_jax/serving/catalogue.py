@@ -69,6 +69,9 @@ class Catalogue:
             opened = self.opened
             if self._models is None:
                 found = {name: opened.resolve(name) for name in opened.names()}
+                for model in opened.facts.models if opened.facts else ():
+                    if model.scored_as in found:  # the elite that is best of all
+                        found[model.name] = model.scored_as
                 found |= opened.cells()
                 self._models = {n: Model(n, i) for n, i in found.items()}
             return self._models

@@ -14,7 +14,7 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Iterator
 
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import CycleQDError
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.merging.genome import Genome
@@ -194,38 +194,44 @@ class Desk:
                     continue
                 shares = self._shares(ticket.individual)
                 wanted = _SHARED if shares else ticket.key
-                if wanted != self._loaded:
-                    if self.running:
-                        break
-                    await self._load(wanted, ticket)
-                    continue  # it may have been cancelled meanwhile
+                if wanted != self._loaded and self.running:
+                    break
+                try:
+                    if wanted != self._loaded:
+                        await self._load(wanted, ticket.individual)
+                        continue  # the ticket may have been cancelled meanwhile
+                    row = self._take_row(ticket) if shares else 0
+                except (CycleQDError, MemoryError, OSError, RuntimeError) as err:
+                    self._refuse(ticket, err)
+                    continue
                 self._waiting.popleft()
-                row = self._take_row(ticket) if shares else 0
                 self.running += 1
                 self._rows[row].users += 1
                 ticket.seat.set_result(row)
 
+    def _refuse(self, ticket: _Ticket, err: Exception) -> None:
+        """Fails a ticket whose individual cannot be loaded."""
+        if ticket.seat.done():  # cancelled
+            return
+        logger.warning("%s cannot be loaded.", ticket.key, exc_info=err)
+        self._waiting.remove(ticket)
+        text = " ".join(str(err).split())[:500].rstrip(".")
+        text = f"The model {ticket.key} cannot be loaded: {text}."
+        ticket.seat.set_exception(ApiError(503, text, kind=FAILED, param="model"))
+
     def _shares(self, individual: Individual) -> bool:
         return self._loader.mode == "factored" and isinstance(individual, Genome)
 
-    async def _load(self, wanted: str, ticket: _Ticket) -> None:
-        """Loads what a ticket wants; where that cannot be, its seat fails."""
+    async def _load(self, wanted: str, individual: Individual) -> None:
+        """Loads an individual, or what those share that have a factored form."""
         await self.engine.quiet()
         self._loaded = None
         for row in self._rows:
             row.key = None
-        load = self._loader.load_alone, ticket.individual
         if wanted == _SHARED:
-            load = (self._loader.share,)
-        try:
-            await asyncio.to_thread(*load)
-        except (BadInputError, MemoryError, OSError, RuntimeError) as err:
-            if not ticket.seat.done():
-                self._waiting.remove(ticket)
-                text = f"The model {ticket.key} cannot be loaded: {err}"
-                error = ApiError(503, text, kind=FAILED, param="model")
-                ticket.seat.set_exception(error)
-            return
+            await asyncio.to_thread(self._loader.share)
+        else:
+            await asyncio.to_thread(self._loader.load_alone, individual)
         self._loaded = wanted
 
     def _take_row(self, ticket: _Ticket) -> int:

@@ -70,9 +70,10 @@ class Endpoint(abc.ABC):
             return
         asked, job, form = await asyncio.to_thread(self._read, body)
         with self._desk.room(len(job.units)):
-            work = self._whole(job, form, scope, receive, send)
             if asked.stream:
                 work = self._stream(asked, job, form, send)
+            else:
+                work = self._whole(job, form, scope, receive, send)
             if not await _while_there(receive, work):
                 scope["state"]["broken_off"] = True
 
