@@ -46,6 +46,9 @@ class Guard:
             else:
                 response = JSONResponse(error.body, error.status)
                 await response(scope, receive, watched)
+        except Exception:
+            status = 500  # as it will be answered, or broken off
+            raise
         finally:
             if scope["state"]["broken_off"]:
                 status = GONE

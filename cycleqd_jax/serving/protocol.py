@@ -91,27 +91,31 @@ class Common(Section):
         ]
 
 
-class Part(Section):
-    """A part of a message; only texts are taken."""
-
-    type: Literal["text"]
-    text: str
-
-
 class ChatMessage(Section):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str
     name: str = ""
+
+    @pydantic.field_validator("content", mode="before")
+    @classmethod
+    def _joined(cls, content: Any) -> Any:
+        """The text of a list of parts."""
+        if not isinstance(content, list):
+            return content
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        kinds = [part.get("type") for part in content if isinstance(part, dict)]
+        if len(texts) < len(content) or not all(isinstance(t, str) for t in texts):
+            raise ValueError("expected a text, or parts of type text with a text each")
+        if any(kind != "text" for kind in kinds):
+            raise ValueError("expected parts of type text only")
+        return "".join(texts)
 
     def plain(self) -> dict[str, str]:
         """The message as chat templates know it."""
-        text = self.content
-        if not isinstance(text, str):
-            text = "".join(part.text for part in text)
         role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": text}
+        return {"role": role, "content": self.content}
 
 
 class ChatRequest(Common):

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.serving.settings import ServeSettings
 
-_CONNECTIONS = 1024  # at once; each holds some memory
+_CONNECTIONS = 512  # at once; each may hold a request
 _FAREWELL_S = 2  # for running replies, once the server is to end
 
 

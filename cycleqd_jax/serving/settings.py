@@ -48,7 +48,7 @@ class ServeSettings(Section):
     allowed_hosts: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     base_model: PathText | None = None
     max_waiting: Whole = 256
-    max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 8 * 2**20
+    max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 4 * 2**20
     engine: ServeEngine = ServeEngine()
 
     @property
