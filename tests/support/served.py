@@ -50,7 +50,7 @@ class Served(NamedTuple):
             next(one for one in lines if one.startswith(f"{name} ")).split()[1]
         )
 
-    def wait_until(self, condition, seconds: float = 20.0) -> None:
+    def wait_until(self, condition, seconds: float = 120.0) -> None:
         """Waits for something that follows soon."""
         end = time.monotonic() + seconds
         while not condition():
@@ -59,7 +59,7 @@ class Served(NamedTuple):
 
     def _open(self, request: urllib.request.Request) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=600) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as err:
             with err:
