@@ -10,6 +10,7 @@ from cycleqd_jax.serving.settings import ServeSettings
 
 _CONNECTIONS = 512  # at once; each may hold a request
 _FAREWELL_S = 2  # for running replies, once the server is to end
+_KEPT_S = 75  # an idle connection; longer than clients keep theirs
 
 
 def listen(settings: ServeSettings) -> socket.socket:
@@ -43,6 +44,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
             lifespan="on",
             ws="none",
             limit_concurrency=_CONNECTIONS,
+            timeout_keep_alive=_KEPT_S,
             timeout_graceful_shutdown=_FAREWELL_S,
             server_header=False,
         )

@@ -5,6 +5,7 @@ import random
 import pytest
 
 pytest.importorskip("lm_eval", reason="the extra `language` is not installed")
+pytest.importorskip("tenacity", reason="the extra `test` is not installed")
 
 import language_tasks
 from lm_eval.api.instance import Instance
