@@ -108,7 +108,7 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt setup.cfg pyproject.toml |
 	touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed
-	$(BIN)/python -m pip install -e ".[coding,dbbench,language,test]"
+	$(BIN)/python -m pip install -e ".[coding,dbbench,language,serve,test]"
 	touch $@
 
 clean:

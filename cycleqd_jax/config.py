@@ -266,6 +266,26 @@ def load_config(
     return config
 
 
+def from_overrides(overrides: Sequence[str], cls: type[Model]) -> Model:
+    """Settings of a command without a config file.
+
+    Args:
+      overrides: as for `load_config`.
+      cls: what they are.
+
+    Raises:
+      BadInputError: one sentence: the key, what is wrong.
+    """
+    data: dict[str, Any] = {}
+    for text in overrides:
+        _override(data, text)
+    try:
+        return cls.model_validate(data)
+    except pydantic.ValidationError as err:
+        sentence = explain(err, data, cls)[1]
+        raise BadInputError(f"command line: {sentence}") from err
+
+
 def with_preset(own: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """Lays settings over those of the file that their key `preset` names, if any.
 

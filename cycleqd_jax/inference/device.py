@@ -11,8 +11,9 @@ from cycleqd_jax.inference import arrays, programs
 from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.programs import ProgramKey
 from cycleqd_jax.inference.relay import ALONE, Alone, Leader
+from cycleqd_jax.inference.sampling import Likeliest
 from cycleqd_jax.inference.settings import EngineSettings
-from cycleqd_jax.inference.slots import BatchRow
+from cycleqd_jax.inference.slots import BatchRow, Request
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import Cache, CausalLM, Weights
@@ -120,18 +121,20 @@ class DeviceCalls:
         start = time.perf_counter()
         self._begin_call(rows)
         num_rows = self._padded_prefill_rows(rows)
-        tokens, logprobs = self._prefill(rows, num_rows, self._prefill_span(rows))
+        span = self._prefill_span(rows)
+        tokens, logprobs, top = self._prefill(rows, num_rows, span)
         self._count_prefill(start)
 
         def store() -> None:
-            for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            for i, row in enumerate(rows):
                 if not row.is_current:
                     continue
                 self._advance(row)
                 if not row.request.in_prefill:
-                    row.request.generated.append(int(token))
+                    row.request.generated.append(int(tokens[i]))
                     if row.request.wants_logprobs:
-                        row.request.logprobs.append(float(logprob))
+                        row.request.logprobs.append(float(logprobs[i]))
+                    _store_top(row.request, top, (slice(i, i + 1),))
 
         return store
 
@@ -144,8 +147,10 @@ class DeviceCalls:
             arrays.prefill_chunk(rows, self._settings, num_rows),
             arrays.score_targets(rows, self._settings, num_rows),
         )
-        found = self.run("score", inputs, self._prefill_span(rows))
-        logprobs, greedy = jax.device_get(found)
+        num_top = max(row.request.num_top for row in rows)
+        wanted = {"top": num_top} if num_top else {}
+        found = self.run("score", inputs, self._prefill_span(rows), **wanted)
+        logprobs, greedy, top = jax.device_get(found)
         self._count_prefill(start)
 
         def store() -> None:
@@ -158,6 +163,7 @@ class DeviceCalls:
                 skip = max(request.score_from - 1 - first, 0)
                 request.logprobs.extend(logprobs[i, skip:new].tolist())
                 request.greedy.extend(greedy[i, skip:new].tolist())
+                _store_top(request, top, (i, slice(skip, new)))
                 self._stats.scored_tokens += max(new - skip, 0)
 
         return store
@@ -170,23 +176,24 @@ class DeviceCalls:
         longest = max(len(r.request.prompt) + len(r.request.generated) for r in rows)
         span = self._span(min(longest + settings.decode_steps, settings.length))
         num_rows = next(n for n in self._decode_row_counts() if n >= len(rows))
-        tokens, logprobs = self._decode(rows, num_rows, span)
+        tokens, logprobs, top = self._decode(rows, num_rows, span)
         stats.decode_seconds += time.perf_counter() - start
         stats.decode_calls += 1
         stats.busy_slots += len(rows)
         stats.all_slots += settings.slots
 
         def store() -> None:
-            for row, ids, values in zip(rows, tokens, logprobs, strict=True):
+            for i, row in enumerate(rows):
                 if not row.is_current:
                     continue
-                request = row.request
-                new = [token for token in ids.tolist() if token != programs.NO_TOKEN]
+                request, ids = row.request, tokens[i].tolist()
+                new = [token for token in ids if token != programs.NO_TOKEN]
                 # The newest token enters the cache with the next call.
                 row.conversation.cached.extend([request.generated[-1], *new[:-1]])
                 request.generated.extend(new)
                 if request.wants_logprobs:
-                    request.logprobs.extend(values[: len(new)].tolist())
+                    request.logprobs.extend(logprobs[i, : len(new)].tolist())
+                _store_top(request, top, (i, slice(len(new))))
                 stats.decode_tokens += len(new)
 
         return store
@@ -205,15 +212,15 @@ class DeviceCalls:
         self.run("write_slot", inputs, part.keys[0].shape[2])
 
     def run(
-        self, program: str, inputs: tuple, span: int, **wanted: bool
-    ) -> Sequence[jax.Array | Cache]:
+        self, program: str, inputs: tuple, span: int, **wanted: int
+    ) -> Sequence[jax.Array | Likeliest | Cache | None]:
         """Runs a program on what is loaded, in all processes that share the mesh.
 
         Args:
           program: its name in `programs`.
           inputs: its arguments after weights, population and cache, on the host.
           span: how many tokens of each slot are read.
-          **wanted: `samples` and `logprobs` of its `ProgramKey`.
+          **wanted: `samples`, `logprobs` and `top` of its `ProgramKey`.
 
         Returns:
           What it gives beside the cache.
@@ -278,10 +285,11 @@ class DeviceCalls:
     def _span(self, end: int) -> int:
         return next(span for span in self._settings.spans if span >= end)
 
-    def _wanted(self, rows: Sequence[BatchRow]) -> dict[str, bool]:
+    def _wanted(self, rows: Sequence[BatchRow]) -> dict[str, int]:
         return {
             "samples": any(row.request.sampling.temperature > 0 for row in rows),
             "logprobs": any(row.request.wants_logprobs for row in rows),
+            "top": max((row.request.num_top for row in rows), default=0),
         }
 
     def _take_cache(self) -> Cache:
@@ -299,20 +307,19 @@ class DeviceCalls:
 
     def _prefill(
         self, rows: Sequence[BatchRow], num_rows: int, span: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """First tokens and their log-probabilities, `[len(rows)]` each."""
+    ) -> tuple[np.ndarray, np.ndarray, Likeliest | None]:
+        """First tokens, their log-probabilities and the most likely ones, by row."""
         inputs = (
             arrays.prefill_chunk(rows, self._settings, num_rows),
             arrays.sampling(rows, range(len(rows)), num_rows),
         )
         found = self.run("prefill", inputs, span, **self._wanted(rows))
-        tokens, logprobs = jax.device_get(found)
-        return tokens[: len(rows)], logprobs[: len(rows)]
+        return jax.tree.map(lambda a: a[: len(rows)], tuple(jax.device_get(found)))
 
     def _decode(
         self, rows: Sequence[BatchRow], num_rows: int, span: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and log-probabilities, `[len(rows), N]` each."""
+    ) -> tuple[np.ndarray, np.ndarray, Likeliest | None]:
+        """Tokens and log-probabilities, `[len(rows), N]` each, and the most likely."""
         settings = self._settings
         # A call of all slots works on the cache in place: row i is slot i.
         in_place = num_rows == settings.slots
@@ -327,5 +334,14 @@ class DeviceCalls:
             slots,
         )
         found = self.run("decode", inputs, span, **self._wanted(rows))
-        generated, logprobs = jax.device_get(found)
-        return generated[indices], logprobs[indices]
+        return jax.tree.map(lambda a: a[indices], tuple(jax.device_get(found)))
+
+
+def _store_top(request: Request, top: Likeliest | None, index: tuple) -> None:
+    """Adds the places at an index of `top` to a request that wants them."""
+    if not request.num_top:
+        return
+    tokens, logprobs = (part[index][:, : request.num_top].tolist() for part in top)
+    request.top.extend(
+        tuple(zip(*place, strict=True)) for place in zip(tokens, logprobs, strict=True)
+    )

@@ -31,6 +31,7 @@ from cycleqd_jax.inference.requests import (
     RequestError,
     Sampling,
     Scored,
+    Top,
     as_int,
 )
 from cycleqd_jax.inference.scheduler import Scheduler
@@ -73,6 +74,16 @@ class Engine:
         self._num_devices = 1 if mesh is None else mesh.size
         self._vocabulary = program.config.vocab_size
         self._scheduler = Scheduler(settings, self._calls, self.stats, tokenizer)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The number of token ids, from 0, that prompts may have."""
+        return self._vocabulary
+
+    @property
+    def slots_taken(self) -> int:
+        """Slots that a conversation has, between two turns too."""
+        return self._scheduler.slots.taken
 
     def load(self, weights: Weights, population: Population | None = None) -> None:
         """Sets the weights and, in factored mode, the population.
@@ -210,9 +221,25 @@ class Engine:
         individual: int = 0,
         sampling: Sampling = GREEDY,
         logprobs: bool = False,
+        num_top: int = 0,
+        heard: Callable[[Sequence[int], Sequence[float], Sequence[Top]], None]
+        | None = None,
         conversation: Conversation | None = None,
     ) -> Generation:
-        """Generates the continuation of token ids; otherwise as `chat`."""
+        """Generates the continuation of token ids; otherwise as `chat`.
+
+        Args:
+          prompt: token ids.
+          limits: of the reply.
+          individual: as for `chat`.
+          sampling: as for `chat`.
+          logprobs: as for `chat`.
+          num_top: how many of the most likely tokens to return in each place; every
+            number compiles programs of its own.
+          heard: is called with tokens, log-probabilities and most likely tokens of the
+            reply so far, after each device call that did not end it.
+          conversation: as for `chat`.
+        """
         prompt = self._checked("prompt", prompt)
         room = self.settings.length - len(prompt)
         if room < 1:
@@ -223,7 +250,15 @@ class Engine:
         if room < limits.max_new_tokens:
             limits = dataclasses.replace(limits, max_new_tokens=room)
         future = asyncio.get_running_loop().create_future()
-        request = Request(prompt, limits, future, sampling, wants_logprobs=logprobs)
+        request = Request(
+            prompt,
+            limits,
+            future,
+            sampling,
+            wants_logprobs=logprobs,
+            num_top=self._checked_top(num_top),
+            heard=heard and (lambda r: heard(r.generated, r.logprobs, r.top)),
+        )
         return await self._ask(request, individual, conversation)
 
     async def score(
@@ -232,6 +267,7 @@ class Engine:
         start: int,
         *,
         individual: int = 0,
+        num_top: int = 0,
         conversation: Conversation | None = None,
     ) -> Scored:
         """Computes log-probabilities of `tokens[start:]`, each given all before it.
@@ -241,6 +277,7 @@ class Engine:
           start: where the continuation begins, >= 1.
           individual: index into the loaded population; ignored if `conversation` is
             given.
+          num_top: as for `generate`.
           conversation: its cached tokens are reused as far as `tokens` begins alike.
 
         Raises:
@@ -263,8 +300,16 @@ class Engine:
                 f"{self.settings.length} holds; raise engine.length."
             )
         future = asyncio.get_running_loop().create_future()
-        request = Request(tokens, Limits(1), future, score_from=start)
+        num_top = self._checked_top(num_top)
+        request = Request(tokens, Limits(1), future, score_from=start, num_top=num_top)
         return await self._ask(request, individual, conversation)
+
+    async def quiet(self) -> None:
+        """Waits until no device call is running, after which `load` may be called.
+
+        No request may be waiting or running.
+        """
+        await self._scheduler.quiet()
 
     async def serve(self) -> None:
         """Answers requests until it is cancelled or a device call fails.
@@ -291,6 +336,13 @@ class Engine:
             raise RequestError(
                 f"individual: expected 0 to {count - 1}, got {individual}."
             )
+
+    def _checked_top(self, number: int) -> int:
+        if not 0 <= as_int("num_top", number) <= self._vocabulary:
+            raise RequestError(
+                f"num_top: expected 0 to {self._vocabulary}, got {number}."
+            )
+        return number
 
     def _checked(self, name: str, tokens: Sequence[int]) -> tuple[int, ...]:
         """Checks that there is a token and that all are in the vocabulary."""

@@ -91,12 +91,7 @@ def choose_mode(
     Raises:
       BadInputError: the mode is "factored", but these genomes have no factored form.
     """
-    reasons = {
-        "individuals in core form share no directions": isinstance(basis, CoreBasis),
-        "residuals are dense": bool(basis.residuals),
-        "Gaussian noise is dense": noise,
-    }
-    dense = [reason for reason, holds in reasons.items() if holds]
+    dense = dense_parts(basis, noise=noise)
     if mode == "factored" and dense:
         raise BadInputError(
             f"engine.mode is factored, but {dense[0]}; set it to auto or materialised."
@@ -105,6 +100,21 @@ def choose_mode(
     if mode == "auto":
         return auto
     return ModeChoice(mode, f"{mode} mode was asked for; auto would take {auto.reason}")
+
+
+def dense_parts(basis: Basis, *, noise: bool) -> list[str]:
+    """The reasons why genomes have no factored form; none where they have one.
+
+    Args:
+      basis: of the genomes.
+      noise: whether genomes hold Gaussian noise.
+    """
+    reasons = {
+        "individuals in core form share no directions": isinstance(basis, CoreBasis),
+        "residuals are dense": bool(basis.residuals),
+        "Gaussian noise is dense": noise,
+    }
+    return [reason for reason, holds in reasons.items() if holds]
 
 
 def _least_work(

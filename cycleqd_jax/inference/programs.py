@@ -8,14 +8,21 @@ chunk, N tokens of a decode call, I individuals, R the summed ranks of all exper
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cycleqd_jax.inference.population import Population
-from cycleqd_jax.inference.sampling import RowSampling, greedy, logprob_of, sample
+from cycleqd_jax.inference.sampling import (
+    Likeliest,
+    RowSampling,
+    greedy,
+    likeliest,
+    logprob_of,
+    sample,
+)
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import Cache, CacheView, CausalLM, Held, Weights
 
@@ -67,6 +74,7 @@ class ProgramKey(NamedTuple):
       span: how many tokens of each slot are read.
       samples: whether some row samples; else all are greedy.
       logprobs: whether log-probabilities are computed.
+      top: how many of the most likely tokens are returned with log-probabilities.
       cache_sharding: of the cache on a mesh; None on one device.
     """
 
@@ -74,6 +82,7 @@ class ProgramKey(NamedTuple):
     span: int
     samples: bool = False
     logprobs: bool = False
+    top: int = 0
     cache_sharding: NamedSharding | None = None
 
 
@@ -86,7 +95,7 @@ def prefill(
     sampling: RowSampling,
     *,
     key: ProgramKey,
-) -> tuple[jax.Array, jax.Array, Cache]:
+) -> tuple[jax.Array, jax.Array, Likeliest | None, Cache]:
     """Appends one chunk to each of P slots.
 
     Args:
@@ -99,7 +108,7 @@ def prefill(
 
     Returns:
       The token after the chunk, int32 `[P]`; its log-probability, float32 `[P]`, 0
-      unless `key.logprobs`; and the cache.
+      unless `key.logprobs`; the `key.top` most likely tokens, `[P, k]`; and the cache.
     """
     deltas = population.deltas(chunk.individuals)
     logits, cache = key.model.extend(
@@ -112,7 +121,8 @@ def prefill(
         lengths=chunk.lengths,
     )
     token, logprob = _next(logits, sampling, key)
-    return _whole(token, key), _whole(logprob, key), _sharded(cache, key)
+    top = _whole(likeliest(logits, key.top), key)
+    return _whole(token, key), _whole(logprob, key), top, _sharded(cache, key)
 
 
 @partial(jax.jit, static_argnames=("key", "steps", "stop_ids"), donate_argnames="cache")
@@ -127,7 +137,7 @@ def decode(
     key: ProgramKey,
     steps: int,
     stop_ids: tuple[int, ...],
-) -> tuple[jax.Array, jax.Array, Cache]:
+) -> tuple[jax.Array, jax.Array, Likeliest | None, Cache]:
     """Generates up to `steps` tokens in each row; ends early when no row has any left.
 
     Args:
@@ -143,7 +153,8 @@ def decode(
 
     Returns:
       Tokens, int32 `[B, N]`, `NO_TOKEN` after the end of a row; their
-      log-probabilities, float32 `[B, N]`, 0 unless `key.logprobs`; and the cache.
+      log-probabilities, float32 `[B, N]`, 0 unless `key.logprobs`; the `key.top` most
+      likely tokens in each place, `[B, N, k]`; and the cache.
     """
     if key.cache_sharding is not None and slots is None:
         # Each device computes its own slots.
@@ -161,11 +172,11 @@ def decode(
         written = _sharded(key.model.empty_cache(count, steps), key)
 
     def unfinished(carry):
-        step, _, state, _, _, _ = carry
+        step, _, state, *_ = carry
         return (step < steps) & jnp.any(state.remaining > 0)
 
     def one_step(carry):
-        step, written, state, counts, tokens, logprobs = carry
+        step, written, state, counts, tokens, logprobs, top = carry
         view = CacheView(written, None, key.span)
         if holds_back:
             view = CacheView(own, None, key.span, Held(written, first, step))
@@ -177,24 +188,35 @@ def decode(
         token = jnp.where(running, token, NO_TOKEN)
         tokens = tokens.at[:, step].set(token)
         logprobs = logprobs.at[:, step].set(jnp.where(running, logprob, 0.0))
+        top = jax.tree.map(
+            lambda all_steps, own: all_steps.at[:, step].set(own),
+            top,
+            likeliest(logits, key.top),
+        )
         ended = jnp.any(token[:, None] == stops, axis=1) | (token == NOT_FINITE)
         state = state._replace(
             tokens=jnp.where(running, token, state.tokens),
             lengths=state.lengths + running,
             remaining=jnp.where(ended, 0, state.remaining - running),
         )
-        return step + 1, written, state, counts + 1, tokens, logprobs
+        return step + 1, written, state, counts + 1, tokens, logprobs, top
 
     shape = (count, steps)
     tokens = jnp.full(shape, NO_TOKEN, jnp.int32)
-    start = (jnp.int32(0), written, state, sampling.counts, tokens, jnp.zeros(shape))
+    top = None
+    if key.top:
+        shape = (*shape, key.top)
+        top = Likeliest(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
+    logprobs = jnp.zeros(tokens.shape)
+    start = (jnp.int32(0), written, state, sampling.counts, tokens, logprobs, top)
     end = jax.lax.while_loop(unfinished, one_step, start)
-    _, written, state, _, tokens, logprobs = end
+    _, written, state, _, tokens, logprobs, top = end
     if holds_back:
         written = _append(cache, written, slots, first, state.lengths)
     elif slots is not None:
         written = _write_slots(cache, written, slots, key.span)
-    return _whole(tokens, key), _whole(logprobs, key), _sharded(written, key)
+    tokens, logprobs, top = _whole((tokens, logprobs, top), key)
+    return tokens, logprobs, top, _sharded(written, key)
 
 
 @partial(jax.jit, static_argnames="key", donate_argnames="cache")
@@ -206,7 +228,7 @@ def score(
     targets: jax.Array,
     *,
     key: ProgramKey,
-) -> tuple[jax.Array, jax.Array, Cache]:
+) -> tuple[jax.Array, jax.Array, Likeliest | None, Cache]:
     """Appends one chunk to each of P slots and scores the token after each token.
 
     Args:
@@ -219,7 +241,8 @@ def score(
 
     Returns:
       Log-probabilities of the targets, float32 `[P, C]`, whether each is the most
-      likely token, bool `[P, C]`, and the cache.
+      likely token, bool `[P, C]`, the `key.top` most likely tokens, `[P, C, k]`, and
+      the cache.
     """
     deltas = population.deltas(chunk.individuals)
     logits, cache = key.model.extend(
@@ -232,7 +255,8 @@ def score(
         all_logits=True,
     )
     best = _whole(jnp.argmax(logits, axis=-1) == targets, key)
-    return _whole(logprob_of(logits, targets), key), best, _sharded(cache, key)
+    top = _whole(likeliest(logits, key.top), key)
+    return _whole(logprob_of(logits, targets), key), best, top, _sharded(cache, key)
 
 
 @partial(jax.jit, static_argnames="key")
@@ -273,12 +297,12 @@ def _sharded(cache: Cache, key: ProgramKey) -> Cache:
     return jax.lax.with_sharding_constraint(cache, key.cache_sharding)
 
 
-def _whole(array: jax.Array, key: ProgramKey) -> jax.Array:
-    """The array as it is, and in every process where several share the mesh."""
+def _whole(tree: Any, key: ProgramKey) -> Any:
+    """Arrays as they are, and in every process where several share the mesh."""
     if key.cache_sharding is None or key.cache_sharding.is_fully_addressable:
-        return array
+        return tree
     replicated = NamedSharding(key.cache_sharding.mesh, PartitionSpec())
-    return jax.lax.with_sharding_constraint(array, replicated)
+    return jax.lax.with_sharding_constraint(tree, replicated)
 
 
 def _read_slots(cache: Cache, slots: jax.Array, span: int) -> Cache:

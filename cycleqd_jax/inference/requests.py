@@ -12,6 +12,10 @@ from cycleqd_jax.errors import RunError
 _MAX_TEMPERATURE = 3e38
 _MAX_TOP_K = 2**31 - 1
 
+# Ids of the most likely tokens in one place and their natural log-probabilities, the
+# most likely first.
+Top = tuple[tuple[int, float], ...]
+
 
 class RequestError(ValueError):
     """A request cannot be answered; other requests are not affected."""
@@ -121,6 +125,8 @@ class Generation:
       reused_tokens: tokens of the prompt that were in the cache already.
       logprobs: natural log-probability of each token given all before it, at
         temperature 1 without top-k and top-p; empty unless requested.
+      top: the most likely tokens in the place of each, see `Top`; empty unless
+        requested.
     """
 
     text: str
@@ -129,6 +135,7 @@ class Generation:
     prompt_tokens: int
     reused_tokens: int = 0
     logprobs: tuple[float, ...] = ()
+    top: tuple[Top, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +146,14 @@ class Scored:
       logprobs: natural log-probability of each token given all before it.
       greedy: whether each token is the most likely one.
       reused_tokens: tokens that the cache had already.
+      top: the most likely tokens in the place of each, see `Top`; empty unless
+        requested.
     """
 
     logprobs: tuple[float, ...]
     greedy: tuple[bool, ...]
     reused_tokens: int = 0
+    top: tuple[Top, ...] = ()
 
     @property
     def logprob(self) -> float:

@@ -146,6 +146,35 @@ def _scaled(logits: jax.Array, sampling: RowSampling) -> jax.Array:
     return logits / jnp.maximum(temperature, _MIN_TEMPERATURE)[:, None]
 
 
+class Likeliest(NamedTuple):
+    """The most likely tokens in a place, the first the most likely, `[..., k]` each.
+
+    Attributes:
+      tokens: int32.
+      logprobs: float32, natural.
+    """
+
+    tokens: jax.Array
+    logprobs: jax.Array
+
+
+def likeliest(logits: jax.Array, count: int) -> Likeliest | None:
+    """The `count` most likely tokens; None for a count of 0, which computes nothing.
+
+    Args:
+      logits: float32 `[..., V]`.
+      count: k; static.
+    """
+    if not count:
+        return None
+    if count == 1:  # a largest value is found much faster than the order of all
+        tokens = jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32)
+        values = jnp.take_along_axis(logits, tokens, axis=-1)
+    else:
+        values, tokens = jax.lax.top_k(logits, count)
+    return Likeliest(tokens, values - jax.nn.logsumexp(logits, axis=-1, keepdims=True))
+
+
 def logprob_of(logits: jax.Array, tokens: jax.Array) -> jax.Array:
     """Natural log-probability of one token per row, float32 `[...]`.
 

@@ -62,6 +62,7 @@ class Scheduler:
         self._wake: asyncio.Event | None = None
         self._serving = False
         self._stalled = False
+        self._call: asyncio.Future | None = None  # the last device call
         # Prefill calls since the last decode call. At most as many as fill all slots
         # with the longest prompts, so that replies make progress too.
         self._prefills = 0
@@ -104,6 +105,14 @@ class Scheduler:
             if conversation.request in (request, None):
                 conversation.abandon(request)
             raise
+
+    async def quiet(self) -> None:
+        """Waits until no device call is running.
+
+        The call of a request that was cancelled runs on for a while.
+        """
+        while self._call is not None and not self._call.done():
+            await asyncio.wait({self._call})
 
     def close(self, conversation: Conversation) -> None:
         """Ends a conversation and frees its slot."""
@@ -203,12 +212,13 @@ class Scheduler:
         So in a deterministic engine a row's program never depends on the other rows.
         """
 
-        def kind(conversation: Conversation) -> tuple[bool, ...]:
+        def kind(conversation: Conversation) -> tuple[int, ...]:
             request = conversation.request
             scoring = request.score_from is not None
             if not self._settings.deterministic:
                 return (scoring,)
-            return scoring, request.sampling.temperature > 0, request.wants_logprobs
+            samples = request.sampling.temperature > 0
+            return scoring, samples, request.wants_logprobs, request.num_top
 
         ordered = sorted(
             conversations, key=lambda c: (c.request.last_served, c.request.arrival)
@@ -218,7 +228,7 @@ class Scheduler:
     async def _run(self, call: Callable, conversations: Sequence[Conversation]) -> None:
         """Makes a device call in a thread and handles its results."""
         rows = [BatchRow(c, c.request, c.slot) for c in conversations]
-        running = asyncio.ensure_future(asyncio.to_thread(call, rows))
+        running = self._call = asyncio.ensure_future(asyncio.to_thread(call, rows))
         try:
             store_results = await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -273,11 +283,16 @@ class Scheduler:
             return
         if request.score_from is not None:
             answer = Scored(
-                tuple(request.logprobs), tuple(request.greedy), request.reused
+                tuple(request.logprobs),
+                tuple(request.greedy),
+                request.reused,
+                tuple(request.top),
             )
         else:
             ending = find_end(request.generated, request.limits, self._tokenizer)
             if ending is None:
+                if request.heard is not None:
+                    request.heard(request)
                 return
             answer = Generation(
                 text=ending.text,
@@ -286,6 +301,7 @@ class Scheduler:
                 prompt_tokens=len(request.prompt),
                 reused_tokens=request.reused,
                 logprobs=tuple(request.logprobs[: ending.num_tokens]),
+                top=tuple(request.top[: ending.num_tokens]),
             )
         conversation.request = None
         request.answer.set_result(answer)

@@ -7,12 +7,12 @@ evicted: its part of the cache is kept on the host and copied back for the next 
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 
-from cycleqd_jax.inference.requests import GREEDY, Limits, Sampling
+from cycleqd_jax.inference.requests import GREEDY, Limits, Sampling, Top
 from cycleqd_jax.models.base import Cache
 
 
@@ -27,6 +27,9 @@ class Request:
       answer: receives a `Generation` or a `Scored`.
       sampling: how tokens are sampled.
       wants_logprobs: whether to return log-probabilities of the reply.
+      num_top: how many of the most likely tokens to return in each place.
+      heard: is called with the request after each device call that added tokens to its
+        reply without ending it.
       score_from: when scoring, index in `prompt` where the continuation begins; else
         None.
       prefilled: tokens of the prompt that are in the cache.
@@ -34,6 +37,7 @@ class Request:
       generated: token ids of the reply.
       logprobs: of the generated or scored tokens.
       greedy: whether each scored token is the most likely one.
+      top: the most likely tokens in the place of each generated or scored one.
       skipped_calls: decode calls made while this prompt waited for its prefill call.
       arrival: sequence number among all requests.
       last_served: `arrival`-like number of its last decode call; 0 before the first.
@@ -44,12 +48,15 @@ class Request:
     answer: asyncio.Future
     sampling: Sampling = GREEDY
     wants_logprobs: bool = False
+    num_top: int = 0
+    heard: Callable[["Request"], None] | None = None
     score_from: int | None = None
     prefilled: int = 0
     reused: int = 0
     generated: list[int] = dataclasses.field(default_factory=list)
     logprobs: list[float] = dataclasses.field(default_factory=list)
     greedy: list[bool] = dataclasses.field(default_factory=list)
+    top: list[Top] = dataclasses.field(default_factory=list)
     skipped_calls: int = 0
     arrival: int = 0
     last_served: int = 0
@@ -162,6 +169,11 @@ class SlotTable:
         self._slots: list[Conversation | None] = [None] * count
         self._max_host_bytes = max_host_bytes
         self._evicted: dict[Conversation, int] = {}  # bytes of each
+
+    @property
+    def taken(self) -> int:
+        """The number of slots that have a conversation."""
+        return sum(one is not None for one in self._slots)
 
     @property
     def active(self) -> list[Conversation]:

@@ -213,7 +213,15 @@ class ChatTokenizer:
         Raises:
           BadInputError: as `render`.
         """
-        ids = self.encode(self.render(messages, add_generation_prompt, template))
+        return self.encode_text(self.render(messages, add_generation_prompt, template))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a whole text, which begins with the beginning-of-sequence token.
+
+        That is, if the tokeniser's own setting asks for one; it is never put in front
+        of another one.
+        """
+        ids = self.encode(text)
         if self._adds_bos and ids[:1] != [self.bos_id]:
             return [self.bos_id, *ids]
         return ids

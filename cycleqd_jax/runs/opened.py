@@ -125,6 +125,31 @@ class OpenedRun:
                 return champion.individual
         return name
 
+    def cells(self) -> dict[str, str]:
+        """Name of a cell, like "TASK/7,3" -> its elite, a child or expert.
+
+        Archives are written when a run is finished; before there are none, and none
+        of a search without archives. The numbers are the cell's bins.
+
+        Raises:
+          BadInputError: the table of archives is damaged.
+        """
+        path = self.path / "archives.parquet"
+        if self.facts is None or "bins" not in self.facts.search:
+            return {}
+        rows = files.read_table(sums.intact(path)).to_pylist()
+        return {
+            f"{row['archive']}/{','.join(map(str, row['bins']))}": row["individual"]
+            for row in rows
+        }
+
+    def reread(self) -> "OpenedRun":
+        """The run as it is by now, with the basis, which never changes, as it was."""
+        again = dataclasses.replace(open_run(self.path), config=self.config)
+        if "basis" in self.__dict__:
+            again.__dict__["basis"] = self.basis
+        return again
+
     def episodes(self, task: str) -> Iterator[Mapping[str, Any]]:
         """Rows of the results of one task, part by part.
 
@@ -138,6 +163,17 @@ class OpenedRun:
             for row in files.read_table(sums.intact(part)).to_pylist():
                 if row["task"] == task:
                     yield row
+
+    def with_base(self, path: str | None) -> "OpenedRun":
+        """The run with its base model elsewhere than its settings say.
+
+        Args:
+          path: where the same model is; None is where the settings say.
+        """
+        if path is None:
+            return self
+        config = self.config.model_copy(update={"base_model": path})
+        return dataclasses.replace(self, config=config)
 
     def load_base(self) -> LoadedModel:
         """The base model, on the host.

@@ -38,6 +38,7 @@ SUITES = (
     "loading",
     "cluster",
     "scale",
+    "serve",
 )
 _PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "qdax")
 

@@ -278,7 +278,7 @@ def _stepper(abstract: AbstractRun, individuals: int):
 
     def call():
         nonlocal cache
-        tokens, _, cache = programs.decode(
+        tokens, _, _, cache = programs.decode(
             weights, population, cache, state, sampling, None,
             key=key, steps=_STEPS, stop_ids=(),
         )  # fmt: skip

@@ -109,6 +109,18 @@ def test_population(options, monkeypatch):
     assert all(math.isfinite(row.ours) and row.ours > 0 for row in rows)
 
 
+def test_serve(options, monkeypatch):
+    serve = pytest.importorskip("experiments.benchmarks.serve")
+    monkeypatch.setattr(serve, "_PROMPT", 8)
+    monkeypatch.setattr(serve, "_NEW", 6)
+    rows = serve.run(options, lambda text: None)
+    assert [(row.unit, row.target) for row in rows] == [
+        ("tokens/s", 2.0),
+        ("tokens/s", None),
+    ]
+    assert all(row.ours > 0 for row in rows)
+
+
 def test_loop(options):
     rows = loop.run(options, lambda text: None)
     share, ours, model, sandbox, whole = rows

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint for the individuals of a run."""

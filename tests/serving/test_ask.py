@@ -1,0 +1,53 @@
+"""The command that asks several individuals."""
+
+import pytest
+
+from cycleqd_jax.chat import Finish
+from cycleqd_jax.inference.requests import Generation
+from cycleqd_jax.serving.together import likeliest_reply, majority
+from experiments import ask
+
+
+def reply(text, *logprobs):
+    return Generation(text, (1,) * len(logprobs), Finish.STOP, 3, 0, logprobs)
+
+
+def test_votes_and_the_likeliest():
+    replies = {
+        "a": reply("yes", -3.0, -1.0),
+        "b": reply("no", -1.5),
+        "c": reply(" yes\n", -0.1, -2.0, -2.0),
+        "d": reply("perhaps", -0.2, -0.2),
+    }
+    assert likeliest_reply(replies) == "d"
+    assert majority(replies) == ("c", 2)  # of those who say yes it is the likeliest
+    del replies["c"]
+    assert majority(replies) == ("d", 1)
+
+
+def test_answers_side_by_side(toy_run, endpoint, capsys):
+    question = "toy_a test 1"
+    names = ["base", "champion/toy_a", "aggregated"]
+    arguments = [str(toy_run), question, "--max-tokens", "6", "--vote", "--best-of"]
+    assert ask.main([*arguments, "--models", *names]) == 0
+    printed = capsys.readouterr().out
+    for name in names:
+        asked = {"model": name, "messages": [{"role": "user", "content": question}]}
+        _, answer = endpoint.post("/v1/chat/completions", asked | {"max_tokens": 6})
+        text = answer["choices"][0]["message"]["content"]
+        words = [word for word in text.split() if word.isascii() and word.isalnum()]
+        assert name in printed and all(word in printed for word in words)
+    assert "of 3 say, like" in printed and "the likeliest answer is that of" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["hi", "--models", "child/999"], "'child/999' does not exist"),
+        (["word " * 2000], "The prompt has"),
+        (["hi", "--max-tokens", "0"], "expected at least 1"),
+    ],
+)
+def test_what_is_wrong(toy_run, capsys, arguments, words):
+    assert ask.main([str(toy_run), *arguments]) == 2
+    assert words in capsys.readouterr().err

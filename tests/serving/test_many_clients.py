@@ -1,0 +1,79 @@
+"""Many clients, of which some go away at any moment: nothing leaks, none starves."""
+
+import asyncio
+import random
+
+import openai
+import served
+
+CLIENTS, ROUNDS = 64, 2
+
+
+def test_random_cancels_leave_nothing_behind(toy_run):
+    with served.serving(toy_run, max_waiting=200) as there:
+        models = list(there.app.state.catalogue.models())
+        models = [name for name in models if not name.startswith("trained_expert")]
+        ended = asyncio.run(_crowd(f"{there.url}/v1", models))
+        there.wait_until(lambda: there.metric("cycleqd_replies_running") == 0)
+        assert there.metric("cycleqd_slots_taken") == 0
+        assert there.metric("cycleqd_replies_waiting") == 0
+        assert len(ended) == CLIENTS * ROUNDS
+        answered, gone = ended.count("answered"), ended.count("gone")
+        assert answered + gone == len(ended) and answered > 10 and gone > 10
+        there.wait_until(lambda: sum(_requests(there).values()) >= len(ended))
+        counted = _requests(there)
+        # An answer may have been on its way when its client went.
+        assert counted["200"] >= answered and set(counted) <= {"200", "499"}
+        assert sum(counted.values()) == len(ended)
+        desk = there.app.state.desk
+        assert desk._taken == 0 and not any(row.users for row in desk._rows)
+        status, _ = there.post(
+            "/v1/completions", {"model": "base", "prompt": "a", "max_tokens": 1}
+        )
+        assert status == 200
+
+
+def _requests(there) -> dict[str, int]:
+    """Status -> number of requests that asked a model."""
+    start, counts = 'cycleqd_requests_total{path="/v1/chat/completions",status="', {}
+    for line in there.get("/metrics")[1].splitlines():
+        if line.startswith(start):
+            status, _, count = line.removeprefix(start).partition('"} ')
+            counts[status] = int(count)
+    return counts
+
+
+async def _crowd(url: str, models: list[str]) -> list[str]:
+    async with openai.AsyncOpenAI(base_url=url, api_key="-", max_retries=0) as client:
+        crowd = (_client(client, models, random.Random(i)) for i in range(CLIENTS))
+        return [end for ends in await asyncio.gather(*crowd) for end in ends]
+
+
+async def _client(client, models: list[str], rng: random.Random) -> list[str]:
+    return [await _ask(client, models, rng) for _ in range(ROUNDS)]
+
+
+async def _ask(client, models: list[str], rng: random.Random) -> str:
+    """One request, whole or streamed, which its client may leave."""
+    patience = rng.choice([None, None, rng.uniform(0, 1.5)])
+    options = {
+        "model": rng.choice(models),
+        "messages": [{"role": "user", "content": "word " * rng.randrange(1, 20)}],
+        "max_tokens": rng.randrange(1, 24),
+        "temperature": 0.0,
+        "n": rng.choice([1, 1, 2]),
+    }
+
+    async def whole() -> None:
+        await client.chat.completions.create(**options)
+
+    async def streamed() -> None:
+        async for _ in await client.chat.completions.create(**options, stream=True):
+            pass
+
+    try:
+        async with asyncio.timeout(patience):
+            await rng.choice([whole, streamed])()
+        return "answered"
+    except TimeoutError:
+        return "gone"
