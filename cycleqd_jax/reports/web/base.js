@@ -46,7 +46,16 @@ function derive() {
 }
 
 const lastTime = () => data.individuals.length - data.experts.length;
-const isKnown = (name) => index.has(name) || data.others.includes(name);
+
+// The individual behind a name: its own, another one, or a cell like "skill/7,3"; else null.
+function resolve(name) {
+  if (index.has(name) || data.others.includes(name)) return name;
+  const behind = Object.keys(data.also).find((one) => data.also[one].includes(name));
+  if (behind) return behind;
+  const [, task, bins] = name.match(/^(.*)\/([\d,]+)$/) || [];
+  const place = placesAt(state.time).get(`${data.tasks.indexOf(task)}/${bins}`);
+  return place ? data.individuals[place.number].n : null;
+}
 const titleOf = (name) => [name, ...(data.also[name] || [])].join(", ");
 
 // Cell -> who holds it after the first `time` children; a cell is "archive/bin,bin".

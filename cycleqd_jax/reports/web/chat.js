@@ -20,11 +20,12 @@ function drawChat() {
   if (!place.firstChild) {
     wanted = new Set(models);
     place.append(el("h3", {}, "Chat"), el("p", { class: "note" }, "One question, an answer from each model. Choose an elite on a map to ask it too."),
-      el("fieldset", { class: "models" }, el("legend", {}, "models")),
-      el("label", { for: "question" }, "Question"), el("textarea", { id: "question" }),
-      server.key ? el("label", {}, "API key ", el("input", { id: "key", type: "password", autocomplete: "off" })) : "",
-      el("div", { class: "buttons" }, el("button", { id: "ask", type: "button", click: askAll }, "Ask"), " ",
-        el("button", { id: "stop", type: "button", disabled: true, click: () => running && running.abort() }, "Stop")),
+      el("form", { submit: (event) => { event.preventDefault(); askAll(); } },
+        el("fieldset", { class: "models" }, el("legend", {}, "models")),
+        el("label", { for: "question" }, "Question"), el("textarea", { id: "question" }),
+        el("label", { id: "ask-key", hidden: true }, "API key of this server ", el("input", { id: "key", type: "password", autocomplete: "off" })),
+        el("div", { class: "buttons" }, el("button", { id: "ask", type: "submit" }, "Ask"), " ",
+          el("button", { id: "stop", type: "button", disabled: true, click: () => running && running.abort() }, "Stop"))),
       el("div", { class: "answers", id: "answers", "aria-live": "off" }));
   }
   if (state.chosen && models.includes(state.chosen)) wanted.add(state.chosen);
@@ -54,12 +55,13 @@ async function askAll() {
 async function answer({ name, reply, note }, question, signal) {
   let text = "", finish = null;
   try {
-    const key = byId("key") && byId("key").value;
+    const key = byId("key").value;
     const response = await fetch(server.chat, {
       method: "POST", signal,
       headers: { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) },
       body: JSON.stringify({ model: name, messages: [{ role: "user", content: question }], stream: true }),
     });
+    if (response.status === 401) byId("ask-key").hidden = false;
     if (!response.ok) throw new Error(await refusal(response));
     for await (const event of events(response.body)) {
       if (event.error) throw new Error(event.error.message);

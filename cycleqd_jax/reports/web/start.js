@@ -1,10 +1,9 @@
 // Choosing by click, key or address; the replay; and looking again while a run goes on.
 
-const LOOK_AGAIN = 10000, STEP = 260; // milliseconds
+const STEP = 260; // milliseconds
 let playing = null;
 
 function choose(name, { scroll = false, remember = true } = {}) {
-  if (name !== null && !isKnown(name)) return say(`There is no individual ${name} in this run.`);
   state.chosen = name;
   markMaps();
   drawCard();
@@ -23,9 +22,10 @@ function choose(name, { scroll = false, remember = true } = {}) {
 function followAddress() {
   const wanted = new URLSearchParams(location.hash.slice(1)).get("individual");
   if (wanted === null) return choose(null);
+  const name = resolve(wanted);
   byId("run-state").textContent = stateOfRun();
-  if (!isKnown(wanted)) byId("run-state").append(plain(` There is no individual ${wanted} in this run.`));
-  return choose(isKnown(wanted) ? wanted : null, { remember: false, scroll: true });
+  if (name === null) byId("run-state").append(plain(` There is no individual ${wanted} in this run.`));
+  return choose(name, { remember: false, scroll: true });
 }
 
 function stateOfRun() {
@@ -116,4 +116,4 @@ drawChat();
 followAddress();
 window.addEventListener("hashchange", followAddress);
 window.addEventListener("popstate", followAddress);
-if (server && !data.finished) setInterval(lookAgain, LOOK_AGAIN);
+if (server && !data.finished) setInterval(lookAgain, server.look_again_ms);
