@@ -45,7 +45,7 @@ def make_page(
         split=split,
         tables=_score_tables(report, split),
         paired=_paired_table(report, split),
-        metrics=_metric_tables(report, split),
+        metrics=sections.metrics(report, split),
         coverage=sections.coverage(report),
         archives=_archives(report, archives),
         champions=_champion_table(report),
@@ -137,37 +137,6 @@ def _score_table(report: Mapping[str, Any], split: str) -> str:
             )
         rows.append([*cells, str(entry["problems"])])
     return table(["model", *columns, "problems"], rows, marked=[report["result"]])
-
-
-def _metric_tables(report: Mapping[str, Any], split: str) -> str:
-    """A section with one table per task that says more than a score; maybe nothing."""
-    parts = []
-    for task, names in tables.metric_names(report, split).items():
-        rows = []
-        for model in report["models"]:
-            means, errors = (
-                report[kind].get(model, {}).get(split, {}).get(task, {})
-                for kind in ("metrics", "metric_errors")
-            )
-            cells = [_mean_cell(means.get(n), errors.get(n)) for n in names]
-            rows.append([text(model), *cells])
-        shown = table(["model", *names], rows, marked=[report["result"]])
-        parts.append(f"<h3>{text(task)}</h3>{shown}")
-    if not parts:
-        return ""
-    return (
-        f"<section><h2>Beside the score, on {text(split)}</h2>"
-        '<p class="note">Means over the problems that have each, and their standard '
-        "errors.</p>"
-        f"{''.join(parts)}</section>"
-    )
-
-
-def _mean_cell(mean: float | None, error: float | None) -> str:
-    if mean is None:
-        return "&ndash;"
-    small = "" if error is None else f"<small>&plusmn; {error:.3f}</small>"
-    return f"<td>{mean:.3f}{small}</td>"
 
 
 def _paired_table(report: Mapping[str, Any], split: str) -> str:

@@ -1,11 +1,43 @@
-"""Sections of the page on coverage, luck, retention and cost, each as ready HTML."""
+"""Sections of the page on metrics, coverage, luck, retention and cost, as ready HTML."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from cycleqd_jax.reports import tables
 from cycleqd_jax.reports.markup import table, text
 
 _COVER = 12  # models of a cover that are named
+
+
+def metrics(report: Mapping[str, Any], split: str) -> str:
+    """A section with one table per task that says more than a score; maybe nothing."""
+    parts = []
+    for task, names in tables.metric_names(report, split).items():
+        rows = []
+        for model in report["models"]:
+            means, errors = (
+                report[kind].get(model, {}).get(split, {}).get(task, {})
+                for kind in ("metrics", "metric_errors")
+            )
+            cells = [_mean_cell(means.get(n), errors.get(n)) for n in names]
+            rows.append([text(model), *cells])
+        shown = table(["model", *names], rows, marked=[report["result"]])
+        parts.append(f"<h3>{text(task)}</h3>{shown}")
+    if not parts:
+        return ""
+    return (
+        f"<section><h2>Beside the score, on {text(split)}</h2>"
+        '<p class="note">Means over the problems that have each, and their standard '
+        "errors.</p>"
+        f"{''.join(parts)}</section>"
+    )
+
+
+def _mean_cell(mean: float | None, error: float | None) -> str:
+    if mean is None:
+        return "&ndash;"
+    small = "" if error is None else f"<small>&plusmn; {error:.3f}</small>"
+    return f"<td>{mean:.3f}{small}</td>"
 
 
 def coverage(report: Mapping[str, Any]) -> str:
