@@ -1,4 +1,4 @@
-"""Sections of the page on metrics, coverage, luck, retention and cost, as ready HTML."""
+"""Sections of the page that are ready as HTML: metrics, coverage, luck and others."""
 
 from collections.abc import Mapping
 from typing import Any
