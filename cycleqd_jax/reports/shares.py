@@ -19,7 +19,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.basis_store import open_basis
 from cycleqd_jax.merging.forms import DiagonalBasis, MatrixSlot
 from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.runs.names import individual_name
+from cycleqd_jax.runs.names import AGGREGATED, individual_name
 from cycleqd_jax.runs.opened import OpenedRun
 
 _GROUPS = 4  # at most, of layers; embedding and head are one more
@@ -102,7 +102,25 @@ def read_shares(opened: OpenedRun) -> Shares:
         for i, genome in sorted(kept.items())
         if isinstance(genome, Genome)
     }
-    return layer_shares(basis, genomes)
+    found = layer_shares(basis, genomes)
+    return found | _aggregated(opened, found)
+
+
+def _aggregated(opened: OpenedRun, shares: Shares) -> Shares:
+    """Shares of the aggregated model: the weighted sum of its champions'."""
+    facts = opened.facts
+    champions = list(facts.aggregation.values()) if facts else []
+    if facts is None or facts.result != AGGREGATED or not champions:
+        return {}
+    if not all(champion.individual in shares for champion in champions):
+        return {}
+    weights = [champion.beta for champion in champions]
+    rows = [shares[champion.individual] for champion in champions]
+    merged = {
+        group: np.average([row[group] for row in rows], axis=0, weights=weights)
+        for group in rows[0]
+    }
+    return {AGGREGATED: {g: [round(float(s), 3) for s in m] for g, m in merged.items()}}
 
 
 def _size(run: pathlib.Path) -> int:

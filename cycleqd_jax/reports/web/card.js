@@ -18,8 +18,8 @@ function drawCard() {
 function whereHeld(name) {
   const number = index.get(name);
   const found = [...placesAt(state.time).values()].filter((place) => place.number === number);
-  const cells = found.map((place) => `${data.tasks[place.archive]} (bins ${place.bins.join(", ")})`);
-  const held = cells.length ? `Held by the archive${cells.length > 1 ? "s" : ""} of ${cells.join("; ")}.` : data.grid && number !== undefined ? "No archive holds it at this time." : "";
+  const cells = found.sort((a, b) => a.archive - b.archive).map((place) => `${data.tasks[place.archive]}/${place.bins}`);
+  const held = cells.length ? `It holds the cell${cells.length > 1 ? "s" : ""} ${cells.join(" and ")}.` : data.grid && number !== undefined ? "No archive holds it at this time." : "";
   return data.individuals[number]?.i ? `${held} Its evaluation was given up before all problems were answered.` : held;
 }
 
