@@ -95,6 +95,6 @@ class ServedRun:
 
 
 def _listing(run: pathlib.Path) -> tuple[str, ...]:
-    """Names of the parts that the page rests on."""
-    kinds = ("metrics", "results")
-    return tuple(sorted(str(p) for k in kinds for p in run.glob(f"{k}/*.parquet")))
+    """Names of the parts and checkpoints that the page rests on."""
+    found = ("metrics/*.parquet", "results/*.parquet", "checkpoints/*")
+    return tuple(sorted(str(path) for some in found for path in run.glob(some)))

@@ -345,8 +345,9 @@ async def chat(request):
 
 
 def served(run, look_again_ms=10_000):
-    applications = pytest.importorskip("starlette.applications", reason="extra serve")
-    pytest.importorskip("uvicorn", reason="extra serve")
+    missing = "the extra `serve` is not installed"
+    applications = pytest.importorskip("starlette.applications", reason=missing)
+    pytest.importorskip("uvicorn", reason=missing)
     from starlette.routing import Route
 
     from cycleqd_jax.serving.explore import explorer_routes
