@@ -108,7 +108,7 @@ function drawCell(archive, at, places, [x, y, width, height]) {
     pointerenter: () => showTooltip(cell, name, others), pointerleave: hideTooltip,
     focus: () => showTooltip(cell, name, others), blur: hideTooltip,
   }, svg("rect", { class: "square", x, y, width, height, fill: heat(qualityOf(best.number, archive)) }));
-  const cx = x + width / 2, cy = y + height / 2, r = Math.min(width, height) * 0.42;
+  const cx = x + width / 2, cy = y + height / 2, r = Math.min(width * 0.42, height * 0.42, 10);
   if (name.startsWith("expert/")) {
     const points = [...Array(10).keys()].map((i) => { const a = Math.PI * (i / 5 - 0.5), s = i % 2 ? r * 0.42 : r; return `${cx + s * Math.cos(a)},${cy + s * Math.sin(a)}`; });
     cell.append(svg("polygon", { class: "star", points: points.join(" ") }));
