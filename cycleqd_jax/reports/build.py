@@ -6,7 +6,18 @@ from typing import Any
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import NO_ROOM, cannot_write, write_bytes
-from cycleqd_jax.reports import archive_maps, figures, page, run_data, tables
+from cycleqd_jax.reports import (
+    archive_maps,
+    coverage,
+    explorer,
+    figures,
+    page,
+    run_data,
+    tables,
+)
+from cycleqd_jax.reports.population import Population, read_population
+from cycleqd_jax.reports.shares import read_shares
+from cycleqd_jax.runs.opened import open_run
 
 
 def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
@@ -25,18 +36,14 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
       BadInputError: if this is no finished run folder, or `report/` cannot be written.
       RunError: if there is no room for it.
     """
-    data = run_data.read_run(run_dir)
-    report = tables.make_report(data)
-    split = main_split(report)
-    images = {
-        "scores": figures.draw_scores(report, split),
-        "progress": figures.draw_progress(data),
-        "lineage": figures.draw_lineage(data),
-    }
-    if data.elites:
-        images["archives"] = archive_maps.draw_archives(data)
+    opened = open_run(run_dir, finished=True)
+    data, population = run_data.read_run(run_dir), read_population(opened)
+    report = numbers(data, population)
+    images = draw(data, report)
     files = {f"{name}.png": png for name, png in images.items()}
-    files["report.html"] = page.make_page(data, report, images, split).encode()
+    explored = explorer.explorer_data(population, read_shares(opened))
+    html = page.make_page(data, report, images, main_split(report), explored)
+    files["report.html"] = html.encode()
     files["report.json"] = (json.dumps(report, indent=2) + "\n").encode()
     folder = pathlib.Path(run_dir) / "report"
     try:
@@ -48,6 +55,24 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
             raise cannot_write(folder, err) from err
         raise BadInputError(f"{folder}: cannot be written ({err.strerror}).") from err
     return report
+
+
+def numbers(data: run_data.RunData, population: Population) -> dict[str, Any]:
+    """All numbers of the report, as `report.json` holds them."""
+    report = tables.make_report(data)
+    return report | {"coverage": coverage.of_population(population)}
+
+
+def draw(data: run_data.RunData, report: dict[str, Any]) -> dict[str, bytes]:
+    """The figures as PNG bytes, by name."""
+    images = {
+        "scores": figures.draw_scores(report, main_split(report)),
+        "progress": figures.draw_progress(data),
+        "lineage": figures.draw_lineage(data),
+    }
+    if data.elites:
+        images["archives"] = archive_maps.draw_archives(data)
+    return images
 
 
 def main_split(report: dict[str, Any]) -> str:

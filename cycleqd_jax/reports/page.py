@@ -4,7 +4,6 @@ Only the line with the id `wall-time` differs between equal runs.
 """
 
 import base64
-import importlib.resources
 import string
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +12,17 @@ from cycleqd_jax.config import to_yaml
 from cycleqd_jax.reports import sections, tables
 from cycleqd_jax.reports.markup import table, text
 from cycleqd_jax.reports.run_data import RunData
+from cycleqd_jax.reports.shell import make_shell, web_file
 from cycleqd_jax.runs.names import expert_name
 
 
 def make_page(
-    data: RunData, report: Mapping[str, Any], figures: Mapping[str, bytes], split: str
+    data: RunData,
+    report: Mapping[str, Any],
+    figures: Mapping[str, bytes],
+    split: str,
+    explorer: Mapping[str, Any],
+    server: Mapping[str, Any] | None = None,
 ) -> str:
     """The page as HTML text.
 
@@ -27,21 +32,21 @@ def make_page(
       figures: PNG bytes by name: scores, progress, lineage, and archives if there are
         some.
       split: the split reported first.
+      explorer: made by `explorer.explorer_data`.
+      server: as for `shell.make_shell`.
     """
-    template = importlib.resources.files(__package__).joinpath("page.html")
     images = {
         f"{name}_figure": _image(png, alternative=f"figure: {name}")
         for name, png in figures.items()
     }
     archives = images.pop("archives_figure", "")
-    return string.Template(template.read_text("utf-8")).substitute(
+    below = string.Template(web_file("report.html")).substitute(
         images,
-        title=f"{len(data.tasks)} skills in one model",
-        summary=_summary(report, split),
         split=split,
         tables=_score_tables(report, split),
         paired=_paired_table(report, split),
-        metrics=_metric_tables(report, split),
+        metrics=sections.metrics(report, split),
+        coverage=sections.coverage(report),
         archives=_archives(report, archives),
         champions=_champion_table(report),
         experts=_experts(report),
@@ -53,6 +58,13 @@ def make_page(
         fingerprint=text(report["state_fingerprint"]),
         settings=text(_settings(data)),
         wall_time=_wall_time(report["timing"]),
+    )
+    return make_shell(
+        explorer,
+        title=f"{len(data.tasks)} skills in one model",
+        summary=f'<p class="lead">{_summary(report, split)}</p>',
+        report=below,
+        server=server,
     )
 
 
@@ -125,37 +137,6 @@ def _score_table(report: Mapping[str, Any], split: str) -> str:
             )
         rows.append([*cells, str(entry["problems"])])
     return table(["model", *columns, "problems"], rows, marked=[report["result"]])
-
-
-def _metric_tables(report: Mapping[str, Any], split: str) -> str:
-    """A section with one table per task that says more than a score; maybe nothing."""
-    parts = []
-    for task, names in tables.metric_names(report, split).items():
-        rows = []
-        for model in report["models"]:
-            means, errors = (
-                report[kind].get(model, {}).get(split, {}).get(task, {})
-                for kind in ("metrics", "metric_errors")
-            )
-            cells = [_mean_cell(means.get(n), errors.get(n)) for n in names]
-            rows.append([text(model), *cells])
-        shown = table(["model", *names], rows, marked=[report["result"]])
-        parts.append(f"<h3>{text(task)}</h3>{shown}")
-    if not parts:
-        return ""
-    return (
-        f"<section><h2>Beside the score, on {text(split)}</h2>"
-        '<p class="note">Means over the problems that have each, and their standard '
-        "errors.</p>"
-        f"{''.join(parts)}</section>"
-    )
-
-
-def _mean_cell(mean: float | None, error: float | None) -> str:
-    if mean is None:
-        return "&ndash;"
-    small = "" if error is None else f"<small>&plusmn; {error:.3f}</small>"
-    return f"<td>{mean:.3f}{small}</td>"
 
 
 def _paired_table(report: Mapping[str, Any], split: str) -> str:

@@ -14,6 +14,7 @@ from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.tasks.registry import task_class
 
 PROGRESS = ("best/", "coverage/", "qd_score/")  # kinds of columns of the metrics
+_STATUS = "status/"
 SPLITS = ("test", "validate", "optimise")  # in the order in which a reader wants them
 
 # individual -> split -> task -> problem -> score in [0, 1]
@@ -51,6 +52,9 @@ class Child:
       scores: on `optimise`, by task.
       progress: what the search measured, like "best/<task>" or "coverage/<task>".
       complete: whether the scores are means over all problems.
+      statuses: what each archive decided on it, by task: "new", "improved" or
+        "rejected"; empty without archives of tasks.
+      retention: of plain text, in [0, 1]; None where it was not measured.
     """
 
     generation: int
@@ -61,6 +65,8 @@ class Child:
     scores: Mapping[str, float]
     progress: Mapping[str, float]
     complete: bool = True
+    statuses: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    retention: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +136,8 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         models=tuple(aliases),
         scores=scores,
         samples=_samples(run, facts.result, aliases[facts.result], scores),
-        children=_children(run, tasks),
-        elites=_elites(run, facts),
+        children=read_children(run, tasks),
+        elites=read_elites(run, facts),
         basis=reading.read_basis_facts(run),
         metrics=metrics,
         metric_errors=metric_errors,
@@ -223,13 +229,17 @@ def _samples(
     return reading.read_replies(run, (result, scored_as), split, wanted)
 
 
-def _children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
-    """All children, by generation."""
+def read_children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
+    """All children, by generation.
+
+    Raises:
+      BadInputError: there are none yet, or a part is damaged.
+    """
     plain = ["generation", "individual", "active_task", "parent_1", "parent_2"]
     plain += ["weight_1", "weight_2"]
     columns = plain + [f"score/{task}" for task in tasks]
     children = []
-    further = (*PROGRESS, "complete")
+    further = (*PROGRESS, _STATUS, "complete", "retention")
     for row in reading.read_rows(reading.parts(run, "metrics"), columns, further):
         parents = (row["parent_1"], row["parent_2"])
         has_parents = None not in parents
@@ -243,12 +253,18 @@ def _children(run: pathlib.Path, tasks: Sequence[str]) -> tuple[Child, ...]:
                 scores={task: row[f"score/{task}"] for task in tasks},
                 progress={n: v for n, v in row.items() if n.startswith(PROGRESS)},
                 complete=row.get("complete", True),
+                statuses={
+                    name.removeprefix(_STATUS): status
+                    for name, status in row.items()
+                    if name.startswith(_STATUS)
+                },
+                retention=row.get("retention"),
             )
         )
     return tuple(sorted(children, key=lambda child: child.generation))
 
 
-def _elites(run: pathlib.Path, facts: RunFacts) -> tuple[Elite, ...]:
+def read_elites(run: pathlib.Path, facts: RunFacts) -> tuple[Elite, ...]:
     """All elites, in the file's order; none of a search without archives."""
     if "bins" not in facts.search:
         return ()

@@ -1,9 +1,80 @@
-"""Sections of the page on luck, retention and cost, each as ready HTML."""
+"""Sections of the page that are ready as HTML: metrics, coverage, luck and others."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from cycleqd_jax.reports import tables
 from cycleqd_jax.reports.markup import table, text
+
+_COVER = 12  # models of a cover that are named
+
+
+def metrics(report: Mapping[str, Any], split: str) -> str:
+    """A section with one table per task that says more than a score; maybe nothing."""
+    parts = []
+    for task, names in tables.metric_names(report, split).items():
+        rows = []
+        for model in report["models"]:
+            means, errors = (
+                report[kind].get(model, {}).get(split, {}).get(task, {})
+                for kind in ("metrics", "metric_errors")
+            )
+            cells = [_mean_cell(means.get(n), errors.get(n)) for n in names]
+            rows.append([text(model), *cells])
+        shown = table(["model", *names], rows, marked=[report["result"]])
+        parts.append(f"<h3>{text(task)}</h3>{shown}")
+    if not parts:
+        return ""
+    return (
+        f"<section><h2>Beside the score, on {text(split)}</h2>"
+        '<p class="note">Means over the problems that have each, and their standard '
+        "errors.</p>"
+        f"{''.join(parts)}</section>"
+    )
+
+
+def _mean_cell(mean: float | None, error: float | None) -> str:
+    if mean is None:
+        return "&ndash;"
+    small = "" if error is None else f"<small>&plusmn; {error:.3f}</small>"
+    return f"<td>{mean:.3f}{small}</td>"
+
+
+def coverage(report: Mapping[str, Any]) -> str:
+    """What all models solve together; empty where there is only one."""
+    parts = []
+    for split, found in report["coverage"].items():
+        cover = found["cover"]
+        shown = [
+            f"<code>{text(row['name'])}</code> {'' if i else 'solves '}"
+            f"{'+' if i else ''}{_count(row['adds'])}"
+            for i, row in enumerate(cover[:_COVER])
+        ]
+        more = f" and {len(cover) - _COVER} more" if len(cover) > _COVER else ""
+        parts.append(
+            f"<p>On <em>{text(split)}</em>, {text(found['who'])} solve "
+            f"<strong>{_count(found['together'])} of {found['problems']}</strong> "
+            f"problems together; the best one, <code>{text(found['name'])}</code>, "
+            f"solves {_count(found['best'])}. {len(cover)} "
+            f"{'models are' if len(cover) != 1 else 'model is'} enough: "
+            f"{', '.join(shown)}{more}.</p>"
+        )
+    if not parts:
+        return ""
+    return (
+        "<section><h2>What the population solves that no single model does</h2>"
+        '<p class="note">A problem counts where at least one model solves it, with its '
+        "best score where that is between 0 and 1. The models that are enough are "
+        "added one by one, each time the one that adds most. On <em>optimise</em>, "
+        "by which the population was selected, this is a bound from above; nobody "
+        "knows beforehand which model will solve a problem.</p>"
+        f"{''.join(parts)}</section>"
+    )
+
+
+def _count(problems: float) -> str:
+    whole = round(problems)
+    return str(whole) if abs(problems - whole) < 1e-9 else f"{problems:.1f}"
 
 
 def winners_curse(report: Mapping[str, Any]) -> str:

@@ -123,7 +123,7 @@ def read_rows(
 
 
 def read_scores(
-    run: pathlib.Path, individuals: Collection[str]
+    run: pathlib.Path, individuals: Collection[str] | None = None
 ) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """Scores in [0, 1] by individual, split, task and problem.
 
@@ -135,7 +135,8 @@ def read_scores(
     """
     scores: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     columns = ["individual", "split", "task", "problem", "score"]
-    for row in read_rows(parts(run, "results"), columns, individual=individuals):
+    chosen = {} if individuals is None else {"individual": individuals}
+    for row in read_rows(parts(run, "results"), columns, **chosen):
         score = row["score"]
         if score is None or not 0 <= score <= 1:
             raise BadInputError(

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import run_contents
 
+from cycleqd_jax import files
 from cycleqd_jax.runs.facts import RunFacts, write_facts
 
 SIZES = {"optimise": 12, "validate": 10, "test": 20}
@@ -194,11 +195,20 @@ class Fabricated:
             f"seed: 3\nrun_dir: {run}\nbase_model: some/model\ntasks: {tasks}\n"
             f"experts: {json.dumps({task: 'x' for task in tasks})}\n"
             f"problems: {json.dumps(SIZES)}\n"
+            f"qd: {json.dumps(self.qd_settings())}\n"
         )
         run_contents.seal(run)
         (run / "timing.jsonl").write_text(
             '{"phase": "loop", "seconds": 90.5}\n{"phase": "test", "seconds": 30.0}\n'
         )
+
+    def qd_settings(self):
+        ranges = {task: [0.0, 1.0] for task in self.tasks}
+        return {
+            "bins": BINS,
+            "cell_range": ranges,
+            "num_generations": self.num_children,
+        }
 
     def _write_archives(self):
         rows = []
@@ -225,6 +235,31 @@ def fabricate(tmp_path_factory):
         return run
 
     return _fabricate
+
+
+def interrupt(run, batches):
+    """Makes it a run in progress that has done its first batches of four children."""
+    facts = json.loads((run / "state.json").read_text())
+    files.write_sealed(run / "run.json", {"tasks": facts["tasks"]})
+    (run / "state.json").unlink()
+    (run / "archives.parquet").unlink()
+    for path in [*run.glob("results/*.parquet"), *run.glob("metrics/*.parquet")]:
+        number = path.stem.removeprefix("batch-")
+        done = number.isdecimal() and int(number) <= batches
+        if not done and not path.stem.endswith("-optimise"):
+            path.unlink()
+
+
+@pytest.fixture(scope="session")
+def started(fabricate):
+    """Makes a run in progress with some batches done."""
+
+    def _started(batches, num_tasks=3):
+        run = fabricate(num_tasks)
+        interrupt(run, batches)
+        return run
+
+    return _started
 
 
 @pytest.fixture(scope="session")

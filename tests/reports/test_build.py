@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import html.parser
 import json
 import re
@@ -206,8 +208,14 @@ def test_page_is_whole_and_fetches_nothing(report, finished_run):
     assert not checker.open
     assert len(checker.sources) == len(PNGS)
     assert all(src.startswith("data:image/png;base64,") for src in checker.sources)
-    assert not {"script", "link", "iframe"} & checker.tags
-    assert "http" not in re.sub(r"base64,[^\"]*", "", text) and "url(" not in text
+    assert not {"link", "iframe"} & checker.tags
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy  # the only script that may run
+    plain = re.sub(r"base64,[^\"]*", "", text).replace("http-equiv", "")
+    assert "http" not in plain and "url(" not in text
     assert "answer &lt;0&gt; &amp; more" in text and "answer <" not in text
     assert "got \\x1b[2J\\u202e\\r4" in text and not {"\x1b", "\u202e", "\r"} & {*text}
     plus = report["metrics"]["uniform_merge"]["test"]["skill_b"]["plus"]

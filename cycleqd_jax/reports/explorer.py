@@ -1,0 +1,274 @@
+"""What the explorer on the page knows: compact JSON of a population.
+
+Verdicts are one character per problem, replies are a bounded part; a server gives the
+rest when it is asked (`replies_of`).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from cycleqd_jax.reports.population import Population
+from cycleqd_jax.reports.shares import Shares
+from cycleqd_jax.runs import reading
+from cycleqd_jax.runs.names import champion_name
+
+SPLIT = "optimise"  # all individuals have results on it
+_VERDICTS = 1_500_000  # characters of verdicts on a page, at most
+_PAIRS = 400  # problems whose replies are on a page, at most
+_TEXTS = 300_000  # characters of replies on a page, at most
+_LONGEST = 700  # characters of one reply on a page
+_LONGEST_SERVED = 20_000
+
+
+class _Wanted(NamedTuple):
+    """A reply to put on the page."""
+
+    individual: str
+    task: str
+    problem: str
+
+
+def explorer_data(population: Population, shares: Shares) -> dict[str, Any]:
+    """The data as plain values, ready for JSON.
+
+    Equal runs give equal data; the run's folder is not in them.
+
+    Args:
+      population: of the run.
+      shares: of experts in individuals, by group of layers; empty if unknown.
+    """
+    opened, tasks = population.opened, population.opened.tasks
+    facts = opened.facts
+    numbers = {name: number for number, name in enumerate(population.names)}
+    verdicts, problems, left_out = _verdicts(population)
+    replies, texts = _replies(population)
+    places = [
+        [p.generation, p.archive, numbers[p.individual], list(p.bins)]
+        for p in population.placements
+    ]
+    return {
+        "tasks": list(tasks),
+        "experts": list(opened.experts),
+        "search": opened.config.search,
+        "finished": facts is not None,
+        "asked": opened.config.qd.num_generations,
+        "grid": _grid(population),
+        "individuals": _individuals(population),
+        "places": places,
+        "others": population.others,
+        "also": _also(population),
+        "merged": _merged(population),
+        "problems": problems,
+        "verdicts": verdicts,
+        "without_verdicts": left_out,
+        "shares": shares,
+        "replies": replies,
+        "texts": texts,
+        "longest": _LONGEST,
+    }
+
+
+def to_json(data: Mapping[str, Any]) -> str:
+    """JSON for the inside of a script element: no text in it can end the element."""
+    plain = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return plain.replace("<", "\\u003c")
+
+
+def replies_of(population: Population, individual: str) -> dict[str, Any]:
+    """All replies of one individual on `optimise`: task -> problem -> three texts.
+
+    The texts are the outcome, the last reply and the verdict's explanation; long ones
+    are cut.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in _read_replies(population, {individual}, None):
+        texts = [row[c] or "" for c in ("outcome", "reply", "explanation")]
+        own = found.setdefault(row["task"], {})
+        own.setdefault(row["problem"], [_cut(t, _LONGEST_SERVED) for t in texts])
+    return found
+
+
+def _individuals(population: Population) -> list[dict[str, Any]]:
+    """Name, scores, parents and their weights, archive; experts first."""
+    opened, rows = population.opened, []
+    for name in population.experts:
+        own = population.scores.get(name, {}).get(SPLIT, {})
+        means = [_mean(own.get(task, {})) for task in opened.tasks]
+        rows.append({"n": name, "s": means})
+    place = {name: index for index, name in enumerate(population.names)}
+    for child in population.children:
+        row = {"n": child.name, "s": [round(child.scores[t], 6) for t in opened.tasks]}
+        if child.parents and all(parent in place for parent in child.parents):
+            row["p"] = [place[parent] for parent in child.parents]
+            row["w"] = [round(w, 4) if w == w else None for w in child.weights]
+        if child.active_task in opened.tasks:
+            row["a"] = opened.tasks.index(child.active_task)
+        if not child.complete:
+            row["i"] = 1  # given up before it had answered all problems
+        rows.append(row)
+    return rows
+
+
+def _mean(scores: Mapping[str, float]) -> float | None:
+    return round(sum(scores.values()) / len(scores), 6) if scores else None
+
+
+def _grid(population: Population) -> dict[str, Any] | None:
+    """Bins, and the label and range of every dimension of every archive."""
+    grid, tasks = population.grid, population.opened.tasks
+    if grid is None:
+        return None
+    more = [["retention", *grid.retention]] if grid.retention else []
+    every = [[t, *limits] for t, limits in zip(tasks, grid.ranges, strict=True)]
+    dimensions = [[d for d in every if d[0] != task] + more for task in tasks]
+    return {"bins": grid.bins, "dimensions": dimensions}
+
+
+def _also(population: Population) -> dict[str, list[str]]:
+    """Individual -> its other names in tables and on command lines."""
+    found: dict[str, list[str]] = {}
+    facts = population.opened.facts
+    champions = facts.aggregation if facts else {}
+    for group, champion in champions.items():
+        found.setdefault(champion.individual, []).append(champion_name(group))
+    for name, individual in population.aliases.items():
+        if name not in found.get(individual, ()):
+            found.setdefault(individual, []).append(name)
+    return found
+
+
+def _merged(population: Population) -> dict[str, list[str]]:
+    """The result -> the champions that it was made of, if it is no individual."""
+    facts = population.opened.facts
+    if facts is None or facts.result not in population.others:
+        return {}
+    champions = (c.individual for c in facts.aggregation.values())
+    return {facts.result: list(dict.fromkeys(champions))}
+
+
+def _by_interest(population: Population) -> list[str]:
+    """Names, those that a reader wants first: champions, elites, the newest."""
+    facts = population.opened.facts
+    champions = facts.aggregation.values() if facts else ()
+    elites = set(population.elites().values())
+    return list(
+        dict.fromkeys(
+            [
+                *population.others,
+                *population.experts,
+                *(c.individual for c in champions),
+                *(name for name in population.names if name in elites),
+                *reversed(population.names),
+            ]
+        )
+    )
+
+
+def _verdicts(population: Population) -> tuple[dict, dict, int]:
+    """Verdicts of all models and splits, the problems' ids, and who was left out.
+
+    A row is a text of 0, 1 and - (not answered); where a score is between these, a list
+    of numbers. Rows are in the order of the problems.
+    """
+    ids: dict[str, dict[str, set[str]]] = {}
+    every = [*population.others, *population.names]
+    for name in every:
+        for split, own in population.scores.get(name, {}).items():
+            for task, scores in own.items():
+                ids.setdefault(split, {}).setdefault(task, set()).update(scores)
+    problems = {
+        s: {t: sorted(own[t]) for t in sorted(own)} for s, own in sorted(ids.items())
+    }
+    rows: dict[str, Any] = {}
+    spent = 0
+    for name in _by_interest(population):
+        own = population.scores.get(name, {})
+        row = {
+            split: {
+                t: _row(own[split][t], problems[split][t]) for t in sorted(own[split])
+            }
+            for split in sorted(own)
+        }
+        spent += sum(len(text) for tasks in row.values() for text in tasks.values())
+        if spent > _VERDICTS:
+            break
+        rows[name] = row
+    return rows, problems, len(every) - len(rows)
+
+
+def _row(scores: Mapping[str, float], ids: list[str]) -> str | list[float | None]:
+    values = [scores.get(problem) for problem in ids]
+    if all(value in (0.0, 1.0, None) for value in values):
+        return "".join("-" if v is None else str(int(v)) for v in values)
+    return [None if value is None else round(value, 4) for value in values]
+
+
+def _replies(population: Population) -> tuple[dict, list[str]]:
+    """Replies where a child and a parent differ, of the most wanted first.
+
+    Returns individual -> task -> problem -> places in the list of texts of the outcome,
+    the reply and the explanation; and that list.
+    """
+    wanted = list(_differences(population))
+    rows = _read_replies(
+        population, {w.individual for w in wanted}, {w.problem for w in wanted}
+    )
+    by_key: dict[_Wanted, Mapping[str, Any]] = {}
+    for row in rows:
+        key = _Wanted(row["individual"], row["task"], row["problem"])
+        by_key.setdefault(key, row)
+    texts: dict[str, int] = {}
+    found: dict[str, Any] = {}
+    spent = 0
+    for key in wanted:
+        row = by_key.get(key)
+        if row is None or spent > _TEXTS:
+            continue
+        places = []
+        for column in ("outcome", "reply", "explanation"):
+            text = _cut(row[column] or "", _LONGEST)
+            spent += 0 if text in texts else len(text)
+            places.append(texts.setdefault(text, len(texts)))
+        tasks = found.setdefault(key.individual, {})
+        tasks.setdefault(key.task, {})[key.problem] = places
+    return found, list(texts)
+
+
+def _differences(population: Population) -> Iterable[_Wanted]:
+    """The replies of both sides where a child and a parent differ, each once."""
+    parents: dict[str, Iterable[str]] = {c.name: c.parents for c in population.children}
+    parents |= _merged(population)
+    seen: dict[_Wanted, None] = {}
+    for name in _by_interest(population):
+        own = population.scores.get(name, {}).get(SPLIT, {})
+        for parent in dict.fromkeys(parents.get(name, ())):
+            other = population.scores.get(parent, {}).get(SPLIT, {})
+            for task in population.opened.tasks:
+                for problem, score in sorted(own.get(task, {}).items()):
+                    if other.get(task, {}).get(problem, score) == score:
+                        continue
+                    if len(seen) >= 2 * _PAIRS:
+                        return seen
+                    seen[_Wanted(name, task, problem)] = None
+                    seen[_Wanted(parent, task, problem)] = None
+    return seen
+
+
+def _read_replies(
+    population: Population, individuals: Iterable[str], problems: Iterable[str] | None
+) -> list[dict[str, Any]]:
+    """Rows on `optimise`; of several of one problem the first counts."""
+    columns = ["individual", "task", "problem", "outcome", "reply", "explanation"]
+    chosen = {} if problems is None else {"problem": set(problems)}
+    return reading.read_rows(
+        reading.parts(population.opened.path, "results"),
+        [*columns, "split"],
+        individual=set(individuals),
+        split=[SPLIT],
+        **chosen,
+    )
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}\u2026"

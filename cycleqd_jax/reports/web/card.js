@@ -1,0 +1,153 @@
+// The card of the chosen individual: scores, experts' shares, parents, commands, problems.
+
+function drawCard() {
+  const name = state.chosen, place = byId("elite");
+  if (!name) return place.replaceChildren();
+  const also = (data.also[name] || []).join(", ");
+  const card = el("article", { class: "card", "aria-labelledby": "card-title" },
+    el("h3", { id: "card-title", tabindex: -1 }, name, also ? el("small", { class: "note" }, ` also ${also}`) : ""),
+    el("p", { class: "note" }, whereHeld(name)), drawButtons(name),
+    el("div", { class: "scroll" }, drawScores(name)),
+    el("h3", {}, "Ancestors"), drawLineage(name),
+    el("h3", {}, "Experts' shares by layers"), el("div", { class: "scroll" }, drawShares(name)),
+    ...drawParents(name));
+  place.replaceChildren(card);
+  return undefined;
+}
+
+function whereHeld(name) {
+  const number = index.get(name);
+  const found = [...placesAt(state.time).values()].filter((place) => place.number === number);
+  const cells = found.sort((a, b) => a.archive - b.archive).map((place) => `${data.tasks[place.archive]}/${place.bins}`);
+  const held = cells.length ? `It holds the cell${cells.length > 1 ? "s" : ""} ${cells.join(" and ")}.` : data.grid && number !== undefined ? "No archive holds it at this time." : "";
+  return data.individuals[number]?.i ? `${held} Its evaluation was given up before all problems were answered.` : held;
+}
+
+const splitsOf = (name) => ["test", "validate", "optimise"].filter((split) => data.verdicts[name] && data.verdicts[name][split]);
+
+function drawScores(name) {
+  const splits = splitsOf(name);
+  if (!splits.length) return el("p", { class: "note" }, `On optimise: ${scoreLines(name).join(", ")}. Its single verdicts are not in this page.`);
+  const cell = (score, [low, high], count) => el("td", {}, shown(score), el("small", {}, `${shown(low, 2)} \u2013 ${shown(high, 2)} of ${count}`));
+  const scores = splits.map((split) => data.tasks.map((task) => answered(valuesOf(name, split, task))));
+  const rows = data.tasks.map((task, k) => el("tr", {}, el("th", { scope: "row" }, task),
+    ...scores.map((row) => (row[k].length ? cell(meanOf(row[k]), wilson(meanOf(row[k]), row[k].length), row[k].length) : el("td", {}, "\u2013")))));
+  const means = scores.map((row) => {
+    if (!row.every((values) => values.length)) return el("td", {}, "\u2013");
+    const each = row.map(meanOf), counts = row.map((values) => values.length);
+    return cell(meanOf(each), meanInterval(each, counts), counts.reduce((a, b) => a + b, 0));
+  });
+  return el("table", { "data-scores": "" }, el("caption", { class: "hidden" }, `scores of ${name} with 95 % intervals and numbers of problems`),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "skill"), ...splits.map((split) => el("th", { scope: "col" }, split)))),
+    el("tbody", {}, ...rows, el("tr", { class: "result" }, el("td", {}, "mean"), ...means)));
+}
+
+// By crossover alone: a child has the weighted mean of its parents' shares.
+function crossed(name, known = new Map()) {
+  if (known.has(name)) return known.get(name);
+  known.set(name, null);
+  if (name.startsWith("expert/")) known.set(name, data.experts.map((expert) => Number(`expert/${expert}` === name)));
+  const one = data.individuals[index.get(name)];
+  if (one && one.p && one.w.every((weight) => weight !== null)) {
+    const [a, b] = one.p.map((p) => crossed(data.individuals[p].n, known)), [v, w] = one.w;
+    if (a && b) known.set(name, a.map((share, k) => (v * share + w * b[k]) / (v + w)));
+  }
+  return known.get(name);
+}
+
+function drawShares(name) {
+  const byGroup = data.shares[name], plainShares = byGroup ? null : crossed(name);
+  if (!byGroup && !plainShares) return el("p", { class: "note" }, "Not known for this model.");
+  const groups = byGroup ? Object.entries(byGroup) : [["all layers, by crossover alone", plainShares]];
+  const cell = (share) => el("td", {}, shown(share, 2), el("span", { class: "bar", style: `width:${Math.min(Math.abs(share), 1.5) * 44}px` }));
+  return el("table", {}, el("caption", { class: "hidden" }, "how much of each expert's change of the base model it holds"),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "layers"), ...data.experts.map((expert) => el("th", { scope: "col" }, expert)))),
+    el("tbody", {}, ...groups.map(([group, shares]) => el("tr", {}, el("th", { scope: "row" }, group), ...shares.map(cell)))));
+}
+
+// What mutation added: the child's shares minus the weighted mean of its parents'.
+function mutated(one) {
+  const sides = one.p.map((p) => data.shares[data.individuals[p].n]), own = data.shares[one.n];
+  if (!own || !sides.every(Boolean) || one.w.some((weight) => weight === null)) return null;
+  const [v, w] = one.w, found = [];
+  for (const [group, shares] of Object.entries(own)) {
+    shares.forEach((share, k) => {
+      const change = share - (v * sides[0][group][k] + w * sides[1][group][k]) / (v + w);
+      if (Math.abs(change) >= 0.005) found.push([Math.abs(change), `${change > 0 ? "+" : "\u2212"}${Math.abs(change).toFixed(2)} of ${data.experts[k]} in ${group}`]);
+    });
+  }
+  return found.sort((a, b) => b[0] - a[0]).slice(0, 5).map(([, text]) => text);
+}
+
+function drawParents(name) {
+  const found = parents.get(name) || [], one = data.individuals[index.get(name)];
+  if (!found.length) return [];
+  const parts = [el("h3", {}, data.merged[name] ? "Made of the champions" : "Parents and what changed")];
+  if (one) {
+    const total = one.w.reduce((a, b) => a + (b || 0), 0);
+    const weights = one.p.map((p, side) => `${data.individuals[p].n}${one.w[side] === null || !total ? "" : ` (${Math.round((100 * one.w[side]) / total)} %)`}`);
+    const change = mutated(one);
+    const drawn = one.a === undefined ? "" : ` Parents were drawn from the archive of ${data.tasks[one.a]}.`;
+    parts.push(el("p", {}, `Crossed from ${weights.join(" and ")}.${drawn}`,
+      change === null ? "" : change.length ? ` Beyond the mean of its parents: ${change.join(", ")}.` : " It holds no more of any expert than the mean of its parents."));
+  }
+  return [...parts, ...found.map((parent) => drawAgainst(name, parent))];
+}
+
+function drawAgainst(name, parent) {
+  const won = [], lost = [];
+  let compared = 0;
+  const gaps = data.tasks.map((task) => {
+    const ours = valuesOf(name, "optimise", task), theirs = valuesOf(parent, "optimise", task), differences = [];
+    ours.forEach((score, k) => {
+      if (score === null || theirs[k] == null) return;
+      differences.push(score - theirs[k]);
+      if (score !== theirs[k]) (score > theirs[k] ? won : lost).push([task, data.problems.optimise[task][k]]);
+    });
+    compared += differences.length;
+    return differences.length ? `${task} ${meanOf(differences) < 0 ? "\u2212" : "+"}${Math.abs(meanOf(differences)).toFixed(3)}` : `${task} \u2013`;
+  });
+  const list = (title, kind, problems) => problems.length ? el("div", {}, el("strong", { class: kind }, title), ...problems.map(([task, problem]) => drawProblem(name, parent, task, problem))) : "";
+  return el("details", { "data-against": parent },
+    el("summary", {}, `against ${parent}: ${compared ? `${won.length} won, ${lost.length} lost of ${compared} problems of optimise (${gaps.join(", ")})` : "verdicts are not in this page"}`),
+    nameButton(parent), list("won", "ok", won), list("lost", "no", lost));
+}
+
+function drawProblem(name, parent, task, problem) {
+  const box = el("details", { class: "problem" }, el("summary", {}, problem));
+  box.addEventListener("toggle", async () => {
+    if (!box.open || box.children.length > 1) return;
+    const pair = el("div", { class: "pair" });
+    box.append(pair);
+    try {
+      const sides = await Promise.all([name, parent].map((one) => repliesOf(one)));
+      pair.append(...sides.map((replies, side) => drawReply([name, parent][side], (replies[task] || {})[problem])));
+    } catch (error) {
+      pair.append(el("p", { class: "no" }, `The replies did not come: ${error.message}`));
+    }
+  });
+  return box;
+}
+
+function drawReply(name, texts) {
+  if (!texts) return el("div", {}, el("strong", {}, name), el("p", { class: "note" }, "This reply is not in the page, which holds a bounded part of them. python -m experiments.explore RUN shows all."));
+  const [outcome, reply, explanation] = texts;
+  return el("div", {}, el("strong", {}, `${name}: `, el("span", { class: outcome === "solved" ? "ok" : "no" }, outcome)), el("pre", {}, reply), el("p", { class: "note" }, explanation));
+}
+
+// Replies by task and problem: from the server, once each, or from the page itself.
+const fetched = new Map();
+function repliesOf(name) {
+  if (!server) {
+    const tasks = Object.entries(data.replies[name] || {});
+    return Object.fromEntries(tasks.map(([task, own]) => [task, Object.fromEntries(Object.entries(own).map(([problem, places]) => [problem, places.map((place) => data.texts[place])]))]));
+  }
+  if (!fetched.has(name)) fetched.set(name, ask(`${server.replies}?individual=${encodeURIComponent(name)}`).catch((error) => { fetched.delete(name); throw error; }));
+  return fetched.get(name);
+}
+
+async function ask(address) {
+  const reply = await fetch(address);
+  if (!reply.ok) throw new Error(`the server said ${reply.status}`);
+  return reply.json();
+}

@@ -1,0 +1,403 @@
+"""The explorer in a real browser: as a file, and with a server."""
+
+import asyncio
+import json
+import re
+
+import browser
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import run_contents
+
+from cycleqd_jax.reports import build, statistics
+from cycleqd_jax.reports.population import read_population
+from cycleqd_jax.runs.opened import open_run
+
+HOSTILE = (
+    "</script><script>document.title='owned'</script>"
+    "<img src=x onerror=\"document.title='owned'\">\x1b[2J\u202e\x00 <b>bold</b>"
+)
+SHOWN = (
+    HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e").replace("\0", "\\x00")
+)
+
+
+@pytest.fixture(scope="module")
+def tab():
+    with browser.open_browser() as page:
+        yield page
+
+
+def hostile(run):
+    """Every reply and explanation of a run tries to be more than a text."""
+    for path in (run / "results").glob("*.parquet"):
+        table = pq.read_table(path)
+        for column in ("reply", "explanation"):
+            place = table.column_names.index(column)
+            values = pa.array([HOSTILE] * table.num_rows)
+            table = table.set_column(place, column, values)
+        pq.write_table(table, path)
+    run_contents.seal(run)
+
+
+@pytest.fixture(scope="module")
+def run(fabricate):
+    run = fabricate()
+    hostile(run)
+    build.write_report(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def population(run):
+    return read_population(open_run(run))
+
+
+@pytest.fixture
+def page(run):
+    return run / "report" / "report.html"
+
+
+def cells(tab, name):
+    return tab.run(
+        "return [...document.querySelectorAll('.cell')].filter(c => "
+        "c.dataset.all.split('\\n').includes(arguments[0])).map(c => c.dataset.cell)",
+        name,
+    )
+
+
+def chosen(tab):
+    return tab.run(
+        "return [...document.querySelectorAll('.cell.chosen')].map(c => c.dataset.cell)"
+    )
+
+
+def test_it_shows_every_archive_with_all_elites(tab, page, population):
+    tab.open(page)
+    assert len(tab.all("#maps figure")) == 3
+    held = population.elites()
+    want = {f"{k}/{','.join(map(str, bins))}": name for (k, bins), name in held.items()}
+    got = tab.run(
+        "return Object.fromEntries([...document.querySelectorAll('.cell')]"
+        ".map(c => [c.dataset.cell, c.dataset.name]))"
+    )
+    assert got == want
+    assert "has evaluated 14 of 14 children" in tab.text("#run-state")
+    assert tab.complaints() == []
+
+
+def test_hovering_shows_scores_and_numbers_of_problems(tab, page, population):
+    from selenium.webdriver import ActionChains
+
+    tab.open(page)
+    cell = tab.one('.cell[data-name="expert/skill_b"]')
+    ActionChains(tab.driver).move_to_element(cell).perform()
+    shown = tab.one("#tooltip")
+    assert shown.is_displayed()
+    own = population.scores["expert/skill_b"]["optimise"]["skill_b"]
+    score = sum(own.values()) / len(own)
+    assert f"skill_b {score:.3f} of 12 problems" in shown.text
+    assert shown.text.startswith("expert/skill_b")
+
+
+def test_a_click_lights_an_elite_up_and_opens_its_card(tab, page, population):
+    tab.open(page)
+    name = next(n for n in reversed(population.names) if len(set(cells(tab, n))) > 1)
+    tab.one(f'.cell[data-name="{name}"]').click()
+    assert sorted(chosen(tab)) == sorted(cells(tab, name)) and len(chosen(tab)) > 1
+    assert tab.text("#card-title").startswith(name)
+    # Scores and intervals are those of the report.
+    row = tab.text("[data-scores] tbody tr:first-child")
+    own = population.scores[name]["optimise"]["skill_a"].values()
+    score = sum(own) / len(own)
+    low, high = statistics.wilson(score, len(own))
+    assert f"{score:.3f}{low:.2f} \u2013 {high:.2f} of 12" in row
+    means = [
+        sum(s.values()) / len(s) for s in population.scores[name]["optimise"].values()
+    ]
+    low, high = statistics.mean_interval(means, [12] * 3)
+    want = f"{sum(means) / 3:.3f}{low:.2f} \u2013 {high:.2f} of 36"
+    assert want in tab.text("[data-scores] tr.result")
+    # Its ancestors, down to experts.
+    nodes = tab.run(
+        "return [...document.querySelectorAll('[data-node]')].map(n => n.dataset.node)"
+    )
+    found, order = {name}, [name]
+    by_name = {child.name: child.parents for child in population.children}
+    for one in order:
+        fresh = set(by_name.get(one, ())) - found
+        found |= fresh
+        order += sorted(fresh)
+    assert set(nodes) == found and len(nodes) == len(found)
+    ancestors = tab.run(
+        "return [...document.querySelectorAll('.cell.ancestor')]"
+        ".map(c => c.dataset.name)"
+    )
+    assert set(ancestors) <= found - {name}
+    # The address leads back to it, and Back closes it.
+    address = tab.driver.current_url
+    assert address.endswith(f"#individual={name.replace('/', '%2F')}")
+    tab.driver.back()
+    tab.wait(lambda: not tab.all(".card"))
+    assert tab.complaints() == []
+
+
+def test_a_link_opens_an_elite_under_any_of_its_names(tab, page, population):
+    champions = population.opened.facts.aggregation
+    tab.open(page, fragment="#individual=champion%2Fskill_b")
+    assert tab.text("#card-title").startswith(champions["skill_b"].individual)
+    (archive, bins), name = next(iter(population.elites().items()))
+    cell = f"{population.opened.tasks[archive]}/{','.join(map(str, bins))}"
+    tab.open(page, fragment=f"#individual={cell}")
+    assert tab.text("#card-title").startswith(name)
+    tab.open(page, fragment="#individual=aggregated")
+    assert "Made of the champions" in tab.text(".card")
+    tab.open(page, fragment="#individual=<b>child/99")
+    assert not tab.all(".card")
+    assert "no individual <b>child/99" in tab.text("#run-state")
+    assert not tab.all("#run-state b")
+
+
+def test_all_of_it_works_with_the_keyboard(tab, page):
+    from selenium.webdriver import Keys
+
+    tab.open(page)
+    stops = tab.all('.cell[tabindex="0"]')
+    assert len(stops) == 3  # one per map
+    stops[0].send_keys(Keys.ARROW_RIGHT)
+    first = stops[0].get_attribute("data-cell")
+    now = tab.driver.switch_to.active_element
+    x, nx = (
+        int(c.split("/")[1].split(",")[0])
+        for c in (first, now.get_attribute("data-cell"))
+    )
+    assert nx > x and tab.one("#tooltip").is_displayed()
+    name = now.get_attribute("data-name")
+    now.send_keys(Keys.ENTER)
+    assert tab.text("#card-title").startswith(name)
+    assert tab.driver.switch_to.active_element == now  # it stays where it was
+    assert now.get_attribute("aria-pressed") == "true"
+    node = tab.one('[data-node^="expert/"]')
+    wanted = node.get_attribute("data-node")
+    node.send_keys(Keys.SPACE)
+    assert tab.text("#card-title").startswith(wanted)
+    tab.one(".card .buttons button").send_keys(Keys.ESCAPE)
+    assert not tab.all(".card")
+
+
+def test_everything_has_a_name_for_screen_readers(tab, page):
+    tab.open(page, fragment="#individual=child%2F14")
+    nodes = tab.command("Accessibility.getFullAXTree")["nodes"]
+    roles = {"button", "slider", "combobox", "textbox", "checkbox", "link", "image"}
+    found = [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in roles
+    ]
+    assert len(found) > 30 and all(name.strip() for _, name in found)
+    assert any(r == "slider" and n == "children evaluated" for r, n in found)
+    assert any(r == "button" and "of 12 problems" in n for r, n in found)
+
+
+def test_the_replay_goes_back_to_the_experts(tab, page, population):
+    tab.open(page)
+    move = (
+        "const t = document.getElementById('time'); t.value = arguments[0];"
+        "t.dispatchEvent(new Event('input'));"
+    )
+    for time in (0, 5, 14):
+        tab.run(move, time)
+        want = {}
+        for place in population.placements:
+            if place.generation <= time:
+                want[place.archive, place.bins] = place.individual
+        assert len(tab.all(".cell")) == len(want)
+        assert f"after {time} of 14 children" in tab.text("#when")
+    tab.one("#play").click()  # from the end it begins anew
+    tab.wait(lambda: "after 2 of 14" in tab.text("#when"))
+    tab.one("#play").click()
+    assert tab.text("#play") == "Replay"
+    assert tab.complaints() == []
+
+
+def open_problem(tab):
+    """Opens the first problem of the card that was won or lost; its two sides."""
+    tab.run(
+        "const d = document.querySelector('[data-against]:has(.problem)');"
+        "d.open = true; d.querySelector('.problem').open = true;"
+    )
+    return tab.wait(lambda: (found := tab.all(".problem .pair > div")) and found)
+
+
+def test_hostile_output_stays_a_text(tab, page, population):
+    champion = population.opened.facts.aggregation["skill_a"].individual
+    fragment = (
+        f"#individual={champion}" if "child" in champion else "#individual=aggregated"
+    )
+    tab.open(page, fragment=fragment)
+    title = tab.driver.title
+    sides = open_problem(tab)
+    assert len(sides) == 2
+    outcomes = {side.find_element("css selector", "strong span").text for side in sides}
+    assert outcomes == {"solved", "wrong"}
+    for side in sides:
+        assert side.find_element("css selector", "pre").text == SHOWN
+    assert not tab.all("pre b") and not tab.all("pre img")
+    assert tab.driver.title == title and len(tab.all("script")) == 3
+    assert tab.complaints() == []
+
+
+def test_buttons_copy_commands_and_the_link(tab, page, run, population):
+    tab.open(page, fragment="#individual=champion%2Fskill_a")
+    buttons = {b.text: b for b in tab.all(".card .buttons button")}
+    assert list(buttons) == [
+        "Hugging Face folder", "PEFT adapter", "Export command", "Link to this elite",
+    ]  # fmt: skip
+    name = population.opened.facts.aggregation["skill_a"].individual
+    buttons["Export command"].click()
+    to = name.replace("/", "_")
+    command = (
+        f"python -m experiments.export {run} --individual {name} --to exports/{to}"
+    )
+    assert tab.one(".copied").get_property("value") == command
+    buttons["Link to this elite"].click()
+    link = tab.one(".copied").get_property("value")
+    assert link == f"{page.as_uri()}#individual={name.replace('/', '%2F')}"
+    held = set(population.elites().values())
+    dropped = next(n for n in reversed(population.names) if n not in held)
+    tab.open(page, fragment=f"#individual={dropped}")
+    assert [b.text for b in tab.all(".card .buttons button")] == ["Link to this elite"]
+    assert "genome was dropped" in tab.text(".card")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_narrow_window_and_either_colour_scheme(tab, page, dark):
+    tab.open(page, width=360, height=740, dark=dark, fragment="#individual=child%2F14")
+    root = "return document.documentElement."
+    assert tab.run(f"{root}scrollWidth") == tab.run(f"{root}clientWidth") <= 360
+    wide = tab.run(
+        "return document.querySelector('.map').getBoundingClientRect().width"
+    )
+    assert 240 < wide < 360
+    background, ink = tab.run(
+        "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+    )
+    light = [sum(map(int, re.findall(r"\d+", c))) / 3 for c in (background, ink)]
+    assert (
+        (light[0] < 60 and light[1] > 180)
+        if dark
+        else (light[0] > 200 and light[1] < 80)
+    )
+
+
+def test_with_four_skills_a_reader_chooses_the_axes(tab, fabricate):
+    run = fabricate(4, 9)
+    build.write_report(run)
+    tab.open(run / "report" / "report.html")
+    assert len(tab.all("#maps figure")) == 4 and len(tab.all(".axes select")) == 8
+    places = {p for p in read_population(open_run(run)).elites() if p[0] == 3}
+    for pair in ((0, 1), (2, 1)):
+        want = {(bins[pair[0]], bins[pair[1]]) for _, bins in places}
+        assert len(tab.all('.cell[data-cell^="3/"]')) == len(want)
+        across = tab.all('[data-axes="3"] select')[0]
+        across.find_elements("css selector", "option")[2].click()
+    assert tab.complaints() == []
+
+
+def test_without_archives_or_a_test_split_all_individuals_are_listed(tab, fabricate):
+    run = fabricate(2, 3)
+    state = json.loads((run / "state.json").read_text())
+    from cycleqd_jax.runs.facts import RunFacts, write_facts
+
+    write_facts(run, RunFacts.model_validate(state | {"search": {}}))
+    for path in (run / "results").glob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.filter(pa.compute.not_equal(table["split"], "test")), path)
+    run_contents.seal(run)
+    build.write_report(run)
+    tab.open(run / "report" / "report.html")
+    assert not tab.all("#maps figure") and not tab.one("#replay").is_displayed()
+    tab.one("#everyone-table tbody button").click()
+    assert tab.all(".card") and "optimise" in tab.text("[data-scores] thead")
+    assert "test" not in tab.text("[data-scores] thead")
+    assert tab.complaints() == []
+
+
+async def chat(request):
+    """Answers as the endpoint does, one word after the other."""
+    from starlette.responses import JSONResponse, StreamingResponse
+
+    asked = await request.json()
+    assert asked["stream"] and asked["messages"][0]["content"] == "What is 2 + 2?"
+    if asked["model"] == "base":
+        error = {"message": "There is no room <i>now</i>.", "code": "queue_full"}
+        return JSONResponse({"error": error}, status_code=429)
+
+    async def stream():
+        for word in [asked["model"], " says ", HOSTILE]:
+            choice = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+            yield f"data: {json.dumps({'choices': [choice]})}\n\n"
+            await asyncio.sleep(0.02)
+        yield "data: [DONE]\n\n"
+
+    return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+def served(run, look_again_ms=10_000):
+    missing = "the extra `serve` is not installed"
+    applications = pytest.importorskip("starlette.applications", reason=missing)
+    pytest.importorskip("uvicorn", reason=missing)
+    from starlette.routing import Route
+
+    from cycleqd_jax.serving.explore import explorer_routes
+
+    routes = explorer_routes(open_run(run), look_again_ms)
+    path = "/v1/chat/completions"
+    routes.append(Route(path, chat, methods=["POST"]))
+    return browser.serving(applications.Starlette(routes=routes))
+
+
+def test_with_a_server_it_fetches_replies_and_chats(tab, run, population):
+    champion = population.opened.facts.aggregation["skill_a"].individual
+    with served(run) as address:
+        tab.open(address, fragment="#individual=champion%2Fskill_a")
+        assert "Scores on test" in tab.text("main")
+        boxes = {
+            b.get_attribute("value"): b for b in tab.all("#chat input[type=checkbox]")
+        }
+        assert {champion, "base", "expert/skill_b", "aggregated"} <= boxes.keys()
+        boxes["aggregated"].click()
+        tab.one("#question").send_keys("What is 2 + 2?")
+        tab.one("#ask").click()
+        tab.wait(lambda: not tab.one("#stop").is_enabled())
+        answers = {a.get_attribute("data-answer"): a for a in tab.all("[data-answer]")}
+        assert "aggregated" not in answers and len(answers) == len(boxes) - 1
+        assert answers["expert/skill_b"].text == f"expert/skill_b says {SHOWN}"
+        refused = answers["base"].find_element("xpath", "following-sibling::p")
+        assert refused.text == "No answer: There is no room <i>now</i>."
+        assert not tab.all("#answers img") and "owned" not in tab.driver.title
+        tab.open(address, fragment="#individual=aggregated")
+        replies = [s.find_element("css selector", "pre") for s in open_problem(tab)]
+        assert [reply.text for reply in replies] == [SHOWN, SHOWN]
+        assert tab.complaints() == []
+
+
+def test_a_run_in_progress_is_looked_at_again(tab, started):
+    run = started(3)
+    hidden = {}
+    for kind in ("metrics", "results"):
+        path = run / kind / "batch-000003.parquet"
+        hidden[path] = path.read_bytes()
+        path.unlink()
+    with served(run, look_again_ms=200) as address:
+        tab.open(address, fragment="#individual=child%2F8")
+        assert "8 of 14 children and is in progress" in tab.text("#run-state")
+        before = tab.text("#card-title")
+        for path, content in sorted(hidden.items()):  # the metrics come first
+            path.write_bytes(content)
+        tab.wait(lambda: "12 of 14 children" in tab.text("#run-state"))
+        assert tab.text("#card-title") == before and "after 12 of" in tab.text("#when")
+        assert "in progress" in tab.text(".card .buttons + p")
+        tab.open(address + "explore/replies?individual=child%2F99")
+        assert "no individual" in tab.text("body")
