@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from cycleqd_jax import remote
 from cycleqd_jax.errors import BadInputError, explain, show
+from cycleqd_jax.evaluation.image_settings import ImagesSettings
 from cycleqd_jax.evaluation.pool import RaySettings
 from cycleqd_jax.evaluation.retention import RetentionSettings
 from cycleqd_jax.evaluation.rungs import RacingSettings
@@ -92,7 +93,8 @@ class RunConfig(Section):
       dtype: of weights and computation.
       date: the day in the prompts of a chat template that prints it, whenever a run is
         begun or resumed.
-      tasks: names, or import paths "package.module:Class"; order of the archives.
+      tasks: names, or import paths "package.module:Class"; order of the archives. All
+        are tasks of language models, or all are data sets of images.
       experts: entry of `tasks` -> the PEFT or model folder of its expert, or "none"
         for a task without one. Other keys are names of further experts, which belong to
         no task.
@@ -100,6 +102,8 @@ class RunConfig(Section):
         of a benchmark are; the task says what it takes.
       search: the search method, or the import path of a class.
       search_settings: what only that search knows; the search says what it takes.
+      engine: only of language models.
+      images: only of segmentation models.
       evaluator: "local" evaluates in this process, "ray" on the hosts of a cluster.
       distributed: whether the command runs in several processes whose devices make one
         mesh, one process per host; "auto" says yes on TPU pods, and where the variable
@@ -141,6 +145,7 @@ class RunConfig(Section):
     baselines: BaselinesSettings = BaselinesSettings()
     retention: RetentionSettings = RetentionSettings()
     engine: EngineSettings = EngineSettings()
+    images: ImagesSettings = ImagesSettings()
     evaluator: Literal["local", "ray"] = "local"
     ray: RaySettings = RaySettings()
     distributed: Annotated[

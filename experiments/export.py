@@ -12,7 +12,8 @@ import argparse
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,10 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.adapter_plan import AdapterPlan
 from cycleqd_jax.merging.individuals import Recipe, TrainedExpert
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.formats.hf_folder import (
+    export_model,
+    export_segmentation_model,
+)
 from cycleqd_jax.models.formats.peft_export import export_adapter
 from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.models.locate import is_hub_name, locate
@@ -114,20 +118,20 @@ def _export_to(args: argparse.Namespace, target: pathlib.Path) -> int:
         )
     with console.ConsoleObserver() as observer:
         observer.phase("loading the base model")
-        model = opened.load_base()
+        model = opened.load_any_base()
         observer.phase(f"writing {opened.resolve(asked)} to {to}")
         card = _card(asked, opened)
         if isinstance(individual, Recipe):
             host = dict(opened.whole_models(model).host_weights(individual))
-            export_model(target, model.config, host, model.tokenizer, card)
+            _write_model(target, model, host, card)
             observer.note(f"no adapter: {individual.method} changes single elements")
             return console.DONE
         base = put_on_device(model.weights)
         weights = materialise(base, opened.basis, individual, opened.config.noise)
         host = {name: np.asarray(array) for name, array in weights.items()}
-        export_model(target, model.config, host, model.tokenizer, card)
+        _write_model(target, model, host, card)
         if not args.no_adapter:
-            tied = model.config.tie_word_embeddings
+            tied = getattr(model.config, "tie_word_embeddings", False)
             plan = adapter_of(
                 opened,
                 individual,
@@ -181,10 +185,15 @@ def _write_adapter(
         base = target / "base"
         observer.phase(f"writing the base weights to {base}")
         base_card = f"# Base weights\n\n`{source}` as it was loaded.\n"
-        export_model(base, model.config, model.weights, model.tokenizer, base_card)
+        _write_model(base, model, model.weights, base_card)
     observer.phase(f"writing the adapter to {target / 'adapter'}")
     export_adapter(
-        target / "adapter", plan.factors, base, card=card, base_name=base_name
+        target / "adapter",
+        plan.factors,
+        base,
+        card=card,
+        base_name=base_name,
+        segmentation=model.tokenizer is None,
     )
     observer.note(_serving(plan.rank))
 
@@ -209,6 +218,16 @@ def _rank(text: str) -> int:
             f"{text!r} is no rank; expected a whole number from 1"
         )
     return int(text)
+
+
+def _write_model(
+    target: pathlib.Path, model: LoadedModel, weights: Mapping[str, Any], card: str
+) -> None:
+    """A model of the base's kind; see `export_model`."""
+    if model.tokenizer is None:
+        export_segmentation_model(target, model.config, weights, card)
+    else:
+        export_model(target, model.config, weights, model.tokenizer, card)
 
 
 def _card(asked: str, opened: OpenedRun) -> str:

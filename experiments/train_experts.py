@@ -1,5 +1,8 @@
 """Fine-tunes experts, as PEFT adapters or whole models, as a config says.
 
+A config whose `kind` is segmentation trains segmentation models, any other one language
+models.
+
 python -m experiments.train_experts \
         --config experiments/configs/quickstart_experts.yaml [key=value ...]
 
@@ -10,9 +13,12 @@ import sys
 from collections.abc import Sequence
 
 from cycleqd_jax.config import load_config
+from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.reports import console
-from cycleqd_jax.training.run import train_experts
-from cycleqd_jax.training.settings import TrainConfig
+from cycleqd_jax.training.settings import ExpertsSettings, ImagesConfig, TrainConfig
+from cycleqd_jax.yaml_files import read_mapping
+
+_KINDS = {"text": TrainConfig, "segmentation": ImagesConfig}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,16 +29,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     return console.guarded(
-        lambda: _train(load_config(args.config, args.settings, TrainConfig)),
+        lambda: _train(load(args.config, args.settings)),
         interrupted="Experts that are complete are kept, and the one in training goes "
         "on from its last checkpoint: run the command again.",
     )
 
 
-def _train(config: TrainConfig) -> int:
+def load(path: str, settings: Sequence[str]) -> ExpertsSettings:
+    """Reads a training config of any kind.
+
+    Raises:
+      BadInputError: the kind is unknown, or as of `load_config`.
+    """
+    kind = read_mapping(path).get("kind", "text")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise BadInputError(
+            f"{path}: kind is {show(kind)}; expected one of {', '.join(_KINDS)}."
+        )
+    return load_config(path, settings, _KINDS[kind])
+
+
+def _train(config: ExpertsSettings) -> int:
     console.set_up_process()
     with console.ConsoleObserver() as observer:
-        train_experts(config, observer)
+        if isinstance(config, ImagesConfig):
+            # Each kind is imported alone: images need no engine and no tokeniser.
+            from cycleqd_jax.training.images.run import train_image_experts
+
+            train_image_experts(config, observer)
+        else:
+            from cycleqd_jax.training.run import train_experts
+
+            train_experts(config, observer)
     return console.DONE
 
 

@@ -5,16 +5,20 @@ log-probabilities of reference answers. Each call also says what it cost.
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.tasks.base import Problem, Split, Task
+
+if TYPE_CHECKING:  # evaluators of other models have no engine
+    from cycleqd_jax.inference.stats import EngineStats
 
 Progress = Callable[[int, int], None]  # (problems done, problems in all)
 ProblemIds = Mapping[str, Sequence[str]]  # task name -> ids of its problems
@@ -30,9 +34,10 @@ class Episode:
       split: the problem's split.
       task: the task's name.
       problem: the problem's id.
-      outcome: a `tasks.base.Outcome`.
+      outcome: a `tasks.base.Outcome`; "scored" where a score is no verdict on right or
+        wrong, but a share.
       score: 0.0 to 1.0.
-      answer: what was executed.
+      answer: what was executed, or a mask as text.
       reply: the last reply in full.
       explanation: one line on the verdict.
       turns: number of replies.
@@ -89,7 +94,8 @@ class Cost(NamedTuple):
 
     Attributes:
       tokens_forward: tokens that went through the model: prompts, as far as they were
-        not in the cache, and replies. Equal calls give equal numbers.
+        not in the cache, and replies; of a segmentation model images. Equal calls give
+        equal numbers.
       tokens_backward: tokens that gradients were computed for.
       seconds: wall time.
       engine: counters of the engine during the call; None without an engine.
@@ -98,7 +104,7 @@ class Cost(NamedTuple):
     tokens_forward: int
     tokens_backward: int
     seconds: float
-    engine: EngineStats | None = None
+    engine: "EngineStats | None" = None
 
 
 def total_cost(costs: Iterable[Cost]) -> Cost:
@@ -110,7 +116,7 @@ def total_cost(costs: Iterable[Cost]) -> Cost:
         sum(cost.tokens_forward for cost in costs),
         sum(cost.tokens_backward for cost in costs),
         sum(cost.seconds for cost in costs),
-        sum(engines, EngineStats()) if known else None,
+        functools.reduce(operator.add, engines) if known else None,
     )
 
 

@@ -1,30 +1,22 @@
-"""Individuals in factored form: when it pays, and the tables that hold them.
+"""Individuals in factored form: the tables that hold them.
 
 In factored form individuals share the base weights and the directions of the basis;
 each of them is one row of a table. In materialised form an individual is a set of plain
 weights (`merging/materialise.py`).
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.basis_store import Placement
-from cycleqd_jax.merging.core_basis import CoreBasis
 from cycleqd_jax.merging.forms import Basis, DiagonalBasis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import Deltas, LowRank
-
-# A factored pass costs R (m + n) / (m n) extra work. Above this share of the whole, one
-# read of the base weights for all individuals no longer saves as much time.
-MAX_FACTORED_OVERHEAD = 0.25
 
 
 @flax.struct.dataclass
@@ -63,78 +55,6 @@ class Population:
         }
         vectors = {name: table[individuals] for name, table in self.vectors.items()}
         return Deltas(matrices, vectors)
-
-
-class ModeChoice(NamedTuple):
-    """The mode in which individuals are evaluated, and the reason.
-
-    Attributes:
-      mode: "factored" or "materialised".
-      reason: one sentence that says why.
-    """
-
-    mode: str
-    reason: str
-
-
-def choose_mode(
-    mode: str, weights: Mapping[str, Any], basis: Basis, *, noise: bool = False
-) -> ModeChoice:
-    """Resolves `auto`: factored where genomes have that form and the extra work is low.
-
-    Args:
-      mode: "auto", "factored" or "materialised".
-      weights: of the base model; only their shapes are read.
-      basis: of the genomes; only its shapes are read.
-      noise: whether genomes hold Gaussian noise.
-
-    Raises:
-      BadInputError: the mode is "factored", but these genomes have no factored form.
-    """
-    dense = dense_parts(basis, noise=noise)
-    if mode == "factored" and dense:
-        raise BadInputError(
-            f"engine.mode is factored, but {dense[0]}; set it to auto or materialised."
-        )
-    auto = _least_work(weights, basis, dense)
-    if mode == "auto":
-        return auto
-    return ModeChoice(mode, f"{mode} mode was asked for; auto would take {auto.reason}")
-
-
-def dense_parts(basis: Basis, *, noise: bool) -> list[str]:
-    """The reasons why genomes have no factored form; none where they have one.
-
-    Args:
-      basis: of the genomes.
-      noise: whether genomes hold Gaussian noise.
-    """
-    reasons = {
-        "individuals in core form share no directions": isinstance(basis, CoreBasis),
-        "residuals are dense": bool(basis.residuals),
-        "Gaussian noise is dense": noise,
-    }
-    return [reason for reason, holds in reasons.items() if holds]
-
-
-def _least_work(
-    weights: Mapping[str, Any], basis: Basis, dense: list[str]
-) -> ModeChoice:
-    if dense:
-        return ModeChoice("materialised", f"materialised mode: {dense[0]}.")
-    work = sum(float(np.prod(weights[slot.name].shape)) for slot in basis.layout)
-    extra = sum(slot.size * sum(weights[slot.name].shape) for slot in basis.layout)
-    share = extra / max(work, 1.0)
-    if share <= MAX_FACTORED_OVERHEAD:
-        return ModeChoice(
-            "factored",
-            f"factored mode: the basis adds {share:.0%} of a pass's work, and several "
-            "individuals share it.",
-        )
-    return ModeChoice(
-        "materialised",
-        f"materialised mode: the basis would add {share:.0%} of a pass's work.",
-    )
 
 
 def place_basis(basis: Basis, mesh: Mesh | None) -> Basis:

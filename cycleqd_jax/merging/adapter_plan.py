@@ -14,6 +14,7 @@ import numpy as np
 
 from cycleqd_jax.models.base import EMBEDDING
 from cycleqd_jax.models.formats.peft import LoraFactor
+from cycleqd_jax.models.formats.peft_config import is_table
 
 # A rest below this share of the norm of the summed terms is float32 rounding, four
 # units of 2**-24.
@@ -30,12 +31,14 @@ class AdapterPlan:
       lost: the part that the adapter leaves out, by parameter; only parameters where it
         is more than float32 rounding.
       tied_embeddings: whether the embedding is also the head.
+      fixed: matrices of the basis that no adapter can change: kernels and tables.
     """
 
     factors: Mapping[str, LoraFactor]
     change: float
     lost: Mapping[str, float]
     tied_embeddings: bool
+    fixed: frozenset[str] = frozenset()
 
     @property
     def lost_share(self) -> float:
@@ -68,6 +71,8 @@ class AdapterPlan:
     def _kind(self, name: str) -> str:
         if name == EMBEDDING and self.tied_embeddings:
             return "in the embedding, which is also the head"
+        if name in self.fixed:
+            return "in kernels and tables, which it cannot change"
         if name.endswith(("norm.weight", ".bias")):
             return "in norms and biases, which it cannot change"
         return "in matrices, beyond their low rank"
@@ -97,10 +102,17 @@ def plan_adapter(
       The plan. Components that are zero, such as those of experts that the genome does
       not use, are dropped from the factors.
     """
+    fixed = frozenset(
+        name
+        for name in factors
+        if len(weights[name].shape) != 2
+        or not name.endswith(".weight")
+        or is_table(name.removesuffix(".weight"))
+    )
     kept = {
         name: _cut_rank(_trim_rank(np.asarray(b), np.asarray(a)), max_rank)
         for name, (b, a) in factors.items()
-        if not (tied_embeddings and name == EMBEDDING)
+        if not (tied_embeddings and name == EMBEDDING) and name not in fixed
     }
     change, lost = 0.0, {}
     for name in sorted(weights):
@@ -117,7 +129,7 @@ def plan_adapter(
             terms += scale**2 * _energy(b) * _energy(a)
         if (left := _energy(rest)) > _ROUNDING**2 * terms:
             lost[name] = left
-    return AdapterPlan(kept, change, lost, tied_embeddings)
+    return AdapterPlan(kept, change, lost, tied_embeddings, fixed)
 
 
 def percent(share: float) -> str:

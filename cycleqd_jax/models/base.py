@@ -293,10 +293,14 @@ class SegmentationConfig(WeightsConfig, Protocol):
     Attributes:
       image_size: side of the square input, in pixels.
       mask_size: side of the masks that it predicts and reads, in pixels.
+      image_flops: operations that one image takes, roughly.
+      image_numbers: activations of one image that are in memory at once, roughly.
     """
 
     image_size: int
     mask_size: int
+    image_flops: int
+    image_numbers: int
 
 
 class Prompts(NamedTuple):

@@ -18,6 +18,7 @@ from cycleqd_jax.models.base import (
     ModelConfig,
     SegmentationConfig,
     SegmentationModel,
+    WeightsConfig,
 )
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
@@ -143,12 +144,38 @@ def make_program(
     return family.program(config, dtype, attention=attention)
 
 
+def segmentation_config_from_hf(
+    data: Mapping[str, Any], source: str = "config.json"
+) -> SegmentationConfig:
+    """As `config_from_hf`, for a segmentation model."""
+    family = _named(SEGMENTATION_FAMILIES, data.get("model_type"), source)
+    return family.config_from_hf(data, source)
+
+
 def read_segmentation_config(folder: str | os.PathLike[str]) -> SegmentationConfig:
     """As `read_config`, for a segmentation model."""
     path = os.path.join(folder, "config.json")
-    data = read_object(path)
-    family = _named(SEGMENTATION_FAMILIES, data.get("model_type"), path)
-    return family.config_from_hf(data, path)
+    return segmentation_config_from_hf(read_object(path), path)
+
+
+def is_segmentation(model_type: object) -> bool:
+    """True if models with this `model_type` predict masks."""
+    return any(family.model_type == model_type for family in SEGMENTATION_FAMILIES)
+
+
+def any_config_from_hf(
+    data: Mapping[str, Any], source: str = "config.json"
+) -> WeightsConfig:
+    """As `config_from_hf`, for a model of any kind."""
+    model_type = data.get("model_type")
+    known = SEGMENTATION_FAMILIES if is_segmentation(model_type) else FAMILIES
+    return _named(known, model_type, source).config_from_hf(data, source)
+
+
+def read_any_config(folder: str | os.PathLike[str]) -> WeightsConfig:
+    """As `read_config`, for a model of any kind."""
+    path = os.path.join(folder, "config.json")
+    return any_config_from_hf(read_object(path), path)
 
 
 def make_segmentation_program(

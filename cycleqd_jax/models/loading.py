@@ -21,13 +21,14 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models import chat_template
-from cycleqd_jax.models.base import ModelConfig, SegmentationConfig
+from cycleqd_jax.models.base import ModelConfig, SegmentationConfig, WeightsConfig
 from cycleqd_jax.models.experts import (
     Expert,
     FullExpert,
     LoraExpert,
     weights_fingerprint,
 )
+from cycleqd_jax.models.families import is_segmentation
 from cycleqd_jax.models.formats import (
     gguf,
     gguf_tokenizer,
@@ -42,7 +43,7 @@ from cycleqd_jax.models.same_base import (
     check_same_vocabulary,
 )
 from cycleqd_jax.models.tokenizer import ChatTokenizer, padding_only
-from cycleqd_jax.models.validated import cast
+from cycleqd_jax.models.validated import cast, read_object
 from cycleqd_jax.remote import is_url
 
 
@@ -56,13 +57,14 @@ class LoadedModel:
         a folder are `StoredWeights`: every access reads the array from its file, so
         that a model of any size needs memory for one array. Those of a GGUF file are in
         memory.
-      tokenizer: text to ids and back, with the chat template.
+      tokenizer: text to ids and back, with the chat template; None of a segmentation
+        model.
       source: where it came from, as given.
     """
 
-    config: ModelConfig
+    config: ModelConfig | SegmentationConfig
     weights: Mapping[str, np.ndarray]
-    tokenizer: ChatTokenizer
+    tokenizer: ChatTokenizer | None
     source: str
 
     @functools.cached_property
@@ -73,7 +75,8 @@ class LoadedModel:
         tokeniser.
         """
         parts = [weights_fingerprint(self.weights), self.config.to_hf()]
-        parts.append(self.tokenizer.fingerprint)
+        if self.tokenizer is not None:
+            parts.append(self.tokenizer.fingerprint)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -119,6 +122,27 @@ def load_model(
     return model
 
 
+def load_any_model(
+    source: str | os.PathLike[str],
+    dtype: Any = "float32",
+    date: datetime.date = chat_template.DATE,
+) -> LoadedModel:
+    """As `load_model`, also for the folder of a segmentation model."""
+    wanted, source = safetensors.check_dtype(dtype), os.fspath(source)
+    path = locate(source)
+    if not _is_segmentation_folder(path):
+        return load_model(source, dtype, date)
+    config, stored = hf_folder.open_segmentation_model(path)
+    model = LoadedModel(config, stored.cast_to(wanted), None, source)
+    model.fingerprint  # noqa: B018 - damaged weights are refused now
+    return model
+
+
+def _is_segmentation_folder(path: pathlib.Path) -> bool:
+    config = path / "config.json"
+    return config.is_file() and is_segmentation(read_object(config).get("model_type"))
+
+
 def load_tokenizer(source: str | os.PathLike[str]) -> ChatTokenizer:
     """Loads only the tokeniser of a base model; errors as for `load_model`."""
     path = locate(os.fspath(source))
@@ -147,6 +171,8 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
     folder = pathlib.Path(os.path.expanduser(path))
     if is_hub_name(os.fspath(path)) or is_url(os.fspath(path)):
         folder = locate(os.fspath(path))
+    if base.tokenizer is None:
+        return open_segmentation_expert(folder, base.config, base.weights)
     expert = open_expert(folder, base.config, base.weights)
     if isinstance(expert, LoraExpert):
         check_named_base(folder / peft.CONFIG, base.source, base.config, base.weights)
@@ -176,6 +202,13 @@ def open_expert(
     own, weights = hf_folder.open_model(folder)
     check_same_function(folder, own, config)
     return FullExpert(weights)
+
+
+def open_any_expert(folder: pathlib.Path, config: WeightsConfig) -> Expert:
+    """As `open_expert`, for a base model of any kind."""
+    if is_segmentation(config.model_type):
+        return open_segmentation_expert(folder, config)
+    return open_expert(folder, config)
 
 
 def open_segmentation_expert(
@@ -219,14 +252,16 @@ def _check_expert_folder(folder: pathlib.Path) -> None:
         raise BadInputError(f"expert {folder}: {missing}{_inside(folder)}")
 
 
-def open_config(path: pathlib.Path) -> ModelConfig:
-    """The config of a base model's file or folder; its weights are not read.
+def open_config(path: pathlib.Path) -> WeightsConfig:
+    """The config of a base model's file or folder, of any kind; weights are not read.
 
     Raises:
       BadInputError: as for `load_model`, except for the tokeniser.
     """
     if path.is_file():
         return gguf.read_gguf_config(_check_gguf(path))
+    if _is_segmentation_folder(path):
+        return hf_folder.open_segmentation_model(path)[0]
     return hf_folder.open_model(path)[0]
 
 

@@ -11,6 +11,7 @@ from cycleqd_jax.reports import (
     coverage,
     explorer,
     figures,
+    masks,
     page,
     run_data,
     tables,
@@ -39,7 +40,7 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
     opened = open_run(run_dir, finished=True)
     data, population = run_data.read_run(run_dir), read_population(opened)
     report = numbers(data, population)
-    images = draw(data, report)
+    images = draw(data, report, run_dir)
     files = {f"{name}.png": png for name, png in images.items()}
     explored = explorer.explorer_data(population, read_shares(opened))
     html = page.make_page(data, report, images, main_split(report), explored)
@@ -63,7 +64,9 @@ def numbers(data: run_data.RunData, population: Population) -> dict[str, Any]:
     return report | {"coverage": coverage.of_population(population)}
 
 
-def draw(data: run_data.RunData, report: dict[str, Any]) -> dict[str, bytes]:
+def draw(
+    data: run_data.RunData, report: dict[str, Any], run_dir: str | pathlib.Path
+) -> dict[str, bytes]:
     """The figures as PNG bytes, by name."""
     images = {
         "scores": figures.draw_scores(report, main_split(report)),
@@ -72,6 +75,8 @@ def draw(data: run_data.RunData, report: dict[str, Any]) -> dict[str, bytes]:
     }
     if data.elites:
         images["archives"] = archive_maps.draw_archives(data)
+    if data.of_images and (picture := masks.draw_masks(data, run_dir)) is not None:
+        images["masks"] = picture
     return images
 
 

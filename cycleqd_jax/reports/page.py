@@ -15,6 +15,18 @@ from cycleqd_jax.reports.run_data import RunData
 from cycleqd_jax.reports.shell import make_shell, web_file
 from cycleqd_jax.runs.names import expert_name
 
+_OF_ANSWERS = {
+    "score_note": "Share of problems solved, with 95 % intervals: Wilson's per skill",
+    "samples_note": "for each skill the first problem it solved and the first it did "
+    "not",
+}
+_OF_MASKS = {
+    "score_note": "Mean over images of the data set's measure, with 95 % intervals: "
+    "1.96 standard errors per data set",
+    "samples_note": "the first images of each data set, with the masks of the base, "
+    "of the experts and of the result",
+}
+
 
 def make_page(
     data: RunData,
@@ -29,8 +41,8 @@ def make_page(
     Args:
       data: the run.
       report: made of it by `tables.make_report`.
-      figures: PNG bytes by name: scores, progress, lineage, and archives if there are
-        some.
+      figures: PNG bytes by name: scores, progress, lineage; and archives and masks if
+        there are some.
       split: the split reported first.
       explorer: made by `explorer.explorer_data`.
       server: as for `shell.make_shell`.
@@ -40,6 +52,7 @@ def make_page(
         for name, png in figures.items()
     }
     archives = images.pop("archives_figure", "")
+    masks = images.pop("masks_figure", "")
     below = string.Template(web_file("report.html")).substitute(
         images,
         split=split,
@@ -50,7 +63,8 @@ def make_page(
         archives=_archives(report, archives),
         champions=_champion_table(report),
         experts=_experts(report),
-        samples=_samples(data),
+        samples=masks or _samples(data),
+        **(_OF_MASKS if data.of_images else _OF_ANSWERS),
         curse=sections.winners_curse(report),
         retention=sections.retention(report),
         cost=sections.cost(report),
@@ -83,12 +97,14 @@ def _summary(report: Mapping[str, Any], split: str) -> str:
         for name, splits in models.items()
         if name not in {result, *experts} and "mean" in splits.get(split, {})
     )
+    verb, of = ("scores", "on") if "unit" in report else ("solves", "of")
     return (
-        f"The model that the search found solves "
-        f"<strong>{models[result][split]['mean']:.3f}</strong> of the problems of "
+        f"The model that the search found {verb} "
+        f"<strong>{models[result][split]['mean']:.3f}</strong> {of} the "
+        f"{'images' if of == 'on' else 'problems'} of "
         f"<em>{split}</em> (mean over {len(report['tasks'])} skills, 95 % interval "
         f"{low:.3f} to {high:.3f}). The base model, the best expert and the other "
-        f"models solve: {others}."
+        f"models {verb[:-1]}: {others}."
     )
 
 

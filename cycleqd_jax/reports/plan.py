@@ -5,6 +5,7 @@ import jax
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.runs.conditioning import gram_bytes
 from cycleqd_jax.runs.device_memory import tree_bytes
+from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.memory import RunMemory, size_text
 from cycleqd_jax.runs.plan import Plan
 
@@ -70,7 +71,7 @@ def plan_remarks(config: RunConfig, plan: Plan) -> list[str]:
 def _not_checked(config: RunConfig, plan: Plan) -> list[str]:
     if plan.is_complete:
         return []
-    inputs, said = plan.inputs, []
+    inputs, said, of_images = plan.inputs, [], kind_of(config) == IMAGES
     if inputs.sizes_of is not None:
         said.append(
             f"The weights of {config.base_model} are not here: sizes are those of "
@@ -80,11 +81,10 @@ def _not_checked(config: RunConfig, plan: Plan) -> list[str]:
     if absent := ", ".join(path for path, expert in pairs if expert is None):
         said.append(f"Not here: {absent}; they are taken for full fine-tunes.")
     if plan.missing_data:
-        said += [*plan.missing_data, "So their problems were not counted."]
-    return [
-        *said,
-        "So prompts, files and the sandbox were not checked, and no time is estimated.",
-    ]
+        counted = "images" if of_images else "problems"
+        said += [*plan.missing_data, f"So their {counted} were not counted."]
+    unread = "files" if of_images else "prompts, files and the sandbox"
+    return [*said, f"So {unread} were not checked, and no time is estimated."]
 
 
 def _basis_text(config: RunConfig, memory: RunMemory) -> str:

@@ -140,6 +140,14 @@ def cost(report: Mapping[str, Any]) -> str:
         ]
         for phase, row in spent["phases"].items()
     ]
+    if (unit := report.get("unit")) is not None:
+        header = ["phase", f"{unit} forward", f"{unit} backward", unit, "share"]
+        return (
+            '<section><h2>Cost</h2><p class="note">Images through models. What '
+            f"compares methods is all but <em>test</em>: "
+            f"{spent['tokens_without_test']:,} images.</p>{table(header, rows)}"
+            "</section>"
+        )
     header = ["phase", "tokens forward", "tokens backward", "tokens", "share"]
     return (
         '<section><h2>Cost</h2><p class="note">Tokens through the model, prompts and '

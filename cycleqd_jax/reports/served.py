@@ -90,7 +90,7 @@ class ServedRun:
             return make_shell(self._data, title=title, server=server)
         data = run_data.read_run(run)
         report = build.numbers(data, self._population)
-        figures, split = build.draw(data, report), build.main_split(report)
+        figures, split = build.draw(data, report, run), build.main_split(report)
         return page.make_page(data, report, figures, split, self._data, server)
 
 

@@ -78,6 +78,19 @@ def wilson(score: float, problems: int) -> Interval:
     return Interval(low, high)
 
 
+def score_interval(values: Sequence[float]) -> Interval:
+    """The interval of a mean score: Wilson's if every problem is solved or not.
+
+    For shares like those of masks it is the mean plus and minus 1.96 standard errors,
+    within [0, 1].
+    """
+    score = mean(values)
+    if all(value in (0, 1) for value in values):
+        return wilson(score, len(values))
+    half = Z95 * standard_error(values)
+    return Interval(max(0.0, score - half), min(1.0, score + half))
+
+
 def mean_interval(scores: Sequence[float], problems: Sequence[int]) -> Interval:
     """The interval of a mean over independent tasks, each with the same weight.
 
@@ -90,6 +103,11 @@ def mean_interval(scores: Sequence[float], problems: Sequence[int]) -> Interval:
       problems: one count per task.
     """
     limits = [wilson(p, n) for p, n in zip(scores, problems, strict=True)]
+    return interval_of_mean(scores, limits)
+
+
+def interval_of_mean(scores: Sequence[float], limits: Sequence[Interval]) -> Interval:
+    """As `mean_interval`, from the tasks' own intervals."""
     centre, count = mean(scores), len(scores)
     pairs = list(zip(scores, limits, strict=True))
     below = math.hypot(*(p - limit.low for p, limit in pairs)) / count

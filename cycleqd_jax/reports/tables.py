@@ -23,12 +23,12 @@ SELECTED = {  # split -> what was chosen by its scores
 def make_report(data: RunData) -> dict[str, Any]:
     """All numbers of the report, ready for JSON.
 
-    Scores are accuracies in [0, 1]. `mean` weighs every task the same and is left out
-    where a task was not evaluated; `problems` counts all tasks together. `metrics` are
-    means of what tasks say beside the score, `metric_errors` their standard errors over
-    problems. Intervals are 95 %: Wilson's per task, and
-    for the mean see `statistics.mean_interval`. Nothing but `timing` depends on the
-    machine's speed.
+    Scores are accuracies, or means of shares, in [0, 1]. `mean` weighs every task the
+    same and is left out where a task was not evaluated; `problems` counts all tasks
+    together. `metrics` are means of what tasks say beside the score, `metric_errors`
+    their standard errors over problems. Intervals are 95 %: see
+    `statistics.score_interval`, and for the mean `statistics.mean_interval`. Nothing
+    but `timing` depends on the machine's speed.
     """
     return {
         "result": data.facts.result,
@@ -53,6 +53,7 @@ def make_report(data: RunData) -> dict[str, Any]:
             model: row.model_dump() for model, row in data.facts.retention.items()
         },
         "cost": _cost(data),
+        **({"unit": "images"} if data.of_images else {}),
         "timing": {"total_s": sum(data.seconds.values()), "phases": data.seconds},
     }
 
@@ -81,15 +82,18 @@ def _scores(data: RunData, model: str) -> dict[str, Any]:
             if task in tasks
         }
         counts = {task: len(tasks[task]) for task in scores}
-        intervals = {
-            task: list(statistics.wilson(score, counts[task]))
-            for task, score in scores.items()
+        limits = {
+            task: statistics.score_interval(list(tasks[task].values()))
+            for task in scores
         }
+        intervals = {task: list(limit) for task, limit in limits.items()}
         entry: dict[str, Any] = dict(scores)
         if len(scores) == len(data.tasks):
             entry["mean"] = statistics.mean(list(scores.values()))
             intervals["mean"] = list(
-                statistics.mean_interval(list(scores.values()), list(counts.values()))
+                statistics.interval_of_mean(
+                    list(scores.values()), list(limits.values())
+                )
             )
         splits[split] = entry | {
             "problems": sum(counts.values()),

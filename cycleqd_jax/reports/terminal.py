@@ -27,7 +27,8 @@ def show_report(run_dir: str | pathlib.Path, out: Console) -> dict:
         out.print(more)
         out.print()
     if tokens := report["cost"]["tokens_without_test"]:
-        out.print(f"cost without test: {tokens:,} tokens", highlight=False)
+        unit = report.get("unit", "tokens")
+        out.print(f"cost without test: {tokens:,} {unit}", highlight=False)
     page = pathlib.Path(run_dir) / "report" / "report.html"
     out.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
     return report

@@ -176,11 +176,11 @@ def gram_bytes(config: RunConfig, model: ModelConfig) -> GramBytes:
         if len(shape) == 2 and name not in (EMBEDDING, HEAD)
     ]
     experts = len(config.expert_paths)
-    squares = sum(size**2 for size in inputs) // model.num_hidden_layers
-    on_device = 4 * (experts + 1) * squares  # and those of a further batch
+    on_host = 8 * (experts + 2) * max(inputs) ** 2
     if config.basis.conditioning == "data_free":
-        on_device = 0
-    return GramBytes(on_device, 8 * (experts + 2) * max(inputs) ** 2)
+        return GramBytes(0, on_host)
+    squares = sum(size**2 for size in inputs) // model.num_hidden_layers
+    return GramBytes(4 * (experts + 1) * squares, on_host)  # and of a further batch
 
 
 def check_gram_memory(config: RunConfig, model: ModelConfig, machine: Machine) -> None:

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from cycleqd_jax.inference.population import empty_population
 from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.models import sharding
@@ -50,6 +49,8 @@ def device_memory(
     mesh, shapes = engine.mesh, model.weight_shapes()
     weights = {n: jax.ShapeDtypeStruct(s, jnp.dtype(dtype)) for n, s in shapes.items()}
     if mode == "factored":
+        from cycleqd_jax.inference.population import empty_population
+
         population = jax.eval_shape(lambda b: empty_population(b, individuals), basis)
         workspace = tree_bytes((population.coefficients, population.vectors))
         # The engine's copy of directions that are not in the model's dtype.

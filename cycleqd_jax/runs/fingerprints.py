@@ -116,12 +116,14 @@ def compared_settings(
 
     Args:
       config: the settings.
-      length: `engine.length` as a number.
+      length: `engine.length` as a number; 0 for a run of segmentation models.
       tasks: in the order of the config. The result has their options, as they were
         given or with defaults, without those in `free_options` of the task.
     """
     dumped = config.model_dump(mode="json")
-    free = tuple(f"{name}." for name in FREE)
+    # Each kind of model has sizes of its own.
+    other = ("images",) if length else ("engine", "sandbox", "date", "images.mode")
+    free = tuple(f"{name}." for name in (*FREE, *other))
     settings = {
         name: value
         for name, value in _flat(dumped).items()
@@ -136,7 +138,7 @@ def compared_settings(
         for name in getattr(task, "free_options", ()):
             options.pop(name, None)
         settings |= _flat({"task_settings": {entry: options}})
-    return settings | {"engine.length": length}
+    return settings | ({"engine.length": length} if length else {})
 
 
 def code_hashes(config: RunConfig, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
@@ -149,7 +151,11 @@ def code_hashes(config: RunConfig, tasks: Sequence[Task]) -> dict[str, dict[str,
     Raises:
       BadInputError: a source cannot be read.
     """
-    code = {f"task {task.name}": task_judges(type(task)) for task in tasks}
+    code = {
+        f"task {task.name}": task_judges(type(task))
+        | task_judges(getattr(task, "judge", type(task)))
+        for task in tasks
+    }
     code["all tasks"] = shared_judges()
     code["search"] = own_modules(search_class(config.search))
     own = {

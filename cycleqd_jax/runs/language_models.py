@@ -12,9 +12,10 @@ from cycleqd_jax.evaluation.language.settings import EXPERTS, LanguageConfig
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import choose_mode, place_basis
+from cycleqd_jax.inference.population import place_basis
 from cycleqd_jax.merging.genome import Genome, genome_hash
 from cycleqd_jax.merging.individuals import Adapter, Individual
+from cycleqd_jax.merging.mode import choose_mode
 from cycleqd_jax.models import chat_template
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.sharding import put_on_device

@@ -17,10 +17,9 @@ import numpy as np
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.inference.gradients import gradient_bytes
-from cycleqd_jax.inference.population import ModeChoice, choose_mode
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome, expert_genome
+from cycleqd_jax.merging.mode import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import noise_length
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.qd.archives import empty_archives
@@ -37,7 +36,9 @@ _LOADED, _READING = "the base weights as loaded", "a weight that is read"
 _SEARCHED = "the basis for the search"
 _STATE, _CHECKPOINT = "archives and bank", "a copy of them for the checkpoint"
 # The parts that a change of settings makes smaller.
+IMAGES_CALL = "the images of a call"
 _CHANGES = {
+    "a lower images.per_call": (IMAGES_CALL,),
     "fewer engine.slots or a shorter engine.length": (CACHE, CALL),
     "a lower basis.rank": (BASIS, "factored mode"),
     "fewer qd.bins": (_STATE, _CHECKPOINT),
@@ -283,6 +284,8 @@ def _run_memory(
         individuals=config.qd.children_per_batch,
     )
     if search_class(config.search).uses_gradients(config.qd, config.search_settings):
+        from cycleqd_jax.inference.gradients import gradient_bytes
+
         device[f"{mode.mode} mode"] += gradient_bytes(
             model,
             basis,
@@ -296,15 +299,21 @@ def _run_memory(
         mode=mode,
         state=state,
         device=device,
-        host=_loading(config.base_model, weights)
-        | {
-            _STATE: state.total_bytes,
-            _CHECKPOINT: state.total_bytes,
-        }
+        host=host_memory(config.base_model, weights, state)
         # Beside the one on a mesh that other processes share.
         | ({_SEARCHED: tree_bytes(basis)} if jax.process_count() > 1 else {}),
         devices=engine.mesh.data * engine.mesh.tensor,
     )
+
+
+def host_memory(
+    source: str, weights: Mapping[str, jax.ShapeDtypeStruct], state: StateMemory
+) -> dict[str, int]:
+    """Bytes on the host by purpose: the base model, and the search's state twice."""
+    return _loading(source, weights) | {
+        _STATE: state.total_bytes,
+        _CHECKPOINT: state.total_bytes,
+    }
 
 
 def _loading(

@@ -19,7 +19,7 @@ from cycleqd_jax.merging.basis_store import check_basis, load_basis
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import base_genome, scaled_sum, uniform
 from cycleqd_jax.merging.individuals import Individual, TrainedExpert
-from cycleqd_jax.models.loading import LoadedModel, load_model
+from cycleqd_jax.models.loading import LoadedModel, load_any_model
 from cycleqd_jax.qd.aggregation import aggregate_champions
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.remote import is_url
@@ -28,6 +28,7 @@ from cycleqd_jax.runs.checkpoints import damages, newest_whole, state_fingerprin
 from cycleqd_jax.runs.facts import NAME, RunFacts, read_facts
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
 from cycleqd_jax.runs.folder import PARTS, RunFolder, check_kinds
+from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.names import (
     AGGREGATED,
     BASE,
@@ -176,13 +177,23 @@ class OpenedRun:
         return dataclasses.replace(self, config=config)
 
     def load_base(self) -> LoadedModel:
-        """The base model, on the host.
+        """The base model with its tokeniser, on the host.
 
         Raises:
-          BadInputError: it is missing, damaged, or not the one the run was made with.
+          BadInputError: it is missing, damaged, no language model, or not the one the
+            run was made with.
         """
+        if kind_of(self.config) == IMAGES:
+            raise BadInputError(
+                f"{self.path}: is a run of segmentation models, which have no text; "
+                "give a run of language models."
+            )
+        return self.load_any_base()
+
+    def load_any_base(self) -> LoadedModel:
+        """As `load_base`, also a segmentation model."""
         config = self.config
-        model = load_model(config.base_model, dtype=config.dtype, date=config.date)
+        model = load_any_model(config.base_model, dtype=config.dtype, date=config.date)
         wanted = stored_fingerprints(self.path)["base model"]
         if model.fingerprint != wanted:
             raise BadInputError(

@@ -20,15 +20,20 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.rungs import make_rungs, planned_episodes
 from cycleqd_jax.merging.core_basis import core_shapes
 from cycleqd_jax.merging.forms import Basis, basis_shapes
-from cycleqd_jax.models.base import ModelConfig
+from cycleqd_jax.models.base import WeightsConfig
 from cycleqd_jax.models.experts import Expert
-from cycleqd_jax.models.families import config_from_hf, read_config
+from cycleqd_jax.models.families import (
+    any_config_from_hf,
+    is_segmentation,
+    read_any_config,
+)
 from cycleqd_jax.models.formats import safetensors
-from cycleqd_jax.models.loading import open_config, open_expert
+from cycleqd_jax.models.loading import open_any_expert, open_config
 from cycleqd_jax.models.locate import find_download, is_hub_name, locate
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.remote import is_url, left_files
 from cycleqd_jax.runs.engine_sizes import check_length, prompt_tokens
+from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.memory import Machine, RunMemory
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import Split, Task
@@ -81,6 +86,16 @@ _KNOWN_MODELS = {
         "rope_theta": 100000.0,
         "tie_word_embeddings": True,
     },
+    "facebook/sam-vit-huge": {
+        "model_type": "sam",
+        "vision_config": {
+            "hidden_size": 1280,
+            "mlp_dim": 5120,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 16,
+            "global_attn_indexes": [7, 15, 23, 31],
+        },
+    },
 }
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 # Share of the rate of a large matrix product that a run reached on two CPU cores.
@@ -96,7 +111,7 @@ class Inputs(NamedTuple):
       experts: in the order of `name_experts`; None for one that is not on this machine.
     """
 
-    model: ModelConfig
+    model: WeightsConfig
     sizes_of: str | None
     experts: tuple[Expert | None, ...]
 
@@ -127,7 +142,17 @@ def find_inputs(config: RunConfig) -> Inputs:
         here nor known.
     """
     model, sizes_of = find_base(config.base_model)
-    check_length(config.engine, model)
+    of_images = kind_of(config) == IMAGES
+    predicts_masks = is_segmentation(model.model_type)
+    if of_images != predicts_masks:
+        has, wants = ("segmentation", "language")[:: 1 if predicts_masks else -1]
+        raise BadInputError(
+            f"base_model: {config.base_model} is a {has} model (model_type "
+            f"{model.model_type}), but the tasks {', '.join(config.tasks)} need a "
+            f"{wants} model; change one of them."
+        )
+    if not of_images:
+        check_length(config.engine, model)
     experts = []
     for source in config.expert_paths:
         folder = pathlib.Path(source).expanduser()
@@ -136,11 +161,11 @@ def find_inputs(config: RunConfig) -> Inputs:
         elif is_hub_name(source):
             folder = find_download(source)
         absent = is_hub_name(source) and not _is_downloaded(folder)
-        experts.append(None if absent else open_expert(folder, model))
+        experts.append(None if absent else open_any_expert(folder, model))
     return Inputs(model, sizes_of, tuple(experts))
 
 
-def find_base(source: str) -> tuple[ModelConfig, str | None]:
+def find_base(source: str) -> tuple[WeightsConfig, str | None]:
     """Sizes of a base model, and where they are from if its weights are not here.
 
     Raises:
@@ -151,7 +176,7 @@ def find_base(source: str) -> tuple[ModelConfig, str | None]:
     if path is not None and path.is_dir():
         is_here = _is_downloaded(path) if hub else _has_weights(path)
         if not is_here and (path / "config.json").is_file():
-            return read_config(path), str(path / "config.json")
+            return read_any_config(path), str(path / "config.json")
     if not hub or _is_downloaded(path):
         return open_config(path), None
     known = known_model(source)
@@ -167,7 +192,7 @@ class KnownModel(NamedTuple):
     """Attributes: hub name and sizes of a model."""
 
     name: str
-    config: ModelConfig
+    config: WeightsConfig
 
 
 def known_model(source: str) -> KnownModel | None:
@@ -179,7 +204,7 @@ def known_model(source: str) -> KnownModel | None:
     """
     for name, settings in _KNOWN_MODELS.items():
         if _bare_name(name) == _bare_name(source):
-            return KnownModel(name, config_from_hf(settings, name))
+            return KnownModel(name, any_config_from_hf(settings, name))
     return None
 
 
@@ -290,16 +315,20 @@ def estimate_episode(
     parameters: int, dtype: str, tasks: Sequence[Task], tokenizer: ChatTokenizer
 ) -> float:
     """Seconds per episode, from its tokens and the rate of a matrix product here."""
+    tokens = [
+        prompt_tokens(task, task.problems(Split.OPTIMISE)[0], tokenizer)
+        + task.max_new_tokens / 2
+        for task in tasks
+    ]
+    return 2 * parameters * float(np.mean(tokens)) / reached_rate(dtype)
+
+
+def reached_rate(dtype: str) -> float:
+    """Operations per second that a run reaches here, from a matrix product's."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()
     start = time.perf_counter()
     product(x, x).block_until_ready()
-    rate = 2 * size**3 / (time.perf_counter() - start)
-    tokens = [
-        prompt_tokens(task, task.problems(Split.OPTIMISE)[0], tokenizer)
-        + task.max_new_tokens / 2
-        for task in tasks
-    ]
-    return 2 * parameters * float(np.mean(tokens)) / (rate * _EFFICIENCY)
+    return 2 * size**3 / (time.perf_counter() - start) * _EFFICIENCY

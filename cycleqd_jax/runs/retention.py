@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import ReferenceScore
-from cycleqd_jax.evaluation.texts import text_tokens
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.facts import RetentionFacts
@@ -49,6 +48,8 @@ def check_texts(
     Raises:
       BadInputError: says what to change.
     """
+    from cycleqd_jax.evaluation.texts import text_tokens
+
     need = max((len(text_tokens(text, tokenizer)) - 1 for text in texts), default=0)
     if need > engine.length:
         raise BadInputError(

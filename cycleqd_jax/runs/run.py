@@ -1,8 +1,8 @@
 """A whole run, or a dry run: inputs, experts' scores, the search, the comparison."""
 
-import contextlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -10,29 +10,21 @@ from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.accepted import AcceptedReplies
 from cycleqd_jax.evaluation.base import Evaluator
-from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.racing import RacingEvaluator
-from cycleqd_jax.evaluation.ray import RayEvaluator
 from cycleqd_jax.evaluation.retention import passages
-from cycleqd_jax.inference.relay import ALONE, Alone, Leader
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
 from cycleqd_jax.runs.checkpoints import Checkpoints, last_generation
 from cycleqd_jax.runs.conditioning import check_gram_memory
 from cycleqd_jax.runs.folder import RunFolder
-from cycleqd_jax.runs.followers import lead
+from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.loop import run_search
-from cycleqd_jax.runs.memory import plan_memory, this_machine
+from cycleqd_jax.runs.memory import this_machine
 from cycleqd_jax.runs.names import expert_name
 from cycleqd_jax.runs.opened import is_complete
-from cycleqd_jax.runs.plan import (
-    Plan,
-    estimate_episode,
-    find_inputs,
-    make_plan,
-)
-from cycleqd_jax.runs.remote import of_driver, remote_evaluator
+from cycleqd_jax.runs.parts import Kind, Prepared, write_run_facts
+from cycleqd_jax.runs.plan import Plan, find_inputs, make_plan
 from cycleqd_jax.runs.results import (
     EXPERTS_PART,
     read_episodes,
@@ -41,16 +33,8 @@ from cycleqd_jax.runs.results import (
 )
 from cycleqd_jax.runs.retention import TextRetention
 from cycleqd_jax.runs.search import make_search
-from cycleqd_jax.runs.setup import (
-    Prepared,
-    open_evaluator,
-    prepare,
-    write_run_facts,
-)
 from cycleqd_jax.runs.tasks import check_splits, find_tasks
 from cycleqd_jax.runs.trackers import check_trackers, track_run
-from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.search.base import State
 from cycleqd_jax.search.registry import search_class
 
@@ -59,7 +43,7 @@ def evolve(
     config: RunConfig,
     folder: RunFolder,
     observer: Observer,
-    relay: Alone | Leader = ALONE,
+    relay: Any = None,
     saved: Callable[[], None] | None = None,
 ) -> None:
     """Carries out the run of a folder, up to the comparison of its models.
@@ -71,7 +55,8 @@ def evolve(
       config: the settings.
       folder: open; empty, or with a run of the same inputs.
       observer: hears of progress.
-      relay: to the other processes that share the mesh, if there are any.
+      relay: an `inference.relay.Leader` of the other processes that share the mesh, if
+        there are any.
       saved: is called after every checkpoint, and after the comparison.
 
     Raises:
@@ -80,8 +65,9 @@ def evolve(
     """
     start = time.perf_counter()
     check_trackers(config.logging)
-    sandbox = _sandbox(config)  # first: it may not be permitted here
-    prepared = prepare(of_driver(config), folder, observer, relay=relay)
+    kind = _kind(config, relay)
+    kind.check()  # first: a sandbox may not be permitted here
+    prepared = kind.prepare(folder, observer)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
     trained_experts.describe_experts(
@@ -94,10 +80,8 @@ def evolve(
     with (
         track_run(config, folder, observer) as observer,
         Checkpoints(folder.checkpoints, saved) as checkpoints,
-        _evaluator(config, prepared, sandbox, observer) as evaluator,
+        kind.evaluator(prepared, observer) as evaluator,
     ):
-        observer.phase("compiling the engine")
-        evaluator.compile(observer.note)
         folder.log_time("set-up", time.perf_counter() - start)
         cached = comparison.CachedEvaluator(evaluator, folder, observer)
         texts, retention = passages(config.retention), None
@@ -174,7 +158,7 @@ def dry_run(
     config: RunConfig,
     folder: RunFolder,
     observer: Observer,
-    relay: Alone | Leader = ALONE,
+    relay: Any = None,
 ) -> Plan:
     """Plans a run, and checks all its inputs that are on this machine.
 
@@ -183,7 +167,8 @@ def dry_run(
       folder: open; what a run in it was begun with must be the same. Nothing is written
         into it.
       observer: hears of progress.
-      relay: to the other processes that share the mesh, if there are any.
+      relay: an `inference.relay.Leader` of the other processes that share the mesh, if
+        there are any.
 
     Raises:
       BadInputError: `evolve` would refuse the run, in the same words.
@@ -191,41 +176,31 @@ def dry_run(
     check_trackers(config.logging)
     tasks, missing_data = find_tasks(config)
     check_splits(config, tasks)
-    inputs, machine, driver = find_inputs(config), this_machine(), of_driver(config)
+    inputs, machine = find_inputs(config), this_machine()
+    kind = _kind(config, relay)
     if missing_data or not inputs.are_here:
         basis = inputs.basis(config)
         make_search(config, basis, config.tasks, () if missing_data else tasks)
-        memory = plan_memory(driver, inputs.model, basis, machine)
+        memory = kind.plan_memory(inputs.model, basis, machine)
         if inputs.are_here:
             memory.check(machine)
             check_gram_memory(config, inputs.model, machine)
         return make_plan(config, memory, machine, inputs, tasks, missing_data)
-    sandbox = _sandbox(config)
-    prepared = prepare(driver, folder, observer, tasks, relay=relay)
-    memory = prepared.memory
-    with _evaluator(config, prepared, sandbox, observer):
-        seconds = estimate_episode(
-            memory.parameters, config.dtype, tasks, prepared.model.tokenizer
-        )
-    return make_plan(config, memory, machine, inputs, tasks, (), seconds)
+    kind.check()
+    prepared = kind.prepare(folder, observer, tasks)
+    seconds = kind.estimate_episode(prepared, observer)
+    return make_plan(config, prepared.memory, machine, inputs, tasks, (), seconds)
 
 
-def _sandbox(config: RunConfig) -> Sandbox | None:
-    """The sandbox of this machine; None where hosts of a cluster have their own."""
-    return make_sandbox(config.sandbox) if config.evaluator == "local" else None
+def _kind(config: RunConfig, relay: Any) -> Kind:
+    """What differs between models; nothing of the other kind is imported."""
+    if kind_of(config) == IMAGES:
+        from cycleqd_jax.runs.images import ImageRun
 
+        return ImageRun(config)
+    from cycleqd_jax.runs.text import TextRun
 
-def _evaluator(
-    config: RunConfig,
-    prepared: Prepared,
-    sandbox: Sandbox | None,
-    observer: Observer,
-) -> contextlib.AbstractContextManager[LocalEvaluator | RayEvaluator]:
-    """The evaluator that the config names, not open yet."""
-    if sandbox is None:
-        return remote_evaluator(config, prepared, observer.note)
-    basis = None if prepared.relay is ALONE else lead(config, prepared)
-    return open_evaluator(config, prepared, sandbox, basis)
+    return TextRun(config, relay)
 
 
 def _racing(config: RunConfig, evaluator: Evaluator, folder: RunFolder) -> Evaluator:

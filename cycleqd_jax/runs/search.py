@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.accepted import one_reply_problems
-from cycleqd_jax.inference.gradients import check_differentiable
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.registry import search_class
@@ -87,6 +86,8 @@ def _train_problems(
     Empty for a search that makes no requests.
     """
     if kind.uses_gradients(config.qd, config.search_settings):
+        from cycleqd_jax.inference.gradients import check_differentiable
+
         mesh = config.engine.mesh
         check_differentiable(basis, mesh.data * mesh.tensor)
     setting = kind.uses_train(config.qd, config.search_settings)

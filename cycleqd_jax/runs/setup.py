@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
-import os
 import pathlib
-import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,22 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from cycleqd_jax import files
-from cycleqd_jax.config import RunConfig, to_yaml
+from cycleqd_jax.config import RunConfig
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.retention import passages
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import (
-    ModeChoice,
-    basis_placement,
-    place_basis,
-)
+from cycleqd_jax.inference.population import basis_placement, place_basis
 from cycleqd_jax.inference.relay import ALONE, Alone, Leader
 from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.merging.basis_cache import find_basis
-from cycleqd_jax.merging.basis_store import on_host, store_basis
+from cycleqd_jax.merging.basis_store import on_host
 from cycleqd_jax.merging.forms import Basis
+from cycleqd_jax.merging.mode import ModeChoice
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.models import families, sharding
 from cycleqd_jax.models.attention import choose_attention
@@ -36,7 +30,6 @@ from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.basis import BasisJob, obtain
 from cycleqd_jax.runs.conditioning import check_gram_memory
 from cycleqd_jax.runs.device_memory import cache_bytes
@@ -61,9 +54,6 @@ from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.search.base import Search
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import Split, Task
-
-_LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy",
-              "qdax")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,31 +229,6 @@ def prepare(
         mesh=mesh,
         gram_tokens=job.inputs.tokens if job.inputs else 0,
         relay=relay,
-    )
-
-
-def write_run_facts(folder: RunFolder, config: RunConfig, prepared: Prepared) -> None:
-    """Writes `config.yaml`, the basis if it is not there, and `run.json`."""
-    sums.write(folder.path / "config.yaml", to_yaml(config).encode())
-    store_basis(
-        folder.path / "basis.safetensors",
-        prepared.basis,
-        fingerprint=prepared.fingerprints["basis"],
-    )
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    files.write_sealed(
-        folder.path / "run.json",
-        {
-            "tasks": list(prepared.task_names),
-            "versions": versions | {"python": platform.python_version()},
-            "machine": {
-                "platform": platform.platform(),
-                "cores": os.cpu_count(),
-                "devices": [device.device_kind for device in jax.devices()],
-            },
-            "mode": prepared.mode._asdict(),
-            "fingerprints": prepared.fingerprints,
-        },
     )
 
 

@@ -4,7 +4,8 @@ import dataclasses
 
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import dense_parts, place_basis
+from cycleqd_jax.inference.population import place_basis
+from cycleqd_jax.merging.mode import dense_parts
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer

@@ -10,6 +10,7 @@ from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.models.loading import open_expert
 from cycleqd_jax.models.locate import find_download, is_hub_name
 from cycleqd_jax.runs.conditioning import check_gram_memory
+from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.memory import plan_memory, this_machine
 from cycleqd_jax.runs.plan import find_inputs
 from cycleqd_jax.runs.search import make_search
@@ -37,6 +38,13 @@ def check_study(study: Study) -> tuple[Task, ...]:
       BadInputError: a method would be refused, methods have other `test` problems, or
         the comparison in the folder is another one.
     """
+    for name, config in study.searches.items():
+        if kind_of(config) == IMAGES:
+            raise BadInputError(
+                f"methods.{name}: the tasks {', '.join(config.tasks)} are data sets of "
+                "images, but this compares language models; use "
+                "experiments.segmentation."
+            )
     make_sandbox(study.reference.sandbox)
     tasks, problems = _check_run(study.config.reference, study.reference)
     for name, config in study.searches.items():

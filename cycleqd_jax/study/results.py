@@ -21,7 +21,7 @@ from cycleqd_jax.study.settings import (
     Study,
 )
 from cycleqd_jax.tasks.base import Split
-from cycleqd_jax.training import cost as training_cost
+from cycleqd_jax.training.experts import COST
 
 ADAPTER_PART = "adapter-test"
 Scores = Mapping[str, Mapping[str, float]]  # task -> problem -> score
@@ -168,7 +168,7 @@ def adapter_tokens(method: AdapterMethod) -> int | None:
     Raises:
       BadInputError: that file is damaged.
     """
-    written = pathlib.Path(method.adapter) / training_cost.NAME
+    written = pathlib.Path(method.adapter) / COST
     if method.tokens is not None or not written.exists():
         return method.tokens
     try:

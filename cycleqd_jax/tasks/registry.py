@@ -9,6 +9,8 @@ from cycleqd_jax.tasks.base import Task, TaskSettings
 from cycleqd_jax.tasks.pocket.coding import PocketCoding, PocketCodingHard
 from cycleqd_jax.tasks.pocket.db import PocketDb, PocketDbHard
 from cycleqd_jax.tasks.pocket.shell import PocketOs, PocketOsHard
+from cycleqd_jax.tasks.segmentation import registry as images
+from cycleqd_jax.tasks.segmentation.task import ImageTask
 
 # Imported when they are asked for: some need an extra.
 _OTHERS = {
@@ -26,14 +28,26 @@ _EXTRAS = {"evalplus": "coding"}  # package -> extra that installs it
 _PLAIN = (PocketCoding, PocketDb, PocketOs)
 _HARD = (PocketCodingHard, PocketDbHard, PocketOsHard)
 BUILT_IN = {task.name: task for task in (*_PLAIN, *_HARD)}
-NAMES = (*BUILT_IN, *_OTHERS)
+NAMES = (*BUILT_IN, *_OTHERS, *images.NAMES)
 
 _VALUES = ("name", "max_new_tokens", "fingerprint")
 _METHODS = ("problems", "dialogue", "run")
+_OF_IMAGES = ("ids", "example")  # methods of a data set of images, and of no task
 
 
-def make_task(name: str, settings: TaskSettings) -> Task:
-    """Makes a task.
+def is_images(name: str) -> bool:
+    """True if a name or import path is that of a data set of images.
+
+    Raises:
+      BadInputError: it is an import path that cannot be imported.
+    """
+    if name in images.NAMES:
+        return True
+    return ":" in name and all(hasattr(task_class(name), m) for m in _OF_IMAGES)
+
+
+def make_task(name: str, settings: TaskSettings) -> Task | ImageTask:
+    """Makes a task; a data set of images becomes an `ImageTask`.
 
     Args:
       name: of a task here, or the import path `package.module:Class` of another.
@@ -44,6 +58,8 @@ def make_task(name: str, settings: TaskSettings) -> Task:
         `Class(settings)`, or it lacks a member of `cycleqd_jax.tasks.base.Task`.
       MissingDataError: the data of a benchmark are not on this machine.
     """
+    if name in images.NAMES:
+        return ImageTask(images.make_data_set(name, settings))
     kind = task_class(name)
     try:
         inspect.signature(kind).bind(settings)
@@ -53,6 +69,9 @@ def make_task(name: str, settings: TaskSettings) -> Task:
             f"but it takes other arguments: {err}."
         ) from err
     task = kind(settings)
+    if is_images(name):
+        _check_task_name(name, task.name)
+        return ImageTask(task)
     missing = [
         f"{member} (a method)"
         for member in _METHODS
@@ -69,18 +88,20 @@ def make_task(name: str, settings: TaskSettings) -> Task:
             f"Task {name} must have all members of cycleqd_jax.tasks.base.Task but "
             f"lacks {', '.join(missing)}."
         )
-    try:
-        check_name(task.name)
-    except ValueError as err:
-        raise BadInputError(
-            f"Task {name} has the name {show(task.name)}; {err}."
-        ) from err
+    _check_task_name(name, task.name)
     if not isinstance(task.max_new_tokens, int) or task.max_new_tokens < 1:
         raise BadInputError(
             f"Task {name} must have max_new_tokens of at least 1 but has "
             f"{task.max_new_tokens!r}."
         )
     return task
+
+
+def _check_task_name(path: str, name: object) -> None:
+    try:
+        check_name(name)
+    except ValueError as err:
+        raise BadInputError(f"Task {path} has the name {show(name)}; {err}.") from err
 
 
 def task_class(name: str) -> type:

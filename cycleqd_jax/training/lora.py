@@ -21,8 +21,10 @@ from cycleqd_jax.models.base import (
     Weights,
 )
 from cycleqd_jax.models.formats.peft import LoraFactor
+from cycleqd_jax.models.formats.peft_config import is_table
 from cycleqd_jax.training.settings import LoraSettings
 
+_WEIGHT = ".weight"
 Factors = dict[str, dict[str, jax.Array]]  # name -> {"a": [r, in], "b": [out, r]}
 
 
@@ -48,11 +50,14 @@ def target_names(program: CausalLM, settings: LoraSettings) -> list[str]:
       BadInputError: a target names no matrix of the model.
     """
     shapes = program.config.weight_shapes()
-    # Biases and norms have one dimension and are not adapted.
+    # Biases and norms have one dimension and are not adapted; nor are tables.
     matrices = [
         name
         for name, shape in shapes.items()
-        if len(shape) == 2 and name not in (EMBEDDING, HEAD)
+        if len(shape) == 2
+        and name.endswith(_WEIGHT)
+        and name not in (EMBEDDING, HEAD)
+        and not is_table(name.removesuffix(_WEIGHT))
     ]
     if settings.targets is None:
         return sorted(matrices)

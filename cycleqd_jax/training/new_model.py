@@ -1,22 +1,34 @@
 """A small model from nothing: random weights, and a tokeniser learnt from dialogues.
 
 `method: full` then trains it (see `training.run`). All texts are those of the right
-dialogues of tasks' `train` problems.
+dialogues of tasks' `train` problems. A segmentation model has no tokeniser.
 """
 
+import math
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import jax
 import numpy as np
+import pydantic
 from pydantic import AfterValidator, Field
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import PathText, Section, Seed, TaskName, Text, each_once
-from cycleqd_jax.models.base import ModelConfig
-from cycleqd_jax.models.families import config_from_hf
-from cycleqd_jax.models.formats.hf_folder import export_model
+from cycleqd_jax.models.base import ModelConfig, SegmentationConfig
+from cycleqd_jax.models.experts import weights_fingerprint
+from cycleqd_jax.models.families import (
+    SEGMENTATION_FAMILIES,
+    config_from_hf,
+    segmentation_config_from_hf,
+)
+from cycleqd_jax.models.formats.hf_folder import (
+    export_model,
+    export_segmentation_model,
+    open_segmentation_model,
+)
+from cycleqd_jax.models.formats.peft_config import is_table
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.progress import Observer
@@ -24,6 +36,7 @@ from cycleqd_jax.runs.tasks import make_tasks
 from cycleqd_jax.tasks.base import ProblemsSettings
 from cycleqd_jax.training.sources import task_dialogues
 
+_WEIGHT = ".weight"
 _STD = 0.02  # transformers' initializer_range
 _END = "<|end|>"
 _SPECIAL = (_END, "<|system|>", "<|user|>", "<|assistant|>")
@@ -44,7 +57,7 @@ class NewModelConfig(Section):
       seed: of the weights.
       output: the model's folder, in Hugging Face's form.
       tasks: names, or import paths "package.module:Class"; the tokeniser learns from
-        right dialogues of their `train` problems.
+        right dialogues of their `train` problems. A segmentation model has none.
       problems: their number and seed.
       vocab_size: tokens, those of the 256 bytes and 4 special ones included.
       model: settings of its `config.json`, like model_type and hidden_size.
@@ -53,13 +66,30 @@ class NewModelConfig(Section):
     seed: Seed = 0
     output: PathText
     tasks: Annotated[
-        tuple[TaskName, ...],
-        Field(strict=False, min_length=1),
-        AfterValidator(each_once),
-    ]
+        tuple[TaskName, ...], Field(strict=False), AfterValidator(each_once)
+    ] = ()
     problems: ProblemsSettings = ProblemsSettings()
     vocab_size: Annotated[int, Field(ge=_MIN_VOCABULARY, le=10**6)] = 1024
     model: Mapping[Text, Any]
+
+    @property
+    def segments(self) -> bool:
+        """True if the model is one of segmentation."""
+        kinds = [family.model_type for family in SEGMENTATION_FAMILIES]
+        return self.model.get("model_type") in kinds
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.segments and self.tasks:
+            raise ValueError(
+                f"tasks has {', '.join(self.tasks)}, but a segmentation model has no "
+                "tokeniser to learn from them; leave tasks out"
+            )
+        if not self.segments and not self.tasks:
+            raise ValueError(
+                "tasks is missing; expected the tasks that the tokeniser learns from"
+            )
+        return self
 
 
 def write_new_model(config: NewModelConfig, observer: Observer) -> None:
@@ -72,15 +102,12 @@ def write_new_model(config: NewModelConfig, observer: Observer) -> None:
     Raises:
       BadInputError: a setting is wrong, or the folder holds something else.
     """
+    if config.segments:
+        return _write_segmentation_model(config, observer)
     made, folder = make_new_model(config), pathlib.Path(config.output)
     if folder.is_dir() and any(folder.iterdir()):
-        if load_model(folder).fingerprint != made.fingerprint:
-            raise BadInputError(
-                f"output: {folder} holds another model; choose another output, or "
-                "remove that folder to make it again."
-            )
-        observer.note(f"the model is complete in {folder} and is kept")
-        return
+        same = load_model(folder).fingerprint == made.fingerprint
+        return _keep(folder, same, observer)
     card = (
         "# A model with random weights\n\nMade by `python -m experiments.new_model` "
         f"with seed {config.seed}; its tokeniser was learnt from the tasks "
@@ -92,6 +119,39 @@ def write_new_model(config: NewModelConfig, observer: Observer) -> None:
         f"a model of {size:,} random weights and {config.vocab_size:,} tokens "
         f"-> {folder}"
     )
+
+
+def _write_segmentation_model(config: NewModelConfig, observer: Observer) -> None:
+    """As `write_new_model`."""
+    sizes = segmentation_config_from_hf(config.model, "model")
+    known = sizes.to_hf()
+    for part, own in config.model.items():
+        for name in own if isinstance(own, Mapping) else ():
+            if name not in known.get(part, {}):
+                raise BadInputError(f"model.{part}: has no setting {name!r}.")
+    weights = random_segmentation_weights(sizes, config.seed)
+    folder = pathlib.Path(config.output)
+    if folder.is_dir() and any(folder.iterdir()):
+        found, stored = open_segmentation_model(folder)
+        prints = [weights_fingerprint(w) for w in (stored, weights)]
+        return _keep(folder, found == sizes and prints[0] == prints[1], observer)
+    card = (
+        "# A model with random weights\n\nMade by `python -m experiments.new_model` "
+        f"with seed {config.seed}. It is to be trained.\n"
+    )
+    export_segmentation_model(folder, sizes, weights, card)
+    size = sum(weight.size for weight in weights.values())
+    observer.note(f"a model of {size:,} random weights -> {folder}")
+
+
+def _keep(folder: pathlib.Path, same: bool, observer: Observer) -> None:
+    """Keeps the model that is there, or refuses another one."""
+    if not same:
+        raise BadInputError(
+            f"output: {folder} holds another model; choose another output, or "
+            "remove that folder to make it again."
+        )
+    observer.note(f"the model is complete in {folder} and is kept")
 
 
 def make_new_model(config: NewModelConfig) -> LoadedModel:
@@ -135,6 +195,35 @@ def random_weights(config: ModelConfig, key: jax.Array) -> dict[str, np.ndarray]
         else:
             fill = 0 if name.endswith("bias") else 1
             weights[name] = np.full(shape, fill, np.float32)
+    return weights
+
+
+def random_segmentation_weights(
+    config: SegmentationConfig, seed: int
+) -> dict[str, np.ndarray]:
+    """Initial weights of a small segmentation model, float32.
+
+    Matrices and kernels are `N(0, 1 / inputs)`, as narrow layers need them; tables are
+    `N(0, 0.02^2)`, random Fourier frequencies `N(0, 1)`, the scales of norms 1, biases
+    0.
+
+    Args:
+      config: of the model.
+      seed: of NumPy's generator, which needs no program per shape.
+    """
+    rng, weights = np.random.default_rng(seed), {}
+    for name, shape in config.weight_shapes().items():
+        if len(shape) == 1:
+            fill = 0 if name.endswith("bias") else 1
+            weights[name] = np.full(shape, fill, np.float32)
+            continue
+        std = _STD
+        if name.endswith("positional_embedding"):
+            std = 1.0
+        elif name.endswith(_WEIGHT) and not is_table(name.removesuffix(_WEIGHT)):
+            inputs = shape[0] if "upscale" in name else math.prod(shape[1:])
+            std = inputs**-0.5
+        weights[name] = np.float32(std) * rng.standard_normal(shape, np.float32)
     return weights
 
 

@@ -12,10 +12,12 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
 from cycleqd_jax import files
 from cycleqd_jax.config import load_config, to_yaml
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.training.settings import TrainConfig
+from cycleqd_jax.training.settings import ExpertsSettings
 
 SETTINGS = "training.yaml"
 FINGERPRINTS = "fingerprints.json"
@@ -58,7 +60,7 @@ class Status(enum.Enum):
 
 
 def plan_experts(
-    config: TrainConfig, task_names: Mapping[str, str]
+    config: ExpertsSettings, task_names: Mapping[str, str]
 ) -> tuple[ExpertPlan, ...]:
     """The experts of a config, in its order.
 
@@ -84,8 +86,15 @@ def plan_experts(
     )  # fmt: skip
 
 
+def plan_keys(plan: ExpertPlan, seed: int) -> tuple[jax.Array, jax.Array]:
+    """The keys of an expert's initial values and of the order of its data."""
+    key = jax.random.fold_in(jax.random.key(seed), plan.number)
+    init_key, order_key = jax.random.split(key)
+    return init_key, order_key
+
+
 def status_of(
-    plan: ExpertPlan, config: TrainConfig, fingerprints: Mapping[str, str]
+    plan: ExpertPlan, config: ExpertsSettings, fingerprints: Mapping[str, str]
 ) -> Status:
     """Reads from its folders how far the training of an expert is.
 
@@ -125,7 +134,7 @@ def status_of(
 
 
 def write_facts(
-    folder: pathlib.Path, config: TrainConfig, fingerprints: Mapping[str, str]
+    folder: pathlib.Path, config: ExpertsSettings, fingerprints: Mapping[str, str]
 ) -> None:
     """Writes what `status_of` reads; the settings last, as a mark of completeness."""
     files.write_json(folder / FINGERPRINTS, dict(fingerprints))
@@ -133,7 +142,7 @@ def write_facts(
 
 
 def _deciding_settings(
-    config: TrainConfig,
+    config: ExpertsSettings,
     sources: Mapping[str, float],
     number: int,
     *,
@@ -152,7 +161,7 @@ def _deciding_settings(
     free = {*_FREE, *_FREE_PROBLEMS, *_FREE_OPTIMISER}
     if not unfinished:
         free.add(_CURVE)
-    if config.method != "lora" or config.start_from is not None:
+    if not config.fresh_factors:
         free |= {key for key in flat if key.startswith("lora.")}
     if all(source not in config.task_sources for source in sources):
         free |= {key for key in flat if key.startswith("problems.")}
@@ -165,13 +174,13 @@ def _deciding_settings(
 def _difference(
     folder: pathlib.Path,
     plan: ExpertPlan,
-    config: TrainConfig,
+    config: ExpertsSettings,
     fingerprints: Mapping[str, str],
     *,
     unfinished: bool = False,
 ) -> str | None:
     """The first difference between the expert in a folder and the plan, in words."""
-    old_config = load_config(folder / SETTINGS, [], TrainConfig)
+    old_config = load_config(folder / SETTINGS, [], type(config))
     old = _deciding_settings_in(old_config, plan, unfinished=unfinished)
     if old is None:
         return "other sources"
@@ -190,7 +199,7 @@ def _difference(
 
 
 def _deciding_settings_in(
-    old: TrainConfig, plan: ExpertPlan, *, unfinished: bool
+    old: ExpertsSettings, plan: ExpertPlan, *, unfinished: bool
 ) -> dict[str, Any] | None:
     """The settings of the plan's expert in a config; None if it is not in it."""
     entries: Sequence[str] = list(plan.sources)

@@ -79,20 +79,19 @@ class LoraSettings(Section):
         return self.alpha / self.rank
 
 
-class OptimiserSettings(Section):
+class UpdateSettings(Section):
     """AdamW with linear warm-up and cosine decay.
 
     Attributes:
       learning_rate: the peak rate.
       warmup_steps: from 0 to the peak; below `steps`.
       steps: number of updates.
-      batch_size: dialogues per update.
+      batch_size: dialogues or images per update.
       accumulate_steps: parts of an update, computed one after another; more parts need
         less memory and give the same update.
       final_fraction: of the peak rate, reached at the last step.
       weight_decay: decoupled, on matrices only.
       max_grad_norm: clips gradients by their global norm.
-      max_length: tokens that a dialogue may have.
       checkpoint_every: updates between checkpoints; the last update has one too.
       validate_every: updates between losses on the `validate` problems, which the last
         update has too; 0 computes none.
@@ -106,7 +105,6 @@ class OptimiserSettings(Section):
     final_fraction: Fraction = 0.05
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.0
     max_grad_norm: Scale = 1.0
-    max_length: Annotated[int, Field(ge=8, le=10**6)] = 192
     checkpoint_every: Whole = 100
     validate_every: Count = 0
 
@@ -125,60 +123,48 @@ class OptimiserSettings(Section):
         return self
 
 
-class TrainConfig(Section):
-    """The training of experts: one per task, or each on a mixture of sources.
+class OptimiserSettings(UpdateSettings):
+    """Updates on dialogues.
+
+    Attributes:
+      max_length: tokens that a dialogue may have.
+    """
+
+    max_length: Annotated[int, Field(ge=8, le=10**6)] = 192
+
+
+class ExpertsSettings(Section):
+    """The settings that the training of all kinds of experts has.
 
     Attributes:
       seed: of initial values and the order of problems.
       base_model: as in `RunConfig`.
       method: "lora" trains an adapter, "full" all weights.
-      start_from: the folder of a LoRA adapter or of a run, from which every expert
-        starts in place of fresh factors; ranks, scales and targets are the adapter's,
-        not those of `lora`.
-      start_individual: which individual of that run, like "aggregated" or "child/7";
-        None takes the run's result.
-      dtype: of base weights and computation; trained parameters and the optimiser's
-        state are float32.
-      date: as in `RunConfig`.
       save_dtype: of the expert's files, from which the expert is validated.
       tasks: as in `RunConfig`, at least one; each gives an expert with its name.
-      experts: instead of `tasks`: expert's name -> source -> weight. A source is a task
-        or a file of dialogues (.jsonl).
+      experts: instead of `tasks`: expert's name -> source -> weight.
       validate_on: tasks on which every expert is scored; None takes all tasks that are
         sources.
       output: a folder; each expert gets a sub-folder with its name.
-      packing: whether dialogues share rows of a batch.
-      too_long: "error" or "drop" for dialogues longer than `optimiser.max_length`.
-      gradient_checkpointing: whether layers are recomputed in the backward pass: less
-        memory, a third more time.
       logging: of losses, in the sub-folder logs of `output`.
     """
 
     seed: Seed = 0
     base_model: PathText
     method: Literal["lora", "full"] = "lora"
-    start_from: PathText | None = None
-    start_individual: Text | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
     save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    date: Date = chat_template.DATE
     tasks: TaskNames = ()
     experts: Mapping[Name, Mixture] = {}
     validate_on: TaskNames | None = None
     output: PathText
-    packing: bool = False
-    too_long: Literal["error", "drop"] = "error"
-    gradient_checkpointing: bool = False
     problems: ProblemsSettings = ProblemsSettings()
     task_settings: TaskSections = Field(default_factory=dict)
     lora: LoraSettings = LoraSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
-    engine: EngineSettings = EngineSettings()
-    sandbox: SandboxSettings = SandboxSettings()
+    optimiser: UpdateSettings = UpdateSettings()
     logging: LoggingSettings = LoggingSettings()
 
     @pydantic.model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_sources(self) -> Self:
         if bool(self.tasks) == bool(self.experts):
             wrong = "and experts are both given" if self.tasks else "is missing"
             raise ValueError(
@@ -192,16 +178,6 @@ class TrainConfig(Section):
                 f"problems.train is {self.problems.train}; expected at least "
                 f"optimiser.batch_size, which is {self.optimiser.batch_size}"
             )
-        if self.start_from is not None and self.method != "lora":
-            raise ValueError(
-                "start_from is given, but method is full; expected method lora, or the "
-                "exported model as base_model"
-            )
-        if self.start_individual is not None and self.start_from is None:
-            raise ValueError(
-                f"start_individual is {self.start_individual}, but start_from is "
-                "missing; give the run's folder there"
-            )
         if self.optimiser.validate_every and not self.validation_tasks:
             raise ValueError(
                 f"optimiser.validate_every is {self.optimiser.validate_every}, but "
@@ -209,6 +185,11 @@ class TrainConfig(Section):
                 "to 0"
             )
         return self
+
+    @property
+    def fresh_factors(self) -> bool:
+        """True if `lora` decides where training starts."""
+        return self.method == "lora"
 
     @property
     def task_sources(self) -> tuple[str, ...]:
@@ -221,3 +202,74 @@ class TrainConfig(Section):
     def validation_tasks(self) -> tuple[str, ...]:
         """The tasks that experts are scored on."""
         return self.task_sources if self.validate_on is None else self.validate_on
+
+
+class TrainConfig(ExpertsSettings):
+    """The training of language models: one per task, or each on a mixture of sources.
+
+    A source is a task or a file of dialogues (.jsonl). `ExpertsSettings` has the other
+    settings.
+
+    Attributes:
+      kind: of models.
+      start_from: the folder of a LoRA adapter or of a run, from which every expert
+        starts in place of fresh factors; ranks, scales and targets are the adapter's,
+        not those of `lora`.
+      start_individual: which individual of that run, like "aggregated" or "child/7";
+        None takes the run's result.
+      dtype: of base weights and computation; trained parameters and the optimiser's
+        state are float32.
+      date: as in `RunConfig`.
+      packing: whether dialogues share rows of a batch.
+      too_long: "error" or "drop" for dialogues longer than `optimiser.max_length`.
+      gradient_checkpointing: whether layers are recomputed in the backward pass: less
+        memory, a third more time.
+      engine: of replies to `validate` problems.
+      sandbox: of programs in them.
+    """
+
+    kind: Literal["text"] = "text"
+    start_from: PathText | None = None
+    start_individual: Text | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    date: Date = chat_template.DATE
+    packing: bool = False
+    too_long: Literal["error", "drop"] = "error"
+    gradient_checkpointing: bool = False
+    optimiser: OptimiserSettings = OptimiserSettings()
+    engine: EngineSettings = EngineSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+
+    @pydantic.model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if self.start_from is not None and self.method != "lora":
+            raise ValueError(
+                "start_from is given, but method is full; expected method lora, or the "
+                "exported model as base_model"
+            )
+        if self.start_individual is not None and self.start_from is None:
+            raise ValueError(
+                f"start_individual is {self.start_individual}, but start_from is "
+                "missing; give the run's folder there"
+            )
+        return self
+
+    @property
+    def fresh_factors(self) -> bool:
+        """As of `ExpertsSettings`."""
+        return self.method == "lora" and self.start_from is None
+
+
+class ImagesConfig(ExpertsSettings):
+    """The training of segmentation models on data sets of images, in float32.
+
+    A source is the name of a data set; `ExpertsSettings` has the other settings.
+
+    Attributes:
+      kind: of models.
+    """
+
+    kind: Literal["segmentation"]
+    experts: Mapping[
+        Name, Annotated[Mapping[TaskName, Share], Field(min_length=1)]
+    ] = {}

@@ -17,10 +17,9 @@ from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.training import lora
 from cycleqd_jax.training.curve import ValidationCurve
+from cycleqd_jax.training.experts import Job
 from cycleqd_jax.training.plan import (
     CURVE_DATA,
-    ExpertPlan,
-    Status,
     plan_experts,
     status_of,
 )
@@ -53,14 +52,6 @@ class Setup(NamedTuple):
     sources: Mapping[str, Source]
     start: Start | None = None
     curve: ValidationCurve | None = None
-
-
-class Job(NamedTuple):
-    """Attributes: an expert to train, how far it is, hashes of its inputs."""
-
-    plan: ExpertPlan
-    status: Status
-    fingerprints: Mapping[str, str]
 
 
 def set_up(config: TrainConfig, observer: Observer) -> tuple[Setup, tuple[Job, ...]]:

@@ -3,19 +3,41 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import optax
 
 from cycleqd_jax.errors import RunError
-from cycleqd_jax.models.base import CausalLM, Weights
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.training import step as steps
-from cycleqd_jax.training.batches import Batches
 from cycleqd_jax.training.checkpoints import Progress, TrainCheckpoints
-from cycleqd_jax.training.curve import ValidationCurve
-from cycleqd_jax.training.settings import OptimiserSettings
-from cycleqd_jax.training.step import Method, Params, StepMetrics
+from cycleqd_jax.training.settings import UpdateSettings
+from cycleqd_jax.training.step import Loss, Method, Params, StepMetrics
+
+
+class Batches(Protocol):
+    """The batches of all updates, like `batches.Batches`."""
+
+    def at(self, step: int) -> Any:
+        """The batch of an update; the first is 1."""
+        ...
+
+
+class Curve(Protocol):
+    """Held-out data, like `curve.ValidationCurve`.
+
+    Attributes:
+      tasks: names of the tasks, in order.
+    """
+
+    tasks: tuple[str, ...]
+
+    def losses(
+        self, params: Params, weights: Weights, *, program: Any, method: Method
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Loss and share of right answers, by task."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,25 +45,26 @@ class Training:
     """One training.
 
     Attributes:
-      program: the model.
+      program: the model, as the loss wants it.
       weights: frozen weights, on the device; empty if all are trained.
       method: how parameters become a model.
       init: makes the initial parameters; training donates them.
       batches: of all updates.
       optimiser: its settings.
       recompute: whether layers are recomputed in the backward pass.
-      curve: the dialogues of `optimiser.validate_every`; None computes no losses on
-        them.
+      curve: the data of `optimiser.validate_every`; None computes no losses on them.
+      loss: what is minimised.
     """
 
-    program: CausalLM
+    program: Any
     weights: Weights
     method: Method
     init: Callable[[], Params]
     batches: Batches
-    optimiser: OptimiserSettings
+    optimiser: UpdateSettings
     recompute: bool = False
-    curve: ValidationCurve | None = None
+    curve: Curve | None = None
+    loss: Loss = steps.loss
 
 
 class TrainingResult(NamedTuple):
@@ -58,7 +81,7 @@ def train(
     on_restored: Callable[[tuple[StepMetrics, ...]], None] | None = None,
     on_step: Callable[[StepMetrics], None] | None = None,
 ) -> TrainingResult:
-    """Trains one expert on assistant replies.
+    """Trains one expert.
 
     Args:
       training: what to train.
@@ -85,6 +108,7 @@ def train(
             optimiser=transform,
             accumulate=settings.accumulate_steps,
             recompute=training.recompute,
+            loss=training.loss,
         )
         row = StepMetrics(
             number, float(metrics["loss"]), float(metrics["token_accuracy"])

@@ -1,6 +1,9 @@
-"""The loss of a batch and one update with Optax, for LoRA and full fine-tuning."""
+"""The loss of a batch of dialogues, and one update with Optax of any loss.
 
-from collections.abc import Mapping
+Updates serve LoRA and full fine-tuning, of language models and of others.
+"""
+
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -10,9 +13,12 @@ import optax
 
 from cycleqd_jax.models.base import CausalLM, Deltas, Packed, Weights
 from cycleqd_jax.training.batches import Batch
-from cycleqd_jax.training.settings import OptimiserSettings
+from cycleqd_jax.training.settings import UpdateSettings
 
 Params = Any  # the trained parameters, a pytree of float32 arrays
+# (params, weights, batch, total, *, program, method, recompute) -> the loss, and the
+# share of right answers, both sums over the batch divided by `total`; see `loss`.
+Loss = Callable[..., tuple[jax.Array, jax.Array]]
 
 
 class Method(Protocol):
@@ -36,8 +42,10 @@ class StepMetrics(NamedTuple):
 
     Attributes:
       step: its number, from 1.
-      loss: of its dialogues, before the update, in nats per learnt token.
-      token_accuracy: share of these tokens that are predicted, 0-1.
+      loss: of its dialogues, before the update, in nats per learnt token; or of its
+        images.
+      token_accuracy: share of these tokens that are predicted, 0-1; of images the mean
+        Jaccard index.
       validation_loss: by task, after the update; None where it was not computed.
       validation_token_accuracy: likewise.
     """
@@ -79,7 +87,7 @@ def loss(
     return jnp.sum(losses * batch.mask) / total, jnp.sum(hits * batch.mask) / total
 
 
-def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
+def make_optimiser(settings: UpdateSettings) -> optax.GradientTransformation:
     """AdamW with linear warm-up, cosine decay and gradient clipping by global norm.
 
     Weight decay applies to matrices only, not to norm scales and biases, as in the
@@ -105,31 +113,41 @@ def init_state(params: Params, optimiser: optax.GradientTransformation) -> Train
 
 @partial(
     jax.jit,
-    static_argnames=("program", "method", "optimiser", "accumulate", "recompute"),
+    static_argnames=(
+        "program",
+        "method",
+        "optimiser",
+        "accumulate",
+        "recompute",
+        "loss",
+    ),
     donate_argnames="state",
 )
 def train_step(
     state: TrainState,
     weights: Weights,
-    batch: Batch,
+    batch: Any,
     *,
-    program: CausalLM,
+    program: Any,
     method: Method,
     optimiser: optax.GradientTransformation,
     accumulate: int = 1,
     recompute: bool = False,
+    loss: Loss = loss,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Makes one update.
 
     Args:
       state: before the update; donated.
       weights: frozen.
-      batch: its rows are a multiple of `accumulate`.
-      program: the model.
+      batch: what the loss takes, like `Batch`: a tuple of arrays whose first axis is a
+        multiple of `accumulate`, with a `mask` that sums to what the loss is a mean of.
+      program: the model, as the loss wants it.
       method: what `state.params` are.
       optimiser: made by `make_optimiser`.
       accumulate: number of parts of the batch whose gradients are added up.
       recompute: whether layers are recomputed in the backward pass.
+      loss: what is minimised.
 
     Returns:
       The new state, and `loss`, `token_accuracy` and `grad_norm` before clipping.
@@ -143,7 +161,7 @@ def train_step(
         (value, hits), grads = value_and_grad(state.params, weights, batch, total)
     else:
 
-        def add(sums: Any, part: Batch) -> tuple[Any, None]:
+        def add(sums: Any, part: Any) -> tuple[Any, None]:
             found = value_and_grad(state.params, weights, part, total)
             return jax.tree.map(jnp.add, sums, found), None
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from cycleqd_jax.evaluation.base import Cost, mean_scores
+from cycleqd_jax.evaluation.base import mean_scores
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.inference.engine import Engine
@@ -17,19 +17,8 @@ from cycleqd_jax.models.experts import FullExpert, LoraExpert
 from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split, Task
+from cycleqd_jax.training.experts import Validation
 from cycleqd_jax.training.settings import TrainConfig
-
-Scores = Mapping[str, Mapping[str, float]]  # "base" and "expert" -> task -> accuracy
-
-
-class Validation(NamedTuple):
-    """Attributes: the scores, none without tasks, and the cost of their episodes."""
-
-    scores: Scores
-    cost: Cost
-
-
-NO_VALIDATION = Validation({}, Cost(0, 0, 0.0))
 
 
 def validate_lora(

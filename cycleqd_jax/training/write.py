@@ -10,18 +10,13 @@ from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.formats.peft import LoraFactor
 from cycleqd_jax.models.formats.peft_export import save_lora
 from cycleqd_jax.models.loading import load_expert
+from cycleqd_jax.training.experts import NO_VALIDATION, Scores, Validation
 from cycleqd_jax.training.plan import ExpertPlan
 from cycleqd_jax.training.settings import JSONL, TrainConfig
 from cycleqd_jax.training.setup import Setup
 from cycleqd_jax.training.sources import Source
 from cycleqd_jax.training.step import StepMetrics
-from cycleqd_jax.training.validate import (
-    NO_VALIDATION,
-    Scores,
-    Validation,
-    validate_full,
-    validate_lora,
-)
+from cycleqd_jax.training.validate import validate_full, validate_lora
 from cycleqd_jax.training.work_folder import WorkFolder
 
 

@@ -39,6 +39,7 @@ SUITES = (
     "cluster",
     "scale",
     "serve",
+    "segmentation",
 )
 _PACKAGES = ("jax", "jaxlib", "numpy", "torch", "transformers", "qdax")
 

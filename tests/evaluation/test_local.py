@@ -6,9 +6,9 @@ import pytest
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.evaluation.base import mean_scores
-from cycleqd_jax.inference.population import choose_mode
 from cycleqd_jax.merging.genome import base_genome, expert_genome, uniform
 from cycleqd_jax.merging.individuals import TrainedExpert
+from cycleqd_jax.merging.mode import choose_mode
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.engine_sizes import check_references
 from cycleqd_jax.runs.setup import open_evaluator, prepare

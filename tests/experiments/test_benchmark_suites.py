@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import sam_world
 import toy_world
 
 from cycleqd_jax.errors import BadInputError
@@ -16,6 +17,7 @@ from experiments.benchmarks import (
     population,
     quickstart,
     scale,
+    segmentation,
 )
 
 
@@ -51,6 +53,14 @@ def test_loading(monkeypatch):
     rows = loading.run(frame.Options("toy"), lambda text: None)
     assert [row.unit for row in rows] == ["GB", "GB"]
     assert rows[0].ours <= rows[1].ours and "GB of files" in rows[1].note
+
+
+def test_segmentation(tmp_path):
+    sam_world.make_world(tmp_path)
+    rows = segmentation.run(frame.Options(str(tmp_path / "base")), lambda text: None)
+    assert [row.unit for row in rows] == ["images/s"] * 2
+    assert all(row.ours > 0 and row.ratio > 0 for row in rows)
+    assert "transformers" not in rows[0].note and "SamModel" in rows[1].note
 
 
 def test_scale(monkeypatch):

@@ -33,8 +33,8 @@ def empty_machine(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", forbidden)
     monkeypatch.setattr("socket.socket.connect", forbidden)
-    monkeypatch.setattr("cycleqd_jax.runs.run.make_sandbox", forbidden)
-    monkeypatch.setattr("cycleqd_jax.runs.run.prepare", forbidden)
+    monkeypatch.setattr("cycleqd_jax.runs.text.make_sandbox", forbidden)
+    monkeypatch.setattr("cycleqd_jax.runs.text.prepare", forbidden)
 
 
 def dry_run(capsys, name, *settings):

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.training import run
+from cycleqd_jax.training.work_folder import WorkFolder
 from experiments import agent_skills, new_model, train_experts
 
 CONFIGS = "experiments/configs/"
@@ -81,7 +81,7 @@ def test_it_ends_with_the_same_bytes_also_after_a_stop(made, tmp_path, monkeypat
     before = weights(made)
     make(made)
     assert weights(made) == before
-    finish, stops = run.WorkFolder.finish, []
+    finish, stops = WorkFolder.finish, []
 
     def stop_once(work, target):
         if not stops:
@@ -89,7 +89,7 @@ def test_it_ends_with_the_same_bytes_also_after_a_stop(made, tmp_path, monkeypat
             raise BadInputError("stopped before the base was in its place.")
         finish(work, target)
 
-    monkeypatch.setattr(run.WorkFolder, "finish", stop_once)
+    monkeypatch.setattr(WorkFolder, "finish", stop_once)
     with pytest.raises(AssertionError):
         make(tmp_path)
     assert stops == [tmp_path / "base"] and not (tmp_path / "base").exists()

@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.inference.population import (
-    choose_mode,
-    empty_population,
-    with_individual,
-)
+from cycleqd_jax.inference.population import empty_population, with_individual
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.core_basis import core_basis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
+from cycleqd_jax.merging.mode import choose_mode
 from cycleqd_jax.merging.settings import BasisSettings
 
 

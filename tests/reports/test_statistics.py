@@ -91,3 +91,14 @@ def test_mean_difference_weighs_tasks_equally():
     assert got.difference == pytest.approx(0.2)
     assert got.standard_error == pytest.approx(math.sqrt(0.01 + 0.04) / 2)
     assert (got.won, got.lost, got.problems) == (7, 3, 50)
+
+
+def test_the_interval_of_shares_is_that_of_their_mean():
+    """Of problems that are solved or not it is Wilson's, as always."""
+    solved = [1.0, 0.0, 1.0, 1.0]
+    assert statistics.score_interval(solved) == statistics.wilson(0.75, 4)
+    shares = [0.2, 0.4, 0.6, 0.8]
+    low, high = statistics.score_interval(shares)
+    half = statistics.Z95 * np.std(shares, ddof=1) / 2
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half))
+    assert statistics.score_interval([0.9, 0.99]).high == 1

@@ -17,13 +17,14 @@ from cycleqd_jax.merging.genome import expert_genome, uniform
 from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.parts import write_run_facts
 from cycleqd_jax.runs.remote import (
     fingerprints,
     host_source,
     of_driver,
     other_inputs,
 )
-from cycleqd_jax.runs.setup import open_evaluator, prepare, write_run_facts
+from cycleqd_jax.runs.setup import open_evaluator, prepare
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split
 from experiments import agent_skills

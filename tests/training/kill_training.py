@@ -12,13 +12,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "support"))
 
 import killing
 
-from cycleqd_jax.training import run, step, write
+from cycleqd_jax.training import experts, step, write
 from cycleqd_jax.training.checkpoints import TrainCheckpoints
 from cycleqd_jax.training.work_folder import WorkFolder
 
 # moment -> (object, name of its function, kill before, amid or after the call)
 MOMENTS = {
-    "facts written": (run, "write_facts", "after"),
+    "facts written": (experts, "write_facts", "after"),
     "step made": (step, "train_step", "after"),
     "checkpoint half written": (TrainCheckpoints, "save", "amid"),
     "checkpoint written": (TrainCheckpoints, "save", "after"),

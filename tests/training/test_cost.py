@@ -6,7 +6,8 @@ import pytest
 
 from cycleqd_jax.evaluation.base import Cost
 from cycleqd_jax.training.batches import Batches
-from cycleqd_jax.training.cost import Clock, training_cost
+from cycleqd_jax.training.clock import Clock
+from cycleqd_jax.training.cost import training_cost
 
 NOTHING = Cost(0, 0, 0.0)
 

@@ -6,10 +6,11 @@ import re
 import pytest
 
 from cycleqd_jax.config import load_config
-from cycleqd_jax.training.settings import TrainConfig
+from cycleqd_jax.training.settings import ImagesConfig, TrainConfig
 from cycleqd_jax.training.sources import read_dialogues
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "training.md"
+CONFIGURED = PAGE.parents[1] / "experiments/configs/segmentation_experts.yaml"
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
 SHOWN = ("one_per_task.yaml", "mixtures.yaml", "full.yaml", "finetune.yaml")
@@ -21,6 +22,15 @@ def test_configs_are_valid(name, tmp_path):
     (tmp_path / name).write_text(CONFIGS[name])
     config = load_config(tmp_path / name, [], TrainConfig)
     assert config.output == "experts"
+
+
+def test_the_config_of_images_is_valid(tmp_path):
+    (tmp_path / "images.yaml").write_text(CONFIGS["images.yaml"])
+    config = load_config(tmp_path / "images.yaml", [], ImagesConfig)
+    shipped = load_config(CONFIGURED, [], ImagesConfig)
+    assert config.lora == shipped.lora
+    assert config.optimiser == shipped.optimiser
+    assert set(config.tasks) < set(shipped.tasks)
 
 
 def test_the_mixture_is_what_the_text_says(tmp_path):

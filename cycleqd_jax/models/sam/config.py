@@ -22,6 +22,9 @@ from cycleqd_jax.models.validated import parse
 # The two-way layers divide their width by this, whatever the config says; only the last
 # attention follows `attention_downsample_rate`, as in transformers.
 CROSS_DOWNSAMPLE_RATE = 2
+# Attention to more tokens than this goes row by row of the image, so that its scores
+# (a gigabyte per image at 64 x 64 patches and 16 heads) are never there at once.
+MOST_TOKENS = 1024
 SHARED = "shared_image_embedding.positional_embedding"
 
 
@@ -60,6 +63,27 @@ class SamConfig(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
     def grid(self) -> int:
         """The side of the image embedding, in patches."""
         return self.vision_config.image_size // self.vision_config.patch_size
+
+    @property
+    def image_flops(self) -> int:
+        """Operations of the image encoder's products on one image."""
+        vision, tokens = self.vision_config, self.grid**2
+        seen = sum(
+            window_of(vision, i) ** 2 or tokens for i in range(vision.num_hidden_layers)
+        )
+        width, layers = vision.hidden_size, vision.num_hidden_layers
+        of_layer = width * (4 * width + 2 * vision.mlp_dim)
+        return 2 * tokens * (layers * of_layer + 2 * width * seen)
+
+    @property
+    def image_numbers(self) -> int:
+        """Activations of a layer: its tokens, and its MLP or its attention's scores."""
+        vision, tokens = self.vision_config, self.grid**2
+        rows = tokens if tokens <= MOST_TOKENS else self.grid
+        windows = {window_of(vision, i) for i in range(vision.num_hidden_layers)}
+        scores = max(tokens * w**2 if w else rows * tokens for w in windows)
+        inner = max(vision.mlp_dim * tokens, 2 * vision.num_attention_heads * scores)
+        return 6 * vision.hidden_size * tokens + inner
 
     @pydantic.model_validator(mode="after")
     def _sizes_fit_together(self) -> Self:

@@ -7,14 +7,11 @@ Source: ViTDet (arXiv 2203.16527), decomposed relative positions of MViTv2
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.models.sam.config import SamConfig
+from cycleqd_jax.models.sam.config import MOST_TOKENS, SamConfig
 from cycleqd_jax.models.sam.layers import Parameters, activate
 from cycleqd_jax.models.sam.parts import VisionConfig, window_of
 
 _NECK_EPSILON = 1e-6
-# Attention to more tokens than this goes row by row of the image, so that its scores
-# (a gigabyte per image at 64 x 64 patches and 16 heads) are never there at once.
-MOST_TOKENS = 1024
 
 
 def encode_images(

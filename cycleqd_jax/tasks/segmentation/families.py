@@ -34,12 +34,28 @@ _PIGMENTS = ((0.36, 0.21, 0.15), (0.22, 0.13, 0.11), (0.50, 0.33, 0.24))
 _RESIDUE = (0.45, 0.30, 0.12)
 
 
+def texture(
+    rng: np.random.Generator, size: int, kind: int, waves: float, turn: float
+) -> np.ndarray:
+    """Stripes, scales or speckles across an image, nearly in [0, 1]."""
+    x, y = drawing.axes(size)
+    u = x * np.cos(turn) + y * np.sin(turn)
+    v = y * np.cos(turn) - x * np.sin(turn)
+    bend = 0.6 * noise(rng, size, 4)
+    stripes = np.sin(waves * np.pi * u + bend)
+    if kind == 1:
+        stripes = stripes * np.cos(waves * 0.5 * np.pi * v + bend)
+    elif kind == 2:
+        stripes = 0.5 * stripes + 0.5 * noise(rng, size, int(waves * 2))
+    return 0.5 + 0.3 * stripes + 0.1 * noise(rng, size, size // 2)
+
+
 def camouflage(rng: np.random.Generator, size: int, clutter: float) -> Drawn:
     """An animal whose skin has its habitat's colours; its pattern runs another way."""
     low, high = (jitter(rng, c) for c in _HABITATS[rng.integers(len(_HABITATS))])
     kind, turn = rng.integers(3), rng.uniform(0, np.pi)
     waves = rng.uniform(5, 8)
-    image = low + _texture(rng, size, kind, waves, turn)[..., None] * (high - low)
+    image = low + texture(rng, size, kind, waves, turn)[..., None] * (high - low)
     if rng.random() < clutter:  # dark stones
         stone = blob(rng, size, rng.uniform(0.12, 0.28), None, 0.15, 1.3)
         drawing.stain(rng, image, stone, [low * 0.35, low * 0.5])
@@ -57,7 +73,7 @@ def camouflage(rng: np.random.Generator, size: int, clutter: float) -> Drawn:
         limb = blob(rng, size, radius * rng.uniform(0.3, 0.5), place, 0.1, 1.6)
         shape = np.maximum(shape, limb)
     waves *= rng.choice([0.55, 1.7])
-    skin = _texture(rng, size, kind, waves, turn + np.pi / 2 + rng.normal(0, 0.2))
+    skin = texture(rng, size, kind, waves, turn + np.pi / 2 + rng.normal(0, 0.2))
     tone = rng.choice([-0.12, 0.12]) + skin
     paint(image, cover(shape, 1.5), low + tone[..., None] * (high - low))
     image *= 1 - 0.22 * np.exp(-((shape / 1.1) ** 2))[..., None]
@@ -100,7 +116,7 @@ def lesions(rng: np.random.Generator, size: int, clutter: float) -> Drawn:
     image *= (1 + 0.03 * noise(rng, size, size // 3))[..., None]
     if rng.random() < clutter:  # dry skin: another texture, the same colours
         dry = blob(rng, size, rng.uniform(0.2, 0.4), None, 0.2)
-        flakes = _texture(rng, size, 0, 9, rng.uniform(0, np.pi))[..., None]
+        flakes = texture(rng, size, 0, 9, rng.uniform(0, np.pi))[..., None]
         paint(image, cover(dry, 3), skin * (0.9 + 0.16 * flakes))
     if rng.random() < clutter:  # a raised, pink papule
         papule = blob(rng, size, rng.uniform(0.16, 0.34), None, 0.06)
@@ -189,19 +205,3 @@ FAMILIES = {
     "lesions": Family(lesions, "jaccard", "none", 3),
     "leaves": Family(leaves, "jaccard", "none", 4),
 }
-
-
-def _texture(
-    rng: np.random.Generator, size: int, kind: int, waves: float, turn: float
-) -> np.ndarray:
-    """Stripes, scales or speckles across an image, nearly in [0, 1]."""
-    x, y = drawing.axes(size)
-    u = x * np.cos(turn) + y * np.sin(turn)
-    v = y * np.cos(turn) - x * np.sin(turn)
-    bend = 0.6 * noise(rng, size, 4)
-    stripes = np.sin(waves * np.pi * u + bend)
-    if kind == 1:
-        stripes = stripes * np.cos(waves * 0.5 * np.pi * v + bend)
-    elif kind == 2:
-        stripes = 0.5 * stripes + 0.5 * noise(rng, size, int(waves * 2))
-    return 0.5 + 0.3 * stripes + 0.1 * noise(rng, size, size // 2)

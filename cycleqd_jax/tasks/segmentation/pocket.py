@@ -17,7 +17,9 @@ from cycleqd_jax.tasks.base import Split, TaskSettings
 from cycleqd_jax.tasks.segmentation.base import Example
 from cycleqd_jax.tasks.segmentation.families import FAMILIES
 from cycleqd_jax.tasks.segmentation.prompts import PromptKind
+from cycleqd_jax.tasks.segmentation.shapes import SHAPES
 
+KINDS = FAMILIES | {"shapes": SHAPES}  # the last is for base models, not for experts
 _VERSION = 1  # of the drawings; a change of theirs changes the fingerprint
 _CODES = {Split.TRAIN: 1, Split.OPTIMISE: 2, Split.VALIDATE: 3, Split.TEST: 4}
 _GRAIN = 0.015  # deviation of the camera's noise
@@ -45,16 +47,16 @@ class PocketImages:
     """
 
     def __init__(self, family: str, settings: TaskSettings):
-        if family not in FAMILIES:
+        if family not in KINDS:
             raise BadInputError(
                 f"There is no family of images {family!r}; known are "
-                f"{', '.join(FAMILIES)}."
+                f"{', '.join(KINDS)}."
             )
         self.name = f"pocket_{family}"
         options = parse_section(
             f"task_settings.{self.name}", settings.options, PocketOptions
         )
-        self._family, self._options = FAMILIES[family], options
+        self._family, self._options = KINDS[family], options
         self._seed, self._sizes = settings.seed, settings.sizes
         self.measure = self._family.measure
         self.prompt: PromptKind = options.prompt or self._family.prompt

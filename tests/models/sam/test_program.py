@@ -15,6 +15,8 @@ from cycleqd_jax.models.sam import image_encoder
 from cycleqd_jax.models.sam.config import SamConfig
 from cycleqd_jax.models.sam.layers import Parameters
 
+# Each takes seconds to compile, and others have the same parts: "all" is all prompts.
+SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
 VARIANTS = {
     "plain": {},
     "no_windows": {"vision": {"window_size": 0}},
@@ -69,11 +71,27 @@ def run(program, weights, pixels, given=NO_PROMPT, deltas=None, multimask=False)
     return image, *predict(program, weights, image, given, deltas, multimask=multimask)
 
 
+def decoding(program, weights, options):
+    """A program with the same decoder and the same weights of it, or the one given.
+
+    The decoder does not see what the image encoder is, so that variants of the encoder
+    share one compiled decoder.
+    """
+    if options.keys() - {"vision"}:
+        return program, weights
+    _, plain, own = sam_twin.twin()
+    ours = {n: w for n, w in weights.items() if not n.startswith("vision_encoder")}
+    return plain, own | ours
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_option_matches_transformers(variant):
-    model, program, weights = sam_twin.twin(**VARIANTS[variant])
+    options = VARIANTS[variant]
+    model, program, weights = sam_twin.twin(**options)
     pixels, given = sam_twin.images(1), sam_twin.prompts("all", 2)
-    image, logits, quality = run(program, weights, pixels, given, multimask=True)
+    image = embed(program, weights, pixels, None)
+    program, weights = decoding(program, weights, options)
+    logits, quality = predict(program, weights, image, given, None, multimask=True)
     with torch.no_grad():
         close(image, model.get_image_embeddings(torch.tensor(pixels)))
     want = sam_twin.torch_masks(model, pixels, given, True)
@@ -81,16 +99,27 @@ def test_every_option_matches_transformers(variant):
     close(quality, want[1])
 
 
-@pytest.mark.parametrize("multimask", [False, True])
-@pytest.mark.parametrize("kind", ["points", "boxes", "both", "masks", "all", "none"])
-def test_every_prompt_matches_transformers(kind, multimask):
+@functools.partial(jax.jit, static_argnums=0, compiler_options=sam_twin.QUICK)
+def predict_both(program, weights, image, given):
+    """The single mask, then several: one program compiles in the time of one of two."""
+    return [
+        program.predict_masks(weights, image, given, multimask=multimask)
+        for multimask in (False, True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", ["points", "boxes", SLOW("both"), SLOW("masks"), "all", "none"]
+)
+def test_every_prompt_matches_transformers(kind):
     model, program, weights = sam_twin.twin(seed=3)
     pixels, given = sam_twin.images(4), sam_twin.prompts(kind, 5)
-    _, *got = run(program, weights, pixels, given, multimask=multimask)
-    want = sam_twin.torch_masks(model, pixels, given, multimask)
-    assert want[0].shape[2] == (3 if multimask else 1)
-    for ours, theirs in zip(got, want, strict=True):
-        close(ours, theirs)
+    image = embed(program, weights, pixels, None)
+    for multimask, got in enumerate(predict_both(program, weights, image, given)):
+        want = sam_twin.torch_masks(model, pixels, given, bool(multimask))
+        assert want[0].shape[2] == (3 if multimask else 1)
+        for ours, theirs in zip(got, want, strict=True):
+            close(ours, theirs)
 
 
 def test_points_without_labels_are_inside():
@@ -101,7 +130,7 @@ def test_points_without_labels_are_inside():
     close(logits, sam_twin.torch_masks(model, pixels, given, False)[0])
 
 
-@pytest.mark.parametrize("window", [0, 14])
+@pytest.mark.parametrize("window", [SLOW(0), 14])
 def test_one_layer_of_vit_h_matches_transformers(window):
     settings = {"hidden_size": 1280, "num_attention_heads": 16, "mlp_dim": 5120}
     hf = transformers.SamConfig(
@@ -136,7 +165,7 @@ def test_one_layer_of_vit_h_matches_transformers(window):
     close(image_encoder.layer(parameters, ours, 0, jnp.asarray(x)), want)
 
 
-@pytest.mark.parametrize("rel_pos", [True, False])
+@pytest.mark.parametrize("rel_pos", [True, SLOW(False)])
 def test_attention_row_by_row_is_the_same(monkeypatch, rel_pos):
     _, program, weights = sam_twin.twin(seed=6, vision={"use_rel_pos": rel_pos})
     deltas = sam_twin.random_deltas(weights, 7, rows=2)

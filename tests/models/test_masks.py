@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers
 
-from cycleqd_jax.models.sam.masks import input_size, to_original
+from cycleqd_jax.models.masks import input_size, to_original
 
 SIZE = 64
 

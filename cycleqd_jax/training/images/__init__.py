@@ -1,0 +1,1 @@
+"""Training of segmentation models on images with masks."""
