@@ -20,13 +20,14 @@ def test_random_cancels_leave_nothing_behind(toy_run):
         assert len(ended) == CLIENTS * ROUNDS
         answered, gone = ended.count("answered"), ended.count("gone")
         assert answered + gone == len(ended) and answered > 10 and gone > 10
-        there.wait_until(lambda: sum(_requests(there).values()) >= len(ended))
-        counted = _requests(there)
-        # An answer may have been on its way when its client went.
-        assert counted["200"] >= answered and set(counted) <= {"200", "499"}
-        assert sum(counted.values()) == len(ended)
         desk = there.app.state.desk
-        assert desk._taken == 0 and not any(row.users for row in desk._rows)
+        there.wait_until(lambda: desk._taken == 0)
+        assert not any(row.users for row in desk._rows)
+        # An answer may have been on its way when its client went, and some clients went
+        # before they had sent anything.
+        counted = _requests(there)
+        assert counted["200"] >= answered and set(counted) <= {"200", "499"}
+        assert sum(counted.values()) <= len(ended)
         status, _ = there.post(
             "/v1/completions", {"model": "base", "prompt": "a", "max_tokens": 1}
         )
