@@ -195,7 +195,8 @@ def _write_adapter(
         base_name=base_name,
         segmentation=model.tokenizer is None,
     )
-    observer.note(_serving(plan.rank))
+    if model.tokenizer is not None:
+        observer.note(_serving(plan.rank))
 
 
 def _serving(rank: int) -> str:

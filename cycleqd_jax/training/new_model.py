@@ -14,7 +14,7 @@ import numpy as np
 import pydantic
 from pydantic import AfterValidator, Field
 
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.files import PathText, Section, Seed, TaskName, Text, each_once
 from cycleqd_jax.models.base import ModelConfig, SegmentationConfig
 from cycleqd_jax.models.experts import weights_fingerprint
@@ -123,12 +123,13 @@ def write_new_model(config: NewModelConfig, observer: Observer) -> None:
 
 def _write_segmentation_model(config: NewModelConfig, observer: Observer) -> None:
     """As `write_new_model`."""
-    sizes = segmentation_config_from_hf(config.model, "model")
-    known = sizes.to_hf()
+    kind = {"model_type": config.model["model_type"]}
+    known = segmentation_config_from_hf(kind, "model").to_hf()
     for part, own in config.model.items():
         for name in own if isinstance(own, Mapping) else ():
             if name not in known.get(part, {}):
-                raise BadInputError(f"model.{part}: has no setting {name!r}.")
+                raise BadInputError(f"model.{part}: has no setting {show(name)}.")
+    sizes = segmentation_config_from_hf(config.model, "model")
     weights = random_segmentation_weights(sizes, config.seed)
     folder = pathlib.Path(config.output)
     if folder.is_dir() and any(folder.iterdir()):

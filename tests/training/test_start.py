@@ -19,7 +19,7 @@ from cycleqd_jax.models.families import make_program
 from cycleqd_jax.models.formats.peft import LoraFactor
 from cycleqd_jax.models.loading import load_expert, load_model
 from cycleqd_jax.runs.opened import OpenedRun
-from cycleqd_jax.training import run, start
+from cycleqd_jax.training import experts, start
 from cycleqd_jax.training.start import Start
 from experiments import agent_skills, export, train_experts
 
@@ -114,7 +114,7 @@ def test_the_exported_adapter_gives_the_same_training(world, trained, tmp_path):
 def test_interrupted_it_ends_with_the_same_bits(
     world, trained, tmp_path, monkeypatch, capsys
 ):
-    report = run._Progress.step
+    report = experts._Progress.step
 
     def interrupted(self, row):
         report(self, row)
@@ -122,7 +122,7 @@ def test_interrupted_it_ends_with_the_same_bits(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run._Progress, "step", interrupted)
+        patch.setattr(experts._Progress, "step", interrupted)
         assert train(world, tmp_path, "start_individual=expert/toy_b") == 130
     assert train(world, tmp_path, "start_individual=expert/toy_c") == 2
     assert "was started with start_individual" in capsys.readouterr().err

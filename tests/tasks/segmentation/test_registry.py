@@ -57,7 +57,7 @@ def test_shapes_differ_in_size_and_place():
     data = make_data_set("pocket_shapes", TaskSettings(0, {Split.TRAIN: 40}))
     examples = [data.example(id) for id in data.ids(Split.TRAIN)]
     shares = np.array([e.mask.mean() for e in examples])
-    assert 0 < shares.min() < 0.1 < 0.5 < shares.max() < 0.9
+    assert 0 < shares.min() < 0.06 < 0.2 < shares.max() < 0.6
     assert len({e.image.tobytes() for e in examples}) == 40
     covered = np.mean([e.mask for e in examples], 0)
-    assert covered.min() > 0 and covered.max() < 0.8
+    assert (covered > 0).mean() > 0.8 and covered.max() < 0.5

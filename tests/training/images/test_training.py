@@ -79,6 +79,7 @@ def world(tmp_path_factory):
             "steps": 5,
             "batch_size": 4,
             "checkpoint_every": 2,
+            "validate_every": 2,
         },
     }
 
@@ -101,12 +102,17 @@ def test_it_writes_adapters_that_learnt(world, trained):
         assert "vision_encoder.layers.0.attn.qkv.weight" in expert.factors
         others = "output_hypernetworks_mlps.1"  # of a mask that no prompt asks for
         assert not any(others in n or "tokens" in n for n in expert.factors)
-        rows = [json.loads(x) for x in (folder / "history.jsonl").open()]
+        history = (folder / "history.jsonl").read_text()
+        rows = [json.loads(line) for line in history.splitlines()]
         assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
-        assert rows[-1].keys() == {"step", "loss", "jaccard"}
+        curve = {"validation_loss", "validation_jaccard"}
+        assert rows[2].keys() == {"step", "loss", "jaccard"}
+        assert rows[4].keys() == {"step", "loss", "jaccard", *curve}
+        assert rows[4]["validation_loss"].keys() == set(world["tasks"])
         cost = json.loads((folder / "cost.json").read_text())
-        # 5 updates of 4 images; 2 models on 3 images of 2 data sets
-        assert cost["images_forward"] == 20 + 12 and cost["images_backward"] == 20
+        # 5 updates of 4 images, 3 losses on 6, and 2 models on 6
+        assert cost["images_forward"] == 20 + 18 + 12
+        assert cost["images_backward"] == 20
         card = (folder / "README.md").read_text()
         assert "pipeline_tag: mask-generation" in card
         assert "| pocket_leaves | jaccard |" in card
@@ -142,6 +148,7 @@ def test_full_training_changes_what_the_loss_reaches(world, tmp_path):
         "method": "full",
         "experts": {"both": {"pocket_polyps": 1, "pocket_shapes": 1}},
         "validate_on": [],
+        "optimiser": world["optimiser"] | {"validate_every": 0},
     }
     settings = {k: v for k, v in world.items() if k != "tasks"} | changes
     assert command(tmp_path, settings, f"output={tmp_path / 'out'}") == 0
@@ -155,39 +162,32 @@ def test_full_training_changes_what_the_loss_reaches(world, tmp_path):
     assert still == expected - {"prompt_encoder.no_mask_embed.weight"}
 
 
-def test_a_killed_training_ends_with_the_same_bytes(world, tmp_path):
-    """Killed after its first checkpoint, and again in the second expert."""
-    settings = {k: v for k, v in world.items()} | {"output": "out"}
-    settings["optimiser"] = world["optimiser"] | {"validate_every": 2}
+def test_a_killed_training_ends_with_the_same_bytes(world, trained, tmp_path):
+    """Killed after a checkpoint of the first expert, then started again."""
+    config = write(tmp_path, world | {"output": "out"})
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    straight = tmp_path / "straight"
+    environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # as in this process
 
-    def start(folder, *words: str) -> subprocess.CompletedProcess:
-        folder.mkdir(exist_ok=True)
-        config = write(folder, settings)
+    def start(*words: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, *words, "--config", config],
-            cwd=folder,
+            cwd=tmp_path,
             env=environment,
             capture_output=True,
             text=True,
             timeout=900,
         )
 
-    done = start(straight, "-m", "experiments.train_experts")
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "killed"
     driver = str(TESTS / "training" / "kill_training.py")
-    for moment, count in (("step made", 4), ("checkpoint half written", 4)):
-        killed = start(folder, driver, moment, str(count))
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
-    again = start(folder, "-m", "experiments.train_experts")
+    killed = start(driver, "step made", "4")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = start("-m", "experiments.train_experts")
     assert again.returncode == 0, again.stderr
-    assert "resumes from its checkpoint" in again.stdout
-    got, want = contents(folder / "out"), contents(straight / "out")
+    assert "pocket_polyps resumes from its checkpoint of step 2" in again.stdout
+    got, want = contents(tmp_path / "out"), contents(trained)
     assert got.keys() == want.keys()
     for name in got:
-        if not name.endswith("cost.json"):
+        if not name.endswith(("cost.json", "training.yaml")):  # seconds, and `output`
             assert got[name] == want[name], name
 
 
@@ -201,7 +201,10 @@ def test_a_killed_training_ends_with_the_same_bytes(world, tmp_path):
         ({"problems": {"train": 2}}, "problems.train is 2; expected at least optim"),
         ({"problems": {"validate": 0}}, "problems.validate is 0, so pocket_polyps"),
         ({"lora": {"targets": ["q_pro"]}}, "'q_pro', which names no linear layer"),
-        ({"task_settings": {"pocket_polyps": {"sise": 64}}}, "pocket_polyps: sise"),
+        (
+            {"task_settings": {"pocket_polyps": {"sise": 64}}},
+            "task_settings.pocket_polyps.sise",
+        ),
         ({"task_settings": {"pocket_camo": {}}}, "'pocket_camo', which is not one of"),
         ({"tasks": ["pocket_coding"]}, "no data set of images 'pocket_coding'"),
         ({"tasks": ["toy_task:ToyA"]}, "toy_task:ToyA is no data set of images"),
@@ -237,7 +240,7 @@ def test_models_of_another_kind_are_refused(world, toy_settings, tmp_path, capsy
     text = {
         "base_model": world["base_model"],
         "tasks": ["toy_task:ToyA"],
-        "engine": {"slots": 4, "length": 64},
+        "engine": toy_settings["engine"],
     }
     assert command(tmp_path, text, out) == 2
     assert "'sam' is not supported; supported: llama" in capsys.readouterr().err
