@@ -44,7 +44,7 @@ def draw_masks(data: RunData, run: str | pathlib.Path) -> bytes | None:
     figure = drawing.new_figure(1.15 * len(columns), 1.2 * len(shown) + 0.4)
     panels = figure.subplots(len(shown), len(columns), squeeze=False)
     for row, (task, problem) in zip(panels, shown, strict=True):
-        row[0].set_ylabel(task, fontsize=6)
+        row[0].set_ylabel(task.replace("_", "\n", 1), fontsize=6)
         places = iter(row)
         if examples:
             example = examples[problem]
