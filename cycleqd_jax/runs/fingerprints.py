@@ -53,6 +53,9 @@ FREE = (
     "engine.mode",
     "task_settings",
 )
+# Sections that only runs of one kind of model read.
+OF_LANGUAGE = ("engine", "sandbox", "date")
+OF_SEGMENTATION = ("images",)
 _VALUES = ("settings", "evaluation")  # these hold values, the others hold hashes
 _SHOWN = 3  # differences that a message names
 _UNSET = object()
@@ -121,8 +124,7 @@ def compared_settings(
         given or with defaults, without those in `free_options` of the task.
     """
     dumped = config.model_dump(mode="json")
-    # Each kind of model has sizes of its own.
-    other = ("images",) if length else ("engine", "sandbox", "date", "images.mode")
+    other = OF_SEGMENTATION if length else (*OF_LANGUAGE, "images.mode")
     free = tuple(f"{name}." for name in (*FREE, *other))
     settings = {
         name: value
