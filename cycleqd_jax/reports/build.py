@@ -61,7 +61,9 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
 def numbers(data: run_data.RunData, population: Population) -> dict[str, Any]:
     """All numbers of the report, as `report.json` holds them."""
     report = tables.make_report(data)
-    return report | {"coverage": coverage.of_population(population)}
+    # A mask is no problem that is solved or not.
+    found = {} if data.of_images else coverage.of_population(population)
+    return report | {"coverage": found}
 
 
 def draw(

@@ -17,12 +17,18 @@ from cycleqd_jax.runs.names import expert_name
 
 _OF_ANSWERS = {
     "score_note": "Share of problems solved, with 95 % intervals: Wilson's per skill",
+    "paired_note": "Every model answered the same problems, so they are compared "
+    "problem by problem: the difference of means, its standard error, and how many "
+    "problems the result alone solved or alone missed",
     "samples_note": "for each skill the first problem it solved and the first it did "
     "not",
 }
 _OF_MASKS = {
     "score_note": "Mean over images of the data set's measure, with 95 % intervals: "
     "1.96 standard errors per data set",
+    "paired_note": "Every model saw the same images, so they are compared image by "
+    "image: the difference of means, its standard error, and on how many images the "
+    "result scores higher or lower",
     "samples_note": "the first images of each data set, with the masks of the base, "
     "of the experts and of the result",
 }

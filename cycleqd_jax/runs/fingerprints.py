@@ -155,7 +155,7 @@ def code_hashes(config: RunConfig, tasks: Sequence[Task]) -> dict[str, dict[str,
     """
     code = {
         f"task {task.name}": task_judges(type(task))
-        | task_judges(getattr(task, "judge", type(task)))
+        | task_judges(getattr(task, "examples_from", type(task)))
         for task in tasks
     }
     code["all tasks"] = shared_judges()

@@ -20,7 +20,7 @@ EXPORTED = ["--individual", "expert/toy_b", "--no-adapter"]  # the full fine-tun
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param("mistral", marks=pytest.mark.slow), "qwen2", "qwen3"],
+    [*(pytest.param(n, marks=pytest.mark.slow) for n in ("mistral", "qwen2")), "qwen3"],
 )
 def test_a_run_with_conditioning_and_gradients(tmp_path, kind):
     family, changes = KINDS[kind]

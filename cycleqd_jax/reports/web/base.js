@@ -98,9 +98,19 @@ function wilson(score, problems) {
   return [score === 0 ? 0 : Math.max(0, centre - half), score === 1 ? 1 : Math.min(1, centre + half)];
 }
 
+// 95 % interval of a mean score: Wilson's if every problem is solved or not, else, as for
+// shares like those of masks, 1.96 standard errors.
+function interval(values) {
+  const score = meanOf(values), n = values.length;
+  if (values.every((value) => value === 0 || value === 1)) return wilson(score, n);
+  const squares = values.reduce((sum, value) => sum + (value - score) ** 2, 0);
+  const half = n > 1 ? 1.959963984540054 * Math.sqrt(squares / (n - 1) / n) : 1;
+  return [Math.max(0, score - half), Math.min(1, score + half)];
+}
+
 // The interval of a mean over skills: distances to the limits added in squares.
-function meanInterval(scores, counts) {
-  const limits = scores.map((score, k) => wilson(score, counts[k]));
+function meanInterval(rows) {
+  const scores = rows.map(meanOf), limits = rows.map(interval);
   const centre = meanOf(scores);
   const below = Math.hypot(...scores.map((score, k) => score - limits[k][0])) / scores.length;
   const above = Math.hypot(...scores.map((score, k) => limits[k][1] - score)) / scores.length;

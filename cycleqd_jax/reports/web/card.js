@@ -31,11 +31,11 @@ function drawScores(name) {
   const cell = (score, [low, high], count) => el("td", {}, shown(score), el("small", {}, `${shown(low, 2)} \u2013 ${shown(high, 2)} of ${count}`));
   const scores = splits.map((split) => data.tasks.map((task) => answered(valuesOf(name, split, task))));
   const rows = data.tasks.map((task, k) => el("tr", {}, el("th", { scope: "row" }, task),
-    ...scores.map((row) => (row[k].length ? cell(meanOf(row[k]), wilson(meanOf(row[k]), row[k].length), row[k].length) : el("td", {}, "\u2013")))));
+    ...scores.map((row) => (row[k].length ? cell(meanOf(row[k]), interval(row[k]), row[k].length) : el("td", {}, "\u2013")))));
   const means = scores.map((row) => {
     if (!row.every((values) => values.length)) return el("td", {}, "\u2013");
-    const each = row.map(meanOf), counts = row.map((values) => values.length);
-    return cell(meanOf(each), meanInterval(each, counts), counts.reduce((a, b) => a + b, 0));
+    const count = row.reduce((sum, values) => sum + values.length, 0);
+    return cell(meanOf(row.map(meanOf)), meanInterval(row), count);
   });
   return el("table", { "data-scores": "" }, el("caption", { class: "hidden" }, `scores of ${name} with 95 % intervals and numbers of problems`),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "skill"), ...splits.map((split) => el("th", { scope: "col" }, split)))),

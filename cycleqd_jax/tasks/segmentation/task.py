@@ -19,7 +19,7 @@ class ImageTask:
       measure: that scores a mask.
       prompt: what the model is told about every image.
       fingerprint: of the data set.
-      judge: class of the data set, whose source decides examples.
+      examples_from: class of the data set, whose source decides examples.
     """
 
     free_options = ("data",)  # a place; names and sizes of its files are hashed
@@ -31,7 +31,7 @@ class ImageTask:
         self.name, self.fingerprint = data.name, data.fingerprint
         self.measure: Measure = data.measure
         self.prompt: PromptKind = data.prompt
-        self.judge = type(data)
+        self.examples_from = type(data)
 
     def problems(self, split: Split) -> Sequence[Problem]:
         """The images of one split, in a fixed order."""

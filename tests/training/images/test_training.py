@@ -143,6 +143,7 @@ def test_the_table_of_rivals(world, trained, tmp_path, capsys):
     assert "problems.test is 0, so pocket_polyps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_full_training_changes_what_the_loss_reaches(world, tmp_path):
     changes = {
         "method": "full",
@@ -162,6 +163,7 @@ def test_full_training_changes_what_the_loss_reaches(world, tmp_path):
     assert still == expected - {"prompt_encoder.no_mask_embed.weight"}
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_bytes(world, trained, tmp_path):
     """Killed after a checkpoint of the first expert, then started again."""
     config = write(tmp_path, world | {"output": "out"})
@@ -262,6 +264,7 @@ def test_new_models_are_kept_and_checked(world, tmp_path, capsys):
         assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_of_text_is_imported_on_the_way(world, tmp_path):
     """Not even while training, scoring and writing."""
     config = write(tmp_path, world | {"output": str(tmp_path / "out")})
