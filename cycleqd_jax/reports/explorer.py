@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from cycleqd_jax.reports.population import Population
 from cycleqd_jax.reports.shares import Shares
 from cycleqd_jax.runs import reading
+from cycleqd_jax.runs.kinds import predicts_masks
 from cycleqd_jax.runs.names import champion_name
 
 SPLIT = "optimise"  # all individuals have results on it
@@ -52,6 +53,7 @@ def explorer_data(population: Population, shares: Shares) -> dict[str, Any]:
         "experts": list(opened.experts),
         "search": opened.config.search,
         "finished": facts is not None,
+        "masks": predicts_masks(opened.config),
         "asked": opened.config.qd.num_generations,
         "grid": _grid(population),
         "individuals": _individuals(population),

@@ -9,7 +9,7 @@ from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.facts import RunFacts
-from cycleqd_jax.runs.kinds import IMAGES, kind_of
+from cycleqd_jax.runs.kinds import predicts_masks
 from cycleqd_jax.runs.names import trained_expert_name
 from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.tasks.registry import task_class
@@ -112,10 +112,7 @@ class RunData:
     @property
     def of_images(self) -> bool:
         """True for a run of segmentation models."""
-        try:
-            return kind_of(self.config) == IMAGES
-        except BadInputError:  # one's own task may be elsewhere by now
-            return False
+        return predicts_masks(self.config)
 
 
 def read_run(run_dir: str | pathlib.Path) -> RunData:

@@ -21,3 +21,14 @@ def kind_of(config: RunConfig) -> str:
             "language models; one base model cannot have both."
         )
     return IMAGES if of_images else TEXT
+
+
+def predicts_masks(config: RunConfig) -> bool:
+    """True for a finished run of segmentation models.
+
+    False where one's own task cannot be imported any more: it is a text task.
+    """
+    try:
+        return kind_of(config) == IMAGES
+    except BadInputError:
+        return False

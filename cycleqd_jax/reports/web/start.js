@@ -32,7 +32,7 @@ function stateOfRun() {
   const done = lastTime(), search = `The search ${data.search} has evaluated ${done} of ${data.asked} children`;
   const rest = data.finished ? "." : server ? " and is in progress: this page looks again by itself." : " and was in progress when this page was made.";
   const without = data.without_verdicts ? ` The verdicts of ${data.without_verdicts} models are left out to keep the page small.` : "";
-  const bounded = server ? "" : ` Replies are a bounded part, each cut at ${data.longest} characters; python -m experiments.explore RUN shows all, and has a chat.`;
+  const bounded = server || data.masks ? "" : ` Replies are a bounded part, each cut at ${data.longest} characters; python -m experiments.explore RUN shows all, and has a chat.`;
   const maps = data.grid ? "" : " There are no maps, because it keeps no archive per skill (yet).";
   return plain(search + rest + maps + without + bounded);
 }
