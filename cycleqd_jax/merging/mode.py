@@ -1,4 +1,4 @@
-"""Whether individuals are evaluated in factored or in materialised form.
+"""The mode in which individuals are evaluated: factored or materialised.
 
 In factored form they share the base weights and the directions of the basis, in one
 pass. In materialised form an individual is a set of plain weights.

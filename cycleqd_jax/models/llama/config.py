@@ -144,11 +144,11 @@ class LlamaConfig(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
         return {}
 
     def window(self, layer: int) -> int | None:
-        """How many tokens a query of a layer sees, its own included; None for all."""
+        """The number of tokens that a query of a layer sees, with its own; None: all."""
         return None
 
     def has_bias(self, linear: str) -> bool:
-        """Whether a linear layer has a bias, by its name in a decoder layer."""
+        """True for a linear layer with a bias, by its name in a decoder layer."""
         return self.mlp_bias if linear.startswith("mlp") else self.attention_bias
 
     def to_hf(self) -> dict[str, Any]:
