@@ -144,7 +144,7 @@ class LlamaConfig(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
         return {}
 
     def window(self, layer: int) -> int | None:
-        """The number of tokens that a query of a layer sees, with its own; None: all."""
+        """The number of tokens that a query of a layer sees; None for all."""
         return None
 
     def has_bias(self, linear: str) -> bool:
