@@ -1,4 +1,4 @@
-"""What a population solves together, and the fewest models found that do it.
+"""Coverage: the problems a population solves together, and few models that do.
 
 The value of a set of models is the sum over problems of the best score of any of them;
 of tasks that are solved or not this is the number of problems that at least one solves.

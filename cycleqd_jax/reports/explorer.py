@@ -1,4 +1,4 @@
-"""What the explorer on the page knows: compact JSON of a population.
+"""The data of the explorer on the page: compact JSON of a population.
 
 Verdicts are one character per problem, replies are a bounded part; a server gives the
 rest when it is asked (`replies_of`).

@@ -196,7 +196,7 @@ def _means(opened: OpenedRun, scores: Scores, name: str) -> list[float]:
 def _replay(
     opened: OpenedRun, scores: Scores, children: Sequence[Child], grid: Grid
 ) -> list[Placement]:
-    """What every archive accepted: first of the experts, then of the children."""
+    """All that archives accepted: first of the experts, then of the children."""
     placements = _expert_placements(opened, scores, grid)
     for child in children:
         took = [k for k, t in enumerate(opened.tasks) if _took(child.statuses.get(t))]

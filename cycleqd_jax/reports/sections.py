@@ -41,7 +41,7 @@ def _mean_cell(mean: float | None, error: float | None) -> str:
 
 
 def coverage(report: Mapping[str, Any]) -> str:
-    """What all models solve together; empty where there is only one."""
+    """The problems all models solve together; empty where there is only one."""
     parts = []
     for split, found in report["coverage"].items():
         cover = found["cover"]

@@ -1,4 +1,4 @@
-"""How much of each expert an individual holds, by group of layers.
+"""The share of each expert that an individual holds, by group of layers.
 
 Of a diagonal basis, expert k's share in a group of layers is the factor by which its
 singular values there give the individual's coefficients best, in least squares:

@@ -1,4 +1,4 @@
-"""What a run of segmentation models has of its own: images, and their evaluator."""
+"""The parts of a run of segmentation models: images, and their evaluator."""
 
 import contextlib
 import dataclasses

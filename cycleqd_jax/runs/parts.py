@@ -1,4 +1,4 @@
-"""What a run needs of its kind of models, and the facts that it writes first."""
+"""The parts a run needs of its kind of models, and the facts it writes first."""
 
 import contextlib
 import importlib.metadata
@@ -52,7 +52,7 @@ class Prepared(Protocol):
 
 
 class Kind(Protocol):
-    """What differs between runs of language models and of segmentation models."""
+    """The differences between runs of language models and of segmentation models."""
 
     def check(self) -> None:
         """Refuses what cannot run here, before anything is loaded.
