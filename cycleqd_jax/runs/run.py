@@ -65,7 +65,7 @@ def evolve(
     """
     start = time.perf_counter()
     check_trackers(config.logging)
-    kind = _kind(config, relay)
+    kind = open_kind(config, relay)
     kind.check()  # first: a sandbox may not be permitted here
     prepared = kind.prepare(folder, observer)
     write_run_facts(folder, config, prepared)
@@ -177,7 +177,7 @@ def dry_run(
     tasks, missing_data = find_tasks(config)
     check_splits(config, tasks)
     inputs, machine = find_inputs(config), this_machine()
-    kind = _kind(config, relay)
+    kind = open_kind(config, relay)
     if missing_data or not inputs.are_here:
         basis = inputs.basis(config)
         make_search(config, basis, config.tasks, () if missing_data else tasks)
@@ -192,8 +192,12 @@ def dry_run(
     return make_plan(config, prepared.memory, machine, inputs, tasks, (), seconds)
 
 
-def _kind(config: RunConfig, relay: Any) -> Kind:
-    """What differs between models; nothing of the other kind is imported."""
+def open_kind(config: RunConfig, relay: Any = None) -> Kind:
+    """The parts that differ between models; nothing of the other kind is imported.
+
+    Raises:
+      BadInputError: a setting is one of the other kind.
+    """
     if kind_of(config) == IMAGES:
         from cycleqd_jax.runs.images import ImageRun
 

@@ -130,9 +130,10 @@ def _evaluate_adapter(study: Study, name: str, observer: Observer) -> None:
     with RunFolder(study.folder / name, resume=True) as folder:
         if _is_there(folder, ADAPTER_PART):
             return
-        prepared = prepare(config, None, observer)
-        sandbox = make_sandbox(config.sandbox)
-        with open_evaluator(config, prepared, sandbox) as evaluator:
+        kind = run.open_kind(config)
+        kind.check()
+        prepared = kind.prepare(folder, observer)
+        with kind.evaluator(prepared, observer) as evaluator:
             cached = CachedEvaluator(evaluator, folder, observer)
             cached.scores(ADAPTER_PART, {name: Adapter(method.adapter)}, Split.TEST)
 

@@ -7,18 +7,19 @@ from typing import Any
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, show
-from cycleqd_jax.models.loading import open_expert
+from cycleqd_jax.models.loading import open_any_expert
 from cycleqd_jax.models.locate import find_download, is_hub_name
+from cycleqd_jax.runs import run
 from cycleqd_jax.runs.conditioning import check_gram_memory
 from cycleqd_jax.runs.kinds import IMAGES, kind_of
-from cycleqd_jax.runs.memory import plan_memory, this_machine
+from cycleqd_jax.runs.memory import this_machine
 from cycleqd_jax.runs.plan import find_inputs
 from cycleqd_jax.runs.search import make_search
 from cycleqd_jax.runs.tasks import check_splits, find_tasks
 from cycleqd_jax.runs.trackers import check_trackers
-from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.study.settings import AdapterMethod, Study
 from cycleqd_jax.tasks.base import Split, Task
+from cycleqd_jax.tasks.segmentation.task import ImageTask
 
 NAME = "study.json"
 _NO_MATTER = ("seed", "run_dir", "logging")
@@ -38,14 +39,11 @@ def check_study(study: Study) -> tuple[Task, ...]:
       BadInputError: a method would be refused, methods have other `test` problems, or
         the comparison in the folder is another one.
     """
-    for name, config in study.searches.items():
-        if kind_of(config) == IMAGES:
-            raise BadInputError(
-                f"methods.{name}: the tasks {', '.join(config.tasks)} are data sets of "
-                "images, but this compares language models; use "
-                "experiments.segmentation."
-            )
-    make_sandbox(study.reference.sandbox)
+    if study.config.population and kind_of(study.reference) == IMAGES:
+        raise BadInputError(
+            f"population is {study.config.population}, but models of images draw no "
+            "samples; set it to 0."
+        )
     tasks, problems = _check_run(study.config.reference, study.reference)
     for name, config in study.searches.items():
         if config.evaluator != "local":
@@ -79,6 +77,7 @@ def write_study(study: Study, tasks: tuple[Task, ...]) -> None:
 def _check_run(name: str, config: RunConfig) -> tuple[tuple[Task, ...], dict[str, str]]:
     try:
         check_trackers(config.logging)
+        kind = run.open_kind(config)
         tasks, missing = find_tasks(config)
         if missing:
             raise BadInputError(missing[0])
@@ -86,8 +85,9 @@ def _check_run(name: str, config: RunConfig) -> tuple[tuple[Task, ...], dict[str
         inputs, machine = find_inputs(config), this_machine()
         basis = inputs.basis(config)
         make_search(config, basis, [task.name for task in tasks], tasks)
-        plan_memory(config, inputs.model, basis, machine).check(machine)
+        kind.plan_memory(inputs.model, basis, machine).check(machine)
         check_gram_memory(config, inputs.model, machine)
+        kind.check()
     except BadInputError as err:
         raise BadInputError(f"methods.{name}: {err}") from err
     for task in tasks:
@@ -104,6 +104,8 @@ def _problems(tasks: tuple[Task, ...]) -> dict[str, str]:
     found = {}
     for task in tasks:
         texts = [(p.id, p.prompt, p.answer) for p in task.problems(Split.TEST)]
+        if isinstance(task, ImageTask):  # names of images do not tell what they show
+            texts = [(p.id, p.prompt, task.fingerprint) for p in task.problems(Split.TEST)]
         found[task.name] = files.digest_of(files.json_text(texts).encode())
     return found
 
@@ -114,7 +116,7 @@ def _check_adapter(name: str, method: AdapterMethod, config: RunConfig) -> None:
     if is_hub and folder is None:
         return  # it is downloaded when its turn comes
     try:
-        open_expert(folder, find_inputs(config).model)
+        open_any_expert(folder, find_inputs(config).model)
     except BadInputError as err:
         raise BadInputError(f"methods.{name}: {err}") from err
 

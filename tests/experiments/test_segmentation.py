@@ -11,7 +11,7 @@ import sam_world
 import toy_world
 
 from cycleqd_jax import files
-from cycleqd_jax.config import load_config
+from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.study.segmentation import SegmentationConfig, make_groups
 from experiments import segmentation
 
@@ -83,8 +83,10 @@ def test_groups_are_all_pairs_and_all():
     groups = make_groups(config, "segmentation_quickstart")
     assert [len(g.search.tasks) for g in groups] == [2] * 6 + [4]
     assert groups[0].name == "camouflage+polyps" and groups[-1].name == "all"
-    assert groups[0].search.qd.num_generations == 32
-    assert groups[-1].search.qd.num_generations == 48
+    children = config.pairs["qd.num_generations"]
+    assert {g.search.qd.num_generations for g in groups[:-1]} == {children}
+    whole = load_config(config.base, [], RunConfig).qd.num_generations
+    assert groups[-1].search.qd.num_generations == whole != children
     assert groups[0].closed_form.search == "merge"
     assert groups[0].closed_form.basis.conditioning == "data_free"
     assert set(groups[2].search.experts) == set(groups[2].search.tasks)
