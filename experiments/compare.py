@@ -24,6 +24,7 @@ from cycleqd_jax.study import tables
 from cycleqd_jax.study.carry_out import carry_out
 from cycleqd_jax.study.check import check_study, write_study
 from cycleqd_jax.study.publish import publish
+from cycleqd_jax.study.records import Records
 from cycleqd_jax.study.settings import SUMMARY, CompareConfig, Study, open_study
 from cycleqd_jax.study.summary import write_summary
 
@@ -52,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=pathlib.Path,
         help="write numbers, table and picture of the result into this folder",
     )
+    parser.add_argument(
+        "--records",
+        metavar="FOLDER",
+        type=pathlib.Path,
+        help="a small file per finished run: what is there is not run again, so that "
+        "several machines can share a comparison, each with seeds of its own",
+    )
     args = parser.parse_intermixed_args(argv)
     again = [sys.executable, "-m", "experiments.compare", "--config", args.config]
     again = shlex.join([*again, *args.settings])
@@ -70,15 +78,18 @@ def _compare(args: argparse.Namespace) -> int:
         if args.dry_run:
             _show_plan(study)
             return console.DONE
+        records = Records(study, tasks, args.records)
         write_study(study, tasks)
         with console.ConsoleObserver() as observer:
-            carry_out(study, observer)
+            carry_out(study, records, observer)
             observer.phase("writing the summary")
-            summary = write_summary(study, tasks)
+            results = records.results()
+            summary = write_summary(study, tasks, results)
             for remark in summary["remarks"]:
                 observer.note(remark)
             if args.publish is not None:
-                publish(study, summary, args.publish)
+                made = results[config.reference][config.seeds[0]].made
+                publish(study, summary, made, args.publish)
         out = console.make_console()
         out.print(tables.make_table(summary, plain=not out.is_terminal))
         out.print(f"summary: {study.folder / SUMMARY}", soft_wrap=True, markup=False)

@@ -180,7 +180,20 @@ class AggregationSettings(Section):
       candidates: best elites per archive that are scored again on `validate` before
         one is chosen; 0 takes the best on `optimise`, as the paper does.
       choose_by: the mean over all tasks, or the quality, the archive's own task.
+      result: "average" is the champions' average, as in the paper; "validated" is the
+        best by the mean on `validate` of that average and the champions themselves, so
+        it needs candidates.
     """
 
     candidates: Count = 3
     choose_by: Literal["mean", "quality"] = "mean"
+    result: Literal["average", "validated"] = "average"
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.result == "validated" and not self.candidates:
+            raise ValueError(
+                "aggregation.result is validated, but aggregation.candidates is 0, so "
+                "nothing is scored on `validate`; set candidates to 1 or more."
+            )
+        return self

@@ -12,7 +12,7 @@ from cycleqd_jax.reports.population import Population
 from cycleqd_jax.reports.shares import Shares
 from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.kinds import predicts_masks
-from cycleqd_jax.runs.names import champion_name
+from cycleqd_jax.runs.names import AGGREGATED, champion_name
 
 SPLIT = "optimise"  # all individuals have results on it
 _VERDICTS = 1_500_000  # characters of verdicts on a page, at most
@@ -141,12 +141,11 @@ def _also(population: Population) -> dict[str, list[str]]:
 
 
 def _merged(population: Population) -> dict[str, list[str]]:
-    """The result -> the champions that it was made of, if it is no individual."""
+    """The aggregated model -> the champions that it was made of."""
     facts = population.opened.facts
-    if facts is None or facts.result not in population.others:
+    if facts is None or AGGREGATED not in population.others:
         return {}
-    champions = (c.individual for c in facts.aggregation.values())
-    return {facts.result: list(dict.fromkeys(champions))}
+    return {AGGREGATED: list(facts.parents(AGGREGATED))}
 
 
 def _by_interest(population: Population) -> list[str]:

@@ -30,8 +30,7 @@ def parents_of(data: RunData) -> dict[str, tuple[str, ...]]:
     parents = {
         child.name: tuple(dict.fromkeys(child.parents)) for child in data.children
     }
-    champions = (entry.individual for entry in data.facts.aggregation.values())
-    return parents | {data.facts.result: tuple(dict.fromkeys(champions))}
+    return parents | {data.facts.result: data.facts.parents(data.facts.result)}
 
 
 def make_lineage(data: RunData, *, limit: int = 60) -> Lineage:

@@ -110,7 +110,8 @@ def _aggregated(opened: OpenedRun, shares: Shares) -> Shares:
     """Shares of the aggregated model: the weighted sum of its champions'."""
     facts = opened.facts
     champions = list(facts.aggregation.values()) if facts else []
-    if facts is None or facts.result != AGGREGATED or not champions:
+    names = [model.name for model in facts.models] if facts else []
+    if AGGREGATED not in names:
         return {}
     if not all(champion.individual in shares for champion in champions):
         return {}

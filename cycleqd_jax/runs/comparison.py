@@ -60,7 +60,13 @@ from cycleqd_jax.tasks.base import Split
 
 # Parts of the results that depend on the final state of the search; a run that goes on
 # to more generations makes them anew.
-FINAL_PARTS = ("candidates-validate", "final-optimise", "final-test", FINAL_PART)
+FINAL_PARTS = (
+    "candidates-validate",
+    "final-validate",
+    "final-optimise",
+    "final-test",
+    FINAL_PART,
+)
 
 
 class Finalists(NamedTuple):
@@ -71,12 +77,14 @@ class Finalists(NamedTuple):
       beta: their weights in the aggregated model, by group.
       aggregated: its genome, or the only champion.
       best: id of the individual with the best mean on `optimise`.
+      chosen: group whose champion is the result; None if that is the aggregated model.
     """
 
     champions: Mapping[str, Champion]
     beta: Mapping[str, float]
     aggregated: Individual
     best: int
+    chosen: str | None
 
 
 def expert_scores(cached: CachedEvaluator, basis: Basis) -> dict[str, dict[str, float]]:
@@ -107,7 +115,7 @@ def choose_finalists(
     tasks: Sequence[str],
     settings: AggregationSettings,
 ) -> Finalists:
-    """Chooses one champion per group on `validate` and aggregates them."""
+    """Chooses one champion per group on `validate`, aggregates them, and chooses."""
     found, experts = search.champions(state), search.context.basis.expert_names
     count = max(settings.candidates, 1)
     groups = {name: best[:count] for name, best in found.contenders.items()}
@@ -128,11 +136,24 @@ def choose_finalists(
         [c.contender.individual for c in champions],
         [c.contender.quality for c in champions],
     )
+    chosen = next(iter(groups)) if len(groups) == 1 else None
+    if settings.result == "validated" and chosen is None:
+        models = {AGGREGATED: result.genome}
+        means = {
+            None: _mean(
+                cached.scores("final-validate", models, Split.VALIDATE)[AGGREGATED]
+            )
+        }
+        for group, champion in zip(groups, champions, strict=True):
+            scores_of = validated[champion.contender.individual]
+            means[group] = math.fsum(scores_of) / len(scores_of)
+        chosen = max(means, key=means.get)  # of equal ones the first, the average
     return Finalists(
         dict(zip(groups, champions, strict=True)),
         dict(zip(groups, result.beta.tolist(), strict=True)),
         result.genome,
         found.best,
+        chosen,
     )
 
 
@@ -186,14 +207,16 @@ def compare(
         SCALED: scaled_name(factor),
         best: individual_name(final.best, experts),
     }
-    if len(champions) > 1:
-        result = AGGREGATED
-        cached.scores("final-optimise", {result: final.aggregated}, Split.OPTIMISE)
-    else:  # the sum of one champion is the champion
-        [(group, name)] = champions.items()
-        result = champion_name(group)
-        scored_as[result] = name
-    found = {best: state.bank.individual(final.best), result: final.aggregated}
+    found = {best: state.bank.individual(final.best)}
+    if len(champions) > 1:  # the sum of one champion is the champion
+        found[AGGREGATED] = final.aggregated
+        cached.scores("final-optimise", {AGGREGATED: final.aggregated}, Split.OPTIMISE)
+    result = AGGREGATED
+    if final.chosen is not None:
+        result = champion_name(final.chosen)
+        scored_as[result] = champions[final.chosen]
+        chosen = final.champions[final.chosen].contender.individual
+        found[result] = state.bank.individual(chosen)
     cached.scores("baselines-test", fixed, Split.TEST)
     cached.scores("final-test", found, Split.TEST)
     measured = {score.individual for score in known}

@@ -8,6 +8,7 @@ import pydantic
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.runs.names import AGGREGATED, champion_name
 
 NAME = "state.json"
 
@@ -102,6 +103,13 @@ class RunFacts(_Facts):
     search: dict[str, Any]
     cost: dict[str, TokenCost] = {}
     retention: dict[str, RetentionFacts] = {}
+
+    def parents(self, model: str) -> tuple[str, ...]:
+        """The champions behind the aggregated model, or the one that a result is."""
+        own = {champion_name(g): c.individual for g, c in self.aggregation.items()}
+        if model in own:
+            return (own[model],)
+        return tuple(dict.fromkeys(own.values())) if model == AGGREGATED else ()
 
 
 def write_facts(run: pathlib.Path, facts: RunFacts) -> None:

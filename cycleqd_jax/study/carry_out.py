@@ -6,6 +6,8 @@ evaluated once (`sharing`). With a budget a run is first
 carried out with one batch of children; what they cost decides how many there will be.
 """
 
+from collections.abc import Sequence
+
 import jax
 
 from cycleqd_jax import files
@@ -24,35 +26,46 @@ from cycleqd_jax.runs.results import read_episodes
 from cycleqd_jax.runs.setup import open_evaluator, prepare
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.study import population
+from cycleqd_jax.study.records import Records
 from cycleqd_jax.study.results import ADAPTER_PART, method_cost
 from cycleqd_jax.study.settings import AdapterMethod, Study
 from cycleqd_jax.study.sharing import share_parts
 from cycleqd_jax.tasks.base import Split
 
 
-def carry_out(study: Study, observer: Observer) -> None:
-    """Runs what is not finished yet.
+def carry_out(study: Study, records: Records, observer: Observer) -> None:
+    """Runs what is not finished yet and not on record.
 
     Raises:
       BadInputError: an input of a run is wrong.
       RunError: a run cannot go on; it can be resumed.
     """
-    cells, number = study.cells(), 0
+    first = study.config.seeds[0]
+    cells = [cell for cell in study.cells() if not records.covers(*cell)]
     adapters = [n for n, m in study.methods.items() if isinstance(m, AdapterMethod)]
-    for name, seed in cells:
-        number += 1
-        where = f"{number} of {len(cells) + len(adapters)}: {name}, seed {seed}"
-        _run(study, name, seed, observer, where)
-    for name in adapters:
-        number += 1
-        observer.phase(f"{number} of {len(cells) + len(adapters)}: {name}")
+    adapters = [n for n in adapters if not records.covers(n, first)]
+    every = len(cells) + len(adapters)
+    for number, (name, seed) in enumerate(cells, 1):
+        where = f"{number} of {every}: {name}, seed {seed}"
+        _run(study, name, seed, cells, observer, where)
+        records.keep(name, seed)
+    for number, name in enumerate(adapters, len(cells) + 1):
+        observer.phase(f"{number} of {every}: {name}")
         _evaluate_adapter(study, name, observer)
+        records.keep(name, first)
 
 
-def _run(study: Study, name: str, seed: int, observer: Observer, where: str) -> None:
+def _run(
+    study: Study,
+    name: str,
+    seed: int,
+    cells: Sequence[tuple[str, int]],
+    observer: Observer,
+    where: str,
+) -> None:
     config = study.run_config(name, seed)
     with RunFolder(config.run_dir, resume=True) as folder:
-        share_parts(study, name, seed, folder)
+        share_parts(study, name, seed, folder, cells)
         if study.config.budget is not None:
             config = _within_budget(config, study.config.budget, folder, observer)
         run.check_generations(config, folder)

@@ -1,7 +1,7 @@
 """Checks a whole comparison before anything is computed."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax import files
@@ -17,7 +17,7 @@ from cycleqd_jax.runs.plan import find_inputs
 from cycleqd_jax.runs.search import make_search
 from cycleqd_jax.runs.tasks import check_splits, find_tasks
 from cycleqd_jax.runs.trackers import check_trackers
-from cycleqd_jax.study.settings import AdapterMethod, Study
+from cycleqd_jax.study.settings import AdapterMethod, Method, Study
 from cycleqd_jax.tasks.base import Split, Task
 from cycleqd_jax.tasks.segmentation.task import ImageTask
 
@@ -99,13 +99,15 @@ def _check_run(name: str, config: RunConfig) -> tuple[tuple[Task, ...], dict[str
     return tasks, _problems(tasks)
 
 
-def _problems(tasks: tuple[Task, ...]) -> dict[str, str]:
+def _problems(tasks: Sequence[Task]) -> dict[str, str]:
     """Task -> hash of its test problems."""
     found = {}
     for task in tasks:
         texts = [(p.id, p.prompt, p.answer) for p in task.problems(Split.TEST)]
         if isinstance(task, ImageTask):  # names of images do not tell what they show
-            texts = [(p.id, p.prompt, task.fingerprint) for p in task.problems(Split.TEST)]
+            texts = [
+                (p.id, p.prompt, task.fingerprint) for p in task.problems(Split.TEST)
+            ]
         found[task.name] = files.digest_of(files.json_text(texts).encode())
     return found
 
@@ -121,16 +123,35 @@ def _check_adapter(name: str, method: AdapterMethod, config: RunConfig) -> None:
         raise BadInputError(f"methods.{name}: {err}") from err
 
 
-def _facts(study: Study, problems: Mapping[str, str]) -> dict[str, Any]:
-    def plain(method) -> dict[str, Any]:
-        found = method.model_dump(mode="json")
-        return {key: found[key] for key in found if key not in _NO_MATTER}
+def method_facts(study: Study, name: str, tasks: Sequence[Task]) -> dict[str, Any]:
+    """The settings of a method and the problems that decide its results."""
+    method, config = study.methods[name], study.config
+    found = {
+        "method": plain_settings(method),
+        "problems": _problems(tasks),
+        "budget": config.budget,
+        "population": [config.population, config.temperature],
+    }
+    if not isinstance(method, RunConfig):
+        label = getattr(method, "of", None) or config.reference
+        found["run"] = plain_settings(study.methods[label])
+    return found
 
+
+def plain_settings(method: Method) -> dict[str, Any]:
+    """The settings of a method that decide its results, ready for JSON."""
+    found = method.model_dump(mode="json")
+    return {key: found[key] for key in found if key not in _NO_MATTER}
+
+
+def _facts(study: Study, problems: Mapping[str, str]) -> dict[str, Any]:
     return {
         "reference": study.config.reference,
         "seeds": list(study.config.seeds),
         "budget": study.config.budget,
-        "methods": {name: plain(method) for name, method in study.methods.items()},
+        "methods": {
+            name: plain_settings(method) for name, method in study.methods.items()
+        },
         "problems": dict(problems),
     }
 

@@ -10,7 +10,12 @@ from cycleqd_jax.study.settings import SUMMARY, Study
 _DIGITS = 4  # of scores and p-values
 
 
-def publish(study: Study, summary: Mapping[str, Any], place: pathlib.Path) -> None:
+def publish(
+    study: Study,
+    summary: Mapping[str, Any],
+    made: Mapping[str, Any],
+    place: pathlib.Path,
+) -> None:
     """Writes NAME.json, NAME.md and NAME.png, after the comparison's folder.
 
     The JSON has what `summary.json` has, without the curves, which are the picture;
@@ -19,13 +24,12 @@ def publish(study: Study, summary: Mapping[str, Any], place: pathlib.Path) -> No
     Args:
       study: the finished comparison.
       summary: what `summary.write_summary` returns.
+      made: the machine and the versions of libraries.
       place: the folder; made if it is missing.
 
     Raises:
       RunError: the disk is full or not writable.
     """
-    first = study.folder / study.config.reference / f"seed-{study.config.seeds[0]}"
-    facts = files.read_sealed(first / "run.json")
     methods = {
         name: _rounded(entry)
         | {"seeds": _rounded({s: one["mean"] for s, one in entry["seeds"].items()})}
@@ -35,8 +39,8 @@ def publish(study: Study, summary: Mapping[str, Any], place: pathlib.Path) -> No
     dropped = ("methods", "times")
     found = {key: summary[key] for key in summary if key not in dropped} | {
         "config": study.config.model_dump(mode="json"),
-        "machine": facts["machine"],
-        "versions": facts["versions"],
+        "machine": made["machine"],
+        "versions": made["versions"],
         "methods": methods,
     }
     place.mkdir(parents=True, exist_ok=True)

@@ -2,14 +2,14 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.runs import costs, reading
-from cycleqd_jax.runs.names import BASE, expert_name
+from cycleqd_jax.runs.names import BASE, BEST_OF_ARCHIVE, expert_name
 from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.runs.results import EXPERTS_PART
 from cycleqd_jax.search.merges import SCALED
@@ -61,6 +61,9 @@ class Result(NamedTuple):
       hypervolume: of all individuals on `optimise`; None without a search.
       coverage: at k, of diverse individuals and of samples of the result; None where
         they were not asked for.
+      batch_seconds: wall time up to the experts' scores, and up to each batch.
+      models: digest of the base model and the experts; "" where there is no run.
+      made: the machine and the versions of libraries, of the run.
     """
 
     scores: Scores
@@ -70,10 +73,13 @@ class Result(NamedTuple):
     children: int = 0
     hypervolume: float | None = None
     coverage: tuple[float, float] | None = None
+    batch_seconds: tuple[float, ...] = ()
+    models: str = ""
+    made: Mapping[str, Any] = {}
 
 
-def read_results(study: Study) -> dict[str, dict[int, Result]]:
-    """The results of all methods by name and seed, in the order of the config.
+def read_result(study: Study, name: str, seed: int) -> Result:
+    """The result of a method for a seed, from the folders of its runs.
 
     A method without a search, or whose search needs no seed, has the same result for
     every seed.
@@ -81,24 +87,21 @@ def read_results(study: Study) -> dict[str, dict[int, Result]]:
     Raises:
       BadInputError: a run is not finished or damaged.
     """
-    found: dict[str, dict[int, Result]] = {}
-    for name, method in study.methods.items():
-        if isinstance(method, AdapterMethod):
-            result = _read_adapter(study.folder / name, name, method)
-            found[name] = dict.fromkeys(study.config.seeds, result)
-        elif isinstance(method, ModelMethod):
-            found[name] = {
-                seed: _read_model(
-                    run_folder(study, method.of or study.config.reference, seed), method
-                )
-                for seed in study.config.seeds
-            }
-        else:
-            found[name] = {
-                seed: _read_run(run_folder(study, name, seed), study.config.population)
-                for seed in study.config.seeds
-            }
-    return found
+    method = study.methods[name]
+    if isinstance(method, AdapterMethod):
+        return _read_adapter(study.folder / name, name, method)
+    if isinstance(method, ModelMethod):
+        folder = run_folder(study, method.of or study.config.reference, seed)
+        result = _read_model(folder, method)
+    else:
+        folder = run_folder(study, name, seed)
+        result = _read_run(folder, study.config.population)
+    facts = files.read_sealed(folder / "run.json")
+    prints = [facts["fingerprints"][key] for key in ("base model", "experts")]
+    return result._replace(
+        models=files.digest_of(files.json_text(prints).encode()),
+        made={key: facts[key] for key in ("machine", "versions")},
+    )
 
 
 def run_folder(study: Study, name: str, seed: int) -> pathlib.Path:
@@ -126,6 +129,7 @@ def _read_run(run: pathlib.Path, count: int) -> Result:
         children=facts.evaluated_children,
         hypervolume=population.hypervolume(bank.scores[bank.complete]),
         coverage=_coverage(run, count) if count else None,
+        batch_seconds=tuple(_batch_seconds(run)),
     )
 
 
@@ -133,6 +137,10 @@ def _read_model(run: pathlib.Path, method: ModelMethod) -> Result:
     if method.model == OWN_EXPERTS:
         return Result(_read_own_experts(run), 0, 0.0)
     scores = reading.read_scores(run, [method.model])[method.model][Split.TEST]
+    if method.model == BEST_OF_ARCHIVE:
+        phases = costs.run_cost(run)
+        found = [phases[p].tokens for p in _OF_METHOD[:3] if p in phases]
+        return Result(scores, sum(found), 0.0)
     spent = costs.part_costs(run).items() if method.model == SCALED else ()
     tokens = sum(cost.tokens for n, cost in spent if n.startswith(_OF_SCALED))
     return Result(scores, tokens, 0.0)
@@ -243,7 +251,7 @@ def _is_complete(scores: Scores, problems: Mapping[str, Sequence[str]]) -> bool:
     return all(set(ids) <= set(scores.get(t, {})) for t, ids in problems.items())
 
 
-def batch_seconds(run: pathlib.Path) -> list[float]:
+def _batch_seconds(run: pathlib.Path) -> list[float]:
     """Wall time up to the experts' scores, and up to each batch of children."""
     start, batches = 0.0, {}
     for row in files.read_log(run / "timing.jsonl"):

@@ -26,7 +26,7 @@ from cycleqd_jax.files import (
     Text,
     each_once,
 )
-from cycleqd_jax.runs.names import BASE, expert_name
+from cycleqd_jax.runs.names import BASE, BEST_OF_ARCHIVE, expert_name
 from cycleqd_jax.search.merges import SCALED, UNIFORM
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.yaml_files import laid_over, nested, read_mapping
@@ -35,7 +35,7 @@ SUMMARY = "summary"  # a folder beside the methods'
 _OWN = ("seed", "run_dir")  # settings that the comparison makes itself
 Tokens = Annotated[int, Field(ge=0, le=10**15)]
 OWN_EXPERTS = "own_experts"  # each task's own expert, see `ModelMethod`
-_BASELINES = (BASE, UNIFORM, SCALED, OWN_EXPERTS)
+_MODELS = (BASE, UNIFORM, SCALED, BEST_OF_ARCHIVE, OWN_EXPERTS)
 
 
 class CompareConfig(Section):
@@ -105,10 +105,11 @@ class ModelMethod(Section):
 
     Attributes:
       of: the method whose runs have it; None takes the reference.
-      model: "base", "uniform_merge", "scaled_merge", "expert/<expert>", or
-        "own_experts", which is no model: each task's score is that of its own expert.
-        For a task without one, the expert answers that solves the most of its
-        `optimise` problems. `of` must not condition them.
+      model: "base", "uniform_merge", "scaled_merge", "best_of_archive" (the individual
+        with the best mean on `optimise`), "expert/<expert>", or "own_experts", which is
+        no model: each task's score is that of its own expert. For a task without one,
+        the expert answers that solves the most of its `optimise` problems. `of` must
+        not condition them.
     """
 
     model: Text
@@ -152,9 +153,12 @@ class Study(NamedTuple):
 
         It is the first one for a search that comes to the same with every seed.
         """
+        return seed if self.is_seeded(name) else self.config.seeds[0]
+
+    def is_seeded(self, name: str) -> bool:
+        """False for a search that comes to the same with every seed."""
         config = self.searches[name]
-        seeded = search_class(config.search).is_seeded(config.search_settings)
-        return seed if seeded else self.config.seeds[0]
+        return search_class(config.search).is_seeded(config.search_settings)
 
     def cells(self) -> list[tuple[str, int]]:
         """Name and seed of every run, all methods of a seed together."""
@@ -191,7 +195,7 @@ def _check_model(study: Study, label: str, method: ModelMethod) -> None:
             f"methods.{label}: of is {show(name)}; expected a method with a search: "
             f"{', '.join(study.searches)}."
         )
-    known = *_BASELINES, *map(expert_name, run.name_experts(run.tasks))
+    known = *_MODELS, *map(expert_name, run.name_experts(run.tasks))
     if method.model not in known:
         raise BadInputError(
             f"methods.{label}: model {method.model!r} is unknown; expected "

@@ -6,6 +6,7 @@ to the others, with costs and wall times, so that every run folder is complete a
 tokens of each method are what they would be alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from cycleqd_jax import files
@@ -29,7 +30,13 @@ _NO_MATTER = ("seed", "run_dir", "logging", "search", "search_settings", "qd",
               "fitness", "racing", "aggregation")  # fmt: skip
 
 
-def share_parts(study: Study, name: str, seed: int, folder: RunFolder) -> None:
+def share_parts(
+    study: Study,
+    name: str,
+    seed: int,
+    folder: RunFolder,
+    cells: Sequence[tuple[str, int]] | None = None,
+) -> None:
     """Copies what an earlier run of the comparison has evaluated already.
 
     Args:
@@ -37,12 +44,13 @@ def share_parts(study: Study, name: str, seed: int, folder: RunFolder) -> None:
       name: the method.
       seed: of the run.
       folder: of the run, open. Parts that it has are left as they are.
+      cells: name and seed of the runs that are made here; None takes all.
 
     Raises:
       BadInputError: a part of the earlier run is damaged.
       RunError: the disk is full or not writable.
     """
-    cell = shared_with(study, name, seed)
+    cell = shared_with(study, name, seed, cells)
     if cell is None:
         return
     earlier = study.folder / cell[0] / f"seed-{cell[1]}"
@@ -65,10 +73,15 @@ def share_parts(study: Study, name: str, seed: int, folder: RunFolder) -> None:
                 sums.write(folder.part(kind, part), content)
 
 
-def shared_with(study: Study, name: str, seed: int) -> tuple[str, int] | None:
+def shared_with(
+    study: Study,
+    name: str,
+    seed: int,
+    cells: Sequence[tuple[str, int]] | None = None,
+) -> tuple[str, int] | None:
     """Method and seed of the run that evaluates these parts; None if it is this one."""
     own = _evaluation(study.run_config(name, seed))
-    for cell in study.cells():
+    for cell in study.cells() if cells is None else cells:
         if cell == (name, seed):
             return None
         if _evaluation(study.run_config(*cell)) == own:

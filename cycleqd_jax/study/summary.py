@@ -13,13 +13,7 @@ import numpy as np
 from cycleqd_jax import files
 from cycleqd_jax.reports.statistics import mean_interval
 from cycleqd_jax.study import figures, tables
-from cycleqd_jax.study.results import (
-    Point,
-    Result,
-    batch_seconds,
-    read_results,
-    run_folder,
-)
+from cycleqd_jax.study.results import Point, Result
 from cycleqd_jax.study.settings import SUMMARY, Study
 from cycleqd_jax.study.statistics import Layout, estimate, holm
 from cycleqd_jax.tasks.base import Split, Task
@@ -27,22 +21,21 @@ from cycleqd_jax.tasks.base import Split, Task
 KINDS = ("trained", "held_out")  # of templates: in `train`, and left out of it
 
 
-def write_summary(study: Study, tasks: Sequence[Task]) -> dict[str, Any]:
+def write_summary(
+    study: Study, tasks: Sequence[Task], results: Mapping[str, Mapping[int, Result]]
+) -> dict[str, Any]:
     """Writes the summary folder.
 
     Args:
       study: the comparison; all of its runs are finished.
       tasks: with their problems.
+      results: by method and seed, all of them.
 
     Returns:
       What is in `summary.json`, and under "times" what is in `times.json`.
-
-    Raises:
-      BadInputError: a run is not finished or damaged.
     """
-    results = read_results(study)
     summary = make_summary(study, tasks, results)
-    times = _times(study, results)
+    times = _times(results)
     folder = study.folder / SUMMARY
     files.write_json(folder / "summary.json", summary)
     files.write_text(folder / "table.md", tables.make_markdown(summary))
@@ -208,17 +201,12 @@ def _remarks(
 
 
 def _times(
-    study: Study, results: Mapping[str, Mapping[int, Result]]
+    results: Mapping[str, Mapping[int, Result]],
 ) -> dict[str, dict[str, Any]]:
     """Wall times by method: the mean, and by seed up to each point of the curve."""
     found: dict[str, dict[str, Any]] = {}
     for name, by_seed in results.items():
-        curves = {}
-        if name in study.searches:
-            curves = {
-                str(seed): batch_seconds(run_folder(study, name, seed))
-                for seed in by_seed
-            }
+        curves = {str(s): list(r.batch_seconds) for s, r in by_seed.items() if r.curve}
         mean = _mean_of([r.seconds for r in by_seed.values()])
         found[name] = {"seconds": mean, "seeds": curves}
     return found

@@ -12,6 +12,7 @@ import run_contents
 import toy_world
 import yaml
 
+from cycleqd_jax import files
 from cycleqd_jax.config import load_config
 from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.opened import open_run
@@ -156,6 +157,14 @@ def test_a_run_that_shares_parts_is_as_it_would_be_alone(finished, toy_settings)
     copy = shared / "times" / "baselines-test.parquet"
     assert copy.read_bytes() == donor.read_bytes()  # it was not evaluated again
     assert reading.read_seconds(shared)["experts"] > 0
+
+
+def test_runs_that_are_not_made_here_share_nothing(finished):
+    study = open_study(load_config(finished[0], [], CompareConfig), "all")
+    here = [("random", 1), ("cycleqd", 1)]
+    assert shared_with(study, "random", 1) == ("cycleqd", 0)
+    assert shared_with(study, "random", 1, here) is None
+    assert shared_with(study, "cycleqd", 1, here) == ("random", 1)
 
 
 def test_runs_of_another_basis_share_nothing(world, tmp_path):
@@ -401,3 +410,36 @@ def test_four_methods_and_two_seeds_killed_twice_end_the_same(
     assert done.returncode == 0, done.stderr
     got, want = contents(parts / "study"), contents(whole / "study")
     assert not run_contents.differences(got, want)
+
+
+def test_machines_share_a_comparison_by_records(finished, tmp_path, capsys):
+    config, folder = finished
+    records = tmp_path / "records"
+
+    def run(place, *seeds):
+        more = [f"folder={tmp_path / place}", f"seeds=[{','.join(seeds)}]"]
+        return compare.main(["--config", str(config), "--records", str(records), *more])
+
+    assert compare.main(["--config", str(config), "--records", str(records)]) == 0
+    assert run("one", "1") == 0 and run("third", "0", "1") == 0
+    for place in ("one", "third"):
+        assert not list((tmp_path / place).glob("*/seed-*"))  # nothing is run again
+    assert read(tmp_path / "one")["seeds"] == [1]
+    for name in ("summary.json", "table.md", "curves_tokens.png"):
+        want = (folder / "summary" / name).read_bytes()
+        assert (tmp_path / "third" / "summary" / name).read_bytes() == want, name
+    capsys.readouterr()
+    other = ["--records", str(records), "settings.qd.bins=7"]
+    place = f"folder={tmp_path / 'other'}"
+    assert compare.main(["--config", str(config), *other, place]) == 2
+    assert "a record of other settings" in one_sentence(capsys)
+    path = records / "random-seed-1.json"
+    content = path.read_text()
+    path.write_text(content.replace("0", "1", 1))
+    assert run("third", "0", "1") == 2
+    assert path.name in one_sentence(capsys)
+    data = json.loads(content)
+    data["models"] = "another"
+    files.write_sealed(path, {k: v for k, v in data.items() if k != "checksum"})
+    assert run("third", "0", "1") == 2
+    assert "different models" in one_sentence(capsys)
