@@ -141,6 +141,25 @@ def aggregate(genomes: Genome, qualities: Sequence[float]) -> Aggregate:
     return Aggregate(linear_combination(genomes, beta), beta)
 
 
+def choose_result(
+    average: Sequence[float], champions: Mapping[str, Sequence[float]]
+) -> str | None:
+    """The best on other problems of the champions' average and the champions.
+
+    An average of champions that are far apart can be worse than each of them.
+
+    Args:
+      average: K validation scores of the average.
+      champions: group -> K validation scores of its champion.
+
+    Returns:
+      The group of the champion with the best mean; None if the average is as good.
+    """
+    means = {group: mean_score(scores) for group, scores in champions.items()}
+    best = max(means, key=means.__getitem__)  # max keeps the first of equals
+    return best if means[best] > mean_score(average) else None
+
+
 def aggregate_champions(
     bank: Bank, champions: Sequence[int], qualities: Sequence[float]
 ) -> Aggregate:

@@ -23,6 +23,7 @@ from cycleqd_jax.qd.aggregation import (
     Champion,
     aggregate_champions,
     choose_champions,
+    choose_result,
 )
 from cycleqd_jax.qd.settings import AggregationSettings
 from cycleqd_jax.runs import facts
@@ -139,15 +140,12 @@ def choose_finalists(
     chosen = next(iter(groups)) if len(groups) == 1 else None
     if settings.result == "validated" and chosen is None:
         models = {AGGREGATED: result.genome}
-        means = {
-            None: _mean(
-                cached.scores("final-validate", models, Split.VALIDATE)[AGGREGATED]
-            )
+        [average] = cached.scores("final-validate", models, Split.VALIDATE).values()
+        of_groups = {
+            group: validated[champion.contender.individual]
+            for group, champion in zip(groups, champions, strict=True)
         }
-        for group, champion in zip(groups, champions, strict=True):
-            scores_of = validated[champion.contender.individual]
-            means[group] = math.fsum(scores_of) / len(scores_of)
-        chosen = max(means, key=means.get)  # of equal ones the first, the average
+        chosen = choose_result([average[task] for task in tasks], of_groups)
     return Finalists(
         dict(zip(groups, champions, strict=True)),
         dict(zip(groups, result.beta.tolist(), strict=True)),

@@ -117,7 +117,7 @@ def test_more_experts_than_tasks_and_a_task_without_one(worlds, tmp_path, capsys
     folder = experts[entries[2]]
     settings["experts"] = {"second": experts[entries[1]], "third": folder} | experts
     settings["experts"][entries[2]] = "none"
-    more = ["basis.rank=2", "qd.num_generations=5"]
+    more = ["basis.rank=2", "qd.num_generations=5", "aggregation.result=validated"]
     code, run_folder = run(settings, tmp_path, *more)
     out = " ".join(capsys.readouterr().out.split())
     assert code == 0 and "expert second as trained and as its genome: mean" in out
@@ -136,6 +136,12 @@ def test_more_experts_than_tasks_and_a_task_without_one(worlds, tmp_path, capsys
     for champion in report["aggregation"].values():
         assert list(champion["expert_shares"]) == named
         assert sum(champion["expert_shares"].values()) == pytest.approx(1)
+    means = {g: c["validated"] for g, c in report["aggregation"].items()}
+    rows = files.read_table(run_folder / "results" / "final-validate.parquet")
+    average = np.mean(rows["score"].to_numpy())
+    best = max(means, key=means.__getitem__)
+    wanted = f"champion/{best}" if means[best] > average else "aggregated"
+    assert report["result"] == wanted and "aggregated" in report["models"]
     opened = open_run(run_folder)
     assert opened.individual("trained_expert/second") == TrainedExpert("second")
     genome = opened.individual("expert/third")

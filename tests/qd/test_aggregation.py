@@ -8,6 +8,7 @@ from cycleqd_jax.qd.aggregation import (
     aggregate,
     aggregate_champions,
     choose_champions,
+    choose_result,
     contenders,
     softmax,
 )
@@ -54,6 +55,13 @@ def test_softmax_golden():
     np.testing.assert_allclose(
         softmax([1.0, 0.5, 0.0]), [0.50648, 0.3072, 0.18632], atol=1e-5
     )
+
+
+def test_the_average_is_the_result_unless_a_champion_is_better():
+    champions = {"a": (0.6, 0.2), "b": (0.5, 0.5), "c": (0.9, 0.1)}
+    assert choose_result((0.4, 0.5), champions) == "b"
+    assert choose_result((0.5, 0.5), champions) is None
+    assert choose_result((0.1, 0.1), {"a": (0.3, 0.3), "b": (0.3, 0.3)}) == "a"
 
 
 def test_champions_are_chosen_by_validation_and_ties_by_rank():
