@@ -35,6 +35,7 @@ from cycleqd_jax.merging import expert_names
 from cycleqd_jax.merging.noise import NoiseSource
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.models import chat_template
+from cycleqd_jax.models.vocabulary import Vocabulary
 from cycleqd_jax.qd.settings import AggregationSettings, QDSettings
 from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.search.merges import BaselinesSettings
@@ -98,6 +99,8 @@ class RunConfig(Section):
       experts: entry of `tasks` -> the PEFT or model folder of its expert, or "none"
         for a task without one. Other keys are names of further experts, which belong to
         no task.
+      vocabulary: the tokens of the result where experts have others than the base:
+        "base" for the base's, "union" for those that experts added too.
       task_settings: entry of `tasks` -> what only that task knows, like where the data
         of a benchmark are; the task says what it takes.
       search: the search method, or the import path of a class.
@@ -122,6 +125,7 @@ class RunConfig(Section):
         AfterValidator(each_once),
     ]
     experts: Mapping[str, PathText]
+    vocabulary: Vocabulary = "base"
     problems: ProblemsSettings = ProblemsSettings()
     task_settings: TaskSections = Field(default_factory=dict)
     basis: BasisSettings = BasisSettings()

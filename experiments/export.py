@@ -173,9 +173,9 @@ def _write_adapter(
         )
     source = opened.config.base_model
     base, base_name = pathlib.Path(source).expanduser(), None
-    if is_hub_name(source):
+    if is_hub_name(source) and model.is_own:
         base, base_name = locate(source), source
-    elif not (base / "config.json").is_file():
+    elif not model.is_own or not (base / "config.json").is_file():
         if is_url(target_name):
             observer.note(
                 "no adapter: its base would be the weights as they were loaded from "

@@ -130,6 +130,11 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
     return config_from_hf(read_object(path), path)
 
 
+def with_vocabulary(config: ModelConfig, rows: int, tied: bool) -> ModelConfig:
+    """The same model with another number of rows, and a head that is tied or not."""
+    return config.model_copy(update={"vocab_size": rows, "tie_word_embeddings": tied})
+
+
 def make_program(
     config: ModelConfig, dtype: jnp.dtype | str = "float32", *, attention: Kind = "xla"
 ) -> CausalLM:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,28 +22,24 @@ import numpy as np
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models import chat_template
 from cycleqd_jax.models.base import ModelConfig, SegmentationConfig, WeightsConfig
-from cycleqd_jax.models.experts import (
-    Expert,
-    FullExpert,
-    LoraExpert,
-    weights_fingerprint,
+from cycleqd_jax.models.expert_folders import (
+    check_expert_folder,
+    open_segmentation_expert,
 )
+from cycleqd_jax.models.experts import Expert, weights_fingerprint
 from cycleqd_jax.models.families import is_segmentation
 from cycleqd_jax.models.formats import (
     gguf,
     gguf_tokenizer,
     hf_folder,
-    peft,
     safetensors,
 )
+from cycleqd_jax.models.joining import join, join_weights
 from cycleqd_jax.models.locate import is_hub_name, locate
-from cycleqd_jax.models.same_base import (
-    check_named_base,
-    check_same_function,
-    check_same_vocabulary,
-)
+from cycleqd_jax.models.own_experts import Base, OwnFull, open_own
 from cycleqd_jax.models.tokenizer import ChatTokenizer, padding_only
 from cycleqd_jax.models.validated import cast, read_object
+from cycleqd_jax.models.vocabulary import Tokens, Vocabulary
 from cycleqd_jax.remote import is_url
 
 
@@ -60,12 +56,29 @@ class LoadedModel:
       tokenizer: text to ids and back, with the chat template; None of a segmentation
         model.
       source: where it came from, as given.
+      own_config: as its files have it; differs from `config` where experts untied the
+        model or added tokens to it.
+      added: ids of tokens that experts added.
     """
 
     config: ModelConfig | SegmentationConfig
     weights: Mapping[str, np.ndarray]
     tokenizer: ChatTokenizer | None
     source: str
+    own_config: ModelConfig | SegmentationConfig | None = None
+    added: frozenset[int] = frozenset()
+
+    @property
+    def is_own(self) -> bool:
+        """True if it is as its files have it, and no expert changed it."""
+        return not self.added and self.own_config in (None, self.config)
+
+    @functools.cached_property
+    def for_experts(self) -> Base:
+        """What experts of it are fitted to."""
+        tokens = Tokens(self.tokenizer.hf, self.added)
+        own = self.own_config or self.config
+        return Base(self.config, own, self.weights, tokens, self.source)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -86,8 +99,16 @@ def load_model(
     date: datetime.date = chat_template.DATE,
     *,
     read: bool = True,
+    experts: Sequence[str | os.PathLike[str]] = (),
+    vocabulary: Vocabulary = "base",
 ) -> LoadedModel:
     """Loads a base model with its tokeniser.
+
+    Experts decide what the models of a run have in common. The base is untied where one
+    of them has a head of its own; it begins as a copy of the embedding. With the
+    vocabulary "union" the tokens that experts added follow the base's own: each row is
+    that of the expert that has the token, or the mean of theirs, and the same in every
+    model of the run.
 
     Args:
       source: one of the forms in the module docstring; an existing path wins over a
@@ -96,10 +117,13 @@ def load_model(
       date: for a chat template that prints the day.
       read: whether all weights are read once, so that damaged ones are refused now and
         not where they are used.
+      experts: folders, URLs or hub names of the experts of a run.
+      vocabulary: "base" or "union".
 
     Raises:
       BadInputError: if nothing is there, or it is damaged, no model of a supported
-        family, or has a weight that is not finite or beyond the range of `dtype`.
+        family, or has a weight that is not finite or beyond the range of `dtype`; or as
+        for `load_expert`.
     """
     wanted, source = safetensors.check_dtype(dtype), os.fspath(source)
     path = locate(source)
@@ -116,7 +140,17 @@ def load_model(
             name: cast(stored[name], wanted, f"{path}: tensor {name!r}")
             for name in config.weight_shapes()
         }
-    model = LoadedModel(config, weights, tokenizer.on(date), source)
+    model = LoadedModel(config, weights, tokenizer.on(date), source, config)
+    if experts:
+        own = [open_own(_checked_folder(path), config) for path in experts]
+        joined = join(config, model.tokenizer, own, vocabulary)
+        model = dataclasses.replace(
+            model,
+            config=joined.config,
+            weights=join_weights(joined, config, weights, own),
+            tokenizer=joined.tokenizer,
+            added=frozenset(joined.ids.values()),
+        )
     if read:
         model.fingerprint  # noqa: B018 - it is kept
     return model
@@ -126,12 +160,15 @@ def load_any_model(
     source: str | os.PathLike[str],
     dtype: Any = "float32",
     date: datetime.date = chat_template.DATE,
+    *,
+    experts: Sequence[str | os.PathLike[str]] = (),
+    vocabulary: Vocabulary = "base",
 ) -> LoadedModel:
     """As `load_model`, also for the folder of a segmentation model."""
     wanted, source = safetensors.check_dtype(dtype), os.fspath(source)
     path = locate(source)
     if not _is_segmentation_folder(path):
-        return load_model(source, dtype, date)
+        return load_model(source, dtype, date, experts=experts, vocabulary=vocabulary)
     config, stored = hf_folder.open_segmentation_model(path)
     model = LoadedModel(config, stored.cast_to(wanted), None, source)
     model.fingerprint  # noqa: B018 - damaged weights are refused now
@@ -168,88 +205,32 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
       BadInputError: if it is missing, damaged, of another kind (DoRA, ...), or not a
         fine-tune of this base; names what differs, with both values.
     """
+    folder = _checked_folder(path)
+    if base.tokenizer is None:
+        return open_segmentation_expert(folder, base.config, base.weights)
+    return open_own(folder, base.for_experts.own).fitted(base.for_experts)
+
+
+def check_same_tokens(path: str | os.PathLike[str], base: LoadedModel) -> None:
+    """Refuses a whole model that has other tokens than a base model.
+
+    `load_expert` would leave out those that the base lacks.
+
+    Raises:
+      BadInputError: it has, or as for `load_expert`.
+    """
+    own = open_own(_checked_folder(path), base.for_experts.own)
+    if isinstance(own, OwnFull) and own.tokens is not None:
+        if own.tokens.used != base.for_experts.tokens.used:
+            raise BadInputError(f"{path}: has other tokens than {base.source}")
+
+
+def _checked_folder(path: str | os.PathLike[str]) -> pathlib.Path:
     folder = pathlib.Path(os.path.expanduser(path))
     if is_hub_name(os.fspath(path)) or is_url(os.fspath(path)):
         folder = locate(os.fspath(path))
-    if base.tokenizer is None:
-        return open_segmentation_expert(folder, base.config, base.weights)
-    expert = open_expert(folder, base.config, base.weights)
-    if isinstance(expert, LoraExpert):
-        check_named_base(folder / peft.CONFIG, base.source, base.config, base.weights)
-    check_same_vocabulary(folder, base.tokenizer)
-    return expert
-
-
-def open_expert(
-    folder: pathlib.Path,
-    config: ModelConfig,
-    base_weights: Mapping[str, np.ndarray] | None = None,
-) -> Expert:
-    """An expert of a base model of which only the config need be known.
-
-    Args:
-      folder: as for `load_expert`.
-      config: the base model's.
-      base_weights: the base model's; without them copies of base weights in an adapter
-        are not compared.
-
-    Raises:
-      BadInputError: as for `load_expert`.
-    """
-    _check_expert_folder(folder)
-    if (folder / peft.CONFIG).exists():
-        return LoraExpert(*peft.read_adapter(folder, config, base_weights))
-    own, weights = hf_folder.open_model(folder)
-    check_same_function(folder, own, config)
-    return FullExpert(weights)
-
-
-def open_any_expert(folder: pathlib.Path, config: WeightsConfig) -> Expert:
-    """As `open_expert`, for a base model of any kind."""
-    if is_segmentation(config.model_type):
-        return open_segmentation_expert(folder, config)
-    return open_expert(folder, config)
-
-
-def open_segmentation_expert(
-    folder: pathlib.Path,
-    config: SegmentationConfig,
-    base_weights: Mapping[str, np.ndarray] | None = None,
-) -> Expert:
-    """As `open_expert`, for a segmentation model."""
-    _check_expert_folder(folder)
-    if (folder / peft.CONFIG).exists():
-        return LoraExpert(*peft.read_adapter(folder, config, base_weights))
-    own, weights = hf_folder.open_segmentation_model(folder)
-    of_base = dict(_flat(config.to_hf()))
-    for name, value in _flat(own.to_hf()):
-        if value != of_base.get(name):
-            raise BadInputError(
-                f"expert {folder}: its {name} is {value}, but the base's is "
-                f"{of_base.get(name)}; experts must be fine-tunes of one base"
-            )
-    return FullExpert(weights)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a nested `config.json` by dotted name."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _check_expert_folder(folder: pathlib.Path) -> None:
-    if not os.path.isdir(folder):  # False where a name is too long
-        found = "is a file" if os.path.exists(folder) else "no such folder"
-        raise BadInputError(
-            f"expert {os.fspath(folder)!r}: {found}; expected the folder of a PEFT "
-            "adapter or a full model"
-        )
-    if not any((folder / name).exists() for name in (peft.CONFIG, "config.json")):
-        missing = f"has neither {peft.CONFIG} nor config.json"
-        raise BadInputError(f"expert {folder}: {missing}{_inside(folder)}")
+    check_expert_folder(folder)
+    return folder
 
 
 def open_config(path: pathlib.Path) -> WeightsConfig:
@@ -263,13 +244,6 @@ def open_config(path: pathlib.Path) -> WeightsConfig:
     if _is_segmentation_folder(path):
         return hf_folder.open_segmentation_model(path)[0]
     return hf_folder.open_model(path)[0]
-
-
-def _inside(folder: pathlib.Path) -> str:
-    """Says which sub-folders hold a model or adapter, as training leaves them."""
-    names = (peft.CONFIG, "config.json")
-    found = {path.parent.name for n in names for path in folder.glob(f"*/{n}")}
-    return f"; pass one of its folders: {', '.join(sorted(found))}" if found else ""
 
 
 def _open_gguf(

@@ -13,14 +13,15 @@ import numpy as np
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.base import HEAD, ModelConfig
 from cycleqd_jax.models.families import family_named, read_config
-from cycleqd_jax.models.formats import hf_folder, safetensors
+from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.formats.safetensors import first_rows
 from cycleqd_jax.models.locate import is_hub_name
-from cycleqd_jax.models.tokenizer import ChatTokenizer, padding_only
 from cycleqd_jax.models.validated import read_object
 
 # What positions become depends on these together; each may be spelt in several ways.
 _ROPE = ("rope_theta", "rope_scaling", "max_position_embeddings")
+# Experts may have rows of their own, and a head of their own.
+_FREE = ("vocab_size", "tie_word_embeddings")
 # GGUF files store settings in float32.
 _SETTINGS = 1e-6
 # To recognise a base model, this many rows of each weight are compared. Another model
@@ -38,6 +39,9 @@ def check_same_function(
 ) -> None:
     """Refuses a full model whose settings make another function than its base's.
 
+    Its vocabulary may be another, and its head may be tied where the base's is not, or
+    the reverse.
+
     Raises:
       BadInputError: names the setting and both values.
     """
@@ -45,32 +49,6 @@ def check_same_function(
     if odd is not None:
         raise BadInputError(
             f"expert {folder}: its {odd}; experts must be fine-tunes of one base"
-        )
-
-
-def check_same_vocabulary(folder: pathlib.Path, tokenizer: ChatTokenizer) -> None:
-    """Refuses an expert whose tokeniser, if it brings one, has other tokens.
-
-    A padding token that only one of the two has is in no prompt, so it may differ.
-
-    Raises:
-      BadInputError: names a token and its numbers.
-    """
-    if not (folder / "tokenizer.json").exists():
-        return
-    reader = hf_folder.read_fast_tokenizer(folder)
-    own, others = reader.get_vocab(), tokenizer.vocabulary
-    padding = padding_only(reader), padding_only(tokenizer.hf)
-    odd = sorted(
-        token
-        for token in {token for token, _ in own.items() ^ others.items()}
-        if token not in padding or (token in own and token in others)
-    )
-    if odd:
-        token = odd[0]
-        raise BadInputError(
-            f"expert {folder}: its tokeniser has {token!r} as {own.get(token)}, the "
-            f"base model's as {others.get(token)} ({len(own)} and {len(others)} tokens)"
         )
 
 
@@ -121,7 +99,7 @@ def check_named_base(
 def _difference(own: ModelConfig, base: ModelConfig) -> str | None:
     """The first setting in which two models' functions differ, with both values."""
     mine, others = own.to_hf(), base.to_hf()
-    names = sorted(mine.keys() | others.keys())
+    names = sorted((mine.keys() | others.keys()) - set(_FREE))
     if family_named(own.model_type, "config").positions is not None:
         names = [name for name in names if name not in ("rope_parameters", *_ROPE)]
         if not _same(_positions(own), _positions(base)):

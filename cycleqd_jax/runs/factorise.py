@@ -59,7 +59,13 @@ def factorise(config: RunConfig, observer: Observer) -> Factorised:
     inputs = find_inputs(config)  # refuses missing and truncated files
     check_gram_memory(config, inputs.model, this_machine())
     observer.phase("reading the base model and the experts")
-    model = load_model(config.base_model, dtype=config.dtype, date=config.date)
+    model = load_model(
+        config.base_model,
+        dtype=config.dtype,
+        date=config.date,
+        experts=config.expert_paths,
+        vocabulary=config.vocabulary,
+    )
     job = BasisJob.open(config, model, tasks)
     path = kept_path(job.fingerprint)
     if path.is_file() and stored_fingerprint(path) == job.fingerprint:

@@ -48,7 +48,9 @@ FREE = (
     "evaluator",
     "ray",
     "distributed",
-    # Compared in another form: the number, the chosen mode, the tasks' own options.
+    # Compared in another form: the number, the chosen mode, the tasks' own options, the
+    # base model with the tokens that it got.
+    "vocabulary",
     "engine.length",
     "engine.mode",
     "task_settings",

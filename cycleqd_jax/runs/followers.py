@@ -114,7 +114,12 @@ class Follower:
         self._config = config = RunConfig.model_validate(facts["config"])
         self._mesh = make_mesh(config.engine.mesh)
         self._model = model = load_model(
-            config.base_model, dtype=config.dtype, date=config.date, read=False
+            config.base_model,
+            dtype=config.dtype,
+            date=config.date,
+            read=False,
+            experts=tuple(facts["experts"].values()),
+            vocabulary=config.vocabulary,
         )
         ours = _inputs(model, facts["experts"])
         for name, theirs in facts["inputs"].items():

@@ -17,7 +17,11 @@ from cycleqd_jax.merging.genome import Genome, genome_hash
 from cycleqd_jax.merging.individuals import Adapter, Individual
 from cycleqd_jax.merging.mode import choose_mode
 from cycleqd_jax.models import chat_template
-from cycleqd_jax.models.loading import LoadedModel, load_model
+from cycleqd_jax.models.loading import (
+    LoadedModel,
+    check_same_tokens,
+    load_model,
+)
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.engine_sizes import check_length, choose_slots_alone
@@ -85,6 +89,7 @@ class Models:
         self.others: dict[str, str] = {}
         for other, path in config.models.items():
             try:
+                check_same_tokens(path, self.base)
                 self.fingerprints[other] = self._print(Adapter(path))
                 self.individuals[other] = Adapter(path)
             except BadInputError as error:

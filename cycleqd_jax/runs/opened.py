@@ -193,8 +193,22 @@ class OpenedRun:
     def load_any_base(self) -> LoadedModel:
         """As `load_base`, also a segmentation model."""
         config = self.config
-        model = load_any_model(config.base_model, dtype=config.dtype, date=config.date)
         wanted = stored_fingerprints(self.path)["base model"]
+        load = functools.partial(
+            load_any_model, config.base_model, dtype=config.dtype, date=config.date
+        )
+        model = load()
+        if model.fingerprint != wanted and kind_of(config) != IMAGES:
+            # Experts may have changed it; only then must they be there.
+            paths = config.name_experts(self.tasks).values()
+            try:
+                model = load(experts=tuple(paths), vocabulary=config.vocabulary)
+            except BadInputError as err:
+                raise BadInputError(
+                    f"base_model: {model.source} alone is not the model that the run "
+                    f"in {self.path} was made with, and its experts are not at hand: "
+                    f"{err}"
+                ) from err
         if model.fingerprint != wanted:
             raise BadInputError(
                 f"base_model: {model.source} has other weights, settings or another "

@@ -21,6 +21,7 @@ from cycleqd_jax.evaluation.rungs import make_rungs, planned_episodes
 from cycleqd_jax.merging.core_basis import core_shapes
 from cycleqd_jax.merging.forms import Basis, basis_shapes
 from cycleqd_jax.models.base import WeightsConfig
+from cycleqd_jax.models.expert_folders import open_experts
 from cycleqd_jax.models.experts import Expert
 from cycleqd_jax.models.families import (
     any_config_from_hf,
@@ -28,8 +29,9 @@ from cycleqd_jax.models.families import (
     read_any_config,
 )
 from cycleqd_jax.models.formats import safetensors
-from cycleqd_jax.models.loading import open_any_expert, open_config
+from cycleqd_jax.models.loading import load_tokenizer, open_config
 from cycleqd_jax.models.locate import find_download, is_hub_name, locate
+from cycleqd_jax.models.own_experts import Base
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.remote import is_url, left_files
 from cycleqd_jax.runs.engine_sizes import check_length, prompt_tokens
@@ -106,14 +108,19 @@ class Inputs(NamedTuple):
     """A run's models, without their weights.
 
     Attributes:
-      model: sizes of the base model.
+      base: sizes of the base model, its own and those that the run's models have.
       sizes_of: None if its weights are on this machine, else where the sizes are from.
       experts: in the order of `name_experts`; None for one that is not on this machine.
     """
 
-    model: WeightsConfig
+    base: Base
     sizes_of: str | None
     experts: tuple[Expert | None, ...]
+
+    @property
+    def model(self) -> WeightsConfig:
+        """Sizes of the run's models."""
+        return self.base.config
 
     @property
     def are_here(self) -> bool:
@@ -153,16 +160,22 @@ def find_inputs(config: RunConfig) -> Inputs:
         )
     if not of_images:
         check_length(config.engine, model)
-    experts = []
-    for source in config.expert_paths:
-        folder = pathlib.Path(source).expanduser()
-        if is_url(source):
-            folder = locate(source)
-        elif is_hub_name(source):
-            folder = find_download(source)
-        absent = is_hub_name(source) and not _is_downloaded(folder)
-        experts.append(None if absent else open_any_expert(folder, model))
-    return Inputs(model, sizes_of, tuple(experts))
+    folders = [_expert_folder(source) for source in config.expert_paths]
+    tokenizer = None
+    if config.vocabulary == "union" and sizes_of is None and not of_images:
+        tokenizer = load_tokenizer(config.base_model)
+    base, experts = open_experts(model, tokenizer, folders, config.vocabulary)
+    return Inputs(base, sizes_of, experts)
+
+
+def _expert_folder(source: str) -> pathlib.Path | None:
+    """The folder of an expert; None where it is still to be downloaded."""
+    if is_url(source):
+        return locate(source)
+    if not is_hub_name(source):
+        return pathlib.Path(source).expanduser()
+    folder = find_download(source)
+    return folder if _is_downloaded(folder) else None
 
 
 def find_base(source: str) -> tuple[WeightsConfig, str | None]:

@@ -170,7 +170,13 @@ def prepare(
     memory = plan_memory(config, inputs.model, shapes, machine)
     memory.check(machine)
     check_gram_memory(config, inputs.model, machine)
-    model = load_model(config.base_model, dtype=config.dtype, date=config.date)
+    model = load_model(
+        config.base_model,
+        dtype=config.dtype,
+        date=config.date,
+        experts=tuple(expert_paths.values()),
+        vocabulary=config.vocabulary,
+    )
     if remark := model.tokenizer.date_remark:
         observer.note(remark)
     program = make_program(model.config, config.dtype, config.engine)

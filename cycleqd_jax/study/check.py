@@ -7,7 +7,7 @@ from typing import Any
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, show
-from cycleqd_jax.models.loading import open_any_expert
+from cycleqd_jax.models.expert_folders import open_expert
 from cycleqd_jax.models.locate import find_download, is_hub_name
 from cycleqd_jax.runs import run
 from cycleqd_jax.runs.conditioning import check_gram_memory
@@ -118,7 +118,7 @@ def _check_adapter(name: str, method: AdapterMethod, config: RunConfig) -> None:
     if is_hub and folder is None:
         return  # it is downloaded when its turn comes
     try:
-        open_any_expert(folder, find_inputs(config).model)
+        open_expert(folder, find_inputs(config).base)
     except BadInputError as err:
         raise BadInputError(f"methods.{name}: {err}") from err
 

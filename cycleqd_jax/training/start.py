@@ -89,7 +89,8 @@ def _of_run(opened: OpenedRun, asked: str, model: LoadedModel) -> Expert:
             f"start_from: the run {opened.path} is of another base model than this "
             f"training; it has base_model={run.base_model} dtype={run.dtype} "
             f"date={run.date} (sha256 {wanted[:12]}, here {model.fingerprint[:12]}); "
-            "train with these."
+            "train with these, or export the individual and train from it as "
+            "base_model."
         )
     individual = opened.individual(asked)
     if isinstance(individual, Recipe):

@@ -203,9 +203,7 @@ def test_an_expert_is_read_one_array_at_a_time(hf, tmp_path, monkeypatch, shard)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"vocab_size": 65}, "vocab_size is 65, but the base model's is 64"),
         ({"intermediate_size": 48}, "intermediate_size is 48"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
         ({"rope_theta": 5e5}, "rope_theta is 500000.0"),
     ],
 )
@@ -213,16 +211,6 @@ def test_experts_of_another_base_are_refused(hf, tmp_path, changes, words):
     base = load_model(hf.save(tmp_path / "base", hf.model()))
     folder = hf.save(tmp_path / "expert", hf.model(**changes))
     with pytest.raises(BadInputError, match=words):
-        load_expert(folder, base)
-
-
-def test_expert_with_another_vocabulary_is_refused(hf, tmp_path):
-    base = load_model(hf.save(tmp_path / "base", hf.model()))
-    folder = hf.save(tmp_path / "expert", hf.model())
-    tokenizer = hf.tokenizer()
-    tokenizer.add_tokens(["zzz"])
-    tokenizer.save_pretrained(folder)
-    with pytest.raises(BadInputError, match=r"'zzz' as 63.*as None \(64 and 63"):
         load_expert(folder, base)
 
 

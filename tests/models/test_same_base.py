@@ -119,7 +119,7 @@ def test_positions(base, change):
         ({"head_dim": 16}, "head_dim is 16, .* 8"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"mlp_bias": True}, "mlp_bias is True"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
+        ({"tie_word_embeddings": True, "vocab_size": 70}, None),
         ({"num_key_value_heads": 4}, "num_key_value_heads is 4"),
         ({"pretraining_tp": 2}, None),
         ({"hidden_act": "swish"}, None),

@@ -8,7 +8,7 @@ the folder format is that of huggingface/peft.
 
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,30 +57,27 @@ class Adapter(NamedTuple):
       factors: by the Hugging Face name of the weight they change.
       replacements: whole weights that the adapter brings (`modules_to_save`), as
         float32, by name.
+      copies: weights of the base that it brings unchanged, as they are stored, by name;
+        PEFT keeps embedding and head where the base's vocabulary was changed.
     """
 
     factors: dict[str, LoraFactor]
     replacements: dict[str, np.ndarray]
+    copies: dict[str, np.ndarray]
 
 
-def read_adapter(
-    folder: str | os.PathLike[str],
-    config: WeightsConfig,
-    base_weights: Mapping[str, np.ndarray] | None = None,
-) -> Adapter:
+def read_adapter(folder: str | os.PathLike[str], config: WeightsConfig) -> Adapter:
     """Reads a PEFT LoRA folder.
 
-    Where the base ties its head to the embedding, an adapter must change both alike
-    (PEFT's `ensure_weight_tying`), which is one change of the one tied weight.
+    Embedding and head may have other rows than the base's. Where the base ties them,
+    there may be changes of either.
 
     Args:
       folder: holds `adapter_config.json` and `adapter_model.safetensors`.
       config: the base model's.
-      base_weights: if given, copies of base weights in the adapter must equal them up
-        to the rounding of either dtype.
 
     Returns:
-      Factors and replaced weights, in float32.
+      Factors and replaced weights, in float32, and copies.
 
     Raises:
       BadInputError: if the adapter is of a kind that is not a sum `W + scale B A`, does
@@ -97,7 +94,6 @@ def read_adapter(
         )
     stored = safetensors.open_file(path)
     of_base = config.weight_shapes()
-    tied = EMBEDDING in of_base and HEAD not in of_base
     prefix, root = _prefixes(stored, of_base)
     # Up to the end, names are those of the model that PEFT adapted.
     shapes = {
@@ -107,10 +103,12 @@ def read_adapter(
     }
     places = dict(shapes)  # where the adapter may put something
     embedding = EMBEDDING.removeprefix(root)
-    if tied and not root:
-        places[HEAD] = shapes[embedding]
+    if embedding in shapes and not root:
+        places[HEAD] = shapes[embedding]  # also where the base ties it
+    tables = (embedding, HEAD)  # may have more or fewer rows
     halves: dict[str, dict[str, np.ndarray]] = {}
     replacements: dict[str, np.ndarray] = {}
+    copies: dict[str, np.ndarray] = {}
     for key, value in stored.items():
         name, half, array = _split_key(key, value, prefix, path)
         if half is not None:
@@ -118,34 +116,66 @@ def read_adapter(
                 array, np.float32, f"{path}: tensor {key!r}"
             )
             continue
-        _check_replacement(name, array, places, path)
+        # Where the base's vocabulary was changed, PEFT writes a saved module three
+        # times: as such, under its wrapper's name, and as it was in the base.
+        if ".modules_to_save." in name:
+            continue
+        before, name = ".original_module." in name, _without(name, "original_module")
+        _check_replacement(name, array, places, tables, path)
         base_name = name if name in shapes else embedding  # of a tied head
         modules = {place.rpartition(".")[0] for place in (name, base_name)}
-        if any(map(settings.saves, modules)):
+        if not before and any(map(settings.saves, modules)):
             replacements[name] = cast(array, np.float32, f"{path}: tensor {key!r}")
-        elif base_weights is not None:
-            if not is_rounded_copy(array, base_weights[root + base_name]):
-                raise BadInputError(
-                    f"{path}: brings a changed {name!r} that {CONFIG} does not list in "
-                    "modules_to_save"
-                )
-    factors = {
-        name: _factor(name, pair, settings, places.get(name), path)
-        for name, pair in sorted(halves.items())
-    }
+        else:
+            copies[name] = array
+    factors = {}
+    for name, pair in sorted(halves.items()):
+        shape = places.get(name)
+        if shape and name in tables and "b" in pair:
+            shape = (len(pair["b"]), *shape[1:])
+        factors[name] = _factor(name, pair, settings, shape, path)
     for name in shapes:
         if settings.saves(name.rpartition(".")[0]) and name not in replacements:
             raise BadInputError(
                 f"{path}: lacks {name!r}, which {CONFIG} lists in modules_to_save"
             )
-    if tied:
-        _drop_tied_head(factors, "adapts", embedding, path)
-        _drop_tied_head(replacements, "replaces", embedding, path)
     _check_targets(factors, settings, shapes, path)
     return Adapter(
-        {root + name: factor for name, factor in factors.items()},
-        {root + name: array for name, array in replacements.items()},
+        *(
+            {root + name: change for name, change in changes.items()}
+            for changes in (factors, replacements, copies)
+        )
     )
+
+
+def check_copies(
+    adapter: Adapter,
+    base_weights: Mapping[str, np.ndarray],
+    shared: Callable[[int], np.ndarray] | None,
+    path: pathlib.Path,
+) -> None:
+    """Refuses copies that are not the base's up to the rounding of either dtype.
+
+    Args:
+      adapter: of any vocabulary.
+      base_weights: the base model's.
+      shared: gives of a number of rows of embedding or head those that the base has,
+        bool `[base_rows]`; None if they have the base's rows.
+      path: of the adapter, for messages.
+
+    Raises:
+      BadInputError: names the weight.
+    """
+    for name, array in adapter.copies.items():
+        base = base_weights[name if name in base_weights else EMBEDDING]
+        if shared is not None and name in (EMBEDDING, HEAD):
+            rows = np.flatnonzero(shared(len(array)))
+            array, base = array[rows], base[rows]
+        if not is_rounded_copy(array, base):
+            raise BadInputError(
+                f"{path}: brings a changed {name!r} that {CONFIG} does not list in "
+                "modules_to_save"
+            )
 
 
 def _prefixes(keys: Iterable[str], of_base: Iterable[str]) -> tuple[str, str]:
@@ -187,17 +217,26 @@ def _split_key(
             f"{path}: tensor {key!r} is of a kind that is not supported; only lora_A "
             "and lora_B are"
         )
-    return key.removeprefix(prefix).replace(".base_layer.", "."), None, value
+    return _without(key.removeprefix(prefix), "base_layer"), None, value
+
+
+def _without(name: str, part: str) -> str:
+    return name.replace(f".{part}.", ".")
 
 
 def _check_replacement(
-    name: str, array: np.ndarray, places: Mapping[str, tuple[int, ...]], path: Any
+    name: str,
+    array: np.ndarray,
+    places: Mapping[str, tuple[int, ...]],
+    tables: tuple[str, ...],
+    path: Any,
 ) -> None:
     if name not in places:
         raise BadInputError(
             f"{path}: weight {name!r} {array.shape} maps to nothing in the base model"
         )
-    if array.shape != places[name]:
+    first = 1 if name in tables else 0
+    if array.ndim != len(places[name]) or array.shape[first:] != places[name][first:]:
         raise BadInputError(
             f"{path}: weight {name!r} should have the base's shape {places[name]}, but "
             f"has {array.shape}"
@@ -229,24 +268,11 @@ def _factor(
     return LoraFactor(pair["b"], pair["a"], settings.scale(module))
 
 
-def _drop_tied_head(changes: dict[str, Any], verb: str, name: str, path: Any) -> None:
-    """Takes the head's change out if the embedding has the same; refuses others."""
-    embedding, head = changes.get(name), changes.pop(HEAD, None)
-    if embedding is None and head is None:
-        return
-    remedy = "train with PEFT's ensure_weight_tying, or give the full model untied"
-    names = [name.removesuffix(".weight") for name in (name, HEAD)]
-    if embedding is None or head is None:
-        alone = names[0] if head is None else names[1]
-        raise BadInputError(
-            f"{path}: {verb} {alone!r} alone, but the base ties the embedding to the "
-            f"head, so no model with tied embeddings is this one; {remedy}"
-        )
-    if not all(map(np.array_equal, embedding, head)):  # factors and scale, or rows
-        raise BadInputError(
-            f"{path}: {verb} {names[0]!r} and {names[1]!r} differently, but the base "
-            f"ties them; {remedy}"
-        )
+def is_same_change(one: Any, other: Any) -> bool:
+    """True for two equal changes: factors with their scale, or whole arrays."""
+    if one is None or other is None:
+        return one is other
+    return len(one) == len(other) and all(map(np.array_equal, one, other))
 
 
 def _check_targets(

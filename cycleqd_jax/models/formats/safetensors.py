@@ -126,6 +126,14 @@ class StoredWeights(Mapping[str, np.ndarray]):
         """The same, whose arrays are cast after they are read."""
         return StoredWeights(self._files, dtype)
 
+    def file(self, name: str) -> Any:
+        """What an array is read from."""
+        return self._files[name]
+
+    def reading(self, files_of: Mapping[str, Any]) -> "StoredWeights":
+        """The same with arrays added or replaced, by what they are read from."""
+        return StoredWeights({**self._files, **files_of}, self._dtype)
+
 
 def open_file(path: str | os.PathLike[str]) -> StoredWeights:
     """Opens one safetensors file.

@@ -9,10 +9,10 @@ import jax
 
 from cycleqd_jax.evaluation.base import Cost
 from cycleqd_jax.models.base import Weights
+from cycleqd_jax.models.expert_folders import open_segmentation_expert
 from cycleqd_jax.models.experts import Expert, FullExpert
 from cycleqd_jax.models.formats.hf_folder import export_segmentation_model
 from cycleqd_jax.models.formats.peft_export import save_lora
-from cycleqd_jax.models.loading import open_segmentation_expert
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.tasks.base import Split

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.loading import open_segmentation_expert
+from cycleqd_jax.models.expert_folders import open_segmentation_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.tasks.base import Split
 from cycleqd_jax.training.images.score import BASE, score_models

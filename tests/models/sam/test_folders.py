@@ -15,6 +15,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.models.expert_folders import open_segmentation_expert
 from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.families import make_segmentation_program, read_config
 from cycleqd_jax.models.formats.hf_folder import (
@@ -23,7 +24,7 @@ from cycleqd_jax.models.formats.hf_folder import (
 )
 from cycleqd_jax.models.formats.peft import LoraFactor
 from cycleqd_jax.models.formats.peft_export import export_adapter
-from cycleqd_jax.models.loading import load_model, open_segmentation_expert
+from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.models.sam.config import SamConfig
 
 ATTENTION = ["qkv", "q_proj", "v_proj", "out_proj"]

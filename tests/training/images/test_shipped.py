@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cycleqd_jax.config import load_config
+from cycleqd_jax.models.expert_folders import open_segmentation_expert
 from cycleqd_jax.models.formats.hf_folder import open_segmentation_model
-from cycleqd_jax.models.loading import open_segmentation_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.tasks.base import Split
 from cycleqd_jax.tasks.segmentation.families import FAMILIES

@@ -13,8 +13,8 @@ import pytest
 import toy_world
 from safetensors.numpy import load_file
 
+from cycleqd_jax.models.expert_folders import open_segmentation_expert
 from cycleqd_jax.models.formats.hf_folder import open_segmentation_model
-from cycleqd_jax.models.loading import open_segmentation_expert
 from experiments import new_model, segmentation_table, train_experts
 
 TESTS = pathlib.Path(__file__).parents[2]
