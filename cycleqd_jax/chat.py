@@ -7,7 +7,7 @@ imports the other.
 import dataclasses
 import enum
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
 
@@ -61,16 +61,40 @@ class ChatOptions:
       stop_strings: texts that end the reply and are none of it.
       temperature: 0 is greedy.
       top_p: only the smallest set of tokens whose probabilities add up to p.
+      top_k: only the k most likely tokens; 0 takes all.
       seed: of the draws of this reply.
+      max_new_tokens: the most tokens of this reply; None takes the task's limit.
+      room: tokens of prompt and reply together, for prompts that are then cut on the
+        left; None cuts none.
+      system_optional: whether the system's message is left out where the template has
+        no such role, instead of an error.
     """
 
     template: str | None = None
     stop_strings: tuple[str, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
     seed: int = 0
+    max_new_tokens: int | None = None
+    room: int | None = None
+    system_optional: bool = False
 
 
+class Likelihood(NamedTuple):
+    """How likely a model finds a given text.
+
+    Attributes:
+      logprob: natural logarithm of the text's probability.
+      is_greedy: whether every token of it is the most likely one.
+    """
+
+    logprob: float
+    is_greedy: bool
+
+
+# The chat template of a prompt that is plain text.
+PLAIN = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 DEFAULT_CHAT = ChatOptions()
 
 
@@ -87,5 +111,24 @@ class Chat(Protocol):
             beginning of the reply: its text is put behind where the reply begins,
             and is no part of what comes back.
           options: leave them out where the default will do.
+        """
+        ...
+
+    def score(
+        self,
+        messages: Sequence[Message],
+        continuation: str,
+        options: ChatOptions = DEFAULT_CHAT,
+    ) -> Awaitable[Likelihood]:
+        """The log-probability of a given continuation; nothing is generated.
+
+        A chat that plays recorded replies lacks this method.
+
+        Args:
+          messages: as for a reply. Spaces at the end of the prompt belong to the
+            continuation. Without any, the continuation is a whole text, which is scored
+            in parts of `options.room` tokens.
+          continuation: what is scored.
+          options: `template`, `room` and `system_optional`.
         """
         ...

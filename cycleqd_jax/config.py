@@ -94,8 +94,8 @@ class RunConfig(Section):
       dtype: of weights and computation.
       date: the day in the prompts of a chat template that prints it, whenever a run is
         begun or resumed.
-      tasks: names, or import paths "package.module:Class"; order of the archives. All
-        are tasks of language models, or all are data sets of images.
+      tasks: names, import paths "package.module:Class", or "lm_eval:TASK"; order of
+        the archives. All are tasks of language models, or all are data sets of images.
       experts: entry of `tasks` -> the PEFT or model folder of its expert, or "none"
         for a task without one. Other keys are names of further experts, which belong to
         no task.

@@ -306,10 +306,12 @@ def _import_path(path: str) -> str:
 
 
 def _task_name(name: str) -> str:
+    if name.startswith("lm_eval:") and name != "lm_eval:":
+        return name
     if not name.isidentifier() and ":" not in name:
         raise ValueError(
-            "Input should be a name like pocket_coding or an import path like "
-            "package.module:Class"
+            "Input should be a name like pocket_coding, an import path like "
+            "package.module:Class, or lm_eval:TASK"
         )
     return name if name.isidentifier() else _import_path(name)
 

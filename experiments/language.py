@@ -4,24 +4,26 @@
         --config experiments/configs/language.yaml [key=value ...]
 
 Asks base, experts and result of a run (or models by path) any of the harness's tasks,
-prints their scores relative to the base, and writes language.json and language.parquet.
+prints their scores relative to the base, and writes language.json.
 The same command, started again, continues after the last finished task.
 """
 
 import argparse
+import importlib
 import os
 import pathlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
+import rich.markup
 import rich.table
 
 from cycleqd_jax.config import load_config
-from cycleqd_jax.evaluation.language.settings import LanguageConfig
 from cycleqd_jax.reports import console
-from cycleqd_jax.runs.language import measure
+from cycleqd_jax.runs.language_settings import LanguageConfig
 from cycleqd_jax.runs.names import BASE
+from cycleqd_jax.tasks import harness
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +51,10 @@ def _measure(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.settings, LanguageConfig)
     named = f"runs/{pathlib.Path(args.config).stem}"
     output = config.output or (f"{config.run}/language" if config.run else named)
+    harness.check_installed("language")
+    language = importlib.import_module("cycleqd_jax.runs.language")
     with console.ConsoleObserver() as observer:
-        result = measure(config, output, observer)
+        result = language.measure(config, output, observer)
     out = console.make_console()
     out.print(_table(result, plain=not out.is_terminal))
     out.print(f"written: {output}/language.json", soft_wrap=True, highlight=False)
@@ -59,23 +63,18 @@ def _measure(args: argparse.Namespace) -> int:
 
 def _table(result: Mapping, *, plain: bool) -> rich.table.Table:
     """One row per task and metric, one column per model; the means come last."""
-    models = list(result["models"])
     table = rich.table.Table(title=f"scores, and relative to {BASE}", safe_box=plain)
-    for name in ("task", "metric"):
-        table.add_column(name, no_wrap=True)
-    for name in models:
-        table.add_column(name, justify="right")
+    for name in ("task", "metric", *result["models"]):
+        table.add_column(name, justify="right" if name in result["models"] else "left")
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in result["scores"]:
-        text = f"{row['value']:.4f}"
-        if row["model"] != BASE:
-            text += f" ({_share(row['relative'])})"
         if not row["is_part"]:
-            metric = row["metric"].replace("[", "\\[")  # brackets would be markup
-            line = lines.setdefault((row["asked"], row["task"], metric), {})
-            line[row["model"]] = text
+            line = lines.setdefault((row["asked"], row["task"], row["metric"]), {})
+            share = "" if row["model"] == BASE else f" ({_share(row['relative'])})"
+            line[row["model"]] = f"{row['value']:.4f}{share}"
     for (_, task, metric), line in lines.items():
-        table.add_row(task, metric, *(line.get(name, "-") for name in models))
+        cells = (line.get(name, "-") for name in result["models"])
+        table.add_row(task, rich.markup.escape(metric), *cells)
     means = map(_share, result["mean_relative"].values())
     table.add_row("mean", "relative", *means)
     return table

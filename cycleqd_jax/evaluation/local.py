@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Finish, Message, Reply
+from cycleqd_jax.chat import Reply
 from cycleqd_jax.errors import RunError
 from cycleqd_jax.evaluation.base import (
     Cost,
@@ -26,10 +26,11 @@ from cycleqd_jax.evaluation.base import (
     Scoring,
     select_problems,
 )
+from cycleqd_jax.evaluation.chats import EngineChat
 from cycleqd_jax.evaluation.gradients import answer_gradients
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.texts import text_scores
-from cycleqd_jax.inference.requests import Limits, NotFiniteError, Sampling
+from cycleqd_jax.inference.requests import NotFiniteError
 from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.genome import Genome
@@ -68,7 +69,9 @@ def _naming(case: _Case) -> Iterator[None]:
         raise RunError(f"{case.individual} on {case.problem.id}: {err}.") from err
 
 
-Job = Callable[[_Case], Coroutine[Any, Any, Any]]
+# Does its work in a conversation; the second result is the tokens it computed.
+Job = Callable[[_Case, Conversation], Coroutine[Any, Any, tuple[Any, int]]]
+_LONGEST_RUN = 64  # problems of one conversation; more would leave slots idle
 
 
 class LocalEvaluator:
@@ -134,7 +137,7 @@ class LocalEvaluator:
         progress: Progress | None = None,
     ) -> Evaluation:
         """Runs one episode per individual and problem; see `Evaluator.evaluate`."""
-        found = self._run(individuals, split, problems, progress, self._episode)
+        found = self._run(individuals, split, problems, progress, self._play)
         return Evaluation(*found)
 
     def score(
@@ -153,7 +156,7 @@ class LocalEvaluator:
         Raises:
           RequestError: a reference dialogue is longer than the engine's length.
         """
-        found = self._run(individuals, split, problems, progress, self._reference_score)
+        found = self._run(individuals, split, problems, progress, self._score_reference)
         return Scoring(*found)
 
     def evaluate_and_score(
@@ -226,75 +229,67 @@ class LocalEvaluator:
         chosen = select_problems(self.tasks, split, problems)
         total, done = len(individuals) * len(chosen), 0
 
-        async def counted(case: _Case) -> Any:
+        async def played(cases: Sequence[_Case]) -> list[tuple[Any, int]]:
             nonlocal done
-            result = await job(case)
-            done += 1
-            if progress is not None:
-                progress(done, total)
-            return result
+            results, first = [], cases[0]
+            with self._engine.conversation(first.row, priority=first.priority) as turns:
+                for case in cases:
+                    results.append(await job(case, turns))
+                    done += 1
+                    if progress is not None:
+                        progress(done, total)
+            return results
+
+        runs = self._runs(chosen, total)
 
         def jobs(name: str, row: int) -> Iterator[Coroutine]:
-            # In the order of tasks: replies of one task have similar lengths, so slots
-            # become free together, and few idle at the end.
-            for priority, (task, problem) in enumerate(chosen):
-                yield counted(_Case(name, row, split, task, problem, priority))
+            for run in runs:
+                yield played([_Case(name, row, split, *one) for one in run])
 
         found = self._runner.run(self._loader.run(individuals, jobs))
-        done_jobs = [result for rows in found for result in rows]
+        done_jobs = [result for runs in found for run in runs for result in run]
         # Not the engine's counters: those have failed attempts and tokens after a stop
         # string in them, so they are not the same whenever a run is repeated.
         forward = sum(tokens for _, tokens in done_jobs)
         seconds, used = time.perf_counter() - start, self.stats.since(before)
         return [result for result, _ in done_jobs], Cost(forward, 0, seconds, used)
 
-    def _conversation(
-        self, case: _Case
-    ) -> contextlib.AbstractContextManager[Conversation]:
-        return self._engine.conversation(case.row, priority=case.priority)
+    def _runs(
+        self, chosen: Sequence[tuple[Task, Problem]], total: int
+    ) -> list[list[tuple[Task, Problem, int]]]:
+        """The problems, with their priorities, that are played in one conversation.
 
-    async def _episode(self, case: _Case) -> tuple[Episode, int]:
-        """Runs one episode; the second result is its tokens through the model."""
-        with self._conversation(case) as turns:
-            return await self._play(case, turns)
-
-    async def _reference_score(self, case: _Case) -> tuple[ReferenceScore, int]:
-        """Scores the reference dialogue of one problem; also its tokens computed."""
-        with self._conversation(case) as turns:
-            return await self._score_reference(case, turns)
+        Priorities are in the order of tasks: replies of one task have similar lengths,
+        so slots become free together, and few idle at the end.
+        """
+        settings, runs = self._engine.settings, []
+        # A deterministic engine does not let bits depend on other problems.
+        most = (
+            1 if settings.deterministic else min(total // settings.slots, _LONGEST_RUN)
+        )
+        for priority, (task, problem) in enumerate(chosen):
+            shares = getattr(task, "shares_prompts", False)
+            if not runs or not shares or runs[-1][-1][0] is not task:
+                runs.append([])
+            elif len(runs[-1]) >= most:
+                runs.append([])
+            runs[-1].append((task, problem, priority))
+        return runs
 
     async def _both(
-        self, case: _Case
+        self, case: _Case, turns: Conversation
     ) -> tuple[tuple[Episode, ReferenceScore, int], int]:
         """Both in one conversation, whose cache holds the prompt; also their tokens."""
-        with self._conversation(case) as turns:
-            episode, computed = await self._play(case, turns)
-            scored, more = await self._score_reference(case, turns)
+        episode, computed = await self._play(case, turns)
+        scored, more = await self._score_reference(case, turns)
         return (episode, scored, more), computed
 
     async def _play(self, case: _Case, turns: Conversation) -> tuple[Episode, int]:
-        replies: list[Reply] = []
-        computed: list[int] = []
         start, task, problem = time.perf_counter(), case.task, case.problem
-
-        async def chat(
-            messages: Sequence[Message], options: ChatOptions = DEFAULT_CHAT
-        ) -> Reply:
-            reply, tokens = await self._reply(
-                messages, options, turns, task.max_new_tokens
-            )
-            replies.append(reply)
-            computed.append(tokens)
-            return reply
-
-        def new_chat() -> Chat:
-            # A retried episode keeps nothing of the failed attempt.
-            replies.clear()
-            computed.clear()
-            return chat
-
+        chat = EngineChat(self._engine, turns, task.max_new_tokens)
         with _naming(case):
-            result = await run_episode(task, problem, new_chat, self._sandbox)
+            result = await run_episode(task, problem, chat.afresh, self._sandbox)
+        replies = chat.replies
         last = replies[-1] if replies else Reply("")
         episode = Episode(
             individual=case.individual,
@@ -314,32 +309,7 @@ class LocalEvaluator:
             metrics=dict(result.metrics),
             seconds=time.perf_counter() - start,
         )
-        return episode, sum(computed)
-
-    async def _reply(
-        self,
-        messages: Sequence[Message],
-        options: ChatOptions,
-        conversation: Conversation,
-        limit: int,
-    ) -> tuple[Reply, int]:
-        """Generates the next reply; the second result is the tokens it computed.
-
-        Those are the prompt's, less what the cache had, and the reply's. A prompt that
-        fills the engine's length gets an empty reply, which ends by LENGTH.
-        """
-        prompt = self._engine.encode(messages, options.template)
-        if len(prompt) >= self._engine.settings.length:
-            return Reply("", (), len(prompt), Finish.LENGTH), 0
-        sampling = Sampling(options.temperature, top_p=options.top_p, seed=options.seed)
-        got = await self._engine.generate(
-            prompt,
-            Limits(limit, options.stop_strings),
-            sampling=sampling,
-            conversation=conversation,
-        )
-        reply = Reply(got.text, got.tokens, got.prompt_tokens, got.finish)
-        return reply, got.prompt_tokens - got.reused_tokens + len(got.tokens)
+        return episode, chat.computed
 
     async def _score_reference(
         self, case: _Case, turns: Conversation

@@ -16,11 +16,9 @@ TEXT = "text"  # split and task of plain texts
 def text_tokens(text: str, tokenizer: ChatTokenizer) -> tuple[int, ...]:
     """A text as tokens, after the one that stands for what came before it.
 
-    That is the token that begins a text, or else the one that ends one, as in
-    lm-evaluation-harness. All tokens but this one are scored.
+    All tokens but that one are scored.
     """
-    first = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    return (first, *tokenizer.encode(text))
+    return (tokenizer.begin_id, *tokenizer.encode(text))
 
 
 def text_scores(

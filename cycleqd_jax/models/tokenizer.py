@@ -47,6 +47,7 @@ class ChatTokenizer:
         tokenizer: Any,
         eos_ids: Sequence[int] = (),
         date: datetime.date = chat_template.DATE,
+        arguments: Mapping[str, Any] | None = None,
     ):
         """Wraps a fast tokeniser.
 
@@ -55,11 +56,12 @@ class ChatTokenizer:
             padding are switched off.
           eos_ids: more end-of-sequence ids, for example of `generation_config.json`.
           date: for chat templates that print the day.
+          arguments: further ones of the chat template.
 
         Raises:
           BadInputError: if no end-of-sequence token is known.
         """
-        self._hf, self.date = tokenizer, date
+        self._hf, self.date, self._arguments = tokenizer, date, dict(arguments or {})
         self._backend = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -78,7 +80,11 @@ class ChatTokenizer:
 
     def on(self, date: datetime.date) -> "ChatTokenizer":
         """The same tokeniser, whose chat template is shown another date."""
-        return ChatTokenizer(self._hf, self.stop_ids, date)
+        return ChatTokenizer(self._hf, self.stop_ids, date, self._arguments)
+
+    def with_arguments(self, arguments: Mapping[str, Any]) -> "ChatTokenizer":
+        """The same tokeniser, whose chat template gets further arguments."""
+        return ChatTokenizer(self._hf, self.stop_ids, self.date, arguments)
 
     @property
     def hf(self) -> Any:
@@ -95,6 +101,11 @@ class ChatTokenizer:
         """The tokeniser's end-of-sequence token, or the first stop token."""
         eos = self._hf.eos_token_id
         return self.stop_ids[0] if eos is None else int(eos)
+
+    @property
+    def begin_id(self) -> int:
+        """The token that stands for what came before a text: BOS, or else EOS."""
+        return self.eos_id if self.bos_id is None else self.bos_id
 
     @property
     def vocabulary(self) -> dict[str, int]:
@@ -123,7 +134,7 @@ class ChatTokenizer:
             "another is chosen with date=YYYY-MM-DD"
         )
 
-    def template_arguments(self, template: str | None = None) -> dict[str, str]:
+    def template_arguments(self, template: str | None = None) -> dict[str, Any]:
         """Arguments of `apply_chat_template` with which prompts never change.
 
         Args:
@@ -133,7 +144,8 @@ class ChatTokenizer:
           BadInputError: the template draws at random.
           jinja2.TemplateError, ValueError: it is damaged, or there is none.
         """
-        return chat_template.pinned(self._hf.get_chat_template(template), self.date)
+        text = self._hf.get_chat_template(template)
+        return chat_template.pinned(text, self.date) | self._arguments
 
     def render(
         self,

@@ -6,13 +6,14 @@ import jax
 
 from cycleqd_jax.chat import check_text
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation import chats
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.device_memory import cache_bytes
 from cycleqd_jax.runs.memory import size_text, this_machine
-from cycleqd_jax.tasks.base import Problem, Split, Task, opening, reference
+from cycleqd_jax.tasks.base import Problem, Split, Task, questions, reference
 
 # More slots gain nothing, because arithmetic is the bottleneck by then.
 _MOST_SLOTS = {"cpu": 64}
@@ -40,7 +41,7 @@ def check_prompts(
     """
     need, longest = max(
         (
-            (prompt_tokens(task, problem, tokenizer) + task.max_new_tokens, problem.id)
+            (tokens_needed(task, problem, tokenizer), problem.id)
             for split in splits
             for task in tasks
             for problem in task.problems(split)
@@ -112,18 +113,27 @@ def check_length(engine: EngineSettings, model: ModelConfig) -> None:
         )
 
 
-def prompt_tokens(task: Task, problem: Problem, tokenizer: ChatTokenizer) -> int:
-    """Tokens of a problem's longest prompt, that of its last right reply.
+def tokens_needed(task: Task, problem: Problem, tokenizer: ChatTokenizer) -> int:
+    """Tokens of a problem's longest prompt with its reply, or text to score.
 
     Raises:
       BadInputError: a message cannot be encoded.
     """
-    messages = list(opening(task, problem))
-    try:
-        check_text(messages)
-    except ValueError as err:
-        raise BadInputError(f"Problem {problem.id}: {err}.") from err
-    return len(tokenizer.encode_chat(messages))
+    lengths = [0]
+    for messages, continuation, options in questions(task, problem):
+        try:
+            check_text(messages)
+        except ValueError as err:
+            raise BadInputError(f"Problem {problem.id}: {err}.") from err
+        if continuation is None:
+            limit = options.max_new_tokens or task.max_new_tokens
+            prompt = chats.prompt_tokens(tokenizer, messages, options, limit)
+            lengths.append(len(prompt) + limit)
+        else:
+            # The last token is only a target.
+            scored = chats.parts(tokenizer, messages, continuation, options)
+            lengths += [len(tokens) - 1 for tokens, _ in scored]
+    return max(lengths)
 
 
 def _round_up(number: int, step: int) -> int:

@@ -34,7 +34,7 @@ from cycleqd_jax.models.locate import find_download, is_hub_name, locate
 from cycleqd_jax.models.own_experts import Base
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.remote import is_url, left_files
-from cycleqd_jax.runs.engine_sizes import check_length, prompt_tokens
+from cycleqd_jax.runs.engine_sizes import check_length, tokens_needed
 from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.memory import Machine, RunMemory
 from cycleqd_jax.search.registry import search_class
@@ -329,8 +329,8 @@ def estimate_episode(
 ) -> float:
     """Seconds per episode, from its tokens and the rate of a matrix product here."""
     tokens = [
-        prompt_tokens(task, task.problems(Split.OPTIMISE)[0], tokenizer)
-        + task.max_new_tokens / 2
+        tokens_needed(task, task.problems(Split.OPTIMISE)[0], tokenizer)
+        - task.max_new_tokens / 2
         for task in tasks
     ]
     return 2 * parameters * float(np.mean(tokens)) / reached_rate(dtype)

@@ -7,12 +7,12 @@ awaits replies of `chat` and results of `sandbox`, so thousands can run at once.
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import pydantic
 from pydantic import Field
 
-from cycleqd_jax.chat import Chat, Message
+from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Message
 from cycleqd_jax.errors import RunError, printable
 from cycleqd_jax.files import Count, Section, Seed, Whole
 from cycleqd_jax.sandbox.base import Sandbox
@@ -36,6 +36,7 @@ class Outcome(enum.StrEnum):
     WRONG = "wrong"  # 0.0, it answered
     ROUND_LIMIT = "round_limit"  # 0.0, it ran out of turns
     BAD_ACTION = "bad_action"  # 0.0, its reply did not parse
+    SCORED = "scored"  # a share, neither right nor wrong
     ENV_ERROR = "env_error"  # no score: the environment failed; see `run_episode`
 
 
@@ -68,6 +69,7 @@ class Result:
       prediction: what was compared with the expected, as text.
       feedback: the environment's messages, in order.
       metrics: further verdicts by name, like `plus` of coding.
+      share: the score where the outcome is SCORED, 0.0 to 1.0.
     """
 
     outcome: Outcome
@@ -77,6 +79,7 @@ class Result:
     prediction: str = ""
     feedback: tuple[str, ...] = ()
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    share: float = 0.0
 
     def __post_init__(self):
         """The explanation may quote the model; readers get a line that is safe."""
@@ -85,13 +88,15 @@ class Result:
 
     @property
     def score(self) -> float:
-        """1.0 if solved, else 0.0.
+        """1.0 if solved, the share if scored, else 0.0.
 
         Raises:
           ValueError: the outcome is ENV_ERROR, which says nothing about the model.
         """
         if self.outcome is Outcome.ENV_ERROR:
             raise ValueError(f"An environment error has no score: {self.explanation}")
+        if self.outcome is Outcome.SCORED:
+            return self.share
         return 1.0 if self.outcome is Outcome.SOLVED else 0.0
 
 
@@ -156,6 +161,20 @@ class TaskSettings:
     download: bool = True
 
 
+class Question(NamedTuple):
+    """One thing that a task asks a chat.
+
+    Attributes:
+      messages: see `Chat`.
+      continuation: what is scored; None asks for a reply.
+      options: of the reply or the score.
+    """
+
+    messages: tuple[Message, ...]
+    continuation: str | None
+    options: ChatOptions
+
+
 class Task(Protocol):
     """One skill. A task is made as `TaskClass(settings)` with `TaskSettings`.
 
@@ -180,6 +199,12 @@ class Task(Protocol):
     `reference(problem)`: the same as `dialogue`, or None. It may have
     `opening(problem)`, the messages before the last reply of a right episode, from
     which lengths are planned.
+
+    A task that asks several things about a problem, or not as chats, has a method
+    `questions(problem)` that gives all as `Question`s, from which lengths are planned.
+    Where `shares_prompts` is true, its prompts begin alike, like with the same examples
+    in front: neighbouring problems then share a conversation, and what they begin with
+    is computed once.
     """
 
     name: str
@@ -247,3 +272,10 @@ async def run_episode(
         f"times, the last time with: {result.explanation}; mend it, then go on with "
         "--resume."
     )
+
+
+def questions(task: Task, problem: Problem) -> Sequence[Question]:
+    """All that an episode asks, or the longest of it: the task's own, or `opening`."""
+    if hasattr(task, "questions"):
+        return task.questions(problem)
+    return [Question(tuple(opening(task, problem)), None, DEFAULT_CHAT)]

@@ -5,6 +5,7 @@ import inspect
 
 from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.files import check_name
+from cycleqd_jax.tasks import harness
 from cycleqd_jax.tasks.base import Task, TaskSettings
 from cycleqd_jax.tasks.pocket.coding import PocketCoding, PocketCodingHard
 from cycleqd_jax.tasks.pocket.db import PocketDb, PocketDbHard
@@ -24,6 +25,7 @@ _OTHERS = {
     "dbbench": "cycleqd_jax.tasks.dbbench.task:DBBench",
     "os_interaction": "cycleqd_jax.tasks.os_interaction.task:OSInteraction",
 }
+HARNESS = "lm_eval:"  # tasks of lm-evaluation-harness
 _EXTRAS = {"evalplus": "coding"}  # package -> extra that installs it
 _PLAIN = (PocketCoding, PocketDb, PocketOs)
 _HARD = (PocketCodingHard, PocketDbHard, PocketOsHard)
@@ -43,6 +45,8 @@ def is_images(name: str) -> bool:
     """
     if name in images.NAMES:
         return True
+    if name.startswith(HARNESS):
+        return False
     return ":" in name and all(hasattr(task_class(name), m) for m in _OF_IMAGES)
 
 
@@ -110,6 +114,10 @@ def task_class(name: str) -> type:
     Raises:
       BadInputError: there is no such class, or it cannot be imported.
     """
+    if name.startswith(HARNESS):
+        harness.check_installed(f"tasks: {name}")
+        search = importlib.import_module("cycleqd_jax.tasks.harness.search")
+        return search.search_task(name.removeprefix(HARNESS))
     return BUILT_IN.get(name) or _import(_OTHERS.get(name, name))
 
 

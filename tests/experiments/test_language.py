@@ -11,8 +11,7 @@ pytest.importorskip("lm_eval", reason="the extra `language` is not installed")
 
 import language_tasks
 
-from cycleqd_jax import files
-from cycleqd_jax.evaluation.language.panel import Panel
+from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.loading import load_tokenizer
 from experiments import agent_skills, export, language
@@ -109,27 +108,33 @@ def test_one_by_one_gives_the_same(world, factored, tmp_path, how):
     assert got == pytest.approx({key: want[key] for key in got}, rel=1e-5)
 
 
-def test_individuals_are_asked_once_for_all(world, tmp_path, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """Names of individuals and ids of problems, per call of the evaluator."""
+    calls = []
+    real = LocalEvaluator.evaluate
+
+    def evaluate(self, individuals, split, **more):
+        problems = [p.id for task in self.tasks for p in task.problems(split)]
+        calls.append((list(individuals), problems))
+        return real(self, individuals, split, **more)
+
+    monkeypatch.setattr(LocalEvaluator, "evaluate", evaluate)
+    return calls
+
+
+def test_individuals_are_asked_once_for_all(world, tmp_path, asked):
     folder, settings = world
-    asked = []
-    real = Panel._ask
-
-    def ask(panel, questions):
-        asked.append(len(questions))
-        return real(panel, questions)
-
-    monkeypatch.setattr(Panel, "_ask", ask)
     few = ["tasks=[own_choice,own_replies]", "limit=2"]
     assert measure(folder, settings, f"output={tmp_path}", *few) == 0
-    assert asked == [8, 2]
+    names = ("own_choice", "own_replies")
+    assert asked == [(MODELS, [f"{name}/0", f"{name}/1"]) for name in names]
 
 
 def test_what_is_written(factored):
     facts = json.loads((factored / "language.json").read_text())
     assert list(facts["models"]) == sorted(MODELS)
     rows = facts["scores"]
-    table = files.read_table(factored / "language.parquet").to_pylist()
-    assert table == rows
     assert {row["model"] for row in rows} == set(MODELS)
     for row in rows:
         [base] = [
@@ -145,36 +150,27 @@ def test_what_is_written(factored):
     assert facts["mean_relative"]["base"] == 1.0
 
 
-def test_finished_tasks_are_not_asked_again(world, factored, monkeypatch, capsys):
+def test_finished_tasks_are_not_asked_again(world, factored, asked, tmp_path, capsys):
     folder, settings = world
     before = {p: p.read_bytes() for p in factored.rglob("*") if p.is_file()}
-    asked = []
-    real = Panel._ask
-
-    def ask(panel, questions):
-        asked.append(list(panel._individuals))
-        return real(panel, questions)
-
-    monkeypatch.setattr(Panel, "_ask", ask)
     capsys.readouterr()
     assert measure(folder, settings) == 0
     assert not asked
     table = capsys.readouterr().out
     assert "own_group" in table and "own_choice" not in table
     assert "exact_match[first-word]" in table
-    [part] = factored.glob("parts/own_replies--expert-toy_b--*.json")
-    part.write_text(part.read_text().replace('"task"', '"tusk"'))  # damaged
-    assert measure(folder, settings) == 0
-    assert asked == [["expert/toy_b"]]
     after = {p: p.read_bytes() for p in factored.rglob("*") if p.is_file()}
-    assert {p.name: b for p, b in after.items() if p.name != "lock"} == {
-        p.name: b for p, b in before.items() if p.name != "lock"
-    }
-    # Another protocol has parts of its own.
-    assert measure(folder, settings, "limit=2", "tasks=[own_texts]") == 0
-    assert asked == [["expert/toy_b"], MODELS]
-    assert measure(folder, settings) == 0
-    assert len(asked) == 2
+    assert after == before
+    # Another protocol has scores of its own, and a further model is asked alone.
+    few = [f"output={tmp_path}", "limit=2", "tasks=[own_texts]"]
+    assert measure(folder, settings, *few) == 0
+    assert [names for names, _ in asked] == [MODELS]
+    assert measure(folder, settings, *few, f"models={{more: {folder / 'toy_b'}}}") == 0
+    assert [names for names, _ in asked] == [MODELS, ["more"]]
+    finished = tmp_path / "finished.json"
+    finished.write_text(finished.read_text().replace('"task"', '"tusk"', 1))
+    assert measure(folder, settings, *few) == 2
+    assert "finished.json is damaged" in capsys.readouterr().err
 
 
 def test_models_by_path(world, factored, tmp_path):
@@ -227,7 +223,7 @@ def test_a_model_that_is_no_fine_tune(world, tmp_path):
         (["models={other: nowhere}"], ["nowhere"]),
         (["include=[nowhere]"], ["nowhere is no folder"]),
         (["max_length=16", "tasks=[own_replies]"], ["own_replies", "max_length, 16"]),
-        (["engine.length=32"], ["engine.length is 32", "auto"]),
+        (["engine.length=32"], ["engine.length is 32 tokens", "or more"]),
         (["tusks=[x]"], ["did you mean tasks"]),
         (["engine.slots=0"], ["engine.slots"]),
         (["tasks=[own_code]"], ["own_code runs what the model wrote", "unsafe_code"]),

@@ -1,23 +1,24 @@
-"""Tasks, their scores, and what can be wrong with them."""
+"""Rows of scores, task files of one's own, and what can fail."""
 
 import pytest
+
+pytest.importorskip("lm_eval", reason="the extra `language` is not installed")
+
+import language_tasks
 import yaml
-from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 
 from cycleqd_jax.config import load_config, to_yaml
-from cycleqd_jax.errors import RunError
-from cycleqd_jax.evaluation.language import harness
-from cycleqd_jax.evaluation.language.harness import find_tasks, run_task, score_rows
-from cycleqd_jax.evaluation.language.lm import EngineLM
-from cycleqd_jax.evaluation.language.panel import Panel
-from cycleqd_jax.evaluation.language.settings import HarnessSettings, LanguageConfig
+from cycleqd_jax.runs import language
+from cycleqd_jax.runs.language_settings import LanguageConfig
+from cycleqd_jax.tasks.harness import load
 
 
 @pytest.fixture(scope="module")
-def all_tasks(own_tasks):
+def all_tasks(tmp_path_factory):
     """All tasks of the harness and our own; finding them takes seconds."""
-    return TaskManager(include_path=[str(own_tasks)])
+    folder = language_tasks.write_tasks(tmp_path_factory.mktemp("tasks"))
+    return TaskManager(include_path=[str(folder)])
 
 
 def test_the_default_tasks_exist(all_tasks):
@@ -36,8 +37,8 @@ def test_own_groups_may_have_tasks_of_the_harness(tmp_path, all_tasks, monkeypat
         return TaskManager(include_path=include_path, include_defaults=False)
 
     monkeypatch.setitem(all_tasks.task_index, "mixed", None)
-    monkeypatch.setattr(harness, "TaskManager", find)
-    assert find_tasks(["mixed"], [str(tmp_path)]) is all_tasks
+    monkeypatch.setattr(load, "TaskManager", find)
+    assert load.find_tasks(["mixed"], [str(tmp_path)]) is all_tasks
 
 
 def test_a_groups_score_comes_first_and_its_tasks_are_parts():
@@ -53,7 +54,7 @@ def test_a_groups_score_comes_first_and_its_tasks_are_parts():
         "configs": {"part": {}},
         "higher_is_better": {"part": {"acc": True, "em": True}, "group": {"acc": True}},
     }  # fmt: skip
-    scores = score_rows("group", results)
+    scores = language.score_rows("group", results)
     assert [(s["task"], s["metric"], s["is_part"]) for s in scores] == [
         ("group", "acc", False),
         ("part", "acc", True),
@@ -62,40 +63,13 @@ def test_a_groups_score_comes_first_and_its_tasks_are_parts():
     assert [s["stderr"] for s in scores] == [None, 0.1, None]
     assert all(s["higher_is_better"] for s in scores)
     del results["results"]["group"], results["groups"]
-    assert not any(s["is_part"] for s in score_rows("group", results))
-
-
-def test_a_task_that_fails_is_named(load, model, make_panel, monkeypatch):
-    def evaluate(*args, **more):
-        raise KeyError("answer")
-
-    monkeypatch.setattr(evaluator, "evaluate", evaluate)
-    settings = HarnessSettings()
-    lm = EngineLM(make_panel(), "base", model.tokenizer, settings, 2048)
-    with pytest.raises(RunError, match=r"own_choice fails.*KeyError"):
-        run_task("own_choice", load("own_choice"), lm, settings)
-
-
-def test_a_pass_that_asks_something_else_gets_its_answers(loader_for, model):
-    """A task that draws its problems may ask every individual others."""
-    panel = Panel(loader_for, {"one": None, "two": None})
-    one, two = (
-        EngineLM(panel, name, model.tokenizer, HarnessSettings(), 64)
-        for name in ("one", "two")
-    )
-    same, other = ("", [5, 6], [7]), ("", [5, 6], [8])
-    want = one._loglikelihood_tokens([same])
-    assert two._loglikelihood_tokens([same]) == want
-    assert two._loglikelihood_tokens([other]) != want
-    assert two._loglikelihood_tokens([]) == []
+    assert not any(s["is_part"] for s in language.score_rows("group", results))
 
 
 def test_the_shipped_config_survives_the_round_trip(tmp_path):
     first = load_config("experiments/configs/language.yaml", [], LanguageConfig)
-    assert (
-        first.engine.deterministic is False
-        and first.tasks == LanguageConfig(run="x").tasks
-    )
+    assert first.engine.deterministic is False
+    assert first.tasks == LanguageConfig(run="x").tasks
     path = tmp_path / "copy.yaml"
     path.write_text(to_yaml(first))
     assert load_config(path, [], LanguageConfig) == first
