@@ -41,6 +41,7 @@ from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.search.merges import BaselinesSettings
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import ProblemsSettings
+from cycleqd_jax.tasks.own.options import named_tasks
 from cycleqd_jax.yaml_files import (
     dump_yaml,
     laid_over,
@@ -96,6 +97,8 @@ class RunConfig(Section):
         begun or resumed.
       tasks: names, import paths "package.module:Class", or "lm_eval:TASK"; order of
         the archives. All are tasks of language models, or all are data sets of images.
+        A mapping with `jsonl` or `csv` is a task made from a file: `name`, and what
+        `task_settings` would have under it (`tasks.own.options.OwnOptions`).
       experts: entry of `tasks` -> the PEFT or model folder of its expert, or "none"
         for a task without one. Other keys are names of further experts, which belong to
         no task.
@@ -157,6 +160,11 @@ class RunConfig(Section):
     ] = "auto"
     sandbox: SandboxSettings = SandboxSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _name_tasks(cls, data: Any) -> Any:
+        return named_tasks(data)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

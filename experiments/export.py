@@ -2,6 +2,8 @@
 
     python -m experiments.export RUN [--individual ID] --to FOLDER
 
+With --push-to-hub ORG/NAME the folder is also uploaded.
+
 FOLDER is the whole model. Where the individual is exactly a low-rank change of the
 base, or with --approximate, FOLDER/adapter is a PEFT adapter; it belongs to the base
 weights as they were loaded: the base model's own folder or hub name, or FOLDER/base
@@ -9,12 +11,14 @@ where they were dequantised.
 """
 
 import argparse
+import os
 import pathlib
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
@@ -32,6 +36,8 @@ from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.remote import RemoteFolder, is_url
 from cycleqd_jax.reports import console
+from cycleqd_jax.reports.hub import check_hub_target, push_to_hub
+from cycleqd_jax.reports.model_card import ModelCard, make_card
 from cycleqd_jax.runs.adapters import adapter_of
 from cycleqd_jax.runs.opened import OpenedRun, open_run
 
@@ -79,6 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="cut the adapter to this rank, the nearest one, and say what it loses; by "
         "default its rank is the sum of the experts'",
     )
+    parser.add_argument(
+        "--push-to-hub",
+        metavar="ORG/NAME",
+        help="also upload FOLDER to a new repository of the Hugging Face hub, private "
+        "unless --public",
+    )
+    parser.add_argument(
+        "--public", action="store_true", help="everybody sees that repository"
+    )
     args = parser.parse_args(argv)
     return console.guarded(
         lambda: _export(args),
@@ -88,6 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _export(args: argparse.Namespace) -> int:
     console.set_up_process()
+    if args.push_to_hub is not None:
+        if is_url(args.to):
+            raise BadInputError(
+                f"--to: {args.to} is a URL; for --push-to-hub give a folder of this "
+                "machine, which is kept if the upload fails."
+            )
+        check_hub_target(
+            args.push_to_hub, huggingface_hub.HfApi(), huggingface_hub.get_token()
+        )
+    elif args.public:
+        raise BadInputError("--public belongs to --push-to-hub ORG/NAME; give both.")
     if not is_url(args.to):
         return _export_to(args, pathlib.Path(args.to))
     remote = RemoteFolder(args.to)
@@ -120,16 +146,17 @@ def _export_to(args: argparse.Namespace, target: pathlib.Path) -> int:
         observer.phase("loading the base model")
         model = opened.load_any_base()
         observer.phase(f"writing {opened.resolve(asked)} to {to}")
-        card = _card(asked, opened)
+        card = make_card(opened, asked, _command(args), args.push_to_hub)
         if isinstance(individual, Recipe):
             host = dict(opened.whole_models(model).host_weights(individual))
-            _write_model(target, model, host, card)
+            _write_model(target, model, host, card.text())
             observer.note(f"no adapter: {individual.method} changes single elements")
+            _push(args, target, observer)
             return console.DONE
         base = put_on_device(model.weights)
         weights = materialise(base, opened.basis, individual, opened.config.noise)
         host = {name: np.asarray(array) for name, array in weights.items()}
-        _write_model(target, model, host, card)
+        _write_model(target, model, host, card.text())
         if not args.no_adapter:
             tied = getattr(model.config, "tie_word_embeddings", False)
             plan = adapter_of(
@@ -142,7 +169,37 @@ def _export_to(args: argparse.Namespace, target: pathlib.Path) -> int:
             )
             approximate = args.approximate or args.max_rank is not None
             _write_adapter(plan, approximate, target, to, opened, model, card, observer)
+        _push(args, target, observer)
     return console.DONE
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    """The words of the command that was given; the folder's place is nobody's."""
+    words = ["python", "-m", "experiments.export", args.run]
+    if args.individual:
+        words += ["--individual", args.individual]
+    words += ["--to", "FOLDER"]
+    words += ["--no-adapter"] * args.no_adapter + ["--approximate"] * args.approximate
+    if args.max_rank is not None:
+        words += ["--max-rank", str(args.max_rank)]
+    return words
+
+
+def _push(
+    args: argparse.Namespace, target: pathlib.Path, observer: console.ConsoleObserver
+) -> None:
+    if args.push_to_hub is None:
+        return
+    name = args.push_to_hub
+    observer.phase(f"uploading to {name} on the hub")
+    url = push_to_hub(
+        target,
+        name,
+        huggingface_hub.HfApi(),
+        private=not args.public,
+        message=f"{args.individual or 'The result'} of {pathlib.Path(args.run).name}",
+    )
+    observer.note(f"the model is at {url}")
 
 
 def _write_adapter(
@@ -152,12 +209,13 @@ def _write_adapter(
     target_name: str,
     opened: OpenedRun,
     model: LoadedModel,
-    card: str,
+    card: ModelCard,
     observer: Observer,
 ) -> None:
     if not plan.factors:
         observer.note("no adapter: the experts change no matrix that it could hold")
         return
+    remark = ""
     if not plan.is_exact:
         loss = plan.describe_loss()
         if not approximate:
@@ -167,7 +225,7 @@ def _write_adapter(
             )
             return
         observer.note(f"the adapter is approximate: it loses {loss}")
-        card += (
+        remark = (
             f"\n**Approximate**: this adapter loses {loss}, in squared Frobenius norm. "
             "The whole model is in the folder above it.\n"
         )
@@ -191,7 +249,7 @@ def _write_adapter(
         target / "adapter",
         plan.factors,
         base,
-        card=card,
+        card=card.adapter_text(base_name or os.fspath(base.resolve()), remark),
         base_name=base_name,
         segmentation=model.tokenizer is None,
     )
@@ -229,28 +287,6 @@ def _write_model(
         export_segmentation_model(target, model.config, weights, card)
     else:
         export_model(target, model.config, weights, model.tokenizer, card)
-
-
-def _card(asked: str, opened: OpenedRun) -> str:
-    """The model card of an individual."""
-    facts, config, individual = opened.facts, opened.config, opened.resolve(asked)
-    experts = ", ".join(opened.experts)
-    title = asked if asked == individual else f"{asked} ({individual})"
-    lines = [
-        f"# {title} of {opened.path.name}",
-        "",
-        f"Made with cycleqd_jax (search: {config.search}; CycleQD is arXiv 2410.14735) "
-        f"from `{config.base_model}` and the experts {experts}, after "
-        f"{facts.evaluated_children} children with seed {config.seed}.",
-    ]
-    if individual == "aggregated":
-        lines += ["", "| archive | champion | weight |", "| --- | --- | --- |"]
-        lines += [
-            f"| {group} | {champion.individual} | {champion.beta:.4f} |"
-            for group, champion in facts.aggregation.items()
-        ]
-    lines += ["", f"Scores and lineage: `python -m experiments.report {opened.path}`."]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -13,16 +13,42 @@ Sources: task arithmetic, Ilharco et al. (arXiv 2212.04089); TSV-M, Gargiulo et 
 (arXiv 2412.00081); Iso-C, Marczak et al. (arXiv 2502.04959).
 """
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.core_basis import CoreBasis
 from cycleqd_jax.merging.forms import Basis
-from cycleqd_jax.merging.genome import Genome, scaled_sum, uniform
+from cycleqd_jax.merging.genome import (
+    Genome,
+    expert_genome,
+    linear_combination,
+    scaled_sum,
+    uniform,
+)
 
 # Cores are float32, so smaller singular values, relative to the largest, are rounding.
 _ROUNDING = 1e-6
+
+
+def weighted_sum(basis: Basis, weights: Sequence[float]) -> Genome:
+    """Task arithmetic with a weight per expert: `sum_k w_k tau_k`.
+
+    Args:
+      basis: of K experts.
+      weights: K factors, in the experts' order; dimensionless.
+
+    Returns:
+      The genome, float32 on the host.
+
+    Raises:
+      ValueError: the number of weights is not K.
+    """
+    experts = [expert_genome(basis, k) for k in range(basis.num_experts)]
+    batch = jax.tree.map(lambda *leaves: np.stack(leaves), *experts)
+    return jax.device_get(linear_combination(batch, np.asarray(weights)))
 
 
 def closed_form(name: str, basis: Basis, factor: float = 1.0) -> Genome:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from cycleqd_jax.merging.genome import Genome
 
-RecipeMethod = Literal["ties", "dare", "dare_ties"]
+RecipeMethod = Literal["ties", "dare", "dare_ties", "slerp"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +40,15 @@ class Recipe:
     """An element-wise merge of all experts of a run (`merging.recipes`).
 
     Attributes:
-      method: "ties", "dare" or "dare_ties".
+      method: "ties", "dare", "dare_ties" or "slerp".
       factor: scales the merged task vector; dimensionless.
-      density: share of a task vector's elements that stay, above 0 and at most 1.
-      seed: of the random drops, 0 to 2^32 - 1; "ties" draws nothing.
+      density: share of a task vector's elements that stay, above 0 and at most 1;
+        "slerp" keeps all.
+      seed: of the random drops, 0 to 2^32 - 1; "ties" and "slerp" draw nothing.
+      weights: one per expert, in their order; None stands for 1 each, with "slerp" for
+        1/2 each.
+      normalise: of "ties" and "dare_ties": whether the values that agree in sign are
+        divided by their weights' sum; else they are added.
 
     Raises:
       ValueError: there is no such method, or a number is out of its range.
@@ -53,6 +58,8 @@ class Recipe:
     factor: float
     density: float
     seed: int = 0
+    weights: tuple[float, ...] | None = None
+    normalise: bool = True
 
     def __post_init__(self):
         if self.method not in get_args(RecipeMethod):
@@ -66,6 +73,8 @@ class Recipe:
             )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"recipe: expected a seed of 32 bits, got {self.seed}.")
+        if self.weights is not None:  # a list where it was read from JSON
+            object.__setattr__(self, "weights", tuple(map(float, self.weights)))
 
 
 Individual = Genome | TrainedExpert | Adapter | Recipe

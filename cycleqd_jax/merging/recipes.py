@@ -7,15 +7,17 @@ at a time. Every parameter is treated alike, norms and biases too:
     ties       trim each task vector to its largest elements, then merge by sign
     dare       drop elements at random, scale the rest up, then add (DARE linear)
     dare_ties  drop elements at random, scale the rest up, then merge by sign
+    slerp      go along the arc between two experts' whole weights
 
 To merge by sign, each element takes the sign of the sum over experts, and the mean of
-the experts that agree with it (disjoint mean). Trimming is per parameter, as in
-mergekit and PEFT; the authors of TIES trim the whole model at once.
+the experts that agree with it (disjoint mean), or their sum. With weights, each task
+vector is multiplied by its own first, and the mean is weighted. Trimming is per
+parameter, as in mergekit and PEFT; the authors of TIES trim the whole model at once.
 
 Sources: TIES, Yadav et al. (arXiv 2306.01708); DARE, Yu et al. (arXiv 2311.03099).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +26,8 @@ import numpy as np
 from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.merging.task_vectors import Weights, task_vector
 from cycleqd_jax.models.validated import cast
+
+_PARALLEL = 0.9995  # a cosine beyond which an arc is a line
 
 
 class MergedWeights(Mapping):
@@ -54,16 +58,25 @@ class MergedWeights(Mapping):
     def __getitem__(self, name: str) -> np.ndarray:
         base, recipe = np.asarray(self._base_weights[name]), self._recipe
         key = jax.random.fold_in(jax.random.key(recipe.seed), self._places[name])
-        deltas = []
+        deltas, weights = [], []
+        shares = recipe.weights or (1.0,) * len(self._experts)
         for k, (expert_name, expert) in enumerate(self._experts.items()):
             delta = task_vector(self._base_weights, expert, name, expert_name)
             if delta is not None:
                 own = jax.random.fold_in(key, k)
                 deltas.append(_thinned(delta.dense(), recipe, own))
-        if not deltas:
+                weights.append(shares[k])
+            elif recipe.method == "slerp":
+                deltas.append(np.zeros(base.shape))
+        if not weights:
             return base
         every = np.stack(deltas)
-        merged = every.sum(axis=0) if recipe.method == "dare" else merge_by_sign(every)
+        if recipe.method == "slerp":
+            merged = _along_arc(base, every, recipe)
+        elif recipe.method == "dare":
+            merged = np.sum(_weighted(every, weights), axis=0)
+        else:
+            merged = merge_by_sign(every, weights, normalise=recipe.normalise)
         tuned = base.astype(np.float64) + recipe.factor * merged
         return cast(tuned, base.dtype, f"{recipe.method}: {name}")
 
@@ -100,21 +113,71 @@ def drop(delta: np.ndarray, density: float, key: jax.Array) -> np.ndarray:
     return np.where(kept, delta / density, 0.0)
 
 
-def merge_by_sign(deltas: np.ndarray) -> np.ndarray:
+def merge_by_sign(
+    deltas: np.ndarray,
+    weights: Sequence[float] | None = None,
+    *,
+    normalise: bool = True,
+) -> np.ndarray:
     """The mean, element by element, of the values that have the sign of their sum.
 
     Zeros do not count. A sum of zero counts as positive, as in mergekit and PEFT.
 
     Args:
       deltas: float64 `[K, ...]`, the experts' task vectors of one parameter.
+      weights: K factors of the task vectors; None stands for 1 each. The mean is
+        weighted by them.
+      normalise: False gives the sum instead of the mean.
     """
-    sign = np.where(deltas.sum(axis=0) >= 0, 1.0, -1.0)
-    agree = np.sign(deltas) == sign
-    total = np.sum(deltas, axis=0, where=agree)
-    return total / np.maximum(np.count_nonzero(agree, axis=0), 1)
+    shares = np.ones(len(deltas)) if weights is None else np.asarray(weights)
+    weighted = _weighted(deltas, shares)
+    sign = np.where(weighted.sum(axis=0) >= 0, 1.0, -1.0)
+    agree = np.sign(weighted) == sign
+    total = np.sum(weighted, axis=0, where=agree)
+    if not normalise:
+        return total
+    divisor = np.sum(_weighted(np.ones(deltas.shape), shares), axis=0, where=agree)
+    return total / np.where(divisor == 0, 1.0, divisor)
+
+
+def _weighted(deltas: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    return deltas * np.reshape(weights, (-1, *(1,) * (deltas.ndim - 1)))
+
+
+def slerp(one: np.ndarray, two: np.ndarray, share: float) -> np.ndarray:
+    """Spherical linear interpolation of two arrays, each taken as one vector.
+
+    Nearly parallel ones (a cosine beyond +-0.9995, as in mergekit) are interpolated
+    linearly, and so is a zero.
+
+    Source: Shoemake, "Animating rotation with quaternion curves" (SIGGRAPH 1985).
+
+    Args:
+      one: float64, any shape.
+      two: likewise.
+      share: 0 gives `one`, 1 gives `two`.
+    """
+    norms = np.linalg.norm(one) * np.linalg.norm(two)
+    cosine = np.vdot(one, two) / norms if norms > 0 else 1.0
+    if abs(cosine) > _PARALLEL:
+        return (1 - share) * one + share * two
+    angle = np.arccos(cosine)
+    shares = np.sin([(1 - share) * angle, share * angle]) / np.sin(angle)
+    return shares[0] * one + shares[1] * two
+
+
+def _along_arc(base: np.ndarray, deltas: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """The task vector of the two experts' whole weights, interpolated."""
+    if len(deltas) != 2:
+        raise ValueError(f"slerp: expected 2 experts, got {len(deltas)}.")
+    whole = base.astype(np.float64)
+    share = 0.5 if recipe.weights is None else recipe.weights[1]
+    return slerp(whole + deltas[0], whole + deltas[1], share) - whole
 
 
 def _thinned(delta: np.ndarray, recipe: Recipe, key: jax.Array) -> np.ndarray:
+    if recipe.method == "slerp":
+        return delta
     if recipe.method == "ties":
         return trim(delta, recipe.density)
     return drop(delta, recipe.density, key)

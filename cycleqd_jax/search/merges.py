@@ -29,6 +29,7 @@ from cycleqd_jax.merging.closed_forms import (
     check_residuals,
     closed_form,
     scaled,
+    weighted_sum,
 )
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import Genome, scaled_sum, uniform
@@ -52,6 +53,9 @@ SCALED = "scaled_merge"
 
 Factor = Annotated[float, Field(gt=0, le=10)]
 Density = Annotated[float, Field(gt=0, le=1)]
+Weight = Annotated[float, Field(ge=-10, le=10)]
+_WEIGHTED = ("sum", *get_args(RecipeMethod))
+_BY_SIGN = ("ties", "dare_ties")
 
 
 class BaselinesSettings(Section):
@@ -96,11 +100,15 @@ class MergeSettings(Section):
 
     Attributes:
       method: "sum" (in a conditioned basis the RegMean merge), "uniform", "tsv_m" and
-        "iso_c" (`merging.closed_forms`), "ties", "dare" and "dare_ties"
+        "iso_c" (`merging.closed_forms`), "ties", "dare", "dare_ties" and "slerp"
         (`merging.recipes`).
       factors: of the merged task vector; each is tried.
       densities: shares of the elements that TIES and DARE keep; each is tried. None
         stands for 0.2 and 0.5; other methods have none.
+      weights: factors of the experts' task vectors, one each, in the order of the
+        experts; of "slerp" two that make 1. None stands for 1 each. Other methods than
+        "sum", TIES, DARE and "slerp" have none.
+      normalise: of "ties" and "dare_ties", as in `Recipe`.
     """
 
     method: Literal["sum", "uniform", "tsv_m", "iso_c", RecipeMethod] = "sum"
@@ -117,13 +125,34 @@ class MergeSettings(Section):
         ]
         | None
     ) = None
+    weights: Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] | None = (
+        None
+    )
+    normalise: bool = True
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if self.densities is not None and not self.is_recipe:
+        thinned = [name for name in get_args(RecipeMethod) if name != "slerp"]
+        if self.densities is not None and self.method not in thinned:
             raise ValueError(
                 f"densities are given, but {self.method} keeps all elements; leave "
-                f"them out, or choose {', '.join(get_args(RecipeMethod))}"
+                f"them out, or choose {', '.join(thinned)}"
+            )
+        if self.weights is not None and self.method not in _WEIGHTED:
+            raise ValueError(
+                f"weights are given, but {self.method} treats all experts alike; leave "
+                f"them out, or choose {', '.join(_WEIGHTED)}"
+            )
+        if self.method == "slerp" and self.weights is not None:
+            if len(self.weights) != 2 or not math.isclose(sum(self.weights), 1.0):
+                raise ValueError(
+                    f"weights of slerp are {list(self.weights)}; expected two that "
+                    "make 1"
+                )
+        if not self.normalise and self.method not in _BY_SIGN:
+            raise ValueError(
+                f"normalise is false, but {self.method} divides by nothing; leave it "
+                f"out, or choose {' or '.join(_BY_SIGN)}"
             )
         return self
 
@@ -135,7 +164,11 @@ class MergeSettings(Section):
     @property
     def tried(self) -> tuple[tuple[float | None, float], ...]:
         """The density, None without any, and the factor of each candidate in order."""
-        densities = (self.densities or (0.2, 0.5)) if self.is_recipe else (None,)
+        densities: tuple[float | None, ...] = (None,)
+        if self.is_recipe:
+            densities = self.densities or (0.2, 0.5)
+        if self.method == "slerp":
+            densities = (1.0,)
         return tuple(itertools.product(densities, self.factors))
 
 
@@ -144,8 +177,8 @@ class MergeSearch(Search):
 
     Raises:
       BadInputError: `search_settings` are not those of `MergeSettings`, there are more
-        generations than candidates, or the basis has residuals that the merge cannot
-        have.
+        generations than candidates, the experts are not as many as it needs, or the
+        basis has residuals that the merge cannot have.
     """
 
     def __init__(self, context: Context):
@@ -161,6 +194,17 @@ class MergeSearch(Search):
                 f"factor and density; set it to {count}, or give more factors."
             )
         check_residuals(self._settings.method, context.basis)
+        experts, weights = context.basis.expert_names, self._settings.weights
+        if weights is not None and len(weights) != len(experts):
+            raise BadInputError(
+                f"search_settings.weights: has {len(weights)} numbers; expected one "
+                f"for each of the experts {', '.join(experts)}."
+            )
+        if self._settings.method == "slerp" and len(experts) != 2:
+            raise BadInputError(
+                "search_settings.method: slerp goes from one expert to another, but "
+                f"there are {len(experts)}: {', '.join(experts)}; give two."
+            )
 
     @classmethod
     def basis_form(cls, qd: QDSettings, options: Mapping[str, Any]) -> str:
@@ -191,11 +235,16 @@ class MergeSearch(Search):
         if density is None:
             return scaled(self._unscaled, factor)
         seed = int(jax.random.bits(jax.random.fold_in(key, t)))
-        return Recipe(self._settings.method, factor, density, seed)
+        own = self._settings
+        return Recipe(
+            own.method, factor, density, seed, own.weights, normalise=own.normalise
+        )
 
     @functools.cached_property
     def _unscaled(self) -> Genome:
         """Made once: it depends on the basis alone, and takes an SVD per matrix."""
+        if self._settings.weights is not None:
+            return weighted_sum(self.context.basis, self._settings.weights)
         return closed_form(self._settings.method, self.context.basis)
 
     def tell(

@@ -7,6 +7,8 @@ from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.files import check_name
 from cycleqd_jax.tasks import harness
 from cycleqd_jax.tasks.base import Task, TaskSettings
+from cycleqd_jax.tasks.own.options import is_own
+from cycleqd_jax.tasks.own.task import OwnTask
 from cycleqd_jax.tasks.pocket.coding import PocketCoding, PocketCodingHard
 from cycleqd_jax.tasks.pocket.db import PocketDb, PocketDbHard
 from cycleqd_jax.tasks.pocket.shell import PocketOs, PocketOsHard
@@ -54,7 +56,8 @@ def make_task(name: str, settings: TaskSettings) -> Task | ImageTask:
     """Makes a task; a data set of images becomes an `ImageTask`.
 
     Args:
-      name: of a task here, or the import path `package.module:Class` of another.
+      name: of a task here, or the import path `package.module:Class` of another; any
+        other name where the options are those of a task made from a file.
       settings: its arguments.
 
     Raises:
@@ -64,6 +67,8 @@ def make_task(name: str, settings: TaskSettings) -> Task | ImageTask:
     """
     if name in images.NAMES:
         return ImageTask(images.make_data_set(name, settings))
+    if ":" not in name and is_own(settings.options):
+        return OwnTask(name, settings, NAMES)
     kind = task_class(name)
     try:
         inspect.signature(kind).bind(settings)
@@ -126,7 +131,8 @@ def _import(path: str) -> type:
     if not colon or not module_name or not class_name:
         raise BadInputError(
             f"Task {path!r} does not exist; give one of {', '.join(sorted(NAMES))}, "
-            "or the import path package.module:Class of a task of your own."
+            "the import path package.module:Class of a task of your own, or a mapping "
+            "with jsonl or csv, the file with the problems."
         )
     try:
         module = importlib.import_module(module_name)

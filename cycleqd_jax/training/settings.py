@@ -1,7 +1,7 @@
 """The settings of the training of experts."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -25,6 +25,7 @@ from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models import chat_template
 from cycleqd_jax.sandbox.settings import SandboxSettings
 from cycleqd_jax.tasks.base import ProblemsSettings
+from cycleqd_jax.tasks.own.options import named_tasks
 
 Share = Annotated[float, Field(gt=0, le=10**6)]
 JSONL = ".jsonl"  # what the name of a source that is a file ends with
@@ -162,6 +163,11 @@ class ExpertsSettings(Section):
     lora: LoraSettings = LoraSettings()
     optimiser: UpdateSettings = UpdateSettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _name_tasks(cls, data: Any) -> Any:
+        return named_tasks(data, ("tasks", "validate_on"))
 
     @pydantic.model_validator(mode="after")
     def _check_sources(self) -> Self:

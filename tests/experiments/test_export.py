@@ -6,6 +6,7 @@ import shutil
 import warnings
 
 import fsspec
+import huggingface_hub
 import numpy as np
 import pytest
 import toy_world
@@ -16,6 +17,7 @@ from cycleqd_jax.merging.adapter_plan import percent
 from cycleqd_jax.merging.genome import base_genome
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.reports import model_card
 from cycleqd_jax.runs.setup import open_evaluator, prepare
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split
@@ -103,6 +105,113 @@ def test_the_card_of_a_champion_names_it(run, tmp_path):
     facts = files.read_json(run / "state.json")
     name = facts["aggregation"]["toy_c"]["individual"]
     assert f"# champion/toy_c ({name}) of run" in (folder / "README.md").read_text()
+
+
+def test_the_head_of_a_card_is_what_the_hub_takes(run, tmp_path, monkeypatch):
+    """Licences are in the parts' own cards, names of those that came from the hub."""
+    for name in ("base", "toy_a", "toy_b", "toy_c"):
+        path = run.parent / name / "README.md"
+        text = path.read_text()
+        if "license:" not in text:
+            path.write_text(text.replace("---\n", "---\nlicense: mit\n", 1))
+
+    def hub_name(source):
+        name = pathlib.Path(source).name
+        return None if name == "toy_c" else f"org/{name}"
+
+    monkeypatch.setattr(model_card, "_hub_name", hub_name)
+    monkeypatch.setattr(model_card, "find_download", pathlib.Path)
+    folder = exported(run, tmp_path / "one", "--individual", "aggregated")
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
+    data = card.data.to_dict()
+    index = data.pop("model-index")
+    assert data == {
+        "base_model": ["org/base", "org/toy_a", "org/toy_b"],
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "license": "mit",
+        "pipeline_tag": "text-generation",
+        "tags": ["merge", "cycleqd", "cycleqd_jax"],
+    }
+    assert index[0]["name"] == "aggregated of run"
+    solved = {r.dataset_name: r.metric_value for r in card.data.eval_results}
+    rows = logged(run, "aggregated", "test")
+    for task in ("toy_a", "toy_b", "toy_c"):
+        scores = [row["score"] for row in rows if row["task"] == task]
+        assert solved[task] == np.mean(scores)
+    command = f"experiments.export {run} --individual aggregated --to FOLDER\n"
+    assert command in card.text
+    (run.parent / "toy_c" / "README.md").write_text("no head\n")
+    other = exported(run, tmp_path / "two", "--no-adapter")
+    head = huggingface_hub.ModelCard.load(other / "README.md").data
+    assert (
+        head.license is None and "| expert toy_c |" in (other / "README.md").read_text()
+    )
+
+
+class Hub:
+    """The part of `HfApi` that an upload needs."""
+
+    def __init__(self, taken=(), broken=False):
+        self.taken, self.broken, self.done = taken, broken, []
+
+    def repo_exists(self, name):
+        return name in self.taken
+
+    def create_repo(self, name, *, private):
+        self.done.append((name, private))
+        return f"https://huggingface.co/{name}"
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        if self.broken:
+            raise OSError("the line is cut")
+        self.done.append(sorted(p.name for p in pathlib.Path(folder_path).iterdir()))
+
+
+@pytest.mark.parametrize("flags, private", [((), True), (("--public",), False)])
+def test_an_upload_to_the_hub(run, tmp_path, monkeypatch, capsys, flags, private):
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "secret")
+    arguments = ["--no-adapter", "--push-to-hub", "me/merged", *flags]
+    folder = exported(run, tmp_path / "m", *arguments)
+    assert hub.done == [
+        ("me/merged", private),
+        sorted(p.name for p in folder.iterdir()),
+    ]
+    said = _said(capsys)
+    assert "https://huggingface.co/me/merged" in said and "secret" not in said
+    text = (folder / "README.md").read_text()
+    assert "- name: me/merged" in text and "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("hub", "token", "arguments", "says"),
+    [
+        (Hub(), None, ["me/m"], "there is no token of the hub on this machine"),
+        (Hub(("me/m",)), "t", ["me/m"], "me/m exists on the hub already"),
+        (Hub(), "t", ["a b/c"], "'a b/c' is no name of a model"),
+        (Hub(), "t", ["alone"], "expected ORG/NAME, got 'alone'"),
+        (Hub(), "t", [], "--public belongs to --push-to-hub"),
+    ],
+)
+def test_uploads_that_are_refused_write_nothing(
+    run, tmp_path, monkeypatch, capsys, hub, token, arguments, says
+):
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
+    flags = ["--push-to-hub", *arguments] if arguments else ["--public"]
+    assert export.main([str(run), "--to", str(tmp_path / "m"), *flags]) == 2
+    assert says in _said(capsys) and not list(tmp_path.iterdir()) and not hub.done
+
+
+def test_an_upload_that_fails_leaves_the_folder(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(broken=True))
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "t")
+    flags = ["--no-adapter", "--push-to-hub", "me/m"]
+    assert export.main([str(run), "--to", str(tmp_path / "m"), *flags]) == 1
+    assert "(the line is cut); go on with `hf upload me/m" in _said(capsys)
+    assert (tmp_path / "m" / "config.json").is_file()
 
 
 def test_an_adapter_of_the_rank_that_was_asked_for(run, tmp_path, capsys):

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from cycleqd_jax.merging.individuals import Recipe
-from cycleqd_jax.merging.recipes import MergedWeights, drop, merge_by_sign, trim
+from cycleqd_jax.merging.recipes import (
+    MergedWeights,
+    drop,
+    merge_by_sign,
+    slerp,
+    trim,
+)
 
 
 def named(experts):
@@ -129,10 +135,66 @@ def test_bfloat16_weights_are_rounded_once(make):
     np.testing.assert_array_equal(got, want.astype(ml_dtypes.bfloat16))
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("method", ["ties", "dare", "dare_ties"])
+def test_weights_are_those_of_their_definition(make, method, normalise):
+    """Element by element; one weight is negative, and turns its expert's signs."""
+    base, weights = make.base(), (0.7, -0.4, 1.5)
+    experts = make.experts("full", base)[:3]
+    taus = make.dense_taus(base, experts)
+    recipe = Recipe(method, 0.8, 0.5, 3, weights, normalise)
+    merged = MergedWeights(base, named(experts), recipe)
+    for place, name in enumerate(sorted(base)):
+        key = jax.random.fold_in(jax.random.key(3), place)
+        thinned = [
+            trim(tau[name], 0.5)
+            if method == "ties"
+            else drop(tau[name], 0.5, jax.random.fold_in(key, k))
+            for k, tau in enumerate(taus)
+        ]
+        want = np.zeros(base[name].size)
+        for i, column in enumerate(zip(*(t.ravel() for t in thinned), strict=True)):
+            pairs = [(w * x, w) for w, x in zip(weights, column, strict=True)]
+            if method != "dare":
+                sign = 1 if sum(x for x, _ in pairs) >= 0 else -1
+                pairs = [(x, w) for x, w in pairs if x * sign > 0]
+            total, divisor = sum(x for x, _ in pairs), sum(w for _, w in pairs)
+            by = divisor if normalise and method != "dare" and divisor else 1.0
+            want[i] = total / by
+        want = base[name] + 0.8 * want.reshape(base[name].shape)
+        np.testing.assert_allclose(merged[name], want, rtol=1e-6, atol=1e-6)
+
+
+def test_slerp_keeps_the_length_on_the_way():
+    rng = np.random.default_rng(0)
+    one, two = rng.standard_normal((2, 6, 5))
+    two *= np.linalg.norm(one) / np.linalg.norm(two)
+    for share in (0.0, 0.25, 0.5, 1.0):
+        got = slerp(one, two, share)
+        assert np.linalg.norm(got) == pytest.approx(np.linalg.norm(one))
+        cosine = np.vdot(one, got) / np.linalg.norm(one) ** 2
+        whole = np.arccos(np.vdot(one, two) / np.linalg.norm(one) ** 2)
+        assert np.arccos(min(cosine, 1.0)) == pytest.approx(share * whole, abs=1e-6)
+    near = one + 1e-3 * two
+    np.testing.assert_allclose(slerp(one, near, 0.3), 0.7 * one + 0.3 * near)
+    np.testing.assert_allclose(slerp(one, 0 * one, 0.3), 0.7 * one)
+
+
+def test_slerp_is_between_the_whole_weights_of_two_experts(make):
+    base = make.base()
+    experts = make.experts("mixed", base)[:2]
+    taus = make.dense_taus(base, experts)
+    recipe = Recipe("slerp", 1.0, 1.0, weights=(0.4, 0.6))
+    merged = MergedWeights(base, named(experts), recipe)
+    for name, w in base.items():
+        want = slerp(w + taus[0][name], w + taus[1][name], 0.6)
+        np.testing.assert_allclose(merged[name], want, rtol=3e-6, atol=3e-6)
+
+
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ({"method": "slerp"}, "expected one of ties, dare, dare_ties, got 'slerp'"),
+        ({"method": "lerp"}, "expected one of ties, dare, .*, slerp, got 'lerp'"),
         ({"density": 0.0}, "density above 0 and at most 1"),
         ({"seed": -1}, "seed of 32 bits"),
     ],

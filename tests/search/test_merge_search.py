@@ -46,6 +46,24 @@ def test_asks_once_per_factor(context, basis, method):
         assert genome.coefficients.dtype == np.float32
 
 
+def test_weights_of_experts(context, basis):
+    weights = [0.25, -0.5, 2.0]
+    options = {"factors": [2.0], "weights": weights}
+    search = MergeSearch(context(options, num_generations=1))
+    (genome,) = search.ask(begun(search), jax.random.key(0), (1,)).genomes
+    experts = [expert_genome(basis, k) for k in range(3)]
+    want = sum(
+        2 * w * np.asarray(e.coefficients)
+        for w, e in zip(weights, experts, strict=True)
+    )
+    np.testing.assert_allclose(genome.coefficients, want, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(genome.scales, 2 * np.asarray(weights), rtol=1e-6)
+    options |= {"method": "dare_ties", "densities": [0.5], "normalise": False}
+    search = MergeSearch(context(options, num_generations=1))
+    (recipe,) = search.ask(begun(search), jax.random.key(0), (1,)).genomes
+    assert (recipe.weights, recipe.normalise) == (tuple(weights), False)
+
+
 @pytest.mark.parametrize("method", RECIPES)
 def test_asks_for_every_density_and_factor(context, method):
     options = {"method": method, "factors": [0.5, 1.0], "densities": [0.1, 0.9]}
@@ -77,6 +95,7 @@ def test_experts_are_no_champions_of_a_merge(context):
 def test_recipes_survive_a_checkpoint(context, tmp_path):
     """Told in two parts with a restore between, or at once: the same bits."""
     options = {"method": "dare_ties", "factors": [0.3, 0.7], "densities": [0.1, 0.3]}
+    options["weights"] = [0.5, 1.0, 1.5]
     search, key = MergeSearch(context(options, num_generations=4)), jax.random.key(7)
     scores = [0.1, 0.4, 0.2, 0.3]
     whole = told(search, begun(search), scores, (1, 2, 3, 4), key)
@@ -97,7 +116,12 @@ def test_recipes_survive_a_checkpoint(context, tmp_path):
 @pytest.mark.parametrize(
     "options, children, said",
     [
-        ({"method": "slerp"}, 1, "search_settings.method: .*'iso_c', 'ties'"),
+        ({"method": "lerp"}, 1, "search_settings.method: .*'iso_c', 'ties'"),
+        ({"method": "slerp"}, 1, "one expert to another, but there are 3"),
+        ({"method": "slerp", "weights": [0.5, 0.6]}, 1, "expected two that make 1"),
+        ({"weights": [1.0]}, 1, "has 1 numbers; expected one for each of the experts"),
+        ({"method": "iso_c", "weights": [1.0]}, 1, "treats all experts alike"),
+        ({"normalise": False}, 1, "sum divides by nothing"),
         ({"method": ["ties"]}, 1, "search_settings.method"),
         ({"factors": []}, 1, "search_settings.factors"),
         ({"factors": [0.5, 0.5]}, 1, "search_settings.factors"),

@@ -35,7 +35,7 @@ def save_lora(
       factors: by weight name, as in `Adapter`; at least one.
       base_name: the base model's path or hub name `org/name@revision`, for PEFT to
         find it.
-      card: the body of `README.md`, Markdown; a header is added.
+      card: `README.md`, Markdown; a header is added unless it has one.
       dtype: what A and B are stored as; scales are exact.
       segmentation: whether the base is a segmentation model, not a language model.
 
@@ -84,7 +84,8 @@ def save_lora(
         f"---\nbase_model: {base}\nlibrary_name: peft\n"
         f"pipeline_tag: {pipeline}\ntags:\n- lora\n- cycleqd\n---\n\n"
     )
-    (folder / "README.md").write_text(header + card.strip() + "\n", encoding="utf-8")
+    text = card if card.startswith("---") else header + card.strip()
+    (folder / "README.md").write_text(text.rstrip() + "\n", encoding="utf-8")
 
 
 def export_adapter(
@@ -105,7 +106,7 @@ def export_adapter(
       folder: must not exist or be empty; it is written whole or not at all.
       factors: `scale * b @ a` by weight name.
       base_folder: the base's Hugging Face folder, such as one of `export_model`.
-      card: body of `README.md`.
+      card: as for `save_lora`.
       base_name: another name for the base: its hub name `org/name@revision`.
       segmentation: as for `save_lora`.
 

@@ -6,6 +6,7 @@ stay here, so whatever the answer prints or breaks can only change its own outpu
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from cycleqd_jax.sandbox.base import Sandbox
@@ -55,30 +56,10 @@ class PocketCoding(PocketTask):
 
     async def judge(self, problem: Problem, answer: str, sandbox: Sandbox) -> str:
         """Calls the answer's function on the hidden arguments."""
-        script = _RUNNER.format(
-            answer=answer,
-            function=problem.data["function"],
-            calls=problem.data["calls"],
+        data = problem.data
+        return await judge_calls(
+            data["function"], data["calls"], data["expected"], answer, sandbox
         )
-        execution = await sandbox.run(python_program(script))
-        if reason := why_stopped(execution):
-            return reason
-        last_line = execution.stdout.rstrip(b"\n").rpartition(b"\n")[2]
-        try:
-            outputs = values.decode(last_line)
-        except ValueError:
-            return "It ended without a result."
-        if isinstance(outputs, str):
-            return f"It failed with {outputs}."
-        expected = problem.data["expected"]
-        if not isinstance(outputs, list) or len(outputs) != len(expected):
-            return "It gave no list of results."
-        for call, wanted, output in zip(
-            problem.data["calls"], expected, outputs, strict=True
-        ):
-            if not same(wanted, output):
-                return f"For {call!r:.80} it returned {values.describe(output)}."
-        return ""
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
         """Runs a script and returns its output, or the last line of its error."""
@@ -105,6 +86,44 @@ class PocketCodingHard(PocketCoding):
     name = "pocket_coding_hard"
     templates = (*LISTS, *TEXTS)
     tokens_by_turns = HARD_TOKENS
+
+
+async def judge_calls(
+    function: str,
+    calls: Sequence[Sequence[Any]],
+    expected: Sequence[Any],
+    answer: str,
+    sandbox: Sandbox,
+) -> str:
+    """Calls an answer's function and compares what it returns.
+
+    Args:
+      function: its name.
+      calls: the arguments of each call, of built-in types.
+      expected: what each call should return; see `same`.
+      answer: Python code that defines the function.
+      sandbox: runs it, without what is expected.
+
+    Returns:
+      Empty if all are right, else why not, in one line.
+    """
+    script = _RUNNER.format(answer=answer, function=function, calls=calls)
+    execution = await sandbox.run(python_program(script))
+    if reason := why_stopped(execution):
+        return reason
+    last_line = execution.stdout.rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        outputs = values.decode(last_line)
+    except ValueError:
+        return "It ended without a result."
+    if isinstance(outputs, str):
+        return f"It failed with {outputs}."
+    if not isinstance(outputs, list) or len(outputs) != len(expected):
+        return "It gave no list of results."
+    for call, wanted, output in zip(calls, expected, outputs, strict=True):
+        if not same(wanted, output):
+            return f"For {call!r:.80} it returned {values.describe(output)}."
+    return ""
 
 
 def same(expected: Any, actual: Any) -> bool:

@@ -34,7 +34,7 @@ class PocketOs(PocketTask):
         """Runs the command in the problem's folder."""
         data = problem.data
         by_files = data["judged_by"] == "files"
-        execution = await sandbox.run(_program(data["files"], answer, by_files))
+        execution = await sandbox.run(command_program(data["files"], answer, by_files))
         if reason := why_stopped(execution):
             return reason
         if by_files:
@@ -62,7 +62,9 @@ class PocketOs(PocketTask):
 
     async def inspect(self, problem: Problem, action: str, sandbox: Sandbox) -> str:
         """Runs a command in a copy of the folder and returns what it printed."""
-        execution = await sandbox.run(_program(problem.data["files"], action, False))
+        execution = await sandbox.run(
+            command_program(problem.data["files"], action, False)
+        )
         if reason := why_stopped(execution):
             return reason
         output = execution.stdout if execution.stdout.strip() else execution.stderr
@@ -82,7 +84,14 @@ class PocketOsHard(PocketOs):
     tokens_by_turns = HARD_TOKENS
 
 
-def _program(files: Mapping[str, str], command: str, collect: bool) -> Program:
+def command_program(files: Mapping[str, str], command: str, collect: bool) -> Program:
+    """A bash command in a prepared folder.
+
+    Args:
+      files: path -> text; a path that ends with a slash is an empty folder.
+      command: what bash is told.
+      collect: whether its execution has the files that it left behind.
+    """
     contents = tuple((path, text.encode()) for path, text in sorted(files.items()))
     return Program(("bash", "-c", command), b"", contents, collect, LIMITS)
 
