@@ -13,6 +13,8 @@
 #                     hosts that join and leave; installs the extra ray
 # make rehearsal    the paper's run with a shrunken model on 8 simulated devices,
 #                     killed three times; REHEARSAL=... are options and settings
+# make docs         the documentation site, into site/; a dead link or a missing
+#                     docstring fails
 # make clean        remove what installing and testing made; runs stay
 
 SHELL := /bin/bash
@@ -35,7 +37,7 @@ export PIP_NO_INPUT := 1
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
 .PHONY: help setup quickstart tiny test test-slow prove-seeds prove-resume prove-fuzz \
-  prove-signals prove-sandbox prove-cluster rehearsal system clean
+  prove-signals prove-sandbox prove-cluster rehearsal docs system clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -111,6 +113,11 @@ $(VENV)/.test-installed: $(VENV)/.installed
 	$(BIN)/python -m pip install -e ".[coding,dbbench,language,serve,test]"
 	touch $@
 
+docs: $(VENV)/.created
+	$(BIN)/python -m pip install -e ".[docs]" ruff==0.17.6
+	$(BIN)/ruff check --select D1 --ignore D105,D107 cycleqd_jax experiments
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) build site dist .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -20,7 +20,7 @@ class Output:
       valid: whether all bytes so far are UTF-8.
     """
 
-    def __init__(self, most=KEPT_BYTES, *, ends=False):
+    def __init__(self, most: int = KEPT_BYTES, *, ends: bool = False):
         self._most = most
         self._ends = ends
         self.kept = b""

@@ -144,10 +144,8 @@ class ChatForm(Form):
 class CompletionForm(Form):
     """Of `/v1/completions`.
 
-    Args:
-      model, job, tokenizer, top: as for `Form`.
-      echoes: the text of each prompt, to be shown in front of its replies; None shows
-        none.
+    The arguments are those of `Form`, and `echoes`: the text of each prompt, to be
+    shown in front of its replies; None shows none.
     """
 
     prefix, kind = "cmpl", ("text_completion", "text_completion")

@@ -88,7 +88,7 @@ class Long:
 # Encoding, in the sandbox.
 
 
-def encode(value, longest_plain=LONGEST_PLAIN):
+def encode(value: object, longest_plain: int = LONGEST_PLAIN) -> str:
     """The text of any value: ASCII without line breaks, at most `LONGEST` characters.
 
     A subclass has the value of its base; its own methods are not called.
@@ -213,7 +213,7 @@ _CONVERTED = {  # types that equal a built-in one -> that one
 # Decoding, outside.
 
 
-def decode(text):
+def decode(text: bytes) -> object:
     """The value of a text.
 
     Args:
