@@ -11,37 +11,29 @@ where they were dequantised.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import huggingface_hub
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.adapter_plan import AdapterPlan
 from cycleqd_jax.merging.individuals import Recipe, TrainedExpert
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.models.formats.hf_folder import (
-    export_model,
-    export_segmentation_model,
-)
-from cycleqd_jax.models.formats.peft_export import export_adapter
-from cycleqd_jax.models.loading import LoadedModel
-from cycleqd_jax.models.locate import is_hub_name, locate
+from cycleqd_jax.models.formats.gguf_export import GGUFType, export_gguf
+from cycleqd_jax.models.locate import locate
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.remote import RemoteFolder, is_url
 from cycleqd_jax.reports import console
+from cycleqd_jax.reports.exporting import write_adapter, write_model
 from cycleqd_jax.reports.hub import check_hub_target, push_to_hub
-from cycleqd_jax.reports.model_card import ModelCard, make_card
+from cycleqd_jax.reports.model_card import make_card
 from cycleqd_jax.runs.adapters import adapter_of
 from cycleqd_jax.runs.opened import OpenedRun, open_run
-
-_VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of its --max-lora-rank
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="cut the adapter to this rank, the nearest one, and say what it loses; by "
         "default its rank is the sum of the experts'",
+    )
+    parser.add_argument(
+        "--gguf",
+        choices=get_args(GGUFType),
+        help="also write FOLDER/model-TYPE.gguf, where the base is a GGUF file",
     )
     parser.add_argument(
         "--push-to-hub",
@@ -142,21 +139,30 @@ def _export_to(args: argparse.Namespace, target: pathlib.Path) -> int:
             f"--individual: {asked} has weights of its own and no genome; copy its "
             "folder instead."
         )
+    gguf_base = _gguf_base(args, opened)
     with console.ConsoleObserver() as observer:
         observer.phase("loading the base model")
         model = opened.load_any_base()
+        if gguf_base is not None and not model.is_own:
+            raise BadInputError(
+                f"--gguf: an expert changed the vocabulary or head, so {gguf_base} "
+                "is no pattern; convert the exported folder with llama.cpp's "
+                "convert_hf_to_gguf.py."
+            )
         observer.phase(f"writing {opened.resolve(asked)} to {to}")
         card = make_card(opened, asked, _command(args), args.push_to_hub)
         if isinstance(individual, Recipe):
             host = dict(opened.whole_models(model).host_weights(individual))
-            _write_model(target, model, host, card.text())
+            write_model(target, model, host, card.text())
             observer.note(f"no adapter: {individual.method} changes single elements")
+            _write_gguf(args, target, gguf_base, host, observer)
             _push(args, target, observer)
             return console.DONE
         base = put_on_device(model.weights)
         weights = materialise(base, opened.basis, individual, opened.config.noise)
         host = {name: np.asarray(array) for name, array in weights.items()}
-        _write_model(target, model, host, card.text())
+        write_model(target, model, host, card.text())
+        _write_gguf(args, target, gguf_base, host, observer)
         if not args.no_adapter:
             tied = getattr(model.config, "tie_word_embeddings", False)
             plan = adapter_of(
@@ -168,9 +174,37 @@ def _export_to(args: argparse.Namespace, target: pathlib.Path) -> int:
                 max_rank=args.max_rank,
             )
             approximate = args.approximate or args.max_rank is not None
-            _write_adapter(plan, approximate, target, to, opened, model, card, observer)
+            write_adapter(plan, approximate, target, to, opened, model, card, observer)
         _push(args, target, observer)
     return console.DONE
+
+
+def _gguf_base(args: argparse.Namespace, opened: OpenedRun) -> pathlib.Path | None:
+    """The base's GGUF file, if --gguf needs it."""
+    if args.gguf is None:
+        return None
+    source = opened.config.base_model
+    path = locate(source)
+    if path.suffix.lower() != ".gguf":
+        raise BadInputError(
+            f"--gguf: the base model {source} is no GGUF file, whose vocabulary could "
+            "be copied; convert the exported folder with llama.cpp's "
+            "convert_hf_to_gguf.py."
+        )
+    return path
+
+
+def _write_gguf(
+    args: argparse.Namespace,
+    target: pathlib.Path,
+    base: pathlib.Path | None,
+    weights: Mapping[str, Any],
+    observer: Observer,
+) -> None:
+    if base is not None:
+        place = target / f"model-{args.gguf}.gguf"
+        observer.phase(f"writing {place}")
+        export_gguf(place, base, weights, args.gguf)
 
 
 def _command(args: argparse.Namespace) -> list[str]:
@@ -180,6 +214,8 @@ def _command(args: argparse.Namespace) -> list[str]:
         words += ["--individual", args.individual]
     words += ["--to", "FOLDER"]
     words += ["--no-adapter"] * args.no_adapter + ["--approximate"] * args.approximate
+    if args.gguf is not None:
+        words += ["--gguf", args.gguf]
     if args.max_rank is not None:
         words += ["--max-rank", str(args.max_rank)]
     return words
@@ -202,91 +238,12 @@ def _push(
     observer.note(f"the model is at {url}")
 
 
-def _write_adapter(
-    plan: AdapterPlan,
-    approximate: bool,
-    target: pathlib.Path,
-    target_name: str,
-    opened: OpenedRun,
-    model: LoadedModel,
-    card: ModelCard,
-    observer: Observer,
-) -> None:
-    if not plan.factors:
-        observer.note("no adapter: the experts change no matrix that it could hold")
-        return
-    remark = ""
-    if not plan.is_exact:
-        loss = plan.describe_loss()
-        if not approximate:
-            observer.note(
-                f"no adapter: it would lose {loss}; --approximate writes it all the "
-                "same"
-            )
-            return
-        observer.note(f"the adapter is approximate: it loses {loss}")
-        remark = (
-            f"\n**Approximate**: this adapter loses {loss}, in squared Frobenius norm. "
-            "The whole model is in the folder above it.\n"
-        )
-    source = opened.config.base_model
-    base, base_name = pathlib.Path(source).expanduser(), None
-    if is_hub_name(source) and model.is_own:
-        base, base_name = locate(source), source
-    elif not model.is_own or not (base / "config.json").is_file():
-        if is_url(target_name):
-            observer.note(
-                "no adapter: its base would be the weights as they were loaded from "
-                f"{source}; export to a folder on this machine for that"
-            )
-            return
-        base = target / "base"
-        observer.phase(f"writing the base weights to {base}")
-        base_card = f"# Base weights\n\n`{source}` as it was loaded.\n"
-        _write_model(base, model, model.weights, base_card)
-    observer.phase(f"writing the adapter to {target / 'adapter'}")
-    export_adapter(
-        target / "adapter",
-        plan.factors,
-        base,
-        card=card.adapter_text(base_name or os.fspath(base.resolve()), remark),
-        base_name=base_name,
-        segmentation=model.tokenizer is None,
-    )
-    if model.tokenizer is not None:
-        observer.note(_serving(plan.rank))
-
-
-def _serving(rank: int) -> str:
-    """How vLLM takes an adapter of a rank."""
-    room = next((n for n in _VLLM_RANKS if n >= rank), None)
-    if room is None:
-        largest = _VLLM_RANKS[-1]
-        return (
-            f"the adapter has rank {rank}; vLLM takes up to {largest}, so serve the "
-            f"whole model, or cut the adapter with --max-rank {largest}"
-        )
-    return (
-        f"the adapter has rank {rank}; for vLLM: --enable-lora --max-lora-rank {room}"
-    )
-
-
 def _rank(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 10**6):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no rank; expected a whole number from 1"
         )
     return int(text)
-
-
-def _write_model(
-    target: pathlib.Path, model: LoadedModel, weights: Mapping[str, Any], card: str
-) -> None:
-    """A model of the base's kind; see `export_model`."""
-    if model.tokenizer is None:
-        export_segmentation_model(target, model.config, weights, card)
-    else:
-        export_model(target, model.config, weights, model.tokenizer, card)
 
 
 if __name__ == "__main__":

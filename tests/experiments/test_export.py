@@ -17,7 +17,7 @@ from cycleqd_jax.merging.adapter_plan import percent
 from cycleqd_jax.merging.genome import base_genome
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.reports import model_card
+from cycleqd_jax.reports import exporting, model_card
 from cycleqd_jax.runs.setup import open_evaluator, prepare
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split
@@ -205,6 +205,12 @@ def test_uploads_that_are_refused_write_nothing(
     assert says in _said(capsys) and not list(tmp_path.iterdir()) and not hub.done
 
 
+def test_a_gguf_file_needs_a_base_that_is_one(run, tmp_path, capsys):
+    assert export.main([str(run), "--to", str(tmp_path / "m"), "--gguf", "F16"]) == 2
+    assert "base is no GGUF file, whose vocabulary could be copied" in _said(capsys)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_upload_that_fails_leaves_the_folder(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(broken=True))
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: "t")
@@ -238,7 +244,7 @@ def test_an_adapter_of_the_rank_that_was_asked_for(run, tmp_path, capsys):
     "rank, said", [(24, "rank 32"), (512, "rank 512"), (513, "--max-rank 512")]
 )
 def test_a_server_needs_room_for_the_rank(rank, said):
-    assert export._serving(rank).endswith(said)
+    assert exporting.serving(rank).endswith(said)
 
 
 def _said(capsys):

@@ -109,6 +109,20 @@ def read_gguf_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return open_gguf(path)[0]
 
 
+def gguf_layout(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, str], tuple[str, ...], ModelConfig]:
+    """The layout of a file's tensors; errors as for `read_gguf`.
+
+    Returns:
+      Hugging Face's names of all weights by their names in the file, the linear layers
+      whose rows are interleaved per head, and the config.
+    """
+    metadata, tensors = open_gguf(path)
+    family, config = _family_and_config(metadata, tensors, path)
+    return _hf_names(family, config), family.gguf_interleaved, config
+
+
 def _hf_names(family: Family, config: ModelConfig) -> dict[str, str]:
     """Hugging Face's names of all weights by their names in a GGUF file."""
     import gguf

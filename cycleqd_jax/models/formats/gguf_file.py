@@ -59,6 +59,11 @@ def open_gguf(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, A
     return fields, tensors
 
 
+def open_reader(path: str | os.PathLike[str]) -> Any:
+    """The `gguf.GGUFReader` of a file that `open_gguf` opens; its fields have types."""
+    return _reader_class()(pathlib.Path(path))
+
+
 def _part_paths(
     path: pathlib.Path, fields: dict[str, Any], count: int
 ) -> list[pathlib.Path]:
