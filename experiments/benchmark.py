@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--suite", required=True, choices=frame.SUITES)
     parser.add_argument(
         "--model",
-        default=frame.DEFAULT_MODEL,
-        help="a base model, as in a config; default: the quickstart's",
+        help="a base model, as in a config; default: the quickstart's; of the suite "
+        "serve a small random model, or the config or the folder of a run",
     )
     parser.add_argument(
         "--random-weights",
@@ -74,12 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, command: str) -> int:
     console.set_up_process()
-    options = frame.Options(args.model, args.random_weights, args.repeats, args.data)
     for path in filter(None, (args.json, args.write_docs)):
         if not pathlib.Path(path).parent.is_dir():
             raise BadInputError(f"{path}: expected a file in a folder that is there.")
     out = console.make_console()
     suite = importlib.import_module(f"experiments.benchmarks.{args.suite}")
+    model = args.model or getattr(suite, "MODEL", frame.DEFAULT_MODEL)
+    options = frame.Options(model, args.random_weights, args.repeats, args.data)
     rows = suite.run(options, lambda text: out.print(f"... {text}", markup=False))
     out.print(frame.table(args.suite, rows))
     if args.json:

@@ -56,6 +56,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="first write the model's tokeniser there, as lm-evaluation-harness wants",
     )
     parser.add_argument(
+        "--no-warm-up",
+        action="store_true",
+        help="answer at once; the first requests then wait while programs compile",
+    )
+    parser.add_argument(
         "settings",
         nargs="*",
         metavar="key=value",
@@ -85,6 +90,7 @@ def start(
             "'cycleqd-jax[serve]'."
         ) from err
     given = {"host": args.host, "port": args.port, "base_model": args.base_model}
+    given["warm_up"] = False if args.no_warm_up else None
     options = [f"{k}={json.dumps(v)}" for k, v in given.items() if v is not None]
     chosen = from_overrides([*args.settings, *options], settings.ServeSettings)
     if chosen.api_key is None and os.environ.get(KEY):

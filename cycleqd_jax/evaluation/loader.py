@@ -41,6 +41,8 @@ class IndividualLoader:
       noise: source of the genomes' Gaussian noise, if they have any.
       whole: gives the weights of individuals that are not genomes; None if there are
         none.
+      one_form: whole weights are loaded beside an empty population, so that in factored
+        mode they run the programs of genomes and need none of their own.
     """
 
     engine: Engine
@@ -50,6 +52,7 @@ class IndividualLoader:
     individuals_per_pass: int
     noise: NoiseSource | None = None
     whole: WeightsSource | None = None
+    one_form: bool = False
     _gradients: CoefficientGradients | None = dataclasses.field(
         default=None, init=False
     )
@@ -163,12 +166,16 @@ class IndividualLoader:
         """Loads a population into the engine whose rows are all the base model."""
         with self.engine.relay.telling("share"):
             self._reusable = None
-            if self._empty is None:
-                # Always of one size, so that programs compile once.
-                empty = empty_population(self.basis, self.individuals_per_pass)
-                self._empty = self.engine.place(empty)
-            self._population = self._empty
+            self._population = self._base_only()
             self.engine.load(self.weights, self._population)
+
+    def _base_only(self) -> Population:
+        """Rows that are all the base model."""
+        if self._empty is None:
+            # Always of one size, so that programs compile once.
+            empty = empty_population(self.basis, self.individuals_per_pass)
+            self._empty = self.engine.place(empty)
+        return self._empty
 
     def set_row(self, row: int, genome: Genome) -> None:
         """Puts a genome into a row of the population."""
@@ -201,4 +208,5 @@ class IndividualLoader:
         else:
             del old
             weights = self.whole.weights(individual)
-        self.engine.load(weights)
+        beside = self.one_form and self.mode == "factored"
+        self.engine.load(weights, self._base_only() if beside else None)

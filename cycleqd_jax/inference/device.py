@@ -98,13 +98,16 @@ class DeviceCalls:
         """Compiles the greedy programs by running each once on padding.
 
         Programs that sample, score or return log-probabilities are compiled when a
-        request first needs them.
+        request first needs them; but all there are if `settings.every_call` is set.
         """
         settings = self._settings
         for span in settings.spans:
             for count in settings.row_counts(settings.prefill_rows):
                 progress(f"prefill: {count} rows, {span} tokens of cache")
                 self._prefill((), count, span)
+                if settings.every_call:
+                    progress(f"score: {count} rows, {span} tokens of cache")
+                    self._score((), count, span)
         for span in settings.spans:
             for count in self._decode_row_counts():
                 progress(f"decode: {count} rows, {span} tokens of cache")
@@ -143,14 +146,8 @@ class DeviceCalls:
         start = time.perf_counter()
         self._begin_call(rows)
         num_rows = self._padded_prefill_rows(rows)
-        inputs = (
-            arrays.prefill_chunk(rows, self._settings, num_rows),
-            arrays.score_targets(rows, self._settings, num_rows),
-        )
-        num_top = max(row.request.num_top for row in rows)
-        wanted = {"top": num_top} if num_top else {}
-        found = self.run("score", inputs, self._prefill_span(rows), **wanted)
-        logprobs, greedy, top = jax.device_get(found)
+        span = self._prefill_span(rows)
+        logprobs, greedy, top = self._score(rows, num_rows, span)
         self._count_prefill(start)
 
         def store() -> None:
@@ -286,6 +283,8 @@ class DeviceCalls:
         return next(span for span in self._settings.spans if span >= end)
 
     def _wanted(self, rows: Sequence[BatchRow]) -> dict[str, int]:
+        if self._settings.every_call is not None:
+            return dict(self._settings.every_call)
         return {
             "samples": any(row.request.sampling.temperature > 0 for row in rows),
             "logprobs": any(row.request.wants_logprobs for row in rows),
@@ -315,6 +314,18 @@ class DeviceCalls:
         )
         found = self.run("prefill", inputs, span, **self._wanted(rows))
         return jax.tree.map(lambda a: a[: len(rows)], tuple(jax.device_get(found)))
+
+    def _score(
+        self, rows: Sequence[BatchRow], num_rows: int, span: int
+    ) -> tuple[np.ndarray, np.ndarray, Likeliest | None]:
+        """Log-probabilities, whether each is the largest, and the most likely ones."""
+        inputs = (
+            arrays.prefill_chunk(rows, self._settings, num_rows),
+            arrays.score_targets(rows, self._settings, num_rows),
+        )
+        num_top = self._wanted(rows)["top"]
+        wanted = {"top": num_top} if num_top else {}
+        return jax.device_get(self.run("score", inputs, span, **wanted))
 
     def _decode(
         self, rows: Sequence[BatchRow], num_rows: int, span: int

@@ -121,7 +121,7 @@ class Engine:
         self._calls.run(program, inputs, span, **wanted)
 
     def compile(self, progress: Callable[[str], None] | None = None) -> None:
-        """Compiles the greedy programs for what is loaded.
+        """Compiles programs for what is loaded; see `DeviceCalls.compile`.
 
         Args:
           progress: called with the name of each.

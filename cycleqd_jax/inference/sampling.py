@@ -108,15 +108,26 @@ def sample(
     Returns:
       Int32 `[B]`.
     """
-    scaled = jnp.where(allowed(logits, sampling), _scaled(logits, sampling), -jnp.inf)
+    is_drawn = sampling.temperature > 0
+    best = greedy(logits, divided=divided)
 
     def noise(seed: jax.Array, count: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(seed), count)
         return jax.random.gumbel(key, logits.shape[1:])
 
-    noisy = scaled + jax.vmap(noise)(sampling.seeds, sampling.counts)
-    drawn, best = (greedy(x, divided=divided) for x in (noisy, logits))
-    return jnp.where(sampling.temperature > 0, drawn, best)
+    def draw() -> jax.Array:
+        is_cut = is_drawn & ((sampling.top_k > 0) | (sampling.top_p < 1))
+        kept = jax.lax.cond(
+            jnp.any(is_cut),
+            lambda: allowed(logits, sampling),
+            lambda: jnp.ones(logits.shape, bool),
+        )
+        scaled = jnp.where(kept, _scaled(logits, sampling), -jnp.inf)
+        noisy = scaled + jax.vmap(noise)(sampling.seeds, sampling.counts)
+        return jnp.where(is_drawn, greedy(noisy, divided=divided), best)
+
+    # Sorting and drawing take long, and few rows ask for them.
+    return jax.lax.cond(jnp.any(is_drawn), draw, lambda: best)
 
 
 def allowed(logits: jax.Array, sampling: RowSampling) -> jax.Array:

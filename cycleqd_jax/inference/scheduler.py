@@ -215,7 +215,8 @@ class Scheduler:
         def kind(conversation: Conversation) -> tuple[int, ...]:
             request = conversation.request
             scoring = request.score_from is not None
-            if not self._settings.deterministic:
+            settings = self._settings
+            if not settings.deterministic or settings.every_call is not None:
                 return (scoring,)
             samples = request.sampling.temperature > 0
             return scoring, samples, request.wants_logprobs, request.num_top

@@ -1,5 +1,6 @@
 """The settings of the inference engine, which are also its programs' static sizes."""
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import pydantic
@@ -86,6 +87,14 @@ class EngineSettings(Section):
         if self.deterministic:
             return (largest,)
         return tuple(sorted({max(largest // 8, 1), max(largest // 2, 1), largest}))
+
+    @property
+    def every_call(self) -> Mapping[str, int] | None:
+        """`samples`, `logprobs` and `top` that every call computes, asked for or not.
+
+        None is what its rows ask for, each combination in a program of its own.
+        """
+        return None
 
     def check_sized(self) -> None:
         """Refuses settings that leave a size open.

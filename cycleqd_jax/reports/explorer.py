@@ -4,6 +4,7 @@ Verdicts are one character per problem, replies are a bounded part; a server giv
 rest when it is asked (`replies_of`).
 """
 
+import collections
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -12,12 +13,17 @@ from cycleqd_jax.reports.population import Population
 from cycleqd_jax.reports.shares import Shares
 from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.kinds import predicts_masks
+<<<<<<< HEAD
 from cycleqd_jax.runs.names import AGGREGATED, champion_name
+=======
+from cycleqd_jax.runs.names import BASE, champion_name
+>>>>>>> serving
 
 SPLIT = "optimise"  # all individuals have results on it
+_TEST = "test"  # models that were compared have results on it
 _VERDICTS = 1_500_000  # characters of verdicts on a page, at most
-_PAIRS = 400  # problems whose replies are on a page, at most
-_TEXTS = 300_000  # characters of replies on a page, at most
+_PAIRS = 400  # problems of a split whose replies are on a page, at most
+_TEXTS = 300_000  # characters of replies of a split on a page, at most
 _LONGEST = 700  # characters of one reply on a page
 _LONGEST_SERVED = 20_000
 
@@ -26,6 +32,7 @@ class _Wanted(NamedTuple):
     """A reply to put on the page."""
 
     individual: str
+    split: str
     task: str
     problem: str
 
@@ -78,16 +85,16 @@ def to_json(data: Mapping[str, Any]) -> str:
 
 
 def replies_of(population: Population, individual: str) -> dict[str, Any]:
-    """All replies of one individual on `optimise`: task -> problem -> three texts.
+    """All replies of one individual: split -> task -> problem -> three texts.
 
-    The texts are the outcome, the last reply and the verdict's explanation; long ones
-    are cut.
+    Splits are `optimise` and, where it has results on it, `test`. The texts are the
+    outcome, the last reply and the verdict's explanation; long ones are cut.
     """
-    found: dict[str, dict[str, list[str]]] = {}
-    for row in _read_replies(population, {individual}, None):
+    found: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for key, row in _read_replies(population, [individual], None).items():
         texts = [row[c] or "" for c in ("outcome", "reply", "explanation")]
-        own = found.setdefault(row["task"], {})
-        own.setdefault(row["problem"], [_cut(t, _LONGEST_SERVED) for t in texts])
+        own = found.setdefault(key.split, {}).setdefault(key.task, {})
+        own[key.problem] = [_cut(t, _LONGEST_SERVED) for t in texts]
     return found
 
 
@@ -206,69 +213,87 @@ def _row(scores: Mapping[str, float], ids: list[str]) -> str | list[float | None
 
 
 def _replies(population: Population) -> tuple[dict, list[str]]:
-    """Replies where a child and a parent differ, of the most wanted first.
+    """Replies where an individual and another differ, of the most wanted first.
 
-    Returns individual -> task -> problem -> places in the list of texts of the outcome,
-    the reply and the explanation; and that list.
+    Returns individual -> split -> task -> problem -> places in the list of texts of the
+    outcome, the reply and the explanation; and that list.
     """
-    wanted = list(_differences(population))
-    rows = _read_replies(
-        population, {w.individual for w in wanted}, {w.problem for w in wanted}
-    )
-    by_key: dict[_Wanted, Mapping[str, Any]] = {}
-    for row in rows:
-        key = _Wanted(row["individual"], row["task"], row["problem"])
-        by_key.setdefault(key, row)
+    wanted = [*_differences(population, SPLIT), *_differences(population, _TEST)]
+    names = dict.fromkeys(w.individual for w in wanted)
+    rows = _read_replies(population, names, {w.problem for w in wanted})
     texts: dict[str, int] = {}
     found: dict[str, Any] = {}
-    spent = 0
+    spent = collections.Counter()
     for key in wanted:
-        row = by_key.get(key)
-        if row is None or spent > _TEXTS:
+        row = rows.get(key)
+        if row is None or spent[key.split] > _TEXTS:
             continue
         places = []
         for column in ("outcome", "reply", "explanation"):
             text = _cut(row[column] or "", _LONGEST)
-            spent += 0 if text in texts else len(text)
+            spent[key.split] += 0 if text in texts else len(text)
             places.append(texts.setdefault(text, len(texts)))
-        tasks = found.setdefault(key.individual, {})
+        tasks = found.setdefault(key.individual, {}).setdefault(key.split, {})
         tasks.setdefault(key.task, {})[key.problem] = places
     return found, list(texts)
 
 
-def _differences(population: Population) -> Iterable[_Wanted]:
-    """The replies of both sides where a child and a parent differ, each once."""
-    parents: dict[str, Iterable[str]] = {c.name: c.parents for c in population.children}
-    parents |= _merged(population)
+def _differences(population: Population, split: str) -> Iterable[_Wanted]:
+    """The replies of both sides where an individual and another differ, each once.
+
+    The others are parents; on `test`, which few parents have, also base and experts.
+    """
+    others: dict[str, Iterable[str]] = {c.name: c.parents for c in population.children}
+    others |= _merged(population)
+    usual = (BASE, *population.experts) if split == _TEST else ()
     seen: dict[_Wanted, None] = {}
     for name in _by_interest(population):
-        own = population.scores.get(name, {}).get(SPLIT, {})
-        for parent in dict.fromkeys(parents.get(name, ())):
-            other = population.scores.get(parent, {}).get(SPLIT, {})
+        own = population.scores.get(name, {}).get(split, {})
+        for rival in dict.fromkeys([*others.get(name, ()), *usual]):
+            other = population.scores.get(rival, {}).get(split, {})
             for task in population.opened.tasks:
                 for problem, score in sorted(own.get(task, {}).items()):
                     if other.get(task, {}).get(problem, score) == score:
                         continue
                     if len(seen) >= 2 * _PAIRS:
                         return seen
-                    seen[_Wanted(name, task, problem)] = None
-                    seen[_Wanted(parent, task, problem)] = None
+                    seen[_Wanted(name, split, task, problem)] = None
+                    seen[_Wanted(rival, split, task, problem)] = None
     return seen
 
 
 def _read_replies(
     population: Population, individuals: Iterable[str], problems: Iterable[str] | None
-) -> list[dict[str, Any]]:
-    """Rows on `optimise`; of several of one problem the first counts."""
+) -> dict[_Wanted, Mapping[str, Any]]:
+    """Rows of individuals; of several of one problem the first counts."""
+    sources = {name: _sources(population, name) for name in individuals}
     columns = ["individual", "task", "problem", "outcome", "reply", "explanation"]
     chosen = {} if problems is None else {"problem": set(problems)}
-    return reading.read_rows(
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in reading.read_rows(
         reading.parts(population.opened.path, "results"),
         [*columns, "split"],
-        individual=set(individuals),
-        split=[SPLIT],
+        individual={source for names in sources.values() for source in names},
+        split=[SPLIT, _TEST],
         **chosen,
-    )
+    ):
+        rows.setdefault(row["individual"], []).append(row)
+    found: dict[_Wanted, Mapping[str, Any]] = {}
+    for name, names in sources.items():
+        for source in names:
+            for row in rows.get(source, ()):
+                key = _Wanted(name, row["split"], row["task"], row["problem"])
+                found.setdefault(key, row)
+    return found
+
+
+def _sources(population: Population, name: str) -> tuple[str, ...]:
+    """The names under which an individual has results: its own, then as a model."""
+    facts, aliases = population.opened.facts, population.aliases
+    models = facts.models if facts else ()
+    same = [m for m in models if name in (m.name, aliases.get(m.name))]
+    more = (source for m in same for source in (m.name, m.scored_as))
+    return tuple(dict.fromkeys([name, *more]))
 
 
 def _cut(text: str, most: int) -> str:

@@ -127,6 +127,23 @@ def read_population(opened: OpenedRun) -> Population:
     )
 
 
+def cells_so_far(opened: OpenedRun) -> dict[str, str]:
+    """The cells of a run in progress, in the form of `OpenedRun.cells`.
+
+    They are those of the newest checkpoint, which holds the genomes of all its elites.
+
+    Raises:
+      BadInputError: as for `read_population`, or there is no checkpoint yet.
+    """
+    last = opened.bank.next_id - len(opened.experts)  # before newer metrics are read
+    population, cells = read_population(opened), {}
+    for place in population.placements:
+        if place.generation <= last:
+            bins = ",".join(map(str, place.bins))
+            cells[f"{opened.tasks[place.archive]}/{bins}"] = place.individual
+    return cells
+
+
 def _aliases(opened: OpenedRun, names: set[str]) -> dict[str, str]:
     """The compared models that are an expert or a child under another name."""
     if opened.facts is None:

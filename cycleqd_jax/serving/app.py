@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.runs.names import BASE
 from cycleqd_jax.runs.opened import OpenedRun
 from cycleqd_jax.serving.catalogue import Catalogue, Model
 from cycleqd_jax.serving.desk import Desk
@@ -35,7 +36,7 @@ def make_app(
       opened: the run, finished or not; nothing is written to it.
       settings: of the endpoint.
       extra_routes: are looked at first. They need no API key outside of `/v1/`.
-      observer: hears what is loaded.
+      observer: hears what is loaded and compiled.
 
     Returns:
       The application. `app.state.catalogue` has the models.
@@ -45,8 +46,14 @@ def make_app(
         not fit.
     """
     opened = opened.with_base(settings.base_model)
-    desk = open_desk(opened, settings, observer or Observer())
-    return app_of(Catalogue(opened), desk, settings, extra_routes)
+    observer = observer or Observer()
+    desk, catalogue = open_desk(opened, settings, observer), Catalogue(opened)
+    if settings.warm_up:
+        observer.phase("compiling programs, which JAX's cache keeps for the next start")
+        for name in catalogue.models():  # JAX computes some of them
+            catalogue.find(name)
+        desk.warm_up(catalogue.find(BASE)[1], observer.note)
+    return app_of(catalogue, desk, settings, extra_routes)
 
 
 def app_of(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.individuals import Individual
+from cycleqd_jax.reports.population import cells_so_far
 from cycleqd_jax.runs.opened import OpenedRun
 from cycleqd_jax.serving.errors import ApiError
 
@@ -72,7 +73,7 @@ class Catalogue:
                 for model in opened.facts.models if opened.facts else ():
                     if model.scored_as in found:  # the elite that is best of all
                         found[model.name] = model.scored_as
-                found |= opened.cells()
+                found |= opened.cells() if opened.facts else cells_so_far(opened)
                 self._models = {n: Model(n, i) for n, i in found.items()}
             return self._models
 

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from cycleqd_jax.errors import CycleQDError
 from cycleqd_jax.evaluation.loader import IndividualLoader
@@ -83,6 +83,21 @@ class Desk:
     def waiting(self) -> int:
         """Replies that wait for a seat."""
         return len(self._waiting)
+
+    def warm_up(self, individual: Individual, progress: Callable[[str], None]) -> None:
+        """Compiles all that requests will run, so that none of them waits for it.
+
+        Args:
+          individual: a genome.
+          progress: is told of each program.
+        """
+        self._loader.compile(progress)
+        progress("loading an individual")
+        if self._shares(individual):
+            self._loader.set_row(0, individual)
+        else:
+            for _ in range(2):  # all but the first reuse the memory of the one before
+                self._loader.load_alone(individual)
 
     @contextlib.contextmanager
     def room(self, count: int) -> Iterator[None]:

@@ -173,7 +173,7 @@ class ChatEndpoint(Endpoint):
             asked.n,
             asked.limits(most),
             logprobs=asked.logprobs,
-            num_top=protocol.num_top(asked.top_logprobs),
+            num_top=asked.top_logprobs,
         )
         top = asked.top_logprobs if asked.logprobs else None
         return job, ChatForm(asked.model, job, self._tokenizer, top)
@@ -204,7 +204,7 @@ class CompletionEndpoint(Endpoint):
             asked.n,
             asked.limits(asked.max_tokens) if replies else None,
             logprobs=asked.logprobs is not None,
-            num_top=protocol.num_top(asked.logprobs or 0),
+            num_top=asked.logprobs or 0,
             scores_prompts=asked.echo and asked.logprobs is not None,
         )
         echoes = [t for t in texts for _ in range(asked.n)] if asked.echo else None

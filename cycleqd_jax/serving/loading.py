@@ -48,6 +48,7 @@ def open_desk(opened: OpenedRun, settings: ServeSettings, observer: Observer) ->
         individuals_per_pass=engine.slots,
         noise=config.noise,
         whole=dataclasses.replace(opened.whole_models(base), mesh=mesh),
+        one_form=True,
     )
     return Desk(loader, settings.max_waiting)
 

@@ -16,6 +16,7 @@ from cycleqd_jax.errors import explain, show
 from cycleqd_jax.files import Section, Text, Whole, parse_json
 from cycleqd_jax.inference.requests import Limits, Sampling
 from cycleqd_jax.serving.errors import ApiError
+from cycleqd_jax.serving.settings import MOST_TOP
 
 _IGNORED = {
     *("user", "metadata", "store", "service_tier", "safety_identifier"),
@@ -32,7 +33,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {  # these values change nothing
     "suffix": ("",),
     "best_of": (1,),
 }
-_NUM_TOP = (0, 1, 5, 20)  # each number is a program of its own
 
 Prompt = str | list[int] | list[str] | list[list[int]]
 
@@ -134,7 +134,7 @@ class ChatRequest(Common):
     max_tokens: Whole | None = None
     max_completion_tokens: Whole | None = None
     logprobs: bool = False
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP)] = 0
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "ChatRequest":
@@ -201,11 +201,6 @@ def parse(content: bytes, kind: type[Request]) -> Request:
         error, sentence = explain(err, data, kind)
         param = str(error["loc"][0]) if error["loc"] else None
         raise ApiError(400, sentence, param=param) from err
-
-
-def num_top(asked: int) -> int:
-    """How many most likely tokens the engine is asked for: few programs serve all."""
-    return next(number for number in _NUM_TOP if number >= asked)
 
 
 def _without_nulls(data: Any) -> Any:

@@ -1,6 +1,7 @@
 """The settings of the endpoint."""
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -8,13 +9,15 @@ from pydantic import Field
 from cycleqd_jax.files import PathText, Section, Text, Whole
 from cycleqd_jax.inference.settings import EngineSettings
 
+MOST_TOP = 20  # most likely tokens that a request may ask for in each place
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ServeEngine(EngineSettings):
     """The engine's settings, with defaults for few conversations at a time.
 
-    `length: auto` takes the model's context, 1024 tokens at most.
+    `length: auto` takes the model's context, 1024 tokens at most. Requests of all
+    kinds run the same few programs, so that all of them can be compiled at the start.
     """
 
     slots: Literal["auto"] | Whole = 16
@@ -23,6 +26,29 @@ class ServeEngine(EngineSettings):
     prefill_chunk: Whole = 32
     decode_steps: Whole = 8
     deterministic: bool = False
+
+    @property
+    def spans(self) -> tuple[int, ...]:
+        """As in `EngineSettings`; a quarter or all."""
+        if self.deterministic:
+            return (self.length,)
+        return tuple(sorted({max(self.length // 4, min(self.length, 64)), self.length}))
+
+    @property
+    def eviction_spans(self) -> tuple[int, ...]:
+        """One, for nothing is evicted: there are as many seats as slots."""
+        return (self.length,)
+
+    def row_counts(self, largest: int) -> tuple[int, ...]:
+        """As in `EngineSettings`; few or all."""
+        if self.deterministic:
+            return (largest,)
+        return tuple(sorted({max(largest // 8, 1), largest}))
+
+    @property
+    def every_call(self) -> Mapping[str, int]:
+        """All that a request may ask for."""
+        return {"samples": True, "logprobs": True, "top": MOST_TOP}
 
 
 class ServeSettings(Section):
@@ -38,6 +64,7 @@ class ServeSettings(Section):
       base_model: where the run's base model is on this machine, if elsewhere than the
         run's settings say.
       max_waiting: replies that may wait for a slot; requests beyond are refused.
+      warm_up: whether all programs are compiled before the first request.
       max_body_bytes: size of the largest request.
       engine: its sizes.
     """
@@ -48,6 +75,7 @@ class ServeSettings(Section):
     allowed_hosts: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     base_model: PathText | None = None
     max_waiting: Whole = 256
+    warm_up: bool = True
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = 4 * 2**20
     engine: ServeEngine = ServeEngine()
 

@@ -119,16 +119,20 @@ def test_population(options, monkeypatch):
     assert all(math.isfinite(row.ours) and row.ours > 0 for row in rows)
 
 
-def test_serve(options, monkeypatch):
+@pytest.mark.parametrize("model", ["random", "of a config"])
+def test_serve(options, monkeypatch, model):
     serve = pytest.importorskip("experiments.benchmarks.serve")
     monkeypatch.setattr(serve, "_PROMPT", 8)
     monkeypatch.setattr(serve, "_NEW", 6)
-    rows = serve.run(options, lambda text: None)
-    assert [(row.unit, row.target) for row in rows] == [
-        ("tokens/s", 2.0),
-        ("tokens/s", None),
-    ]
-    assert all(row.ours > 0 for row in rows)
+    small = {name: min(size, 32) for name, size in serve._SIZES.items()}
+    small |= {"vocab_size": 64, "num_hidden_layers": 1}
+    monkeypatch.setattr(serve, "_SIZES", small)
+    if model == serve.MODEL:
+        options = frame.Options(model)
+    [row] = serve.run(options, lambda text: None)
+    assert (row.unit, row.target) == ("tokens/s", 2.0)
+    assert row.ours > 0 and row.ratio == pytest.approx(row.ours / row.other)
+    assert "million weights" in row.note
 
 
 def test_loop(options):

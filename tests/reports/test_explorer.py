@@ -71,9 +71,14 @@ def test_a_page_holds_a_bounded_part(population, monkeypatch):
     monkeypatch.setattr(explorer, "_TEXTS", 60)
     monkeypatch.setattr(explorer, "_VERDICTS", 900)
     part = explorer.explorer_data(population, {})
-    kept = sum(len(own) for t in part["replies"].values() for own in t.values())
-    every = sum(len(own) for t in whole["replies"].values() for own in t.values())
-    assert 0 < kept < every and sum(map(len, part["texts"])) < 200
+
+    def count(data, split):
+        found = (own.get(split, {}) for own in data["replies"].values())
+        return sum(len(problems) for tasks in found for problems in tasks.values())
+
+    for split in ("optimise", "test"):
+        assert 0 < count(part, split) < count(whole, split)
+    assert sum(map(len, part["texts"])) < 400
     assert 0 < part["without_verdicts"] < len(population.names)
     assert "aggregated" in part["verdicts"]  # what a reader wants first is kept
 
@@ -86,9 +91,23 @@ def test_no_text_can_end_the_element_that_holds_the_data():
 
 def test_all_replies_of_one_individual(population):
     found = explorer.replies_of(population, "child/3")
-    assert [len(found[task]) for task in sorted(found)] == [12, 12, 12]
-    outcome, reply, why = found["skill_a"]["skill_a/optimise/0"]
+    assert list(found) == ["optimise"]
+    assert [len(own) for own in found["optimise"].values()] == [12, 12, 12]
+    outcome, reply, why = found["optimise"]["skill_a"]["skill_a/optimise/0"]
     assert outcome in ("solved", "wrong") and reply.startswith("```") and why
+
+
+def test_replies_on_test_have_their_verdicts(population):
+    """Also those of a child that was compared under another name."""
+    [(alias, child)] = population.aliases.items()
+    for name in (alias, child, "base", "aggregated"):
+        own = population.scores[name]["test"]
+        found = explorer.replies_of(population, name)["test"]
+        assert found.keys() == own.keys()
+        for task, problems in found.items():
+            assert problems.keys() == own[task].keys()
+            for problem, (outcome, _, _) in problems.items():
+                assert (outcome == "solved") == (own[task][problem] == 1)
 
 
 def test_a_served_run_is_read_again_when_it_has_changed(started, tmp_path):

@@ -221,13 +221,14 @@ def test_the_replay_goes_back_to_the_experts(tab, page, population):
     assert tab.complaints() == []
 
 
-def open_problem(tab):
+def open_problem(tab, split="optimise"):
     """Opens the first problem of the card that was won or lost; its two sides."""
     tab.run(
-        "const d = document.querySelector('[data-against]:has(.problem)');"
+        f"const d = document.querySelector('[data-split={split}]:has(.problem)');"
         "d.open = true; d.querySelector('.problem').open = true;"
     )
-    return tab.wait(lambda: (found := tab.all(".problem .pair > div")) and found)
+    sides = f"[data-split={split}] .problem .pair > div"
+    return tab.wait(lambda: (found := tab.all(sides)) and found)
 
 
 def test_hostile_output_stays_a_text(tab, page, population):
@@ -237,12 +238,13 @@ def test_hostile_output_stays_a_text(tab, page, population):
     )
     tab.open(page, fragment=fragment)
     title = tab.driver.title
-    sides = open_problem(tab)
-    assert len(sides) == 2
-    outcomes = {side.find_element("css selector", "strong span").text for side in sides}
-    assert outcomes == {"solved", "wrong"}
-    for side in sides:
-        assert side.find_element("css selector", "pre").text == SHOWN
+    for split in ("optimise", "test"):
+        sides = open_problem(tab, split)
+        assert len(sides) == 2
+        outcomes = {s.find_element("css selector", "strong span").text for s in sides}
+        assert outcomes == {"solved", "wrong"}
+        for side in sides:
+            assert side.find_element("css selector", "pre").text == SHOWN
     assert not tab.all("pre b") and not tab.all("pre img")
     assert tab.driver.title == title and len(tab.all("script")) == 3
     assert tab.complaints() == []
@@ -378,8 +380,10 @@ def test_with_a_server_it_fetches_replies_and_chats(tab, run, population):
         assert refused.text == "No answer: There is no room <i>now</i>."
         assert not tab.all("#answers img") and "owned" not in tab.driver.title
         tab.open(address, fragment="#individual=aggregated")
-        replies = [s.find_element("css selector", "pre") for s in open_problem(tab)]
-        assert [reply.text for reply in replies] == [SHOWN, SHOWN]
+        for split in ("optimise", "test"):
+            sides = open_problem(tab, split)
+            replies = [s.find_element("css selector", "pre").text for s in sides]
+            assert replies == [SHOWN, SHOWN]
         assert tab.complaints() == []
 
 

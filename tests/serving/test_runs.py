@@ -9,7 +9,9 @@ import served
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import digest
+from cycleqd_jax.reports.population import read_population
 from cycleqd_jax.runs.folder import RunFolder
+from cycleqd_jax.runs.opened import open_run
 from experiments import serve
 
 ASK = {"prompt": "toy_a test 1", "max_tokens": 8}
@@ -37,13 +39,26 @@ def test_a_run_that_is_going_on_and_then_finishes(toy_run, tmp_path, endpoint):
     kept = {name: path.read_bytes() for name, path in last.items()}
     for path in last.values():
         path.unlink()
+    newest = max((run / "checkpoints").iterdir(), key=lambda step: int(step.name))
+    hidden = tmp_path / "newest"
+    newest.rename(hidden)
     before = tree(run)
     with RunFolder(run, resume=True), served.serving(run) as there:  # it is locked
         names = ids(there)
         assert {"base", "expert/toy_a", "uniform_merge"} < names
         assert any(name.startswith("child/") for name in names)
         assert "aggregated" not in names and ask(there, "aggregated")[0] == 404
-        assert tree(run) | before == tree(run)
+        # Its cells are those of the checkpoint, though metrics are further.
+        early = read_population(open_run(run)).placements
+        told = int(newest.name) - 2  # children of a batch
+        held = {(p.archive, p.bins) for p in early if p.generation <= told}
+        cells = {name for name in names if "," in name}
+        assert len(cells) == len(held) and ask(there, min(cells))[0] == 200
+        hidden.rename(newest)
+        names = ids(there)
+        now = tree(run)
+        assert before.items() <= now.items()  # nothing of it was changed
+        assert {n for n in names if "," in n} == {n for n in ids(endpoint) if "," in n}
         for name in names:
             if not name.startswith("trained_expert"):
                 want = ask(endpoint, name)[1]["choices"]

@@ -69,7 +69,12 @@ class Served(NamedTuple):
 @contextlib.contextmanager
 def serving(run, extra_routes=(), **settings) -> Iterator[Served]:
     """Serves a run folder as long as the body runs."""
-    settings = {"port": 0, "max_waiting": 8, "engine": ENGINE} | settings
+    settings = {
+        "port": 0,
+        "max_waiting": 8,
+        "engine": ENGINE,
+        "warm_up": False,
+    } | settings
     chosen = ServeSettings.model_validate(settings)
     app = make_app(open_run(run), chosen, extra_routes)
     with listen(chosen) as listener:

@@ -10,7 +10,7 @@ function drawCard() {
     el("div", { class: "scroll" }, drawScores(name)),
     el("h3", {}, "Ancestors"), drawLineage(name),
     el("h3", {}, "Experts' shares by layers"), el("div", { class: "scroll" }, drawShares(name)),
-    ...drawParents(name));
+    ...drawParents(name), ...drawTest(name));
   place.replaceChildren(card);
   return undefined;
 }
@@ -91,29 +91,38 @@ function drawParents(name) {
     parts.push(el("p", {}, `Crossed from ${weights.join(" and ")}.${drawn}`,
       change === null ? "" : change.length ? ` Beyond the mean of its parents: ${change.join(", ")}.` : " It holds no more of any expert than the mean of its parents."));
   }
-  return [...parts, ...found.map((parent) => drawAgainst(name, parent))];
+  return [...parts, ...found.map((parent) => drawAgainst(name, parent, "optimise"))];
 }
 
-function drawAgainst(name, parent) {
+// Few parents were evaluated on test; base and experts mostly are.
+function drawTest(name) {
+  const usual = ["base", ...data.experts.map((expert) => `expert/${expert}`)];
+  const has = (one) => data.verdicts[one] && data.verdicts[one].test;
+  const others = [...new Set([...(parents.get(name) || []), ...usual])].filter((one) => one !== name && has(one));
+  if (!has(name) || !others.length) return [];
+  return [el("h3", {}, "Side by side on test"), ...others.map((other) => drawAgainst(name, other, "test"))];
+}
+
+function drawAgainst(name, parent, split) {
   const won = [], lost = [];
   let compared = 0;
   const gaps = data.tasks.map((task) => {
-    const ours = valuesOf(name, "optimise", task), theirs = valuesOf(parent, "optimise", task), differences = [];
+    const ours = valuesOf(name, split, task), theirs = valuesOf(parent, split, task), differences = [];
     ours.forEach((score, k) => {
       if (score === null || theirs[k] == null) return;
       differences.push(score - theirs[k]);
-      if (score !== theirs[k]) (score > theirs[k] ? won : lost).push([task, data.problems.optimise[task][k]]);
+      if (score !== theirs[k]) (score > theirs[k] ? won : lost).push([task, data.problems[split][task][k]]);
     });
     compared += differences.length;
     return differences.length ? `${task} ${meanOf(differences) < 0 ? "\u2212" : "+"}${Math.abs(meanOf(differences)).toFixed(3)}` : `${task} \u2013`;
   });
-  const list = (title, kind, problems) => problems.length ? el("div", {}, el("strong", { class: kind }, title), ...problems.map(([task, problem]) => drawProblem(name, parent, task, problem))) : "";
-  return el("details", { "data-against": parent },
-    el("summary", {}, `against ${parent}: ${compared ? `${won.length} won, ${lost.length} lost of ${compared} problems of optimise (${gaps.join(", ")})` : "verdicts are not in this page"}`),
+  const list = (title, kind, problems) => problems.length ? el("div", {}, el("strong", { class: kind }, title), ...problems.map(([task, problem]) => drawProblem(name, parent, split, task, problem))) : "";
+  return el("details", { "data-against": parent, "data-split": split },
+    el("summary", {}, `against ${parent}: ${compared ? `${won.length} won, ${lost.length} lost of ${compared} problems of ${split} (${gaps.join(", ")})` : "verdicts are not in this page"}`),
     nameButton(parent), list("won", "ok", won), list("lost", "no", lost));
 }
 
-function drawProblem(name, parent, task, problem) {
+function drawProblem(name, parent, split, task, problem) {
   const box = el("details", { class: "problem" }, el("summary", {}, problem));
   box.addEventListener("toggle", async () => {
     if (!box.open || box.children.length > 1) return;
@@ -121,7 +130,7 @@ function drawProblem(name, parent, task, problem) {
     box.append(pair);
     try {
       const sides = await Promise.all([name, parent].map((one) => repliesOf(one)));
-      pair.append(...sides.map((replies, side) => drawReply([name, parent][side], (replies[task] || {})[problem])));
+      pair.append(...sides.map((replies, side) => drawReply([name, parent][side], ((replies[split] || {})[task] || {})[problem])));
     } catch (error) {
       pair.append(el("p", { class: "no" }, `The replies did not come: ${error.message}`));
     }
@@ -135,12 +144,12 @@ function drawReply(name, texts) {
   return el("div", {}, el("strong", {}, `${name}: `, el("span", { class: outcome === "solved" ? "ok" : "no" }, outcome)), el("pre", {}, reply), el("p", { class: "note" }, explanation));
 }
 
-// Replies by task and problem: from the server, once each, or from the page itself.
+// Replies by split, task and problem: from the server, once each, or from the page itself.
 const fetched = new Map();
 function repliesOf(name) {
   if (!server) {
-    const tasks = Object.entries(data.replies[name] || {});
-    return Object.fromEntries(tasks.map(([task, own]) => [task, Object.fromEntries(Object.entries(own).map(([problem, places]) => [problem, places.map((place) => data.texts[place])]))]));
+    const each = (object, change) => Object.fromEntries(Object.entries(object || {}).map(([key, value]) => [key, change(value)]));
+    return each(data.replies[name], (tasks) => each(tasks, (own) => each(own, (places) => places.map((place) => data.texts[place]))));
   }
   if (!fetched.has(name)) fetched.set(name, ask(`${server.replies}?individual=${encodeURIComponent(name)}`).catch((error) => { fetched.delete(name); throw error; }));
   return fetched.get(name);
