@@ -82,7 +82,7 @@ class ChatOptions:
 
 
 class Likelihood(NamedTuple):
-    """How likely a model finds a given text.
+    """The likelihood of a given text under a model.
 
     Attributes:
       logprob: natural logarithm of the text's probability.

@@ -53,7 +53,7 @@ def scores_of(output: pathlib.Path) -> dict:
 
 @pytest.fixture(scope="module")
 def factored(world):
-    """Where the command wrote, with all individuals at once."""
+    """The folder of the results, of all individuals at once."""
     folder, settings = world
     assert measure(folder, settings) == 0
     return folder / "run" / "language"

@@ -212,7 +212,7 @@ class HarnessTask:
     def _reply_options(
         self, key: str, request: Instance, options: ChatOptions, number: int
     ) -> ChatOptions:
-        """What ends a reply, and how it is drawn.
+        """The end of a reply, and the way it is drawn.
 
         Raises:
           BadInputError: the request asks for something that the engine does not do.

@@ -159,7 +159,7 @@ def test_the_code_beside_a_task_is_part_of_it(make, files):
         ("own_choice", {"metric": "f1"}, ["'f1'", "expected acc or acc_norm"]),
         ("own_shares", {"metric": "pairs"}, ["pairs", "from 0 to 1, like words"]),
         ("own_choice", {"metrik": "acc"}, ["did you mean metric"]),
-        ("own_choice", {"include": ["nowhere"]}, ["own_choice"]),
+        ("own_choice", {"include": ["nowhere"]}, ["nowhere is no folder"]),
         ("nowhere.yaml", {}, ["nowhere.yaml is missing"]),
         ("own_choice", {"sizes": {Split.TRAIN: 600}}, ["only 12 problems"]),
     ],
