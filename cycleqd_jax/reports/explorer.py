@@ -13,11 +13,7 @@ from cycleqd_jax.reports.population import Population
 from cycleqd_jax.reports.shares import Shares
 from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.kinds import predicts_masks
-<<<<<<< HEAD
-from cycleqd_jax.runs.names import AGGREGATED, champion_name
-=======
-from cycleqd_jax.runs.names import BASE, champion_name
->>>>>>> serving
+from cycleqd_jax.runs.names import AGGREGATED, BASE, champion_name
 
 SPLIT = "optimise"  # all individuals have results on it
 _TEST = "test"  # models that were compared have results on it
