@@ -82,7 +82,7 @@ class Models:
         self.others: dict[str, str] = {}
         for other, path in config.models.items():
             try:
-                check_same_tokens(path, self.base)
+                check_same_tokens(path, base)
                 self.fingerprints[other] = print_of(Adapter(path))
                 self.individuals[other] = Adapter(path)
             except BadInputError as error:
