@@ -255,7 +255,7 @@ def render(messages, template):
             )
 
     tokenizer = ChatTokenizer.__new__(ChatTokenizer)
-    tokenizer._hf, tokenizer.date = Tokens(), DATE
+    tokenizer._hf, tokenizer.date, tokenizer._arguments = Tokens(), DATE, {}
     return tokenizer.render(messages, True, template)
 
 
