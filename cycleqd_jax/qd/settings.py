@@ -194,6 +194,7 @@ class AggregationSettings(Section):
         if self.result == "validated" and not self.candidates:
             raise ValueError(
                 "aggregation.result is validated, but aggregation.candidates is 0, so "
-                "nothing is scored on `validate`; set candidates to 1 or more."
+                "nothing is scored on `validate`; set candidates to 1 or more, or "
+                "result to average."
             )
         return self

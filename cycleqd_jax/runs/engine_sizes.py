@@ -6,7 +6,7 @@ import jax
 
 from cycleqd_jax.chat import check_text
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation import chats
+from cycleqd_jax.evaluation import chat_tokens
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.dialogues import examples_of, turn_end
@@ -127,11 +127,11 @@ def tokens_needed(task: Task, problem: Problem, tokenizer: ChatTokenizer) -> int
             raise BadInputError(f"Problem {problem.id}: {err}.") from err
         if continuation is None:
             limit = options.max_new_tokens or task.max_new_tokens
-            prompt = chats.prompt_tokens(tokenizer, messages, options, limit)
+            prompt = chat_tokens.prompt_tokens(tokenizer, messages, options, limit)
             lengths.append(len(prompt) + limit)
         else:
             # The last token is only a target.
-            scored = chats.parts(tokenizer, messages, continuation, options)
+            scored = chat_tokens.parts(tokenizer, messages, continuation, options)
             lengths += [len(tokens) - 1 for tokens, _ in scored]
     return max(lengths)
 

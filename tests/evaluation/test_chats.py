@@ -13,6 +13,7 @@ from lm_eval.api.instance import Instance
 from cycleqd_jax.chat import PLAIN, ChatOptions
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation import chats
+from cycleqd_jax.evaluation.chat_tokens import prompt_tokens
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.inference.engine import Engine
@@ -205,7 +206,7 @@ def test_chats_are_rendered_alike(pair):
     begun = [*chat, {"role": "assistant", "content": "It is"}]
     for messages, whole in ((chat, True), (begun, False)):
         text = pair.hf.apply_chat_template(messages, whole)
-        ours = chats.prompt_tokens(pair.model.tokenizer, messages, ChatOptions(), 1)
+        ours = prompt_tokens(pair.model.tokenizer, messages, ChatOptions(), 1)
         assert ours == pair.hf.tok_encode(text)
 
 
@@ -217,9 +218,9 @@ def test_a_system_message_may_be_left_out(pair):
     chat = [{"role": "system", "content": "Hm."}, {"role": "user", "content": "Ω"}]
     options = ChatOptions(template=template, system_optional=True)
     tokenizer = pair.model.tokenizer
-    assert chats.prompt_tokens(tokenizer, chat, options, 1) == tokenizer.encode("Ω")
+    assert prompt_tokens(tokenizer, chat, options, 1) == tokenizer.encode("Ω")
     with pytest.raises(BadInputError, match="none"):
-        chats.prompt_tokens(tokenizer, chat, ChatOptions(template=template), 1)
+        prompt_tokens(tokenizer, chat, ChatOptions(template=template), 1)
 
 
 def test_neighbours_share_what_they_begin_with(pair):
