@@ -63,6 +63,7 @@ def test_segmentation(tmp_path):
     assert "transformers" not in rows[0].note and "SamModel" in rows[1].note
 
 
+@pytest.mark.slow
 def test_scale(monkeypatch):
     """The rows that need an accelerator, on a model of a few thousand numbers."""
     config, _ = toy_world.random_model(64, np.random.default_rng(0))
@@ -109,6 +110,7 @@ def test_full_archives_hold_their_elites(options):
         assert offered.ids(task).tolist() == archives.ids(task).tolist()
 
 
+@pytest.mark.slow
 def test_population(options, monkeypatch):
     monkeypatch.setattr(population, "_PROMPT", 16)
     monkeypatch.setattr(population, "_NEW", 8)
@@ -119,7 +121,9 @@ def test_population(options, monkeypatch):
     assert all(math.isfinite(row.ours) and row.ours > 0 for row in rows)
 
 
-@pytest.mark.parametrize("model", ["random", "of a config"])
+@pytest.mark.parametrize(
+    "model", ["random", pytest.param("of a config", marks=pytest.mark.slow)]
+)
 def test_serve(options, monkeypatch, model):
     serve = pytest.importorskip("experiments.benchmarks.serve")
     monkeypatch.setattr(serve, "_PROMPT", 8)

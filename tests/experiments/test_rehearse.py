@@ -38,6 +38,7 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow  # `make rehearsal` does it too
 def test_it_runs_the_paper_s_config_on_files_like_the_real_ones(elsewhere, capsys):
     command = ["--config", str(CONFIG), *SMALL]
     assert rehearse.main(command) == 0
