@@ -429,4 +429,5 @@ def test_the_papers_preset_is_the_default_search():
     preset = with_preset({"preset": "presets/paper.yaml"}, f"{CONFIGS}/x.yaml")
     for name, section in {"qd": QDSettings, "basis": BasisSettings}.items():
         assert section.model_validate(preset[name]) == section()
-    assert preset["aggregation"] == {"candidates": 0, "choose_by": "quality"}
+    wanted = {"candidates": 0, "choose_by": "quality", "result": "average"}
+    assert preset["aggregation"] == wanted
