@@ -136,7 +136,7 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
 
 
 def _world(options: frame.Options, say: frame.Say) -> _World:
-    """What `--model` names.
+    """The model that `--model` names.
 
     Raises:
       BadInputError: it is no run or config, or has too few individuals.

@@ -235,7 +235,7 @@ def test_rows_are_read_in_parts_and_changes_are_seen(hf, tmp_path):
 
 
 def test_a_base_in_memory(hf, tmp_path):
-    """Of a GGUF file, whose tokens are others."""
+    """The tokens of a GGUF file, which are others."""
     weights = hf.weights(hf.model(tie_word_embeddings=True))
     hf.write_gguf(tmp_path / "base.gguf", weights, kind="F32")
     plain = load_model(tmp_path / "base.gguf")
