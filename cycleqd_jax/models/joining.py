@@ -1,4 +1,4 @@
-"""What a base model and its experts have in common: rows, tokens and the head.
+"""The rows, tokens and head that a base model and its experts have in common.
 
 All models of a run have the rows and the head that are decided here.
 

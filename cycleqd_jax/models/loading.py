@@ -75,7 +75,7 @@ class LoadedModel:
 
     @functools.cached_property
     def for_experts(self) -> Base:
-        """What experts of it are fitted to."""
+        """The base as experts are fitted to it."""
         tokens = Tokens(self.tokenizer.hf, self.added)
         own = self.own_config or self.config
         return Base(self.config, own, self.weights, tokens, self.source)

@@ -11,6 +11,7 @@ A tied expert of an untied base has its embedding as head. An untied expert need
 untied base; `loading.load_model` unties it.
 """
 
+import abc
 import dataclasses
 import functools
 import pathlib
@@ -49,7 +50,7 @@ class Base:
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnExpert:
+class OwnExpert(abc.ABC):
     """An expert with its own rows and head.
 
     Attributes:
@@ -66,15 +67,16 @@ class OwnExpert:
         return read_tokens(self.folder)
 
     @property
+    @abc.abstractmethod
     def unties(self) -> bool:
         """True if its head is no copy of its embedding, though the base's is."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def num_rows(self) -> int:
         """Rows of its embedding."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def row(self, name: str, i: int, weights: Weights) -> np.ndarray:
         """Row i of its embedding or head, float64 `[hidden]`.
 
@@ -83,7 +85,6 @@ class OwnExpert:
           i: token id.
           weights: the base's, as its folder has them.
         """
-        raise NotImplementedError
 
     def fitted(self, base: Base) -> Expert:
         """The expert with the rows and the head of a base model.
@@ -108,8 +109,9 @@ class OwnExpert:
             )
         return self._fitted(base)
 
+    @abc.abstractmethod
     def _fitted(self, base: Base) -> Expert:
-        raise NotImplementedError
+        """As `fitted`, when the tokens agree."""
 
     def _shared(self, base: Base, rows: int) -> np.ndarray:
         return shared_rows(self.tokens, base.tokens, rows, base.config.vocab_size)

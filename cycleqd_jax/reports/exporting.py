@@ -89,7 +89,7 @@ def write_adapter(
 
 
 def serving(rank: int) -> str:
-    """How vLLM takes an adapter of a rank."""
+    """The flag with which vLLM takes an adapter of a rank, in a sentence."""
     room = next((n for n in _VLLM_RANKS if n >= rank), None)
     if room is None:
         largest = _VLLM_RANKS[-1]

@@ -27,7 +27,7 @@ class LanguageEngine(EngineSettings):
 
 
 class ScoreSettings(PromptSettings):
-    """What decides scores; see `docs/language.md`, which describes all settings."""
+    """The settings that decide scores; `docs/language.md` describes all."""
 
     limit: Whole | None = None
     chat_template_args: Mapping[Text, Any] = {}

@@ -1,4 +1,4 @@
-"""What a run of language models has of its own: sandbox, engine, conversations."""
+"""The parts of a run of language models: sandbox, engine, conversations."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

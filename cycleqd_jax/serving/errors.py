@@ -32,7 +32,7 @@ class ApiError(CycleQDError):
 
     @property
     def body(self) -> dict[str, Any]:
-        """What the client is sent."""
+        """The body of the response."""
         return {
             "error": {
                 "message": str(self),

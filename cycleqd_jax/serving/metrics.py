@@ -11,7 +11,7 @@ GONE = 499  # the status of requests whose clients did not wait for the answer
 
 
 class Metrics:
-    """What happened to all requests so far.
+    """Counts of all requests so far.
 
     Attributes:
       requests: (path, status) -> number of requests that have ended.

@@ -50,7 +50,7 @@ class StreamOptions(Section):
 
 
 class Common(Section):
-    """What both kinds of requests have.
+    """The fields that both kinds of requests have.
 
     Attributes:
       model: the individual's name.

@@ -60,7 +60,7 @@ class Job:
 
 
 class Answer(NamedTuple):
-    """What became of a unit.
+    """The outcome of a unit.
 
     Attributes:
       generation: the reply; None where none was asked for.
@@ -116,7 +116,7 @@ def check_prompt(prompt: Sequence[int], length: int, *, replies: bool) -> None:
 
 
 def as_api_error(err: Exception) -> ApiError:
-    """What a client is told of an exception while its request was answered."""
+    """The error that a client is told when its request failed by an exception."""
     if isinstance(err, ApiError):
         return err
     if isinstance(err, RequestError):
@@ -213,7 +213,7 @@ class _Live:
         self._text = self._tokens = 0  # characters and tokens that were told
 
     def news(self) -> Piece | None:
-        """What is new since the last call; None where nothing is."""
+        """The news since the last call; None where there is none."""
         if self.is_told:
             return None
         tokens, logprobs, top = self.so_far

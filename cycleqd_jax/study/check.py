@@ -133,8 +133,7 @@ def method_facts(study: Study, name: str, tasks: Sequence[Task]) -> dict[str, An
         "population": [config.population, config.temperature],
     }
     if not isinstance(method, RunConfig):
-        label = getattr(method, "of", None) or config.reference
-        found["run"] = plain_settings(study.methods[label])
+        found["run"] = plain_settings(study.methods[study.run_of(name)])
     return found
 
 

@@ -110,11 +110,10 @@ class Records:
         return found
 
     def _models_of(self, name: str) -> list[str]:
-        reference = self._study.config.reference
         return [
             label
             for label, method in self._study.methods.items()
-            if isinstance(method, ModelMethod) and (method.of or reference) == name
+            if isinstance(method, ModelMethod) and self._study.run_of(label) == name
         ]
 
     def _path(self, name: str, seed: int) -> pathlib.Path | None:
@@ -123,13 +122,10 @@ class Records:
         return self.folder / f"{name}-{self._label(name, seed)}.json"
 
     def _label(self, name: str, seed: int) -> str:
-        method = self._study.methods[name]
-        if isinstance(method, AdapterMethod):
+        if isinstance(self._study.methods[name], AdapterMethod):
             return _ONCE
-        run = (method.of or self._study.config.reference) if isinstance(
-            method, ModelMethod
-        ) else name  # fmt: skip
-        return f"seed-{seed}" if self._study.is_seeded(run) else _ONCE
+        is_seeded = self._study.is_seeded(self._study.run_of(name))
+        return f"seed-{seed}" if is_seeded else _ONCE
 
     def _write(self, name: str, seed: int, result: Result) -> None:
         data = result._asdict() | {

@@ -91,7 +91,7 @@ def read_result(study: Study, name: str, seed: int) -> Result:
     if isinstance(method, AdapterMethod):
         return _read_adapter(study.folder / name, name, method)
     if isinstance(method, ModelMethod):
-        folder = run_folder(study, method.of or study.config.reference, seed)
+        folder = run_folder(study, study.run_of(name), seed)
         result = _read_model(folder, method)
     else:
         folder = run_folder(study, name, seed)

@@ -148,6 +148,13 @@ class Study(NamedTuple):
         place = str(self.folder / name / f"seed-{seed}")
         return self.searches[name].model_copy(update={"seed": seed, "run_dir": place})
 
+    def run_of(self, name: str) -> str:
+        """The search whose runs a method's result is read from, or evaluated as."""
+        method = self.methods[name]
+        if isinstance(method, RunConfig):
+            return name
+        return getattr(method, "of", None) or self.config.reference
+
     def seed_of(self, name: str, seed: int) -> int:
         """The seed of the run that has a method's result for a seed.
 
@@ -188,7 +195,7 @@ def open_study(config: CompareConfig, name: str) -> Study:
 
 
 def _check_model(study: Study, label: str, method: ModelMethod) -> None:
-    name = method.of or study.config.reference
+    name = study.run_of(label)
     run = study.searches.get(name)
     if run is None:
         raise BadInputError(

@@ -54,7 +54,7 @@ class Kind(Protocol):
     share: str
 
     def training(self, plan: ExpertPlan) -> Training:
-        """What to train."""
+        """The parameters that are trained, and their loss."""
         ...
 
     def stored(self, params: Params, training: Training) -> Any:

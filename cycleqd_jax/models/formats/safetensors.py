@@ -127,7 +127,7 @@ class StoredWeights(Mapping[str, np.ndarray]):
         return StoredWeights(self._files, dtype)
 
     def file(self, name: str) -> Any:
-        """What an array is read from."""
+        """The source of an array: a file, or an array in memory."""
         return self._files[name]
 
     def reading(self, files_of: Mapping[str, Any]) -> "StoredWeights":
