@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from cycleqd_jax import remote
-from cycleqd_jax.errors import BadInputError, explain, show
+from cycleqd_jax.errors import BadInputError, explain
 from cycleqd_jax.evaluation.image_settings import ImagesSettings
 from cycleqd_jax.evaluation.pool import RaySettings
 from cycleqd_jax.evaluation.retention import RetentionSettings
@@ -30,6 +29,9 @@ from cycleqd_jax.files import (
     Text,
     each_once,
 )
+from cycleqd_jax.files.overrides import override, with_preset
+from cycleqd_jax.files.remote import is_url
+from cycleqd_jax.files.yaml import dump_yaml, read_mapping
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging import expert_names
 from cycleqd_jax.merging.noise import NoiseSource
@@ -42,13 +44,6 @@ from cycleqd_jax.search.merges import BaselinesSettings
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import ProblemsSettings
 from cycleqd_jax.tasks.own.options import named_tasks
-from cycleqd_jax.yaml_files import (
-    dump_yaml,
-    laid_over,
-    nested,
-    parse_yaml,
-    read_mapping,
-)
 
 TaskSections = Mapping[Text, Mapping[Text, Any]]
 SHELL_TASK = "os_interaction"  # its episodes run in a shell of the sandbox
@@ -72,7 +67,7 @@ class LoggingSettings(Section):
 
 
 def _bucket(url: str) -> str:
-    if not remote.is_url(url):
+    if not is_url(url):
         raise ValueError("Input should be a URL like gs://bucket/runs/paper")
     return url
 
@@ -267,7 +262,7 @@ def load_config(
       BadInputError: one sentence: where the value came from, its key, what is wrong.
     """
     own = read_mapping(path)
-    overridden = [_override(own, text) for text in overrides]
+    overridden = [override(own, text) for text in overrides]
     data = with_preset(own, str(path)) if issubclass(cls, RunConfig) else own
     try:
         config = cls.model_validate(data)
@@ -281,65 +276,6 @@ def load_config(
         stem = pathlib.Path(path).stem
         return config.model_copy(update={"run_dir": f"runs/{stem}"})
     return config
-
-
-def from_overrides(overrides: Sequence[str], cls: type[Model]) -> Model:
-    """Settings of a command without a config file.
-
-    Args:
-      overrides: as for `load_config`.
-      cls: what they are.
-
-    Raises:
-      BadInputError: one sentence: the key, what is wrong.
-    """
-    data: dict[str, Any] = {}
-    for text in overrides:
-        _override(data, text)
-    try:
-        return cls.model_validate(data)
-    except pydantic.ValidationError as err:
-        sentence = explain(err, data, cls)[1]
-        raise BadInputError(f"command line: {sentence}") from err
-
-
-def with_preset(own: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Lays settings over those of the file that their key `preset` names, if any.
-
-    Args:
-      own: settings of a run.
-      where: the config file that they came from. A preset that the current working
-        directory does not have is beside it.
-
-    Returns:
-      Settings without that key; sections are merged key by key.
-
-    Raises:
-      BadInputError: the file is missing, or has a preset itself.
-    """
-    if "preset" not in own:
-        return own
-    rest = dict(own)
-    preset = rest.pop("preset")
-    if preset is None:
-        return rest
-    if not isinstance(preset, str):
-        raise BadInputError(f"{where}: preset is {show(preset)}; expected a file.")
-    preset = _found_from(where, preset)
-    below = nested(read_mapping(preset), preset)
-    if "preset" in below:
-        raise BadInputError(f"{preset}: has a preset itself; write its settings here.")
-    return laid_over(below, rest)
-
-
-def _found_from(config: str, preset: str) -> str:
-    """The path of a preset: as it is, or else from the folder of the config file."""
-    path = pathlib.Path(preset).expanduser()
-    if remote.is_url(preset) or path.is_absolute() or path.exists():
-        return preset
-    folder, slash, _ = config.rpartition("/")
-    beside = f"{folder}{slash}{preset}"
-    return beside if remote.is_url(config) or pathlib.Path(beside).exists() else preset
 
 
 def _has(data: Mapping[str, Any], loc: Sequence[Any]) -> bool:
@@ -357,36 +293,6 @@ def _has(data: Mapping[str, Any], loc: Sequence[Any]) -> bool:
 def to_yaml(config: Section) -> str:
     """All settings as YAML text; `load_config` of it gives an equal object."""
     return dump_yaml(config.model_dump(mode="json"))
-
-
-def _override(data: dict[str, Any], text: str) -> tuple[str, ...]:
-    """Writes one `key=value` into `data`; returns the key, split at its sections."""
-    key, equals, value = (part.strip() for part in text.partition("="))
-    # Sections are one level deep, so what follows the first dot may have further ones.
-    section, dot, name = key.partition(".")
-    if not equals or not section or (dot and not name):
-        raise BadInputError(
-            f"command line: {text!r} is not a setting; expected key=value, like seed=1 "
-            "or qd.bins=10."
-        )
-    path = (section, name) if dot else (section,)
-    first, dot, last = name.rpartition(".")
-    # `task_settings` is one level deeper; a task may be an import path with dots.
-    if section == "task_settings" and dot and ":" not in last:
-        path = (section, first, last)
-    parsed = parse_yaml(value, f"command line: value of {key}")
-    for place, part in enumerate(path[:-1], 1):
-        inner = data.get(part)
-        if inner is not None and not isinstance(inner, dict):
-            above = ".".join(path[:place])
-            raise BadInputError(
-                f"command line: {key} cannot be set because {above} is {show(inner)} "
-                "and not a section."
-            )
-        data[part] = dict(inner or {})
-        data = data[part]
-    data[path[-1]] = parsed
-    return path
 
 
 def _source(

@@ -21,13 +21,13 @@ import huggingface_hub
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files.remote import RemoteFolder, is_url
 from cycleqd_jax.merging.individuals import Recipe, TrainedExpert
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.models.formats.gguf_export import GGUFType, export_gguf
 from cycleqd_jax.models.locate import locate
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.remote import RemoteFolder, is_url
 from cycleqd_jax.reports import console
 from cycleqd_jax.reports.exporting import write_adapter, write_model
 from cycleqd_jax.reports.hub import check_hub_target, push_to_hub

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files.yaml import read_mapping
 from cycleqd_jax.reports import console
 from cycleqd_jax.study.mergekit import convert
-from cycleqd_jax.yaml_files import read_mapping
 
 
 def main(argv: Sequence[str] | None = None) -> int:

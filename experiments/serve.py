@@ -12,8 +12,8 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from cycleqd_jax.config import from_overrides
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files.overrides import from_overrides
 from cycleqd_jax.reports import console
 from cycleqd_jax.runs.opened import OpenedRun, open_run
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from cycleqd_jax.config import load_config
 from cycleqd_jax.errors import BadInputError, show
+from cycleqd_jax.files.yaml import read_mapping
 from cycleqd_jax.reports import console
 from cycleqd_jax.training.settings import ExpertsSettings, ImagesConfig, TrainConfig
-from cycleqd_jax.yaml_files import read_mapping
 
 _KINDS = {"text": TrainConfig, "segmentation": ImagesConfig}
 

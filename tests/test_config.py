@@ -7,10 +7,10 @@ from pydantic import PositiveFloat
 from cycleqd_jax.config import RunConfig, load_config, to_yaml, with_preset
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import Section, parse_section
+from cycleqd_jax.files.yaml import read_mapping
 from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.training.settings import TrainConfig
-from cycleqd_jax.yaml_files import read_mapping
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "experiments" / "configs"
 MINIMAL = """

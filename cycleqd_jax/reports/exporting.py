@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cycleqd_jax.files.remote import is_url
 from cycleqd_jax.merging.adapter_plan import AdapterPlan
 from cycleqd_jax.models.formats.hf_folder import (
     export_model,
@@ -14,7 +15,6 @@ from cycleqd_jax.models.formats.peft_export import export_adapter
 from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.remote import is_url
 from cycleqd_jax.reports.model_card import ModelCard
 from cycleqd_jax.runs.opened import OpenedRun
 

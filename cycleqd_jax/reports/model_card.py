@@ -9,9 +9,9 @@ import huggingface_hub
 import yaml
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files.remote import is_url
 from cycleqd_jax.models.formats.gguf import read_gguf_metadata
 from cycleqd_jax.models.locate import find_download, is_hub_name, locate
-from cycleqd_jax.remote import is_url
 from cycleqd_jax.reports.statistics import mean, score_interval
 from cycleqd_jax.runs.kinds import predicts_masks
 from cycleqd_jax.runs.names import AGGREGATED, BASE, expert_name

@@ -17,7 +17,7 @@ from typing import Any
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError
-from cycleqd_jax.remote import RemoteFolder
+from cycleqd_jax.files.remote import RemoteFolder
 from cycleqd_jax.runs.checkpoints import last_generation
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
 from cycleqd_jax.runs.folder import RunFolder

@@ -15,6 +15,7 @@ from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.whole import WholeModels
+from cycleqd_jax.files.remote import is_url
 from cycleqd_jax.merging.basis_store import check_basis, load_basis
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import base_genome, scaled_sum, uniform
@@ -22,7 +23,6 @@ from cycleqd_jax.merging.individuals import Individual, TrainedExpert
 from cycleqd_jax.models.loading import LoadedModel, load_any_model
 from cycleqd_jax.qd.aggregation import aggregate_champions
 from cycleqd_jax.qd.bank import Bank
-from cycleqd_jax.remote import is_url
 from cycleqd_jax.runs import mirror, sums
 from cycleqd_jax.runs.checkpoints import damages, newest_whole, state_fingerprint
 from cycleqd_jax.runs.facts import NAME, RunFacts, read_facts

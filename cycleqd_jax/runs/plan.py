@@ -18,6 +18,7 @@ import numpy as np
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.rungs import make_rungs, planned_episodes
+from cycleqd_jax.files.remote import is_url, left_files
 from cycleqd_jax.merging.core_basis import core_shapes
 from cycleqd_jax.merging.forms import Basis, basis_shapes
 from cycleqd_jax.models.base import WeightsConfig
@@ -33,7 +34,6 @@ from cycleqd_jax.models.loading import load_tokenizer, open_config
 from cycleqd_jax.models.locate import find_download, is_hub_name, locate
 from cycleqd_jax.models.own_experts import Base
 from cycleqd_jax.models.tokenizer import ChatTokenizer
-from cycleqd_jax.remote import is_url, left_files
 from cycleqd_jax.runs.engine_sizes import check_length, tokens_needed
 from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.memory import Machine, RunMemory

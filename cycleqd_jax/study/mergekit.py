@@ -14,10 +14,10 @@ import pydantic
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, explain, show
 from cycleqd_jax.files import parse_section
+from cycleqd_jax.files.yaml import dump_yaml
 from cycleqd_jax.merging.expert_names import NO_EXPERT
 from cycleqd_jax.search.merges import MergeSettings
 from cycleqd_jax.study import mergekit_values as read
-from cycleqd_jax.yaml_files import dump_yaml
 
 _METHODS = ("linear", "task_arithmetic", "slerp", "ties", "dare_linear", "dare_ties")
 _EVOLVED = ("linear", "task_arithmetic")

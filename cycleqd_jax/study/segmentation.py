@@ -18,12 +18,13 @@ from pydantic import Field
 from cycleqd_jax.config import RunConfig, with_preset
 from cycleqd_jax.errors import BadInputError, explain
 from cycleqd_jax.files import PathText, Section, Text
+from cycleqd_jax.files.overrides import laid_over, nested
+from cycleqd_jax.files.yaml import read_mapping
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.reports import build
 from cycleqd_jax.runs import run
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.kinds import IMAGES, kind_of
-from cycleqd_jax.yaml_files import laid_over, nested, read_mapping
 
 ALL, CONDITIONED, SUMMARY = "all", "conditioned", "summary"
 _LEAST = 2  # test images of a data set, so that there is an interval

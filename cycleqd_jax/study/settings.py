@@ -26,10 +26,11 @@ from cycleqd_jax.files import (
     Text,
     each_once,
 )
+from cycleqd_jax.files.overrides import laid_over, nested
+from cycleqd_jax.files.yaml import read_mapping
 from cycleqd_jax.runs.names import BASE, BEST_OF_ARCHIVE, expert_name
 from cycleqd_jax.search.merges import SCALED, UNIFORM
 from cycleqd_jax.search.registry import search_class
-from cycleqd_jax.yaml_files import laid_over, nested, read_mapping
 
 SUMMARY = "summary"  # a folder beside the methods'
 _OWN = ("seed", "run_dir")  # settings that the comparison makes itself

@@ -171,7 +171,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_is_there(
 
     with Checkpoints(folder) as checkpoints:
         if where == "room":
-            monkeypatch.setattr(files.os, "posix_fallocate", full)
+            monkeypatch.setattr(files.disk.os, "posix_fallocate", full)
         elif where == "Orbax":
             monkeypatch.setattr(checkpoints._checkpointer, "save", full_in_tensorstore)
         else:

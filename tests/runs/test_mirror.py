@@ -9,8 +9,9 @@ import remote_world
 import run_contents
 import toy_world
 
-from cycleqd_jax import files, remote
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError, RunError
+from cycleqd_jax.files import remote
 from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.checkpoints import newest_whole
 from cycleqd_jax.runs.folder import RunFolder

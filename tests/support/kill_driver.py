@@ -21,8 +21,8 @@ MOMENTS = {
     ),
     "batch evaluated": ("cycleqd_jax.runs.batch", None, "mean_scores", "before"),
     "results written": ("cycleqd_jax.runs.loop", None, "write_episodes", "after"),
-    "metrics half written": ("cycleqd_jax.files", "os", "replace", "before"),
-    "checksums half written": ("cycleqd_jax.files", "os", "replace", "before"),
+    "metrics half written": ("cycleqd_jax.files.disk", "os", "replace", "before"),
+    "checksums half written": ("cycleqd_jax.files.disk", "os", "replace", "before"),
     "checkpoint half written": (
         "cycleqd_jax.runs.checkpoints",
         "Checkpoints",

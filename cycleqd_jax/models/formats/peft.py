@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cycleqd_jax import remote
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import remote
 from cycleqd_jax.models.base import EMBEDDING, HEAD, WeightsConfig
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.formats.conversion import how_to_convert

@@ -10,8 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax import files, remote
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import remote
 from cycleqd_jax.models.base import EMBEDDING, HEAD, WeightsConfig
 from cycleqd_jax.models.formats.conversion import how_to_convert
 from cycleqd_jax.models.formats.tensor_file import TensorFile

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax import files, remote
+from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import remote
 from cycleqd_jax.models.formats.byte_file import ByteFile
 
 _DTYPES = {  # in the library's order of arrays in a file, the last one first

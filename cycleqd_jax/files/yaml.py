@@ -1,4 +1,4 @@
-"""Config files: YAML that is read strictly, mappings that are laid over each other.
+"""YAML that is read strictly.
 
 Keys given twice are errors, and `1e-3` is a number. What lies in a bucket is read from
 its URL.
@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from cycleqd_jax import remote
 from cycleqd_jax.errors import BadInputError, show
+from cycleqd_jax.files import remote
 
 
 class _Loader(yaml.SafeLoader):
@@ -112,31 +112,3 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
     return yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000
     )
-
-
-def nested(given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings with `section.key` as a mapping in a mapping.
-
-    Raises:
-      BadInputError: a key ends with its dot.
-    """
-    found: dict[str, Any] = {}
-    for key, value in given.items():
-        section, dot, inner = key.partition(".")
-        if not dot or ":" in section:  # a task may be an import path
-            value = {key: value}
-        elif not inner:
-            raise BadInputError(f"{where}: {key!r} is not a setting; expected qd.bins.")
-        else:
-            value = {section: {inner: value}}
-        found = laid_over(found, value)
-    return found
-
-
-def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of which those above win; sections are merged, values replaced."""
-    found = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = {**found[key], **value} if both else value
-    return found

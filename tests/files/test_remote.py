@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import toy_world
 
-from cycleqd_jax import remote
 from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import remote
 from cycleqd_jax.models.loading import load_expert, load_model
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.setup import prepare

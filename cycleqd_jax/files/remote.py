@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import disk
 
 POINTER = "remote.json"  # in the copy of a folder: where it is, and its large files
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
@@ -58,7 +58,7 @@ def copy_folder(url: str) -> pathlib.Path:
     """
     url = url.rstrip("/")
     name = hashlib.sha256(url.encode()).hexdigest()[:32]
-    folder = files.cache_folder("cycleqd_jax", "remote", name)
+    folder = disk.cache_folder("cycleqd_jax", "remote", name)
     with _reaching(url):
         system, path = _open(url)
         listed = [
@@ -77,9 +77,9 @@ def copy_folder(url: str) -> pathlib.Path:
         if old.name not in small and old.name != POINTER:
             old.unlink()
     for name, content in small.items():
-        files.write_bytes(folder / name, content)
+        disk.write_bytes(folder / name, content)
     large = sorted(set(listed) - small.keys())
-    files.write_json(folder / POINTER, {"url": url, "files": large})
+    disk.write_json(folder / POINTER, {"url": url, "files": large})
     return folder
 
 
@@ -226,7 +226,7 @@ def _reaching(url: str) -> Iterator[None]:
         raise BadInputError(f"{url}: there is no such file or folder") from err
     except ImportError as err:
         package = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}.get(kind)
-        remedy = f"pip install {package}" if package else files.reason(err)
+        remedy = f"pip install {package}" if package else disk.reason(err)
         raise BadInputError(
             f"{url}: the client of {kind}:// is not installed; type: {remedy}"
         ) from err
@@ -234,6 +234,6 @@ def _reaching(url: str) -> Iterator[None]:
         raise
     except Exception as err:  # the clients share no narrower class
         raise BadInputError(
-            f"{url}: cannot be reached ({type(err).__name__}: {files.reason(err)}); "
+            f"{url}: cannot be reached ({type(err).__name__}: {disk.reason(err)}); "
             "check the name, the network and your login"
         ) from err
