@@ -55,6 +55,7 @@ def test_loading(monkeypatch):
     assert rows[0].ours <= rows[1].ours and "GB of files" in rows[1].note
 
 
+@pytest.mark.slow
 def test_segmentation(tmp_path):
     sam_world.make_world(tmp_path)
     rows = segmentation.run(frame.Options(str(tmp_path / "base")), lambda text: None)

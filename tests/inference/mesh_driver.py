@@ -37,7 +37,7 @@ CONFIG = LlamaConfig(
 SHAPE = EngineSettings(
     slots=8, length=48, prefill_rows=2, prefill_chunk=16, decode_steps=3
 )
-MESHES = ((8, 1), (4, 2), (2, 4), (1, 4), (1, 1))
+MESHES = ((8, 1), (2, 4), (1, 4), (1, 1))
 
 
 class Numbers:

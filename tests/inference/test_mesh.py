@@ -14,7 +14,7 @@ def meshes():
     return on_eight_devices(HERE / "mesh_driver.py")
 
 
-@pytest.mark.parametrize("mesh", ["8x1", "4x2", "2x4", "1x4"])
+@pytest.mark.parametrize("mesh", ["8x1", "2x4", "1x4"])
 def test_eight_devices_give_the_tokens_of_one(meshes, mesh):
     one, many = meshes["1x1"], meshes[mesh]
     assert len(one) == 2
@@ -24,7 +24,7 @@ def test_eight_devices_give_the_tokens_of_one(meshes, mesh):
         assert rescored == pytest.approx(scored, abs=2e-3)
 
 
-@pytest.mark.parametrize("mesh", ["8x1", "4x2", "2x4", "1x4"])
+@pytest.mark.parametrize("mesh", ["8x1", "2x4", "1x4"])
 def test_no_weights_are_gathered(meshes, mesh):
     """What devices tell each other is smaller than any matrix of a layer."""
     tensor = int(mesh[-1])
