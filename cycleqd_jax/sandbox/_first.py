@@ -8,8 +8,8 @@ inside; its folder in /proc is covered; and the filter of system calls denies ch
 its limits and priority. Scripts that judge are started from outside, by another
 bubblewrap that joins its namespaces, so it knows nothing of them.
 
-Request (from the library, over a socket): four bytes with the length, then a dictionary
-(marshal, version 2) with `do`: run, shell, type or end. Reply: one line
+Request (from the library, over a socket, one at a time): a dictionary (marshal, version
+2) with `do`: run, shell, type or end. Reply: one line
 `ended status valid count`, then so many parts, each with its length in four bytes. When
 the library closes its end, or ends, everything in here is killed.
 """
@@ -21,13 +21,7 @@ import posix
 import select
 import time
 
-from cycleqd_jax.sandbox._collect import (
-    FOLDER_FLAGS,
-    collect,
-    read_all,
-    write_all,
-    write_files,
-)
+from cycleqd_jax.sandbox._files import read_all, write_all, write_files
 from cycleqd_jax.sandbox._shell import Shell, follow, read_some
 from cycleqd_jax.sandbox._watch import Clock, kill_all
 from cycleqd_jax.sandbox.shell_mark import COMMAND
@@ -56,6 +50,7 @@ class World:
             _signal.signal(number, _signal.SIG_IGN)
         posix.umask(0o022)
         self._sock = sock
+        self._requests = open(sock, "rb", closefd=False)
         self._stop_fds = (sock, parent)
         self._request = request
         self._clock = Clock(request["limits"])
@@ -75,8 +70,9 @@ class World:
                 self._note(self._clock.tick())
             if any(fd != self._sock for fd, _ in ready):
                 break
-            message = self._receive()
-            if message is None:
+            try:
+                message = marshal.load(self._requests)
+            except (EOFError, OSError):
                 break
             do = {
                 "run": self._run,
@@ -93,24 +89,6 @@ class World:
                 break
             self._reply(*reply)
         posix._exit(0)  # and with us all that is in here
-
-    def _receive(self):
-        header = self._exactly(4)
-        data = header and self._exactly(int.from_bytes(header, "big"))
-        return marshal.loads(data) if data else None
-
-    def _exactly(self, size):
-        parts = []
-        while size:
-            try:
-                part = posix.read(self._sock, size)
-            except OSError:
-                return None
-            if not part:
-                return None
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
 
     def _reply(self, ended, status, valid, *parts):
         header = f"{ended} {status} {int(valid)} {len(parts)}\n".encode()
@@ -166,28 +144,22 @@ class World:
             fds = (terminal,) * 3
         for number, fd in enumerate(fds):
             posix.dup2(fd, number)
-        posix.closerange(3, failure_fd)
-        posix.closerange(failure_fd + 1, 1024)
+        for number in map(int, posix.listdir("/proc/self/fd")):
+            if number > 2 and number != failure_fd:
+                posix.closerange(number, number + 1)  # one of them was the list's
         drop = self._request["drop"]
         posix.execve(drop[0], [*drop, *argv], env)
 
-    def _run(self, argv, env, limit_s, alone, bound=None, files=None, collected=None):
+    def _run(self, argv, env, limit_s, alone, bound=None, files=None):
         """Runs a command to its end.
 
-        Args:
-          argv: the command and its arguments.
-          env: its environment.
-          limit_s: seconds by the clock.
-          alone: whether all that it leaves running is killed, and all that runs before.
-          bound: bytes of standard output and of error output, which are two parts of
-            the reply; it ends with more. None: they are one part, cut but read.
-          files: (name, content) to write into our working folder first.
-          collected: most bytes of the files there that are parts of the reply, each a
-            name and a content; None for no files.
+        With `alone` all that runs before is killed, and all that it leaves running.
+        `bound` limits the bytes of standard output and of error output, which are two
+        parts of the reply; it ends with more. Without, they are one part, cut but read.
+        First `files`, (name, content), are written into our working folder.
         """
         if alone:
             kill_all()
-        here = posix.open(".", FOLDER_FLAGS)  # open: the program may replace it
         if files is not None:
             write_files(posix.getcwdb(), files)
         pipes = [posix.pipe() for _ in range(1 if bound is None else 2)]
@@ -227,10 +199,6 @@ class World:
             self._note(ended)
         status = -posix.WTERMSIG(status) if posix.WIFSIGNALED(status) else status >> 8
         parts = [output.kept for output in streams.values()]
-        if collected is not None:
-            parts += [part for pair in collect(here, collected) for part in pair]
-        else:
-            posix.close(here)
         valid = all(output.valid for output in streams.values())
         return ended, status, valid, *parts
 

@@ -22,13 +22,10 @@ MOST_BYTES = 2**16  # of a request
 
 
 class Mounts:
-    """All file systems of a run.
+    """All file systems of a run, in a folder of the machine that is covered for us.
 
-    Args:
-      place: a folder of the machine that is covered, for us alone.
-      as_root: whether we are root outside, and episodes are not.
-      python: see `_slot.Slot`.
-      unreadable: folders of the machine below /usr that nobody here may read.
+    With `as_root` we are root outside, and episodes are not. `unreadable` are folders
+    of the machine below /usr that nobody here may read. `python`: see `_slot.Slot`.
     """
 
     def __init__(self, place, as_root, python, unreadable):

@@ -11,7 +11,7 @@ import posix
 import select
 import time
 
-from cycleqd_jax.sandbox.shell_mark import FIRST_LINE, Mark, Prompt
+from cycleqd_jax.sandbox.shell_mark import FIRST_LINE, OnTerminal, Piped
 from cycleqd_jax.sandbox.shell_output import Output
 
 _READ_BYTES = 2**16
@@ -20,22 +20,13 @@ _FIONREAD = 0x541B  # a small Python has no termios
 
 
 def follow(streams, pid, ended_fd, stop_fds, clock, limit_s, *, ended, typing=None):
-    """Reads what a process prints until it is done.
+    """Reads what a process prints until it is done; says how that was.
 
-    Args:
-      streams: descriptor, read without blocking -> what takes that output; it says how
-        it ended, or None.
-      pid: of the process.
-      ended_fd: readable when it has ended. Others may hold its output open still.
-      stop_fds: readable when the world shall end.
-      clock: of the world.
-      limit_s: seconds by the clock.
-      ended: what the end of the process is called.
-      typing: `_Typing`, or None.
-
-    Returns:
-      What a stream says, `ended`, halted (a signal stopped it, and nobody types),
-      limit, cpu, memory, files, or stopped (the world shall end).
+    `streams` maps descriptors, read without blocking, to what takes their output and
+    may say how it ended. `ended_fd` is readable when the process has ended, which is
+    then called `ended`; others may hold its output open still. Other ends are limit,
+    cpu, memory, files, stopped (one of `stop_fds` is readable: the world shall end) and
+    halted (a signal stopped the process, and nobody types).
     """
     poller = select.poll()
     for fd in (*streams, ended_fd, *stop_fds):
@@ -130,64 +121,8 @@ def _unread(fd):
     return int.from_bytes(fcntl.ioctl(fd, _FIONREAD, bytes(4)), "little")
 
 
-class _Piped:
-    """Reads the output of a shell on pipes."""
-
-    def __init__(self):
-        self._mark = Mark()
-        self._tail = b""  # not yet known whether it begins the mark
-        self.line = self._mark.line
-
-    def add(self, data, output, typed):
-        """Takes output; how the turn ended, or None."""
-        del typed
-        before, rest = self._mark.split(self._tail + data)
-        output.add(before, final=rest is None)
-        self._tail = rest or b""
-        if rest is None:
-            return "done" if self._mark.complete else "limit"
-        return None
-
-    def end(self, output):
-        """Nothing follows."""
-        output.add(self._tail, final=True)
-
-
-class _OnTerminal:
-    """Reads the output of a shell on a terminal, without the echo of the first line."""
-
-    line = b""
-
-    def __init__(self, echo):
-        self._echo = echo
-        self._prompt = Prompt()
-
-    def add(self, data, output, typed):
-        """Takes output; how the turn ended, or None."""
-        if self._echo:
-            _, newline, data = data.partition(b"\n")
-            if not newline:
-                return None
-            self._echo = False
-        found = self._prompt.add(data) and typed
-        output.add(data, final=found)
-        return "done" if found else None
-
-    def end(self, output):
-        """Nothing follows."""
-        output.add(b"", final=True)
-
-
 class Shell:
-    """A shell that is running.
-
-    Args:
-      pid: its process.
-      write_fd: what is typed goes here.
-      read_fd: what is printed comes from here; the same where it is a terminal.
-      terminal: whether it is one.
-      clock: the episode's.
-    """
+    """A shell that is running; both descriptors are one where it is a terminal."""
 
     def __init__(self, pid, write_fd, read_fd, terminal, clock):
         self._write_fd = write_fd
@@ -200,33 +135,30 @@ class Shell:
         posix.set_blocking(write_fd, False)
 
     def type(self, code, limit_s, stop_fds):
-        """Types `code` and waits until the shell is ready again.
-
-        Args:
-          code: bytes, any number of lines; None for the start.
-          limit_s: seconds by the clock.
-          stop_fds: readable when the episode shall end.
+        """Types lines (None: the start) and waits until the shell is ready again.
 
         Returns:
-          (how it ended, `Output`): done, limit, exited, cpu, memory or stopped.
+          (how it ended, see `follow`; `Output`).
         """
-        printed = _OnTerminal(code is not None) if self._terminal else _Piped()
+        output = Output()
         if self._terminal:
+            printed = OnTerminal(output, echo=code is not None)
             lines = [] if code is None else [code + b"\n"]
         else:
+            printed = Piped(output)
             text = (FIRST_LINE if code is None else code + b"\n") + printed.line
             lines = [line + b"\n" for line in text.split(b"\n")[:-1]]
         typing = _Typing(self._write_fd, lines, at_once=self._terminal)
-        output = Output()
+
+        def heard(data):
+            ended = printed.add(data)
+            return ended if typing.done else None
+
         reason = follow(
-            {self._read_fd: lambda data: printed.add(data, output, typing.done)},
-            self._pid,
-            self._ended_fd,
-            stop_fds,
-            self._clock,
-            limit_s,
+            {self._read_fd: heard},
+            *(self._pid, self._ended_fd, stop_fds, self._clock, limit_s),
             ended="exited",
             typing=typing,
         )
-        printed.end(output)
+        printed.end()
         return reason, output

@@ -14,7 +14,7 @@ import os
 import stat
 
 from cycleqd_jax.sandbox import skeleton
-from cycleqd_jax.sandbox._collect import START_TIME
+from cycleqd_jax.sandbox._files import START_TIME
 from cycleqd_jax.sandbox._inside import read_text, status_of
 from cycleqd_jax.sandbox.mounting import mount, unmount
 
@@ -55,12 +55,11 @@ class Slot:
         tmpfs(folder, _ROOM)
 
     def open(self, usr, image, overlay, limits):
-        """Mounts what an episode needs.
+        """Mounts what an episode needs, and says where it is.
 
-        Returns:
-          `tree`, `usr` (None where it is read-only), `pts`: folders; `system`:
-          (folder, place inside) of the system's own programs, unchanged; `own`: those
-          of them that the episode cannot change; `python`: path inside.
+        `tree`, `usr` (None where it is read-only) and `pts` are folders; `system` has
+        (folder, place inside) of the system's own programs, unchanged; `own` those of
+        them that the episode cannot change; `python` is a path inside.
         """
         folder = self._folder
         for name in ("data", "pts", "trusted", "up", "work"):
@@ -104,13 +103,9 @@ class Slot:
                 self._tree = merged
             else:
                 self._usr = merged
-        self._names, _ = skeleton.files()["etc/nsswitch.conf"]
-        if image:
-            with (
-                contextlib.suppress(OSError),
-                open(f"{image}/etc/nsswitch.conf") as file,
-            ):
-                self._names = file.read(4096)
+        self._names = image and read_text(image, "etc/nsswitch.conf")
+        if self._names is None:
+            self._names = skeleton.NAMES
         own = [] if image else self._system
         if overlay:
             own = [pair for pair in own if not pair[1].startswith("/usr/")]
@@ -165,14 +160,8 @@ class Slot:
 
         All places where the system's own folders are mounted are real folders of
         `trusted`, which lies over the episode's tree: no link that it made leads them
-        elsewhere. Changes go nowhere.
-
-        Args:
-          name: equal names show the same.
-          execute: whether files of the episode can be executed.
-
-        Returns:
-          `root`, `usr` (or None): folders.
+        elsewhere. Changes go nowhere; equal names show the same. With `execute` its
+        files can be executed. `root` and `usr` (or None) are folders.
         """
         if name not in self._looks:
             trusted = self._trusted()
@@ -220,10 +209,9 @@ class Slot:
         return [read_text(self._tree, f"etc/{name}") for name in _ACCOUNTS]
 
     def stand_in(self, path):
-        """An empty file with owner and permissions of one of the system that it has.
+        """Path of an empty file with owner and permissions of one of the system's.
 
-        Returns:
-          Its path here, or None where there is no such file.
+        None where the episode has no such file any more.
         """
         root, inside = self._tree, path.strip("/")
         if self._usr and inside.startswith("usr/"):

@@ -14,7 +14,7 @@ import _signal
 import posix
 import time
 
-from cycleqd_jax.sandbox._collect import PAGE_BYTES, read_all
+from cycleqd_jax.sandbox._files import read_all
 
 LOOK_S = 0.02  # pause between two looks
 LOOK_COST = 20  # or this multiple of the last look's duration, if longer
@@ -24,6 +24,7 @@ LEAST_SHARE = 0.1  # of the time on the clock counts in any case
 # shares the memory of its parent, which is then counted twice.
 MEMORY_POLLS = 3
 TICK_S = 1 / posix.sysconf("SC_CLK_TCK")
+PAGE_BYTES = posix.sysconf("SC_PAGE_SIZE")
 # Fields of /proc/PID/stat after the name, which is in parentheses.
 STATE, PARENT, UTIME, STIME, CUTIME, CSTIME = 0, 1, 11, 12, 13, 14
 THREADS, STARTED, SIZE, RESIDENT = 17, 19, 20, 21
@@ -37,15 +38,11 @@ class Processes:
     of the processes that are gone the larger counts: the time added to parents or the
     time remembered. Neither exceeds the time used. A program that ignores SIGCHLD hides
     only what its children use between their last poll and their end.
-
-    Attributes:
-      cpu_s: CPU seconds of all processes since the start.
-      resident_bytes: memory; shared memory counts once per process.
     """
 
     def __init__(self):
-        self.cpu_s = 0.0
-        self.resident_bytes = 0
+        self.cpu_s = 0.0  # of all processes since the start
+        self.resident_bytes = 0  # shared memory counts once per process
         self._own: dict[tuple[bytes, bytes], float] = {}  # (pid, start) -> seconds
         self._ended_s = 0.0
         self._polls_over = 0  # consecutive ones with too much memory
@@ -77,7 +74,8 @@ class Processes:
             if key not in own:
                 self._ended_s += own_s
         self._own = own
-        inherited_s += cpu_of_reaped()
+        times = posix.times()  # of all that ended here and were waited for
+        inherited_s += times.children_user + times.children_system
         self.cpu_s = sum(own.values()) + max(inherited_s, self._ended_s)
         pages = sum(pages for _, pages in self._memory.values())
         self.resident_bytes = pages * PAGE_BYTES
@@ -194,19 +192,10 @@ def _short_time(pid):
     return int(text.split()[0]) / 1e9 if text else 0.0
 
 
-def cpu_of_reaped():
-    """CPU seconds of all processes that ended and were waited for, in clock ticks."""
-    times = posix.times()
-    return times.children_user + times.children_system
-
-
 def entries(folders):
     """Number of files and folders in the file systems of these folders."""
-    total = 0
-    for folder in folders:
-        status = posix.statvfs(folder)
-        total += status.f_files - status.f_ffree
-    return total
+    systems = map(posix.statvfs, folders)
+    return sum(system.f_files - system.f_ffree for system in systems)
 
 
 def kill_all():
@@ -223,17 +212,11 @@ def kill_all():
 
 
 class Clock:
-    """Time as an idle machine would count it, and the other limits of a world.
+    """Time since `restart`, as an idle machine would count it, and all other limits.
 
-    Args:
-      limits: `cpu_s` (seconds, since the start) and `memory_bytes`, of all processes
-        together; `folders`, with the file systems in which they can create files, and
-        how many: `entries`.
-
-    Attributes:
-      processes: of the world, as of the last look.
-      elapsed_s: time since `restart`.
-      next_look: time of `time.monotonic` at which to call `tick` again.
+    `limits` are `cpu_s` (seconds since the start) and `memory_bytes`, of all processes
+    together, and `entries` in the file systems of `folders`. At `next_look` of
+    `time.monotonic`, `tick` should be called again.
     """
 
     def __init__(self, limits):

@@ -15,13 +15,7 @@ class Account:
 
 
 def find_account(passwd: str, group: str, name: str) -> Account | None:
-    """The user of this name; None if there is none, or its ids are no ids.
-
-    Args:
-      passwd: text of /etc/passwd.
-      group: text of /etc/group.
-      name: of the user.
-    """
+    """A user in the texts of /etc/passwd and group; None without a name and ids."""
     rows = [line.split(":") for line in passwd.split("\n")]
     row = next((row for row in rows if len(row) == 7 and row[0] == name), None)
     if row is None:

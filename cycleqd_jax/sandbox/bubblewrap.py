@@ -12,13 +12,11 @@ import asyncio
 import contextlib
 import logging
 import os
-import subprocess
-from collections.abc import Sequence
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox._collect import MAX_ENTRIES, MAX_PATH_BYTES
 from cycleqd_jax.sandbox.base import (
     DEFAULT_SHELL_LIMITS,
+    KEPT_BYTES,
     PLAIN_ROOT,
     Ending,
     Execution,
@@ -58,9 +56,6 @@ class BubblewrapSandbox:
     Only the total CPU time of all processes decides about `Ending.CPU_LIMIT`, and the
     time that an idle machine would need about `Ending.WALL_LIMIT`. A program whose
     first process is stopped by a signal has ended. A write beyond `file_bytes` fails.
-    At most 4096 files and folders, 64 levels deep and `scratch_bytes` large, are
-    collected; bytes of names that are not UTF-8 become surrogates (`os.fsdecode`). They
-    can be given as `Program.files` again; permissions, links and times are lost.
 
     If started as root, each worker has its own unprivileged user id.
 
@@ -130,24 +125,31 @@ class BubblewrapSandbox:
 
     async def _once(self, program: Program, slot: int) -> Execution:
         limits, host = program.limits, self._host
-        world = World.start(
-            lambda *given: self._launch(program, slot, *given),
-            host.python,
-            host.code,
-            settings_of(
-                limits,
-                (*host.drop_capability, host.prlimit),
-                own_processes=host.own_processes,
-                folders=_FOLDERS,
-            ),
+        settings = settings_of(
+            limits,
+            (*host.drop_capability, host.prlimit),
+            own_processes=host.own_processes,
+            folders=_FOLDERS,
         )
+
+        def wall(fds: Descriptors) -> list[str]:
+            return host.command(
+                uid=host.uid(slot),
+                scratch_bytes=limits.scratch_bytes,
+                files={
+                    "/etc/passwd": fds.memory(_PASSWD),
+                    "/etc/group": fds.memory(_GROUP),
+                },
+                seccomp=fds.memory(host.seccomp) if host.seccomp else None,
+            )
+
+        world = World.start(wall, host.python, host.code, settings, program.stdin)
         self._running.add(world)
         try:
             await world.ready()
-            names = min(limits.scratch_entries, MAX_ENTRIES) * MAX_PATH_BYTES
             ended, status, _, parts = await world.ask(
                 limits.wall_s,
-                most=2 * limits.output_bytes + limits.scratch_bytes + names,
+                most=max(KEPT_BYTES, 2 * limits.output_bytes),
                 do="run",
                 argv=[os.fsencode(word) for word in program.argv],
                 env=host.environment,
@@ -155,50 +157,12 @@ class BubblewrapSandbox:
                 alone=True,
                 bound=limits.output_bytes,
                 files=[(os.fsencode(path), data) for path, data in program.files],
-                collected=limits.scratch_bytes if program.collect else None,
             )
         finally:
             self._running.discard(world)
             await world.close()
-        stdout, stderr, *pairs = parts
-        files = dict(zip(map(os.fsdecode, pairs[::2]), pairs[1::2], strict=True))
         ending = _ENDINGS.get(ended)
         if ending is None:
             ending = Ending.SIGNALLED if status < 0 else Ending.EXITED
         code = status if ending is Ending.EXITED else None
-        return Execution(ending, code, stdout, stderr, files)
-
-    def _launch(
-        self,
-        program: Program,
-        slot: int,
-        words: Sequence[str],
-        passed: Sequence[int],
-        info: int,
-        said: int,
-    ) -> subprocess.Popen:
-        """Starts bubblewrap; see `World.start`."""
-        del info
-        with Descriptors() as fds:
-            files = {
-                "/etc/passwd": fds.memory(_PASSWD),
-                "/etc/group": fds.memory(_GROUP),
-            }
-            seccomp = fds.memory(self._host.seccomp) if self._host.seccomp else None
-            command = self._host.command(
-                uid=self._host.uid(slot),
-                scratch_bytes=program.limits.scratch_bytes,
-                files=files,
-                seccomp=seccomp,
-            )
-            seccomps = () if seccomp is None else (seccomp,)
-            return subprocess.Popen(
-                [*command, *words],
-                stdin=fds.memory(program.stdin),
-                stdout=said,
-                stderr=said,
-                pass_fds=(*passed, *files.values(), *seccomps),
-                env={},
-                cwd="/",
-                start_new_session=True,  # Ctrl-C reaches only us
-            )
+        return Execution(ending, code, *parts)

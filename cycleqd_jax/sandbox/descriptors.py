@@ -12,6 +12,11 @@ class Descriptors(contextlib.ExitStack):
         self._open: set[int] = set()
         self.callback(lambda: self.close(*self._open))
 
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Those that are open."""
+        return tuple(self._open)
+
     def memory(self, content: bytes) -> int:
         """A memory file with `content`, positioned at its start."""
         fd = os.memfd_create("sandbox")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox.process import start
 
 FIRST_UID = 1_900_000_000  # of a range that nobody gives out
 UIDS = 65536  # of an episode
@@ -166,16 +167,8 @@ class Holder:
         words = [package, *map(str, passed), json.dumps(settings)]
         unshare = ["unshare", *user, "--mount", "--propagation", "private", "--"]
         try:
-            self._process = subprocess.Popen(
-                [*unshare, _interpreter(), "-I", "-S", "-c", _CODE, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                pass_fds=passed,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-                cwd="/",
-                start_new_session=True,  # Ctrl-C is for us alone
-            )
+            python = [_interpreter(), "-I", "-S", "-c", _CODE]
+            self._process = start([*unshare, *python, *words], passed, said)
         except BaseException:
             control.close()
             os.close(said)

@@ -17,13 +17,13 @@ from cycleqd_jax.sandbox.seccomp import deny_filter
 SEARCH_PATH = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin"
 WORK_FOLDER = "/box/work"
 _SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_TOOLS = ("setpriv", "prlimit")
+_TOOLS = ("setpriv", "prlimit", "unshare", "nsenter")
 _SYSTEM_FILES = ("/etc/alternatives", "/etc/ld.so.cache")
 _FIRST_UID = 62_000  # in systemd's range for transient users, 61184 to 65519
 _LAST_UID = 65_519
 _SHM_BYTES = 2**20
 # The modules of process 1; each imports only earlier ones, and the last has `main`.
-_PARTS = ("_collect", "_watch", "shell_mark", "shell_output", "_shell", "_first")
+_PARTS = ("_files", "_watch", "shell_mark", "shell_output", "_shell", "_first")
 _COMPILE = """
 import marshal, sys
 parts = marshal.load(sys.stdin.buffer)
@@ -79,16 +79,13 @@ class Host:
         files: Mapping[str, int],
         seccomp: int | None = None,
     ) -> list[str]:
-        """The command line that creates a sandbox, without the program.
+        """Words that create a sandbox; `--` and the program come behind them.
 
         Args:
           uid: user id to change to, or None.
           scratch_bytes: size of the private file system.
           files: path inside -> file descriptor of its content.
           seccomp: file descriptor of the filter, or None.
-
-        Returns:
-          Words, the last is `--`.
         """
         drop = [self.setpriv, f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         command = [*drop, "--"] if uid is not None else []
@@ -97,8 +94,7 @@ class Host:
         # waiting for ever. Process 1 notices our end itself.
         command += ["--new-session", "--as-pid-1"]
         command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
-        # A capability that the program lacks makes process 1 untraceable; with this one
-        # it can also read files that the program made unreadable.
+        # A capability that the program lacks makes process 1 untraceable.
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"]
         command += self.mounts
         command += ["--proc", "/proc", "--dev", "/dev"]
@@ -121,7 +117,7 @@ class Host:
         command += ["--chdir", WORK_FOLDER, "--clearenv"]
         for name, value in self.environment.items():
             command += ["--setenv", name, value]
-        return [*command, "--"]
+        return command
 
     @property
     def environment(self) -> dict[str, str]:
@@ -238,7 +234,7 @@ def _compile(host: Host, source: bytes) -> bytes:
     The sandbox is started like those of programs, so this also tests it.
     """
     command = host.command(uid=host.uid(0), scratch_bytes=2**20, files={})
-    command += [*host.drop_capability, host.python, "-I", "-S", "-c", _COMPILE]
+    command += ["--", *host.drop_capability, host.python, "-I", "-S", "-c", _COMPILE]
     status, output, errors = permission.start(command, source)
     if status == 0 and output:
         return output
@@ -252,7 +248,4 @@ def _compile(host: Host, source: bytes) -> bytes:
 
 def _sources(names: Sequence[str]) -> list[tuple[str, bytes]]:
     folder = Path(__file__).parent
-    return [
-        (f"{__package__}.{name}", (folder / f"{name}.py").read_bytes())
-        for name in names
-    ]
+    return [(f"{__package__}.{n}", (folder / f"{n}.py").read_bytes()) for n in names]

@@ -26,8 +26,8 @@ from cycleqd_jax.sandbox.base import (
     ShellLimits,
 )
 from cycleqd_jax.sandbox.descriptors import Descriptors
-from cycleqd_jax.sandbox.process import kill_group, until_end
-from cycleqd_jax.sandbox.walls import LOOKING, PATH, Mounts, Wall
+from cycleqd_jax.sandbox.process import PATH, kill_group, start, until_end
+from cycleqd_jax.sandbox.walls import LOOKING, Mounts, Wall
 from cycleqd_jax.sandbox.world import World, encode
 
 _THEIR_PATH = "/usr/local/sbin:/usr/local/bin"  # behind the other, for who asks
@@ -149,15 +149,14 @@ class Looking:
             # Several write to it, each behind the others; `_bash` limits its size.
             fcntl.fcntl(out, fcntl.F_SETFL, os.O_APPEND)
             options = ["--userns", str(joined[0]), "--pidns", str(joined[1])]
-            process = self._shell.wall.run(
+            words = self._shell.wall.words(
                 mounts,
-                argv,
+                fds,
                 namespaces=[*options, "--json-status-fd", str(status)],
                 capabilities=LOOKING,
                 environment=environment,
-                passed=(*joined, *passed, status),
-                out=out,
             )
+            process = start([*words, "--", *argv], (*fds.all, *passed), out)
             self._shell.pids.add(process.pid)
             try:
                 await until_end(process, lambda: kill_group(process))
@@ -184,11 +183,7 @@ class Looking:
         return int(found[1]), found[2]
 
     async def _login(self, code: str) -> str:
-        """A function that does what `runuser -l NAME -c 'cat FILE'` does, but no login.
-
-        Args:
-          code: the script; only names in it are known.
-        """
+        """A function like `runuser -l NAME -c 'cat FILE'`, for names in a script."""
         now = await self._shell.ask("accounts")
         cases = []
         for name in sorted({*_NAME.findall(code)}):
@@ -213,11 +208,6 @@ class Looking:
         """Runs programs of the episode, each alone in a fresh world, for a script.
 
         The world is like the episode's, from what it left; its changes go nowhere.
-
-        Args:
-          stack: ends what is started.
-          path: PATH there.
-          how: names the programs, and what they may print.
 
         Returns:
           (the work, descriptors for the script, its functions).
@@ -269,11 +259,7 @@ class Looking:
 
 
 def _fixed_tools(code: str) -> dict[str, str]:
-    """Name -> definition of functions that find tools whatever PATH is.
-
-    Args:
-      code: a script, which changes PATH.
-    """
+    """Name -> definition of functions that find tools of a script, whatever PATH is."""
     return {
         tool: f'() {{ /usr/bin/{tool} "$@"; }}'
         for tool in _TOOLS
@@ -284,10 +270,8 @@ def _fixed_tools(code: str) -> dict[str, str]:
 def _stub(name: str, asked_fd: int, said_fd: int) -> str:
     """Definition of a function that asks for a program to be run elsewhere.
 
-    Args:
-      name: of the program.
-      asked_fd: gets the number of words, then each of them, all with a NUL byte behind.
-      said_fd: says the status, a line feed, what was printed and a NUL byte.
+    It writes the number of words, then each of them, all with a NUL byte behind, and
+    reads the status, a line feed, what was printed and a NUL byte.
     """
     return (
         "() { local IFS= said; "

@@ -7,18 +7,9 @@ import dataclasses
 import hashlib
 import marshal
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from cycleqd_jax.sandbox.base import (
-    DEFAULT_SHELL_LIMITS,
-    PLAIN_ROOT,
-    Execution,
-    Program,
-    Root,
-    Sandbox,
-    Shell,
-    ShellLimits,
-)
+from cycleqd_jax.sandbox.base import Execution, Program, Sandbox, Shell
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -59,11 +50,9 @@ class MemoSandbox:
             return self._known[key]
         return await self._runs.get(key, lambda: self._first(key, program))
 
-    def shell(
-        self, root: Root = PLAIN_ROOT, limits: ShellLimits = DEFAULT_SHELL_LIMITS
-    ) -> contextlib.AbstractAsyncContextManager[Shell]:
+    def shell(self, *given: Any) -> contextlib.AbstractAsyncContextManager[Shell]:
         """A shell of the inner sandbox; nothing of it is remembered."""
-        return self._inner.shell(root, limits)
+        return self._inner.shell(*given)
 
     async def close(self) -> None:
         """Closes the inner sandbox and forgets all results."""
@@ -125,5 +114,4 @@ def _hash(program: Program) -> bytes:
 
 def _size(execution: Execution) -> int:
     """Bytes that one entry takes."""
-    files = sum(len(name) + len(data) for name, data in execution.files.items())
-    return _ENTRY_BYTES + len(execution.stdout) + len(execution.stderr) + files
+    return _ENTRY_BYTES + len(execution.stdout) + len(execution.stderr)

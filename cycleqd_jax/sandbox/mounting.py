@@ -66,14 +66,7 @@ def mount_mapped(folder: str, target: str, userns_fd: int) -> None:
 
 
 def _call(number: int, *arguments: object) -> int:
-    words = [
-        ctypes.c_long(a)
-        if isinstance(a, int)
-        else ctypes.c_char_p(a)
-        if isinstance(a, bytes)
-        else a
-        for a in arguments
-    ]
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     result = _libc().syscall(ctypes.c_long(number), *words)
     return _check(result, f"system call {number}")
 

@@ -7,19 +7,11 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.sandbox._collect import FOLDER_FLAGS, collect, write_files
-from cycleqd_jax.sandbox.base import (
-    DEFAULT_SHELL_LIMITS,
-    PLAIN_ROOT,
-    Ending,
-    Execution,
-    Program,
-    Root,
-    Shell,
-    ShellLimits,
-)
+from cycleqd_jax.sandbox._files import write_files
+from cycleqd_jax.sandbox.base import Ending, Execution, Program, Shell
 from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.process import kill_group, until_end
@@ -64,10 +56,8 @@ class UnsafeSandbox:
         async with self._gate.enter():
             return await self._once(program)
 
-    def shell(
-        self, root: Root = PLAIN_ROOT, limits: ShellLimits = DEFAULT_SHELL_LIMITS
-    ) -> contextlib.AbstractAsyncContextManager[Shell]:
-        """There is none: it would be a root shell of this machine.
+    def shell(self, *given: Any) -> contextlib.AbstractAsyncContextManager[Shell]:
+        """Is refused: it would be a root shell of this machine.
 
         Raises:
           BadInputError: always.
@@ -135,12 +125,8 @@ class UnsafeSandbox:
             ending = Ending.CPU_LIMIT
         else:
             ending = Ending.SIGNALLED if code < 0 else Ending.EXITED
-        files = {}
-        if program.collect:
-            found = collect(os.open(work, FOLDER_FLAGS), limits.scratch_bytes)
-            files = {os.fsdecode(path): content for path, content in found}
         code = code if ending is Ending.EXITED else None
-        return Execution(ending, code, *(text[:most] for text in printed), files)
+        return Execution(ending, code, *(text[:most] for text in printed))
 
 
 def _environment(work: Path) -> dict[str, str]:

@@ -1,8 +1,4 @@
-"""Time as an idle machine would count it, of processes that are seen from outside.
-
-Time in which none of them wants to run counts as it is. While one does, only the
-processor time that they get counts, but at least a tenth of the time on the clock.
-"""
+"""Time as an idle machine would count it (`_watch`), of processes seen from outside."""
 
 import asyncio
 import contextlib

@@ -25,17 +25,14 @@ SWITCHES = {
 }
 # Files by which container engines mark their containers.
 _CONTAINER_SIGNS = ("/.dockerenv", "/run/.containerenv")
+_PERMIT_ALL = (
+    "start it with --security-opt seccomp=unconfined --security-opt "
+    "apparmor=unconfined --security-opt systempaths=unconfined"
+)
 
 
 def start(command: list[str], content: bytes = b"") -> tuple[int, bytes, bytes]:
-    """Runs a command in an empty environment.
-
-    Args:
-      command: words.
-      content: its standard input.
-
-    Returns:
-      Exit status, standard output, standard error.
+    """Runs a command with this input: exit status, standard output, error output.
 
     Raises:
       BadInputError: it cannot be started, or does not end in time.
@@ -87,19 +84,9 @@ def remedy(said: str, first_uid: int) -> str:
         file = Path("/proc/sys") / name
         if file.exists() and file.read_text().strip() == forbids:
             return f"{name} is {forbids}, which forbids user namespaces: {what}"
-    if _in_container():
-        return (
-            "the container's seccomp or AppArmor profile forbids it: start it with "
-            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined "
-            "--security-opt systempaths=unconfined"
-        )
+    if any(Path(sign).exists() for sign in _CONTAINER_SIGNS):
+        return f"the container's seccomp or AppArmor profile forbids it: {_PERMIT_ALL}"
     return (
         "the kernel, AppArmor or a seccomp filter forbids it: allow unprivileged user "
-        "namespaces, or in a container start it with --security-opt seccomp=unconfined "
-        "--security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+        f"namespaces, or in a container {_PERMIT_ALL}"
     )
-
-
-def _in_container() -> bool:
-    """True if this process seems to run in a container of Docker or Podman."""
-    return any(Path(sign).exists() for sign in _CONTAINER_SIGNS)

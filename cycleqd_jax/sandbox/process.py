@@ -5,10 +5,34 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # folders that no episode can write to
 _STOP_GRACE_S = 10.0
+
+
+def start(
+    words: Sequence[str | bytes],
+    passed: Collection[int],
+    out: int,
+    *,
+    stdin: int = subprocess.DEVNULL,
+) -> subprocess.Popen:
+    """Starts a wall, or the process that holds file systems.
+
+    It gets the descriptors `passed`, with these numbers; both outputs go to `out`.
+    """
+    return subprocess.Popen(
+        words,
+        stdin=stdin,
+        stdout=out,
+        stderr=out,
+        pass_fds=passed,
+        env={"PATH": PATH},
+        cwd="/",
+        start_new_session=True,  # Ctrl-C is for us alone
+    )
 
 
 async def wait_for_exit(process: subprocess.Popen) -> float:

@@ -20,19 +20,17 @@ _PROMPT, _REST_PROMPT = b"\x1e$\x1e", b"\x1e>\x1e"
 _NO_TERMINAL = b"] tcsetattr: "
 _START = b"bash: ["
 _LONGEST = 64  # bytes from its start to there
+_LONGEST_LINE = 2**16  # bytes of a line in which a prompt is looked for
 
 
-class Mark:
-    """The mark of one turn.
+class Piped:
+    """Reads one turn of a shell on pipes, until what is typed last prints a mark."""
 
-    Attributes:
-      line: what is typed.
-      complete: whether the command before it was complete, once the mark was printed.
-    """
-
-    def __init__(self):
+    def __init__(self, output):
         name = posix.urandom(12).hex()
-        self.complete = True
+        self._output = output
+        self._complete = True  # whether the command before the mark is
+        self._tail = b""  # not yet known whether it begins the mark
         self._seen = b"\x1e" + name.encode() + b"\x1e"
         # In a group whose errors go nowhere, so that `set -x` does not show it. `$?` is
         # what it was before, which ends nothing under `set -e` as `&&` follows; the
@@ -42,23 +40,24 @@ class Mark:
             'test $? = 0 || (exit $?)" && :; } 9>&2 2>/dev/null\n'
         ).encode()
 
-    def split(self, data):
-        """Splits `data` into (surely printed, perhaps printed: look again with more).
-
-        The second is None where the mark was printed. Takes time in proportion to the
-        data, and gives no more to look at again than one line of ours.
-        """
-        data = data.replace(self.line, b"")  # `set -v` shows it
-        data = _without_terminal_errors(data)
-        before, found, _ = data.partition(self._seen)
+    def add(self, data):
+        """Takes output, in time that is proportional to it; how the turn ended."""
+        data = (self._tail + data).replace(self.line, b"")  # `set -v` shows it
+        before, found, _ = _without_terminal_errors(data).partition(self._seen)
         prompt, rest_prompt = before.rfind(_PROMPT), before.rfind(_REST_PROMPT)
         if prompt != rest_prompt:
-            self.complete = prompt > rest_prompt
+            self._complete = prompt > rest_prompt
         before = before.replace(_PROMPT, b"").replace(_REST_PROMPT, b"")
-        if found:
-            return before, None
-        keep = len(self.line) - 1
-        return before[:-keep], before[-keep:]
+        sure = len(before) if found else max(0, len(before) - len(self.line) + 1)
+        self._tail = before[sure:]
+        self._output.add(before[:sure], final=bool(found))
+        if not found:
+            return None
+        return "done" if self._complete else "limit"
+
+    def end(self):
+        """Nothing follows."""
+        self._output.add(self._tail, final=True)
 
 
 def _without_terminal_errors(data):
@@ -74,43 +73,36 @@ def _without_terminal_errors(data):
     return b"".join((*parts, data[place:]))
 
 
-class Prompt:
-    r"""Finds the prompt of a terminal: in one line an escape, an `@`, and an end.
+class OnTerminal:
+    """Reads one turn of a shell on a terminal, without its echo, until a prompt."""
 
-    The same as the pattern `\x1b.+@.+[#|$] `, but each byte is looked at once, however
-    the output comes.
-    """
+    line = b""
 
-    _SIGNS = ((b"\x1b",), (b"@",), (b"# ", b"| ", b"$ "))
-
-    def __init__(self):
-        self._begin()
-
-    def _begin(self):
-        self._stage = 0  # signs found in this line
-        self._skip = 0  # bytes until the next sign may begin
-        self._held = b""  # may be the first byte of the last sign
+    def __init__(self, output, echo):
+        self._output = output
+        self._echo = echo
+        self._line = b""  # the last one so far
 
     def add(self, data):
-        """Takes more output; whether the prompt has been there."""
-        first, *more = data.split(b"\n")
-        if self._line(first):
-            return True
-        for part in more:
-            self._begin()
-            if self._line(part):
-                return True
-        return False
+        """Takes output, in time that is proportional to it; how the turn ended."""
+        if self._echo:
+            _, newline, data = data.partition(b"\n")
+            if not newline:
+                return None
+            self._echo = False
+        lines = (self._line + data).split(b"\n")
+        self._line = lines[-1][-_LONGEST_LINE:]
+        self._output.add(data)
+        return "done" if any(map(_has_prompt, lines)) else None
 
-    def _line(self, part):
-        text, place = self._held + part, self._skip
-        while self._stage < len(self._SIGNS):
-            places = [text.find(sign, place) for sign in self._SIGNS[self._stage]]
-            if max(places) < 0:
-                break
-            place = min(at for at in places if at >= 0) + 2  # something in between
-            self._stage += 1
-        last = self._stage == len(self._SIGNS) - 1 and place < len(text)
-        self._held = text[-1:] if last else b""
-        self._skip = max(0, place - len(text) + len(self._held))
-        return self._stage == len(self._SIGNS)
+    def end(self):
+        """Nothing follows."""
+        self._output.add(b"", final=True)
+
+
+def _has_prompt(line):
+    r"""Whether the pattern `\x1b.+@.+[#|$] ` is in a line; looks at each byte once."""
+    escape = line.find(b"\x1b")
+    at = line.find(b"@", escape + 2)
+    ends = (line.find(end, at + 2) for end in (b"# ", b"| ", b"$ "))
+    return escape >= 0 and at >= 0 and max(ends) >= 0

@@ -9,15 +9,9 @@ KEPT_BYTES = 2**16  # of the output of a script or a turn
 
 
 class Output:
-    """The output of one turn: its beginning, and a flag for valid UTF-8.
+    """The output of one turn: its first `most` bytes, and whether all of it is UTF-8.
 
-    Args:
-      most: bytes that are kept.
-      ends: whether the turn ends when there are more.
-
-    Attributes:
-      kept: the first `most` bytes.
-      valid: whether all bytes so far are UTF-8.
+    With `ends` the turn ends when there is more.
     """
 
     def __init__(self, most: int = KEPT_BYTES, *, ends: bool = False):

@@ -2,17 +2,14 @@
 
 `Shells` starts them. The episode's own world (`world.World`) has its own namespaces, a
 root file system in memory that it can write to, and our process 1. Once it has ended,
-other walls show what it left, as data: the programs in there, the loader and what
-steers them come from where the episode could not change them, its own files are
-read-only and cannot be executed, and process 1 counts and kills what runs.
+`looking.Looking` shows what it left.
 """
 
 import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
-import shutil
-import subprocess
+import os
 from collections.abc import AsyncIterator, Sequence
 
 from cycleqd_jax.errors import BadInputError, SandboxError
@@ -29,12 +26,14 @@ from cycleqd_jax.sandbox.base import (
     ShellLimits,
     Typed,
 )
+from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.holder import FIRST_UID, Holder, python_place
 from cycleqd_jax.sandbox.host import Host, inspect_host, is_root
 from cycleqd_jax.sandbox.looking import KILLED, Looking
 from cycleqd_jax.sandbox.pace import within
-from cycleqd_jax.sandbox.walls import DROP, EPISODE, PATH, Mounts, Wall
+from cycleqd_jax.sandbox.process import PATH
+from cycleqd_jax.sandbox.walls import DROP, EPISODE, Mounts, Wall
 from cycleqd_jax.sandbox.world import START_S, World, encode, settings_of
 
 
@@ -89,12 +88,6 @@ def check_shells(root: Root = PLAIN_ROOT) -> None:
             "sandbox: the machine's own programs can only be changed for an episode "
             f"where it is started as root; {_remedy('overlay', root)}"
         )
-    for tool in ("unshare", "nsenter", "prlimit"):
-        if shutil.which(tool) is None:
-            raise BadInputError(
-                f"sandbox: a shell needs the command {tool}, which was not found on "
-                "PATH; install it (Debian, Ubuntu: apt install util-linux)"
-            )
     shells = Shells(inspect_host(1), Gate(1))
 
     async def look() -> None:
@@ -187,28 +180,25 @@ class BubblewrapShell:
 
     def start_world(self, mounts: Mounts) -> World:
         """Starts a world with namespaces of its own, but for that of users."""
-        known = self._userns
-        users = ["--unshare-user"] if known is None else ["--userns", str(known)]
 
-        def launch(
-            program: Sequence[str], passed: Sequence[int], info: int, said: int
-        ) -> subprocess.Popen:
-            return self.wall.run(
+        def wall(fds: Descriptors) -> list[str]:
+            users = ["--unshare-user"]
+            if self._userns is not None:
+                known = os.dup(self._userns)
+                fds.take(known)
+                users = ["--userns", str(known)]
+            return self.wall.words(
                 mounts,
-                program,
-                namespaces=[
-                    *(*users, "--unshare-pid", "--as-pid-1", "--info-fd", str(info))
-                ],
+                fds,
+                namespaces=[*users, "--unshare-pid", "--as-pid-1"],
                 capabilities=EPISODE,
                 environment={"PATH": PATH},
-                passed=(*passed, info, *(() if known is None else (known,))),
-                out=said,
             )
 
         host = self._shells.host
         drop = (host.setpriv, *DROP, host.prlimit)
         settings = settings_of(self.limits, drop)
-        world = World.start(launch, self._python, self._code, settings)
+        world = World.start(wall, self._python, self._code, settings)
         self.pids.add(world.pid)
         return world
 
@@ -218,22 +208,16 @@ class BubblewrapShell:
             "slot", slot=self._slot, call=call, **words
         )
 
-    async def script(
-        self,
-        language: str,
-        code: str,
-        arguments: Sequence[str | bytes] = (),
-        *,
-        limit_s: float,
-    ) -> ScriptRun:
+    async def script(self, language: str, code: str, *, limit_s: float) -> ScriptRun:
         """Runs a script that prepares the machine, in `/`."""
-        words = {
+        argv = {
             "bash": ("/bin/bash", "-c", code, "--"),
             "python": ("/usr/bin/env", "python3", "-c", code),
         }
-        argv = (*words[language], *arguments)
         async with self._shells.gate.enter():
-            return await self.world.run(argv, ENVIRONMENT, limit_s, alone=False)
+            return await self.world.run(
+                argv[language], ENVIRONMENT, limit_s, alone=False
+            )
 
     async def start_shell(self, *, terminal: bool, limit_s: float) -> Typed:
         """Starts the login shell."""

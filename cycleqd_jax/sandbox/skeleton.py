@@ -25,6 +25,7 @@ LINKS = {
     "var/run": "/run",
     "var/lock": "/run/lock",
 }
+NAMES = "passwd: files\ngroup: files\nhosts: files\n"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Name, user id, group id, home; they may not log in.
@@ -36,6 +37,13 @@ _USERS = """
     list 38 38 /var/list, irc 39 39 /run/ircd, gnats 41 41 /var/lib/gnats,
     _apt 100 65534 /nonexistent, nobody 65534 65534 /nonexistent
 """
+_MODES = {  # of files that not everybody may read or only root write
+    "etc/shadow": 0o640,
+    "etc/gshadow": 0o640,
+    "var/log/btmp": 0o660,
+    "var/log/lastlog": 0o664,
+    "var/log/wtmp": 0o664,
+}
 _SHELLS = {"root": "/bin/bash", "sync": "/bin/sync"}
 _GROUPS = (
     "root:0 daemon:1 bin:2 sys:3 adm:4 tty:5 disk:6 lp:7 mail:8 news:9 uucp:10 man:12 "
@@ -121,41 +129,32 @@ def files() -> dict[str, tuple[str, int]]:
     ]
     groups = [group.split(":") for group in _GROUPS.split()]
     made = {
-        "etc/passwd": ("\n".join(passwd) + "\n", 0o644),
-        "etc/group": ("".join(f"{n}:x:{i}:\n" for n, i in groups), 0o644),
-        "etc/shadow": (
-            "".join(f"{u[0]}:*:19000:0:99999:7:::\n" for u in users),
-            0o640,
-        ),
-        "etc/gshadow": ("".join(f"{name}:*::\n" for name, _ in groups), 0o640),
-        "etc/subuid": ("", 0o644),
-        "etc/subgid": ("", 0o644),
-        "etc/hostname": ("box\n", 0o644),
-        "etc/hosts": ("127.0.0.1\tlocalhost\n127.0.1.1\tbox\n", 0o644),
-        "var/log/alternatives.log": ("", 0o644),
-        "var/log/apt/history.log": ("\nStart-Date: 2023-01-01\n", 0o644),
-        "var/log/btmp": ("", 0o660),
-        "var/log/dpkg.log": ("2023-01-01 00:00:00 startup archives unpack\n", 0o644),
-        "var/log/lastlog": ("", 0o664),
-        "var/log/wtmp": ("", 0o664),
-    }
-    settings = {name: (text, 0o644) for name, text in _settings().items()}
-    return made | settings
-
-
-def _settings() -> dict[str, str]:
-    """Path -> content of the files that decide how programs and logins behave."""
-    made = {
+        "etc/passwd": "\n".join(passwd) + "\n",
+        "etc/group": "".join(f"{n}:x:{i}:\n" for n, i in groups),
+        "etc/shadow": "".join(f"{u[0]}:*:19000:0:99999:7:::\n" for u in users),
+        "etc/gshadow": "".join(f"{name}:*::\n" for name, _ in groups),
+        "etc/subuid": "",
+        "etc/subgid": "",
+        "etc/hostname": "box\n",
+        "etc/hosts": "127.0.0.1\tlocalhost\n127.0.1.1\tbox\n",
+        "var/log/alternatives.log": "",
+        "var/log/apt/history.log": "\nStart-Date: 2023-01-01\n",
+        "var/log/btmp": "",
+        "var/log/dpkg.log": "2023-01-01 00:00:00 startup archives unpack\n",
+        "var/log/lastlog": "",
+        "var/log/wtmp": "",
+        # These decide how programs and logins behave.
         "etc/bash.bashrc": _BASHRC,
         "etc/default/useradd": "SHELL=/bin/sh\n",
         "etc/environment": f'PATH="{PATH}"\n',
         "etc/login.defs": _LOGIN_DEFS,
-        "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+        "etc/nsswitch.conf": NAMES,
         "etc/profile": _PROFILE,
         "etc/profile.d/00-none.sh": "",
         "etc/shells": "/bin/sh\n/bin/bash\n/usr/bin/bash\n/bin/dash\n/usr/bin/dash\n",
         "etc/skel/.bash_logout": "",
         "etc/skel/.bashrc": _BASHRC,
         "etc/skel/.profile": _USER_PROFILE,
+        **dict.fromkeys((f"etc/pam.d/{name}" for name in _PAM_SERVICES), _ROOT_MAY),
     }
-    return made | {f"etc/pam.d/{name}": _ROOT_MAY for name in _PAM_SERVICES}
+    return {name: (text, _MODES.get(name, 0o644)) for name, text in made.items()}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import subprocess
 from collections.abc import Mapping, Sequence
 
 from cycleqd_jax.sandbox.descriptors import Descriptors
@@ -22,7 +21,6 @@ DROP = (
     *(f"--bounding-set=-{_OURS.lower()}", "--"),
 )
 LOOKING = ("DAC_OVERRIDE", "SETUID", "SETGID")
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # folders that no episode can write to
 _CPUS = "/sys/devices/system/cpu"
 # They say something of the machine, or are errors of every `find`.
 _HIDDEN = tuple(
@@ -63,8 +61,8 @@ class Mounts:
     pts: str
     read_only: bool = False
 
-    def words(self, fds: Descriptors) -> tuple[list[str], list[int]]:
-        """Arguments of bubblewrap, and the descriptors that they name."""
+    def words(self, fds: Descriptors) -> list[str]:
+        """Arguments of bubblewrap; makes the descriptors that they name."""
         words = ["--ro-bind" if self.read_only else "--bind", self.root, "/"]
         if self.usr is not None:
             words += ["--bind", self.usr, "/usr"]
@@ -75,10 +73,9 @@ class Mounts:
             words += ["--dev-bind", "/dev/null", path]
         for path in (*_HIDDEN_FOLDERS, "/proc/1"):
             words += ["--perms", "0555", "--tmpfs", path]
-        passed = []
         for name, content in _FIRST.items():
-            passed.append(fds.memory(content))
-            words += ["--perms", "0444", "--file", str(passed[-1]), f"/proc/1/{name}"]
+            fd = str(fds.memory(content))
+            words += ["--perms", "0444", "--file", fd, f"/proc/1/{name}"]
         for path in (*_HIDDEN_FOLDERS, "/proc/1"):
             words += ["--remount-ro", path]
         words += ["--dev", "/dev"]
@@ -87,42 +84,29 @@ class Mounts:
         words += ["--remount-ro", "/dev"]
         words += ["--perms", "0755", "--size", str(_SYS_BYTES), "--tmpfs", "/sys"]
         words += ["--ro-bind-try", _CPUS, _CPUS, "--remount-ro", "/sys"]
-        return words, passed
+        return words
 
 
 @dataclasses.dataclass(frozen=True)
 class Wall:
-    """Starts bubblewraps where an episode's file systems are.
+    """Bubblewraps without network where an episode's file systems are."""
 
-    Attributes:
-      start: what a command line starts with; ends with bubblewrap's path.
-      seccomp: filter of system calls, empty where there is none.
-    """
+    start: Sequence[str]  # of a command line; ends with bubblewrap's path
+    seccomp: bytes  # filter of system calls, empty where there is none
 
-    start: Sequence[str]
-    seccomp: bytes
-
-    def run(
+    def words(
         self,
         mounts: Mounts,
-        program: Sequence[str | bytes],
+        fds: Descriptors,
         *,
         namespaces: Sequence[str],
         capabilities: Sequence[str],
         environment: Mapping[str, str | bytes],
-        passed: Sequence[int],
-        out: int,
-    ) -> subprocess.Popen:
-        """Starts a program without network, in a process group of its own.
+    ) -> list[str | bytes]:
+        """A command line without the program; makes the descriptors that it names.
 
-        Args:
-          mounts: what it sees.
-          program: its words.
-          namespaces: options of bubblewrap for users and processes.
-          capabilities: what root inside may.
-          environment: of the program.
-          passed: descriptors that it gets, or that an option names.
-          out: descriptor of both its outputs.
+        `namespaces` are options of bubblewrap for users and processes, `capabilities`
+        what root inside may.
         """
         words: list[str | bytes] = [*self.start, "--unshare-net", "--unshare-ipc"]
         words += ["--unshare-uts", "--unshare-cgroup-try", "--hostname", "box"]
@@ -132,18 +116,7 @@ class Wall:
         words += ["--chdir", "/", "--clearenv", *namespaces]
         for name, value in environment.items():
             words += ["--setenv", name, value]
-        with Descriptors() as fds:
-            shown, named = mounts.words(fds)
-            if self.seccomp:
-                named.append(fds.memory(self.seccomp))
-                shown += ["--seccomp", str(named[-1])]
-            return subprocess.Popen(
-                [*words, *shown, "--", *program],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                pass_fds=(*passed, *named),
-                env={"PATH": PATH},
-                cwd="/",
-                start_new_session=True,
-            )
+        words += mounts.words(fds)
+        if self.seccomp:
+            words += ["--seccomp", str(fds.memory(self.seccomp))]
+        return words

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.base import KEPT_BYTES, Limits, ScriptRun, ShellLimits
 from cycleqd_jax.sandbox.descriptors import Descriptors
-from cycleqd_jax.sandbox.process import until_end
+from cycleqd_jax.sandbox.process import start, until_end
 
 START_S = 60.0  # for one start on a busy machine; it takes milliseconds
 _PENDING_SIGNALS = 256  # and timers, of all processes of a user together
@@ -30,16 +30,13 @@ module.main(*map(int, sys.argv[1:]))
 
 
 class World:
-    """A bubblewrap in which `_first` is process 1.
+    """A bubblewrap in which `_first` is process 1; `pid` is that of bubblewrap.
 
     Args:
       process: bubblewrap.
       sock: to process 1.
       info_fd: bubblewrap says here what it made; closed with this object.
       said_fd: what it wrote to its error output; closed with this object.
-
-    Attributes:
-      pid: of bubblewrap.
     """
 
     def __init__(
@@ -55,19 +52,20 @@ class World:
     @classmethod
     def start(
         cls,
-        launch: Callable[[Sequence[str], Sequence[int], int, int], subprocess.Popen],
+        wall: Callable[[Descriptors], list[str]],
         python: str,
         code: bytes,
         settings: Mapping[str, object],
+        stdin: bytes | None = None,
     ) -> "World":
         """Starts one; `ready` waits for it.
 
         Args:
-          launch: starts bubblewrap; gets the words of process 1, descriptors to hand
-            to it, one for what bubblewrap made, and one for what is printed.
+          wall: makes the words of bubblewrap, and descriptors that they name.
           python: what runs process 1, inside.
           code: of process 1, see `host`.
           settings: for process 1, see `_first.World`.
+          stdin: input of what runs in it; None for none.
         """
         # Files, no pipes: had we been killed, bubblewrap would end by a signal as it
         # writes, and leave its child waiting for ever.
@@ -79,10 +77,12 @@ class World:
             stack.callback(sock.close)
             theirs = other.detach()
             fds.take(theirs)
-            passed = [fds.memory(code), theirs, fds.process(os.getpid())]
-            passed.append(fds.memory(marshal.dumps(settings, 2)))
-            words = [python, "-I", "-S", "-c", _MAIN, *map(str, passed)]
-            process = launch(words, passed, info, said)
+            given = [fds.memory(code), theirs, fds.process(os.getpid())]
+            given.append(fds.memory(marshal.dumps(settings, 2)))
+            words = [*wall(fds), "--info-fd", str(info), "--"]
+            words += [python, "-I", "-S", "-c", _MAIN, *map(str, given)]
+            source = subprocess.DEVNULL if stdin is None else fds.memory(stdin)
+            process = start(words, (*fds.all, info), said, stdin=source)
             stack.pop_all()  # from here on they are the world's
         return cls(process, sock, info, said)
 
@@ -124,8 +124,7 @@ class World:
         Raises:
           SandboxError: it has ended, or does not answer.
         """
-        data = marshal.dumps(message, 2)
-        self._streams[1].write(len(data).to_bytes(4, "big") + data)
+        self._streams[1].write(marshal.dumps(message, 2))
         return await self._reply(START_S + _GRACE * within_s, most)
 
     async def _reply(
@@ -183,13 +182,9 @@ class World:
         *,
         alone: bool,
     ) -> ScriptRun:
-        """Runs a command in it.
+        """Runs a command, for at most `limit_s` seconds by the world's clock.
 
-        Args:
-          argv: the command.
-          environment: its variables.
-          limit_s: seconds by the world's clock.
-          alone: whether nothing else runs there, before or after.
+        With `alone` nothing else runs there, before or after.
         """
         ended, status, _, parts = await self.ask(
             limit_s,

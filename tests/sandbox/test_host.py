@@ -46,7 +46,7 @@ def test_missing(tmp_path, monkeypatch):
     assert "unconfined" not in text
 
 
-@pytest.mark.parametrize("tool", ["setpriv", "prlimit"])
+@pytest.mark.parametrize("tool", ["setpriv", "prlimit", "unshare", "nsenter"])
 def test_a_tool_is_missing(tmp_path, monkeypatch, tool):
     which = shutil.which
     monkeypatch.setattr(

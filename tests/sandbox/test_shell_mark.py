@@ -6,18 +6,19 @@ import time
 
 import pytest
 
-from cycleqd_jax.sandbox.shell_mark import Mark, Prompt
+from cycleqd_jax.sandbox.shell_mark import OnTerminal, Piped
+from cycleqd_jax.sandbox.shell_output import Output
 
 PATTERN = re.compile(rb"\x1b.+@.+[#|$] ")
 
 
 def found(data, sizes):
     """Whether a prompt is found in data that come in pieces."""
-    prompt = Prompt()
+    terminal = OnTerminal(Output(), echo=False)
     place = 0
     while place < len(data):
         size = next(sizes)
-        if prompt.add(data[place : place + size]):
+        if terminal.add(data[place : place + size]) == "done":
             return True
         place += size
     return False
@@ -38,19 +39,19 @@ def test_prompt_is_the_pattern():
 def test_time_is_proportional(text):
     """What a pattern would look at again and again."""
     data = text * (2**21 // len(text))
-    prompt, mark, rest = Prompt(), Mark(), b""
+    terminal, piped = OnTerminal(Output(), echo=False), Piped(Output())
     start = time.process_time()
     for place in range(0, len(data), 4096):
-        prompt.add(data[place : place + 4096])
-        _, rest = mark.split(rest + data[place : place + 4096])
-        assert len(rest) < 4096
+        terminal.add(data[place : place + 4096])
+        piped.add(data[place : place + 4096])
+        assert len(piped._tail) < 4096
     assert time.process_time() - start < 2.0
 
 
 def test_mark():
     """What is before it is the output; what the shell says of its terminal is not."""
-    mark = Mark()
-    seen = mark._seen
-    said = b"abcbash: [12: 2 (255)] tcsetattr: Inappropriate ioctl\nd" + seen + b"e"
-    assert mark.split(said) == (b"abcd", None)
-    assert mark.complete
+    output = Output()
+    piped = Piped(output)
+    said = b"abcbash: [12: 2 (255)] tcsetattr: Inappropriate ioctl\nd"
+    assert piped.add(said + piped._seen + b"e") == "done"
+    assert output.kept == b"abcd"

@@ -159,7 +159,7 @@ def _start() -> _Running:
         )
         place = command.index("--proc")  # where the root can still be written to
         command[place:place] = program.mounts
-        command += [*host.drop_capability, host.python, "-I", "-S", _SCRIPT]
+        command += ["--", *host.drop_capability, host.python, "-I", "-S", _SCRIPT]
         process = subprocess.Popen(
             [*command, *map(str, handed), str(_MEMORY_BYTES), *program.command],
             stdin=subprocess.DEVNULL,

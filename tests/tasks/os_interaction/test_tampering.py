@@ -3,6 +3,7 @@
 import pytest
 
 from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox.base import ENVIRONMENT
 from cycleqd_jax.tasks.base import Outcome
 from tests.support.benchmark_data import needs_data
 from tests.tasks.os_interaction import attacks
@@ -129,8 +130,11 @@ async def weak_judge(shell, sandbox, problem, answered, limit_s):
     for given in problem.check:
         script = given or problem.example
         try:
-            run = await shell.script(
-                script.language, script.code, parameters, limit_s=2.0
+            start = {"bash": ["/bin/bash"], "python": ["/usr/bin/env", "python3"]}
+            argv = [*start[script.language], "-c", script.code]
+            argv += ["--"] if script.language == "bash" else []
+            run = await shell.world.run(
+                [*argv, *parameters], ENVIRONMENT, 2.0, alone=False
             )
         except SandboxError:
             return False, "It has no shell any more."
