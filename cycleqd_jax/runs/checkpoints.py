@@ -160,11 +160,11 @@ class Checkpoints:
 
     def _write(self, partial: pathlib.Path, state: State) -> None:
         arrays = _arrays(state)
-        tree = arrays | {"next_generation": np.int64(state.next_generation)}
+        tree = arrays | {"next_generation": np.array(state.next_generation, np.int64)}
         arrays = [array for group in arrays.values() for array in group.values()]
         room = sum(array.nbytes + _BLOCKS for array in arrays) + 10 * _BLOCKS
         files.check_room(self._folder, room)
-        self._checkpointer.save(partial, args=ocp.args.StandardSave(tree))
+        self._checkpointer.save(partial, args=ocp.args.PyTreeSave(tree))
         for name in _WALL_TIMES:
             (partial / name).unlink(missing_ok=True)
         (partial / files.SUMS).write_text("".join(_lines(partial)), encoding="utf-8")
@@ -219,9 +219,12 @@ def last_generation(folder: pathlib.Path) -> int:
 def _checkpointer() -> ocp.Checkpointer:
     # Other processes of the run do not save, so nothing waits for them.
     alone = ocp.options.MultiprocessingOptions(active_processes={0})
+    # Nothing changes the arrays while they are written, so they are not copied first.
+    arrays = ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)
+    types = ocp.type_handlers.create_type_handler_registry((np.ndarray, arrays))
     # One file per array: OCDBT packs them as threads happen to finish.
-    handler = ocp.StandardCheckpointHandler(
-        multiprocessing_options=alone, use_ocdbt=False
+    handler = ocp.PyTreeCheckpointHandler(
+        multiprocessing_options=alone, use_ocdbt=False, type_handler_registry=types
     )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
@@ -242,7 +245,7 @@ def _load(
     if damage is not None:
         return damage
     try:
-        args = ocp.args.StandardRestore()
+        args = ocp.args.PyTreeRestore()
         tree = checkpointer.restore(folder, args=args)
         memory = tree.get("memory", {})
         return Saved(

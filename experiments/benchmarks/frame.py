@@ -24,6 +24,7 @@ import rich.table
 from cycleqd_jax import __version__
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import write_text
+from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.loading import LoadedModel, load_model, load_tokenizer
 from cycleqd_jax.runs.plan import known_model
 
@@ -38,6 +39,7 @@ SUITES = (
     "loading",
     "cluster",
     "scale",
+    "archives",
     "serve",
     "segmentation",
 )
@@ -168,6 +170,21 @@ def measure(
 def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The median of each side."""
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def known_config(options: Options) -> ModelConfig:
+    """The sizes of a well-known model.
+
+    Raises:
+      BadInputError: they are not known.
+    """
+    known = known_model(SHORT_NAMES.get(options.model.lower(), options.model))
+    if known is None:
+        raise BadInputError(
+            "--model: this suite needs only sizes; give one that presets name, like "
+            "llama-3-8b."
+        )
+    return known.config
 
 
 def base_model(options: Options) -> LoadedModel:

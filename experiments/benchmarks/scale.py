@@ -6,39 +6,26 @@ needed. What the device at hand is too small for is not run.
 
 import collections
 import math
-import pathlib
-import tempfile
-import types
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference import programs
 from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.programs import DecodeState, ProgramKey
 from cycleqd_jax.inference.sampling import RowSampling
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.device_svd import OVERSAMPLING, batch_svd
-from cycleqd_jax.merging.forms import DiagonalBasis, basis_shapes
+from cycleqd_jax.merging.forms import DiagonalBasis
 from cycleqd_jax.merging.materialise import change_matrix
-from cycleqd_jax.merging.settings import BasisSettings
 from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
-from cycleqd_jax.qd.propose import propose
-from cycleqd_jax.qd.settings import QDSettings
-from cycleqd_jax.runs.plan import known_model
-from cycleqd_jax.search.base import Context, State
-from cycleqd_jax.search.registry import search_class
-from experiments.benchmarks import archives, frame, quickstart
+from experiments.benchmarks import frame
 from experiments.scale.abstract import AbstractRun, device_bytes, make_run
 from experiments.scale.chips import Target, find_target
 
-_RANK, _EXPERTS, _BINS, _BATCH = 64, 3, 15, 8
-_NAMES = ("a", "b", "c")
+_RANK, _EXPERTS = 64, 3
 _PRODUCTS = 10  # of a matrix with the random subspace, in `device_svd`
-_MEGABYTES, _SECONDS = 200, 5
 _DECODES = ((1, 64), (8, 64), (1, 256), (8, 256))  # individuals, slots
 _LENGTH, _STEPS = 2048, 16
 _BANDWIDTH_SHARE, _BYTES_SHARE = 0.7, 1 / 1.5  # to reach on an accelerator
@@ -50,21 +37,12 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     Raises:
       BadInputError: they are not known.
     """
-    known = known_model(frame.SHORT_NAMES.get(options.model.lower(), options.model))
-    if known is None:
-        raise BadInputError(
-            "--model: this suite needs only sizes; give one that presets name, like "
-            "llama-3-8b."
-        )
-    config, target = known.config, find_target("local")
+    config, target = frame.known_config(options), find_target("local")
     rows = [
         frame.figure("memory bandwidth", target.limits.bandwidth / 1e9, "GB/s"),
         frame.figure("matrix products", target.limits.rate / 1e12, "TFLOP/s"),
     ]
     rows += list(_matrices(options, config, target, say))
-    say("full archives")
-    with tempfile.TemporaryDirectory() as folder:
-        rows += _states(options, config, pathlib.Path(folder))
     for individuals, slots in _DECODES:
         say(f"decode, {individuals} individuals, {slots} slots")
         rows.append(_decode(options, config, target, individuals, slots))
@@ -157,62 +135,6 @@ def _matrices(
         "s",
         note=note,
     )
-
-
-def _world(config: ModelConfig) -> tuple[DiagonalBasis, State]:
-    """A basis without directions, which no operator here needs, and full archives."""
-    shapes = basis_shapes(
-        config.weight_shapes(),
-        [None] * _EXPERTS,
-        BasisSettings(rank=_RANK),
-        expert_names=_NAMES,
-    )
-    values = np.random.default_rng(0).random(shapes.singular_values.shape)
-    owners = [
-        np.repeat(np.arange(_EXPERTS, dtype=np.int32), slot.rank)
-        for slot in shapes.layout
-    ]
-    basis = shapes.replace(
-        u={},
-        v={},
-        deltas={},
-        singular_values=jnp.asarray(values, jnp.float32),
-        experts_of=jnp.asarray(np.concatenate(owners)),
-    )
-    context = Context(QDSettings(bins=_BINS), {}, basis, _NAMES, _NAMES)
-    world = types.SimpleNamespace(
-        task_names=_NAMES, basis=basis, search=search_class("cycleqd")(context)
-    )
-    return basis, quickstart.full_state(world, _BINS)
-
-
-def _states(
-    options: frame.Options, config: ModelConfig, folder: pathlib.Path
-) -> list[frame.Row]:
-    """Proposing from full archives, and their size, saving and restoring."""
-    basis, state = _world(config)
-    t, settings = state.next_generation, QDSettings()
-
-    def breed():
-        nonlocal t
-        found = propose(
-            state.memory.archives,
-            state.bank,
-            basis,
-            jax.random.key(0),
-            range(t, t + _BATCH),
-            settings=settings,
-        )
-        t += _BATCH
-        return found.genomes
-
-    took = frame.medians(frame.measure({"propose": breed}, options.repeats))
-    size = state.bank.genomes[0].coefficients.size
-    note = f"{_BATCH} at once, genomes of {size} coefficients"
-    return [
-        frame.figure("propose a child", took["propose"] / _BATCH, "s", note=note),
-        *archives.rows(options, state, folder, megabytes=_MEGABYTES, seconds=_SECONDS),
-    ]
 
 
 def _decode(

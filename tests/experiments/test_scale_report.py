@@ -1,6 +1,7 @@
 """`experiments.scale_report`: the table and the curves of files of scale_check."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -91,6 +92,13 @@ def test_the_command_replaces_the_table_and_draws(tmp_path, capsys):
     assert text.count("decode, factored; from 4 and 6 layers") == 2
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert scale_report.main(command) == 0 and docs.read_text() == text
+
+
+def test_the_documents_table_is_made_of_the_files_beside_it():
+    docs = pathlib.Path(__file__).parents[2] / "docs"
+    paths = sorted((docs / "results" / "scale").glob("*.json"))
+    made = table.markdown([scale_report.read(path) for path in paths])
+    assert made.count("\n") > 2 and made in (docs / "scale.md").read_text("utf-8")
 
 
 def test_bad_input_is_refused_in_one_sentence(tmp_path, capsys):

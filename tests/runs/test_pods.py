@@ -16,7 +16,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.inference.relay import ALONE
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.reports import console
-from cycleqd_jax.runs import pods
+from cycleqd_jax.runs import pods, reading
 from cycleqd_jax.runs.mirror import fetched
 
 SOON = 60  # seconds in which a process must notice that another is dead
@@ -113,17 +113,30 @@ def test_a_run_goes_on_elsewhere(world, on_one_device, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["factored", "materialised"])
-def test_two_processes_share_every_matrix(world, mode):
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("raced", ["engine.mode=factored", "racing.rungs=1", "fitness.smooth=true"]),
+        ("materialised", ["engine.mode=materialised"]),
+        # With this seed an archive keeps a child with noise.
+        ("noisy", ["engine.mode=materialised", "qd.mutation=gaussian", "seed=2"]),
+    ],
+)
+def test_two_processes_share_every_matrix(world, name, settings):
     """Sums go from host to host; of two terms they are those of one process."""
     runs = []
     for processes in (1, 2):
-        folder, mesh = f"{mode}{processes}", "{tensor: 2}"
-        settings = [f"engine.mode={mode}", "qd.num_generations=2"]
+        folder, mesh = f"{name}{processes}", "{tensor: 2}"
         devices = {"processes": processes, "devices": 2 // processes}
-        finish(start(world, folder, mesh, *settings, **devices))
+        given = [*settings, "qd.num_generations=2"]
+        finish(start(world, folder, mesh, *given, **devices))
         runs.append(promised(world / folder))
     assert not run_contents.differences(*runs)
+    children = reading.parts(world / folder, "metrics")
+    complete = [row["complete"] for row in reading.read_rows(children, ["complete"])]
+    assert complete == [name != "raced", True]
+    assert ("logprobs/batch-000001.parquet" in runs[0]) == (name == "raced")
+    assert ("checkpoints/2/bank.noise/.zarray" in runs[0]) == (name == "noisy")
 
 
 @pytest.mark.slow
