@@ -94,13 +94,15 @@ class RunConfig(Section):
         the archives. All are tasks of language models, or all are data sets of images.
         A mapping with `jsonl` or `csv` is a task made from a file: `name`, and what
         `task_settings` would have under it (`tasks.own.options.OwnOptions`).
+      out_of_domain: further tasks, named like those of `tasks`, without a part in the
+        search: the compared models answer their `test` problems when it is over.
       experts: entry of `tasks` -> the PEFT or model folder of its expert, or "none"
         for a task without one. Other keys are names of further experts, which belong to
         no task.
       vocabulary: the tokens of the result where experts have others than the base:
         "base" for the base's, "union" for those that experts added too.
-      task_settings: entry of `tasks` -> what only that task knows, like where the data
-        of a benchmark are; the task says what it takes.
+      task_settings: entry of `tasks` or `out_of_domain` -> what only that task knows,
+        like where the data of a benchmark are; the task says what it takes.
       search: the search method, or the import path of a class.
       search_settings: what only that search knows; the search says what it takes.
       engine: only of language models.
@@ -122,6 +124,9 @@ class RunConfig(Section):
         Field(strict=False, min_length=2, max_length=5),
         AfterValidator(each_once),
     ]
+    out_of_domain: Annotated[
+        tuple[TaskName, ...], Field(strict=False), AfterValidator(each_once)
+    ] = ()
     experts: Mapping[str, PathText]
     vocabulary: Vocabulary = "base"
     problems: ProblemsSettings = ProblemsSettings()
@@ -159,12 +164,19 @@ class RunConfig(Section):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _name_tasks(cls, data: Any) -> Any:
-        return named_tasks(data)
+        return named_tasks(data, ("tasks", "out_of_domain"))
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        check_task_settings(self.task_settings, self.tasks)
-        check_shells_exist(self.sandbox, self.tasks)
+        for name in self.out_of_domain:
+            if name in self.tasks:
+                raise ValueError(
+                    f"out_of_domain has {name!r}, which is one of tasks; expected "
+                    "tasks that the search does not see"
+                )
+        every = (*self.tasks, *self.out_of_domain)
+        check_task_settings(self.task_settings, every)
+        check_shells_exist(self.sandbox, every)
         expert_names.check_experts(self.experts, self.tasks)
         if self.evaluator == "ray" and self.engine.slots == "auto":
             raise ValueError(

@@ -157,6 +157,8 @@ class Evaluator(Protocol):
 
     Attributes:
       tasks: in the order of the archives.
+      further: tasks that the search does not see. A call runs their problems only where
+        its `problems` names them; an evaluator may have no such attribute.
     """
 
     tasks: tuple[Task, ...]
@@ -247,13 +249,24 @@ class Evaluator(Protocol):
 
 
 def select_problems(
-    tasks: Sequence[Task], split: Split, problems: ProblemIds | None
+    tasks: Sequence[Task],
+    split: Split,
+    problems: ProblemIds | None,
+    further: Sequence[Task] = (),
 ) -> list[tuple[Task, Problem]]:
     """The problems that a call names, in the order of tasks and of their problems.
+
+    Args:
+      tasks: all their problems are meant where no problems are named.
+      split: whose problems.
+      problems: task name -> ids.
+      further: tasks that may be named.
 
     Raises:
       BadInputError: a task or a problem id is unknown.
     """
+    if problems is not None:
+        tasks = (*tasks, *further)
     found = [(task, problem) for task in tasks for problem in task.problems(split)]
     if problems is None:
         return found

@@ -79,10 +79,16 @@ class LocalEvaluator:
 
     Attributes:
       tasks: in the order of the archives.
+      further: tasks that the search does not see.
     """
 
     def __init__(
-        self, loader: IndividualLoader, *, tasks: Sequence[Task], sandbox: Sandbox
+        self,
+        loader: IndividualLoader,
+        *,
+        tasks: Sequence[Task],
+        sandbox: Sandbox,
+        further: Sequence[Task] = (),
     ):
         """Creates an evaluator; `__exit__` closes its sandbox and tasks.
 
@@ -90,8 +96,9 @@ class LocalEvaluator:
           loader: loads individuals into its engine, which generates the replies.
           tasks: in the order of the archives.
           sandbox: runs programs; closed with the evaluator.
+          further: tasks that the search does not see.
         """
-        self.tasks = tuple(tasks)
+        self.tasks, self.further = tuple(tasks), tuple(further)
         self._loader = loader
         self._engine = loader.engine
         self._sandbox = sandbox
@@ -111,7 +118,7 @@ class LocalEvaluator:
         """Closes every task that has an `aclose` method, then the sandbox."""
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._sandbox.close)
-            for task in self.tasks:
+            for task in (*self.tasks, *self.further):
                 if hasattr(task, "aclose"):
                     stack.push_async_callback(task.aclose)
 
@@ -226,7 +233,7 @@ class LocalEvaluator:
     ) -> tuple[list[Any], Cost]:
         """One job per individual and problem; their results in order, and the cost."""
         start, before = time.perf_counter(), self.stats.copy()
-        chosen = select_problems(self.tasks, split, problems)
+        chosen = select_problems(self.tasks, split, problems, self.further)
         total, done = len(individuals) * len(chosen), 0
 
         async def played(cases: Sequence[_Case]) -> list[tuple[Any, int]]:

@@ -51,6 +51,7 @@ class RayEvaluator:
         in_order: bool,
         check: Callable[[Any], str | None],
         note: Callable[[str], None],
+        further: Sequence[Task] = (),
     ):
         """Connects to nothing yet.
 
@@ -61,8 +62,9 @@ class RayEvaluator:
           in_order: whether one call at a time is to be made, with all evaluators.
           check: see `Pool`.
           note: see `Pool`.
+          further: tasks that the search does not see.
         """
-        self._tasks = tuple(tasks)
+        self._tasks, self.further = tuple(tasks), tuple(further)
         self._pool = Pool(settings, source, check=check, note=note)
         self._in_order = in_order
         self._is_lane = False
@@ -209,7 +211,8 @@ class RayEvaluator:
 
         Where there are more evaluators than individuals, problems are divided too.
         """
-        chosen, free = select_problems(self._tasks, split, problems), self._free()
+        chosen = select_problems(self._tasks, split, problems, self.further)
+        free = self._free()
         each = max(1, free // max(len(individuals), 1))
         parts = []
         for some in _divided(individuals, free):

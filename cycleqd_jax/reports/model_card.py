@@ -16,6 +16,7 @@ from cycleqd_jax.reports.statistics import mean, score_interval
 from cycleqd_jax.runs.kinds import predicts_masks
 from cycleqd_jax.runs.names import AGGREGATED, BASE, expert_name
 from cycleqd_jax.runs.opened import OpenedRun
+from cycleqd_jax.runs.out_of_domain import SPLIT as OUT_OF_DOMAIN
 from cycleqd_jax.runs.reading import read_scores
 
 _EXPERT = expert_name("")
@@ -151,14 +152,20 @@ def _champions(opened: OpenedRun, individual: str) -> list[str]:
 
 
 def _test_scores(opened: OpenedRun, names: set[str]) -> dict[str, list[float]]:
-    """Task -> scores of the `test` problems, in [0, 1]; empty if there are none."""
+    """Task -> scores of the `test` problems, in [0, 1]; empty if there are none.
+
+    Tasks that the search did not see come last.
+    """
     models = opened.facts.models if opened.facts else ()
     wanted = names | {m.scored_as for m in models if m.name in names}
     found: dict[str, dict[str, float]] = {}
     for splits in read_scores(opened.path, sorted(wanted)).values():
-        for task, problems in splits.get("test", {}).items():
-            found.setdefault(task, {}).update(problems)
-    return {task: list(found[task].values()) for task in opened.tasks if task in found}
+        for split in ("test", OUT_OF_DOMAIN):
+            for task, problems in splits.get(split, {}).items():
+                found.setdefault(task, {}).update(problems)
+    further = opened.facts.out_of_domain if opened.facts else ()
+    tasks = (*opened.tasks, *further)
+    return {task: list(found[task].values()) for task in tasks if task in found}
 
 
 def _results(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cycleqd_jax.config import to_yaml
-from cycleqd_jax.reports import sections, tables
+from cycleqd_jax.reports import out_of_domain, sections, tables
 from cycleqd_jax.reports.markup import table, text
 from cycleqd_jax.reports.run_data import RunData
 from cycleqd_jax.reports.shell import make_shell, web_file
@@ -73,6 +73,7 @@ def make_page(
         **(_OF_MASKS if data.of_images else _OF_ANSWERS),
         curse=sections.winners_curse(report),
         retention=sections.retention(report),
+        out_of_domain=out_of_domain.section(report),
         cost=sections.cost(report),
         facts=_facts(data, report),
         fingerprint=text(report["state_fingerprint"]),

@@ -10,8 +10,9 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.facts import RunFacts
 from cycleqd_jax.runs.kinds import predicts_masks
-from cycleqd_jax.runs.names import trained_expert_name
+from cycleqd_jax.runs.names import BASE, trained_expert_name
 from cycleqd_jax.runs.opened import open_run
+from cycleqd_jax.runs.out_of_domain import SPLIT as OUT_OF_DOMAIN
 from cycleqd_jax.tasks.registry import task_class
 
 PROGRESS = ("best/", "coverage/", "qd_score/")  # kinds of columns of the metrics
@@ -91,6 +92,8 @@ class RunData:
         others.
       trained: scores of the experts as they were trained, where their genomes are
         others, by expert; like `scores`.
+      out_of_domain: scores of `models` on tasks that the search did not see: task,
+        model, problem, score in [0, 1].
       seconds: wall time by phase; the only thing that differs between equal runs.
     """
 
@@ -107,6 +110,7 @@ class RunData:
     metrics: Scores
     metric_errors: Scores
     trained: Scores
+    out_of_domain: Mapping[str, Mapping[str, Mapping[str, float]]]
     seconds: Mapping[str, float]
 
     @property
@@ -132,7 +136,7 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         model: _resolve(model, scored_as, found) for model, scored_as in aliases.items()
     }
     _check_complete(run, tasks, scores, facts.result)
-    classes = dict(zip(tasks, config.tasks, strict=True))
+    classes = dict(zip(tasks, config.tasks, strict=True)) | facts.out_of_domain
     metrics, metric_errors = _metrics(run, aliases, classes)
     return RunData(
         config=config,
@@ -148,8 +152,31 @@ def read_run(run_dir: str | pathlib.Path) -> RunData:
         metrics=metrics,
         metric_errors=metric_errors,
         trained={e: found[name] for e, name in trained.items() if name in found},
+        out_of_domain=_out_of_domain(run, facts, found),
         seconds=reading.read_seconds(run),
     )
+
+
+def _out_of_domain(
+    run: pathlib.Path, facts: RunFacts, found: Scores
+) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Task -> model -> problem -> score.
+
+    Raises:
+      BadInputError: a model lacks a task, or was scored on other problems.
+    """
+    scores: dict[str, dict[str, Mapping[str, float]]] = {}
+    for task in facts.out_of_domain:
+        for model in facts.models:
+            own = found.get(model.name, {}).get(OUT_OF_DOMAIN, {}).get(task)
+            if not own:
+                what = f"results hold no score of {model.name} on {task}, out of domain"
+                raise reading.unfinished(run, what)
+            scores.setdefault(task, {})[model.name] = own
+        base = scores[task][BASE]
+        for name, own in scores[task].items():
+            _check_same_problems(run, name, OUT_OF_DOMAIN, task, own, base)
+    return scores
 
 
 def _resolve(
@@ -178,6 +205,7 @@ def _metrics(
             shown.setdefault(model, {})[split] = {
                 task: ways[task]({name: mean.value for name, mean in means.items()})
                 for task, means in tasks.items()
+                if task in ways  # others were out of domain before
             }
             errors.setdefault(model, {})[split] = {
                 task: {name: mean.error for name, mean in means.items()}
@@ -214,12 +242,23 @@ def _check_complete(
         for split, by_task in splits.items():
             for task, problems in by_task.items():
                 others = scores["base"].get(split, {}).get(task, problems)
-                if problems.keys() != others.keys():
-                    raise BadInputError(
-                        f"{run}: {model} was scored on other problems of {split} of "
-                        f"{task} than the base model ({len(problems)} and "
-                        f"{len(others)}); expected the same ones."
-                    )
+                _check_same_problems(run, model, split, task, problems, others)
+
+
+def _check_same_problems(
+    run: pathlib.Path,
+    model: str,
+    split: str,
+    task: str,
+    problems: Mapping[str, float],
+    others: Mapping[str, float],
+) -> None:
+    if problems.keys() != others.keys():
+        raise BadInputError(
+            f"{run}: {model} was scored on other problems of {split} of {task} than "
+            f"the base model ({len(problems)} and {len(others)}); expected the same "
+            "ones."
+        )
 
 
 def _samples(

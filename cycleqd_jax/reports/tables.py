@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from cycleqd_jax.reports import lineage, statistics
+from cycleqd_jax.reports import lineage, out_of_domain, statistics
 from cycleqd_jax.reports.run_data import RunData
 from cycleqd_jax.runs.costs import TEST, PhaseCost
 from cycleqd_jax.runs.names import expert_name
@@ -52,6 +52,7 @@ def make_report(data: RunData) -> dict[str, Any]:
         "retention": {
             model: row.model_dump() for model, row in data.facts.retention.items()
         },
+        "out_of_domain": out_of_domain.numbers(data),
         "cost": _cost(data),
         **({"unit": "images"} if data.of_images else {}),
         "timing": {"total_s": sum(data.seconds.values()), "phases": data.seconds},

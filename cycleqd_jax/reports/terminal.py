@@ -26,6 +26,9 @@ def show_report(run_dir: str | pathlib.Path, out: Console) -> dict:
     if (more := metrics_table(report, split, plain=plain)) is not None:
         out.print(more)
         out.print()
+    if report["out_of_domain"]:
+        out.print(out_of_domain_table(report, plain=plain))
+        out.print()
     if tokens := report["cost"]["tokens_without_test"]:
         unit = report.get("unit", "tokens")
         out.print(f"cost without test: {tokens:,} {unit}", highlight=False)
@@ -101,6 +104,23 @@ def metrics_table(
         for metric in metrics:
             cells = (f"{m[metric]:.3f}" if metric in m else "-" for m in means)
             table.add_row(task, metric, *cells)
+    return table
+
+
+def out_of_domain_table(report: Mapping[str, Any], *, plain: bool = False) -> Table:
+    """Every model's scores on tasks that the search did not see; 95 % intervals."""
+    found = report["out_of_domain"]
+    table = _new_table("out of domain", plain)
+    table.add_column("model", no_wrap=True)
+    for task in found:
+        table.add_column(task, justify="right")
+    for model in report["models"]:
+        cells = []
+        for models in found.values():
+            low, high = models[model]["interval"]
+            cells.append(f"{models[model]['score']:.3f} \\[{low:.2f},{high:.2f}]")
+        style = "bold" if model == report["result"] else None
+        table.add_row(model, *cells, style=style)
     return table
 
 

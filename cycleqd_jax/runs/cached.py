@@ -1,5 +1,6 @@
 """Evaluations that a run keeps: each is made once, and read from then on."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from cycleqd_jax.errors import BadInputError
@@ -21,7 +22,7 @@ from cycleqd_jax.runs.results import (
     write_episodes,
     write_logprobs,
 )
-from cycleqd_jax.tasks.base import Split
+from cycleqd_jax.tasks.base import Split, Task
 
 
 class CachedEvaluator:
@@ -56,6 +57,33 @@ class CachedEvaluator:
             self._spend(part, "evaluate", cost)
             write_episodes(self._folder, part, episodes)
         return mean_scores(episodes)
+
+    def further(
+        self, part: str, individuals: Mapping[str, Individual], task: Task, split: str
+    ) -> None:
+        """Answers the `test` problems of one of the evaluator's further tasks.
+
+        Does nothing if the part was written before.
+
+        Args:
+          part: its name in the results.
+          individuals: by name.
+          task: one of `Evaluator.further`.
+          split: the name that the results have in place of `test`.
+        """
+        if self._read(part, individuals, read_episodes) is not None:
+            return
+        self._observer.phase(f"{', '.join(individuals)} on {task.name}")
+        problems = {task.name: [problem.id for problem in task.problems(Split.TEST)]}
+        episodes, cost = self._evaluator.evaluate(
+            individuals,
+            Split.TEST,
+            problems=problems,
+            progress=self._observer.episodes,
+        )
+        self._spend(part, "evaluate", cost)
+        named = [dataclasses.replace(episode, split=split) for episode in episodes]
+        write_episodes(self._folder, part, named)
 
     def smooth(
         self, part: str, individuals: Mapping[str, Individual], split: Split

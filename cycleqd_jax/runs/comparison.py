@@ -5,6 +5,7 @@ Champions are chosen on `validate`; `test` is only ever reported.
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -48,6 +49,7 @@ from cycleqd_jax.runs.names import (
     expert_name,
     individual_name,
 )
+from cycleqd_jax.runs.out_of_domain import forget_final, measure
 from cycleqd_jax.runs.results import EXPERTS_PART
 from cycleqd_jax.runs.retention import (
     FINAL_PART,
@@ -57,7 +59,7 @@ from cycleqd_jax.runs.retention import (
 )
 from cycleqd_jax.search.base import Search, State
 from cycleqd_jax.search.merges import SCALED, UNIFORM, best_factors, merges, scaled_name
-from cycleqd_jax.tasks.base import Split
+from cycleqd_jax.tasks.base import Split, Task
 
 # Parts of the results that depend on the final state of the search; a run that goes on
 # to more generations makes them anew.
@@ -167,6 +169,7 @@ def compare(
     factors: Sequence[float],
     texts: Sequence[str] = (),
     known: Sequence[ReferenceScore] = (),
+    out_of_domain: Mapping[str, Task] = MappingProxyType({}),
 ) -> None:
     """Scores all models on `optimise` and `test`; writes `state.json`.
 
@@ -185,6 +188,8 @@ def compare(
       factors: of the scaled merge; the best on `optimise` is taken.
       texts: plain texts whose log-probability is measured; may be none.
       known: scores on all texts of models that need none any more.
+      out_of_domain: entry of the config -> a task that the search did not see; its
+        `test` problems are answered by all models.
     """
     summary, experts = search.summary(state), basis.expert_names
     _write_archives(folder, summary.archives, experts)
@@ -221,6 +226,7 @@ def compare(
     others = {name: one for name, one in fixed.items() if name not in measured}
     kept = [*known, *cached.texts(FIXED_PART, others, texts)]
     kept += cached.texts(FINAL_PART, found, texts)
+    measure(cached, folder, out_of_domain.values(), fixed, found)
     run_facts = RunFacts(
         tasks=tuple(tasks),
         evaluated_children=state.next_generation - 1,
@@ -254,6 +260,7 @@ def compare(
             if cost.tokens
         },
         retention=retention_facts(kept, texts, BASE),
+        out_of_domain={task.name: entry for entry, task in out_of_domain.items()},
     )
     write_facts(folder.path, run_facts)
 
@@ -277,6 +284,7 @@ def forget_final_parts(folder: RunFolder) -> None:
     for kind in PARTS:
         for part in FINAL_PARTS:
             folder.part(kind, part).unlink(missing_ok=True)
+    forget_final(folder)
 
 
 def _experts(basis: Basis) -> dict[str, Genome]:

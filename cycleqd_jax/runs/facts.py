@@ -90,6 +90,8 @@ class RunFacts(_Facts):
       search: what the search itself says, see `search.base.Summary`.
       cost: of the phases that sent tokens through the model, see `runs.costs`.
       retention: of the compared models, by name; empty where it was not measured.
+      out_of_domain: name of a task that the search did not see -> its entry in the
+        config.
     """
 
     tasks: tuple[str, ...]
@@ -103,6 +105,7 @@ class RunFacts(_Facts):
     search: dict[str, Any]
     cost: dict[str, TokenCost] = {}
     retention: dict[str, RetentionFacts] = {}
+    out_of_domain: dict[str, str] = {}
 
     def parents(self, model: str) -> tuple[str, ...]:
         """The champions behind the aggregated model, or the one that a result is."""

@@ -54,6 +54,8 @@ FREE = (
     "engine.length",
     "engine.mode",
     "task_settings",
+    # Measured after the search, under names that have the tasks' hashes in them.
+    "out_of_domain",
 )
 # Sections that only runs of one kind of model read.
 OF_LANGUAGE = ("engine", "sandbox", "date")

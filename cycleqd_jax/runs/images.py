@@ -69,6 +69,7 @@ class PreparedImages:
     noise: NoiseSource | None
     fingerprints: Mapping[str, Any]
     gram_tokens: int = 0
+    out_of_domain: tuple[ImageTask, ...] = ()
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -224,6 +225,7 @@ def _check_settings(config: RunConfig) -> None:
         "engine.mesh": mesh.data * mesh.tensor > 1,
         "racing.rungs": config.racing.rungs > 0,
         "fitness.smooth": config.fitness.smooth,
+        "out_of_domain": bool(config.out_of_domain),
         "retention": config.retention.descriptor or config.retention.passages > 0,
         "basis.conditioning: regmean": config.basis.conditioning == "regmean",
         f"search {config.search} with answers or gradients": bool(

@@ -39,6 +39,7 @@ class Prepared(Protocol):
       mode: in which individuals are evaluated, and why.
       fingerprints: all inputs and settings that decide the result.
       gram_tokens: tokens whose inputs conditioned the basis.
+      out_of_domain: tasks that the search does not see.
     """
 
     tasks: Sequence[Task]
@@ -49,6 +50,7 @@ class Prepared(Protocol):
     mode: ModeChoice
     fingerprints: Mapping[str, Any]
     gram_tokens: int
+    out_of_domain: Sequence[Task]
 
 
 class Kind(Protocol):

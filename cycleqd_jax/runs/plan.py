@@ -275,6 +275,7 @@ def make_plan(
     tasks: Sequence[Task],
     missing_data: Sequence[str],
     episode_seconds: float | None = None,
+    out_of_domain: Sequence[Task] = (),
 ) -> Plan:
     """Counts problems and episodes.
 
@@ -286,6 +287,7 @@ def make_plan(
       tasks: those whose data are on this machine.
       missing_data: see `Plan`.
       episode_seconds: from `estimate_episode`.
+      out_of_domain: tasks that the search does not see.
     """
     problems = episodes = seconds = None
     if not missing_data:
@@ -306,6 +308,9 @@ def make_plan(
         }
         episodes = {"children": _children_episodes(config, tasks)}
         episodes |= {name: n * problems[split] for name, (n, split) in counts.items()}
+        if out_of_domain:
+            ours = sum(len(task.problems(Split.TEST)) for task in out_of_domain)
+            episodes["out of domain"] = (experts + 5) * ours
         if episode_seconds is not None:
             seconds = episode_seconds * sum(episodes.values())
     return Plan(

@@ -72,6 +72,7 @@ def remote_evaluator(
         in_order=config.engine.deterministic,
         check=check,
         note=note,
+        further=prepared.out_of_domain,
     )
 
 
@@ -114,7 +115,10 @@ def fingerprints(prepared: Prepared) -> dict[str, Any]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(prepared.basis)
     numbers = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
-    return {**prepared.fingerprints, "numbers of the basis": files.hash_arrays(numbers)}
+    more = {"numbers of the basis": files.hash_arrays(numbers)}
+    if prepared.out_of_domain:
+        more["out of domain"] = {t.name: t.fingerprint for t in prepared.out_of_domain}
+    return {**prepared.fingerprints, **more}
 
 
 @contextlib.contextmanager

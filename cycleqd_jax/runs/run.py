@@ -17,6 +17,7 @@ from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
 from cycleqd_jax.runs.checkpoints import Checkpoints, last_generation
 from cycleqd_jax.runs.conditioning import check_gram_memory
+from cycleqd_jax.runs.data_sets import with_commits
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.loop import run_search
@@ -33,7 +34,7 @@ from cycleqd_jax.runs.results import (
 )
 from cycleqd_jax.runs.retention import TextRetention
 from cycleqd_jax.runs.search import make_search
-from cycleqd_jax.runs.tasks import check_splits, find_tasks
+from cycleqd_jax.runs.tasks import check_splits, find_out_of_domain, find_tasks
 from cycleqd_jax.runs.trackers import check_trackers, track_run
 from cycleqd_jax.search.base import State
 from cycleqd_jax.search.registry import search_class
@@ -64,6 +65,7 @@ def evolve(
       RunError: the run cannot go on; it can be resumed.
     """
     start = time.perf_counter()
+    config = with_commits(config, folder.path)
     check_trackers(config.logging)
     kind = open_kind(config, relay)
     kind.check()  # first: a sandbox may not be permitted here
@@ -117,6 +119,9 @@ def evolve(
             factors=config.baselines.scaled_merge_factors,
             texts=texts,
             known=() if retention is None else retention.known,
+            out_of_domain=dict(
+                zip(config.out_of_domain, prepared.out_of_domain, strict=True)
+            ),
         )
         observer.compared(state.next_generation - 1)
     if saved is not None:
@@ -148,6 +153,7 @@ def is_done(config: RunConfig, folder: RunFolder, observer: Observer) -> bool:
         folder, config.qd.num_generations, observer.note
     ):
         return False
+    config = with_commits(config, folder.path, download=False)
     last = load_config(folder.path / "config.yaml", [], RunConfig)
     free = ("run_dir", "logging", "mirror", "distributed")
     places = {name: getattr(last, name) for name in free}
@@ -173,9 +179,12 @@ def dry_run(
     Raises:
       BadInputError: `evolve` would refuse the run, in the same words.
     """
+    config = with_commits(config, folder.path, download=False)
     check_trackers(config.logging)
     tasks, missing_data = find_tasks(config)
     check_splits(config, tasks)
+    out_of_domain, lacking = find_out_of_domain(config, tasks)
+    missing_data += lacking
     inputs, machine = find_inputs(config), this_machine()
     kind = open_kind(config, relay)
     if missing_data or not inputs.are_here:
@@ -185,11 +194,15 @@ def dry_run(
         if inputs.are_here:
             memory.check(machine)
             check_gram_memory(config, inputs.model, machine)
-        return make_plan(config, memory, machine, inputs, tasks, missing_data)
+        return make_plan(
+            config, memory, machine, inputs, tasks, missing_data, None, out_of_domain
+        )
     kind.check()
     prepared = kind.prepare(folder, observer, tasks)
     seconds = kind.estimate_episode(prepared, observer)
-    return make_plan(config, prepared.memory, machine, inputs, tasks, (), seconds)
+    return make_plan(
+        config, prepared.memory, machine, inputs, tasks, (), seconds, out_of_domain
+    )
 
 
 def open_kind(config: RunConfig, relay: Any = None) -> Kind:

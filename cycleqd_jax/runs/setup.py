@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
+from cycleqd_jax.errors import MissingDataError
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.retention import passages
@@ -49,7 +50,7 @@ from cycleqd_jax.runs.memory import RunMemory, plan_memory, this_machine
 from cycleqd_jax.runs.plan import find_inputs
 from cycleqd_jax.runs.retention import check_texts
 from cycleqd_jax.runs.search import make_search
-from cycleqd_jax.runs.tasks import check_splits, make_tasks
+from cycleqd_jax.runs.tasks import check_splits, find_out_of_domain, make_tasks
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.search.base import Search
 from cycleqd_jax.search.registry import search_class
@@ -75,6 +76,7 @@ class Prepared:
       gram_tokens: tokens whose inputs conditioned the basis; 0 without "regmean".
       relay: to the other processes that share the mesh. With any, the basis is on the
         host, for their mesh holds it once more.
+      out_of_domain: tasks that the search does not see.
     """
 
     model: LoadedModel
@@ -90,6 +92,7 @@ class Prepared:
     mesh: jax.sharding.Mesh | None = None
     gram_tokens: int = 0
     relay: Alone | Leader = ALONE
+    out_of_domain: tuple[Task, ...] = ()
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -157,6 +160,9 @@ def prepare(
     if tasks is None:
         tasks = make_tasks(config.tasks, config.problems, config.task_settings)
     check_splits(config, tasks)
+    out_of_domain, missing = find_out_of_domain(config, tasks)
+    if missing:
+        raise MissingDataError(missing[0])
     names = tuple(task.name for task in tasks)
     expert_paths = config.name_experts(names)
     mesh, machine = make_mesh(config.engine.mesh), this_machine()
@@ -183,7 +189,9 @@ def prepare(
     splits = [Split.OPTIMISE, Split.VALIDATE, Split.TEST]
     if train:  # the engine scores their answers
         splits.append(Split.TRAIN)
-    engine = check_prompts(tasks, splits, model.tokenizer, config.engine)
+    engine = check_prompts(
+        (*tasks, *out_of_domain), splits, model.tokenizer, config.engine
+    )
     check_length(engine, model.config)
     if config.fitness.smooth:
         check_references(tasks, Split.OPTIMISE, model.tokenizer, engine)
@@ -235,6 +243,7 @@ def prepare(
         mesh=mesh,
         gram_tokens=job.inputs.tokens if job.inputs else 0,
         relay=relay,
+        out_of_domain=out_of_domain,
     )
 
 
@@ -304,5 +313,10 @@ def open_evaluator(
         experts=config.name_experts(prepared.task_names),
         relay=prepared.relay,
     )
-    with LocalEvaluator(loader, tasks=prepared.tasks, sandbox=sandbox) as evaluator:
+    with LocalEvaluator(
+        loader,
+        tasks=prepared.tasks,
+        sandbox=sandbox,
+        further=prepared.out_of_domain,
+    ) as evaluator:
         yield evaluator

@@ -1,12 +1,13 @@
 """The tasks of a run: made by name, and checked against its settings."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, MissingDataError, show
 from cycleqd_jax.tasks.base import ProblemsSettings, Split, Task
-from cycleqd_jax.tasks.registry import make_task
+from cycleqd_jax.tasks.registry import is_images, make_task
 
 
 def make_tasks(
@@ -52,6 +53,62 @@ def find_tasks(config: RunConfig) -> tuple[tuple[Task, ...], list[str]]:
             missing.append(str(err))
     _check_names(config.tasks, tasks)
     return tuple(tasks), missing
+
+
+def find_out_of_domain(
+    config: RunConfig, tasks: Sequence[Task]
+) -> tuple[tuple[Task, ...], list[str]]:
+    """Makes the tasks of `out_of_domain`, whose problems are all of `test`.
+
+    Args:
+      config: the settings.
+      tasks: of the search.
+
+    Returns:
+      Those whose data are on this machine, and a sentence for each of the others.
+
+    Raises:
+      BadInputError: one is unknown, is of images, has the name of another task, or has
+        no problems of `test`.
+    """
+    found, missing = [], []
+    only_test = config.problems.sizes | {s: 0 for s in Split if s is not Split.TEST}
+    for name in config.out_of_domain:
+        if is_images(name):
+            raise BadInputError(
+                f"out_of_domain: {name} is a data set of images; expected tasks of "
+                "language models."
+            )
+        options = config.task_settings.get(name, {})
+        settings = config.problems.task_settings(options)
+        try:
+            task = make_task(name, dataclasses.replace(settings, sizes=only_test))
+        except MissingDataError as err:
+            missing.append(str(err))
+            continue
+        _check_out_of_domain(task, [*tasks, *found])
+        found.append(task)
+    return tuple(found), missing
+
+
+def _check_out_of_domain(task: Task, others: Sequence[Task]) -> None:
+    if task.name in {other.name for other in others}:
+        raise BadInputError(
+            f"out_of_domain: two tasks have the name {task.name}, but results need "
+            "another for each; leave one out."
+        )
+    ids = [problem.id for problem in task.problems(Split.TEST)]
+    if not ids:
+        raise BadInputError(
+            f"out_of_domain: {task.name} has no problems of the split test; set "
+            "problems.test, or the settings of the task that decide its splits."
+        )
+    if len(set(ids)) < len(ids):
+        twice = next(one for one in ids if ids.count(one) > 1)
+        raise BadInputError(
+            f"out_of_domain: {task.name} has the problem {show(twice)} twice; give "
+            "every problem its own id."
+        )
 
 
 def _check_names(names: Sequence[str], tasks: Sequence[Task]) -> None:

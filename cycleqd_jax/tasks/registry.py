@@ -24,6 +24,7 @@ _OTHERS = {
     "pocket_pysql": "cycleqd_jax.tasks.pocket.pysql:PocketPySql",
     "mbpp": "cycleqd_jax.tasks.coding.task:Mbpp",
     "humaneval": "cycleqd_jax.tasks.coding.task:HumanEval",
+    "bigcodebench": "cycleqd_jax.tasks.bigcodebench.task:BigCodeBench",
     "dbbench": "cycleqd_jax.tasks.dbbench.task:DBBench",
     "os_interaction": "cycleqd_jax.tasks.os_interaction.task:OSInteraction",
 }
@@ -132,7 +133,7 @@ def _import(path: str) -> type:
         raise BadInputError(
             f"Task {path!r} does not exist; give one of {', '.join(sorted(NAMES))}, "
             "the import path package.module:Class of a task of your own, or a mapping "
-            "with jsonl or csv, the file with the problems."
+            "with jsonl or csv, the file with the problems, or hub, the data set."
         )
     try:
         module = importlib.import_module(module_name)

@@ -63,7 +63,30 @@ def _sanitizer(kind: str) -> Callable[[str, str], str]:
     from evalplus import sanitize
 
     sanitize.code_extract = longest_parsable
-    return sanitize.sanitize
+    if kind != "bigcodebench":
+        return sanitize.sanitize
+    # BigCodeBench's copy of it keeps functions that return nothing, and drops the lines
+    # at the end that use the function.
+    sanitize.has_return_statement = lambda _: True
+
+    def sanitize_and_cut(text: str, entry_point: str) -> str:
+        target = sanitize.extract_target_code_or_empty(text.strip(), entry_point)
+        code = without_uses(target, entry_point).strip()
+        return code or longest_parsable(text)
+
+    return sanitize_and_cut
+
+
+def without_uses(code: str, name: str) -> str:
+    """Code up to the first line with a name, of the lines at its end not indented."""
+    lines = code.splitlines()
+    first = len(lines)
+    for index in range(len(lines) - 1, -1, -1):
+        if lines[index].startswith(" "):
+            break
+        if name in lines[index]:
+            first = index
+    return "\n".join(lines[:first])
 
 
 def _stop(*_: object) -> None:
@@ -74,7 +97,7 @@ def main(kind: str) -> None:
     """Answers requests until there are no more.
 
     Args:
-      kind: "evalplus" or "reference".
+      kind: "evalplus", "reference" or "bigcodebench".
     """
     replies, sys.stdout = sys.stdout, sys.stderr  # nothing else may print there
     warnings.simplefilter("ignore")

@@ -19,7 +19,8 @@ class CodingOptions(Section):
         is known to have another version is refused.
       sha256: hash that the file must have; None for any.
       split: "seeded" for disjoint splits; "reference" to optimise on all problems of
-        the file, as in the published experiments.
+        the file, as in the published experiments; "test" to report on all of them, for
+        a task of `out_of_domain`.
       prompt: "chat" for the model's own template, "reference" for the published one.
       sanitizer: "evalplus", or "reference" for EvalPlus's legacy one, which the
         published experiments used and which throws away many right answers.
@@ -36,7 +37,7 @@ class CodingOptions(Section):
     data: PathText | None = None
     version: Text | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    split: Literal["seeded", "reference"] = "seeded"
+    split: Literal["seeded", "reference", "test"] = "seeded"
     prompt: Literal["chat", "reference"] = "chat"
     sanitizer: Literal["evalplus", "reference"] = "evalplus"
     rules: Literal["evalplus", "reference"] = "evalplus"

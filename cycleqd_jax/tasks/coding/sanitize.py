@@ -28,7 +28,7 @@ class SanitizerProcess:
     The process starts when it is first needed, and ends with `close` or with us.
 
     Args:
-      kind: "evalplus" or "reference".
+      kind: "evalplus", "reference" or "bigcodebench".
     """
 
     def __init__(self, kind: str):

@@ -184,9 +184,10 @@ class EvalPlusTask:
         return Problem(problem.id, instruction, solution.strip())
 
     def _make_splits(self, settings: TaskSettings) -> dict[Split, tuple[Problem, ...]]:
-        if self.options.split == "reference":
+        whole = {"reference": Split.OPTIMISE, "test": Split.TEST}
+        if (only := whole.get(self.options.split)) is not None:
             everything = tuple(self._problems.values())
-            return {s: everything if s is Split.OPTIMISE else () for s in Split}
+            return {s: everything if s is only else () for s in Split}
         strata = dict.fromkeys(self._problems, "")
         ids = seeded_splits(self.name, strata, settings.sizes, settings.seed)
         return {s: tuple(self._problems[key] for key in ids[s]) for s in Split}

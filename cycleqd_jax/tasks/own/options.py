@@ -1,17 +1,18 @@
-"""The settings of a task made from a file, and their short form in `tasks`."""
+"""The settings of a task made from rows, and their short form in `tasks`."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from cycleqd_jax.errors import show
 from cycleqd_jax.files import Count, PathText, Section, Text, Whole, each_once
 from cycleqd_jax.tasks.base import Split
+from cycleqd_jax.tasks.own.hub import HubData
 
-FORMATS = ("jsonl", "csv")
+FORMATS = ("jsonl", "csv", "hub")
 Scorer = Literal[
     "exact", "contains", "regex", "number", "choice", "python_tests", "bash_check"
 ]
@@ -24,12 +25,18 @@ _ONLY = {
 }
 
 
+def _named_alone(value: Any) -> Any:
+    """A data set that is given by its name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class OwnOptions(Section):
-    """`task_settings.NAME` of a task that is made from a file.
+    """`task_settings.NAME` of a task that is made from a file, or a data set.
 
     Attributes:
       jsonl: the file, one JSON object per line; or
-      csv: the file, whose first line names its columns.
+      csv: the file, whose first line names its columns; or
+      hub: a data set of the hub: its name "owner/name", or a `HubData`.
       prompt: of a problem: text with fields in braces, like "Translate: {english}".
       answer: the field that the scorer judges by, or a text with fields in braces.
       scorer: how replies are judged, see `scorers` and `programs`.
@@ -53,6 +60,7 @@ class OwnOptions(Section):
 
     jsonl: PathText | None = None
     csv: PathText | None = None
+    hub: Annotated[HubData | None, BeforeValidator(_named_alone)] = None
     prompt: Text
     answer: Text
     scorer: Scorer
@@ -81,9 +89,10 @@ class OwnOptions(Section):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.jsonl is None) == (self.csv is None):
-            wrong = "neither is" if self.jsonl is None else "both are"
-            raise ValueError(f"expected one of jsonl and csv, but {wrong} given")
+        given = [name for name in FORMATS if getattr(self, name) is not None]
+        if len(given) != 1:
+            wrong = f"{' and '.join(given)} are" if given else "none is"
+            raise ValueError(f"expected one of {', '.join(FORMATS)}, but {wrong} given")
         for name, scorers in _ONLY.items():
             default = type(self).model_fields[name].default
             if self.scorer not in scorers and getattr(self, name) != default:
@@ -104,9 +113,9 @@ class OwnOptions(Section):
         return self
 
     @property
-    def path(self) -> pathlib.Path:
-        """The file."""
-        return pathlib.Path(self.jsonl or self.csv or "")
+    def source(self) -> str:
+        """The file, or the data set."""
+        return self.hub.name if self.hub else self.jsonl or self.csv or ""
 
     @property
     def own_sizes(self) -> dict[Split, int]:
@@ -121,7 +130,7 @@ class OwnOptions(Section):
 
 
 def is_own(options: Mapping[str, Any]) -> bool:
-    """True if settings are those of a task made from a file."""
+    """True if settings are those of a task made from a file or a data set."""
     return any(name in options for name in FORMATS)
 
 
@@ -167,18 +176,22 @@ def _named(key: str, entry: Any, short: dict[str, dict[str, Any]]) -> Any:
     if not isinstance(entry, Mapping):
         return entry
     own = dict(entry)
-    given = [name for name in FORMATS if isinstance(own.get(name), str)]
-    if not given:
+    given = [
+        _named_alone(own[name]) if name == "hub" else {"name": own[name]}
+        for name in FORMATS
+        if isinstance(own.get(name), str | Mapping)
+    ]
+    if not given or not isinstance(source := given[0].get("name"), str):
         raise ValueError(
             f"{key} has the mapping {show(dict(entry))}; expected one with jsonl or "
-            "csv, the file with the problems"
+            "csv, the file with the problems, or hub, the data set"
         )
     name = own.pop("name", None)
     if name is None:
-        name = pathlib.PurePath(own[given[0]]).stem
+        name = pathlib.PurePath(source).stem
         if not name.isidentifier():
             raise ValueError(
-                f"{key}: the task of {own[given[0]]} has no name; give it one, like "
+                f"{key}: the task of {source} has no name; give it one, like "
                 "name: my_skill"
             )
     if not isinstance(name, str) or not name.isidentifier():

@@ -1,23 +1,25 @@
-"""A task made from a JSONL or CSV file; see `cycleqd_jax.tasks.base.Task`.
+"""A task made from a file or a data set; see `cycleqd_jax.tasks.base.Task`.
 
-One user message states a problem, and one reply answers it. Everything in the file is
+One user message states a problem, and one reply answers it. Everything in it is
 checked before work starts.
 """
 
 import functools
 import hashlib
 import json
+import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cycleqd_jax.chat import Chat, Message, check_text
-from cycleqd_jax.errors import BadInputError, show
+from cycleqd_jax.errors import BadInputError, MissingDataError, show
 from cycleqd_jax.files import parse_section
 from cycleqd_jax.sandbox.base import Sandbox
 from cycleqd_jax.tasks.base import Outcome, Problem, Result, Split, TaskSettings
 from cycleqd_jax.tasks.data import seeded_splits
 from cycleqd_jax.tasks.own import programs, scorers
-from cycleqd_jax.tasks.own.options import OwnOptions
+from cycleqd_jax.tasks.own.hub import read_hub
+from cycleqd_jax.tasks.own.options import FORMATS, OwnOptions
 from cycleqd_jax.tasks.own.rows import (
     Row,
     Template,
@@ -42,7 +44,7 @@ _SCORERS = {
 
 
 class OwnTask:
-    """Problems of a file.
+    """Problems of a file or a data set.
 
     Attributes:
       name: of the task, as the config has it.
@@ -51,7 +53,7 @@ class OwnTask:
       examples_from: class of another task by whose rules programs are judged.
     """
 
-    free_options: ClassVar = ("jsonl", "csv")  # the content is hashed
+    free_options: ClassVar = FORMATS  # the content is hashed
 
     def __init__(self, name: str, settings: TaskSettings, taken: Collection[str] = ()):
         """Reads and checks the file; runs nothing.
@@ -63,6 +65,7 @@ class OwnTask:
 
         Raises:
           BadInputError: a setting is wrong, or the file; names its line.
+          MissingDataError: a data set is not here and cannot be downloaded.
         """
         if name in taken:
             raise BadInputError(
@@ -145,7 +148,8 @@ class OwnTask:
 
     def _make_splits(self, settings: TaskSettings) -> dict[Split, tuple[Problem, ...]]:
         options = self.options
-        rows = read_rows(options.path, is_csv=options.csv is not None)
+        rows = self._rows(settings.download)
+        unit = "line" if options.hub is None else "row"
         prompt = Template(f"task_settings.{self.name}.prompt", options.prompt)
         problems: dict[str, Problem] = {}
         lines: dict[Any, int] = {}
@@ -153,11 +157,13 @@ class OwnTask:
         for row in rows:
             problem = self._problem(row, prompt)
             asked = (problem.prompt, repr(problem.data.get("files")))
+            if options.hub is not None and asked in lines:
+                continue  # nobody can edit a published data set
             for what, key in (("id", problem.id), ("prompt", asked)):
                 if key in lines:
                     raise BadInputError(
-                        f"{row.where}: has the same {what} as line {lines[key]}; give "
-                        "every problem another, and leave out what is there twice."
+                        f"{row.where}: has the same {what} as {unit} {lines[key]}; "
+                        "give every problem another, and leave out what is there twice."
                     )
                 lines[key] = row.line
             problems[problem.id] = problem
@@ -166,10 +172,24 @@ class OwnTask:
         if options.split is not None:
             return {split: tuple(found) for split, found in by_split.items()}
         sizes = {**settings.sizes, **options.own_sizes}
-        known = f"{self.name} ({options.path})"
+        known = f"{self.name} ({options.source})"
         strata = dict.fromkeys(problems, "")
         ids = seeded_splits(known, strata, sizes, settings.seed)
         return {s: tuple(problems[key] for key in ids[s]) for s in Split}
+
+    def _rows(self, may_download: bool) -> list[Row]:
+        options = self.options
+        if options.hub is None:
+            path = pathlib.Path(options.source)
+            return read_rows(path, is_csv=options.csv is not None)
+        try:
+            data, folder = options.hub.fetched(may_download)
+            self.options = options.model_copy(update={"hub": data})
+            return read_hub(data, folder)
+        except MissingDataError as err:
+            raise MissingDataError(f"task_settings.{self.name}.{err}") from err
+        except BadInputError as err:
+            raise BadInputError(f"task_settings.{self.name}.{err}") from err
 
     def _problem(self, row: Row, template: Template) -> Problem:
         options, scorer = self.options, self._scorer

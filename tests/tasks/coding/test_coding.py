@@ -193,11 +193,14 @@ def test_splits_are_disjoint_and_seeded(make_task):
         make_task(sizes={Split.TEST: 8})
 
 
-def test_the_reference_split_is_the_file(make_task):
-    task = make_task(sizes=SIZES, split="reference")
-    ids = [p.id for p in task.problems(Split.OPTIMISE)]
+@pytest.mark.parametrize(
+    ("name", "only"), [("reference", Split.OPTIMISE), ("test", Split.TEST)]
+)
+def test_one_split_is_the_whole_file(make_task, name, only):
+    task = make_task(sizes=SIZES, split=name)
+    ids = [p.id for p in task.problems(only)]
     assert ids == [row["task_id"] for row in MBPP_ROWS]
-    assert not any(task.problems(s) for s in Split if s is not Split.OPTIMISE)
+    assert not any(task.problems(s) for s in Split if s is not only)
 
 
 def asked_of(task, key, answer, replies="x"):

@@ -94,6 +94,23 @@ def test_legacy_rules(process, code, left):
     assert clean(process, code) == [left]
 
 
+def test_rules_of_bigcodebench():
+    """The results of `bigcodebench.sanitize` 0.2.5."""
+    cases = {
+        "def f(x):\n    print(x)\n": "def f(x):\n    print(x)",  # no value
+        "def g():\n    pass\ndef f(x):\n    g()\ny = f(2)\nf(1)": (
+            "def g():\n    pass\ndef f(x):\n    g()"
+        ),
+        "a = 1\ndef f(x):\n    return x\nb = 3": "def f(x):\n    return x",
+        "def f(x): return x\nf(1)": "def f(x): return x\nf(1)",  # all would go
+    }
+    process = sanitize.SanitizerProcess("bigcodebench")
+    try:
+        assert clean(process, *cases) == list(cases.values())
+    finally:
+        process.close()
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -84,7 +84,7 @@ def test_mappings_that_are_no_tasks(entries, says):
     ("change", "says"),
     [
         ({"scorer": "rouge"}, r"capitals\.scorer: Input should be 'exact'.*'rouge'"),
-        ({"csv": "x.csv"}, "one of jsonl and csv, but both"),
+        ({"csv": "x.csv"}, "one of jsonl, csv, hub, but jsonl and csv are"),
         ({"scorer": "choice"}, "choices is missing"),
         ({"tolerance": 0.1}, "tolerance belongs to the scorers number"),
         ({"split": "s", "test": 3}, "leave test out"),

@@ -1,0 +1,1 @@
+"""BigCodeBench: functions that call libraries, judged by unit tests in the sandbox."""
