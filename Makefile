@@ -9,6 +9,8 @@
 # make prove-signals  a signal every 0.3 s of a command's life: its code, a sentence
 # make prove-sandbox  hostile programs and episodes; 10 000 and 1000 harmless ones
 #                     that leave nothing
+# make prove-serving  64 clients that come and go for a minute: nothing leaks, none
+#                     starves; CROWD_S=60 are the seconds
 # make prove-cluster  a Ray cluster of this host: evaluators and driver killed,
 #                     hosts that join and leave; installs the extra ray
 # make rehearsal    the paper's run with a shrunken model on 8 simulated devices,
@@ -37,7 +39,7 @@ export PIP_NO_INPUT := 1
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
 .PHONY: help setup quickstart tiny test test-slow prove-seeds prove-resume prove-fuzz \
-  prove-signals prove-sandbox prove-cluster rehearsal docs system clean
+  prove-signals prove-sandbox prove-serving prove-cluster rehearsal docs system clean
 
 help:
 	@sed -n '/^# make/s/^# //p' Makefile
@@ -84,6 +86,12 @@ prove-sandbox: $(VENV)/.test-installed
 	$(BIN)/python -m pytest -q -s tests/sandbox -m "slow or not slow"
 	$(BIN)/python -m pytest -q -s tests/tasks/os_interaction -m "slow or not slow" \
 	  -k "many or hostile or weakened or tampering"
+
+CROWD_S ?= 60
+
+prove-serving: $(VENV)/.test-installed
+	CYCLEQD_CROWD_S=$(CROWD_S) $(BIN)/python -m pytest -q -s \
+	  tests/serving/test_many_clients.py -m slow
 
 prove-cluster: $(VENV)/.test-installed
 	$(BIN)/python -m pip install -q -e ".[ray]"

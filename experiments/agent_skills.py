@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted, 143 terminat
 """
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -50,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "or Perfetto",
     )
     args = parser.parse_intermixed_args(argv)
-    again = [sys.executable, "-m", "experiments.agent_skills", "--config", args.config]
-    again = shlex.join([*again, *args.settings, "--resume"])
+    again = console.again("agent_skills", args, "--resume")
     return console.guarded(
         lambda: _run(
             load_config(args.config, args.settings, RunConfig),

@@ -9,7 +9,6 @@ It goes on with what is in the folder, so it may be interrupted at any time. Exi
 
 import argparse
 import pathlib
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -61,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "several machines can share a comparison, each with seeds of its own",
     )
     args = parser.parse_intermixed_args(argv)
-    again = [sys.executable, "-m", "experiments.compare", "--config", args.config]
-    again = shlex.join([*again, *args.settings])
+    again = console.again("compare", args)
     return console.guarded(
         lambda: _compare(args),
         interrupted=f"What is done is kept; go on with: {again}",

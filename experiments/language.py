@@ -9,10 +9,10 @@ The same command, started again, continues after the last finished task.
 """
 
 import argparse
+import collections
 import importlib
 import os
 import pathlib
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Settings override the config: tasks=[rte,sst2] limit=100.",
     )
     args = parser.parse_intermixed_args(argv)
-    again = [sys.executable, "-m", "experiments.language", "--config", args.config]
-    again = shlex.join([*again, *args.settings])
+    again = console.again("language", args)
     return console.guarded(
         lambda: _measure(args),
         interrupted=f"Tasks that were finished are kept; go on with: {again}",
@@ -63,19 +62,20 @@ def _measure(args: argparse.Namespace) -> int:
 
 def _table(result: Mapping, *, plain: bool) -> rich.table.Table:
     """One row per task and metric, one column per model; the means come last."""
-    table = rich.table.Table(title=f"scores, and relative to {BASE}", safe_box=plain)
-    for name in ("task", "metric", *result["models"]):
-        table.add_column(name, justify="right" if name in result["models"] else "left")
-    lines: dict[tuple[str, str, str], dict[str, str]] = {}
+    title, models = f"scores, and relative to {BASE}", result["models"]
+    table = rich.table.Table("task", "metric", title=title, safe_box=plain)
+    for name in models:
+        table.add_column(name, justify="right")
+    lines = collections.defaultdict(dict)
     for row in result["scores"]:
         if not row["is_part"]:
-            line = lines.setdefault((row["asked"], row["task"], row["metric"]), {})
             share = "" if row["model"] == BASE else f" ({_share(row['relative'])})"
+            line = lines[row["asked"], row["task"], row["metric"]]
             line[row["model"]] = f"{row['value']:.4f}{share}"
     for (_, task, metric), line in lines.items():
-        cells = (line.get(name, "-") for name in result["models"])
+        cells = (line.get(name, "-") for name in models)
         table.add_row(task, rich.markup.escape(metric), *cells)
-    means = map(_share, result["mean_relative"].values())
+    means = (_share(result["mean_relative"][name]) for name in models)
     table.add_row("mean", "relative", *means)
     return table
 

@@ -9,7 +9,6 @@ codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated.
 """
 
 import pathlib
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -48,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="check every run and print the plans; nothing is written",
     )
     args = parser.parse_intermixed_args(argv)
-    again = [sys.executable, "-m", "experiments.segmentation", "--config", args.config]
-    again = shlex.join([*again, *args.settings])
+    again = console.again("segmentation", args)
     return console.guarded(
         lambda: _merge(args.config, args.settings, dry_run=args.dry_run),
         interrupted=f"What is done is kept; go on with: {again}",

@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-warm-up",
         action="store_true",
-        help="answer at once; the first requests then wait while programs compile",
+        help="compile no program before a request needs it",
     )
     parser.add_argument(
         "settings",
@@ -106,6 +106,10 @@ def start(
         count = len(served.state.catalogue.models())
         address = f"http://{_shown(listener.getsockname())}"
         observer.note(f"serving {count} models of {opened.path} at {address}/v1")
+        if chosen.warm_up:
+            observer.note(
+                "compiling programs while nobody asks, for the next start too"
+            )
         if not chosen.is_local and chosen.api_key is None:
             observer.note(f"anyone who reaches this address may ask; {KEY} sets a key")
         server.make_server(served).run(sockets=[listener])

@@ -1,8 +1,9 @@
 """Device calls of the engine: runs a compiled program and stores its tokens."""
 
 import functools
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -94,27 +95,34 @@ class DeviceCalls:
         coefficients, vectors = sharding.replicate(tables, self._mesh)
         return population.replace(u=u, v=v, coefficients=coefficients, vectors=vectors)
 
-    def compile(self, progress: Callable[[str], None]) -> None:
-        """Compiles the greedy programs by running each once on padding.
+    def programs(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Name and call of each greedy program; a call on padding compiles it.
 
         Programs that sample, score or return log-probabilities are compiled when a
         request first needs them; but all there are if `settings.every_call` is set.
+        Those of short and few replies come first, those that only score come last.
         """
-        settings = self._settings
-        for span in settings.spans:
-            for count in settings.row_counts(settings.prefill_rows):
-                progress(f"prefill: {count} rows, {span} tokens of cache")
-                self._prefill((), count, span)
-                if settings.every_call:
-                    progress(f"score: {count} rows, {span} tokens of cache")
-                    self._score((), count, span)
-        for span in settings.spans:
-            for count in self._decode_row_counts():
-                progress(f"decode: {count} rows, {span} tokens of cache")
-                self._decode((), count, span)
+        settings, rows = self._settings, self._settings.prefill_rows
+        prefills, decodes = settings.row_counts(rows), self._decode_row_counts()
+        kinds = {"prefill": self._prefill, "decode": self._decode}
+        calls = [
+            (kind, count, span)
+            for span in settings.spans
+            for counts in itertools.zip_longest(prefills, decodes)
+            for kind, count in zip(kinds, counts, strict=True)
+            if count is not None
+        ]
+        if settings.every_call:
+            kinds["score"] = self._score
+            calls += [("score", n, span) for span in settings.spans for n in prefills]
+        for kind, count, span in calls:
+            call = functools.partial(kinds[kind], (), count, span)
+            yield f"{kind}: {count} rows, {span} tokens of cache", call
         for span in settings.eviction_spans:
-            progress(f"eviction: {span} tokens of cache")
-            self.write_slot(0, self.read_slot(0, span))
+            yield (
+                f"eviction: {span} tokens of cache",
+                lambda span=span: self.write_slot(0, self.read_slot(0, span)),
+            )
 
     def prefill(self, rows: Sequence[BatchRow]) -> StoreResults:
         """Puts the next chunk of each prompt into the cache.

@@ -121,12 +121,22 @@ class Engine:
         self._calls.run(program, inputs, span, **wanted)
 
     def compile(self, progress: Callable[[str], None] | None = None) -> None:
-        """Compiles programs for what is loaded; see `DeviceCalls.compile`.
+        """Compiles programs for what is loaded; see `DeviceCalls.programs`.
 
         Args:
           progress: called with the name of each.
         """
-        self._calls.compile(progress or (lambda name: None))
+        for name, call in self.programs():
+            if progress is not None:
+                progress(name)
+            call()
+
+    def programs(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """Name and call of each program; see `DeviceCalls.programs`.
+
+        No other device call may run meanwhile; see `quiet`.
+        """
+        return self._calls.programs()
 
     def gradients(self, basis: Basis, num_genomes: int) -> CoefficientGradients:
         """Computes gradients of genomes, in calls of a prefill call's tokens.

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -68,6 +69,18 @@ def config_parser(
         "settings", nargs="*", metavar="key=value", help="settings that override it"
     )
     return parser
+
+
+def again(command: str, args: argparse.Namespace, *further: str) -> str:
+    """The command line that starts a command of `config_parser` once more.
+
+    Args:
+      command: the module's name in `experiments`.
+      args: what its parser has read.
+      further: arguments after the settings.
+    """
+    module = [sys.executable, "-m", f"experiments.{command}"]
+    return shlex.join([*module, "--config", args.config, *args.settings, *further])
 
 
 def path(text: str) -> str:

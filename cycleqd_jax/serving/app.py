@@ -49,10 +49,10 @@ def make_app(
     observer = observer or Observer()
     desk, catalogue = open_desk(opened, settings, observer), Catalogue(opened)
     if settings.warm_up:
-        observer.phase("compiling programs, which JAX's cache keeps for the next start")
-        for name in catalogue.models():  # JAX computes some of them
+        observer.phase("computing individuals")
+        for name in catalogue.models():
             catalogue.find(name)
-        desk.warm_up(catalogue.find(BASE)[1], observer.note)
+        desk.warm_up(BASE, catalogue.find(BASE)[1], observer.note)
     return app_of(catalogue, desk, settings, extra_routes)
 
 
@@ -82,6 +82,7 @@ def app_of(
     async def health(request: Request) -> Response:
         facts = {
             "status": "ok" if desk.failure is None else desk.failure,
+            "warm": desk.is_warm,
             "run": catalogue.name,
             "length": desk.engine.settings.length,
             "slots": desk.seats,

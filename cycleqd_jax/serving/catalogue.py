@@ -6,6 +6,7 @@ All functions read files, so an event loop calls them in a thread.
 
 import contextlib
 import dataclasses
+import difflib
 import pathlib
 import threading
 from collections.abc import Iterator, Mapping
@@ -87,10 +88,12 @@ class Catalogue:
             model = self.models().get(name)
             if model is None:
                 shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+                near = difflib.get_close_matches(name[:_SHOWN], self.models(), n=1)
+                meant = f"did you mean {near[0]}? " if near else ""
                 raise ApiError(
                     404,
                     f"The model {shown!r} does not exist in {self._opened.path.name}; "
-                    "GET /v1/models lists all.",
+                    f"{meant}GET /v1/models lists all.",
                     param="model",
                     code="model_not_found",
                 )

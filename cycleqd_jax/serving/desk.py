@@ -9,7 +9,6 @@ Everything here runs in one event loop; device calls and loading run in threads.
 import asyncio
 import collections
 import contextlib
-import dataclasses
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,29 +19,13 @@ from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.serving.errors import FAILED, ApiError
+from cycleqd_jax.serving.tickets import Ahead, Row, Ticket
 
 _SHARED = "*"  # what is loaded while individuals share a population
+_IDLE_S = 0.25  # after which nobody asks; a client's next request comes sooner
 _MOST_FAILURES = 3  # of the engine, one after the other
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(eq=False)
-class _Ticket:
-    """A reply that waits for its seat; `seat` receives its row of the population."""
-
-    key: str
-    individual: Individual
-    seat: asyncio.Future[int]
-
-
-@dataclasses.dataclass
-class _Row:
-    """A row of the population: whose it is, how many replies use it, since when."""
-
-    key: str | None = None
-    users: int = 0
-    last_used: int = 0
 
 
 class Desk:
@@ -67,11 +50,12 @@ class Desk:
         self._loader = loader
         self._max_waiting = max_waiting
         self._taken = 0  # replies for which there is room
-        self._waiting: collections.deque[_Ticket] = collections.deque()
-        self._rows = [_Row() for _ in range(loader.individuals_per_pass)]
+        self._waiting: collections.deque[Ticket] = collections.deque()
+        self._rows = [Row() for _ in range(loader.individuals_per_pass)]
         self._loaded: str | None = None
         self._counter = itertools.count(1)
         self._answered = 0
+        self._ahead: Ahead | None = None
         self._wake = asyncio.Event()  # for `_admit`: tickets or seats have changed
 
     @property
@@ -84,20 +68,25 @@ class Desk:
         """Replies that wait for a seat."""
         return len(self._waiting)
 
-    def warm_up(self, individual: Individual, progress: Callable[[str], None]) -> None:
-        """Compiles all that requests will run, so that none of them waits for it.
+    @property
+    def is_warm(self) -> bool:
+        """True if `serving` has nothing left to compile ahead."""
+        return self._ahead is None
+
+    def warm_up(
+        self, key: str, individual: Individual, progress: Callable[[str], None]
+    ) -> None:
+        """Lets `serving` compile all that requests will run, while nobody asks.
+
+        It goes program by program, so a request waits for one of them at most, and for
+        those that it needs itself.
 
         Args:
+          key: names the individual, see `seat`.
           individual: a genome.
           progress: is told of each program.
         """
-        self._loader.compile(progress)
-        progress("loading an individual")
-        if self._shares(individual):
-            self._loader.set_row(0, individual)
-        else:
-            for _ in range(2):  # all but the first reuse the memory of the one before
-                self._loader.load_alone(individual)
+        self._ahead = Ahead(key, individual, progress, self.engine.programs())
 
     @contextlib.contextmanager
     def room(self, count: int) -> Iterator[None]:
@@ -142,7 +131,7 @@ class Desk:
         """
         if self.failure is not None:
             raise ApiError(503, self.failure, kind=FAILED)
-        ticket = _Ticket(key, individual, asyncio.get_running_loop().create_future())
+        ticket = Ticket(key, individual, asyncio.get_running_loop().create_future())
         self._waiting.append(ticket)
         self._wake.set()
         try:
@@ -198,10 +187,15 @@ class Desk:
                 ticket.seat.set_exception(ApiError(503, reason, kind=FAILED))
 
     async def _admit(self) -> None:
-        """Gives seats in the order of tickets."""
+        """Gives seats in the order of tickets; compiles ahead while there are none."""
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            idle = self._ahead is not None and not self.running and not self._waiting
+            try:
+                async with asyncio.timeout(_IDLE_S if idle else None):
+                    await self._wake.wait()
+                self._wake.clear()
+            except TimeoutError:
+                await self._compile_next(self._ahead)
             while self._waiting and self.running < self.seats:
                 ticket = self._waiting[0]
                 if ticket.seat.done():  # cancelled just now
@@ -215,7 +209,7 @@ class Desk:
                     if wanted != self._loaded:
                         await self._load(wanted, ticket.individual)
                         continue  # the ticket may have been cancelled meanwhile
-                    row = self._take_row(ticket) if shares else 0
+                    row = self._take_row(ticket.key, ticket.individual) if shares else 0
                 except (CycleQDError, MemoryError, OSError, RuntimeError) as err:
                     self._refuse(ticket, err)
                     continue
@@ -224,7 +218,32 @@ class Desk:
                 self._rows[row].users += 1
                 ticket.seat.set_result(row)
 
-    def _refuse(self, ticket: _Ticket, err: Exception) -> None:
+    async def _compile_next(self, ahead: Ahead) -> None:
+        """Compiles one program, the last time what loads an individual."""
+        shares = self._shares(ahead.individual)
+        wanted = _SHARED if shares else ahead.key
+        try:
+            name, call = next(ahead.programs, (None, None))
+            if name is not None:
+                ahead.progress(name)
+                if self._loaded is None:
+                    await self._load(wanted, ahead.individual)
+                await self.engine.quiet()
+                await asyncio.to_thread(call)
+                return
+            await self._load(wanted, ahead.individual)
+            if shares:
+                self._take_row(ahead.key, ahead.individual)
+            else:  # the second reuses the memory of the first
+                await self._load(wanted, ahead.individual)
+            ahead.progress("all programs are compiled")
+        except (CycleQDError, MemoryError, OSError, RuntimeError) as err:
+            logger.warning("Compiling failed.", exc_info=err)
+            text = " ".join(str(err).split())[:300]
+            ahead.progress(f"compiling ahead has failed, requests may fail too: {text}")
+        self._ahead = None
+
+    def _refuse(self, ticket: Ticket, err: Exception) -> None:
         """Fails a ticket whose individual cannot be loaded."""
         if ticket.seat.done():  # cancelled
             return
@@ -249,18 +268,18 @@ class Desk:
             await asyncio.to_thread(self._loader.load_alone, individual)
         self._loaded = wanted
 
-    def _take_row(self, ticket: _Ticket) -> int:
+    def _take_row(self, key: str, individual: Individual) -> int:
         """The row of an individual, which takes the place of the least recent one.
 
         There is one, since there are as many rows as seats.
         """
         rows = range(len(self._rows))
-        found = next((i for i in rows if self._rows[i].key == ticket.key), None)
+        found = next((i for i in rows if self._rows[i].key == key), None)
         if found is None:
             idle = (i for i in rows if not self._rows[i].users)
             found = min(idle, key=lambda i: self._rows[i].last_used)
-            self._loader.set_row(found, ticket.individual)
-            self._rows[found].key = ticket.key
+            self._loader.set_row(found, individual)
+            self._rows[found].key = key
         self._rows[found].last_used = next(self._counter)
         return found
 

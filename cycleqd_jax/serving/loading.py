@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import place_basis
@@ -30,7 +31,11 @@ def open_desk(opened: OpenedRun, settings: ServeSettings, observer: Observer) ->
     """
     config = opened.config
     observer.phase("loading the base model")
-    base = opened.load_base()
+    try:
+        base = opened.load_base()
+    except BadInputError as err:
+        text = f"{str(err).rstrip('.')}; --base-model says where it is on this machine."
+        raise BadInputError(text) from err
     engine = _sized(settings.engine, base.config, config.dtype)
     mesh = make_mesh(engine.mesh)
     program = make_program(base.config, config.dtype, engine)

@@ -64,7 +64,7 @@ class ServeSettings(Section):
       base_model: where the run's base model is on this machine, if elsewhere than the
         run's settings say.
       max_waiting: replies that may wait for a slot; requests beyond are refused.
-      warm_up: whether all programs are compiled before the first request.
+      warm_up: whether programs are compiled ahead, while nobody asks.
       max_body_bytes: size of the largest request.
       engine: its sizes.
     """

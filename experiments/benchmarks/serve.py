@@ -103,12 +103,14 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
     )
     settings = ServeSettings(port=0, engine=_ENGINE)
     desk = Desk(loader, settings.max_waiting)
-    desk.warm_up(world.genomes[0], say)
+    desk.warm_up("child/1", world.genomes[0], say)
     app = app_of(_Catalogue(world.genomes), desk, settings)
     rng = np.random.default_rng(0)
     size = (_CLIENTS, _PROMPT)
     prompts = rng.integers(0, world.program.config.vocab_size, size).tolist()
     with _served(app, settings) as url, ThreadPoolExecutor(_CLIENTS) as pool:
+        while not desk.is_warm:
+            time.sleep(0.1)
 
         def ask(i: int) -> int:
             return _ask(url, f"child/{i + 1}", prompts[i])

@@ -378,6 +378,8 @@ def test_with_a_server_it_fetches_replies_and_chats(tab, run, population):
         assert answers["expert/skill_b"].text == f"expert/skill_b says {SHOWN}"
         refused = answers["base"].find_element("xpath", "following-sibling::p")
         assert refused.text == "No answer: There is no room <i>now</i>."
+        notes = [note.text for note in tab.all("#answers .note")]
+        assert notes.count("") == len(answers) - 1  # nobody is waited for any more
         assert not tab.all("#answers img") and "owned" not in tab.driver.title
         tab.open(address, fragment="#individual=aggregated")
         for split in ("optimise", "test"):

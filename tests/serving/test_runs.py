@@ -82,7 +82,8 @@ def test_a_run_of_another_machine(toy_run, tmp_path, endpoint):
         for line in sums.read_text().splitlines()
     ]
     sums.write_text("\n".join(lines) + "\n")
-    with pytest.raises(BadInputError, match="/elsewhere/base"), served.serving(run):
+    words = "/elsewhere/base.*; --base-model says where"
+    with pytest.raises(BadInputError, match=words), served.serving(run):
         pass
     with served.serving(run, base_model=str(base)) as there:
         want = ask(endpoint, "aggregated")[1]["choices"]

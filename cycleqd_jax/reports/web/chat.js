@@ -21,7 +21,7 @@ function drawChat() {
     wanted = new Set(models);
     place.append(el("h3", {}, "Chat"), el("p", { class: "note" }, "One question, an answer from each model. Choose an elite on a map to ask it too."),
       el("form", { submit: (event) => { event.preventDefault(); askAll(); } },
-        el("fieldset", { class: "models" }, el("legend", {}, "models")),
+        el("fieldset", { class: "models" }, el("legend", {}, "Models")),
         el("label", { for: "question" }, "Question"), el("textarea", { id: "question" }),
         el("label", { id: "ask-key", hidden: true }, "API key of this server ", el("input", { id: "key", type: "password", autocomplete: "off" })),
         el("div", { class: "buttons" }, el("button", { id: "ask", type: "submit" }, "Ask"), " ",
@@ -29,7 +29,7 @@ function drawChat() {
       el("div", { class: "answers", id: "answers", "aria-live": "off" }));
   }
   if (state.chosen && models.includes(state.chosen)) wanted.add(state.chosen);
-  place.querySelector("fieldset").replaceChildren(el("legend", {}, "models"), ...models.map((name) => el("label", {},
+  place.querySelector("fieldset").replaceChildren(el("legend", {}, "Models"), ...models.map((name) => el("label", {},
     el("input", { type: "checkbox", value: name, checked: wanted.has(name), change: (event) => (event.target.checked ? wanted.add(name) : wanted.delete(name)) }), ` ${name}`)));
 }
 
@@ -42,13 +42,13 @@ async function askAll() {
   running = mine;
   byId("stop").disabled = false;
   const boxes = models.map((name) => {
-    const reply = el("pre", { "data-answer": name }), note = el("p", { class: "note", role: "status" });
+    const reply = el("pre", { "data-answer": name }), note = el("p", { class: "note", role: "status" }, "Waiting for its first words ...");
     byId("answers").append(el("div", {}, el("strong", {}, name), reply, note));
     return { name, reply, note };
   });
   byId("answers").replaceChildren(...boxes.map((box) => box.reply.parentNode));
   await Promise.all(boxes.map((box) => answer(box, question, mine.signal)));
-  if (running === mine) { running = null; byId("stop").disabled = true; say("All models have answered."); }
+  if (running === mine) { running = null; byId("stop").disabled = true; say(mine.signal.aborted ? "Stopped." : "All models have answered."); }
   return undefined;
 }
 
@@ -68,6 +68,7 @@ async function answer({ name, reply, note }, question, signal) {
       const choice = (event.choices || [])[0];
       if (!choice) continue;
       text += choice.delta.content || "";
+      if (text) note.textContent = "";
       finish = choice.finish_reason || finish;
       reply.textContent = plain(text);
     }
