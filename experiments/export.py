@@ -25,6 +25,12 @@ from cycleqd_jax.files.remote import RemoteFolder, is_url
 from cycleqd_jax.merging.individuals import Recipe, TrainedExpert
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.models.formats.gguf_export import GGUFType, export_gguf
+from cycleqd_jax.models.formats.gguf_header import (
+    GGUFHeader,
+    header_of_file,
+    header_of_model,
+)
+from cycleqd_jax.models.loading import LoadedModel
 from cycleqd_jax.models.locate import locate
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
@@ -33,7 +39,7 @@ from cycleqd_jax.reports.exporting import write_adapter, write_model
 from cycleqd_jax.reports.hub import check_hub_target, push_to_hub
 from cycleqd_jax.reports.model_card import make_card
 from cycleqd_jax.runs.adapters import adapter_of
-from cycleqd_jax.runs.opened import OpenedRun, open_run
+from cycleqd_jax.runs.opened import open_run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--gguf",
         choices=get_args(GGUFType),
-        help="also write FOLDER/model-TYPE.gguf, where the base is a GGUF file",
+        help="also write FOLDER/model-TYPE.gguf for llama.cpp",
     )
     parser.add_argument(
         "--push-to-hub",
@@ -139,30 +145,24 @@ def _export_to(args: argparse.Namespace, target: pathlib.Path) -> int:
             f"--individual: {asked} has weights of its own and no genome; copy its "
             "folder instead."
         )
-    gguf_base = _gguf_base(args, opened)
     with console.ConsoleObserver() as observer:
         observer.phase("loading the base model")
         model = opened.load_any_base()
-        if gguf_base is not None and not model.is_own:
-            raise BadInputError(
-                f"--gguf: an expert changed the vocabulary or head, so {gguf_base} "
-                "is no pattern; convert the exported folder with llama.cpp's "
-                "convert_hf_to_gguf.py."
-            )
+        header = _gguf_header(args, model)
         observer.phase(f"writing {opened.resolve(asked)} to {to}")
         card = make_card(opened, asked, _command(args), args.push_to_hub)
         if isinstance(individual, Recipe):
             host = dict(opened.whole_models(model).host_weights(individual))
             write_model(target, model, host, card.text())
             observer.note(f"no adapter: {individual.method} changes single elements")
-            _write_gguf(args, target, gguf_base, host, observer)
+            _write_gguf(args, target, header, host, observer)
             _push(args, target, observer)
             return console.DONE
         base = put_on_device(model.weights)
         weights = materialise(base, opened.basis, individual, opened.config.noise)
         host = {name: np.asarray(array) for name, array in weights.items()}
         write_model(target, model, host, card.text())
-        _write_gguf(args, target, gguf_base, host, observer)
+        _write_gguf(args, target, header, host, observer)
         if not args.no_adapter:
             tied = getattr(model.config, "tie_word_embeddings", False)
             plan = adapter_of(
@@ -179,32 +179,36 @@ def _export_to(args: argparse.Namespace, target: pathlib.Path) -> int:
     return console.DONE
 
 
-def _gguf_base(args: argparse.Namespace, opened: OpenedRun) -> pathlib.Path | None:
-    """The base's GGUF file, if --gguf needs it."""
+def _gguf_header(args: argparse.Namespace, model: LoadedModel) -> GGUFHeader | None:
+    """All but the weights of the GGUF file, if --gguf asks for one.
+
+    Raises:
+      BadInputError: a GGUF file cannot hold the model.
+    """
     if args.gguf is None:
         return None
-    source = opened.config.base_model
-    path = locate(source)
-    if path.suffix.lower() != ".gguf":
+    if model.tokenizer is None:
         raise BadInputError(
-            f"--gguf: the base model {source} is no GGUF file, whose vocabulary could "
-            "be copied; convert the exported folder with llama.cpp's "
-            "convert_hf_to_gguf.py."
+            f"--gguf: {model.source} is a segmentation model, which has no GGUF file; "
+            "leave --gguf out."
         )
-    return path
+    path = locate(model.source)
+    if path.is_file() and model.is_own:
+        return header_of_file(path)
+    return header_of_model(model.config, model.tokenizer)
 
 
 def _write_gguf(
     args: argparse.Namespace,
     target: pathlib.Path,
-    base: pathlib.Path | None,
+    header: GGUFHeader | None,
     weights: Mapping[str, Any],
     observer: Observer,
 ) -> None:
-    if base is not None:
+    if header is not None:
         place = target / f"model-{args.gguf}.gguf"
         observer.phase(f"writing {place}")
-        export_gguf(place, base, weights, args.gguf)
+        export_gguf(place, header, weights, args.gguf)
 
 
 def _command(args: argparse.Namespace) -> list[str]:

@@ -41,7 +41,8 @@ class Family:
       positions: makes a dataclass of what a config computes from positions; configs
         that spell one computation differently have equal ones. None if `to_hf` spells
         each computation in one way.
-      gguf_architecture: the family's name in a GGUF file; None if none are read.
+      gguf_architecture: the family's name in a GGUF file; None if there are none. A
+        name of several families is read as the first of them.
       gguf_interleaved: linear layers whose rows llama.cpp interleaves per head.
     """
 
@@ -62,11 +63,13 @@ FAMILIES = (
         gguf_architecture="llama",
         gguf_interleaved=("q_proj", "k_proj"),
     ),
-    Family(  # in a GGUF file it is a llama
+    Family(  # in a GGUF file it is a llama, and is read as one
         model_type="mistral",
         config_from_hf=MistralConfig.from_hf,
         program=LlamaProgram,
         positions=make_rotary,
+        gguf_architecture="llama",
+        gguf_interleaved=("q_proj", "k_proj"),
     ),
     Family(
         model_type="qwen2",

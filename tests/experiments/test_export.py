@@ -1,5 +1,6 @@
 """Exports of a run; its first expert is a full fine-tune that moves everything."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -16,8 +17,11 @@ from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.merging.adapter_plan import percent
 from cycleqd_jax.merging.genome import base_genome
 from cycleqd_jax.models.formats import safetensors
+from cycleqd_jax.models.llama.rope_config import RopeScaling
+from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.reports import exporting, model_card
+from cycleqd_jax.runs.opened import OpenedRun
 from cycleqd_jax.runs.setup import open_evaluator, prepare
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.tasks.base import Split
@@ -205,9 +209,31 @@ def test_uploads_that_are_refused_write_nothing(
     assert says in _said(capsys) and not list(tmp_path.iterdir()) and not hub.done
 
 
-def test_a_gguf_file_needs_a_base_that_is_one(run, tmp_path, capsys):
+def test_a_gguf_file_beside_the_folder(run, tmp_path):
+    folder = exported(run, tmp_path / "m", "--no-adapter", "--gguf", "F16")
+    whole, other = load_model(folder), load_model(folder / "model-F16.gguf")
+    chat = [{"role": "user", "content": "1 plus 1"}]
+    assert other.tokenizer.encode_chat(chat) == whole.tokenizer.encode_chat(chat)
+    assert other.weights.keys() == whole.weights.keys()
+    for name, weight in whole.weights.items():
+        room = 2**-11 * np.abs(weight).max()
+        np.testing.assert_allclose(other.weights[name], weight, rtol=0, atol=room)
+
+
+def test_a_model_that_no_gguf_file_holds_writes_nothing(
+    run, tmp_path, capsys, monkeypatch
+):
+    config = load_model(run.parent / "base").config
+    odd = config.model_copy(
+        update={"rope_scaling": RopeScaling(rope_type="dynamic", factor=2.0)}
+    )
+    monkeypatch.setattr(
+        OpenedRun,
+        "load_any_base",
+        lambda self: dataclasses.replace(load_model(run.parent / "base"), config=odd),
+    )
     assert export.main([str(run), "--to", str(tmp_path / "m"), "--gguf", "F16"]) == 2
-    assert "base is no GGUF file, whose vocabulary could be copied" in _said(capsys)
+    assert "rope_scaling of type 'dynamic' is not written" in _said(capsys)
     assert not list(tmp_path.iterdir())
 
 

@@ -9,6 +9,7 @@ import pytest
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.formats.gguf import read_gguf
 from cycleqd_jax.models.formats.gguf_export import export_gguf
+from cycleqd_jax.models.formats.gguf_header import header_of_file
 from cycleqd_jax.models.loading import load_model
 
 
@@ -24,7 +25,7 @@ def test_other_weights_in_the_files_form(hf, tmp_path, kind, tied):
         n: w + 0.1 * rng.standard_normal(w.shape, np.float32) for n, w in old.items()
     }
     path = tmp_path / "new" / f"m-{kind}.gguf"
-    export_gguf(path, base, new, kind)
+    export_gguf(path, header_of_file(base), new, kind)
     config, weights, metadata = read_gguf(path)
     before = read_gguf(base)
     assert config == before.config and weights.keys() == new.keys()
@@ -54,10 +55,12 @@ def test_what_is_refused_leaves_no_file(hf, tmp_path):
     base, path = hf.write_gguf(tmp_path / "base.gguf", weights), tmp_path / "new.gguf"
     name = "model.layers.0.mlp.up_proj.weight"
     with pytest.raises(BadInputError, match=f"{name}: has the number 1e\\+06, .*F16"):
-        export_gguf(path, base, weights | {name: weights[name] * 0 + 1e6}, "F16")
+        export_gguf(
+            path, header_of_file(base), weights | {name: weights[name] * 0 + 1e6}, "F16"
+        )
     with pytest.raises(BadInputError, match="GGUF type 'Q4_0' is not written"):
-        export_gguf(path, base, weights, "Q4_0")
+        export_gguf(path, header_of_file(base), weights, "Q4_0")
     few = {n: w for n, w in weights.items() if n != name}
     with pytest.raises(BadInputError, match=f"others than those given: {name}"):
-        export_gguf(path, base, few, "F16")
+        export_gguf(path, header_of_file(base), few, "F16")
     assert [p.name for p in tmp_path.iterdir()] == ["base.gguf"]

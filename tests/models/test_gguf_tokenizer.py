@@ -1,10 +1,12 @@
 """Vocabularies in GGUF files against the tokenizer.json of the same models."""
 
+import json
+
 import pytest
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.formats.gguf_splits import SPLITS
+from cycleqd_jax.models.formats.gguf_splits import SPLITS, split_names
 from cycleqd_jax.models.formats.gguf_tokenizer import tokenizer_from_metadata
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -45,8 +47,6 @@ def read(**changes):
 
 def published(model, steps, normalizer=None, added=SPECIAL):
     """A tokeniser from a tokenizer.json, spelt as the hub has it."""
-    import json
-
     step = {"type": "Sequence", "pretokenizers": steps} if steps else None
     vocab = {token: i for i, token in enumerate(model.pop("tokens"))}
     made = Tokenizer.from_str(
@@ -109,6 +109,8 @@ TEKKEN = (
 def test_text_is_cut_as_by_the_published_tokenizer(pre, steps, whole, normalizer):
     model = {"tokens": TOKENS, "merges": MERGES, "ignore_merges": whole}
     theirs, ours = published(model, steps, normalizer), read(pre=pre)
+    name = next(split_names(json.loads(theirs.to_str())))
+    assert SPLITS[name] == SPLITS[pre]
     for text in TEXTS:
         assert ours.encode(text) == theirs.encode(text).ids, text
         if normalizer is None:

@@ -71,6 +71,24 @@ class GGUFModel(NamedTuple):
     metadata: dict[str, Any]
 
 
+class GGUFLayout(NamedTuple):
+    """The weights of a GGUF file.
+
+    Attributes:
+      architecture: the family's name in the file.
+      names: Hugging Face's names of all weights by their names in the file, in order.
+      shapes: by Hugging Face's names.
+      interleaved: linear layers whose rows are interleaved per head.
+      head_dim: size of a head.
+    """
+
+    architecture: str
+    names: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    interleaved: tuple[str, ...]
+    head_dim: int
+
+
 def read_gguf(path: str | os.PathLike[str]) -> GGUFModel:
     """Reads and dequantises a model.
 
@@ -109,18 +127,23 @@ def read_gguf_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return open_gguf(path)[0]
 
 
-def gguf_layout(
-    path: str | os.PathLike[str],
-) -> tuple[dict[str, str], tuple[str, ...], ModelConfig]:
-    """The layout of a file's tensors; errors as for `read_gguf`.
-
-    Returns:
-      Hugging Face's names of all weights by their names in the file, the linear layers
-      whose rows are interleaved per head, and the config.
-    """
+def gguf_layout(path: str | os.PathLike[str]) -> GGUFLayout:
+    """The layout of a file's weights, in its order; errors as for `read_gguf`."""
     metadata, tensors = open_gguf(path)
-    family, config = _family_and_config(metadata, tensors, path)
-    return _hf_names(family, config), family.gguf_interleaved, config
+    layout = layout_of(*_family_and_config(metadata, tensors, path))
+    names = {n: layout.names[n] for n in tensors if n in layout.names}
+    return layout._replace(names=names)
+
+
+def layout_of(family: Family, config: ModelConfig) -> GGUFLayout:
+    """The layout of a model's weights, in the model's order."""
+    return GGUFLayout(
+        family.gguf_architecture,
+        _hf_names(family, config),
+        {name: tuple(shape) for name, shape in config.weight_shapes().items()},
+        family.gguf_interleaved,
+        config.head_dim,
+    )
 
 
 def _hf_names(family: Family, config: ModelConfig) -> dict[str, str]:

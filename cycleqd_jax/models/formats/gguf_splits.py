@@ -6,6 +6,8 @@ of llama.cpp's reader: whole words that are tokens are not merged from pieces
 say whether to.
 """
 
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -93,3 +95,39 @@ SPLITS = {
     "refact": _DIGITS,
     "codeshell": _DIGITS,
 }
+
+
+def split_names(tokenizer: Mapping[str, Any]) -> Iterator[str]:
+    """The names in `SPLITS` of the way in which a tokeniser splits text.
+
+    Args:
+      tokenizer: a parsed tokenizer.json of byte-level BPE.
+
+    Yields:
+      Every name of its normaliser and pre-tokeniser; those that also agree on whether
+      whole words are merged come first.
+    """
+    from tokenizers import Tokenizer, models
+
+    whole = bool(tokenizer["model"].get("ignore_merges"))
+    for name, split in sorted(
+        SPLITS.items(), key=lambda item: item[1].ignore_merges != whole
+    ):
+        made = Tokenizer(models.BPE())
+        split.apply(made)
+        if split_steps(json.loads(made.to_str())) == split_steps(tokenizer):
+            yield name
+
+
+def split_steps(tokenizer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The steps of a parsed tokenizer.json before its model, without nesting."""
+    steps = []
+    for part, inner in (
+        ("normalizer", "normalizers"),
+        ("pre_tokenizer", "pretokenizers"),
+    ):
+        step = tokenizer.get(part)
+        if step is not None:
+            steps += step[inner] if step["type"] == "Sequence" else [step]
+    # How offsets are counted changes no token.
+    return [{k: v for k, v in s.items() if k != "trim_offsets"} for s in steps]
