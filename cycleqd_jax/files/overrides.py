@@ -1,12 +1,12 @@
 """Settings that are laid over others: presets, and `key=value` of a command line."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic
 
 from cycleqd_jax.errors import BadInputError, explain, show
+from cycleqd_jax.files import shipped
 from cycleqd_jax.files.fields import Model
 from cycleqd_jax.files.remote import is_url
 from cycleqd_jax.files.yaml import parse_yaml, read_mapping
@@ -92,12 +92,12 @@ def with_preset(own: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 def _found_from(config: str, preset: str) -> str:
     """The path of a preset: as it is, or else from the folder of the config file."""
-    path = pathlib.Path(preset).expanduser()
+    path = shipped.find(preset)
     if is_url(preset) or path.is_absolute() or path.exists():
         return preset
     folder, slash, _ = config.rpartition("/")
     beside = f"{folder}{slash}{preset}"
-    return beside if is_url(config) or pathlib.Path(beside).exists() else preset
+    return beside if is_url(config) or shipped.find(beside).exists() else preset
 
 
 def override(data: dict[str, Any], text: str) -> tuple[str, ...]:

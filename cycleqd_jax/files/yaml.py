@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cycleqd_jax.errors import BadInputError, show
-from cycleqd_jax.files import remote
+from cycleqd_jax.files import remote, shipped
 
 
 class _Loader(yaml.SafeLoader):
@@ -76,7 +76,7 @@ def read_mapping(path: str | pathlib.Path) -> dict[str, Any]:
 
 
 def _read(path: str) -> bytes:
-    return remote.read(path) if remote.is_url(path) else pathlib.Path(path).read_bytes()
+    return remote.read(path) if remote.is_url(path) else shipped.find(path).read_bytes()
 
 
 def parse_yaml(text: str, where: str) -> Any:

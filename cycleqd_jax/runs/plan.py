@@ -18,6 +18,7 @@ import numpy as np
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.rungs import make_rungs, planned_episodes
+from cycleqd_jax.files import shipped
 from cycleqd_jax.files.remote import is_url, left_files
 from cycleqd_jax.merging.core_basis import core_shapes
 from cycleqd_jax.merging.forms import Basis, basis_shapes
@@ -173,7 +174,7 @@ def _expert_folder(source: str) -> pathlib.Path | None:
     if is_url(source):
         return locate(source)
     if not is_hub_name(source):
-        return pathlib.Path(source).expanduser()
+        return shipped.find(source)
     folder = find_download(source)
     return folder if _is_downloaded(folder) else None
 

@@ -23,6 +23,12 @@ SWITCHES = {
         "run sudo sysctl -w user.max_user_namespaces=10000",
     ),
 }
+# For containers whose flags are not the user's to choose, as rented GPUs often are.
+_NO_WALL = (
+    "; if that cannot be had, sandbox.kind=none runs programs that the model wrote "
+    "without any protection, with all rights of this user: for a machine that holds "
+    "nothing of value"
+)
 # Files by which container engines mark their containers.
 _CONTAINER_SIGNS = ("/.dockerenv", "/run/.containerenv")
 _PERMIT_ALL = (
@@ -78,15 +84,21 @@ def remedy(said: str, first_uid: int) -> str:
         return (
             "a container covers parts of /proc, so no other /proc may be mounted: "
             "start it with --security-opt systempaths=unconfined (Docker) or "
-            "--security-opt unmask=ALL (Podman)"
+            f"--security-opt unmask=ALL (Podman){_NO_WALL}"
         )
+    in_container = any(Path(sign).exists() for sign in _CONTAINER_SIGNS)
     for name, (forbids, what) in SWITCHES.items():
         file = Path("/proc/sys") / name
         if file.exists() and file.read_text().strip() == forbids:
-            return f"{name} is {forbids}, which forbids user namespaces: {what}"
-    if any(Path(sign).exists() for sign in _CONTAINER_SIGNS):
-        return f"the container's seccomp or AppArmor profile forbids it: {_PERMIT_ALL}"
+            inside = f" on the machine that runs this container{_NO_WALL}"
+            where = inside if in_container else ""
+            return f"{name} is {forbids}, which forbids user namespaces: {what}{where}"
+    if in_container:
+        return (
+            "the container's seccomp or AppArmor profile forbids it: "
+            f"{_PERMIT_ALL}{_NO_WALL}"
+        )
     return (
         "the kernel, AppArmor or a seccomp filter forbids it: allow unprivileged user "
-        f"namespaces, or in a container {_PERMIT_ALL}"
+        f"namespaces, or in a container {_PERMIT_ALL}{_NO_WALL}"
     )

@@ -54,6 +54,16 @@ def test_no_text_moves_the_cursor(capsys):
     assert "\nand another" in shown
 
 
+def test_no_bar_moves_in_what_is_only_coloured(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # so do the cells of notebooks
+    out = io.StringIO()
+    with console.ConsoleObserver(out) as observer:
+        observer.phase("loading")
+        observer.episodes(1, 2)
+    assert "loading\n" in out.getvalue()
+    assert "\x1b[2K" not in out.getvalue() and "\x1b[?25l" not in out.getvalue()
+
+
 def test_a_closed_output_is_said_on_the_other_stream():
     """The reader of the output ends after one line, as `| head -1` does."""
     program = (

@@ -96,6 +96,12 @@ def test_that_does_not_end(tmp_path, monkeypatch):
             "sysctl -w user.max_user_namespaces",
         ),
         (
+            "bwrap: Creating new namespace failed: No space left on device",
+            {"user/max_user_namespaces": "0"},
+            True,
+            "max_user_namespaces=10000 on the machine that runs this container",
+        ),
+        (
             "bwrap: Creating new namespace failed: Operation not permitted",
             {},
             True,
@@ -130,6 +136,8 @@ def test_not_permitted(tmp_path, monkeypatch, said, switches, container, words):
     assert said in text
     assert "is installed but could not create a sandbox" in text
     assert "apt install" not in text
+    own_machine = bool(switches) and not container
+    assert ("sandbox.kind=none runs programs" in text) == (not own_machine)
 
 
 def test_not_permitted_by_the_kernel():

@@ -1,5 +1,7 @@
 """The command that asks several individuals."""
 
+import types
+
 import pytest
 
 from cycleqd_jax.chat import Finish
@@ -23,6 +25,25 @@ def test_votes_and_the_likeliest():
     assert majority(replies) == ("c", 2)  # of those who say yes it is the likeliest
     del replies["c"]
     assert majority(replies) == ("d", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "roles"), [([], ["user"]), (["--system", ""], ["system", "user"])]
+)
+def test_an_empty_system_message_is_one(monkeypatch, arguments, roles):
+    run = types.SimpleNamespace(with_base=lambda path: run)
+    asked = []
+
+    def ask_all(desk, catalogue, names, messages, tokens):
+        asked.extend(messages)
+        return {}
+
+    monkeypatch.setattr(ask, "open_run", lambda path: run)
+    monkeypatch.setattr(ask, "open_desk", lambda *_: None)
+    monkeypatch.setattr(ask, "Catalogue", lambda run: None)
+    monkeypatch.setattr(ask, "ask_all", ask_all)
+    assert ask.main(["RUN", "hi", "--models", "base", *arguments]) == 0
+    assert [message["role"] for message in asked] == roles
 
 
 def test_answers_side_by_side(toy_run, endpoint, capsys):
