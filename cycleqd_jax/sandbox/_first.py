@@ -21,7 +21,13 @@ import posix
 import select
 import time
 
-from cycleqd_jax.sandbox._files import read_all, write_all, write_files
+from cycleqd_jax.sandbox._collect import (
+    FOLDER_FLAGS,
+    collect,
+    read_all,
+    write_all,
+    write_files,
+)
 from cycleqd_jax.sandbox._shell import Shell, follow, read_some
 from cycleqd_jax.sandbox._watch import Clock, kill_all
 from cycleqd_jax.sandbox.shell_mark import COMMAND
@@ -150,16 +156,18 @@ class World:
         drop = self._request["drop"]
         posix.execve(drop[0], [*drop, *argv], env)
 
-    def _run(self, argv, env, limit_s, alone, bound=None, files=None):
+    def _run(self, argv, env, limit_s, alone, bound=None, files=None, collected=None):
         """Runs a command to its end.
 
         With `alone` all that runs before is killed, and all that it leaves running.
         `bound` limits the bytes of standard output and of error output, which are two
         parts of the reply; it ends with more. Without, they are one part, cut but read.
-        First `files`, (name, content), are written into our working folder.
+        First `files`, (name, content), are written into our working folder; afterwards
+        those there are parts of the reply, if `collected` says how many bytes.
         """
         if alone:
             kill_all()
+        here = posix.open(".", FOLDER_FLAGS)  # open: the program may replace it
         if files is not None:
             write_files(posix.getcwdb(), files)
         pipes = [posix.pipe() for _ in range(1 if bound is None else 2)]
@@ -199,6 +207,10 @@ class World:
             self._note(ended)
         status = -posix.WTERMSIG(status) if posix.WIFSIGNALED(status) else status >> 8
         parts = [output.kept for output in streams.values()]
+        if collected is not None:
+            parts += [part for pair in collect(here, collected) for part in pair]
+        else:
+            posix.close(here)
         valid = all(output.valid for output in streams.values())
         return ended, status, valid, *parts
 

@@ -14,7 +14,7 @@ import os
 import stat
 
 from cycleqd_jax.sandbox import skeleton
-from cycleqd_jax.sandbox._files import START_TIME
+from cycleqd_jax.sandbox._collect import START_TIME
 from cycleqd_jax.sandbox._inside import read_text, status_of
 from cycleqd_jax.sandbox.mounting import mount, unmount
 

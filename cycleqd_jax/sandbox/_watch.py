@@ -14,7 +14,7 @@ import _signal
 import posix
 import time
 
-from cycleqd_jax.sandbox._files import read_all
+from cycleqd_jax.sandbox._collect import PAGE_BYTES, read_all
 
 LOOK_S = 0.02  # pause between two looks
 LOOK_COST = 20  # or this multiple of the last look's duration, if longer
@@ -24,7 +24,6 @@ LEAST_SHARE = 0.1  # of the time on the clock counts in any case
 # shares the memory of its parent, which is then counted twice.
 MEMORY_POLLS = 3
 TICK_S = 1 / posix.sysconf("SC_CLK_TCK")
-PAGE_BYTES = posix.sysconf("SC_PAGE_SIZE")
 # Fields of /proc/PID/stat after the name, which is in parentheses.
 STATE, PARENT, UTIME, STIME, CUTIME, CSTIME = 0, 1, 11, 12, 13, 14
 THREADS, STARTED, SIZE, RESIDENT = 17, 19, 20, 21

@@ -60,12 +60,14 @@ class Program:
         Folders are created as needed; a path with a trailing slash and no content is an
         empty folder. A path that leaves the scratch folder is a `ValueError`. All have
         the same time.
+      collect: whether to return the files that are in the scratch folder at the end.
       limits: resource limits.
     """
 
     argv: tuple[str, ...]
     stdin: bytes = b""
     files: tuple[tuple[str, bytes], ...] = ()
+    collect: bool = False
     limits: Limits = Limits()
 
 
@@ -90,12 +92,16 @@ class Execution:
       exit_code: its exit status if `ending` is EXITED, else None.
       stdout: standard output, at most `output_bytes`.
       stderr: standard error, at most `output_bytes`.
+      files: path in the scratch folder -> content of each regular file at the end, if
+        `Program.collect`. Symbolic links are left out; empty folders have a trailing
+        slash and no content.
     """
 
     ending: Ending
     exit_code: int | None
     stdout: bytes
     stderr: bytes
+    files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -14,9 +14,9 @@ import logging
 import os
 
 from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox._collect import MAX_ENTRIES, MAX_PATH_BYTES
 from cycleqd_jax.sandbox.base import (
     DEFAULT_SHELL_LIMITS,
-    KEPT_BYTES,
     PLAIN_ROOT,
     Ending,
     Execution,
@@ -56,6 +56,9 @@ class BubblewrapSandbox:
     Only the total CPU time of all processes decides about `Ending.CPU_LIMIT`, and the
     time that an idle machine would need about `Ending.WALL_LIMIT`. A program whose
     first process is stopped by a signal has ended. A write beyond `file_bytes` fails.
+    At most 4096 files and folders, 64 levels deep and `scratch_bytes` large, are
+    collected; bytes of names that are not UTF-8 become surrogates (`os.fsdecode`). They
+    can be given as `Program.files` again; permissions, links and times are lost.
 
     If started as root, each worker has its own unprivileged user id.
 
@@ -147,9 +150,10 @@ class BubblewrapSandbox:
         self._running.add(world)
         try:
             await world.ready()
+            names = min(limits.scratch_entries, MAX_ENTRIES) * MAX_PATH_BYTES
             ended, status, _, parts = await world.ask(
                 limits.wall_s,
-                most=max(KEPT_BYTES, 2 * limits.output_bytes),
+                most=2 * limits.output_bytes + limits.scratch_bytes + names,
                 do="run",
                 argv=[os.fsencode(word) for word in program.argv],
                 env=host.environment,
@@ -157,12 +161,15 @@ class BubblewrapSandbox:
                 alone=True,
                 bound=limits.output_bytes,
                 files=[(os.fsencode(path), data) for path, data in program.files],
+                collected=limits.scratch_bytes if program.collect else None,
             )
         finally:
             self._running.discard(world)
             await world.close()
+        stdout, stderr, *pairs = parts
+        files = dict(zip(map(os.fsdecode, pairs[::2]), pairs[1::2], strict=True))
         ending = _ENDINGS.get(ended)
         if ending is None:
             ending = Ending.SIGNALLED if status < 0 else Ending.EXITED
         code = status if ending is Ending.EXITED else None
-        return Execution(ending, code, *parts)
+        return Execution(ending, code, stdout, stderr, files)

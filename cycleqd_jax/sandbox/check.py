@@ -3,11 +3,10 @@
 import os
 import pathlib
 
+from cycleqd_jax.sandbox._collect import MAX_PATH_BYTES, whole_pages
 from cycleqd_jax.sandbox.base import Program
 
 _MAX_NAME_BYTES = 255
-_MAX_PATH_BYTES = 3900  # the kernel's limit is 4095, with the folder before it
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MAX_WORD_BYTES = 2**17 - 1  # MAX_ARG_STRLEN of the kernel, without the final NUL
 _MAX_ARGV_BYTES = 2**20  # the kernel's limit is a quarter of the stack's, 2 MiB
 
@@ -49,8 +48,7 @@ def check_program(program: Program) -> None:
             f"files: {len(folders) + len(names)} files and folders are more than "
             f"scratch_entries = {most}"
         )
-    pages = sum(-(-len(content) // _PAGE_BYTES) for _, content in program.files)
-    size = pages * _PAGE_BYTES
+    size = sum(whole_pages(len(content)) for _, content in program.files)
     if size > program.limits.scratch_bytes:
         raise ValueError(
             f"files: {size} bytes are more than scratch_bytes = "
@@ -65,5 +63,5 @@ def _check_path(path: str) -> None:
             f"files: expected a path inside the scratch folder, got {path!r}"
         )
     longest = max(len(os.fsencode(part)) for part in parts)
-    if longest > _MAX_NAME_BYTES or len(os.fsencode(path)) > _MAX_PATH_BYTES:
+    if longest > _MAX_NAME_BYTES or len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise ValueError(f"files: the path {path[:80]!r}... is too long")

@@ -23,7 +23,7 @@ _FIRST_UID = 62_000  # in systemd's range for transient users, 61184 to 65519
 _LAST_UID = 65_519
 _SHM_BYTES = 2**20
 # The modules of process 1; each imports only earlier ones, and the last has `main`.
-_PARTS = ("_files", "_watch", "shell_mark", "shell_output", "_shell", "_first")
+_PARTS = ("_collect", "_watch", "shell_mark", "shell_output", "_shell", "_first")
 _COMPILE = """
 import marshal, sys
 parts = marshal.load(sys.stdin.buffer)
@@ -94,7 +94,8 @@ class Host:
         # waiting for ever. Process 1 notices our end itself.
         command += ["--new-session", "--as-pid-1"]
         command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
-        # A capability that the program lacks makes process 1 untraceable.
+        # A capability that the program lacks makes process 1 untraceable; with this one
+        # it can also read files that the program made unreadable.
         command += ["--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"]
         command += self.mounts
         command += ["--proc", "/proc", "--dev", "/dev"]

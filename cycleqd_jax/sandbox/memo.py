@@ -114,4 +114,5 @@ def _hash(program: Program) -> bytes:
 
 def _size(execution: Execution) -> int:
     """Bytes that one entry takes."""
-    return _ENTRY_BYTES + len(execution.stdout) + len(execution.stderr)
+    files = sum(len(name) + len(data) for name, data in execution.files.items())
+    return _ENTRY_BYTES + len(execution.stdout) + len(execution.stderr) + files

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError, SandboxError
-from cycleqd_jax.sandbox._files import write_files
+from cycleqd_jax.sandbox._collect import FOLDER_FLAGS, collect, write_files
 from cycleqd_jax.sandbox.base import Ending, Execution, Program, Shell
 from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.sandbox.gate import Gate
@@ -125,8 +125,12 @@ class UnsafeSandbox:
             ending = Ending.CPU_LIMIT
         else:
             ending = Ending.SIGNALLED if code < 0 else Ending.EXITED
+        files = {}
+        if program.collect:
+            found = collect(os.open(work, FOLDER_FLAGS), limits.scratch_bytes)
+            files = {os.fsdecode(path): content for path, content in found}
         code = code if ending is Ending.EXITED else None
-        return Execution(ending, code, *(text[:most] for text in printed))
+        return Execution(ending, code, *(text[:most] for text in printed), files)
 
 
 def _environment(work: Path) -> dict[str, str]:

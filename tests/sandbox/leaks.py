@@ -25,7 +25,7 @@ PROGRAMS = (
     (Program(("cat",), stdin=b"in"), b"in"),
     (Program(("python3", "-S", "-c", "print(sum(range(99)))")), b"4851\n"),
     (
-        Program(("bash", "-c", "echo $((6 * 7)) | tee x; rm y", "y")),
+        Program(("bash", "-c", "echo $((6 * 7)) | tee x; rm y", "y"), collect=True),
         b"42\n",
     ),
     (Program(("sh", "-c", "sleep 100 & cat a/b"), files=(("a/b", b"f"),)), b"f"),

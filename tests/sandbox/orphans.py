@@ -23,7 +23,7 @@ PROGRAMS = (
     Program(("sleep", "1000")),
     Program(("bash", "-c", "setsid sleep 1000 & trap '' TERM HUP; sleep 1000")),
     Program(("true",)),
-    Program(("python3", "-c", "print(sum(range(99)))")),
+    Program(("python3", "-c", "print(sum(range(99)))"), collect=True),
 )
 WORKERS = 3
 MEDIAN_PAUSE_S = 0.1

@@ -57,12 +57,45 @@ def test_harmless_program(sandbox):
     assert (execution.stdout, execution.stderr) == (b"cba\n", b"")
 
 
-def test_files(sandbox):
-    files = (("in/x.txt", b"\0\xff"), ("empty/", b""), ("ü", b"u"))
-    code = "cat in/x.txt ü; rmdir empty && mkdir -p a/b && ls"
-    execution = run(sandbox, "bash", "-c", code, files=files)
+def test_files_in_and_out(sandbox):
+    files = (("in/x.txt", b"\0\xff"), ("empty/", b""), ("gone", b"1"), ("ü", b"u"))
+    execution = run(
+        sandbox,
+        "bash",
+        "-c",
+        "cat in/x.txt in/x.txt > y; mkdir -p a/b; rm gone; test -d empty; rmdir empty",
+        files=files,
+        collect=True,
+    )
     assert execution.ok, execution
-    assert execution.stdout == b"\0\xffu" + "a\nin\nü\n".encode()
+    assert execution.files == {
+        "in/x.txt": b"\0\xff",
+        "y": b"\0\xff\0\xff",
+        "a/b/": b"",
+        "ü": b"u",
+    }
+
+
+def test_files_are_not_returned_unless_asked_for(sandbox):
+    assert run(sandbox, "touch", "x").files == {}
+
+
+def test_what_was_collected_can_be_given_back(sandbox):
+    hostile = r"""
+import os
+for name in (b"\xff", b"a\nb", b"n" * 255): open(name, "w").write("x" * 5000)
+for number in range(400): os.truncate(os.open("s%d" % number, 65), 2**14)
+deep = b"d" * 240
+for _ in range(30):
+    os.mkdir(deep); os.chdir(deep); open("f", "w").write("deep")
+"""
+    limits = Limits(scratch_bytes=2**20, open_files=1000)
+    first = run(sandbox, "python3", "-c", hostile, collect=True, limits=limits)
+    assert first.ok, first.stderr
+    assert len(first.files) > 20
+    files = tuple(first.files.items())
+    again = run(sandbox, "true", files=files, collect=True, limits=limits)
+    assert again.files == first.files
 
 
 def test_listings_of_two_runs_are_the_same(sandbox):

@@ -1,7 +1,8 @@
 import asyncio
+import dataclasses
 
 from cycleqd_jax.errors import SandboxError
-from cycleqd_jax.sandbox.base import Ending, Execution, Limits, Program
+from cycleqd_jax.sandbox.base import Ending, Execution, Program
 from cycleqd_jax.sandbox.make import make_sandbox
 from cycleqd_jax.sandbox.memo import MemoSandbox
 from cycleqd_jax.sandbox.settings import SandboxSettings
@@ -56,7 +57,7 @@ def test_different_limits_or_input_are_different_programs():
     async def main():
         await memo.run(A)
         await memo.run(Program(("echo", "a"), stdin=b"x"))
-        await memo.run(Program(("echo", "a"), limits=Limits(cpu_s=1)))
+        await memo.run(Program(("echo", "a"), collect=True))
 
     asyncio.run(main())
     assert inner.runs == 3
@@ -75,9 +76,15 @@ def test_least_recently_used_goes_first():
     assert inner.runs == 4  # A, B, C, and B again
 
 
-def remembered(output: bytes, max_bytes: int) -> int:
+def remembered(output: bytes, files: dict[str, bytes], max_bytes: int) -> int:
     """How many of 40 programs with this result are remembered."""
-    inner = Counting()
+
+    class Inner(Counting):
+        async def run(self, program):
+            execution = await super().run(program)
+            return dataclasses.replace(execution, files=files)
+
+    inner = Inner()
     inner.output, inner.seconds = output, 0
     memo = MemoSandbox(inner, max_bytes)
 
@@ -93,11 +100,12 @@ def remembered(output: bytes, max_bytes: int) -> int:
 
 
 def test_what_is_remembered_is_bounded_in_bytes():
-    assert remembered(b"x" * 100_000, 10**6) == 9
-    assert remembered(b"", 20_000) == 19  # an empty result takes something too
-    assert remembered(b"", 10**6) == 40  # whatever the size of the programs
-    assert remembered(b"x", 0) == 0
-    assert remembered(b"x" * 10**6, 10**6) == 0  # larger than the limit by itself
+    assert remembered(b"x" * 100_000, {}, 10**6) == 9
+    assert remembered(b"", {"a/b": b"x" * 50_000, "c": b"x" * 50_000}, 10**6) == 9
+    assert remembered(b"", {}, 20_000) == 19  # an empty result takes something too
+    assert remembered(b"", {}, 10**6) == 40  # whatever the size of the programs
+    assert remembered(b"x", {}, 0) == 0
+    assert remembered(b"x" * 10**6, {}, 10**6) == 0  # larger than the limit by itself
 
 
 def test_errors_are_shared_but_not_kept():

@@ -35,12 +35,14 @@ class Threat:
       source: the program.
       expect: whether it was reported as what it was.
       limits: what it may use.
+      collect: whether its files come back.
     """
 
     name: str
     source: str
     expect: Callable[[Execution], bool]
     limits: Limits = PATIENT
+    collect: bool = False
 
     def program(self, words: Mapping[str, str]) -> Program:
         source = self.source
@@ -51,7 +53,7 @@ class Threat:
         argv = ("python3", "-c", PRELUDE + source)
         if source.startswith("#!sh"):
             argv = ("bash", "-c", source)
-        return Program(argv, limits=self.limits)
+        return Program(argv, collect=self.collect, limits=self.limits)
 
 
 def ends(ending: Ending) -> Callable[[Execution], bool]:

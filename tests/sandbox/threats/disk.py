@@ -1,6 +1,6 @@
 """Programs that fill, and that hide things in their files."""
 
-from .base import LITTER, Threat, says
+from .base import LITTER, MIB, SIGNAL, Threat, says
 
 DISK = [
     Threat(
@@ -67,20 +67,100 @@ for number in range(100):
     os.truncate(os.open("s%d" % number, os.O_CREAT | os.O_WRONLY), 2 * 2**20)
     os.closerange(3, 50)
 """,
-        says(""),
+        lambda execution: sum(map(len, execution.files.values())) <= 6 * MIB,
+        collect=True,
     ),
     Threat(
         "many empty files",
         "for number in range(9000): os.close(os.open('f%d' % number, os.O_CREAT))",
-        says(""),
+        lambda execution: execution.ok and len(execution.files) == 4096,
+        collect=True,
     ),
     Threat(
-        "devices, and links to files of the system",
+        "many folders",
+        "for number in range(5000): os.mkdir('d%d' % number)",
+        lambda execution: execution.ok and 1000 < len(execution.files) <= 4096,
+        collect=True,
+    ),
+    Threat(
+        "hard links that multiply a file",
         """
+open("x", "wb").write(bytes(2**20))
+for number in range(1000): os.link("x", "x%d" % number)
+""",
+        lambda execution: (
+            execution.ok and sum(map(len, execution.files.values())) <= 6 * MIB
+        ),
+        collect=True,
+    ),
+    Threat(
+        "a deep tree",
+        """
+for _ in range(2000):
+    os.mkdir("d" * 200)
+    os.chdir("d" * 200)
+open("x", "w").write("deep")
+""",
+        lambda execution: execution.ok and len(execution.files) <= 64,
+        collect=True,
+    ),
+    Threat(
+        "hostile names",
+        r"""
+for name in (b"\xff\xfe", b"a\nb 1 2", b"n" * 255, b"end 0 0", b" ", b"\x01\x7f"):
+    with open(name, "wb") as file: file.write(name)
+""",
+        lambda execution: (
+            len(execution.files) == 6
+            and all(
+                name.encode("utf-8", "surrogateescape") == content
+                for name, content in execution.files.items()
+            )
+        ),
+        collect=True,
+    ),
+    Threat(
+        "links, pipes, sockets and devices among the files",
+        """
+os.symlink("/etc/passwd", "link")
+os.symlink("/usr", "folder")
+os.symlink("loop", "loop")
+os.mkfifo("pipe")
+socket.socket(socket.AF_UNIX).bind("socket")
 denied("mknod", os.mknod, "device", 0o20666, os.makedev(1, 3))
 denied("hard link", os.link, "/etc/passwd", "hard")
+open("plain", "w").write("plain")
 """,
-        says(""),
+        lambda execution: execution.files == {"plain": b"plain"},
+        collect=True,
+    ),
+    Threat(
+        "files it may not read itself",
+        """
+os.makedirs("a/b")
+open("a/b/x", "w").write("hidden")
+os.chmod("a/b/x", 0)
+os.chmod("a/b", 0)
+os.chmod("a", 0)
+""",
+        lambda execution: execution.files == {"a/b/x": b"hidden"},
+        collect=True,
+    ),
+    Threat(
+        "the scratch folder replaced by a link",
+        """
+os.chdir("/")
+os.rename("/box/work", "/box/moved")
+os.symlink("/etc", "/box/work")
+""",
+        lambda execution: execution.ok and execution.files == {},
+        collect=True,
+    ),
+    Threat(
+        "the scratch folder removed",
+        "os.chdir('/'); os.rmdir('/box/work')",
+        lambda execution: execution.ok and execution.files == {},
+        collect=True,
     ),
     Threat(
         "a million empty files",
@@ -138,11 +218,13 @@ denied("longer", os.mkdir, "n/" * 4096)
 denied("empty", os.mkdir, "")
 for name in ("n" * 255, "ä" * 127, "\\udcff\\udc80"): open(name, "w")
 """,
-        says(""),
+        lambda execution: execution.ok and len(execution.files) == 3,
+        collect=True,
     ),
     Threat(
         "a core dump",
-        "if os.fork() == 0: os.abort()\nos.wait(); print(os.listdir())",
-        says("[]"),
+        "os.abort()",
+        lambda execution: SIGNAL(execution) and execution.files == {},
+        collect=True,
     ),
 ]

@@ -54,8 +54,11 @@ for pid in (1, os.getppid()):
 sys.exit(9)
 """,
         lambda execution: (
-            execution.exit_code == 9 and b"escaped" not in execution.stdout
+            execution.exit_code == 9
+            and execution.files == {}
+            and b"escaped" not in execution.stdout
         ),
+        collect=True,
     ),
     Threat(
         "changing the supervisor's limits",
