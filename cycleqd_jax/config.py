@@ -92,8 +92,9 @@ class RunConfig(Section):
         begun or resumed.
       tasks: names, import paths "package.module:Class", or "lm_eval:TASK"; order of
         the archives. All are tasks of language models, or all are data sets of images.
-        A mapping with `jsonl` or `csv` is a task made from a file: `name`, and what
-        `task_settings` would have under it (`tasks.own.options.OwnOptions`).
+        A mapping with `jsonl`, `csv` or `hub` is a task made from a file or a data set:
+        `name`, and what `task_settings` would have under it
+        (`tasks.own.options.OwnOptions`).
       out_of_domain: further tasks, named like those of `tasks`, without a part in the
         search: the compared models answer their `test` problems when it is over.
       experts: entry of `tasks` -> the PEFT or model folder of its expert, or "none"

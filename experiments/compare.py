@@ -21,7 +21,7 @@ from cycleqd_jax.runs import run
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.study import tables
 from cycleqd_jax.study.carry_out import carry_out
-from cycleqd_jax.study.check import check_study, write_study
+from cycleqd_jax.study.check import check_study, keep_commits, write_study
 from cycleqd_jax.study.publish import publish
 from cycleqd_jax.study.records import Records
 from cycleqd_jax.study.settings import SUMMARY, CompareConfig, Study, open_study
@@ -72,6 +72,7 @@ def _compare(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.settings, CompareConfig)
     study = open_study(config, pathlib.Path(args.config).stem)
     with RunFolder(study.folder, resume=True, trial=args.dry_run):
+        study = keep_commits(study, download=not args.dry_run)
         tasks = check_study(study)
         if args.dry_run:
             _show_plan(study)

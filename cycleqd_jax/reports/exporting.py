@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from cycleqd_jax.files import shipped
 from cycleqd_jax.files.remote import is_url
 from cycleqd_jax.merging.adapter_plan import AdapterPlan
 from cycleqd_jax.models.formats.hf_folder import (
@@ -61,7 +62,7 @@ def write_adapter(
             "The whole model is in the folder above it.\n"
         )
     source = opened.config.base_model
-    base, base_name = pathlib.Path(source).expanduser(), None
+    base, base_name = shipped.find(source), None
     if is_hub_name(source) and model.is_own:
         base, base_name = locate(source), source
     elif not model.is_own or not (base / "config.json").is_file():

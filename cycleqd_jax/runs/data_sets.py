@@ -7,7 +7,7 @@ from typing import Any
 import pydantic
 
 from cycleqd_jax.config import RunConfig, load_config
-from cycleqd_jax.errors import MissingDataError
+from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.runs import sums
 from cycleqd_jax.tasks.own.hub import HubData
 
@@ -49,6 +49,8 @@ def with_commits(
                 data = data.fetched(download)[0]
             except MissingDataError:
                 continue
+            except BadInputError as err:
+                raise BadInputError(f"task_settings.{name}.{err}") from err
         sections[name]["hub"] = data.model_dump(exclude_none=True)
     return config.model_copy(update={"task_settings": sections})
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Mapping
 
 from cycleqd_jax.merging.individuals import Individual
+from cycleqd_jax.runs import facts
 from cycleqd_jax.runs.cached import CachedEvaluator
 from cycleqd_jax.runs.folder import PARTS, RunFolder
 from cycleqd_jax.runs.source_hashes import task_judges
@@ -33,6 +34,8 @@ def measure(
 ) -> None:
     """Has all models answer all tasks, as far as they have not yet.
 
+    Meanwhile the run is not finished: one that is interrupted here goes on here.
+
     Args:
       cached: evaluates.
       folder: of the run.
@@ -45,6 +48,8 @@ def measure(
         for models, end in ((before, _BEFORE), (after, _AFTER)):
             part = f"{_START}-{task.name}-{digest}-{end}"
             _forget(folder, f"{_START}-{task.name}-{'?' * len(digest)}-{end}", part)
+            if not folder.part("results", part).is_file():
+                (folder.path / facts.NAME).unlink(missing_ok=True)
             cached.further(part, models, task, SPLIT)
 
 

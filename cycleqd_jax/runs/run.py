@@ -18,6 +18,7 @@ from cycleqd_jax.runs import comparison, trained_experts
 from cycleqd_jax.runs.checkpoints import Checkpoints, last_generation
 from cycleqd_jax.runs.conditioning import check_gram_memory
 from cycleqd_jax.runs.data_sets import with_commits
+from cycleqd_jax.runs.facts import read_facts
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.loop import run_search
@@ -153,6 +154,8 @@ def is_done(config: RunConfig, folder: RunFolder, observer: Observer) -> bool:
         folder, config.qd.num_generations, observer.note
     ):
         return False
+    if config.out_of_domain != tuple(read_facts(folder.path).out_of_domain.values()):
+        return False  # they were asked for, and it was interrupted
     config = with_commits(config, folder.path, download=False)
     last = load_config(folder.path / "config.yaml", [], RunConfig)
     free = ("run_dir", "logging", "mirror", "distributed")

@@ -11,7 +11,7 @@ import collections
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
 from cycleqd_jax.errors import CycleQDError
 from cycleqd_jax.evaluation.loader import IndividualLoader
@@ -154,7 +154,8 @@ class Desk:
     async def serving(self) -> AsyncIterator[None]:
         """Gives seats and runs the engine as long as the body runs."""
         self._wake = asyncio.Event()  # one belongs to one loop
-        tasks = [asyncio.create_task(self._admit()), asyncio.create_task(self._serve())]
+        works = self._admit(), self._serve()
+        tasks = [asyncio.create_task(self._watched(work)) for work in works]
         try:
             yield
         finally:
@@ -162,6 +163,16 @@ class Desk:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._fail_waiting("The server is stopping.")
+
+    async def _watched(self, work: Coroutine[None, None, None]) -> None:
+        """Refuses requests, in place of leaving them waiting, if a part breaks off."""
+        try:
+            await work
+        except Exception as err:  # a defect: any kind
+            logger.exception("The desk failed.")
+            text = " ".join(str(err).split())[:300]
+            self.failure = f"The server failed ({text}); start it again."
+            self._fail_waiting(self.failure)
 
     async def _serve(self) -> None:
         """Runs the engine; starts it again where a device call fails, not for ever."""

@@ -1,16 +1,17 @@
 """Checks a whole comparison before anything is computed."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, show
+from cycleqd_jax.files import shipped
 from cycleqd_jax.models.expert_folders import open_expert
 from cycleqd_jax.models.locate import find_download, is_hub_name
 from cycleqd_jax.runs import run
 from cycleqd_jax.runs.conditioning import check_gram_memory
+from cycleqd_jax.runs.data_sets import with_commits
 from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.memory import this_machine
 from cycleqd_jax.runs.plan import find_inputs
@@ -24,6 +25,28 @@ from cycleqd_jax.tasks.segmentation.task import ImageTask
 NAME = "study.json"
 _NO_MATTER = ("seed", "run_dir", "logging")
 _LEAST = 2  # problems of a task, so that there is an error
+
+
+def keep_commits(study: Study, *, download: bool = True) -> Study:
+    """The comparison with one commit for every data set of the hub, in all its runs.
+
+    Args:
+      study: the comparison.
+      download: whether the hub may be asked.
+
+    Returns:
+      The same with the commits of the first run that was begun, else the present ones.
+
+    Raises:
+      BadInputError: as for `with_commits`.
+    """
+    runs = [study.folder / name / f"seed-{seed}" for name, seed in study.cells()]
+    begun = next((run for run in runs if (run / "config.yaml").is_file()), runs[0])
+    pinned = {
+        name: with_commits(config, begun, download=download)
+        for name, config in study.searches.items()
+    }
+    return study._replace(methods={**study.methods, **pinned})
 
 
 def check_study(study: Study) -> tuple[Task, ...]:
@@ -114,7 +137,7 @@ def _problems(tasks: Sequence[Task]) -> dict[str, str]:
 
 def _check_adapter(name: str, method: AdapterMethod, config: RunConfig) -> None:
     is_hub = is_hub_name(method.adapter)
-    folder = find_download(method.adapter) if is_hub else pathlib.Path(method.adapter)
+    folder = find_download(method.adapter) if is_hub else shipped.find(method.adapter)
     if is_hub and folder is None:
         return  # it is downloaded when its turn comes
     try:

@@ -1,12 +1,16 @@
 """Tasks that a run's search does not see, answered by all compared models."""
 
 import pytest
+import toy_task
 import toy_world
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.runs import out_of_domain
+from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.tasks import find_out_of_domain
+from cycleqd_jax.tasks.base import Split, TaskSettings
 from experiments import agent_skills
 
 FURTHER = "out_of_domain=[toy_task:ToyD]"
@@ -79,6 +83,34 @@ def test_a_finished_run_gets_them_later(settings, tmp_path, capsys):
     report = files.read_json(tmp_path / "run" / "report" / "report.json")
     assert list(report["out_of_domain"]) == ["toy_d"]
     assert rows(tmp_path, "out-of-domain-toy_e-*.parquet")
+
+
+def test_a_run_that_lacks_answers_is_not_finished(tmp_path):
+    """A finished run that got a task, and was killed, would never answer it."""
+    asked = []
+
+    class Cached:
+        def further(self, part, models, task, split):
+            known = folder.part("results", part).is_file()
+            assert state.is_file() == (known and len(asked) > 1)
+            if not models:
+                raise KeyboardInterrupt
+            asked.append(part)
+            folder.part("results", part).write_text("answers")
+
+    with RunFolder(tmp_path / "run", resume=True) as folder:
+        (folder.path / "results").mkdir(exist_ok=True)
+        state = folder.path / "state.json"
+        task = toy_task.ToyD(TaskSettings(sizes={Split.TEST: 2}))
+        state.write_text("{}")
+        with pytest.raises(KeyboardInterrupt):
+            out_of_domain.measure(Cached(), folder, [task], {"base": None}, {})
+        assert len(asked) == 1 and not state.exists()
+        two = {"base": None}, {"aggregated": None}
+        out_of_domain.measure(Cached(), folder, [task], *two)
+        state.write_text("{}")
+        out_of_domain.measure(Cached(), folder, [task], *two)
+        assert len(asked) == 5 and state.exists()
 
 
 def config_of(settings, **more):

@@ -2,6 +2,8 @@
 
 import served
 
+from cycleqd_jax.inference.engine import Engine
+
 ASK = {"model": "base", "prompt": "hello", "max_tokens": 2}
 
 
@@ -45,3 +47,15 @@ def test_an_individual_that_cannot_be_loaded(toy_run, monkeypatch):
         assert answer["error"]["message"] == words
         monkeypatch.undo()
         assert there.post("/v1/completions", ASK)[0] == 200
+
+
+def test_a_defect_while_compiling_ahead_leaves_nobody_waiting(toy_run, monkeypatch):
+    def broken():
+        raise ValueError("no such program")
+
+    programs = [("a program", broken)]
+    monkeypatch.setattr(Engine, "programs", lambda self: iter(programs))
+    with served.serving(toy_run, warm_up=True) as there:
+        there.wait_until(lambda: there.get("/health")[0] == 503)
+        status, answer = there.post("/v1/completions", ASK)
+        assert status == 503 and "no such program" in answer["error"]["message"]

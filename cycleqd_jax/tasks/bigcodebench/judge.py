@@ -89,10 +89,11 @@ def _read(text: bytes) -> Verdict:
         count, failed = int(report["tests"]), list(report["failed"])
         if not failed:
             return Verdict(True, f"Right, {count} tests.")
-        name, why = map(str, failed[0])
-    except (ValueError, TypeError, LookupError):
+        what = ": ".join(map(str, failed[0]))
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         return Verdict(False, "It ended the process, or left no report.")
-    return Verdict(False, f"{len(failed)} of {count} tests fail; {name}: {why:.200}")
+    what = " ".join(what.split())[:300]
+    return Verdict(False, f"{len(failed)} of {count} tests fail; {what}")
 
 
 class References:

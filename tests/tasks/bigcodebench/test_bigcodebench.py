@@ -114,6 +114,17 @@ def task_func(*_):
     os.write(1, b'{"tests": 3, "failed": []}')
     os._exit(0)
 """
+
+
+def report(text):
+    """An answer that writes its own report, wherever the real one goes."""
+    return (
+        "import os\nfor fd in range(3, 9):\n    try:\n"
+        f"        os.write(fd, {text})\n"
+        "    except OSError:\n        pass\nos._exit(0)\n"
+    )
+
+
 REPLIES = {
     "right": (SORTED, right(SORTED), True, "Right, 3 tests."),
     "right files": (FILES, right(FILES), True, "Right, 2 tests."),
@@ -135,6 +146,11 @@ REPLIES = {
     "does not parse": (SORTED, "def task_func(:", False, "ALL: SyntaxError"),
     "exits": (SORTED, "import sys\nsys.exit(0)", False, "ALL: SystemExit"),
     "ends the process": (SORTED, LIES, False, "It ended the process"),
+    "infinitely many tests": (SORTED, report(b'{"tests": 1e999, "failed": []}'), False,
+                              "left no report"),
+    "deep report": (SORTED, report("b'[' * 100_000"), False, "left no report"),
+    "many lines": (SORTED, report(rb'{"tests": 1, "failed": [["a\nb", "c\nd"]]}'),
+                   False, "1 of 1 tests fail; a b: c d"),
     "another name": (SORTED, "def other():\n    return 1\n", False, "tests fail"),
     "hangs": (SORTED, "while True:\n    pass", False, "It used up its CPU time."),
 }  # fmt: skip

@@ -16,6 +16,8 @@ from cycleqd_jax.errors import BadInputError, MissingDataError
 from cycleqd_jax.runs import sums
 from cycleqd_jax.runs.data_sets import with_commits
 from cycleqd_jax.runs.tasks import make_tasks
+from cycleqd_jax.study.check import keep_commits
+from cycleqd_jax.study.settings import CompareConfig, Study
 from cycleqd_jax.tasks.base import Split, TaskSettings
 from cycleqd_jax.tasks.own.options import named_tasks
 from cycleqd_jax.tasks.own.task import OwnTask
@@ -217,6 +219,26 @@ def test_a_resumed_run_has_the_commit_it_was_begun_with(hub, tmp_path, monkeypat
     with pytest.raises(MissingDataError, match="no route"):
         own = config_of()
         make_tasks(["quiz"], own.problems, own.task_settings)
+
+
+def test_all_runs_of_a_comparison_have_one_commit(hub, tmp_path, monkeypatch):
+    settings = CompareConfig(
+        base="x", seeds=[0, 1], reference="a", methods={"a": {}, "b": {}}
+    )
+    study = Study(settings, tmp_path, {"a": config_of(), "b": config_of()})
+    first, *_, last = [keep_commits(study).run_config(*cell) for cell in study.cells()]
+    assert commit_of(first) == commit_of(last) == "a" * 40
+    run = pathlib.Path(first.run_dir)
+    run.mkdir(parents=True)
+    sums.write(run / "config.yaml", to_yaml(first).encode())
+    monkeypatch.setitem(COMMITS, "main", "c" * 40)
+    again = keep_commits(study)
+    assert {commit_of(config) for config in again.searches.values()} == {"a" * 40}
+    hub.error = http_error(errors.RepositoryNotFoundError)
+    with pytest.raises(
+        BadInputError, match=r"task_settings\.quiz\.hub: the hub has no"
+    ):
+        keep_commits(study._replace(folder=tmp_path / "new"))
 
 
 def test_names_of_the_short_form():
