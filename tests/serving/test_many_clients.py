@@ -66,7 +66,8 @@ def test_random_cancels_leave_nothing_behind(toy_run, seconds):
         )
         assert status == 200
         gc.collect()
-        kept = [o for o in gc.get_objects() if isinstance(o, (Ticket, Job, _Live))]
+        # By type: `isinstance` looks into objects of other libraries, which may warn.
+        kept = [o for o in gc.get_objects() if type(o) in (Ticket, Job, _Live)]
         assert len(kept) <= desk.seats  # the last calls may hold some, not hundreds
         if seconds:
             grown = _resident() - resident
