@@ -14,7 +14,7 @@ class Descriptors(contextlib.ExitStack):
 
     @property
     def all(self) -> tuple[int, ...]:
-        """Those that are open."""
+        """The numbers of the open descriptors."""
         return tuple(self._open)
 
     def memory(self, content: bytes) -> int:

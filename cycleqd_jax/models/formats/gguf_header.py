@@ -1,4 +1,4 @@
-"""What a GGUF file says besides its weights: of a file that is read, or of any model.
+"""The fields of a GGUF file besides its weights: those of a file, or of any model.
 
 A file's own header is copied, so that nothing has to be guessed. For a Hugging Face
 model the fields are those that llama.cpp's converter writes.

@@ -118,7 +118,7 @@ def _merges_reach_all(data: Mapping[str, Any]) -> bool:
 
 
 def _space_prefix(data: Mapping[str, Any]) -> tuple[bool, bool]:
-    """How SentencePiece's tokeniser puts a space in front of text.
+    """Finds where SentencePiece's tokeniser puts a space in front of text.
 
     Returns:
       Whether it does so in front of every piece between special tokens, and whether it
