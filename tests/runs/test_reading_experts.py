@@ -46,7 +46,7 @@ def test_a_tensor_is_read_for_its_hash_and_for_its_directions(
     program = make_program(model.config, config.dtype, config.engine)
 
     def times_read(folder):
-        """How often the tensors of three folders were read to make a basis."""
+        """Counts the reads of the tensors of three folders that a basis takes."""
         reads.clear()
         job = BasisJob.open(config, model, tasks)
         job.factorise(program, Observer(), tmp_path / folder)
