@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -249,6 +250,14 @@ def check_room(folder: pathlib.Path, size: int) -> None:
             os.posix_fallocate(file.fileno(), 0, max(size, 1))
     finally:
         trial.unlink(missing_ok=True)
+
+
+def free_bytes() -> int:
+    """Free bytes of the disk that the user's cache is on."""
+    folder = cache_folder()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def cannot_write(path: pathlib.Path, err: Exception) -> RunError:

@@ -1,7 +1,8 @@
 """Files in a bucket or on a server, through fsspec: `gs://`, `s3://`, `https://`, ...
 
-Weights are read there by ranges of bytes; small files are copied beside each other into
-the user's cache. A run can be copied there while it goes on (`RemoteFolder`). fsspec
+Weights are read there by ranges of bytes, or from their copies (`copied.py`); small
+files are copied beside each other into the user's cache. A run can be copied there
+while it goes on (`RemoteFolder`). fsspec
 comes with the packages that this library needs; the client of a kind of bucket is a
 package of its own (gcsfs, s3fs).
 """
@@ -30,6 +31,11 @@ _TAGS = ("etag", "ETag", "md5Hash", "generation", "crc32c", "created", "mtime")
 def is_url(source: str) -> bool:
     """True if this names a file or folder on another machine, like gs://bucket/x."""
     return _URL.match(source) is not None
+
+
+def is_on_disk(url: str) -> bool:
+    """True if this names a file of this machine, or of a disk that it has mounted."""
+    return url.startswith(("file://", "local://"))
 
 
 def read(url: str) -> bytes:
@@ -112,8 +118,8 @@ class RemoteFile:
       changed: 0, as its server names contents; infinite where it does not.
     """
 
-    def __init__(self, url: str):
-        """Looks a file up.
+    def __init__(self, url: str, *, fresh: bool = False):
+        """Looks a file up; `fresh`, its server is asked again.
 
         Raises:
           BadInputError: it is not there, or cannot be reached.
@@ -121,6 +127,8 @@ class RemoteFile:
         self._url = url
         with _reaching(url):
             self._system, self._path = _open(url)
+            if fresh:
+                self._system.invalidate_cache()
             info = self._system.info(self._path)
         self.size = int(info["size"])
         tags = {tag: str(info[tag]) for tag in _TAGS if info.get(tag)}
@@ -210,8 +218,7 @@ def _open(url: str) -> tuple[Any, str]:
     import fsspec
 
     # On a disk, a file's folder must be there before it.
-    on_disk = url.startswith(("file://", "local://"))
-    options = {"auto_mkdir": True} if on_disk else {}
+    options = {"auto_mkdir": True} if is_on_disk(url) else {}
     system, path = fsspec.core.url_to_fs(url, **options)
     return system, path.rstrip("/")
 

@@ -97,10 +97,7 @@ def has_room(size: int) -> bool:
 
     Its parts and its file are there together for a while.
     """
-    folder = files.cache_folder()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return size <= shutil.disk_usage(folder).free // 2
+    return size <= files.free_bytes() // 2
 
 
 def make_kept(fingerprint: str, factorise: Callable[[Path], Basis]) -> Path:

@@ -67,12 +67,14 @@ def weights_fingerprint(weights: Mapping[str, np.ndarray]) -> str:
 
     One array is read at a time. Files of a gigabyte and more are read once: their
     fingerprint is kept in the user's cache until they change, and says too that all
-    values in them are finite.
+    values in them are finite. Files in a bucket are copied to the disk first.
     """
     path = _kept_at(weights)
     known = None if path is None else _read(path)
     if known is not None:
         return known
+    if isinstance(weights, StoredWeights):
+        weights.copy_here()
     digest = hashlib.sha256()
     for name in sorted(weights):
         array = np.ascontiguousarray(weights[name])

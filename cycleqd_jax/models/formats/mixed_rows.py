@@ -61,6 +61,11 @@ class MixedRows:
         return self.file.path
 
     @property
+    def origin(self) -> Any:
+        """The file that the own rows are read from."""
+        return self.file.origin
+
+    @property
     def source(self) -> _Source:
         """Tells changes of the own rows, the others and the choice among them."""
         own, digest = self.file.source, hashlib.sha256(self.kept.tobytes()).hexdigest()

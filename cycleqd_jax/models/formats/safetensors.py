@@ -12,7 +12,7 @@ import numpy as np
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.files import remote
+from cycleqd_jax.files import copied, remote
 from cycleqd_jax.models.base import EMBEDDING, HEAD, WeightsConfig
 from cycleqd_jax.models.formats.conversion import how_to_convert
 from cycleqd_jax.models.formats.tensor_file import TensorFile
@@ -105,6 +105,10 @@ class StoredWeights(Mapping[str, np.ndarray]):
             return None
         facts = [sorted(source.identity for source in sources), sorted(self)]
         return files.hash_arrays({}, [*facts, self._dtype and self._dtype.name])
+
+    def copy_here(self) -> None:
+        """Copies what lies in a bucket to the disk, as `copied.copy_all` does."""
+        copied.copy_all(file.origin for file in self._opened())
 
     def _opened(self) -> list[TensorFile]:
         return list({id(file): file for file in self._files.values()}.values())

@@ -20,7 +20,8 @@ import numpy as np
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import remote
-from cycleqd_jax.models.formats.byte_file import ByteFile
+from cycleqd_jax.files.byte_file import ByteFile
+from cycleqd_jax.files.copied import CopiedFile
 
 _DTYPES = {  # in the library's order of arrays in a file, the last one first
     "BOOL": np.dtype(np.bool_),
@@ -66,9 +67,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         self.path = path
         try:
             url = os.fspath(path)
-            self.source = (
-                remote.RemoteFile(url) if remote.is_url(url) else ByteFile(url)
-            )
+            self.source = CopiedFile(url) if remote.is_url(url) else ByteFile(url)
             self.metadata, self._entries = _read_header(self.source)
         except BadInputError:  # a bucket's
             raise
@@ -81,6 +80,11 @@ class TensorFile(Mapping[str, np.ndarray]):
                 f"{path}: is not a whole safetensors file ({files.reason(err)}); copy "
                 "or download it again"
             ) from err
+
+    @property
+    def origin(self) -> ByteFile | CopiedFile:
+        """The file that tensors are read from."""
+        return self.source
 
     def outline(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape, and name of the dtype: NumPy's where it is floating, else the file's.
