@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from cycleqd_jax.errors import BadInputError, explain
 from cycleqd_jax.evaluation.image_settings import ImagesSettings
-from cycleqd_jax.evaluation.pool import RaySettings
+from cycleqd_jax.evaluation.ray_settings import RaySettings
 from cycleqd_jax.evaluation.retention import RetentionSettings
 from cycleqd_jax.evaluation.rungs import RacingSettings
 from cycleqd_jax.evaluation.smooth import FitnessSettings

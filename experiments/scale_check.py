@@ -26,8 +26,8 @@ from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.reports import console
+from cycleqd_jax.runs.known_models import KnownModel, known_model
 from cycleqd_jax.runs.memory import size_text
-from cycleqd_jax.runs.plan import KnownModel, known_model
 from experiments.scale import programs
 from experiments.scale.abstract import AbstractRun, make_run
 from experiments.scale.chips import Target, find_target

@@ -37,8 +37,8 @@ def parts(
     """The token ids to score for a continuation, see `Chat.score`.
 
     Returns:
-      Pairs of token ids and the place from which they are scored. There is one, but for
-      a whole text as many as it has parts.
+      Pairs of token ids and the place from which they are scored: one pair, or, for a
+      whole text, one per part.
 
     Raises:
       BadInputError: the chat template refuses the messages.

@@ -39,7 +39,7 @@ class EngineChat:
         self._engine, self._conversation, self._limit = engine, conversation, limit
 
     def afresh(self) -> "EngineChat":
-        """The chat, with nothing kept of what it said before."""
+        """This chat without the replies of an earlier attempt."""
         self.replies.clear()
         self.computed = 0
         return self

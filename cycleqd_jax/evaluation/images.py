@@ -33,8 +33,9 @@ from cycleqd_jax.merging.genome import Genome, stack_genomes
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.merging.materialise import materialise
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models.base import Prompts, SegmentationModel, Weights
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.masks import to_original
+from cycleqd_jax.models.segmentation import Prompts, SegmentationModel
 from cycleqd_jax.tasks.base import Problem, Split
 from cycleqd_jax.tasks.segmentation import mask_text
 from cycleqd_jax.tasks.segmentation.images import fit_image, fitted_size

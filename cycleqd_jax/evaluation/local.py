@@ -8,12 +8,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from cycleqd_jax.chat import Reply
-from cycleqd_jax.errors import RunError
 from cycleqd_jax.evaluation.base import (
     Cost,
     Episode,
@@ -26,51 +24,19 @@ from cycleqd_jax.evaluation.base import (
     Scoring,
     select_problems,
 )
-from cycleqd_jax.evaluation.chats import EngineChat
+from cycleqd_jax.evaluation.cases import Case, play, score_reference
 from cycleqd_jax.evaluation.gradients import answer_gradients
 from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.texts import text_scores
-from cycleqd_jax.inference.requests import NotFiniteError
 from cycleqd_jax.inference.slots import Conversation
 from cycleqd_jax.inference.stats import EngineStats
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
-from cycleqd_jax.models.dialogues import examples_of, turn_end
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.base import Problem, Split, Task, reference, run_episode
+from cycleqd_jax.tasks.base import Problem, Split, Task
 
-
-class _Case(NamedTuple):
-    """One problem for one individual.
-
-    Attributes:
-      individual: its name.
-      row: its index in the engine's population.
-      split: the problem's.
-      task: the problem's.
-      problem: to be solved or scored.
-      priority: index of the problem in the call; the engine serves low ones first.
-    """
-
-    individual: str
-    row: int
-    split: Split
-    task: Task
-    problem: Problem
-    priority: int
-
-
-@contextlib.contextmanager
-def _naming(case: _Case) -> Iterator[None]:
-    """Says whose logits are not finite."""
-    try:
-        yield
-    except NotFiniteError as err:
-        raise RunError(f"{case.individual} on {case.problem.id}: {err}.") from err
-
-
-# Does its work in a conversation; the second result is the tokens it computed.
-Job = Callable[[_Case, Conversation], Coroutine[Any, Any, tuple[Any, int]]]
+# Does a case in a conversation. Returns its result, and the tokens it computed.
+Job = Callable[[Case, Conversation], Coroutine[Any, Any, tuple[Any, int]]]
 _LONGEST_RUN = 64  # problems of one conversation; more would leave slots idle
 
 
@@ -236,7 +202,7 @@ class LocalEvaluator:
         chosen = select_problems(self.tasks, split, problems, self.further)
         total, done = len(individuals) * len(chosen), 0
 
-        async def played(cases: Sequence[_Case]) -> list[tuple[Any, int]]:
+        async def played(cases: Sequence[Case]) -> list[tuple[Any, int]]:
             nonlocal done
             results, first = [], cases[0]
             with self._engine.conversation(first.row, priority=first.priority) as turns:
@@ -251,7 +217,7 @@ class LocalEvaluator:
 
         def jobs(name: str, row: int) -> Iterator[Coroutine]:
             for run in runs:
-                yield played([_Case(name, row, split, *one) for one in run])
+                yield played([Case(name, row, split, *one) for one in run])
 
         found = self._runner.run(self._loader.run(individuals, jobs))
         done_jobs = [result for runs in found for run in runs for result in run]
@@ -284,62 +250,17 @@ class LocalEvaluator:
         return runs
 
     async def _both(
-        self, case: _Case, turns: Conversation
+        self, case: Case, turns: Conversation
     ) -> tuple[tuple[Episode, ReferenceScore, int], int]:
         """Both in one conversation, whose cache holds the prompt; also their tokens."""
         episode, computed = await self._play(case, turns)
         scored, more = await self._score_reference(case, turns)
         return (episode, scored, more), computed
 
-    async def _play(self, case: _Case, turns: Conversation) -> tuple[Episode, int]:
-        start, task, problem = time.perf_counter(), case.task, case.problem
-        chat = EngineChat(self._engine, turns, task.max_new_tokens)
-        with _naming(case):
-            result = await run_episode(task, problem, chat.afresh, self._sandbox)
-        replies = chat.replies
-        last = replies[-1] if replies else Reply("")
-        episode = Episode(
-            individual=case.individual,
-            split=str(case.split),
-            task=task.name,
-            problem=problem.id,
-            outcome=str(result.outcome),
-            score=result.score,
-            answer=result.answer,
-            reply=last.text,
-            explanation=result.explanation,
-            turns=result.turns,
-            prompt_tokens=last.prompt_tokens,
-            tokens=tuple(token for reply in replies for token in reply.tokens),
-            finish=str(last.finish),
-            replies=tuple(reply.text for reply in replies),
-            metrics=dict(result.metrics),
-            seconds=time.perf_counter() - start,
-        )
-        return episode, chat.computed
+    async def _play(self, case: Case, turns: Conversation) -> tuple[Episode, int]:
+        return await play(case, turns, self._engine, self._sandbox)
 
     async def _score_reference(
-        self, case: _Case, turns: Conversation
+        self, case: Case, turns: Conversation
     ) -> tuple[ReferenceScore, int]:
-        where = dict(
-            individual=case.individual,
-            split=str(case.split),
-            task=case.task.name,
-            problem=case.problem.id,
-        )
-        dialogue = reference(case.task, case.problem)
-        if dialogue is None:
-            return ReferenceScore(**where, logprob=None, tokens=0), 0
-        tokenizer = self._engine.tokenizer
-        logprob, tokens, computed = 0.0, 0, 0
-        for example in examples_of(dialogue, tokenizer, turn_end(tokenizer)):
-            start = example.learnt[0]
-            with _naming(case):
-                got = await self._engine.score(
-                    example.tokens, start, conversation=turns
-                )
-            logprob += sum(got.logprobs[i - start] for i in example.learnt)
-            tokens += len(example.learnt)
-            # The last token is only a target.
-            computed += len(example.tokens) - 1 - got.reused_tokens
-        return ReferenceScore(**where, logprob=logprob, tokens=tokens), computed
+        return await score_reference(case, turns, self._engine)

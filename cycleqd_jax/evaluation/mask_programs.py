@@ -6,13 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.models.base import (
-    Deltas,
-    LowRank,
-    Prompts,
-    SegmentationModel,
-    Weights,
-)
+from cycleqd_jax.models.base import Deltas, LowRank, Weights
+from cycleqd_jax.models.segmentation import Prompts, SegmentationModel
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

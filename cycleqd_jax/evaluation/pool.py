@@ -12,9 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from cycleqd_jax.errors import BadInputError, RunError
 from cycleqd_jax.evaluation.actor import (
@@ -25,33 +23,11 @@ from cycleqd_jax.evaluation.actor import (
     as_request,
     value_of,
 )
-from cycleqd_jax.files import Section, Text, Whole
+from cycleqd_jax.evaluation.ray_settings import RaySettings
 
 _TRIES = 3  # of a call, and of evaluators that end while they start
 _TICK_S = 0.2
 _CONNECT_S = 10
-
-
-class RaySettings(Section):
-    """The cluster that `evaluator: ray` works on.
-
-    Attributes:
-      address: "auto" finds the cluster that this host is part of; else host and port of
-        a cluster's head.
-      evaluators: the most at a time; "auto" takes as many as there is room for.
-      resources: Ray's name of a resource -> how much of it one evaluator takes of its
-        host, like `{TPU: 4}` or `{GPU: 1, CPU: 8}`.
-      patience: seconds that a run waits while there is no evaluator at all; then it
-        stops, and can be resumed.
-    """
-
-    address: Text = "auto"
-    evaluators: Literal["auto"] | Whole = "auto"
-    resources: Annotated[
-        Mapping[Text, Annotated[float, Field(gt=0, strict=False)]],
-        Field(min_length=1),
-    ] = {"CPU": 1}
-    patience: Whole = 600
 
 
 class Pool:

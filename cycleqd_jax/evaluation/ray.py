@@ -29,7 +29,8 @@ from cycleqd_jax.evaluation.base import (
     select_problems,
     total_cost,
 )
-from cycleqd_jax.evaluation.pool import Pool, RaySettings
+from cycleqd_jax.evaluation.pool import Pool
+from cycleqd_jax.evaluation.ray_settings import RaySettings
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.tasks.base import Split, Task
@@ -260,7 +261,7 @@ class _Part(NamedTuple):
 
 
 def _cuts(count: int, parts: int) -> list[tuple[int, int]]:
-    """Begin and end of at most so many nearly equal parts, none of them empty."""
+    """Begin and end of at most `parts` nearly equal parts, none of them empty."""
     parts = min(parts, count)
     ends = [count * i // parts for i in range(parts + 1)] if parts else [0]
     return list(itertools.pairwise(ends))

@@ -41,7 +41,7 @@ class Rung(NamedTuple):
     """One step of a race.
 
     Attributes:
-      problems: per task, how many of its problems are run in all by then.
+      problems: per task, how many of its problems have been run after this step.
       candidates: how many candidates run them.
     """
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from cycleqd_jax.errors import BadInputError, RunError
 
-PARTIAL = ".partial"  # how the names of files end that are being written
+PARTIAL = ".partial"  # ending of the names of files that are still being written
 SUMS = "SHA256SUMS"  # checksums of the files beside it, as `sha256sum -c` reads them
 _SEAL = "sha256"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -115,7 +115,7 @@ def read_sealed(path: pathlib.Path) -> dict[str, Any]:
     """Reads what `write_sealed` wrote, without the checksum.
 
     Raises:
-      BadInputError: it is missing or damaged, be it by one digit.
+      BadInputError: it is missing, or its checksum does not match.
     """
     return unsealed(read_json(path), path)
 
@@ -124,7 +124,7 @@ def unsealed(data: Any, name: object) -> dict[str, Any]:
     """Returns the data that `sealed` was given, from the JSON that was read.
 
     Raises:
-      BadInputError: it is damaged, be it by one digit.
+      BadInputError: its checksum does not match.
     """
     seal = data.pop(_SEAL, None) if isinstance(data, dict) else None
     if seal is None or seal != _checksum(data):
@@ -237,9 +237,9 @@ def sync(path: pathlib.Path) -> None:
 
 
 def check_room(folder: pathlib.Path, size: int) -> None:
-    """Looks whether `size` bytes can be written to a folder.
+    """Checks that `size` bytes can be written to a folder.
 
-    For writers that cannot be stopped half-way with one clear error.
+    Call it before a library writes that gives no clear error when the disk is full.
 
     Raises:
       OSError: they cannot.

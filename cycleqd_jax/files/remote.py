@@ -24,7 +24,7 @@ POINTER = "remote.json"  # in the copy of a folder: where it is, and its large f
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _SMALL = (".json", ".jinja", ".model", ".txt")
 _CALL = 1 << 28  # bytes that one request asks for
-# What servers call a name of a file's content.
+# Names under which servers report the version of a file.
 _TAGS = ("etag", "ETag", "md5Hash", "generation", "crc32c", "created", "mtime")
 
 
@@ -114,8 +114,9 @@ class RemoteFile:
 
     Attributes:
       size: in bytes.
-      identity: a text that every change of the file changes.
-      changed: 0, as its server names contents; infinite where it does not.
+      identity: a text that is another one whenever the content is.
+      changed: 0 where `identity` can be trusted, because the server reports a version;
+        else infinite, as if the file had changed just now.
     """
 
     def __init__(self, url: str, *, fresh: bool = False):
@@ -157,8 +158,8 @@ class RemoteFile:
 class RemoteFolder:
     """A folder on another machine that is written to.
 
-    Names are relative to it and may have slashes. A file is there whole or, where the
-    server writes in place, its content must tell.
+    Names are relative to it and may have slashes. Some servers write in place, so a
+    file may be incomplete; readers must be able to tell from its content.
     """
 
     def __init__(self, url: str):

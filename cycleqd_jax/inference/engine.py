@@ -1,6 +1,6 @@
 """The engine: many conversations of many individuals in a fixed number of slots.
 
-Callers await `chat`, `generate` or `score`, while `serve` fills free slots from a queue
+Callers await `generate` or `score`, while `serve` fills free slots from a queue
 and alternates prefill and decode calls. Scheduling happens between device calls, never
 per token.
 
@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from cycleqd_jax.chat import Message
-from cycleqd_jax.inference.device import DeviceCalls
+from cycleqd_jax.inference.calls import DeviceCalls
+from cycleqd_jax.inference.device import Device
 from cycleqd_jax.inference.gradients import (
     CoefficientGradients,
     check_differentiable,
@@ -67,13 +68,14 @@ class Engine:
         self.relay = relay
         self.stats = EngineStats()
         self.tokenizer = tokenizer
-        self._calls = DeviceCalls(
-            program, tokenizer.stop_ids, settings, self.stats, mesh, relay
-        )
+        self._device = Device(program, tokenizer.stop_ids, settings, mesh, relay)
+        self._calls = DeviceCalls(self._device, settings, self.stats)
         self._program = program
         self._num_devices = 1 if mesh is None else mesh.size
         self._vocabulary = program.config.vocab_size
-        self._scheduler = Scheduler(settings, self._calls, self.stats, tokenizer)
+        self._scheduler = Scheduler(
+            settings, self._device, self._calls, self.stats, tokenizer
+        )
 
     @property
     def vocabulary_size(self) -> int:
@@ -94,7 +96,7 @@ class Engine:
         if self._scheduler.is_busy:
             raise RuntimeError("load was called while requests are waiting or running.")
         self._scheduler.slots.clear()
-        self._calls.load(weights, population or Population())
+        self._device.load(weights, population or Population())
 
     def replace(self, population: Population) -> None:
         """Sets another population of the same size, also while requests run.
@@ -104,21 +106,21 @@ class Engine:
         Raises:
           ValueError: the size differs.
         """
-        count = self._calls.population.count
+        count = self._device.population.count
         if population.count != count:
             raise ValueError(
                 f"population: expected {count} individuals, as loaded, got "
                 f"{population.count}; call load, while no request is running."
             )
-        self._calls.replace(population)
+        self._device.replace(population)
 
     def place(self, population: Population) -> Population:
         """Shards a population, so that `load` and `replace` need not do it again."""
-        return self._calls.place(population)
+        return self._device.place(population)
 
     def run(self, program: str, inputs: tuple, span: int, wanted: dict) -> None:
-        """Runs a program as the first process told it; see `DeviceCalls.run`."""
-        self._calls.run(program, inputs, span, **wanted)
+        """Runs a program as the first process told it; see `Device.run`."""
+        self._device.run(program, inputs, span, **wanted)
 
     def compile(self, progress: Callable[[str], None] | None = None) -> None:
         """Compiles programs for what is loaded; see `DeviceCalls.programs`.
@@ -156,16 +158,13 @@ class Engine:
             num_tokens=self.settings.prefill_rows * self.settings.prefill_chunk,
         )
 
-    def encode(
-        self, messages: Sequence[Message], template: str | None = None
-    ) -> list[int]:
+    def encode(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation up to the start of the next reply.
 
         Args:
           messages: if the last is the assistant's, the reply continues it.
-          template: Jinja text that replaces the model's chat template.
         """
-        return self.tokenizer.encode_chat(messages, template=template)
+        return self.tokenizer.encode_chat(messages)
 
     @contextlib.contextmanager
     def conversation(
@@ -187,42 +186,6 @@ class Engine:
         finally:
             self._scheduler.close(conversation)
 
-    async def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        individual: int = 0,
-        max_new_tokens: int,
-        sampling: Sampling = GREEDY,
-        stop_strings: Sequence[str] = (),
-        logprobs: bool = False,
-        conversation: Conversation | None = None,
-    ) -> Generation:
-        """Generates the reply to messages.
-
-        Args:
-          messages: the conversation so far.
-          individual: index into the loaded population; ignored if `conversation` is
-            given.
-          max_new_tokens: limit of the reply; the engine's length may cut it earlier.
-          sampling: how tokens are sampled.
-          stop_strings: texts that end the reply.
-          logprobs: whether to return the log-probabilities of the reply.
-          conversation: its next turn; None for a conversation of one turn.
-
-        Raises:
-          RequestError: the prompt is empty, or leaves no room for a reply.
-        """
-        limits = Limits(max_new_tokens, stop_strings)
-        return await self.generate(
-            self.encode(messages),
-            limits,
-            individual=individual,
-            sampling=sampling,
-            logprobs=logprobs,
-            conversation=conversation,
-        )
-
     async def generate(
         self,
         prompt: Sequence[int],
@@ -236,19 +199,23 @@ class Engine:
         | None = None,
         conversation: Conversation | None = None,
     ) -> Generation:
-        """Generates the continuation of token ids; otherwise as `chat`.
+        """Generates the continuation of token ids, such as the reply to `encode`d ones.
 
         Args:
           prompt: token ids.
-          limits: of the reply.
-          individual: as for `chat`.
-          sampling: as for `chat`.
-          logprobs: as for `chat`.
+          limits: of the reply; the engine's length may cut it earlier.
+          individual: index into the loaded population; ignored if `conversation` is
+            given.
+          sampling: how tokens are sampled.
+          logprobs: whether to return the log-probabilities of the reply.
           num_top: how many of the most likely tokens to return in each place; every
             number compiles programs of its own.
           heard: is called with tokens, log-probabilities and most likely tokens of the
             reply so far, after each device call that did not end it.
-          conversation: as for `chat`.
+          conversation: its next turn; None for a conversation of one turn.
+
+        Raises:
+          RequestError: the prompt is empty, or leaves no room for a reply.
         """
         prompt = self._checked("prompt", prompt)
         room = self.settings.length - len(prompt)
@@ -341,7 +308,7 @@ class Engine:
         return await self._scheduler.ask(request, conversation)
 
     def _check_individual(self, individual: int) -> None:
-        count = max(self._calls.population.count, 1)
+        count = max(self._device.population.count, 1)
         if not 0 <= as_int("individual", individual) < count:
             raise RequestError(
                 f"individual: expected 0 to {count - 1}, got {individual}."

@@ -26,7 +26,8 @@ from cycleqd_jax.errors import BadInputError, RunError
 _READY, _WRONG, _FAILED = "ready", "wrong", "failed"  # what followers say
 # The last that they hear: all is done, the run failed, or another process is gone.
 _END, _STOP, _GONE = "end", "stop", "gone"
-# A host that lost its power sends nothing: after so many seconds it counts as dead.
+# A host that lost its power sends nothing. After this many seconds of silence it is
+# probed; one that does not answer the probes counts as dead.
 _SILENT_S, _PROBE_S, _PROBES = 10, 5, 4
 _CONNECTED_S = 120.0
 _FAREWELL_S = 1.0  # for the others to end before process 0, whose end JAX notices

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from cycleqd_jax.inference import programs
-from cycleqd_jax.inference.device import DeviceCalls
+from cycleqd_jax.inference.calls import DeviceCalls
+from cycleqd_jax.inference.device import Device
 from cycleqd_jax.inference.requests import (
     Detokenizer,
     Generation,
@@ -29,10 +30,9 @@ from cycleqd_jax.inference.stats import EngineStats
 
 # Decode calls for which a prompt may wait until its prefill call is full.
 _MAX_SKIPPED_CALLS = 4
-# Evicted slots may take this share of the cache's bytes on the host, or so many bytes
-# if that is more.
+# Bytes on the host for evicted slots: this share of the cache, but at least so much.
 _EVICTED_SHARE, _EVICTED_BYTES = 0.25, 512 * 2**20
-# After so many seconds without a device call the engine is stalled: see
+# Without a device call for this long the engine is stalled: see
 # `SlotTable.choose_eviction`.
 _STALL_SECONDS = 5.0
 
@@ -47,13 +47,15 @@ class Scheduler:
     def __init__(
         self,
         settings: EngineSettings,
+        device: Device,
         calls: DeviceCalls,
         stats: EngineStats,
         tokenizer: Detokenizer,
     ):
-        max_host_bytes = max(int(_EVICTED_SHARE * calls.cache_bytes), _EVICTED_BYTES)
+        max_host_bytes = max(int(_EVICTED_SHARE * device.cache_bytes), _EVICTED_BYTES)
         self.slots = SlotTable(settings.slots, max_host_bytes)
         self._settings = settings
+        self._device = device
         self._calls = calls
         self._stats = stats
         self._tokenizer = tokenizer
@@ -257,14 +259,14 @@ class Scheduler:
                 )
                 if evicted is None:
                     break
-                cache = self._calls.read_slot(evicted.slot, len(evicted.cached))
+                cache = self._device.read_slot(evicted.slot, len(evicted.cached))
                 self.slots.evict(evicted, cache)
                 self.slots.assign(conversation)
                 self._stats.evictions += 1
             heapq.heappop(self._waiting)
             cache = self.slots.restore(conversation)
             if cache is not None:
-                self._calls.write_slot(conversation.slot, cache)
+                self._device.write_slot(conversation.slot, cache)
             self._start(conversation)
             self._stalled = False
 

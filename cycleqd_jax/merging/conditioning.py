@@ -88,20 +88,6 @@ def condition_by_themselves(
         yield row
 
 
-def input_factor(grams: Grams, q: int, settings: BasisSettings) -> np.ndarray:
-    """`(G_q + d/K I) (sum_k G_k + d I)^-1`, float64 `[in, in]`.
-
-    Args:
-      grams: K positive semidefinite matrices `[in, in]`.
-      q: the expert.
-      settings: `conditioning_ridge` and `conditioning_shrinkage`.
-
-    Raises:
-      BadInputError: the sum is singular.
-    """
-    return _InputFactors("the matrix", grams, settings).right(np.eye(len(grams[0])), q)
-
-
 def _conditioned(
     row: ParameterDeltas, grams: Callable[[], Grams], settings: BasisSettings
 ) -> ParameterDeltas:
@@ -137,7 +123,11 @@ class _Conditioned(Iterable):
 
 
 class _InputFactors:
-    """Multiplies by the matrices of `input_factor`, without making them."""
+    """Multiplies by `F_q = (G_q + d/K I) (sum_k G_k + d I)^-1`, without making it.
+
+    Raises:
+      BadInputError: the sum is singular.
+    """
 
     def __init__(self, name: str, grams: Grams, settings: BasisSettings):
         # In float64 there is one of these matrices at a time, beside their sum.
@@ -165,7 +155,7 @@ class _InputFactors:
         self._factor = factor
 
     def right(self, left: np.ndarray, q: int) -> np.ndarray:
-        """`left @ input_factor(q)`, float64 `[n, in]`."""
+        """`left @ F_q`, float64 `[n, in]`."""
         product = left @ self._gram(self._grams[q]) + self._share * left
         return scipy.linalg.cho_solve((self._factor, True), product.T).T
 

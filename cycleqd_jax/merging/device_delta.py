@@ -45,7 +45,8 @@ def subtract_on_device(
     # A CPU takes NumPy's memory as it is, if asked so.
     array, norm = _subtract(jnp.asarray(after), jnp.asarray(before))
     norm = float(norm)
-    return DeviceDelta(array) if norm else None, norm  # -0 is 0
+    # Bytes may differ and the norm be zero: 0 and -0.
+    return DeviceDelta(array) if norm else None, norm
 
 
 @jax.jit

@@ -21,11 +21,16 @@ import numpy as np
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.device_delta import DeviceDelta, subtract_on_device
+from cycleqd_jax.merging.expert_checks import (
+    check_parameters,
+    check_shape,
+    check_size,
+    checked_names,
+)
 from cycleqd_jax.models.base import matrix_shape
 from cycleqd_jax.models.validated import cast, check_finite
 
 Weights = Mapping[str, Any]  # parameter name -> array, on the host or a device
-_LARGEST = float(np.finfo(np.float32).max) ** 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +162,12 @@ def iterate_task_vectors(
       BadInputError: an expert has a parameter that the base lacks, or of another shape,
         or a value that is not finite or too large; or a full expert lacks a parameter.
     """
-    named = list(zip(_names(experts, expert_names), experts, strict=True))
+    named = list(zip(checked_names(experts, expert_names), experts, strict=True))
     found: set[str] = set()
     for expert_name, expert in named:
-        _check_names(base_weights, expert, expert_name)
-        found |= {*(getattr(expert, "factors", None) or ()), *whole_weights(expert)}
+        factors, weights = getattr(expert, "factors", None), whole_weights(expert)
+        check_parameters(base_weights, factors, weights, expert_name)
+        found |= {*(factors or ()), *weights}
     whole = {name: shape_of(base_weights, name) for name in sorted(found)}
     shapes = {name: matrix_shape(shape) or shape for name, shape in whole.items()}
     large = {n for n, s in shapes.items() if len(s) == 2 and min(s) >= host_below}
@@ -211,14 +217,14 @@ def task_vector(
         return None
     after = np.asarray(weights[name])  # once, as it may be read from disk
     before = np.asarray(base_weights[name])
-    _check_shape(after.shape, shape, name, expert_name)
+    check_shape(after.shape, shape, name, expert_name)
     check_finite(after, f"{expert_name}: {name}")
     check_finite(before, f"base model: {name}")
     cast(after, before.dtype, f"{expert_name}: {name}")  # it is run in that dtype
     if on_device:
         return _large_delta(after, before, name, expert_name)
     delta = after.astype(np.float64) - before.astype(np.float64)
-    _check_size(np.linalg.norm(delta), name, expert_name)
+    check_size(np.linalg.norm(delta), name, expert_name)
     return DenseDelta(delta) if np.any(delta) else None
 
 
@@ -269,7 +275,7 @@ def _lora_delta(
             f"A [r, in], but B is {list(b.shape)} and A is {list(a.shape)}; the "
             "adapter file is damaged."
         )
-    _check_shape((b.shape[0], a.shape[1]), shape, name, expert_name)
+    check_shape((b.shape[0], a.shape[1]), shape, name, expert_name)
     check_finite(b, f"{expert_name}: factor B of {name}")
     check_finite(a, f"{expert_name}: factor A of {name}")
     scale = float(factor.scale)
@@ -277,7 +283,7 @@ def _lora_delta(
         return None
     with np.errstate(over="ignore"):
         b = scale * b
-        _check_size(np.linalg.norm(b) * np.linalg.norm(a), name, expert_name)
+        check_size(np.linalg.norm(b) * np.linalg.norm(a), name, expert_name)
     return FactoredDelta(b=b, a=a)
 
 
@@ -285,58 +291,5 @@ def _large_delta(
     after: np.ndarray, before: np.ndarray, name: str, expert_name: str
 ) -> DeviceDelta | None:
     delta, norm = subtract_on_device(after, before)
-    _check_size(norm, name, expert_name)
+    check_size(norm, name, expert_name)
     return delta
-
-
-def _names(experts: Sequence[Any], names: Sequence[str] | None) -> tuple[str, ...]:
-    if not experts:
-        raise BadInputError("experts: at least one expert is needed, but none came.")
-    if names is None:
-        return tuple(str(k) for k in range(len(experts)))
-    if len(names) != len(experts) or len(set(names)) != len(names):
-        raise BadInputError(
-            f"experts: {len(experts)} different names are needed, but the names are "
-            f"{list(names)}."
-        )
-    return tuple(names)
-
-
-def _check_names(base_weights: Weights, expert: Any, expert_name: str) -> None:
-    factors, weights = getattr(expert, "factors", None), whole_weights(expert)
-    if factors is None and not weights:
-        raise TypeError(
-            f"{expert_name}: expected an expert with `factors` or `weights`, but it "
-            f"is a {type(expert).__name__}."
-        )
-    unknown = sorted((set(factors or ()) | set(weights)) - set(base_weights))
-    if unknown:
-        raise BadInputError(
-            f"{expert_name}: the base model has no parameter {unknown[0]} "
-            f"({len(unknown)} such); the expert was made from another base model."
-        )
-    missing = sorted(set(base_weights) - set(weights))
-    if factors is None and missing:
-        raise BadInputError(
-            f"{expert_name}: the parameter {missing[0]} of the base model is missing "
-            f"({len(missing)} such); a full expert needs all of them."
-        )
-
-
-def _check_shape(
-    got: tuple[int, ...], expected: tuple[int, ...], name: str, expert_name: str
-) -> None:
-    if got != expected:
-        raise BadInputError(
-            f"{expert_name}: {name} should have shape {list(expected)} as in the base "
-            f"model, but has {list(got)}; the expert was made from another base model."
-        )
-
-
-def _check_size(norm: float, name: str, expert_name: str) -> None:
-    """Refuses a task vector whose squared norm, its energy, is beyond float32."""
-    if not norm < _LARGEST:
-        raise BadInputError(
-            f"{expert_name}: what it adds to {name} is beyond the range of float32; "
-            "its training diverged, or the lora_alpha of its adapter is wrong."
-        )

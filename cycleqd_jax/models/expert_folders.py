@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.base import SegmentationConfig, WeightsConfig
+from cycleqd_jax.models.base import WeightsConfig
 from cycleqd_jax.models.experts import Expert, FullExpert, LoraExpert
 from cycleqd_jax.models.families import is_segmentation
 from cycleqd_jax.models.formats import hf_folder, peft
 from cycleqd_jax.models.joining import join
 from cycleqd_jax.models.own_experts import Base, open_own
+from cycleqd_jax.models.segmentation import SegmentationConfig
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.models.vocabulary import Vocabulary
 

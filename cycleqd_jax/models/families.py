@@ -13,19 +13,14 @@ import jax.numpy as jnp
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.attention import Kind
-from cycleqd_jax.models.base import (
-    CausalLM,
-    ModelConfig,
-    SegmentationConfig,
-    SegmentationModel,
-    WeightsConfig,
-)
+from cycleqd_jax.models.base import CausalLM, ModelConfig, WeightsConfig
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.llama.relatives import MistralConfig, Qwen2Config, Qwen3Config
 from cycleqd_jax.models.llama.rope import make_rotary
 from cycleqd_jax.models.sam.config import SamConfig
 from cycleqd_jax.models.sam.program import SamProgram
+from cycleqd_jax.models.segmentation import SegmentationConfig, SegmentationModel
 from cycleqd_jax.models.validated import read_object
 
 

@@ -23,7 +23,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import shipped
 from cycleqd_jax.files.remote import is_url
 from cycleqd_jax.models import chat_template
-from cycleqd_jax.models.base import ModelConfig, SegmentationConfig, WeightsConfig
+from cycleqd_jax.models.base import ModelConfig, WeightsConfig
 from cycleqd_jax.models.expert_folders import (
     check_expert_folder,
     open_segmentation_expert,
@@ -38,7 +38,8 @@ from cycleqd_jax.models.formats import (
 )
 from cycleqd_jax.models.joining import join, join_weights
 from cycleqd_jax.models.locate import is_hub_name, locate
-from cycleqd_jax.models.own_experts import Base, OwnFull, open_own
+from cycleqd_jax.models.own_experts import Base, open_own
+from cycleqd_jax.models.segmentation import SegmentationConfig
 from cycleqd_jax.models.tokenizer import ChatTokenizer, padding_only
 from cycleqd_jax.models.validated import cast, read_object
 from cycleqd_jax.models.vocabulary import Tokens, Vocabulary
@@ -210,20 +211,6 @@ def load_expert(path: str | os.PathLike[str], base: LoadedModel) -> Expert:
     if base.tokenizer is None:
         return open_segmentation_expert(folder, base.config, base.weights)
     return open_own(folder, base.for_experts.own).fitted(base.for_experts)
-
-
-def check_same_tokens(path: str | os.PathLike[str], base: LoadedModel) -> None:
-    """Refuses a whole model that has other tokens than a base model.
-
-    `load_expert` would leave out those that the base lacks.
-
-    Raises:
-      BadInputError: it has, or as for `load_expert`.
-    """
-    own = open_own(_checked_folder(path), base.for_experts.own)
-    if isinstance(own, OwnFull) and own.tokens is not None:
-        if own.tokens.used != base.for_experts.tokens.used:
-            raise BadInputError(f"{path}: has other tokens than {base.source}")
 
 
 def _checked_folder(path: str | os.PathLike[str]) -> pathlib.Path:

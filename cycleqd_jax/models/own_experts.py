@@ -38,7 +38,7 @@ class Base:
       config: with the rows and the head that all models of a run have.
       own: its config as its folder has it.
       weights: those of `config`; None where only names and shapes matter.
-      tokens: its own; None likewise.
+      tokens: its own; None where they do not matter.
       source: where it came from.
     """
 

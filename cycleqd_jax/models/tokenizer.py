@@ -204,10 +204,7 @@ class ChatTokenizer:
             ) from err
 
     def encode_chat(
-        self,
-        messages: Sequence[Mapping[str, str]],
-        add_generation_prompt: bool = True,
-        template: str | None = None,
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True
     ) -> list[int]:
         """Renders a chat and tokenises it without adding special tokens.
 
@@ -217,7 +214,6 @@ class ChatTokenizer:
         Args:
           messages: as for `render`.
           add_generation_prompt: as for `render`.
-          template: as for `render`.
 
         Returns:
           Token ids.
@@ -225,7 +221,7 @@ class ChatTokenizer:
         Raises:
           BadInputError: as `render`.
         """
-        return self.encode_text(self.render(messages, add_generation_prompt, template))
+        return self.encode_text(self.render(messages, add_generation_prompt))
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a whole text, which begins with the beginning-of-sequence token.

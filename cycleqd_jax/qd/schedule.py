@@ -1,4 +1,4 @@
-"""The batch, the active archive and the random keys of each generation.
+"""The active archive and the random keys of each generation.
 
 Generation t (t = 1, 2, ...) is one child. All its random draws depend on the seed and
 t, and never on the batch that it is part of.
@@ -34,19 +34,3 @@ def active_archive(
 ) -> jax.Array | int:
     """The archive of generation t's parents: `(t // flip_interval) % K`, 0-based."""
     return (generation // flip_interval) % num_tasks
-
-
-def generation_batch(
-    first: int, num_generations: int, children_per_batch: int
-) -> tuple[int, ...]:
-    """The generations that are proposed together, starting with `first`.
-
-    Args:
-      first: the next t, >= 1.
-      num_generations: the last t of the run.
-      children_per_batch: P.
-
-    Returns:
-      At most P consecutive generations; empty when the run is over.
-    """
-    return tuple(range(first, min(first + children_per_batch, num_generations + 1)))

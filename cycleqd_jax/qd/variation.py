@@ -1,8 +1,8 @@
 """Mutating a batch of children, by whichever operator the settings name.
 
-What is random of child t comes from the seed and t alone. Sums of products are made in
-two programs: inside one, a compiler may fuse a product into a sum, which rounds once
-instead of twice, and does so for some batch sizes and not for others.
+All random draws of child t depend on the seed and t alone. A product and the sum that
+it is added to are computed by two programs. In one program a compiler may fuse them,
+which rounds once instead of twice, and it does so for some batch sizes only.
 """
 
 import functools
@@ -49,7 +49,7 @@ def mutate(
     if settings.mutation == "none" or settings.ascends:
         return children
     if settings.mutation == "gaussian":
-        # The noise is made from t when it is needed: it is named, not drawn.
+        # A genome names its noise by t; the values are drawn when weights are made.
         return children.replace(noise=add(children.noise, _one_hot(children.noise, ts)))
     if settings.custom_mutation is not None:
         own = load_operator("qd.mutation", settings.custom_mutation)

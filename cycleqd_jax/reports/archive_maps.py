@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from cycleqd_jax.reports import drawing
-from cycleqd_jax.reports.run_data import Elite, RunData
+from cycleqd_jax.reports.candidates import Elite
+from cycleqd_jax.reports.run_data import RunData
 
 
 @drawing.styled

@@ -1,9 +1,9 @@
 """Ends a command that a signal asks to end: SIGINT (Ctrl-C), SIGTERM or SIGHUP.
 
-Python tells of a signal by an exception in the main thread. That comes late while a
+Python reports a signal by an exception in the main thread. It comes late while a
 program compiles, and libraries lose it: in a callback, in `__del__`, by an `except`.
 So a thread hears of every signal too (`signal.set_wakeup_fd`), and ends the process
-where the main thread does not: at once while nothing can be lost (before the work, and
+if the main thread does not: at once while nothing can be lost (before the work, and
 while Python shuts down), else at a second signal or after `GRACE_S`. Files are written
 so that they survive that, and the processes that we started notice our end themselves.
 
@@ -27,7 +27,7 @@ _WORDS = {
     signal.SIGTERM: "Terminated.",
     signal.SIGHUP: "The terminal was closed.",
 }
-_QUESTION = 0  # in the pipe: no signal; answered when all before it are heard
+_QUESTION = 0  # a byte in the pipe that is no signal: "have you heard all before it?"
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -105,7 +105,7 @@ class Ending:
         sys.unraisablehook = self._former_hook
 
     def close(self) -> None:
-        """Gives signals back to who had them before."""
+        """Puts the former handlers of signals back."""
         signal.set_wakeup_fd(self._former_fd)
         for number, handler in self._former.items():
             signal.signal(number, handler)
@@ -169,7 +169,7 @@ class Ending:
                     self._end(number)
 
     def _mute(self) -> None:
-        """Nothing but our sentence: libraries complain of work that is broken off."""
+        """Silences standard error, where libraries complain of interrupted work."""
         with contextlib.suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 2)
@@ -202,7 +202,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def hearing() -> Iterator[Ending]:
-    """Hears signals: as `install` made it, or else within the context only."""
+    """Gives the `Ending` of `install`, or makes one for this context only."""
     global _ending
     installed, _ending = _ending, _ending or Ending()
     try:

@@ -5,7 +5,8 @@ import math
 from collections.abc import Mapping
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.reports.run_data import Child, RunData
+from cycleqd_jax.reports.candidates import Child
+from cycleqd_jax.reports.run_data import RunData
 from cycleqd_jax.runs.names import expert_name
 
 

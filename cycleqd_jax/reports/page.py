@@ -68,7 +68,7 @@ def make_page(
         coverage=sections.coverage(report),
         archives=_archives(report, archives),
         champions=_champion_table(report),
-        experts=_experts(report),
+        experts=sections.experts(report),
         samples=masks or _samples(data),
         **(_OF_MASKS if data.of_images else _OF_ANSWERS),
         curse=sections.winners_curse(report),
@@ -239,44 +239,6 @@ def _champion_table(report: Mapping[str, Any]) -> str:
     of_expert = [f"share of {expert}" for expert in report["experts"]]
     header = ["group", "champion", "optimise", "validate", "luck", "weight"]
     return table([*header, *of_expert], rows)
-
-
-def _experts(report: Mapping[str, Any]) -> str:
-    """The experts' similarity, and a table of those that the basis changed."""
-    pairs = ", ".join(
-        f"{text(row['first'])} and {text(row['second'])} "
-        f"<strong>{row['cosine']:.3f}</strong>"
-        for row in report["basis"]["similarity"]
-    )
-    parts = [f"<p>Model similarity: {pairs}.</p>"] if pairs else []
-    changed, basis = report["basis"]["changed"], report["basis"]
-    if basis["conditioning"] != "none":
-        tokens = basis["gram_tokens"]
-        by = f", by the inputs of {tokens:,} tokens of train problems" if tokens else ""
-        parts.append(
-            f"<p>The task vectors are conditioned: {text(basis['conditioning'])}"
-            f"{by}. The experts' genomes are the conditioned experts.</p>"
-        )
-    if not changed:
-        return "".join([*parts, "<p>The basis holds every expert exactly.</p>"])
-    rows = []
-    for expert, row in changed.items():
-        least = row["least_kept"]
-        scores = ["&ndash;"] * 4
-        if "as_trained" in row:
-            both = (row["as_trained"], row["as_genome"])
-            scores = [
-                f"{one[key]:.3f}" if key in one else "&ndash;"  # it has no task
-                for key in (expert, "mean")
-                for one in both
-            ]
-        matrix = "&ndash;"
-        if least:
-            matrix = f"{least['kept']:.1%}<small>{text(least['matrix'])}</small>"
-        share = f"{row['energy_kept']:.1%}"
-        rows.append([text(expert), share, f"<td>{matrix}</td>", *scores])
-    header = ["expert", "energy kept", "least of", "own skill as trained", "as genome"]
-    return "".join([*parts, table([*header, "mean as trained", "as genome"], rows)])
 
 
 def _samples(data: RunData) -> str:

@@ -19,8 +19,8 @@ from cycleqd_jax.qd.cells import (
     relative_ranges,
     retention_range,
 )
-from cycleqd_jax.reports import run_data
-from cycleqd_jax.reports.run_data import Child, Scores
+from cycleqd_jax.reports.candidates import Child, read_children
+from cycleqd_jax.reports.run_data import Scores
 from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.names import BASE, expert_name
 from cycleqd_jax.runs.opened import OpenedRun
@@ -110,7 +110,7 @@ def read_population(opened: OpenedRun) -> Population:
     found = reading.read_scores(opened.path)
     children: tuple[Child, ...] = ()
     if opened.facts or any((opened.path / "metrics").glob("*.parquet")):
-        children = run_data.read_children(opened.path, opened.tasks)
+        children = read_children(opened.path, opened.tasks)
     names = {*map(expert_name, opened.experts), *(child.name for child in children)}
     aliases = _aliases(opened, names)
     scores = _by_individual(opened, found, aliases)

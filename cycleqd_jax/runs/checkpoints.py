@@ -153,11 +153,6 @@ class Checkpoints:
             "one back from a copy, or start anew with run_dir=FOLDER."
         )
 
-    def is_whole(self, step: int) -> bool:
-        """True if the checkpoint of a generation exists and is undamaged."""
-        folder = self._folder / str(step)
-        return folder.is_dir() and _damage(folder) is None
-
     def _write(self, partial: pathlib.Path, state: State) -> None:
         arrays = _arrays(state)
         tree = arrays | {"next_generation": np.array(state.next_generation, np.int64)}

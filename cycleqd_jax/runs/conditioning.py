@@ -25,7 +25,7 @@ from cycleqd_jax.runs.memory import Machine, size_text
 from cycleqd_jax.tasks.base import Split, Task, reference
 
 _ROWS = 8  # sequences of a batch
-_STEP = 32  # batches have a multiple of so many tokens per row
+_STEP = 32  # the tokens per row of a batch are a multiple of this
 
 
 @dataclasses.dataclass(frozen=True)

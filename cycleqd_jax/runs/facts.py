@@ -1,4 +1,4 @@
-"""`state.json`: what a finished run came to, in one schema for writer and readers."""
+"""`state.json`: the outcome of a finished run, in one schema for writer and readers."""
 
 import os
 import pathlib

@@ -16,10 +16,11 @@ from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.mode import ModeChoice, choose_mode
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models.base import SegmentationConfig, SegmentationModel, Weights
+from cycleqd_jax.models.base import Weights
 from cycleqd_jax.models.families import make_segmentation_program
 from cycleqd_jax.models.loading import LoadedModel, load_any_model
 from cycleqd_jax.models.locate import is_hub_name, locate
+from cycleqd_jax.models.segmentation import SegmentationConfig, SegmentationModel
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.basis import BasisJob, obtain
@@ -36,11 +37,11 @@ from cycleqd_jax.runs.memory import (
     Machine,
     RunMemory,
     host_memory,
-    state_memory,
     this_machine,
 )
 from cycleqd_jax.runs.plan import find_inputs, reached_rate
 from cycleqd_jax.runs.search import make_search
+from cycleqd_jax.runs.state_memory import state_memory
 from cycleqd_jax.runs.tasks import check_splits, make_tasks
 from cycleqd_jax.search.base import Search
 from cycleqd_jax.search.registry import search_class

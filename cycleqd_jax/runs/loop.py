@@ -1,9 +1,9 @@
 """The loop of a run: ask, evaluate, tell, save.
 
 P candidates are asked from one state, evaluated together, and told in order. Where the
-evaluator serves several calls at once and the search takes candidates in any order, as
-many batches are on their way; each is told when it arrives, and its children are
-numbered then. The loop knows a search and an evaluator by their doors only.
+evaluator serves several calls at once and the search takes candidates in any order,
+that many batches are evaluated at a time; each is told when it arrives, and only then
+are its children numbered. The loop knows the protocols of search and evaluator only.
 """
 
 import functools
@@ -69,8 +69,9 @@ def run_search(
     """Goes on from `state` to the last generation.
 
     After every batch results and metrics are in place before the checkpoint that
-    counts them, so a run that is killed at any moment and resumed ends the same; with
-    several lanes it ends with as many children, as they happen to arrive.
+    counts them, so a run that is killed at any moment and resumed ends the same. With
+    several lanes the number of children is the same, but they depend on the order in
+    which batches arrive.
 
     Args:
       search: the method.

@@ -3,9 +3,9 @@
 A run works in its local folder, where locks and renames hold. After every checkpoint
 the folder's files are copied to `<URL>/files/<name>.<hash of the content>`, so that
 none replaces another, and then `<URL>/manifest-<number>.json` is written, which names
-all files of that moment with their checksums. So the newest whole manifest is a whole
-run, whenever the copying is broken off. Files that neither it nor the one before it
-names are removed.
+all files of that moment with their checksums. So the newest readable manifest always
+names a whole run, even if copying was interrupted. Files that neither it nor the one
+before it names are removed.
 """
 
 import json
@@ -39,7 +39,7 @@ def open_mirror(
     trial: bool,
     note: Callable[[str], None],
 ) -> "Mirror | None":
-    """The copy of a run, which the local folder has been brought up to.
+    """Opens the copy of a run, and fetches the run if the local folder has none.
 
     Args:
       url: of the copy; None for a run without one.
@@ -97,7 +97,7 @@ class Mirror:
         self._number = 0
         self._newest: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
-        self._tried = b""  # the manifest that was written last, perhaps half
+        self._tried = b""  # the newest manifest of this process, perhaps cut off
         self._known: dict[str, tuple[tuple[int, int], str]] = {}  # stamp, hash
 
     def open(self, *, resume: bool, trial: bool = False) -> str | None:
@@ -147,7 +147,7 @@ class Mirror:
         self._fetch()
 
     def sync(self) -> None:
-        """Copies what is new; returns when the copy is that of the folder as it is.
+        """Copies what is new; afterwards the copy has the folder's present state.
 
         Raises:
           RunError: the bucket cannot be reached after some tries, or another process
@@ -208,7 +208,7 @@ class Mirror:
         self._remove_old(self._remote.names())
 
     def _is_ours(self, number: int) -> bool:
-        """True for a manifest that was written here, but seemed to fail."""
+        """True for a manifest of this process whose writing was reported as failed."""
         if number > self._number + 1 or not self._tried:
             return False
         return self._tried.startswith(self._remote.read(_manifest_name(number)))

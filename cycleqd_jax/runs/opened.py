@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cycleqd_jax import files
@@ -16,7 +16,7 @@ from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.files.remote import is_url
-from cycleqd_jax.merging.basis_store import check_basis, load_basis
+from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.genome import base_genome, scaled_sum, uniform
 from cycleqd_jax.merging.individuals import Individual, TrainedExpert
@@ -24,10 +24,10 @@ from cycleqd_jax.models.loading import LoadedModel, load_any_model
 from cycleqd_jax.qd.aggregation import aggregate_champions
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.runs import mirror, sums
-from cycleqd_jax.runs.checkpoints import damages, newest_whole, state_fingerprint
+from cycleqd_jax.runs.checkpoints import newest_whole, state_fingerprint
 from cycleqd_jax.runs.facts import NAME, RunFacts, read_facts
 from cycleqd_jax.runs.fingerprints import stored_fingerprints
-from cycleqd_jax.runs.folder import PARTS, RunFolder, check_kinds
+from cycleqd_jax.runs.folder import check_kinds
 from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.names import (
     AGGREGATED,
@@ -48,7 +48,7 @@ class OpenedRun:
     Attributes:
       path: the folder.
       config: its settings.
-      facts: what the run came to; None while it is not finished.
+      facts: the outcome; None while the run is not finished.
       tasks: K names, in the order of scores.
     """
 
@@ -276,49 +276,3 @@ def open_run(path: str | os.PathLike[str], *, finished: bool = False) -> OpenedR
         )
     tasks = facts.tasks if facts else files.read_sealed(path / "run.json")["tasks"]
     return OpenedRun(path, config, facts, tuple(tasks))
-
-
-def is_complete(
-    folder: RunFolder, num_generations: int, note: Callable[[str], None]
-) -> bool:
-    """True if a run is finished and nothing of it is damaged.
-
-    Where this is not so, going on with the run makes what is missing, or refuses.
-
-    Args:
-      folder: of the run.
-      num_generations: children that the config asks for.
-      note: is told in a sentence of each damaged file of which a run that goes on says
-        nothing.
-    """
-    path, whole = folder.path, True
-    made_again = {path / "config.yaml", path / "basis.json", *sums.listed(path)}
-    parts = set()
-    for kind in PARTS:
-        if kind != "times":
-            parts |= {*sums.listed(path / kind), *path.glob(f"{kind}/*.parquet")}
-    try:
-        facts = read_facts(path)
-    except BadInputError as err:
-        note(f"{str(err).rstrip('.')}; it is made again.")
-        return False
-    if facts is None or facts.evaluated_children < num_generations:
-        return False
-    for file in sorted(made_again | parts):
-        try:
-            sums.verified(file)
-        except BadInputError as err:
-            whole = False
-            if file in made_again:
-                note(f"{str(err).rstrip('.')}; it is made again.")
-    try:
-        stored_fingerprints(path)
-        check_basis(path / "basis.safetensors")
-    except BadInputError:
-        return False
-    saved = newest_whole(folder.checkpoints)
-    last = facts.evaluated_children
-    for step, damage in damages(folder.checkpoints).items():
-        if step < last:
-            note(f"checkpoint {step} is damaged ({damage}); a later one is used.")
-    return whole and saved is not None and saved.next_generation == last + 1

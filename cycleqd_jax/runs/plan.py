@@ -6,7 +6,6 @@ words. Weights are not read, and the network is asked only for what is named by 
 
 import dataclasses
 import pathlib
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -25,11 +24,7 @@ from cycleqd_jax.merging.forms import Basis, basis_shapes
 from cycleqd_jax.models.base import WeightsConfig
 from cycleqd_jax.models.expert_folders import open_experts
 from cycleqd_jax.models.experts import Expert
-from cycleqd_jax.models.families import (
-    any_config_from_hf,
-    is_segmentation,
-    read_any_config,
-)
+from cycleqd_jax.models.families import is_segmentation, read_any_config
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.loading import load_tokenizer, open_config
 from cycleqd_jax.models.locate import find_download, is_hub_name, locate
@@ -37,69 +32,11 @@ from cycleqd_jax.models.own_experts import Base
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.runs.engine_sizes import check_length, tokens_needed
 from cycleqd_jax.runs.kinds import IMAGES, kind_of
+from cycleqd_jax.runs.known_models import known_model
 from cycleqd_jax.runs.memory import Machine, RunMemory
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import Split, Task
 
-# By hub name: the `config.json` of the models that presets name, to plan without them.
-_KNOWN_MODELS = {
-    "meta-llama/Meta-Llama-3-8B": {
-        "model_type": "llama",
-        "vocab_size": 128256,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "tie_word_embeddings": False,
-    },
-    "meta-llama/Llama-3.1-70B": {
-        "model_type": "llama",
-        "vocab_size": 128256,
-        "hidden_size": 8192,
-        "intermediate_size": 28672,
-        "num_hidden_layers": 80,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-        "tie_word_embeddings": False,
-    },
-    "HuggingFaceTB/SmolLM2-135M": {
-        "model_type": "llama",
-        "vocab_size": 49152,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 100000.0,
-        "tie_word_embeddings": True,
-    },
-    "facebook/sam-vit-huge": {
-        "model_type": "sam",
-        "vision_config": {
-            "hidden_size": 1280,
-            "mlp_dim": 5120,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 16,
-            "global_attn_indexes": [7, 15, 23, 31],
-        },
-    },
-}
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
 # Share of the rate of a large matrix product that a run reached on two CPU cores.
 _EFFICIENCY = 0.35
@@ -200,31 +137,6 @@ def find_base(source: str) -> tuple[WeightsConfig, str | None]:
             "known; download it, or give a folder with its config.json"
         )
     return known.config, known.name
-
-
-class KnownModel(NamedTuple):
-    """Attributes: hub name and sizes of a model."""
-
-    name: str
-    config: WeightsConfig
-
-
-def known_model(source: str) -> KnownModel | None:
-    """The model that a hub name stands for, if presets name it.
-
-    Args:
-      source: `org/name@revision`. Organisation and case do not matter, because many
-        mirror a gated model under their own name.
-    """
-    for name, settings in _KNOWN_MODELS.items():
-        if _bare_name(name) == _bare_name(source):
-            return KnownModel(name, any_config_from_hf(settings, name))
-    return None
-
-
-def _bare_name(source: str) -> str:
-    last = source.partition("@")[0].rpartition("/")[2].lower()
-    return re.sub("^meta-|-instruct", "", last)
 
 
 def _has_weights(folder: pathlib.Path | None) -> bool:

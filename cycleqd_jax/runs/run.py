@@ -16,6 +16,7 @@ from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import SEARCHING, Observer
 from cycleqd_jax.runs import comparison, trained_experts
 from cycleqd_jax.runs.checkpoints import Checkpoints, last_generation
+from cycleqd_jax.runs.complete import is_complete
 from cycleqd_jax.runs.conditioning import check_gram_memory
 from cycleqd_jax.runs.data_sets import with_commits
 from cycleqd_jax.runs.facts import read_facts
@@ -24,7 +25,6 @@ from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.loop import run_search
 from cycleqd_jax.runs.memory import this_machine
 from cycleqd_jax.runs.names import expert_name
-from cycleqd_jax.runs.opened import is_complete
 from cycleqd_jax.runs.parts import Kind, Prepared, write_run_facts
 from cycleqd_jax.runs.plan import Plan, find_inputs, make_plan
 from cycleqd_jax.runs.results import (

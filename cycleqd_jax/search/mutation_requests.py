@@ -1,9 +1,10 @@
 """The requests of gradient mutation and of evolution strategies.
 
-A child needs one answer per step, and before the first one, where it learns from
-accepted replies, the problems that have such a reply. What is random of a step comes
-from the child's key, so a child is the same alone and in a batch. A task without right
-answers has no slope; a child that is bred in its archive follows the mix of the others.
+A child moves in steps, and every step needs one answer of the evaluator. A child that
+learns from accepted replies first asks which problems have such a reply. All random
+draws of a step come from the child's key, so a child is the same alone and in a batch.
+A task without right answers has no slope; a child that is bred in its archive follows
+the mix of the other tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -120,11 +121,11 @@ def problems_to_learn(
 
 
 class _Ascent:
-    """One child on its way.
+    """A child that is being mutated in steps.
 
     Attributes:
-      genome: where it is.
-      rows: genomes that it needs in a request.
+      genome: of the child after the steps so far.
+      rows: number of genomes that it has in each request.
     """
 
     rows: int
@@ -154,7 +155,7 @@ class _Ascent:
         self._state = self._optimiser.init(self._units)
 
     def step(self, answer: Answer, rows: slice) -> None:
-        """Moves by the child's rows of an answer."""
+        """Takes one step, by the child's rows of an answer."""
         coefficients, self._state = ascend(
             np.asarray(self.genome.coefficients),
             self._state,

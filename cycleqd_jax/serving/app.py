@@ -145,6 +145,6 @@ async def _http_error(request: Request, err: Exception) -> Response:
 
 
 async def _fault(request: Request, err: Exception) -> Response:
-    """Of this program; the server's log has it all."""
+    """Answers a defect of this program; the server's log has all of it."""
     text = f"The server failed ({type(err).__name__}); its log says more."
     return JSONResponse(ApiError(500, text, kind=FAILED).body, 500)

@@ -21,9 +21,9 @@ from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.serving.errors import FAILED, ApiError
 from cycleqd_jax.serving.tickets import Ahead, Row, Ticket
 
-_SHARED = "*"  # what is loaded while individuals share a population
-_IDLE_S = 0.25  # after which nobody asks; a client's next request comes sooner
-_MOST_FAILURES = 3  # of the engine, one after the other
+_SHARED = "*"  # stands for the population of all individuals in factored form
+_IDLE_S = 0.25  # without requests: a client in a dialogue asks again sooner
+_MOST_FAILURES = 3  # of the engine, without an answer between them
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Desk:
     """
 
     def __init__(self, loader: IndividualLoader, max_waiting: int):
-        """Describes it; `serving` starts it.
+        """Starts nothing yet; `serving` does.
 
         Args:
           loader: nothing else may load individuals into its engine.
@@ -60,7 +60,7 @@ class Desk:
 
     @property
     def seats(self) -> int:
-        """How many replies run at once."""
+        """The number of replies that can run at once."""
         return self.engine.settings.slots
 
     @property
@@ -78,8 +78,8 @@ class Desk:
     ) -> None:
         """Lets `serving` compile all that requests will run, while nobody asks.
 
-        It goes program by program, so a request waits for one of them at most, and for
-        those that it needs itself.
+        Programs are compiled one by one, so a request waits for one of them at most,
+        beside those that it needs itself.
 
         Args:
           key: names the individual, see `seat`.
@@ -93,7 +93,8 @@ class Desk:
         """Room for some replies, from when they are asked for until all have ended.
 
         Raises:
-          ApiError: there is none now, or never for so many; or the engine has failed.
+          ApiError: there is no room now, `count` is more than there ever is, or the
+            engine has failed.
         """
         if self.failure is not None:
             raise ApiError(503, self.failure, kind=FAILED)
@@ -165,7 +166,7 @@ class Desk:
             self._fail_waiting("The server is stopping.")
 
     async def _watched(self, work: Coroutine[None, None, None]) -> None:
-        """Refuses requests, in place of leaving them waiting, if a part breaks off."""
+        """Does `work`; if that fails, refuses all requests that wait and that come."""
         try:
             await work
         except Exception as err:  # a defect: any kind
@@ -175,7 +176,7 @@ class Desk:
             self._fail_waiting(self.failure)
 
     async def _serve(self) -> None:
-        """Runs the engine; starts it again where a device call fails, not for ever."""
+        """Runs the engine, and a bounded number of times again after a failed call."""
         failures, answered = 0, -1
         while failures < _MOST_FAILURES:
             try:
@@ -230,7 +231,7 @@ class Desk:
                 ticket.seat.set_result(row)
 
     async def _compile_next(self, ahead: Ahead) -> None:
-        """Compiles one program, the last time what loads an individual."""
+        """Compiles one program; when none is left, those that load an individual."""
         shares = self._shares(ahead.individual)
         wanted = _SHARED if shares else ahead.key
         try:
@@ -268,7 +269,7 @@ class Desk:
         return self._loader.mode == "factored" and isinstance(individual, Genome)
 
     async def _load(self, wanted: str, individual: Individual) -> None:
-        """Loads an individual, or what those share that have a factored form."""
+        """Loads an individual alone, or what all in factored form share."""
         await self.engine.quiet()
         self._loaded = None
         for row in self._rows:

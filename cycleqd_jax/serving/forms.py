@@ -67,7 +67,7 @@ class Form(abc.ABC):
 
     @abc.abstractmethod
     def deltas(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        """Choices of the chunks for the news of a reply."""
+        """Choices of the chunks for the next piece of a reply."""
 
     @abc.abstractmethod
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Form(abc.ABC):
 
 
 class ChatForm(Form):
-    """Of `/v1/chat/completions`."""
+    """The form of `/v1/chat/completions`."""
 
     prefix, kind = "chatcmpl", ("chat.completion", "chat.completion.chunk")
 
@@ -142,7 +142,7 @@ class ChatForm(Form):
 
 
 class CompletionForm(Form):
-    """Of `/v1/completions`.
+    """The form of `/v1/completions`.
 
     The arguments are those of `Form`, and `echoes`: the text of each prompt, to be
     shown in front of its replies; None shows none.
@@ -156,7 +156,7 @@ class CompletionForm(Form):
         self._shown: dict[int, int] = {}  # characters of a stream's replies so far
 
     def opening(self) -> Iterator[dict[str, Any]]:
-        """None: a prompt that is echoed comes with the first news of its reply."""
+        """No chunks: an echoed prompt comes with the first piece of its reply."""
         return iter(())
 
     def deltas(self, piece: Piece) -> Iterator[dict[str, Any]]:

@@ -72,7 +72,7 @@ class Answer(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """The news of one reply.
+    """The new part of one reply, since its last piece.
 
     Attributes:
       index: of the unit.
@@ -144,7 +144,7 @@ async def answer_all(desk: Desk, job: Job) -> list[Answer]:
 async def answer_in_pieces(
     desk: Desk, job: Job, send: Callable[[Piece], Awaitable[None]]
 ) -> None:
-    """Sends the replies as they come about; never holds more than they are long.
+    """Sends the replies piece by piece, while they are generated.
 
     Raises:
       ApiError: as `answer_all`.
@@ -158,7 +158,7 @@ async def answer_in_pieces(
             one.so_far = so_far
             changed.set()
 
-        # The scores of a prompt come before its reply, so that is told at its end.
+        # With scores of its prompt, which `heard` does not give, it is sent at its end.
         one.answer = await _ask(desk, job, unit, None if job.scores_prompts else heard)
         changed.set()
 
@@ -213,7 +213,7 @@ class _Live:
         self._text = self._tokens = 0  # characters and tokens that were told
 
     def news(self) -> Piece | None:
-        """The news since the last call; None where there is none."""
+        """The new part since the last call; None where there is none."""
         if self.is_told:
             return None
         tokens, logprobs, top = self.so_far

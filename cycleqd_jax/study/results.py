@@ -1,4 +1,4 @@
-"""Reads what the runs of a comparison came to: scores, cost, curves, population."""
+"""Reads the results of a comparison's runs: scores, cost, curves, population."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ Scores = Mapping[str, Mapping[str, float]]  # task -> problem -> score
 # Phases that a method needs to find its result. Those of baselines, and of `test`, are
 # spent on the comparison.
 _OF_METHOD = (costs.SET_UP, "experts", "search", "champions")
-_OF_SCALED = "merges-"  # how the names of parts begin in which its factor is chosen
+_OF_SCALED = "merges-"  # prefix of the parts in which its factor is chosen
 
 
 class Point(NamedTuple):

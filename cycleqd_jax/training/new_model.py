@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from cycleqd_jax.errors import BadInputError, show
 from cycleqd_jax.files import PathText, Section, Seed, TaskName, Text, each_once
-from cycleqd_jax.models.base import ModelConfig, SegmentationConfig
+from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.experts import weights_fingerprint
 from cycleqd_jax.models.families import (
     SEGMENTATION_FAMILIES,
@@ -30,6 +30,7 @@ from cycleqd_jax.models.formats.hf_folder import (
 )
 from cycleqd_jax.models.formats.peft_config import is_table
 from cycleqd_jax.models.loading import LoadedModel, load_model
+from cycleqd_jax.models.segmentation import SegmentationConfig
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.tasks import make_tasks

@@ -18,8 +18,8 @@ import numpy as np
 
 from cycleqd_jax.evaluation.actor import Source
 from cycleqd_jax.evaluation.base import Cost, Episode, Evaluation, select_problems
-from cycleqd_jax.evaluation.pool import RaySettings
 from cycleqd_jax.evaluation.ray import RayEvaluator
+from cycleqd_jax.evaluation.ray_settings import RaySettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.progress import Observer

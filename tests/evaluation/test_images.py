@@ -18,9 +18,9 @@ from cycleqd_jax.evaluation.mask_programs import population_masks
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import Genome, base_genome, expert_genome
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.models.base import Prompts
 from cycleqd_jax.models.experts import FullExpert, LoraExpert
 from cycleqd_jax.models.families import make_segmentation_program
+from cycleqd_jax.models.segmentation import Prompts
 from cycleqd_jax.tasks.base import Split, TaskSettings
 from cycleqd_jax.tasks.segmentation import mask_text
 from cycleqd_jax.tasks.segmentation.images import fit_image

@@ -16,8 +16,8 @@ import ray_cluster
 import remote_world
 
 from cycleqd_jax.errors import BadInputError, RunError
-from cycleqd_jax.evaluation.pool import RaySettings
 from cycleqd_jax.evaluation.racing import RacingEvaluator
+from cycleqd_jax.evaluation.ray_settings import RaySettings
 from cycleqd_jax.evaluation.rungs import RacingSettings
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.merging.individuals import TrainedExpert

@@ -8,7 +8,7 @@ import sam_world
 import toy_world
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.runs import plan
+from cycleqd_jax.runs.known_models import KnownModel, known_model
 from experiments.benchmarks import (
     archives,
     frame,
@@ -48,7 +48,7 @@ def test_operators(options):
 def test_loading(monkeypatch):
     """A model of a few megabytes: the files are read, little is held."""
     config, _ = toy_world.random_model(64, np.random.default_rng(0))
-    known = plan.KnownModel("toy", config)
+    known = KnownModel("toy", config)
     monkeypatch.setattr(loading, "known_model", lambda name: known)
     monkeypatch.setattr(loading, "_SHARD", 4000)
     rows = loading.run(frame.Options("toy"), lambda text: None)
@@ -69,7 +69,7 @@ def test_segmentation(tmp_path):
 def test_scale(monkeypatch):
     """The rows that need an accelerator, on a model of a few thousand numbers."""
     config, _ = toy_world.random_model(64, np.random.default_rng(0))
-    known = plan.KnownModel("toy", config)
+    known = KnownModel("toy", config)
     monkeypatch.setattr(frame, "known_model", lambda name: known)
     monkeypatch.setattr(scale, "is_accelerator", lambda target: True)
     monkeypatch.setattr(scale, "_LENGTH", 32)
@@ -92,7 +92,7 @@ def test_scale(monkeypatch):
 
 def test_archives(monkeypatch):
     config, _ = toy_world.random_model(64, np.random.default_rng(0))
-    known = plan.KnownModel("toy", config)
+    known = KnownModel("toy", config)
     monkeypatch.setattr(frame, "known_model", lambda name: known)
     monkeypatch.setattr(archives, "_BINS", 4)
     rows = archives.run(frame.Options("toy"), lambda text: None)
@@ -104,7 +104,7 @@ def test_archives(monkeypatch):
 
 def test_scale_runs_no_large_model_on_a_cpu(monkeypatch):
     target = scale.find_target("local")
-    config = plan.known_model("llama-3-8b").config
+    config = known_model("llama-3-8b").config
     row = scale._decode(frame.Options(), config, target, 8, 64)
     assert row.ours is None and row.note == "not run yet"
 

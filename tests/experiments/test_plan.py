@@ -12,8 +12,9 @@ from cycleqd_jax.config import RunConfig
 from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.formats.safetensors import open_file
 from cycleqd_jax.models.loading import load_model
+from cycleqd_jax.runs.known_models import known_model
 from cycleqd_jax.runs.memory import Machine
-from cycleqd_jax.runs.plan import find_inputs, known_model
+from cycleqd_jax.runs.plan import find_inputs
 from experiments import agent_skills
 
 CONFIGS = "experiments/configs/"

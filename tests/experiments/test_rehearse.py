@@ -14,7 +14,7 @@ from cycleqd_jax.config import RunConfig, load_config
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.progress import Observer
-from cycleqd_jax.runs.plan import known_model
+from cycleqd_jax.runs.known_models import known_model
 from experiments import rehearse
 from experiments.rehearsal import world
 from experiments.rehearsal.scripted import is_replaced

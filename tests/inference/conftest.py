@@ -14,6 +14,7 @@ import pytest
 from forward import full_logits
 
 from cycleqd_jax.inference.engine import Engine
+from cycleqd_jax.inference.requests import Limits
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.llama.program import LlamaProgram
 
@@ -27,7 +28,7 @@ class NumberTokenizer:
 
     stop_ids = (0, 7)
 
-    def encode_chat(self, messages, *, template=None):
+    def encode_chat(self, messages):
         return [int(token) for m in messages for token in m["content"].split()]
 
     def decode(self, ids):
@@ -151,7 +152,8 @@ def ask(engine, questions, order, delays=None):
         if delays is not None:
             await asyncio.sleep(delays[i])
         messages, individual, limit = questions[i]
-        return await engine.chat(messages, individual=individual, max_new_tokens=limit)
+        prompt = engine.encode(messages)
+        return await engine.generate(prompt, Limits(limit), individual=individual)
 
     async def all_of_them():
         server = asyncio.ensure_future(engine.serve())

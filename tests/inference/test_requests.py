@@ -72,11 +72,6 @@ def generate(prompt=(5,), limit=2, stops=(), individual=0, **sampling):
     return ask
 
 
-def chat(stop_strings):
-    message = {"role": "user", "content": "5"}
-    return lambda e: e.chat([message], max_new_tokens=2, stop_strings=stop_strings)
-
-
 BAD = {
     "token": (generate([5, 6.5]), "prompt: expected a whole number, got 6.5"),
     "text": (generate("56"), "prompt: expected a whole number, got '5'"),
@@ -89,7 +84,7 @@ BAD = {
     "limit_0": (generate(limit=0), "max_new_tokens: expected at least 1"),
     "stop_number": (generate(stops=("a", 5)), "stop_strings: expected a tuple"),
     "stop_empty": (generate(stops=("",)), "stop_strings: expected a tuple"),
-    "stop_text": (chat("ab"), "stop_strings: expected a tuple"),
+    "stop_text": (generate(stops="ab"), "stop_strings: expected a tuple"),
     "temperature_nan": (generate(temperature=math.nan), "temperature: expected 0 to"),
     "temperature_inf": (generate(temperature=math.inf), "temperature: expected 0 to"),
     "temperature": (generate(temperature=-0.1), "temperature: expected 0 to"),

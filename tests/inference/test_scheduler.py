@@ -185,7 +185,7 @@ def test_a_device_error_reaches_everybody_and_the_engine_can_go_on(
         nonlocal calls
         calls += 1
         if calls == 3:
-            engine._calls._take_cache()  # donated, then lost
+            engine._device._take_cache()  # donated, then lost
             raise RuntimeError("out of memory")
         return decode(*args)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cycleqd_jax.reports import archive_maps, drawing
-from cycleqd_jax.reports.run_data import Elite
+from cycleqd_jax.reports.candidates import Elite
 
 
 def test_a_grid_has_the_first_other_task_across():

@@ -3,12 +3,13 @@ import dataclasses
 import pytest
 
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.reports.candidates import Child
 from cycleqd_jax.reports.lineage import (
     expert_shares,
     make_lineage,
     parents_of,
 )
-from cycleqd_jax.reports.run_data import Child, read_run
+from cycleqd_jax.reports.run_data import read_run
 from cycleqd_jax.runs.facts import ChampionFacts
 
 

@@ -20,11 +20,11 @@ from cycleqd_jax.runs.memory import (
     Machine,
     plan_memory,
     size_text,
-    state_memory,
     this_machine,
 )
 from cycleqd_jax.runs.plan import find_inputs
 from cycleqd_jax.runs.setup import prepare
+from cycleqd_jax.runs.state_memory import state_memory
 from cycleqd_jax.runs.tasks import make_tasks
 from cycleqd_jax.tasks.base import Split
 

@@ -17,8 +17,8 @@ from scripted import ScriptedEvaluator
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.actor import Source
-from cycleqd_jax.evaluation.pool import RaySettings
 from cycleqd_jax.evaluation.ray import RayEvaluator
+from cycleqd_jax.evaluation.ray_settings import RaySettings
 from cycleqd_jax.merging.basis import compute_basis
 from cycleqd_jax.merging.genome import Genome, expert_genome
 from cycleqd_jax.progress import Observer

@@ -5,9 +5,10 @@ import numpy as np
 import torch
 import transformers
 
-from cycleqd_jax.models.base import Deltas, LowRank, Prompts, matrix_shape
+from cycleqd_jax.models.base import Deltas, LowRank, matrix_shape
 from cycleqd_jax.models.families import make_segmentation_program
 from cycleqd_jax.models.sam.config import SamConfig
+from cycleqd_jax.models.segmentation import Prompts
 
 SIZE = 64  # side of the images
 # For programs that run once: compiling them is most of the time.

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.base import ModelConfig, SegmentationConfig, WeightsConfig
+from cycleqd_jax.models.base import ModelConfig, WeightsConfig
 from cycleqd_jax.models.families import read_config, read_segmentation_config
 from cycleqd_jax.models.formats import safetensors
+from cycleqd_jax.models.segmentation import SegmentationConfig
 from cycleqd_jax.models.tokenizer import ChatTokenizer
 from cycleqd_jax.models.validated import read_object
 

@@ -159,8 +159,8 @@ def check_copies(
     Args:
       adapter: of any vocabulary.
       base_weights: the base model's.
-      shared: gives of a number of rows of embedding or head those that the base has,
-        bool `[base_rows]`; None if they have the base's rows.
+      shared: number of rows of a copied embedding or head -> which of the base's rows
+        are in it, bool `[base_rows]`; None if all copies have the base's rows.
       path: of the adapter, for messages.
 
     Raises:

@@ -179,7 +179,7 @@ def _yarn(config: LlamaConfig, periods: np.ndarray, scaling: RopeScaling) -> Rot
     factor = scaling.factor or config.max_position_embeddings / context
 
     def channel(rotations: float) -> float:
-        """The channel that makes so many rotations within the original context."""
+        """The channel that makes `rotations` turns within the original context."""
         turns = math.log(context / (rotations * 2 * math.pi))
         return dim * turns / (2 * math.log(theta))
 

@@ -36,7 +36,7 @@ _PARTS = {
 
 
 class SamConfig(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
-    """Sizes and constants of one Segment Anything model: a `base.SegmentationConfig`.
+    """Sizes and constants of one Segment Anything model: a `SegmentationConfig`.
 
     Attributes:
       vision_config: the image encoder.
@@ -53,11 +53,6 @@ class SamConfig(pydantic.BaseModel, frozen=True, strict=True, extra="forbid"):
     def image_size(self) -> int:
         """The side of the square input, in pixels."""
         return self.vision_config.image_size
-
-    @property
-    def mask_size(self) -> int:
-        """The side of the masks that it predicts and reads, in pixels."""
-        return 4 * self.grid
 
     @property
     def grid(self) -> int:

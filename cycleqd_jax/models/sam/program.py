@@ -3,16 +3,17 @@
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.models.base import NO_PROMPT, Deltas, Prompts, Weights
+from cycleqd_jax.models.base import Deltas, Weights
 from cycleqd_jax.models.sam.config import SamConfig
 from cycleqd_jax.models.sam.image_encoder import encode_images
 from cycleqd_jax.models.sam.layers import Parameters
 from cycleqd_jax.models.sam.mask_decoder import decode_masks
 from cycleqd_jax.models.sam.prompt_encoder import encode_prompts, image_positions
+from cycleqd_jax.models.segmentation import NO_PROMPT, Prompts
 
 
 class SamProgram:
-    """The model as pure functions of flat weights: a `base.SegmentationModel`."""
+    """The model as pure functions of flat weights: a `SegmentationModel`."""
 
     def __init__(self, config: SamConfig, dtype: jnp.dtype | str = "float32"):
         self.config = config

@@ -6,9 +6,9 @@ Source: SAM (arXiv 2304.02643), appendix A; checked against `transformers`.
 import jax
 import jax.numpy as jnp
 
-from cycleqd_jax.models.base import Prompts
 from cycleqd_jax.models.sam.config import SHARED, SamConfig
 from cycleqd_jax.models.sam.layers import Parameters, activate
+from cycleqd_jax.models.segmentation import Prompts
 
 # Labels of points beside 0 and 1: one that stands for none, and one to leave out.
 NO_POINT, PADDING = -1, -10
@@ -50,7 +50,7 @@ def encode_prompts(
     Args:
       parameters: the weights and the additions of each row.
       config: the model's.
-      prompts: see `base.Prompts`.
+      prompts: see `Prompts`.
 
     Returns:
       Tokens `[B, P, n, channels]`, None without points and boxes; and what is added to

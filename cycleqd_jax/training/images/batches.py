@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cycleqd_jax.models.base import SegmentationModel, Weights
+from cycleqd_jax.models.base import Weights
+from cycleqd_jax.models.segmentation import SegmentationModel
 from cycleqd_jax.tasks.base import Split
 from cycleqd_jax.tasks.segmentation.arrays import Fitted, fit_examples
 from cycleqd_jax.tasks.segmentation.base import DataSet
@@ -158,7 +159,7 @@ def _joined(parts: Sequence[Fitted]) -> Fitted:
 
 
 def _batch(found: Fitted, rows: int) -> ImageBatch:
-    """A batch of so many rows; missing ones repeat the last image and do not count."""
+    """A batch of `rows` rows; missing ones repeat the last image and do not count."""
     count = len(found.pixels)
     places = np.minimum(np.arange(rows), count - 1)
     arrays = (None if x is None else x[places] for x in found)

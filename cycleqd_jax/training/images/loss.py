@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cycleqd_jax.models.base import Prompts, SegmentationModel, Weights
+from cycleqd_jax.models.base import Weights
+from cycleqd_jax.models.segmentation import Prompts, SegmentationModel
 from cycleqd_jax.training.step import Method, Params
 
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.base import SegmentationModel
 from cycleqd_jax.models.experts import weights_fingerprint
 from cycleqd_jax.models.families import make_segmentation_program
 from cycleqd_jax.models.formats.hf_folder import open_segmentation_model
 from cycleqd_jax.models.locate import locate
+from cycleqd_jax.models.segmentation import SegmentationModel
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.trackers import check_trackers
 from cycleqd_jax.tasks.base import Split

@@ -45,7 +45,7 @@ def test_both_spellings_of_transformers_files_give_one_config():
     assert SamConfig.from_hf(config.to_diff_dict()) == ours
     assert SamConfig.from_hf(ours.to_hf()) == ours
     assert ours.vision_config.mlp_dim == 5120
-    assert (ours.image_size, ours.mask_size) == (1024, 256)
+    assert (ours.image_size, ours.grid) == (1024, 64)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import sam_twin
 import torch
 import transformers
 
-from cycleqd_jax.models.base import NO_PROMPT, Deltas, Prompts
+from cycleqd_jax.models.base import Deltas
 from cycleqd_jax.models.sam import image_encoder
 from cycleqd_jax.models.sam.config import SamConfig
 from cycleqd_jax.models.sam.layers import Parameters
+from cycleqd_jax.models.segmentation import NO_PROMPT, Prompts
 
 # Each takes seconds to compile, and others have the same parts: "all" is all prompts.
 SLOW = functools.partial(pytest.param, marks=pytest.mark.slow)
