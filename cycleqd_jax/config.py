@@ -20,6 +20,7 @@ from cycleqd_jax.evaluation.rungs import RacingSettings
 from cycleqd_jax.evaluation.smooth import FitnessSettings
 from cycleqd_jax.files import (
     Date,
+    EachOnce,
     ImportPath,
     Model,
     PathText,
@@ -58,11 +59,7 @@ class LoggingSettings(Section):
       project: of Weights & Biases.
     """
 
-    to: Annotated[
-        tuple[Literal["tensorboard", "wandb"], ...],
-        Field(strict=False),
-        AfterValidator(each_once),
-    ] = ()
+    to: EachOnce[Literal["tensorboard", "wandb"]] = ()
     project: Text = "cycleqd_jax"
 
 
@@ -125,9 +122,7 @@ class RunConfig(Section):
         Field(strict=False, min_length=2, max_length=5),
         AfterValidator(each_once),
     ]
-    out_of_domain: Annotated[
-        tuple[TaskName, ...], Field(strict=False), AfterValidator(each_once)
-    ] = ()
+    out_of_domain: EachOnce[TaskName] = ()
     experts: Mapping[str, PathText]
     vocabulary: Vocabulary = "base"
     problems: ProblemsSettings = ProblemsSettings()

@@ -6,10 +6,11 @@ Each message is one sentence: the name, what was expected, what came, what to do
 `explain` turns what pydantic says about settings into one.
 """
 
+import contextlib
 import difflib
 import reprlib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what runs in a sandbox has the standard library only
@@ -62,6 +63,15 @@ class RunError(CycleQDError, RuntimeError):
 
 class SandboxError(RunError):
     """The sandbox itself failed; says nothing about the program run in it."""
+
+
+@contextlib.contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Ends the sentence of a `BadInputError` with what to do, like "delete it"."""
+    try:
+        yield
+    except BadInputError as err:
+        raise BadInputError(f"{str(err).rstrip('.')}; {advice}.") from err
 
 
 def explain(

@@ -8,6 +8,7 @@ file of dialogues per task, TASK.jsonl, which `experiments.train_experts` takes 
 source. Killed and started again with the same command, it goes on.
 """
 
+import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -28,19 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--to", required=True, type=console.path, metavar="FOLDER", help="where to"
     )
-    args = parser.parse_intermixed_args(argv)
-    return console.guarded(
-        lambda: _collect(
-            load_config(args.config, args.settings, RunConfig), pathlib.Path(args.to)
-        ),
-        interrupted="What is done is kept; run the command again to go on.",
-    )
+    return console.run(parser, argv, _collect, kept="What is done is kept")
 
 
-def _collect(config: RunConfig, folder: pathlib.Path) -> int:
-    console.set_up_process()
+def _collect(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.settings, RunConfig)
     with console.ConsoleObserver() as observer:
-        collect_accepted(config, folder, observer)
+        collect_accepted(config, pathlib.Path(args.to), observer)
     return console.DONE
 
 

@@ -6,6 +6,7 @@
 Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted, 143 terminated.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -48,21 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="write a profiler trace of the first batch of children, for TensorBoard "
         "or Perfetto",
     )
-    args = parser.parse_intermixed_args(argv)
-    again = console.again("agent_skills", args, "--resume")
-    return console.guarded(
-        lambda: _run(
-            load_config(args.config, args.settings, RunConfig),
-            resume=args.resume,
-            dry_run=args.dry_run,
-            profile=args.profile,
-        ),
-        interrupted=f"What is done is kept; go on with: {again}",
-    )
+    return console.run(parser, argv, _run, kept="What is done is kept")
 
 
-def _run(config: RunConfig, *, resume: bool, dry_run: bool, profile: str | None) -> int:
-    console.set_up_process()
+def _run(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.settings, RunConfig)
+    resume, dry_run = args.resume, args.dry_run
     compute_on_cpu(config)
     with (
         pods.joined(config, os.environ, console.end_at_once) as pod,
@@ -84,7 +76,7 @@ def _run(config: RunConfig, *, resume: bool, dry_run: bool, profile: str | None)
             if dry_run:
                 plan = run.dry_run(config, folder, observer, pod.relay)
             elif not run.is_done(config, folder, observer):
-                with profiling(observer, profile) as traced:
+                with profiling(observer, args.profile) as traced:
                     run.evolve(config, folder, traced, pod.relay, saved)
                 observer.phase("writing the report")
             if not dry_run:

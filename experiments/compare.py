@@ -59,16 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a small file per finished run: what is there is not run again, so that "
         "several machines can share a comparison, each with seeds of its own",
     )
-    args = parser.parse_intermixed_args(argv)
-    again = console.again("compare", args)
-    return console.guarded(
-        lambda: _compare(args),
-        interrupted=f"What is done is kept; go on with: {again}",
-    )
+    return console.run(parser, argv, _compare, kept="What is done is kept")
 
 
 def _compare(args: argparse.Namespace) -> int:
-    console.set_up_process()
     config = load_config(args.config, args.settings, CompareConfig)
     study = open_study(config, pathlib.Path(args.config).stem)
     with RunFolder(study.folder, resume=True, trial=args.dry_run):

@@ -5,6 +5,7 @@ python -m experiments.factorize --config experiments/configs/paper.yaml [key=val
 Killed and started again with the same command, it goes on where it was.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -22,15 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Decompose the experts of a run ahead of it; runs of the same "
         "experts and settings find the basis in the cache.",
     )
-    args = parser.parse_intermixed_args(argv)
-    return console.guarded(
-        lambda: _factorize(load_config(args.config, args.settings, RunConfig)),
-        interrupted="What is computed is kept: run the command again to go on.",
-    )
+    return console.run(parser, argv, _factorize, kept="What is computed is kept")
 
 
-def _factorize(config: RunConfig) -> int:
-    console.set_up_process()
+def _factorize(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.settings, RunConfig)
     with console.ConsoleObserver() as observer:
         made = factorise(config, observer)
         kept = expert_energy_kept(made.basis)

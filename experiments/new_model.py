@@ -6,6 +6,7 @@ python -m experiments.new_model \
 Started again with the same settings, it finds its model and keeps it.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -20,15 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "new_model",
         description="Write a model with random weights, to be trained from scratch.",
     )
-    args = parser.parse_intermixed_args(argv)
-    return console.guarded(
-        lambda: _make(load_config(args.config, args.settings, NewModelConfig)),
-        interrupted="No model was written: run the command again.",
-    )
+    return console.run(parser, argv, _make, kept="No model was written")
 
 
-def _make(config: NewModelConfig) -> int:
-    console.set_up_process()
+def _make(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.settings, NewModelConfig)
     with console.ConsoleObserver() as observer:
         write_new_model(config, observer)
     return console.DONE

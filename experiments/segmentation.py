@@ -8,6 +8,7 @@ take. It goes on with what is in the folder, so it may be interrupted at any tim
 codes: 0 done, 1 a run failed, 2 bad input, 130 interrupted, 143 terminated.
 """
 
+import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -46,20 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="check every run and print the plans; nothing is written",
     )
-    args = parser.parse_intermixed_args(argv)
-    again = console.again("segmentation", args)
-    return console.guarded(
-        lambda: _merge(args.config, args.settings, dry_run=args.dry_run),
-        interrupted=f"What is done is kept; go on with: {again}",
-    )
+    return console.run(parser, argv, _merge, kept="What is done is kept")
 
 
-def _merge(path: str, settings: Sequence[str], *, dry_run: bool) -> int:
-    console.set_up_process()
-    config = load_config(path, settings, SegmentationConfig)
-    groups = make_groups(config, pathlib.Path(path).stem)
+def _merge(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.settings, SegmentationConfig)
+    groups = make_groups(config, pathlib.Path(args.config).stem)
     folder = pathlib.Path(groups[0].search.run_dir).parents[1]
-    if dry_run:
+    if args.dry_run:
         _show_plans(groups)
         return console.DONE
     with console.ConsoleObserver() as observer:

@@ -9,6 +9,7 @@ python -m experiments.train_experts \
 Killed and started again with the same command, it goes on from the last checkpoint.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -27,12 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train_experts",
         description="Fine-tune experts; write PEFT folders or whole models.",
     )
-    args = parser.parse_intermixed_args(argv)
-    return console.guarded(
-        lambda: _train(load(args.config, args.settings)),
-        interrupted="Experts that are complete are kept, and the one in training goes "
-        "on from its last checkpoint: run the command again.",
-    )
+    kept = "Experts that are complete are kept, and the last checkpoint of the next one"
+    return console.run(parser, argv, _train, kept=kept)
 
 
 def load(path: str, settings: Sequence[str]) -> ExpertsSettings:
@@ -49,8 +46,8 @@ def load(path: str, settings: Sequence[str]) -> ExpertsSettings:
     return load_config(path, settings, _KINDS[kind])
 
 
-def _train(config: ExpertsSettings) -> int:
-    console.set_up_process()
+def _train(args: argparse.Namespace) -> int:
+    config = load(args.config, args.settings)
     with console.ConsoleObserver() as observer:
         if isinstance(config, ImagesConfig):
             # Each kind is imported alone: images need no engine and no tokeniser.

@@ -47,9 +47,9 @@ class IndividualLoader:
 
     engine: Engine
     weights: Weights
-    basis: Basis | None
-    mode: Literal["factored", "materialised"]
-    individuals_per_pass: int
+    basis: Basis | None = None
+    mode: Literal["factored", "materialised"] = "materialised"
+    individuals_per_pass: int = 1
     noise: NoiseSource | None = None
     whole: WeightsSource | None = None
     one_form: bool = False

@@ -53,7 +53,7 @@ class LocalEvaluator:
         loader: IndividualLoader,
         *,
         tasks: Sequence[Task],
-        sandbox: Sandbox,
+        sandbox: Sandbox | None = None,
         further: Sequence[Task] = (),
     ):
         """Creates an evaluator; `__exit__` closes its sandbox and tasks.
@@ -61,7 +61,7 @@ class LocalEvaluator:
         Args:
           loader: loads individuals into its engine, which generates the replies.
           tasks: in the order of the archives.
-          sandbox: runs programs; closed with the evaluator.
+          sandbox: runs programs, if a task has any; closed with the evaluator.
           further: tasks that the search does not see.
         """
         self.tasks, self.further = tuple(tasks), tuple(further)
@@ -83,7 +83,8 @@ class LocalEvaluator:
     async def _close(self) -> None:
         """Closes every task that has an `aclose` method, then the sandbox."""
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._sandbox.close)
+            if self._sandbox is not None:
+                stack.push_async_callback(self._sandbox.close)
             for task in (*self.tasks, *self.further):
                 if hasattr(task, "aclose"):
                     stack.push_async_callback(task.aclose)

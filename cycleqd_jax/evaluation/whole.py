@@ -8,7 +8,8 @@ import jax
 
 from cycleqd_jax import files
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.individuals import Adapter, Recipe, TrainedExpert
+from cycleqd_jax.merging.genome import Genome, genome_hash
+from cycleqd_jax.merging.individuals import Adapter, Individual, Recipe, TrainedExpert
 from cycleqd_jax.merging.recipes import MergedWeights
 from cycleqd_jax.merging.task_vectors import ExpertWeights
 from cycleqd_jax.models.base import Weights
@@ -68,13 +69,24 @@ class WholeModels:
             return MergedWeights(self.base.weights, self._all(), individual)
         return ExpertWeights(self.base.weights, self.expert(individual))
 
-    def fingerprint(self, individual: TrainedExpert | Adapter | Recipe) -> str:
-        """Sha256 (hex) of what makes the individual of the base; see `expert`."""
-        if not isinstance(individual, Recipe):
-            return self.expert(individual).fingerprint
-        experts = [expert.fingerprint for expert in self._all().values()]
-        facts = {"recipe": dataclasses.asdict(individual), "experts": experts}
-        return files.hash_arrays({}, facts)
+    def fingerprint(self, individual: Individual | None) -> str:
+        """Sha256 (hex) of an individual and its base; see `expert`.
+
+        Args:
+          individual: None is the base itself. Of a genome the run's basis and noise are
+            not hashed.
+        """
+        match individual:
+            case Genome():
+                own = genome_hash(individual)
+            case Recipe():
+                experts = [expert.fingerprint for expert in self._all().values()]
+                own = [dataclasses.asdict(individual), experts]
+            case None:
+                own = None
+            case _:
+                own = self.expert(individual).fingerprint
+        return files.hash_arrays({}, [self.base.fingerprint, own])
 
     def _all(self) -> dict[str, Expert]:
         return {

@@ -33,6 +33,7 @@ from cycleqd_jax.files.disk import (
 from cycleqd_jax.files.fields import (
     Count,
     Date,
+    EachOnce,
     Fraction,
     ImportPath,
     Model,
@@ -56,6 +57,7 @@ __all__ = [
     "SUMS",
     "Count",
     "Date",
+    "EachOnce",
     "Fraction",
     "ImportPath",
     "Model",

@@ -72,6 +72,9 @@ def each_once(values: Sequence[Hashable]) -> Sequence[Hashable]:
     return values
 
 
+_Value = TypeVar("_Value")
+# Of a list in YAML; every value once.
+EachOnce = Annotated[tuple[_Value, ...], Field(strict=False), AfterValidator(each_once)]
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 PathText = Annotated[Text, AfterValidator(home)]
 ImportPath = Annotated[Text, AfterValidator(_import_path)]

@@ -22,7 +22,6 @@ import numpy as np
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import shipped
 from cycleqd_jax.files.remote import is_url
-from cycleqd_jax.models import chat_template
 from cycleqd_jax.models.base import ModelConfig, WeightsConfig
 from cycleqd_jax.models.expert_folders import (
     check_expert_folder,
@@ -61,6 +60,7 @@ class LoadedModel:
       own_config: as its files have it; differs from `config` where experts untied the
         model or added tokens to it.
       added: ids of tokens that experts added.
+      dtype: the name of the weights' dtype, in which the model also computes.
     """
 
     config: ModelConfig | SegmentationConfig
@@ -69,6 +69,7 @@ class LoadedModel:
     source: str
     own_config: ModelConfig | SegmentationConfig | None = None
     added: frozenset[int] = frozenset()
+    dtype: str = "float32"
 
     @property
     def is_own(self) -> bool:
@@ -98,7 +99,7 @@ class LoadedModel:
 def load_model(
     source: str | os.PathLike[str],
     dtype: Any = "float32",
-    date: datetime.date = chat_template.DATE,
+    date: datetime.date | None = None,
     *,
     read: bool = True,
     experts: Sequence[str | os.PathLike[str]] = (),
@@ -116,7 +117,7 @@ def load_model(
       source: one of the forms in the module docstring; an existing path wins over a
         hub name.
       dtype: "float32", "bfloat16" or "float16"; weights are cast to it.
-      date: for a chat template that prints the day.
+      date: for a chat template that prints the day; None takes the tokeniser's own.
       read: whether all weights are read once, so that damaged ones are refused now and
         not where they are used.
       experts: folders, URLs or hub names of the experts of a run.
@@ -142,7 +143,10 @@ def load_model(
             name: cast(stored[name], wanted, f"{path}: tensor {name!r}")
             for name in config.weight_shapes()
         }
-    model = LoadedModel(config, weights, tokenizer.on(date), source, config)
+    if date is not None:
+        tokenizer = tokenizer.on(date)
+    name = wanted.name
+    model = LoadedModel(config, weights, tokenizer, source, config, dtype=name)
     if experts:
         own = [open_own(_checked_folder(path), config) for path in experts]
         joined = join(config, model.tokenizer, own, vocabulary)
@@ -161,7 +165,7 @@ def load_model(
 def load_any_model(
     source: str | os.PathLike[str],
     dtype: Any = "float32",
-    date: datetime.date = chat_template.DATE,
+    date: datetime.date | None = None,
     *,
     experts: Sequence[str | os.PathLike[str]] = (),
     vocabulary: Vocabulary = "base",
@@ -172,7 +176,8 @@ def load_any_model(
     if not _is_segmentation_folder(path):
         return load_model(source, dtype, date, experts=experts, vocabulary=vocabulary)
     config, stored = hf_folder.open_segmentation_model(path)
-    model = LoadedModel(config, stored.cast_to(wanted), None, source)
+    weights = stored.cast_to(wanted)
+    model = LoadedModel(config, weights, None, source, dtype=wanted.name)
     model.fingerprint  # noqa: B018 - damaged weights are refused now
     return model
 

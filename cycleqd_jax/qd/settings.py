@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from cycleqd_jax.files import (
     Count,
+    EachOnce,
     Fraction,
     ImportPath,
     Scale,
     Section,
     Whole,
-    each_once,
 )
 
 # A factor of the sum of all experts, or the name of a merge in closed form.
@@ -77,9 +77,7 @@ class QDSettings(Section):
     num_generations: Whole = 1200
     children_per_batch: Whole = 8
     flip_interval: Whole = 1
-    seeds: Annotated[
-        tuple[Seed, ...], Field(strict=False), AfterValidator(each_once)
-    ] = ()
+    seeds: EachOnce[Seed] = ()
     bins: Annotated[int, Field(ge=2, le=1000)] = 15
     cell_range: Literal["relative"] | Mapping[str, Range] = "relative"
     selection: Literal["elite", "elite_ref", "random"] = "elite"

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import jax
@@ -71,16 +71,31 @@ def config_parser(
     return parser
 
 
-def again(command: str, args: argparse.Namespace, *further: str) -> str:
-    """The command line that starts a command of `config_parser` once more.
+def run(
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    work: Callable[[argparse.Namespace], int],
+    *,
+    kept: str,
+) -> int:
+    """Parses the command line of a config and does the work; returns the exit code.
 
     Args:
-      command: the module's name in `experiments`.
-      args: what its parser has read.
-      further: arguments after the settings.
+      parser: of `config_parser`.
+      argv: the arguments; None takes those of the process.
+      work: gets what was parsed, returns an exit code; see `guarded`.
+      kept: says after an interruption what is kept; the command to go on with follows.
     """
-    module = [sys.executable, "-m", f"experiments.{command}"]
-    return shlex.join([*module, "--config", args.config, *args.settings, *further])
+    args = parser.parse_intermixed_args(argv)
+    again = [sys.executable, *parser.prog.split()[1:], *(argv or sys.argv[1:])]
+    if getattr(args, "resume", None) is False:
+        again.append("--resume")
+
+    def begin() -> int:
+        set_up_process()
+        return work(args)
+
+    return guarded(begin, interrupted=f"{kept}; go on with: {shlex.join(again)}")
 
 
 def path(text: str) -> str:

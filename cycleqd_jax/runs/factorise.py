@@ -13,9 +13,9 @@ from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.basis import BasisJob
 from cycleqd_jax.runs.conditioning import check_gram_memory
+from cycleqd_jax.runs.engines import make_program
 from cycleqd_jax.runs.memory import this_machine
 from cycleqd_jax.runs.plan import find_inputs
-from cycleqd_jax.runs.setup import make_program
 from cycleqd_jax.runs.tasks import make_tasks
 
 

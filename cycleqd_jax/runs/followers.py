@@ -17,13 +17,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 import cycleqd_jax
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.inference.relay import LEADER, say_ready
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.models import sharding
 from cycleqd_jax.models.experts import LoraExpert, sampled
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
-from cycleqd_jax.runs.setup import Prepared, make_loader, make_mesh, make_program
+from cycleqd_jax.runs.engines import make_loader, make_mesh
+from cycleqd_jax.runs.setup import Prepared
 
 
 def lead(config: RunConfig, prepared: Prepared) -> Basis:
@@ -128,7 +130,6 @@ class Follower:
                     f"{name} on {socket.gethostname()} is another than on the host of "
                     f"{LEADER}; give all hosts the same files and versions."
                 )
-        self._program = make_program(model.config, config.dtype, config.engine)
         self._weights = sharding.put_on_device(model.weights, self._mesh)
         say_ready(self._leader)
 
@@ -142,16 +143,15 @@ class Follower:
 
     def open(self) -> None:
         """Makes the engine, which the next calls are of."""
+        config, facts = self._config, self._facts
         loader = make_loader(
-            self._config,
-            model=self._model,
-            program=self._program,
-            engine=EngineSettings.model_validate(self._facts["engine"]),
-            mesh=self._mesh,
+            WholeModels(self._model, facts["experts"], self._mesh),
+            EngineSettings.model_validate(facts["engine"]),
             weights=self._weights,
-            basis=self._facts["basis"].replace(**self._groups),
-            mode=self._facts["mode"],
-            experts=self._facts["experts"],
+            basis=facts["basis"].replace(**self._groups),
+            mode=facts["mode"],
+            individuals_per_pass=config.qd.children_per_batch,
+            noise=config.noise,
         )
         self._functions |= {
             "share": loader.share,

@@ -7,27 +7,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import MissingDataError
-from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.retention import passages
 from cycleqd_jax.evaluation.whole import WholeModels
-from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.inference.population import basis_placement, place_basis
 from cycleqd_jax.inference.relay import ALONE, Alone, Leader
-from cycleqd_jax.inference.settings import EngineSettings, MeshSettings
+from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.basis_cache import find_basis
 from cycleqd_jax.merging.basis_store import on_host
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.merging.mode import ModeChoice
 from cycleqd_jax.merging.noise import NoiseSource
-from cycleqd_jax.models import families, sharding
-from cycleqd_jax.models.attention import choose_attention
-from cycleqd_jax.models.base import CausalLM, ModelConfig, Weights
+from cycleqd_jax.models import sharding
+from cycleqd_jax.models.base import CausalLM, Weights
 from cycleqd_jax.models.loading import LoadedModel, load_model
 from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
@@ -40,6 +36,7 @@ from cycleqd_jax.runs.engine_sizes import (
     check_references,
     choose_slots,
 )
+from cycleqd_jax.runs.engines import make_loader, make_mesh, make_program
 from cycleqd_jax.runs.fingerprints import (
     check_same_inputs,
     code_hashes,
@@ -103,32 +100,6 @@ class Prepared:
     def mode(self) -> ModeChoice:
         """The mode in which individuals are evaluated, and the reason."""
         return self.memory.mode
-
-
-def make_mesh(settings: MeshSettings) -> jax.sharding.Mesh | None:
-    """The mesh of the settings, None for one device.
-
-    Raises:
-      BadInputError: there are fewer devices.
-    """
-    if settings.data * settings.tensor == 1:
-        return None
-    return sharding.make_mesh(settings.data, settings.tensor)
-
-
-def make_program(config: ModelConfig, dtype: str, engine: EngineSettings) -> CausalLM:
-    """The model as functions, with the attention that the engine's settings ask for.
-
-    Raises:
-      BadInputError: it cannot run here.
-    """
-    attention = choose_attention(
-        engine.attention,
-        head_dim=config.head_dim,
-        dtype=jnp.dtype(dtype),
-        devices=engine.mesh.data * engine.mesh.tensor,
-    )
-    return families.make_program(config, dtype, attention=attention)
 
 
 def prepare(
@@ -247,44 +218,6 @@ def prepare(
     )
 
 
-def make_loader(
-    config: RunConfig,
-    *,
-    model: LoadedModel,
-    program: CausalLM,
-    engine: EngineSettings,
-    mesh: jax.sharding.Mesh | None,
-    weights: Weights,
-    basis: Basis,
-    mode: str,
-    experts: Mapping[str, str],
-    relay: Alone | Leader = ALONE,
-) -> IndividualLoader:
-    """The engine of a run and what loads individuals into it.
-
-    Args:
-      config: the settings.
-      model: the base model on the host.
-      program: the model as pure functions.
-      engine: its settings, with numbers.
-      mesh: where weights and cache lie, None on one device.
-      weights: of the base model, on the mesh.
-      basis: on the mesh.
-      mode: "factored" or "materialised".
-      experts: name -> folder.
-      relay: to the other processes that share the mesh.
-    """
-    return IndividualLoader(
-        engine=Engine(program, model.tokenizer, engine, mesh=mesh, relay=relay),
-        weights=weights,
-        basis=basis,
-        mode=mode,
-        individuals_per_pass=config.qd.children_per_batch,
-        noise=config.noise,
-        whole=WholeModels(model, experts, mesh),
-    )
-
-
 @contextlib.contextmanager
 def open_evaluator(
     config: RunConfig,
@@ -300,18 +233,16 @@ def open_evaluator(
       sandbox: for programs.
       basis: on the mesh, where that of `prepared` is not.
     """
-    basis = prepared.basis if basis is None else basis
+    experts = config.name_experts(prepared.task_names)
     loader = make_loader(
-        config,
-        model=prepared.model,
-        program=prepared.program,
-        engine=prepared.engine,
-        mesh=prepared.mesh,
-        weights=prepared.weights,
-        basis=basis,
-        mode=prepared.mode.mode,
-        experts=config.name_experts(prepared.task_names),
+        WholeModels(prepared.model, experts, prepared.mesh),
+        prepared.engine,
         relay=prepared.relay,
+        weights=prepared.weights,
+        basis=prepared.basis if basis is None else basis,
+        mode=prepared.mode.mode,
+        individuals_per_pass=config.qd.children_per_batch,
+        noise=config.noise,
     )
     with LocalEvaluator(
         loader,

@@ -8,7 +8,7 @@ its columns.
 import pathlib
 
 from cycleqd_jax import files
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, advising
 
 
 def write(path: pathlib.Path, content: bytes) -> None:
@@ -51,13 +51,11 @@ def intact(path: pathlib.Path) -> pathlib.Path:
     Raises:
       BadInputError: as `verified`; says what to do.
     """
-    try:
+    with advising(
+        "bring it back from a copy, or have it made again with "
+        "experiments.agent_skills --resume"
+    ):
         return verified(path)
-    except BadInputError as err:
-        raise BadInputError(
-            f"{str(err).rstrip('.')}; bring it back from a copy, or have it made "
-            "again with experiments.agent_skills --resume."
-        ) from err
 
 
 def listed(folder: pathlib.Path) -> list[pathlib.Path]:

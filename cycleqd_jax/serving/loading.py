@@ -1,18 +1,12 @@
 """Loads a run's base model and basis into an engine, for all of its individuals."""
 
-import dataclasses
-
-from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.evaluation.loader import IndividualLoader
-from cycleqd_jax.inference.engine import Engine
-from cycleqd_jax.inference.population import place_basis
+from cycleqd_jax.errors import advising
 from cycleqd_jax.merging.mode import dense_parts
 from cycleqd_jax.models.base import ModelConfig
-from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.engine_sizes import check_length, choose_slots_alone
+from cycleqd_jax.runs.engines import make_loader_alone
 from cycleqd_jax.runs.opened import OpenedRun
-from cycleqd_jax.runs.setup import make_mesh, make_program
 from cycleqd_jax.serving.desk import Desk
 from cycleqd_jax.serving.settings import ServeEngine, ServeSettings
 
@@ -31,28 +25,21 @@ def open_desk(opened: OpenedRun, settings: ServeSettings, observer: Observer) ->
     """
     config = opened.config
     observer.phase("loading the base model")
-    try:
+    with advising("--base-model says where it is on this machine"):
         base = opened.load_base()
-    except BadInputError as err:
-        text = f"{str(err).rstrip('.')}; --base-model says where it is on this machine."
-        raise BadInputError(text) from err
     engine = _sized(settings.engine, base.config, config.dtype)
-    mesh = make_mesh(engine.mesh)
-    program = make_program(base.config, config.dtype, engine)
     observer.phase("loading the basis")
     dense = dense_parts(opened.basis, noise=config.noise is not None)
     factored = not dense and engine.mode != "materialised"
     if not factored:
         reason = f", since {dense[0]}" if dense else ""
         observer.note(f"individuals answer one after the other{reason}")
-    loader = IndividualLoader(
-        engine=Engine(program, base.tokenizer, engine, mesh=mesh),
-        weights=put_on_device(base.weights, mesh),
-        basis=place_basis(opened.basis, mesh),
-        mode="factored" if factored else "materialised",
+    mode = "factored" if factored else "materialised"
+    loader = make_loader_alone(
+        opened.whole_models(base),
+        engine.model_copy(update={"mode": mode}),
+        run=opened,
         individuals_per_pass=engine.slots,
-        noise=config.noise,
-        whole=dataclasses.replace(opened.whole_models(base), mesh=mesh),
         one_form=True,
     )
     return Desk(loader, settings.max_waiting)

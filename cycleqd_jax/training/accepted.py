@@ -20,12 +20,10 @@ from typing import Any
 from cycleqd_jax import files
 from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Message, Reply
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, advising
 from cycleqd_jax.evaluation.base import Evaluator
-from cycleqd_jax.evaluation.loader import IndividualLoader
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.evaluation.whole import WholeModels
-from cycleqd_jax.inference.engine import Engine
 from cycleqd_jax.merging.individuals import TrainedExpert
 from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.progress import Observer
@@ -34,7 +32,7 @@ from cycleqd_jax.runs.engine_sizes import (
     check_prompts,
     choose_slots_alone,
 )
-from cycleqd_jax.runs.setup import make_mesh, make_program
+from cycleqd_jax.runs.engines import make_loader, make_mesh
 from cycleqd_jax.runs.source_hashes import shared_judges, task_judges
 from cycleqd_jax.runs.tasks import make_tasks
 from cycleqd_jax.sandbox.base import Sandbox
@@ -101,8 +99,7 @@ def collect_accepted(config: RunConfig, folder: pathlib.Path, observer: Observer
     engine = choose_slots_alone(engine, model.config, config.dtype)
     observer.phase("loading the experts")
     experts = config.name_experts([task.name for task in tasks])
-    mesh = make_mesh(engine.mesh)
-    whole = WholeModels(model, experts, mesh)
+    whole = WholeModels(model, experts, make_mesh(engine.mesh))
     inputs = {
         "base model": model.fingerprint,
         "engine.length": engine.length,
@@ -114,15 +111,7 @@ def collect_accepted(config: RunConfig, folder: pathlib.Path, observer: Observer
         inputs[f"task {task.name}"] = [task.fingerprint, task_judges(type(task))]
     _begin(folder, inputs)
     asyncio.run(make_sandbox(config.sandbox).close())  # refused here if missing
-    program = make_program(model.config, config.dtype, engine)
-    loader = IndividualLoader(
-        engine=Engine(program, model.tokenizer, engine, mesh=mesh),
-        weights={},
-        basis=None,
-        mode="materialised",
-        individuals_per_pass=1,
-        whole=whole,
-    )
+    loader = make_loader(whole, engine, weights={})
     recorded = [RecordedTask(task) for task in tasks]
     sandbox = make_sandbox(config.sandbox)
     found = {}
@@ -173,13 +162,8 @@ def _collect(
         if not path.exists():
             ids = [problem.id for problem in problems[start : start + _PART]]
             files.write_sealed(path, _part(evaluator, task, experts, ids))
-        try:
+        with advising("remove it to collect its replies again"):
             parts.append(files.read_sealed(path))
-        except BadInputError as err:
-            sentence = str(err).rstrip(".")
-            raise BadInputError(
-                f"{sentence}; remove it to collect its replies again."
-            ) from err
         observer.episodes(min(start + _PART, len(problems)), len(problems))
     return parts
 

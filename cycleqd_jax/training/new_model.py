@@ -12,10 +12,10 @@ from typing import Annotated, Any, Self
 import jax
 import numpy as np
 import pydantic
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from cycleqd_jax.errors import BadInputError, show
-from cycleqd_jax.files import PathText, Section, Seed, TaskName, Text, each_once
+from cycleqd_jax.files import EachOnce, PathText, Section, Seed, TaskName, Text
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.models.experts import weights_fingerprint
 from cycleqd_jax.models.families import (
@@ -66,9 +66,7 @@ class NewModelConfig(Section):
 
     seed: Seed = 0
     output: PathText
-    tasks: Annotated[
-        tuple[TaskName, ...], Field(strict=False), AfterValidator(each_once)
-    ] = ()
+    tasks: EachOnce[TaskName] = ()
     problems: ProblemsSettings = ProblemsSettings()
     vocab_size: Annotated[int, Field(ge=_MIN_VOCABULARY, le=10**6)] = 1024
     model: Mapping[Text, Any]

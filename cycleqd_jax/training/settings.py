@@ -10,6 +10,7 @@ from cycleqd_jax.config import LoggingSettings, TaskSections, check_task_setting
 from cycleqd_jax.files import (
     Count,
     Date,
+    EachOnce,
     Fraction,
     Name,
     PathText,
@@ -46,9 +47,6 @@ def _source(source: str) -> str:
 _TASK = pydantic.TypeAdapter(TaskName)
 Source = Annotated[PathText, AfterValidator(_source)]
 Mixture = Annotated[Mapping[Source, Share], Field(min_length=1)]
-TaskNames = Annotated[
-    tuple[TaskName, ...], Field(strict=False), AfterValidator(each_once)
-]
 
 
 class LoraSettings(Section):
@@ -154,9 +152,9 @@ class ExpertsSettings(Section):
     base_model: PathText
     method: Literal["lora", "full"] = "lora"
     save_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    tasks: TaskNames = ()
+    tasks: EachOnce[TaskName] = ()
     experts: Mapping[Name, Mixture] = {}
-    validate_on: TaskNames | None = None
+    validate_on: EachOnce[TaskName] | None = None
     output: PathText
     problems: ProblemsSettings = ProblemsSettings()
     task_settings: TaskSections = Field(default_factory=dict)

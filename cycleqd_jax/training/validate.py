@@ -68,9 +68,6 @@ def validate_full(
     loader = IndividualLoader(
         engine=Engine(program, model.tokenizer, config.engine),
         weights={},
-        basis=None,
-        mode="materialised",
-        individuals_per_pass=1,
         whole=_HostWeights(weights, program),
     )
     return _scores(config, loader, models, tasks)

@@ -29,8 +29,8 @@ from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.loading import load_tokenizer
 from cycleqd_jax.models.sharding import put_on_device
 from cycleqd_jax.models.tokenizer import ChatTokenizer
+from cycleqd_jax.runs.engines import make_program
 from cycleqd_jax.runs.opened import open_run
-from cycleqd_jax.runs.setup import make_program
 from cycleqd_jax.serving.app import app_of
 from cycleqd_jax.serving.catalogue import Model
 from cycleqd_jax.serving.desk import Desk

@@ -21,7 +21,6 @@ from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import load_model
-from cycleqd_jax.sandbox.none import UnsafeSandbox
 from cycleqd_jax.tasks.base import Outcome, Problem, Question, Result, Split
 from cycleqd_jax.tasks.harness.load import find_tasks, load_task
 from cycleqd_jax.tasks.harness.settings import PromptSettings
@@ -47,18 +46,11 @@ class Pair:
             deterministic=False,
         )
         engine = Engine(LlamaProgram(self.model.config), self.model.tokenizer, shape)
-        self.loader = IndividualLoader(
-            engine=engine,
-            weights={n: jnp.asarray(w) for n, w in self.model.weights.items()},
-            basis=None,
-            mode="materialised",
-            individuals_per_pass=1,
-        )
+        weights = {n: jnp.asarray(w) for n, w in self.model.weights.items()}
+        self.loader = IndividualLoader(engine, weights)
 
     def evaluate(self, task) -> list:
-        with LocalEvaluator(
-            self.loader, tasks=[task], sandbox=UnsafeSandbox(1)
-        ) as evaluator:
+        with LocalEvaluator(self.loader, tasks=[task]) as evaluator:
             return evaluator.evaluate({"base": None}, Split.TEST).episodes
 
     def answers(self, questions: list[Question], limit: int = 256) -> list:

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shlex
 import subprocess
 import sys
 
@@ -36,6 +37,22 @@ def test_every_end_is_a_sentence_and_a_code(error, code, words, capfd, monkeypat
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert console.guarded(fail(error), interrupted="Go on.") == code
     assert words in capfd.readouterr().err
+
+
+def test_a_command_says_how_to_go_on(capfd, monkeypatch):
+    monkeypatch.setattr(console, "set_up_process", lambda: None)
+    parser = console.config_parser("compare")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--records")
+    given = ["seed=1", "--config", "a b.yaml", "--records", "place"]
+
+    def work(args) -> int:
+        assert (args.config, args.settings) == ("a b.yaml", ["seed=1"])
+        raise KeyboardInterrupt
+
+    assert console.run(parser, given, work, kept="All is kept") == 130
+    said = f"{sys.executable} -m experiments.compare {shlex.join(given)} --resume\n"
+    assert f"All is kept; go on with: {said}" in capfd.readouterr().err
 
 
 def test_no_text_moves_the_cursor(capsys):

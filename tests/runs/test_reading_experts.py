@@ -13,7 +13,7 @@ from cycleqd_jax.models.formats.tensor_file import TensorFile
 from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.basis import BasisJob
-from cycleqd_jax.runs.setup import make_program
+from cycleqd_jax.runs.engines import make_program
 from cycleqd_jax.runs.tasks import make_tasks
 
 TASKS = ("toy_a", "toy_b")

@@ -7,7 +7,7 @@ import io
 import pathlib
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.task import Task
@@ -75,6 +75,18 @@ def load_task(name: str, manager: TaskManager, *, unsafe_code: bool) -> dict[str
                 "unsafe_code=true in a container of its own."
             )
     return loaded
+
+
+def problem_ids(leaves: Mapping[str, Task], limit: int | None = None) -> dict[str, str]:
+    """Ids like "gsm8k/17" of what the harness evaluates on -> their task.
+
+    `limit` is the number of documents of each task, at most.
+    """
+    return {
+        f"{leaf}/{i}": leaf
+        for leaf, task in leaves.items()
+        for i, _ in task.doc_iterator(limit=limit)
+    }
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from cycleqd_jax.tasks.harness.load import (
     file_hashes,
     find_tasks,
     load_task,
+    problem_ids,
     reason,
 )
 from cycleqd_jax.tasks.harness.settings import HarnessOptions
@@ -65,12 +66,7 @@ class SearchTask(HarnessTask):
             name, manager = self.source, find_tasks([self.source], include)
         loaded = load_task(self.source, manager, unsafe_code=False)["tasks"]
         self._metrics = {n: self._choose_metric(t) for n, t in loaded.items()}
-        strata = {
-            f"{leaf}/{i}": leaf
-            for leaf, task in loaded.items()
-            for i in range(len(task.eval_docs))
-        }
-        ids = seeded_splits(name, strata, settings.sizes, settings.seed)
+        ids = seeded_splits(name, problem_ids(loaded), settings.sizes, settings.seed)
         super().__init__(name, loaded, self.options, ids)
         self._problems = {
             split: tuple(
@@ -127,7 +123,9 @@ class SearchTask(HarnessTask):
             first if isinstance(first, str) else json.dumps(responses),
             f"{name} is {value:g}; {problem.answer!r} was expected",
             turns=sum(map(len, responses)),
-            metrics={k: float(v) for k, v in metrics.items() if _is_number(v)},
+            metrics={
+                k: float(v) for k, v in metrics.items() if isinstance(v, numbers.Real)
+            },
             share=float(value),
         )
 
@@ -261,9 +259,5 @@ def _plain(value: Any) -> str:
         return str(value) if isinstance(value, numbers.Number) else str(type(value))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real)
-
-
 def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1
+    return isinstance(value, numbers.Real) and 0 <= value <= 1

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ class HarnessTask:
         name: str,
         leaves: Mapping[str, Task],
         settings: PromptSettings,
-        ids: Mapping[Split, Sequence[str]],
+        ids: Mapping[Split, Collection[str]],
         room: int | None = None,
     ):
         """Writes all prompts.
@@ -168,7 +168,7 @@ class HarnessTask:
         question = self._questions[key][0][0]
         return question.messages[-1]["content"] if question.messages else ""
 
-    def _write(self, ids: Sequence[str]) -> Iterator[tuple[str, list[Instance]]]:
+    def _write(self, ids: Collection[str]) -> Iterator[tuple[str, list[Instance]]]:
         """The harness's requests by problem, of all problems of a split at once."""
         settings = self._settings
         chat = settings.apply_chat_template
