@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from cycleqd_jax.errors import SandboxError
+from cycleqd_jax.sandbox import guards
 from cycleqd_jax.sandbox.accounts import find_account
 from cycleqd_jax.sandbox.base import (
     ENVIRONMENT,
@@ -26,7 +27,7 @@ from cycleqd_jax.sandbox.base import (
     ShellLimits,
 )
 from cycleqd_jax.sandbox.descriptors import Descriptors
-from cycleqd_jax.sandbox.process import PATH, kill_group, start, until_end
+from cycleqd_jax.sandbox.process import PATH, kill_children, start, until_end
 from cycleqd_jax.sandbox.walls import LOOKING, Mounts, Wall
 from cycleqd_jax.sandbox.world import World, encode
 
@@ -42,7 +43,6 @@ _CALL = 'PATH=$1; shift; "$@" 2>/dev/null'
 _CALL_S = 10.0  # of what runs in a world of the episode, by the clock of that world
 _CALL_BYTES = 2**14  # of what a program of the episode prints for a script
 _NAME = re.compile(r"\brunuser -l ([a-z0-9_-]+) ")
-_TOOLS = "awk cat cut find grep head sed sort tr uniq wc".split()
 KILLED = ScriptRun(-signal.SIGKILL, "limit", b"")
 
 
@@ -62,6 +62,9 @@ class Episode(Protocol):
 
     async def ask(self, call: str, **words: object) -> Any:
         """Asks the holder for something of this episode."""
+
+    async def clear(self) -> None:
+        """Ends what a look has left running."""
 
 
 class Looking:
@@ -94,7 +97,7 @@ class Looking:
             status, path = found
             environment["EPISODE_PATH"] = path
             functions["source"] = f"() {{ PATH=$EPISODE_PATH; return {status}; }}"
-            functions |= _fixed_tools(code)
+            functions |= guards.fixed_tools(code)
         if how.logins:
             functions["runuser"] = await self._login(code)
         mounts = await self._view(how)
@@ -104,7 +107,7 @@ class Looking:
                 calls, passed, stubs = await self._calls(stack, path, how)
                 functions |= stubs
             defined = "".join(f"{name}{text}\n" for name, text in functions.items())
-            argv = self._bash(defined + code, *arguments)
+            argv = self._bash(defined + guards.begin(code) + code, *arguments)
             run = await self._in_wall(mounts, argv, environment, passed)
             if calls is not None and calls.done():
                 calls.result()  # raises what went wrong while it answered
@@ -159,9 +162,10 @@ class Looking:
             process = start([*words, "--", *argv], (*fds.all, *passed), out)
             self._shell.pids.add(process.pid)
             try:
-                await until_end(process, lambda: kill_group(process))
+                await until_end(process, lambda: kill_children(process))
             finally:
                 self._shell.pids.discard(process.pid)
+            await self._shell.clear()
             said = os.pread(status, 4096, 0)
             output = os.pread(out, KEPT_BYTES + 1, 0)
         if len(output) > KEPT_BYTES:
@@ -254,28 +258,7 @@ class Looking:
         work = asyncio.ensure_future(answer())
         stack.push_async_callback(asyncio.wait, [work])
         stack.callback(work.cancel)
-        functions = {name: _stub(name, asked_write, said_read) for name in how.programs}
+        functions = {
+            name: guards.stub(name, asked_write, said_read) for name in how.programs
+        }
         return work, (asked_write, said_read), functions
-
-
-def _fixed_tools(code: str) -> dict[str, str]:
-    """Name -> definition of functions that find tools of a script, whatever PATH is."""
-    return {
-        tool: f'() {{ /usr/bin/{tool} "$@"; }}'
-        for tool in _TOOLS
-        if re.search(rf"\b{tool}\b", code)
-    }
-
-
-def _stub(name: str, asked_fd: int, said_fd: int) -> str:
-    """Definition of a function that asks for a program to be run elsewhere.
-
-    It writes the number of words, then each of them, all with a NUL byte behind, and
-    reads the status, a line feed, what was printed and a NUL byte.
-    """
-    return (
-        "() { local IFS= said; "
-        f'printf \'%s\\0\' "$(($# + 1))" {name} "$@" >&{asked_fd}; '
-        f"read -r -d '' said <&{said_fd} || return 1; "
-        "printf '%s' \"${said#*$'\\n'}\"; return \"${said%%$'\\n'*}\"; }"
-    )

@@ -8,6 +8,7 @@ nobody in particular outside.
 
 import ctypes
 import os
+import struct
 
 _BIND, _NODEV, _NOSUID, _NOEXEC, _RECURSIVE = 4096, 4, 2, 8, 16384
 _DETACH = 2
@@ -16,15 +17,6 @@ _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NODEV, _MOUNT_ATTR_IDMAP = 1, 4, 0x00100000
-
-
-class _MountAttr(ctypes.Structure):
-    _fields_ = [
-        ("attr_set", ctypes.c_uint64),
-        ("attr_clr", ctypes.c_uint64),
-        ("propagation", ctypes.c_uint64),
-        ("userns_fd", ctypes.c_uint64),
-    ]
 
 
 def mount(kind: str, target: str, options: str = "", *, execute: bool = True) -> None:
@@ -56,9 +48,8 @@ def mount_mapped(folder: str, target: str, userns_fd: int) -> None:
     fd = _call(_OPEN_TREE, _AT_FDCWD, os.fsencode(folder), flags)
     try:
         flags = _MOUNT_ATTR_IDMAP | _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NODEV
-        attr = _MountAttr(flags, 0, 0, userns_fd)
-        size = ctypes.sizeof(attr)
-        _call(_MOUNT_SETATTR, fd, b"", _AT_EMPTY_PATH, ctypes.byref(attr), size)
+        attr = struct.pack("4Q", flags, 0, 0, userns_fd)  # set, cleared, propagation
+        _call(_MOUNT_SETATTR, fd, b"", _AT_EMPTY_PATH, attr, len(attr))
         path = os.fsencode(target)
         _call(_MOVE_MOUNT, fd, b"", _AT_FDCWD, path, _MOVE_MOUNT_F_EMPTY_PATH)
     finally:

@@ -93,12 +93,23 @@ def end_at_once(process: subprocess.Popen) -> None:
     """
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    kill_children(process)
+    process.kill()
+    process.wait()
+
+
+def kill_children(process: subprocess.Popen) -> None:
+    """Kills the first process of a sandbox; bubblewrap waits for it, and ends.
+
+    Were bubblewrap killed, a child that it does not wait for any more would keep the
+    namespace of processes that it has joined until somebody else waits for it.
+    """
+    if process.returncode is not None:
+        return
     file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     with contextlib.suppress(OSError):  # it has ended already
         for pid in file.read_text().split():
             os.kill(int(pid), signal.SIGKILL)
-    process.kill()
-    process.wait()
 
 
 def kill_group(process: subprocess.Popen) -> None:

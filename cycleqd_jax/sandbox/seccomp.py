@@ -3,9 +3,10 @@
 Namespaces protect the host's files, processes and network. They do not protect the
 kernel's key rings (secrets of the user who started us), memory that no limit counts
 (System V objects, memory files, huge pages), what the user has for all programs
-together (inotify), sockets that belong to no namespace (of virtual machines), limits
-and priority of process 1 (which has the same user id), and the parts of the kernel
-where most escapes were found. The filter does; it is a classic BPF program, see
+together (inotify), what the machine has for all users (asynchronous I/O), sockets that
+belong to no namespace (of virtual machines), limits and priority of process 1 (which
+has the same user id), and the parts of the kernel where most escapes were found. The
+filter does; it is a classic BPF program, see
 https://www.kernel.org/doc/html/latest/userspace-api/seccomp_filter.html.
 """
 
@@ -33,7 +34,8 @@ _DENIED = _table(
     acct 163 89, add_key 248 217, bpf 321 280, delete_module 176 106,
     fanotify_init 300 262, finit_module 313 273, fsconfig 431 431,
     fsmount 432 432, fsopen 430 430, fspick 433 433, init_module 175 105,
-    inotify_init 253 1043, inotify_init1 294 26, io_uring_enter 426 426,
+    inotify_init 253 1043, inotify_init1 294 26, io_setup 206 0,
+    io_uring_enter 426 426,
     io_uring_register 427 427, io_uring_setup 425 425, kcmp 312 272,
     kexec_file_load 320 294, kexec_load 246 104, keyctl 250 219,
     lookup_dcookie 212 18, memfd_create 319 279, memfd_secret 447 447,
@@ -51,10 +53,16 @@ _DENIED = _table(
     userfaultfd 323 282
     """
 )
-# These succeed and do nothing. The scratch folder is in memory, so they would only
-# write to the host's disks, and the caller could not be killed meanwhile.
+# These succeed and do nothing. The scratch folder is in memory, so some would only
+# write to the host's disks, and the caller could not be killed meanwhile. The others
+# would change how soon process 1 runs, or make their caller so slow that on a busy
+# machine it reaches no limit for minutes.
 _IDLE = _table(
-    "fdatasync 75 83, fsync 74 82, sync 162 81, sync_file_range 277 84, syncfs 306 267"
+    """
+    fdatasync 75 83, fsync 74 82, ioprio_set 251 30, sched_setattr 314 274,
+    sched_setparam 142 118, sched_setscheduler 144 119, setpriority 141 140,
+    sync 162 81, sync_file_range 277 84, syncfs 306 267
+    """
 )
 # A filter cannot see its flags, behind a pointer; the C library falls back to `clone`.
 _ABSENT = _table("clone3 435 435")
@@ -106,14 +114,9 @@ _NO_FAMILY = _fail(errno.EAFNOSUPPORT)
 _RULES = {
     "clone": _Rule((56, 220), 0, (_NAMESPACES,), _IF_ANY_BIT),
     "ioctl": _Rule((16, 29), 1, (_TIOCSTI, _TIOCLINUX)),
-    "ioprio_set": _Rule((251, 30), 1, (_SUPERVISOR,)),
     "mmap": _Rule((9, 222), 3, (_MAP_HUGETLB,), _IF_ANY_BIT, _fail(errno.ENOMEM)),
     "prlimit64": _Rule((302, 261), 0, (_SUPERVISOR,)),
     "sched_setaffinity": _Rule((203, 122), 0, (_SUPERVISOR,)),
-    "sched_setattr": _Rule((314, 274), 0, (_SUPERVISOR,)),
-    "sched_setparam": _Rule((142, 118), 0, (_SUPERVISOR,)),
-    "sched_setscheduler": _Rule((144, 119), 0, (_SUPERVISOR,)),
-    "setpriority": _Rule((141, 140), 0, (0,), hit=_ALLOW, other=_DENY),  # no users
     "socket": _Rule((41, 198), 0, _FAMILIES, hit=_ALLOW, other=_NO_FAMILY),
     "socketpair": _Rule((53, 199), 0, _FAMILIES, hit=_ALLOW, other=_NO_FAMILY),
 }

@@ -153,6 +153,7 @@ class BubblewrapShell:
         self.world: World | None = None
         self.accounts: list[str | None] = [None, None]
         self.pids: set[int] = set()
+        self._keeps = False  # looks see the processes that the episode had
 
     async def open(self, root: Root) -> None:
         """Starts its machine."""
@@ -242,8 +243,13 @@ class BubblewrapShell:
 
     async def end(self, *, keep_processes: bool = False) -> None:
         """Ends the episode: no process of it runs any more."""
+        self._keeps = keep_processes
         async with self._shells.gate.enter():
-            await self.world.ask(0.0, do="end", keep=keep_processes)
+            await self.clear()
+
+    async def clear(self) -> None:
+        """Ends all that runs in its namespace of processes."""
+        await self.world.ask(0.0, do="end", keep=self._keeps)
 
     async def look(
         self,

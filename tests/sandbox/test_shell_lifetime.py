@@ -15,6 +15,10 @@ import pytest
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox.bubblewrap import BubblewrapSandbox
+from tests.support.shells import in_shell
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from footprint import children
 
 DRIVER = pathlib.Path(__file__).with_name("shell_driver.py")
 ROOT = os.geteuid() == 0
@@ -79,6 +83,18 @@ def test_dies_with_its_user(user):
         assert len(set(descendants()) - before) >= 4
         process.send_signal(signal.SIGKILL)
     assert gone(lambda: set(descendants()) - before)
+
+
+def test_a_look_at_its_limit_leaves_no_process():
+    """Not even one to wait for: a container may have nobody who does."""
+
+    async def use(shell):
+        await shell.end()
+        return await shell.look("sleep 1000 & sleep 1000", limit_s=0.3)
+
+    before = children()
+    assert in_shell(use).ended == "limit"
+    assert children() == before
 
 
 @pytest.mark.parametrize("rounds", [4, pytest.param(60, marks=pytest.mark.slow)])

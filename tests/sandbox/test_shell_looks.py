@@ -78,6 +78,79 @@ def test_check_text_is_never_seen():
     assert int(processes) < 7
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("7", b"8"),
+        (" 7", b"8"),
+        ("", b"1"),
+        ("none", b"1"),
+        ("a[$(echo 7)]", b""),
+        ("PATH", b""),
+        ("none+PATH", b""),
+    ],
+)
+def test_no_text_is_calculated_with(text, said):
+    """Bash executes commands in a number, wherever the script is then."""
+    codes = (
+        "x=$(cat /x); echo $((x + 1))",
+        "while read -r x; do echo $(f() { echo $((x + 1)); }; f); done < /x",
+        "for ((x = 0; x < 1; x++)); do :; done; read x < /x; ((x++, 1)) && echo $x",
+    )
+
+    async def use(shell):
+        await shell.script("bash", f"echo '{text}' > /x", limit_s=20)
+        await shell.end()
+        return [await shell.look(code, limit_s=20) for code in codes]
+
+    for run in in_shell(use):
+        assert run.output.strip() == said
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("5", True),
+        ("4", False),
+        ("! 4", False),
+        ("5 -eq 5 -o 4", False),
+        ("-v x[$(touch /ran)] -o 4", False),
+    ],
+)
+def test_no_text_adds_to_a_test(text, right):
+    """Bash splits what has no quotes into words, which could be operators."""
+    codes = (
+        "[ $(cat /x) -eq 5 ]",
+        "x=`cat /x`; test $x = 5",
+        "test 1 -a $(cat /x) = 5",
+    )
+
+    async def use(shell):
+        await shell.script("bash", f"echo '{text}' > /x", limit_s=20)
+        await shell.end()
+        runs = [await shell.look(code, limit_s=20) for code in codes]
+        return [run.status == 0 for run in runs], await shell.look(
+            "! ls /ran", limit_s=20
+        )
+
+    verdicts, ran = in_shell(use)
+    assert verdicts == [right] * 3
+    assert ran.status == 0
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_look_leaves_no_process(keep):
+    """A script's own processes do not run beside the next script."""
+
+    async def use(shell):
+        await shell.end(keep_processes=keep)
+        await shell.look("setsid sleep 7654 > /dev/null 2>&1 &", limit_s=20)
+        return await shell.look("ps -eo stat,args", limit_s=20)
+
+    rows = in_shell(use).output.decode().splitlines()
+    assert [row for row in rows if "7654" in row and row[0] != "Z"] == []
+
+
 # Each leaves a process that could still do something, or that its parent would reap.
 LEFT = {
     "plain": "sleep 1000 &",

@@ -9,6 +9,7 @@ only be judged with programs that obey what an episode wrote is refused.
 import re
 
 from cycleqd_jax.sandbox.base import Look
+from cycleqd_jax.sandbox.guards import calculation
 from cycleqd_jax.tasks.os_interaction.problems import OsProblem, Script
 
 _BASHRC = re.compile(r"\bsource ~/\.bashrc\b")
@@ -34,13 +35,15 @@ _OBEYING = (
 )
 _BEFORE = (
     r"(?:^|[|;&({`!]|\b(?:do|then|else|if|while|until|time|env|nohup|nice|command|"
-    r"builtin|xargs(?:[ \t]+-\S+)*)[ \t]|-exec[ \t])[ \t]*"
+    r"builtin|timeout[ \t]+\S+|setsid|xargs(?:[ \t]+-\S+)*)[ \t]|-(?:exec|ok)(?:dir)?"
+    r"[ \t])[ \t]*(?:\w+=[^\s`$()]*[ \t]+)*"
 )
+_OBEYED = re.compile(r"\b(\w?awk|sed)\b[^|;\n]*\s(?:-f|--(?:from-)?file)\b")
 _COMMAND = re.compile(_BEFORE + rf"({_OBEYING})(?=[\s;|&)`]|$)", re.MULTILINE)
 _ASIDE = re.compile(r"'[^']*'|^\s*#.*$", re.MULTILINE)
 _NO_COMPARISON = re.compile(
-    r"\b(open\s*\(|(?:import|from)\s+(?:os|subprocess|pathlib|glob|shutil|socket|pwd|"
-    r"grp|psutil|urllib|requests)\b)"
+    r"\b((?:open|eval|exec|__import__)\s*\(|(?:import|from)\s+(?:os|subprocess|pathlib|"
+    r"glob|shutil|socket|pwd|grp|psutil|urllib|requests|pickle|importlib|ctypes)\b)"
 )
 
 
@@ -93,7 +96,14 @@ def why_refused(problem: OsProblem) -> str | None:
                     "arguments: the answer, and what the scripts before it printed"
                 )
             continue
+        if found := calculation(_plain(script.code)):
+            return (
+                f"{what} calculates by {found!r}, and bash would execute a text of "
+                "the episode there"
+            )
         look = look_of(script, checks=given is not None)
+        if look.bashrc and look.executable:
+            return f"{what} asks what is executable in the PATH of ~/.bashrc"
         for command in _commands(script.code):
             if look.tree or not re.fullmatch(r"python[0-9.]*", command):
                 return (
@@ -112,4 +122,4 @@ def _commands(code: str) -> list[str]:
     """The commands in it that obey files."""
     code = _LOGIN.sub("true", code)
     code = _BASHRC.sub("true", _SUDO.sub("true", code))
-    return _COMMAND.findall(_plain(code))
+    return _COMMAND.findall(_plain(code)) + _OBEYED.findall(_plain(code))

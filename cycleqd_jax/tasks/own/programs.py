@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cycleqd_jax.errors import show
+from cycleqd_jax.sandbox import guards
 from cycleqd_jax.sandbox.base import Program, Sandbox
 from cycleqd_jax.sandbox.check import check_program
 from cycleqd_jax.tasks import values
@@ -215,7 +216,7 @@ class BashCheck(ProgramScorer):
             return Verdict(command, reason)
         check = await sandbox.run(
             Program(
-                (*_CHECK, data["check"]),
+                (*_CHECK, guards.begin(data["check"]) + data["check"]),
                 done.stdout,
                 tuple(sorted(done.files.items())),
                 limits=LIMITS,

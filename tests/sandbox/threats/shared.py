@@ -20,6 +20,14 @@ for call in (libc.inotify_init, libc.inotify_init1):
         says(""),
     ),
     Threat(
+        "asynchronous input and output",
+        """
+context = ctypes.c_ulong(0)
+denied_call("io_setup", "io_setup", 100, ctypes.byref(context))
+""",
+        says(""),
+    ),
+    Threat(
         "signals that wait",
         """
 number = signal.SIGRTMIN

@@ -73,14 +73,22 @@ for name in ("NOFILE", "FSIZE", "CPU", "AS", "NPROC", "DATA", "STACK", "CORE"):
         says(""),
     ),
     Threat(
-        "changing the supervisor's priority",
+        "changing the supervisor's priority, and its own",
         """
 denied("affinity", os.sched_setaffinity, 1, {0})
-denied("scheduler", os.sched_setscheduler, 1, os.SCHED_IDLE, os.sched_param(0))
-denied("priority", os.setpriority, os.PRIO_PROCESS, 1, 19)
-denied("user's priority", os.setpriority, os.PRIO_USER, 1000, 19)
-if libc.syscall(CALLS["ioprio_set"], 1, 1, 3 << 13) == 0: print("escaped: disk")
 os.sched_setaffinity(0, os.sched_getaffinity(0))
+def ranks(): return [
+    (os.sched_getscheduler(pid), os.getpriority(os.PRIO_PROCESS, pid),
+     libc.syscall({"x86_64": 252, "aarch64": 31}[os.uname().machine], 1, pid))
+    for pid in (0, 1)]
+before = ranks()
+for pid in (0, 1):
+    os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    os.setpriority(os.PRIO_PROCESS, pid, 19)
+    libc.syscall(CALLS["ioprio_set"], 1, pid, 3 << 13)
+for uid in (0, 1000): os.setpriority(os.PRIO_USER, uid, 19)
+os.nice(19)
+if ranks() != before: print("escaped:", before, ranks())
 """,
         says(""),
     ),

@@ -72,7 +72,7 @@ denied("setuid", os.setuid, 0)
 denied("setgroups", os.setgroups, [0])
 denied("chown", os.chown, ".", 0, 0)
 denied("hostname", socket.sethostname, "hostile")
-denied("nice", os.nice, -5)
+if os.nice(-5) < os.nice(0): print("escaped: nice")
 denied("clock", time.clock_settime, time.CLOCK_REALTIME, 0)
 print(os.getuid(), os.getgid(), os.getgroups())
 """,

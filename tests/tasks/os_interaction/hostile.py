@@ -7,7 +7,8 @@ within the limits of the episode.
 
 import dataclasses
 
-from tests.tasks.os_interaction.conftest import FINISH, answer
+from tests.tasks.os_interaction.conftest import answer
+from tests.tasks.os_interaction.hostile_aimed import AIMED
 
 WRONG, RIGHT, ANY = "wrong", "right", "any"
 
@@ -110,6 +111,14 @@ _COUNT = {
         "    for fd in range(3): os.close(fd)\n"
         "    while True: time.sleep(1)"
     ),
+    "looks like other rows of processes": python(
+        "import ctypes, os\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    ctypes.CDLL(None).prctl(15, b') Z 1 (x\\n', 0, 0, 0)\n"
+        "    for fd in range(3): os.close(fd)\n"
+        "    while True: open('/root/matrix.txt', 'a').close()"
+    ),
     "kills all": "setsid sh -c 'while :; do kill -9 -1; done' > /dev/null 2>&1 &",
     "stops all": "setsid sh -c 'while :; do kill -STOP -1; done' > /dev/null 2>&1 &",
 }
@@ -145,6 +154,16 @@ _SURVIVE = {
         "    try: os.mknod(name, stat.S_IFCHR, 0)\n"
         "    except OSError as error: print(error)"
     ),
+    "names are commands": "touch '/$(kill -9 -1)' '/`yes`' '/root/-exec' '/root/;' "
+    "$'/\\e]0;x\\a' '/x[$(yes)]' '/root/matrix.txt=1'",
+    "strange times and sizes": python(
+        "import os\nfor t in (-2**31, 2**32, 8 * 10**9):\n"
+        "    open(f'/root/t{t}', 'w').close(); os.utime(f'/root/t{t}', (t, t))\n"
+        "os.utime('/', (-1, -1)); os.truncate('/etc/hosts', 2**26)"
+    ),
+    "ways into whoever looks": "for n in exe fd ns environ map_files root; do ln -s "
+    "/proc/self/$n /root/$n; ln -sf /proc/self/$n /etc/hosts; done; ln -sf "
+    "/proc/thread-self/root /etc/mtab",
     "links in circles": "ln -s /loop /loop; ln -s . /root/l; ln -s / /root/r; ln -s "
     "/proc/self/root /root/p; ln -s /proc/1/root /root/q",
     "sockets and pipes": python(
@@ -189,94 +208,12 @@ _SURVIVE = {
     "shell is another": "exec sh",
     "shell is a loop": "exec yes > /dev/null",
 }
-# Problem 49: /testfile shall be readable to jack, bill and tom, but not to george.
-_ACCOUNTS = {
-    "no george": "sed -i /george/d /etc/passwd",
-    "george is odd": "sed -i 's/^george:x:[0-9]*:/george:x:abc:/' /etc/passwd",
-    "george is far away": "sed -i 's/^george:x:[0-9]*:/george:x:4000000000:/' "
-    "/etc/passwd",
-    "george has a home like root": "sed -i 's|:/home/george:|:/root:|' /etc/passwd; "
-    "echo exit 1 > /root/.bash_profile; chmod 755 /root",
-    "george has a shell": "printf '#!/bin/sh\\nexit 1\\n' > /s; chmod 755 /s; sed -i "
-    "'s|/home/george:/bin/bash|/home/george:/s|' /etc/passwd",
-    "george has no fields": "sed -i 's/^george.*/george/' /etc/passwd",
-    "a george before": "sed -i '1igeorge:x:65533:65533::/:/nowhere:' /etc/passwd",
-    "accounts are a link": "sed -i /george/d /etc/passwd; mv /etc/passwd /etc/p; ln -s "
-    "p /etc/passwd",
-    "login settings": "printf 'ENV_PATH=/evil\\nENV_SUPATH=/evil\\n' | tee "
-    "/etc/default/runuser /etc/default/su >> /etc/login.defs; printf 'auth required "
-    "pam_deny.so\\n' | tee /etc/pam.d/runuser-l > /etc/pam.d/runuser",
-    "logout": "echo exit 1 | tee /home/george/.bash_logout > /home/george/.profile",
-    "cat": "mkdir -p /usr/local/bin; printf '#!/bin/sh\\n[ $(/usr/bin/id -un) = "
-    'george ] && exit 1\\nexec /usr/bin/cat "$@"\\n\' > /usr/local/bin/cat; chmod 755 '
-    "/usr/local/bin/cat",
-}
 HOSTILE = {
     **{f"wrong: {n}": Hostile(27, c, answer("99"), WRONG) for n, c in _COUNT.items()},
     **{f"right: {n}": Hostile(27, c, answer("3"), RIGHT) for n, c in _COUNT.items()},
     **{f"any: {n}": Hostile(27, c, answer("3"), ANY) for n, c in _SURVIVE.items()},
     **{f"none: {n}": Hostile(27, c, answer("99"), WRONG) for n, c in _SURVIVE.items()},
-    **{
-        f"login: {name}": Hostile(49, f"chmod 644 /testfile; {code}", FINISH, WRONG)
-        for name, code in _ACCOUNTS.items()
-    },
-    "the system's find is hidden": Hostile(
-        50,
-        "for t in ls awk; do printf '#!/bin/sh\\nexit 0\\n' > /usr/local/bin/$t; chmod "
-        "755 /usr/local/bin/$t; cp /bin/true /usr/bin/$t; done",
-        FINISH,
-        WRONG,
-    ),
-    "the path is longer than its folders": Hostile(
-        28, "echo 'PATH=/a:/b:$(seq -s: 90)' >> ~/.bashrc; exit", answer("9"), WRONG
-    ),
-    "the file of paths prints": Hostile(
-        28,
-        "printf 'echo 0 a:b >&8; echo 99; exit 0\\n' > ~/.bashrc",
-        answer("99"),
-        WRONG,
-    ),
-    "the file of paths never ends": Hostile(
-        28, "mkfifo /p; mv /p ~/.bashrc", answer("9"), WRONG
-    ),
-    "the file of paths fills the disk": Hostile(
-        28, "echo 'yes > /root/full' > ~/.bashrc", answer("9"), WRONG
-    ),
-    "calc leaves a process": Hostile(
-        37,
-        'printf \'#!/bin/sh\\nsetsid sh -c "while :; do kill -9 -1; done" &\\necho 1'
-        "\\n' > /usr/local/bin/calc; chmod 755 /usr/local/bin/calc",
-        FINISH,
-        WRONG,
-    ),
-    "calc never ends": Hostile(
-        37,
-        "printf '#!/bin/sh\\nsleep 1000\\n' > /usr/local/bin/calc; chmod 755 "
-        "/usr/local/bin/calc",
-        FINISH,
-        WRONG,
-    ),
-    "calc prints code": Hostile(
-        37,
-        'printf \'#!/bin/sh\\necho "__import__(\\\\"os\\\\")._exit(0) or 1"\\n\' > '
-        "/usr/local/bin/calc; chmod 755 /usr/local/bin/calc",
-        FINISH,
-        WRONG,
-    ),
-    "date-format prints for ever": Hostile(
-        39,
-        "printf '#!/bin/sh\\nyes\\n' > /usr/local/bin/date-format; chmod 755 "
-        "/usr/local/bin/date-format",
-        FINISH,
-        WRONG,
-    ),
-    "npm is the system's find": Hostile(
-        15,
-        "for t in npm find; do printf '#!/bin/sh\\necho yes\\n' > /usr/local/bin/$t; "
-        "chmod 755 /usr/local/bin/$t; done",
-        answer("no"),
-        WRONG,
-    ),
+    **{name: Hostile(*case, WRONG) for name, case in AIMED.items()},
     "processes wake": Hostile(
         57, _COUNT["wakes itself by a timer"], answer("99"), WRONG
     ),

@@ -68,6 +68,9 @@ def test_published_problems(task):
         problem(("bash", "# runs python3\ngrep -q 'perl | sh' /root/x")),
         problem(("bash", "find /x -exec stat -c %a {} + | sort | uniq -c")),
         problem(None, ("python", COMPARE), example="awk '{print $1}' /x | sort"),
+        problem(("bash", "x=(/x/*); (( ${#x[@]} == 3 )) && [ ${x[0]} = /x/a ]")),
+        problem(("bash", "[[ -f /x ]] && [ $(wc -l < /x) -eq 3 ]")),
+        problem(("bash", "x=$(cat /x); (( x == 3 )) && grep -v y /x")),
     ],
 )
 def test_judged(given):
@@ -87,8 +90,25 @@ def test_judged(given):
         (problem(("bash", "ls | xargs -n1 env python3")), "runs python3"),
         (problem(("python", "import os\nos.stat('/x')")), "says import os"),
         (problem(("python", "print(open('/x').read())")), "says open("),
+        (problem(("python", "exit(eval(argv[1]) != 3)")), "says eval("),
         (problem(None, example="sudo ls"), "example script runs sudo"),
         (problem(("bash", "sudo whoami; sudo /root/x")), "runs sudo"),
+        (problem(("bash", "A=1 B=2 python3 /root/x.py")), "runs python3"),
+        (problem(("bash", "timeout 9 python3 /root/x.py")), "runs python3"),
+        (problem(("bash", "find /x -execdir sh {} +")), "runs sh"),
+        (problem(("bash", "sort /x | awk -f /root/sum.awk")), "runs awk"),
+        (problem(("bash", "[ $(($(cat /x) + 1)) = 3 ]")), "calculates by '(($('"),
+        (problem(("bash", "[[ $(cat /x) -eq 3 ]]")), "calculates by"),
+        (problem(("bash", "[[ 3 -eq $(cat /x) ]]")), "calculates by"),
+        (problem(("bash", "f() { (( $1 > 2 )); }; f $(cat /x)")), "calculates by"),
+        (problem(("bash", "x=$(cat /x) y=$((x))")), "calculates by"),
+        (problem(("bash", "let x=$(cat /x)")), "calculates by 'let'"),
+        (problem(("bash", "declare -i x; x=$(cat /x)")), "calculates by"),
+        (problem(("bash", 'i=$(cat /x); [ "${list[$i]}" = y ]')), "calculates by"),
+        (
+            problem(("bash", "source ~/.bashrc; find ${PATH//:/ } -executable | nl")),
+            "executable in the PATH of ~/.bashrc",
+        ),
     ],
 )
 def test_refused(given, why):

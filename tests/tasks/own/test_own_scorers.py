@@ -175,6 +175,12 @@ def test_a_check_reads_what_the_command_printed(make, outcomes):
     assert outcomes(task, ["echo 12", "echo 123"]) == [RIGHT, WRONG]
 
 
+@pytest.mark.parametrize("check", ["[ $(cat) = 12 ]", "n=$(cat); ((n == 12))"])
+def test_a_check_obeys_no_text(check, make, outcomes):
+    replies = ["echo 12", "echo 13", "echo '! 13'", "echo 'x[$(echo 0)]+12'"]
+    assert outcomes(make({"a": check}, "bash_check"), replies) == [RIGHT, *[WRONG] * 3]
+
+
 @pytest.mark.parametrize(
     ("row", "scorer", "options", "says"),
     [
