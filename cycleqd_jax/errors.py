@@ -8,7 +8,10 @@ Each message is one sentence: the name, what was expected, what came, what to do
 
 import contextlib
 import difflib
+import os
 import reprlib
+import sys
+import traceback
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,11 @@ if TYPE_CHECKING:  # what runs in a sandbox has the standard library only
     import pydantic
 
 _LONGEST = 1000  # characters of a message
+# After a mistake in a user's own code, in the middle of a run.
+MEND_CODE = (
+    "mend it and start anew with run_dir=FOLDER, or, if it still gives what it gave so "
+    "far, delete run.json in the run's folder and go on with --resume"
+)
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -109,6 +117,44 @@ def explain(
     where = ".".join(_short(str(part)) for part in (key, *place) if part != "")
     ending = "" if message.endswith("?") else "."
     return error, f"{where}: {message}{ending}" if where else f"{message}{ending}"
+
+
+@contextlib.contextmanager
+def own_code(
+    what: str, code: Any, remedy: str, error: type[CycleQDError]
+) -> Iterator[None]:
+    """Says in one sentence what a user's own code raised, and in which line of it.
+
+    Exceptions of this library pass, and so do those of code of this package: they are
+    faults of the program, and keep their traceback.
+
+    Args:
+      what: the code, for the message.
+      code: its class or function; its module's file is named.
+      remedy: ends the message.
+      error: what is raised.
+
+    Raises:
+      CycleQDError: of the kind `error`.
+    """
+    module = code.__module__
+    try:
+        yield
+    except (CycleQDError, MemoryError):
+        raise
+    except Exception as err:  # a user's code may raise anything; the cause is kept
+        if module.partition(".")[0] == "cycleqd_jax":
+            raise
+        file = getattr(sys.modules.get(module), "__file__", None)
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(err.__traceback__)
+            if frame.filename == file
+        ]
+        where = f" ({os.path.basename(file)}, line {lines[-1]})" if lines else ""
+        raise error(
+            f"{what} raised {type(err).__name__}: {err}{where}; {remedy}."
+        ) from err
 
 
 def _place(error: Mapping[str, Any], data: Any) -> tuple[str | int, ...]:

@@ -61,7 +61,10 @@ class WeightsConfig(Protocol):
 
 
 class ModelConfig(WeightsConfig, Protocol):
-    """Sizes and constants of one causal language model.
+    """Sizes and constants of one causal language model: a frozen pydantic model.
+
+    `vocab_size` and `tie_word_embeddings` are fields, which `model_copy` changes where
+    experts have other rows; the others may be properties.
 
     Attributes:
       vocab_size: rows of the embedding.
@@ -84,6 +87,10 @@ class ModelConfig(WeightsConfig, Protocol):
     head_dim: int
     max_position_embeddings: int
     tie_word_embeddings: bool
+
+    def model_copy(self, *, update: Mapping[str, Any]) -> "ModelConfig":
+        """The same with other fields; pydantic models have it."""
+        ...
 
 
 @flax.struct.dataclass

@@ -5,6 +5,7 @@ A new family is a folder with its config and program, and an entry in `FAMILIES`
 """
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -114,7 +115,8 @@ def family_named(model_type: object, source: object) -> Family:
 
 def config_from_hf(data: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
     """Makes a config of a parsed `config.json`; errors as for `read_config`."""
-    return family_named(data.get("model_type"), source).config_from_hf(data, source)
+    family = family_named(data.get("model_type"), source)
+    return _complete(family, family.config_from_hf(data, source), ModelConfig)
 
 
 def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
@@ -144,7 +146,8 @@ def make_program(
       attention: the implementation of attention, from `choose_attention`.
     """
     family = family_named(config.model_type, "config")
-    return family.program(config, dtype, attention=attention)
+    program = family.program(config, dtype, attention=attention)
+    return _complete(family, program, CausalLM)
 
 
 def segmentation_config_from_hf(
@@ -187,6 +190,20 @@ def make_segmentation_program(
     """A segmentation model as functions; arguments as for `make_program`."""
     family = _named(SEGMENTATION_FAMILIES, config.model_type, "config")
     return family.program(config, dtype)
+
+
+def _complete(family: Family, made: Any, protocol: type) -> Any:
+    """Refuses what lacks a member that is asked for later, in the middle of a run."""
+    parts = [part for part in protocol.__mro__ if getattr(part, "_is_protocol", False)]
+    members = {n: None for p in parts for n in (*inspect.get_annotations(p), *vars(p))}
+    lacking = [n for n in members if n[0] != "_" and not hasattr(made, n)]
+    if lacking:
+        raise BadInputError(
+            f"family {family.model_type}: {type(made).__name__} must have all members "
+            f"of {protocol.__module__}.{protocol.__name__}, but lacks "
+            f"{', '.join(lacking)}; add them."
+        )
+    return made
 
 
 def _named(families: Sequence[Any], model_type: object, source: object) -> Any:

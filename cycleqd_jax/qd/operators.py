@@ -42,7 +42,8 @@ def load_operator(setting: str, path: str) -> Callable[..., Genome]:
     module_name, _, name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, TypeError) as err:
+    # A user's module may raise anything; the cause is kept.
+    except Exception as err:
         raise BadInputError(
             f"{setting}: {path} could not be imported: {err}; check that {module_name} "
             "is on Python's path and imports cleanly."
@@ -98,18 +99,20 @@ def check_operators(
     if crossover is not None:
         cross = load_operator("qd.crossover", crossover)
 
-        def call_cross(x1, x2, key):
+        def call_cross(x1, x2, key, basis):
             return cross(x1, x2, key, basis=basis)
 
-        _check("qd.crossover", crossover, genome, call_cross, genome, genome, key)
+        # The basis is traced, too, as in a run: in a plan it has shapes alone.
+        parents = (genome, genome, key, basis)
+        _check("qd.crossover", crossover, genome, call_cross, *parents)
     if mutation is not None:
         mutate = load_operator("qd.mutation", mutation)
 
-        def call(x, key, active):
+        def call(x, key, active, basis):
             return mutate(x, key, active=active, basis=basis)
 
         active = jax.ShapeDtypeStruct((), jnp.int32)
-        _check("qd.mutation", mutation, genome, call, genome, key, active)
+        _check("qd.mutation", mutation, genome, call, genome, key, active, basis)
 
 
 def _check(setting: str, path: str, genome: Genome, function, *args) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from cycleqd_jax.errors import RunError
 from cycleqd_jax.evaluation.base import (
     Cost,
     Episode,
@@ -57,6 +58,9 @@ def evaluate_batch(
       smooth: whether to compute smooth scores of the complete ones.
       retention: measures their retention; None measures none.
       progress: called after each episode.
+
+    Raises:
+      RunError: the environment failed, or a candidate has no episode of a task.
     """
     tasks = [task.name for task in evaluator.tasks]
     total = sum(len(task.problems(Split.OPTIMISE)) for task in evaluator.tasks)
@@ -72,6 +76,13 @@ def evaluate_batch(
     for e in evaluation.episodes:
         by_task = problems.setdefault(e.individual, {})
         by_task.setdefault(e.task, []).append(e.problem)
+    for name in candidates:
+        if lacking := [t for t in tasks if t not in problems.get(name, ())]:
+            raise RunError(
+                f"evaluator: {type(evaluator).__name__}.evaluate must return episodes "
+                f"of every individual on every task, but {name} has none on "
+                f"{', '.join(lacking)}; mend it, then go on with --resume."
+            )
     complete = {
         name: candidates[name]
         for name in candidates

@@ -109,10 +109,13 @@ def check_same_inputs(path: pathlib.Path, fingerprints: Mapping[str, Any]) -> No
                 f"kept no {name}; start anew with run_dir=FOLDER."
             )
         if old != new:
+            same = (
+                "; or, if it gives what it gave so far, delete run.json in that folder"
+            )
             raise BadInputError(
                 f"run_dir: the run in {path} was begun with other "
                 f"{difference(name, old, new)}; resume it with the same, or start "
-                "anew with run_dir=FOLDER."
+                f"anew with run_dir=FOLDER{same if name == 'code' else ''}."
             )
 
 

@@ -96,8 +96,9 @@ def run_search(
     key = jax.random.key(seed)
     tasks = [task.name for task in evaluator.tasks]
     experts = search.context.basis.expert_names
+    # A run that was killed may have written what no checkpoint counts.
+    folder.drop_batches_from(state.next_generation)
     numbers = untold(folder, qd.num_generations)
-
     start = time.perf_counter()
     with Lanes() as lanes:
         while state.next_generation <= qd.num_generations:
@@ -237,7 +238,7 @@ def _by_problems(
 
 
 def usage_of(cost: Cost, seconds: float) -> Usage | None:
-    """The split of `seconds` of wall time; None for an evaluator without an engine."""
+    """The split of wall time; None for an evaluator without an engine."""
     stats = cost.engine
     if stats is None:
         return None

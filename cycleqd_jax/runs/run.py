@@ -34,7 +34,7 @@ from cycleqd_jax.runs.results import (
     whole_batches,
 )
 from cycleqd_jax.runs.retention import TextRetention
-from cycleqd_jax.runs.search import make_search
+from cycleqd_jax.runs.search import make_search, rehearse_search
 from cycleqd_jax.runs.tasks import check_splits, find_out_of_domain, find_tasks
 from cycleqd_jax.runs.trackers import check_trackers, track_run
 from cycleqd_jax.search.base import State
@@ -71,6 +71,7 @@ def evolve(
     kind = open_kind(config, relay)
     kind.check()  # first: a sandbox may not be permitted here
     prepared = kind.prepare(folder, observer)
+    rehearse_search(config, prepared.search)
     write_run_facts(folder, config, prepared)
     observer.note(prepared.mode.reason)
     trained_experts.describe_experts(
@@ -202,6 +203,7 @@ def dry_run(
         )
     kind.check()
     prepared = kind.prepare(folder, observer, tasks)
+    rehearse_search(config, prepared.search)
     seconds = kind.estimate_episode(prepared, observer)
     return make_plan(
         config, prepared.memory, machine, inputs, tasks, (), seconds, out_of_domain

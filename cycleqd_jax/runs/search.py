@@ -4,10 +4,11 @@ import inspect
 from collections.abc import Sequence
 
 from cycleqd_jax.config import RunConfig
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, own_code
 from cycleqd_jax.evaluation.accepted import one_reply_problems
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.search.base import Context, Search
+from cycleqd_jax.search.checked import CheckedSearch, is_own, rehearse
 from cycleqd_jax.search.registry import search_class
 from cycleqd_jax.tasks.base import Split, Task, reference
 
@@ -44,7 +45,21 @@ def make_search(
             "take retention; choose cycleqd or map_elites, give its method init a "
             "parameter retention=None, or set retention.descriptor to false."
         )
-    return kind(Context(config.qd, options, basis, tuple(names), config.tasks, train))
+    with own_code(f"search: {config.search}", kind, "mend it", BadInputError):
+        search = kind(
+            Context(config.qd, options, basis, tuple(names), config.tasks, train)
+        )
+    return CheckedSearch(search, config.search) if is_own(kind) else search
+
+
+def rehearse_search(config: RunConfig, search: Search) -> None:
+    """Tries a user's own search on one batch; see `search.checked.rehearse`."""
+    rehearse(
+        search,
+        config.qd.children_per_batch,
+        smooth=config.fitness.smooth,
+        retention=config.retention.descriptor,
+    )
 
 
 def _takes(kind: type[Search], parameter: str) -> bool:

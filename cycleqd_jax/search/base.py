@@ -272,8 +272,14 @@ class Search(abc.ABC):
         """The best individuals; all of them have their genomes in the bank."""
 
     def metrics(self, state: State) -> dict[str, float | str]:
-        """Numbers that show progress; the names are always the same."""
-        return {}
+        """Numbers that show progress; the names are always the same.
+
+        Those of the form `best/NAME` are shown after every batch. By default they are
+        the best scores of completely evaluated individuals, by task.
+        """
+        best = state.bank.scores[state.bank.complete].max(axis=0)
+        names = self.context.tasks
+        return {f"best/{name}": float(b) for name, b in zip(names, best, strict=True)}
 
     def summary(self, state: State) -> Summary:
         """Facts that readers of the finished run need beside its champions."""

@@ -43,7 +43,8 @@ def search_class(name: str) -> type[Search]:
         )
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, SyntaxError, AttributeError, TypeError, ValueError) as err:
+    # A user's module may raise anything; the cause is kept.
+    except Exception as err:
         raise BadInputError(
             f"search: {name} could not be imported ({err}); check that {module_name} "
             "is on Python's path and imports cleanly."

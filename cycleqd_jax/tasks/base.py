@@ -13,9 +13,10 @@ import pydantic
 from pydantic import Field
 
 from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Message
-from cycleqd_jax.errors import RunError, printable
+from cycleqd_jax.errors import MEND_CODE, BadInputError, RunError, own_code, printable
 from cycleqd_jax.files import Count, Section, Seed, Whole
 from cycleqd_jax.sandbox.base import Sandbox
+from cycleqd_jax.tasks.checks import check_dialogue, check_result
 
 _ATTEMPTS = 3  # at an episode whose environment fails
 
@@ -82,7 +83,8 @@ class Result:
     share: float = 0.0
 
     def __post_init__(self):
-        """The explanation may quote the model; readers get a line that is safe."""
+        """Checks the fields. The explanation becomes a line that is safe to print."""
+        check_result(self, Outcome)
         line = printable(" ".join(self.explanation.split()))
         object.__setattr__(self, "explanation", line)
 
@@ -230,7 +232,13 @@ class Task(Protocol):
 
 def reference(task: Task, problem: Problem) -> Sequence[Message] | None:
     """A right conversation that ends with the answer; None where none is known."""
-    return getattr(task, "reference", task.dialogue)(problem)
+    method = getattr(task, "reference", task.dialogue)
+    what = f"Task {task.name}, problem {problem.id}: {method.__name__}"
+    with own_code(what, type(task), "mend it", BadInputError):
+        found = method(problem)
+    if found is not None:
+        check_dialogue(what, found)
+    return found
 
 
 def opening(task: Task, problem: Problem) -> Sequence[Message]:
@@ -261,10 +269,18 @@ async def run_episode(
 
     Raises:
       RunError: the environment failed three times; the run stops and can be resumed.
+        Or the task raised something else, or gave no `Result`.
       SandboxError: raised by the task; the sandbox has retried already.
     """
+    what = f"Task {task.name}, problem {problem.id}: run"
     for _ in range(_ATTEMPTS):
-        result = await task.run(problem, make_chat(), sandbox)
+        with own_code(what, type(task), MEND_CODE, RunError):
+            result = await task.run(problem, make_chat(), sandbox)
+        if not isinstance(result, Result):
+            raise RunError(
+                f"{what} must return a cycleqd_jax.tasks.base.Result, but returned "
+                f"{result!r:.80}; {MEND_CODE}."
+            )
         if result.outcome is not Outcome.ENV_ERROR:
             return result
     raise RunError(

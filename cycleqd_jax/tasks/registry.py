@@ -2,11 +2,12 @@
 
 import importlib
 import inspect
+from collections.abc import Sequence
 
-from cycleqd_jax.errors import BadInputError, show
+from cycleqd_jax.errors import BadInputError, own_code, show
 from cycleqd_jax.files import check_name
 from cycleqd_jax.tasks import harness
-from cycleqd_jax.tasks.base import Task, TaskSettings
+from cycleqd_jax.tasks.base import Problem, Split, Task, TaskSettings
 from cycleqd_jax.tasks.own.options import is_own
 from cycleqd_jax.tasks.own.task import OwnTask
 from cycleqd_jax.tasks.pocket.coding import PocketCoding, PocketCodingHard
@@ -37,6 +38,11 @@ NAMES = (*BUILT_IN, *_OTHERS, *images.NAMES)
 
 _VALUES = ("name", "max_new_tokens", "fingerprint")
 _METHODS = ("problems", "dialogue", "run")
+_SIGNATURES = (
+    ("problems", "split", 1),
+    ("dialogue", "problem", 1),
+    ("run", "problem, chat, sandbox", 3),
+)
 _OF_IMAGES = ("ids", "example")  # methods of a data set of images, and of no task
 
 
@@ -78,7 +84,8 @@ def make_task(name: str, settings: TaskSettings) -> Task | ImageTask:
             f"Task {name} must be a class made as Class(settings) with TaskSettings, "
             f"but it takes other arguments: {err}."
         ) from err
-    task = kind(settings)
+    with own_code(f"Task {name}", kind, "mend it", BadInputError):
+        task = kind(settings)
     if is_images(name):
         _check_task_name(name, task.name)
         return ImageTask(task)
@@ -104,7 +111,41 @@ def make_task(name: str, settings: TaskSettings) -> Task | ImageTask:
             f"Task {name} must have max_new_tokens of at least 1 but has "
             f"{task.max_new_tokens!r}."
         )
+    if kind.__module__.partition(".")[0] != "cycleqd_jax":
+        _check_own(name, task)
     return task
+
+
+def _check_own(name: str, task: Task) -> None:
+    """Tries what a run calls later, perhaps after hours."""
+    for method, shown, count in _SIGNATURES:
+        try:
+            inspect.signature(getattr(task, method)).bind(*range(count))
+        except TypeError as err:
+            raise BadInputError(
+                f"Task {name} must have a method {method}({shown}), but it takes "
+                f"other arguments: {err}."
+            ) from err
+    if not isinstance(task.fingerprint, str):
+        raise BadInputError(
+            f"Task {name} must have a hash as its fingerprint, a string, but has "
+            f"{show(task.fingerprint)}."
+        )
+    for split in Split:
+        what = f"Task {name}: problems({split})"
+        with own_code(what, type(task), "give a split without any ()", BadInputError):
+            problems = task.problems(split)
+        if not isinstance(problems, Sequence) or isinstance(problems, str):
+            raise BadInputError(
+                f"{what} must return a sequence of problems, but returned "
+                f"{show(problems)}."
+            )
+        for one in problems:
+            if not isinstance(one, Problem) or not isinstance(one.id, str):
+                raise BadInputError(
+                    f"{what} must have cycleqd_jax.tasks.base.Problem with texts as "
+                    f"ids, but has {show(one)}."
+                )
 
 
 def _check_task_name(path: str, name: object) -> None:
@@ -137,7 +178,8 @@ def _import(path: str) -> type:
         )
     try:
         module = importlib.import_module(module_name)
-    except (ImportError, SyntaxError, TypeError) as err:
+    # A user's module may raise anything; the cause is kept.
+    except Exception as err:
         package = (getattr(err, "name", None) or "").partition(".")[0]
         remedy = f"check that {module_name} is on Python's path and imports cleanly"
         if package in _EXTRAS:

@@ -1,5 +1,6 @@
 import pathlib
 
+import jax
 import pytest
 
 from cycleqd_jax.errors import BadInputError
@@ -10,7 +11,13 @@ from cycleqd_jax.qd.operators import (
 )
 
 SOURCE = """
+import jax
 import numpy as np
+
+def scaled(genome, key, *, active, basis):
+    noise = jax.random.normal(key, genome.coefficients.shape)
+    moved = genome.coefficients + noise * basis.singular_values
+    return genome.replace(coefficients=moved)
 
 def fine(genome, key, *, active, basis):
     return genome
@@ -88,3 +95,17 @@ def test_the_fingerprint_follows_name_and_source(own, tmp_path, monkeypatch):
     other = pathlib.Path(tmp_path / "own_other.py")
     other.write_text(SOURCE.replace("return genome\n", "return genome  # same\n"))
     assert first != operator_fingerprint("qd.mutation", "own_other:fine")
+
+
+def test_an_operator_may_compute_with_a_basis_of_shapes(own, make):
+    """As in a plan, which has no values yet."""
+    basis = make.problem("lora").basis
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), basis)
+    check_operators(None, f"{own}:scaled", shapes)
+
+
+def test_a_module_that_raises_is_bad_input(tmp_path, monkeypatch):
+    (tmp_path / "raising_operators.py").write_text("raise RuntimeError('boom')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BadInputError, match=r"could not be imported: boom"):
+        load_operator("qd.mutation", "raising_operators:f")

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from scripted import ScriptedEvaluator
 
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, RunError
 from cycleqd_jax.evaluation.base import mean_scores
 from cycleqd_jax.evaluation.racing import RacingEvaluator
 from cycleqd_jax.evaluation.retention import RetentionSettings
@@ -490,7 +490,7 @@ def test_smooth_scores_are_refused_where_nothing_comes_of_them(
     with pytest.raises(BadInputError, match="mine:Blind takes no smooth scores"):
         runs_search.make_search(config, basis, "abc", tasks)
     config.fitness = FitnessSettings()
-    assert isinstance(runs_search.make_search(config, basis, "abc", tasks), Blind)
+    assert runs_search.make_search(config, basis, "abc", tasks).name == "mine:Blind"
     monkeypatch.undo()
     config.search, config.fitness = "random", FitnessSettings(smooth=True)
     for task in tasks:
@@ -498,3 +498,24 @@ def test_smooth_scores_are_refused_where_nothing_comes_of_them(
     with pytest.raises(BadInputError, match="no task knows the right answer"):
         runs_search.make_search(config, basis, "abc", tasks)
     assert runs_search.make_search(config, basis, "abc")  # only planned
+
+
+def test_what_no_checkpoint_counts_is_played_again(context, basis, scripted, tmp_path):
+    """A run that is killed between its results and its checkpoint leaves them."""
+    search = made("random", context)
+    state = run(search, begun(search, basis, scripted), tmp_path, scripted, stop=3)
+    whole = run(search, state, tmp_path, scripted)
+    again = run(search, state, tmp_path, scripted)
+    assert state_fingerprint(again) == state_fingerprint(whole)
+
+
+def test_an_evaluator_that_leaves_a_task_out_is_named(context, basis, tasks, tmp_path):
+    class Forgetful(ScriptedEvaluator):
+        def evaluate(self, individuals, split, **more):
+            found = super().evaluate(individuals, split, **more)
+            return found._replace(episodes=[e for e in found.episodes if e.task != "b"])
+
+    search = made("random", context)
+    state = begun(search, basis, ScriptedEvaluator(tasks, rule))
+    with pytest.raises(RunError, match=r"Forgetful\.evaluate .* child/1 has none on b"):
+        run(search, state, tmp_path, Forgetful(tasks, rule))

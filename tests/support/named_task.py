@@ -17,4 +17,7 @@ class NamedTask:
         return self._problems[split]
 
     def dialogue(self, problem):
-        return [{"role": "user", "content": problem.prompt}]
+        return [
+            {"role": "user", "content": problem.prompt},
+            {"role": "assistant", "content": problem.answer},
+        ]

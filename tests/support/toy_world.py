@@ -27,9 +27,10 @@ def random_model(
 ) -> tuple[LlamaConfig, dict[str, np.ndarray]]:
     """A two-layer Llama with float32 weights drawn from `rng`; norm scales are 1.
 
-    Its `kind` may be that of a relative, with `changes` of its config.
+    Its `kind` may be that of a relative or of another family, with `changes` of its
+    config.
     """
-    config = kind(
+    sizes = dict(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=24,
@@ -38,7 +39,9 @@ def random_model(
         num_key_value_heads=kv_heads,
         head_dim=8,
         tie_word_embeddings=True,
-        **changes,
+    )
+    config = kind(
+        **{n: v for n, v in sizes.items() if n in kind.model_fields}, **changes
     )
     weights = {
         name: np.ones(shape, np.float32)

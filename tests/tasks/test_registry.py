@@ -53,10 +53,40 @@ class TakesNothing:
     pass
 
 
+class Raising(Complete):
+    def __init__(self, settings):
+        raise KeyError("words")
+
+
+class RunsAlone(Complete):
+    async def run(self, problem):
+        raise NotImplementedError
+
+
+class WithoutValidate(Complete):
+    def problems(self, split):
+        return {"train": (), "optimise": (), "test": ()}[split]
+
+
+class OfTexts(Complete):
+    def problems(self, split):
+        return ["Say it."]
+
+
+class Hashless(Complete):
+    def __init__(self, settings):
+        super().__init__(settings)
+        self.fingerprint = 5
+
+
+MISTAKEN = (Raising, RunsAlone, WithoutValidate, OfTexts, Hashless)
+
+
 @pytest.fixture(autouse=True)
 def own_module(monkeypatch):
     module = types.ModuleType("own_tasks")
-    for kind in (Complete, WithoutRun, Nameless, Speechless, TakesNothing):
+    whole = (Complete, WithoutRun, Nameless, Speechless, TakesNothing)
+    for kind in (*whole, *MISTAKEN):
         setattr(module, kind.__name__, kind)
     module.number = 7
     monkeypatch.setitem(sys.modules, "own_tasks", module)
@@ -95,6 +125,11 @@ def test_own_class_by_import_path():
         ("own_tasks:TakesNothing", "Class\\(settings\\)"),
         ("own_tasks:Nameless", "name"),
         ("own_tasks:Speechless", "max_new_tokens"),
+        ("own_tasks:Raising", r"raised KeyError: 'words' \(test_registry\.py, line"),
+        ("own_tasks:RunsAlone", r"a method run\(problem, chat, sandbox\)"),
+        ("own_tasks:WithoutValidate", r"validate.*KeyError.*a split without any \(\)"),
+        ("own_tasks:OfTexts", "base.Problem with texts as ids, but has 'Say it.'"),
+        ("own_tasks:Hashless", "a string, but has 5"),
     ],
 )
 def test_what_cannot_be_made_is_bad_input(name, says):
