@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parses the command line and compiles; returns the exit code."""
     args = _parser().parse_args(argv)
     return console.guarded(
-        lambda: _run(args), interrupted="Nothing was written; run the command again."
+        lambda: _run(args),
+        interrupted="The file of --json, if there is one, has the finished programs.",
     )
 
 

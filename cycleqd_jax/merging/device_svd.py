@@ -1,14 +1,16 @@
 """Singular value decompositions of large dense task vectors, on the accelerator.
 
 Both methods take a batch of matrices of one shape, such as one kind of matrix of
-several layers, in float32; a program is compiled per shape and batch size.
+several layers, in float32; programs are compiled per shape and batch size.
 
 - To a low rank: randomised subspace iteration. A random subspace is multiplied by the
   matrix and its transpose a few times, and the matrix is decomposed inside of it.
 - To full rank: through the smaller Gram matrix. With the eigenvectors `V` of `A^T A`,
   `A = (A V) V^T`, and the columns of `A V` are the left singular vectors times the
   singular values. That sum is exact up to float32, however small a singular value;
-  left vectors of values below some 3e-4 of the largest are not orthogonal.
+  left vectors of values below some 3e-4 of the largest are not orthogonal. The program
+  for the eigenvectors, which takes a TPU's compiler minutes, takes one Gram matrix,
+  so that all matrices with the same smaller side share it.
 
 Source: Halko, Martinsson and Tropp, "Finding structure with randomness" (arXiv
 0909.4061), algorithms 4.4 and 5.1.
@@ -54,7 +56,6 @@ def is_randomised(shape: tuple[int, int], rank: int | Literal["full"]) -> bool:
     return rank != "full" and rank + OVERSAMPLING <= most
 
 
-@functools.partial(jax.jit, static_argnames=("rank", "dtype", "keep_rest"))
 def batch_svd(
     matrices: jax.Array,
     rank: int | Literal["full"],
@@ -70,29 +71,70 @@ def batch_svd(
     Args:
       matrices: float32 `[B, out, in]`.
       rank: r, or "full".
-      dtype: of the directions and the rest. Static, as are `rank` and `keep_rest`.
+      dtype: of the directions and the rest.
       keep_rest: whether the rest is returned.
     """
     shape = matrices.shape[1:]
-    method = _randomised if is_randomised(shape, rank) else _by_gram
     keep = min(shape) if rank == "full" else min(rank, *shape)
-    u, v, values = jax.vmap(functools.partial(method, rank=keep))(matrices)
+    if is_randomised(shape, rank):
+        return randomised_svd(matrices, keep, dtype, keep_rest)
+    vectors = jnp.stack([eigenvectors(gram) for gram in gram_matrices(matrices)])
+    return gram_svd(matrices, vectors, keep, dtype, keep_rest)
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "dtype", "keep_rest"))
+def randomised_svd(
+    matrices: jax.Array, rank: int, dtype: str, keep_rest: bool
+) -> BatchSVD:
+    """As `batch_svd`, in a random subspace."""
+    found = jax.vmap(functools.partial(_randomised, rank=rank))(matrices)
+    return _finish(matrices, *found, dtype, keep_rest)
+
+
+@jax.jit
+def gram_matrices(matrices: jax.Array) -> jax.Array:
+    """Products of the smaller side: `[B, out, in]` to `[B, n, n]`."""
+    tall = _tall(matrices)
+    return _product(tall.mT, tall)
+
+
+@jax.jit
+def eigenvectors(gram: jax.Array) -> jax.Array:
+    """Of one symmetric `[n, n]`, as columns."""
+    return jnp.linalg.eigh(gram)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "dtype", "keep_rest"))
+def gram_svd(
+    matrices: jax.Array, vectors: jax.Array, rank: int, dtype: str, keep_rest: bool
+) -> BatchSVD:
+    """As `batch_svd`, given the eigenvectors `[B, n, n]` of the Gram matrices."""
+    found = jax.vmap(functools.partial(_by_gram, rank=rank))(_tall(matrices), vectors)
+    u, v, values = found
+    if matrices.shape[1] < matrices.shape[2]:
+        u, v = v, u
+    return _finish(matrices, u, v, values, dtype, keep_rest)
+
+
+def _tall(matrices: jax.Array) -> jax.Array:
+    return matrices.mT if matrices.shape[1] < matrices.shape[2] else matrices
+
+
+def _finish(matrices, u, v, values, dtype: str, keep_rest: bool) -> BatchSVD:
     largest = jnp.argmax(jnp.abs(u), axis=1, keepdims=True)
     signs = jnp.where(jnp.take_along_axis(u, largest, axis=1) < 0, -1.0, 1.0)
     u, v = u * signs, v * signs
     rest = None
     if keep_rest:
-        scaled = u * values[:, None, :keep]
+        scaled = u * values[:, None, : u.shape[2]]
         known = jnp.einsum("bor,bir->boi", scaled, v, precision=_HIGHEST)
         rest = (matrices - known).astype(dtype)
     return BatchSVD(u.astype(dtype), v.astype(dtype), values, rest)
 
 
-def _by_gram(a: jax.Array, *, rank: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    if a.shape[0] < a.shape[1]:
-        v, u, values = _by_gram(a.T, rank=rank)
-        return u, v, values
-    _, v = jnp.linalg.eigh(_product(a.T, a))
+def _by_gram(
+    a: jax.Array, v: jax.Array, *, rank: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     scaled = _product(a, v)
     values = jnp.linalg.norm(scaled, axis=0)  # more exact than roots of eigenvalues
     order = jnp.argsort(-values)

@@ -14,8 +14,8 @@ from cycleqd_jax.inference import programs
 from cycleqd_jax.inference.population import Population
 from cycleqd_jax.inference.programs import DecodeState, PrefillChunk, ProgramKey
 from cycleqd_jax.inference.sampling import RowSampling
+from cycleqd_jax.merging import device_svd
 from cycleqd_jax.merging.blocks import matrices_per_call
-from cycleqd_jax.merging.device_svd import batch_svd
 from cycleqd_jax.merging.materialise import change_matrix
 from cycleqd_jax.models import sharding
 from cycleqd_jax.training.batches import Batch
@@ -75,8 +75,8 @@ def jobs(
 ) -> Iterator[Job]:
     """The programs with these names, in these modes where they have one."""
     weights, basis, cache = run.weights(), run.placed_basis(), run.cache()
-    if "factorise" in names and (job := _factorise(run)) is not None:
-        yield job
+    if "factorise" in names:
+        yield from _factorise(run)
     for mode in modes:
         factored = mode == "factored"
         population = run.population() if factored else Population()
@@ -97,10 +97,11 @@ def jobs(
         yield _train(run)
 
 
-def _factorise(run: AbstractRun) -> Job | None:
-    """A call for each batch of task vectors of one shape, on the first device.
+def _factorise(run: AbstractRun) -> Iterator[Job]:
+    """A call for each batch of task vectors, on the first device; a job for each shape.
 
-    None if all of them are small enough for the host.
+    Eigenvectors of Gram matrices are jobs of their own, as shapes share them. There are
+    no jobs if all task vectors are small enough for the host.
     """
     basis, shapes = run.placed_basis(), run.program.config.weight_shapes()
     counts = collections.Counter(
@@ -108,32 +109,52 @@ def _factorise(run: AbstractRun) -> Job | None:
         for slot in basis.layout
         if min(shapes[slot.name]) >= run.basis.host_below
     )
-    where = SingleDeviceSharding(run.devices[0])
-
-    def lower(number, shape):
-        given = Shape((number, *shape), jnp.float32, sharding=where)
-        return batch_svd.lower(
-            given, run.basis.rank, run.program.dtype.name, run.basis.residual == "keep"
-        )
-
-    parts, largest = [], 0
-    for shape, count in counts.items():
-        matrices = basis.num_experts * count
-        number = min(matrices, matrices_per_call(shape))
-        calls = -(-matrices // number)
-        parts.append(Part(partial(lower, number, shape), calls=calls))
-        largest = max(largest, 4 * number * math.prod(shape))
-    if not parts:
-        return None
-    # Beside a batch lie the task vectors that it was put together from.
-    return Job(
-        "factorise",
-        tuple(parts),
-        largest,
-        remark="one device; passes through its loops unknown, each counted once",
-        unrolls=False,
-        passes=6,
+    experts, dtype, rank = basis.num_experts, run.program.dtype, run.basis.rank
+    place = partial(
+        Shape, dtype=jnp.float32, sharding=SingleDeviceSharding(run.devices[0])
     )
+    job = partial(Job, unrolls=False, passes=6)
+    grams: dict[int, tuple[int, int]] = {}  # size -> how many, bytes beside one
+    # Small ones first: they are compiled sooner.
+    for (rows, columns), count in sorted(counts.items(), key=lambda c: math.prod(c[0])):
+        room, size = matrices_per_call((rows, columns)), min(rows, columns)
+        number = min(experts * count, room)
+        calls = -(-experts * count // number)
+        keep = size if rank == "full" else min(rank, size)
+        given = place((number, rows, columns))
+        # Beside a batch lie the next one, the two weights of its last task vector, and
+        # the directions of as many parameters, of those before, and of these joined.
+        directions = min(count, room) * experts * (rows + columns) * keep
+        held = 4 * given.size + dtype.itemsize * (2 * rows * columns + 3 * directions)
+        options = (keep, dtype.name, False)
+        if device_svd.is_randomised((rows, columns), rank):
+            called = [partial(device_svd.randomised_svd.lower, given, *options)]
+        else:
+            squares = place((number, size, size))
+            called = [
+                partial(device_svd.gram_matrices.lower, given),
+                partial(device_svd.gram_svd.lower, given, squares, *options),
+            ]
+            # Those of a batch, and their eigenvectors, which are then stacked.
+            held += 2 * 4 * squares.size
+            many, beside = grams.get(size, (0, 0))
+            beside = max(beside, held + 4 * given.size)
+            grams[size] = many + experts * count, beside
+        yield job(
+            f"factorise, {rows} x {columns}",
+            tuple(Part(lower, calls=calls) for lower in called),
+            held,
+            remark=f"{number} on one device"
+            + ("; its loops counted once" if len(called) == 1 else ""),
+        )
+    for size, (many, beside) in grams.items():
+        lower = partial(device_svd.eigenvectors.lower, place((size, size)))
+        yield job(
+            f"factorise, eigenvectors of {size} x {size}",
+            (Part(lower, calls=many),),
+            beside,
+            remark="one on one device; its loops counted once",
+        )
 
 
 def _prefill(run, weights, population, cache):

@@ -15,7 +15,7 @@ import pytest
 from eight_devices import on_eight_devices
 
 from cycleqd_jax.inference.settings import EngineSettings
-from cycleqd_jax.merging import blocks
+from cycleqd_jax.merging import blocks, device_svd
 from cycleqd_jax.models.llama.config import LlamaConfig
 from experiments import scale_check
 from experiments.scale import chips, programs
@@ -163,26 +163,39 @@ def abstract(host_below, rank=4):
     return dataclasses.replace(run, basis=basis)
 
 
-@pytest.mark.parametrize("rank", [4, "full"])
+@pytest.mark.parametrize("rank", [2, "full"])
 def test_the_factorisation_covers_every_task_vector(rank, monkeypatch):
     """Batches as they come, of two matrices of 32 x 32 floats."""
     monkeypatch.setattr(blocks, "_BATCH_BYTES", 2 * 4 * 32 * 32)
-    run = abstract(16, rank)
-    (job,) = programs.jobs(run, ("factorise",), ())
-    found = {}
-    for part in job.parts:
-        number, *shape = part.lower().in_avals[0][0].shape
-        found[tuple(shape)] = (number, part.calls)
-    layers, experts = 3, 3
-    assert found == {
-        (96, 32): (1, experts),
-        (32, 32): (2, layers * 2 * experts // 2),
-        (16, 32): (4, -(-layers * 2 * experts // 4)),
-        (48, 32): (1, layers * 2 * experts),
-        (32, 48): (1, layers * experts),
+    monkeypatch.setattr(device_svd, "OVERSAMPLING", 1)
+    jobs = list(programs.jobs(abstract(16, rank), ("factorise",), ()))
+    called = {
+        job.name.removeprefix("factorise, "): [
+            (part.lower().in_avals[0][0].shape, part.calls) for part in job.parts
+        ]
+        for job in jobs
     }
+    layers, experts, parts = 3, 3, 2 if rank == "full" else 1
+    want = {
+        "96 x 32": [((1, 96, 32), experts)] * parts,
+        "32 x 32": [((2, 32, 32), layers * 2 * experts // 2)] * parts,
+        "16 x 32": [((4, 16, 32), -(-layers * 2 * experts // 4))] * parts,
+        "48 x 32": [((1, 48, 32), layers * 2 * experts)] * parts,
+        "32 x 48": [((1, 32, 48), layers * experts)] * parts,
+    }
+    if rank == "full":  # one for each task vector
+        wide = experts * (1 + layers * (2 + 2 + 1))
+        want["eigenvectors of 32 x 32"] = [((32, 32), wide)]
+        want["eigenvectors of 16 x 16"] = [((16, 16), layers * 2 * experts)]
+    assert called == want
+    (job,) = [job for job in jobs if job.name == "factorise, 32 x 32"]
+    matrix = 4 * 32 * 32
+    directions = 2 * 3 * 2 * 4 * 32 * (32 if rank == "full" else rank)
+    beside = 2 * (matrix + matrix) + 3 * directions + (parts - 1) * 4 * matrix
+    assert job.held == beside
     row = measure(job, LIMITS)
-    assert row.fits and row.total > row.figures.peak and row.figures.flops > 0
+    assert row.fits and row.total == row.figures.peak + job.held
+    assert row.figures.flops > 0
 
 
 def test_small_matrices_are_factorised_on_the_host():
@@ -214,6 +227,26 @@ def test_the_command_says_what_fits(capsys, tmp_path, monkeypatch):
         assert one["flops"] > 2 * 4 * 134_515_008
         assert one["bytes_accessed"] > weights and one["seconds_at_roofline"] > 0
         assert one["collectives"] == {}
+
+
+def test_an_interrupted_command_keeps_what_it_compiled(capfd, tmp_path, monkeypatch):
+    monkeypatch.setattr(chips, "_local", lambda: local(10**12))
+    monkeypatch.setattr(scale_check, "_QUICK_LAYERS", (1, 2))
+    done = []
+
+    def interrupted(job, limits):
+        if len(done) == 2:  # layers of the first program
+            raise KeyboardInterrupt
+        done.append(Row(job, figures(1), limits))
+        return done[-1]
+
+    monkeypatch.setattr(scale_check, "measure", interrupted)
+    file = tmp_path / "scale.json"
+    wanted = [*SMALL, "--quick", "--programs", "decode", "--json", str(file)]
+    assert scale_check.main(wanted) == 130
+    assert "has the finished programs" in capfd.readouterr().err
+    (kept,) = json.loads(file.read_text())["programs"]
+    assert kept["name"] == "decode, factored"
 
 
 def test_what_does_not_fit_is_said_and_fails(capsys, monkeypatch):
