@@ -13,6 +13,7 @@ from cycleqd_jax.models.locate import is_hub_name, locate
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs.basis import BasisJob
 from cycleqd_jax.runs.conditioning import check_gram_memory
+from cycleqd_jax.runs.data_sets import with_commits
 from cycleqd_jax.runs.engines import make_program
 from cycleqd_jax.runs.memory import this_machine
 from cycleqd_jax.runs.plan import find_inputs
@@ -52,6 +53,7 @@ def factorise(config: RunConfig, observer: Observer) -> Factorised:
             "basis.keep is false, so there is no place for the basis; leave it out."
         )
     observer.phase("opening the models")
+    config = with_commits(config, Path(config.run_dir))  # those of a run that has begun
     tasks = make_tasks(config.tasks, config.problems, config.task_settings)
     for source in (config.base_model, *config.expert_paths):
         if is_hub_name(source):
