@@ -143,11 +143,11 @@ def test_of_a_modification_only_the_state_counts():
     ids=lambda text: ascii(text[:12]),
 )
 def test_no_answer_takes_long(text):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ValueError):
         literals.evaluate(text)
     assert is_right("other", f" [{text}]", ["1"]) is False
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_odd_escapes_are_no_warnings():
