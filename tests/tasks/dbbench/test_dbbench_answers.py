@@ -37,9 +37,9 @@ def test_a_reply_is_read_by_its_first_action(reply, statement, answer):
 
 def test_reading_a_reply_takes_time_in_proportion_to_its_length():
     reply = "Action: Operation\n" + "```sql\nx" * 200_000 + " Final Answer:" * 1000
-    began = time.monotonic()
+    began = time.process_time()
     assert parse_reply(reply).statement is None
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("seed", range(5))
