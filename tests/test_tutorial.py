@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from cycleqd_jax.config import RunConfig
+from cycleqd_jax.config import RunConfig, load_config
 from experiments import agent_skills
 
 NOTEBOOK = pathlib.Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
@@ -57,13 +57,10 @@ def test_every_command_and_setting_exists(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = commands()
     assert list(given) == ["agent_skills", "ask", "export"]
-    configs = []
-    monkeypatch.setattr(
-        agent_skills, "_run", lambda config, **_: configs.append(config) or 0
-    )
+    asked = []
+    monkeypatch.setattr(agent_skills, "_run", lambda args: asked.append(args) or 0)
     assert agent_skills.main(given["agent_skills"]) == 0
-    [config] = configs
-    assert isinstance(config, RunConfig)
+    config = load_config(asked[0].config, asked[0].settings, RunConfig)
     for name in ("ask", "export"):
         assert given[name][0] == config.run_dir
         # An option that does not exist would end the command by SystemExit.
