@@ -20,7 +20,7 @@ class Meeting:
     def __init__(self, count, functions):
         server = relay.listen()
         address = ("127.0.0.1", server.getsockname()[1])
-        self.lost, self.said, self.done = [], {}, {}
+        self.lost, self.said, self.done = [], {i: [] for i in range(count)}, {}
         self.ends = [None] * count
         self._functions, self._address = functions, address
         self.threads = [
@@ -34,7 +34,6 @@ class Meeting:
 
     def _follow(self, i):
         self.ends[i] = relay.connect([("127.0.0.1", 1), self._address], SECRET, i + 1)
-        self.said[i] = []
         try:
             self.done[i] = relay.follow(
                 self.ends[i], self._functions(i, self.ends[i]), self.said[i].append
