@@ -58,7 +58,7 @@ class CheckedSearch(Search):
 
     @property
     def any_order(self) -> bool:
-        """That of the search."""
+        """True if outcomes may be told in any order."""
         return self._search.any_order
 
     def init(self, experts, scores, **known) -> State:
@@ -140,11 +140,11 @@ class CheckedSearch(Search):
         return found
 
     def metrics(self, state) -> dict[str, float | str]:
-        """Those of the search."""
+        """The metrics of the search."""
         return self._call("metrics", dict, state)
 
     def summary(self, state) -> Summary:
-        """That of the search."""
+        """The summary of the search."""
         return self._call("summary", Summary, state)
 
     def _call(self, method: str, kind: Any, *args, **named) -> Any:

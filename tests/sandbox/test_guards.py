@@ -1,4 +1,4 @@
-"""What a script that judges calculates with and tests is read from its text."""
+"""Texts that a judging script calculates with and tests are read from its code."""
 
 import pytest
 
