@@ -100,7 +100,7 @@ def gram_matrices(matrices: jax.Array) -> jax.Array:
 
 @jax.jit
 def eigenvectors(gram: jax.Array) -> jax.Array:
-    """Of one symmetric `[n, n]`, as columns."""
+    """The eigenvectors of one symmetric `[n, n]`, as columns."""
     return jnp.linalg.eigh(gram)[1]
 
 

@@ -33,7 +33,7 @@ _OPERATORS = ("!", "-a", "-o", "-v", "-R", r"\(", r"\)")
 
 
 def begin(code: str) -> str:
-    """What a script of bash begins with; it ends where a text would be obeyed."""
+    """Code to put before a bash script; it ends the script before a text is obeyed."""
     return _tests(code) + _numbers(code)
 
 
@@ -65,7 +65,7 @@ def calculation(code: str) -> str | None:
 
 
 def _numbers(code: str) -> str:
-    """What ends a script before a command that would calculate with a text.
+    """Code that ends a script before a command that would calculate with a text.
 
     Bash would execute what is in a subscript there: `x[$(command)]`, or in a variable
     that the text names. The name of none is 0.
