@@ -1,8 +1,11 @@
 """What all tests share."""
 
 import gc
+import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 import jax
 import pytest
@@ -13,6 +16,35 @@ _MOST_MAPS = 20_000
 # Subprocesses of tests, and import paths in their configs, find the toy task here.
 TESTS = pathlib.Path(__file__).parent
 sys.path.insert(0, str(TESTS / "support"))
+
+
+class Programs:
+    """A folder of compiled programs for one run of the tests, and all its processes.
+
+    Many tests compile the same small programs; without it a quarter of the time of some
+    files was spent on compiling them again.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+    def pytest_configure_node(self, node):
+        node.workerinput["programs"] = self.folder
+
+    def pytest_unconfigure(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def pytest_configure(config):
+    given = getattr(config, "workerinput", {}).get("programs")
+    if given is None:
+        given = tempfile.mkdtemp(prefix="programs-")
+        config.pluginmanager.register(Programs(given))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = given  # of commands in other processes
+    jax.config.update("jax_compilation_cache_dir", given)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 @pytest.fixture(scope="session", autouse=True)

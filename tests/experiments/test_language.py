@@ -98,7 +98,13 @@ def test_scores_are_those_of_the_harness(world, factored, tmp_path):
     assert len({value for key, value in ours.items() if key[0] == "base"}) > 4
 
 
-@pytest.mark.parametrize("how", ["engine.mode=materialised", "individuals_per_pass=1"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "engine.mode=materialised",
+        pytest.param("individuals_per_pass=1", marks=pytest.mark.slow),
+    ],
+)
 def test_one_by_one_gives_the_same(world, factored, tmp_path, how):
     folder, settings = world
     few = ["individuals=[base,expert/toy_b]", "tasks=[own_group,own_replies]"]

@@ -54,7 +54,8 @@ def run(settings, folder, *overrides):
 @pytest.mark.parametrize(
     "num_tasks, overrides, said",
     [
-        (2, ["qd.mutation=svd_child"], "core form"),
+        pytest.param(2, ["qd.mutation=svd_child"], "core form",
+                     marks=pytest.mark.slow),
         (3, ["qd.mutation=gaussian", "qd.gaussian_std=0.05", "qd.selection=random"],
          "Gaussian noise"),
         pytest.param(3, ["basis.rank=2", "qd.selection=elite_ref"],

@@ -42,7 +42,9 @@ def compilations():
     return found
 
 
-@pytest.mark.parametrize("mode", ["factored", "materialised"])
+@pytest.mark.parametrize(
+    "mode", ["factored", pytest.param("materialised", marks=pytest.mark.slow)]
+)
 def test_no_request_compiles(toy_run, compilations, mode):
     del compilations[:]
     settings = {"max_waiting": 500, "engine": ENGINE | {"mode": mode}}

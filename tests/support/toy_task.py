@@ -1,4 +1,8 @@
-"""Tasks for tests: a program in the sandbox sums the reply, the sum decides."""
+"""Tasks for tests: the POSIX checksum of the reply decides.
+
+A program in the sandbox makes that of the first task. The others make the same here:
+a process for every reply took a third of the time of all tests of runs.
+"""
 
 import hashlib
 
@@ -34,17 +38,33 @@ class ToyTask:
 
     async def run(self, problem, chat, sandbox):
         reply = await chat(self.dialogue(problem)[:1])
-        program = Program(("cksum",), stdin=reply.text.encode())
-        execution = await sandbox.run(program)
-        total = int(execution.stdout.split()[0])
+        total = await self.checksum(reply.text.encode(), sandbox)
         solved = total % 5 < 2
         return Result(
             Outcome.SOLVED if solved else Outcome.WRONG, reply.text, str(total), 1
         )
 
+    async def checksum(self, content: bytes, sandbox) -> int:
+        return cksum(content)
+
+
+def cksum(content: bytes) -> int:
+    """What `cksum` prints: CRC-32, highest bit first, of the bytes and their number."""
+    length = len(content)
+    crc = 0
+    for byte in content + length.to_bytes((length.bit_length() + 7) // 8, "little"):
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1) ^ (0x104C11DB7 if crc >> 31 else 0)
+    return crc ^ 0xFFFFFFFF
+
 
 class ToyA(ToyTask):
     name = "toy_a"
+
+    async def checksum(self, content, sandbox):
+        execution = await sandbox.run(Program(("cksum",), stdin=content))
+        return int(execution.stdout.split()[0])
 
 
 class ToyB(ToyTask):

@@ -21,13 +21,10 @@ def meaning(problem) -> str:
     return answer
 
 
-def once_each(task, splits=tuple(Split), size=56):
-    """Each template once, from all splits in turn, then others up to `size`."""
+def once_each(task, splits=tuple(Split)):
+    """Each template once, from all splits in turn."""
     problems = [p for split in reversed(splits) for p in task.problems(split)]
-    first = {p.data["template"]: p for p in problems}
-    chosen = list(first.values())
-    rest = [p for p in problems if p not in chosen]
-    return chosen + rest[: size - len(chosen)]
+    return list({p.data["template"]: p for p in problems}.values())
 
 
 def assert_all_solved(task, play, problems):
