@@ -80,16 +80,13 @@ def prompts_of(seed: int, count: int) -> list[list[dict[str, str]]]:
     ]
 
 
-_forward = jax.jit(full_logits, static_argnums=0)
-
-
 def naive(program, weights, deltas, prompt, limit):
     """One sequence at a time, the whole forward pass for every token."""
     ids, new = list(prompt), []
     while len(new) < limit:
         padded = np.zeros((1, SHAPE.length), np.int32)
         padded[0, : len(ids)] = ids
-        logits = _forward(program, weights, padded, deltas)
+        logits = full_logits(program, weights, padded, deltas)
         token = int(np.argmax(logits[0, len(ids) - 1]))
         ids.append(token)
         new.append(token)
