@@ -15,6 +15,7 @@ from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.individuals import Adapter
 from cycleqd_jax.progress import Observer
+from cycleqd_jax.qd.settings import QDSettings
 from cycleqd_jax.reports import build
 from cycleqd_jax.runs import run
 from cycleqd_jax.runs.cached import CachedEvaluator
@@ -85,22 +86,37 @@ def _within_budget(
 ) -> RunConfig:
     """The config with as many children as the budget allows.
 
-    They are at least one batch, and at most as many as the config has. Their number is
-    kept beside the run, since the run goes on to more children.
+    They are at least those of the pilot, and at most as many as the config has. Their
+    number is kept beside the run, since the run goes on to more children.
     """
     most, kept = config.qd.num_generations, folder.path.with_suffix(".json")
-    batch = min(config.qd.children_per_batch, most)
     if not kept.exists():
-        pilot = _with_children(config, batch)
+        first, number = _pilot(config.qd)
+        pilot = _with_children(config, number)
         run.check_generations(pilot, folder)
         if read_facts(folder.path) is None:
-            observer.phase(f"{folder.path}: one batch, to see what a child costs")
+            said = f"{number} children, to see what one costs"
+            observer.phase(f"{folder.path}: {said}")
             run.evolve(pilot, folder, observer)
         left = budget - method_cost(folder.path).tokens
-        child = part_costs(folder.path)["batch-000001"].tokens / batch
-        children = min(most, batch + max(0, int(left / child)))
+        last = part_costs(folder.path)[f"batch-{first:06}"].tokens
+        child = last / (number - first + 1)
+        children = min(most, number + max(0, int(left / child)))
         files.write_sealed(kept, {"num_generations": children})
     return _with_children(config, files.read_sealed(kept)["num_generations"])
+
+
+def _pilot(qd: QDSettings) -> tuple[int, int]:
+    """First and last child of the batch that shows what a child costs.
+
+    Seeds are merges without a search, which cost less than other children. A batch that
+    has more than a tenth of them does not count.
+    """
+    batch, seeds = qd.children_per_batch, len(qd.seeds)
+    before = 0 if 10 * seeds <= batch else -(-seeds // batch) * batch
+    if before + 1 > qd.num_generations:
+        before = 0
+    return before + 1, min(before + batch, qd.num_generations)
 
 
 def _with_children(config: RunConfig, number: int) -> RunConfig:

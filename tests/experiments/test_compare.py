@@ -343,8 +343,14 @@ def test_a_preset_comes_before_a_methods_own_settings(world, tmp_path):
 
 @pytest.mark.slow
 def test_a_budget_gives_every_search_as_many_tokens(world, tmp_path):
-    methods = {"cycleqd": {}, "sparse": {"search": "random", "problems.optimise": 2}}
-    budget = 20_000
+    gradient = {"seeds": [1.0, 0.5], "mutation": "gradient", "ascent_steps": 2}
+    methods = {
+        "cycleqd": {},
+        "sparse": {"search": "random", "problems.optimise": 2},
+        # Two of the first three children are merges, without gradients.
+        "seeded": {"qd": gradient | {"children_per_batch": 3}},
+    }
+    budget = 30_000
     config = world(
         "budget.yaml",
         methods=methods,
@@ -359,6 +365,7 @@ def test_a_budget_gives_every_search_as_many_tokens(world, tmp_path):
         assert budget * 0.85 < entry["tokens"] < budget * 1.15
     children = {n: entry["children"] for n, entry in summary["methods"].items()}
     assert children["sparse"] > 1.5 * children["cycleqd"] > 6
+    assert 6 < children["seeded"] < children["cycleqd"]
     before = contents(tmp_path / "study")
     assert compare.main(["--config", config]) == 0
     assert contents(tmp_path / "study") == before
