@@ -49,7 +49,7 @@ class ToyTask:
 
 
 def cksum(content: bytes) -> int:
-    """What `cksum` prints: CRC-32, highest bit first, of the bytes and their number."""
+    """The number that `cksum` prints: CRC-32, high bit first, of bytes and length."""
     length = len(content)
     crc = 0
     for byte in content + length.to_bytes((length.bit_length() + 7) // 8, "little"):
