@@ -48,15 +48,34 @@ def check_prompts(
         ),
         default=(0, ""),
     )
-    if engine.length == "auto":
-        length = _round_up(max(need, engine.decode_steps), engine.prefill_chunk)
+    return with_room(
+        engine,
+        max(need, engine.decode_steps) if engine.length == "auto" else need,
+        f"{longest} needs {need} with its reply; set it to "
+        f"{_round_up(need, engine.prefill_chunk)} or more.",
+    )
+
+
+def with_room(
+    engine: EngineSettings, need: int, refusal: str, *, may_grow: bool = False
+) -> EngineSettings:
+    """The settings, with a length that `need` tokens fit in.
+
+    Args:
+      engine: a length of "auto" becomes the smallest multiple of `prefill_chunk`.
+      need: tokens.
+      refusal: who needs them, and what to do, as the end of a sentence.
+      may_grow: whether a number was "auto" before, and so may become larger.
+
+    Raises:
+      BadInputError: the length is a smaller number that may not grow.
+    """
+    if engine.length != "auto" and need <= engine.length:
+        return engine
+    if engine.length == "auto" or may_grow:
+        length = _round_up(need, engine.prefill_chunk)
         return engine.model_copy(update={"length": length})
-    if need > engine.length:
-        raise BadInputError(
-            f"engine.length is {engine.length} tokens, but {longest} needs {need} with "
-            f"its reply; set it to {_round_up(need, engine.prefill_chunk)} or more."
-        )
-    return engine
+    raise BadInputError(f"engine.length is {engine.length} tokens, but {refusal}")
 
 
 def check_references(
@@ -64,7 +83,9 @@ def check_references(
     split: Split,
     tokenizer: ChatTokenizer,
     engine: EngineSettings,
-) -> None:
+    *,
+    may_grow: bool = False,
+) -> EngineSettings:
     """Checks that the right conversation of every problem fits, to be scored.
 
     Args:
@@ -72,6 +93,10 @@ def check_references(
       split: whose problems.
       tokenizer: of the model.
       engine: with a number for the length.
+      may_grow: as for `with_room`.
+
+    Returns:
+      The settings, with a larger length where it may grow and must.
 
     Raises:
       BadInputError: names the longest and the length that it needs.
@@ -84,12 +109,13 @@ def check_references(
         for example in examples_of(reference(task, problem) or (), tokenizer, end)
     ]
     need, longest = max(lengths, default=(0, ""))
-    if need > engine.length:
-        raise BadInputError(
-            f"engine.length is {engine.length} tokens, but the right answer of "
-            f"{longest} needs {need} to be scored; set it to "
-            f"{_round_up(need, engine.prefill_chunk)} or more."
-        )
+    return with_room(
+        engine,
+        need,
+        f"the right answer of {longest} needs {need} to be scored; set it to "
+        f"{_round_up(need, engine.prefill_chunk)} or more.",
+        may_grow=may_grow,
+    )
 
 
 def check_length(engine: EngineSettings, model: ModelConfig) -> None:

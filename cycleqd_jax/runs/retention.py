@@ -13,10 +13,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.evaluation.base import ReferenceScore
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.models.tokenizer import ChatTokenizer
+from cycleqd_jax.runs.engine_sizes import with_room
 from cycleqd_jax.runs.facts import RetentionFacts
 from cycleqd_jax.runs.names import BASE
 
@@ -41,9 +41,16 @@ class TextRetention(NamedTuple):
 
 
 def check_texts(
-    texts: Sequence[str], tokenizer: ChatTokenizer, engine: EngineSettings
-) -> None:
-    """Refuses texts that are longer than the engine's length.
+    texts: Sequence[str],
+    tokenizer: ChatTokenizer,
+    engine: EngineSettings,
+    *,
+    may_grow: bool = False,
+) -> EngineSettings:
+    """Refuses texts that are longer than the engine's length, unless it may grow.
+
+    Returns:
+      The settings, see `engine_sizes.with_room`.
 
     Raises:
       BadInputError: says what to change.
@@ -51,12 +58,13 @@ def check_texts(
     from cycleqd_jax.evaluation.texts import text_tokens
 
     need = max((len(text_tokens(text, tokenizer)) - 1 for text in texts), default=0)
-    if need > engine.length:
-        raise BadInputError(
-            f"engine.length is {engine.length} tokens, but a paragraph of "
-            f"retention.max_bytes needs {need}; make that smaller, or the length "
-            "larger."
-        )
+    return with_room(
+        engine,
+        need,
+        f"a paragraph of retention.max_bytes needs {need}; make that smaller, or the "
+        "length larger.",
+        may_grow=may_grow,
+    )
 
 
 def retention_facts(

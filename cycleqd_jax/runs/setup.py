@@ -163,11 +163,14 @@ def prepare(
     engine = check_prompts(
         (*tasks, *out_of_domain), splits, model.tokenizer, config.engine
     )
-    check_length(engine, model.config)
+    grows = config.engine.length == "auto"  # for all that is scored, too
     if config.fitness.smooth:
-        check_references(tasks, Split.OPTIMISE, model.tokenizer, engine)
+        engine = check_references(
+            tasks, Split.OPTIMISE, model.tokenizer, engine, may_grow=grows
+        )
     texts = passages(config.retention)
-    check_texts(texts, model.tokenizer, engine)
+    engine = check_texts(texts, model.tokenizer, engine, may_grow=grows)
+    check_length(engine, model.config)
     token_bytes = cache_bytes(model.config, config.dtype)
     engine = choose_slots(engine, token_bytes, memory.room(machine))
     if mesh is not None:

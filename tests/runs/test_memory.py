@@ -15,7 +15,11 @@ from cycleqd_jax.models.loading import load_expert, load_model
 from cycleqd_jax.qd.archives import empty_archives
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.runs.device_memory import cache_bytes, tree_bytes
-from cycleqd_jax.runs.engine_sizes import check_prompts, choose_slots
+from cycleqd_jax.runs.engine_sizes import (
+    check_prompts,
+    check_references,
+    choose_slots,
+)
 from cycleqd_jax.runs.memory import (
     Machine,
     plan_memory,
@@ -295,6 +299,35 @@ def test_a_run_may_leave_slots_and_length_open(toy):
     prepared = prepare(toy.model_copy(update={"engine": engine}), None, Quiet())
     assert prepared.engine.slots == 64
     assert prepared.engine.length % engine.prefill_chunk == 0
+
+
+def test_an_open_length_has_room_for_all_that_is_scored(toy):
+    """A right answer may be longer than a prompt with its reply, and so may a text."""
+
+    def length(given="auto", **changes):
+        engine = toy.engine.model_copy(update={"length": given})
+        return prepare(
+            toy.model_copy(update={"engine": engine} | changes), None, Quiet()
+        ).engine.length
+
+    open_length = length()
+    long = {"retention": RetentionSettings(passages=3, max_bytes=1000)}
+    with_texts = length(**long)
+    assert with_texts > open_length
+    with pytest.raises(BadInputError, match=r"a paragraph of retention\.max_bytes"):
+        length(open_length, **long)
+    tasks = make_tasks(toy.tasks, toy.problems, {})
+    tokenizer = load_model(toy.base_model).tokenizer
+    tasks[1].reference = lambda problem: [
+        {"role": "user", "content": problem.prompt},
+        {"role": "assistant", "content": "word " * 300},
+    ]
+    engine = check_prompts(tasks, (Split.OPTIMISE,), tokenizer, AUTO)
+    grown = check_references(tasks, Split.OPTIMISE, tokenizer, engine, may_grow=True)
+    assert engine.length < 300 < grown.length and grown.length % 16 == 0
+    assert check_references(tasks, Split.OPTIMISE, tokenizer, grown) == grown
+    with pytest.raises(BadInputError, match=rf"set it to {grown.length} or more"):
+        check_references(tasks, Split.OPTIMISE, tokenizer, engine)
 
 
 def test_a_token_of_the_cache(tiny_config):
