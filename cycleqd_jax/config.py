@@ -19,6 +19,7 @@ from cycleqd_jax.evaluation.retention import RetentionSettings
 from cycleqd_jax.evaluation.rungs import RacingSettings
 from cycleqd_jax.evaluation.smooth import FitnessSettings
 from cycleqd_jax.files import (
+    Count,
     Date,
     EachOnce,
     ImportPath,
@@ -94,6 +95,8 @@ class RunConfig(Section):
         (`tasks.own.options.OwnOptions`).
       out_of_domain: further tasks, named like those of `tasks`, without a part in the
         search: the compared models answer their `test` problems when it is over.
+      population: number of diverse individuals that play `test` when the search is
+        over; the report says what they and the compared models solve together.
       experts: entry of `tasks` -> the PEFT or model folder of its expert, or "none"
         for a task without one. Other keys are names of further experts, which belong to
         no task.
@@ -123,6 +126,7 @@ class RunConfig(Section):
         AfterValidator(each_once),
     ]
     out_of_domain: EachOnce[TaskName] = ()
+    population: Count = 0
     experts: Mapping[str, PathText]
     vocabulary: Vocabulary = "base"
     problems: ProblemsSettings = ProblemsSettings()

@@ -13,6 +13,9 @@ import pytest
 from cycleqd_jax.models.llama.config import LlamaConfig
 
 _MOST_MAPS = 20_000
+# Most programs of the tests run for less time than XLA needs to make them fast. Slow
+# tests compile as users do.
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # Subprocesses of tests, and import paths in their configs, find the toy task here.
 TESTS = pathlib.Path(__file__).parent
 sys.path.insert(0, str(TESTS / "support"))
@@ -41,6 +44,9 @@ def pytest_configure(config):
     if given is None:
         given = tempfile.mkdtemp(prefix="programs-")
         config.pluginmanager.register(Programs(given))
+    if config.option.markexpr == "not slow":
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} {_QUICK}"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = given  # of commands in other processes
     jax.config.update("jax_compilation_cache_dir", given)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)

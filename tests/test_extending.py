@@ -53,6 +53,7 @@ def test_the_examples_run(folder, toy_settings, capsys):
         "tasks": [own_task, other],
         "experts": {own_task: experts[toy_world.ENTRIES[0]], other: experts[other]},
         "qd": toy_settings["qd"] | settings["qd"] | {"num_generations": 4},
+        "engine": toy_settings["engine"] | {"length": "auto"},
         "run_dir": str(folder / "run"),
     }
     path = toy_world.write_config(folder / "my_run.yaml", config)

@@ -27,7 +27,7 @@ from cycleqd_jax.qd.aggregation import (
     choose_result,
 )
 from cycleqd_jax.qd.settings import AggregationSettings
-from cycleqd_jax.runs import facts
+from cycleqd_jax.runs import diverse, facts
 from cycleqd_jax.runs.cached import CachedEvaluator
 from cycleqd_jax.runs.checkpoints import state_fingerprint
 from cycleqd_jax.runs.costs import run_cost
@@ -170,6 +170,7 @@ def compare(
     texts: Sequence[str] = (),
     known: Sequence[ReferenceScore] = (),
     out_of_domain: Mapping[str, Task] = MappingProxyType({}),
+    population: int = 0,
 ) -> None:
     """Scores all models on `optimise` and `test`; writes `state.json`.
 
@@ -190,6 +191,7 @@ def compare(
       known: scores on all texts of models that need none any more.
       out_of_domain: entry of the config -> a task that the search did not see; its
         `test` problems are answered by all models.
+      population: number of diverse individuals that play `test`, too.
     """
     summary, experts = search.summary(state), basis.expert_names
     _write_archives(folder, summary.archives, experts)
@@ -227,6 +229,7 @@ def compare(
     kept = [*known, *cached.texts(FIXED_PART, others, texts)]
     kept += cached.texts(FINAL_PART, found, texts)
     measure(cached, folder, out_of_domain.values(), fixed, found)
+    diverse.measure(cached, folder, state.bank, experts, population)
     run_facts = RunFacts(
         tasks=tuple(tasks),
         evaluated_children=state.next_generation - 1,
@@ -261,6 +264,7 @@ def compare(
         },
         retention=retention_facts(kept, texts, BASE),
         out_of_domain={task.name: entry for entry, task in out_of_domain.items()},
+        population=population,
     )
     write_facts(folder.path, run_facts)
 
@@ -285,6 +289,7 @@ def forget_final_parts(folder: RunFolder) -> None:
         for part in FINAL_PARTS:
             folder.part(kind, part).unlink(missing_ok=True)
     forget_final(folder)
+    diverse.forget(folder)
 
 
 def _experts(basis: Basis) -> dict[str, Genome]:

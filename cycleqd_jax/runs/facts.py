@@ -92,6 +92,7 @@ class RunFacts(_Facts):
       retention: of the compared models, by name; empty where it was not measured.
       out_of_domain: name of a task that the search did not see -> its entry in the
         config.
+      population: number of diverse individuals that played `test`.
     """
 
     tasks: tuple[str, ...]
@@ -106,6 +107,7 @@ class RunFacts(_Facts):
     cost: dict[str, TokenCost] = {}
     retention: dict[str, RetentionFacts] = {}
     out_of_domain: dict[str, str] = {}
+    population: int = 0
 
     def parents(self, model: str) -> tuple[str, ...]:
         """The champions behind the aggregated model, or the one that a result is."""

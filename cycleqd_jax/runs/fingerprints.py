@@ -54,8 +54,10 @@ FREE = (
     "engine.length",
     "engine.mode",
     "task_settings",
-    # Measured after the search, under names that have the tasks' hashes in them.
+    # Measured after the search, under names that have the tasks' hashes or the number
+    # in them.
     "out_of_domain",
+    "population",
 )
 # Sections that only runs of one kind of model read.
 OF_LANGUAGE = ("engine", "sandbox", "date")

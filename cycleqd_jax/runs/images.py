@@ -227,6 +227,7 @@ def _check_settings(config: RunConfig) -> None:
         "racing.rungs": config.racing.rungs > 0,
         "fitness.smooth": config.fitness.smooth,
         "out_of_domain": bool(config.out_of_domain),
+        "population": config.population > 0,
         "retention": config.retention.descriptor or config.retention.passages > 0,
         "basis.conditioning: regmean": config.basis.conditioning == "regmean",
         f"search {config.search} with answers or gradients": bool(

@@ -224,6 +224,8 @@ def make_plan(
         if out_of_domain:
             ours = sum(len(task.problems(Split.TEST)) for task in out_of_domain)
             episodes["out of domain"] = (experts + 5) * ours
+        if config.population:
+            episodes["population"] = config.population * problems[Split.TEST]
         if episode_seconds is not None:
             seconds = episode_seconds * sum(episodes.values())
     return Plan(

@@ -124,6 +124,7 @@ def evolve(
             out_of_domain=dict(
                 zip(config.out_of_domain, prepared.out_of_domain, strict=True)
             ),
+            population=config.population,
         )
         observer.compared(state.next_generation - 1)
     if saved is not None:
@@ -155,7 +156,9 @@ def is_done(config: RunConfig, folder: RunFolder, observer: Observer) -> bool:
         folder, config.qd.num_generations, observer.note
     ):
         return False
-    if config.out_of_domain != tuple(read_facts(folder.path).out_of_domain.values()):
+    facts = read_facts(folder.path)
+    asked = (config.out_of_domain, config.population)
+    if asked != (tuple(facts.out_of_domain.values()), facts.population):
         return False  # they were asked for, and it was interrupted
     config = with_commits(config, folder.path, download=False)
     last = load_config(folder.path / "config.yaml", [], RunConfig)

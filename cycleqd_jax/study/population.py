@@ -13,10 +13,10 @@ import numpy as np
 
 from cycleqd_jax import files
 from cycleqd_jax.chat import DEFAULT_CHAT, Chat, ChatOptions, Message, Reply
-from cycleqd_jax.runs import reading
+from cycleqd_jax.runs.diverse import choose
 from cycleqd_jax.runs.opened import open_run
 from cycleqd_jax.sandbox.base import Sandbox
-from cycleqd_jax.tasks.base import Problem, Result, Split, Task
+from cycleqd_jax.tasks.base import Problem, Result, Task
 
 DIVERSE_PART = "diverse-test"
 
@@ -62,22 +62,7 @@ def diverse(run: str | pathlib.Path, count: int) -> list[str]:
     """
     opened = open_run(run, finished=True)
     kept = [n for n in opened.names() if n.startswith(("child/", "expert/"))]
-    found = reading.read_scores(opened.path, kept)
-    scores = {n: found[n][Split.OPTIMISE] for n in kept if Split.OPTIMISE in found[n]}
-    means = {n: np.mean([np.mean(list(t.values())) for t in s.values()])
-             for n, s in scores.items()}  # fmt: skip
-    solved = {n: _solved(s) for n, s in scores.items()}
-    chosen: list[str] = []
-    covered: set[tuple[str, str]] = set()
-    while len(chosen) < min(count, len(scores)):
-        rest = [n for n in scores if n not in chosen]
-        if chosen:
-            best = max(rest, key=lambda n: (len(solved[n] - covered), means[n]))
-        else:
-            best = max(rest, key=lambda n: means[n])
-        chosen.append(best)
-        covered |= solved[best]
-    return chosen
+    return choose(opened.path, kept, count)
 
 
 def coverage(
@@ -93,12 +78,6 @@ def coverage(
         solved = [any(m[task][p] == 1 for m in models) for p in problems]
         shares.append(np.mean(solved))
     return float(np.mean(shares))
-
-
-def _solved(scores: Mapping[str, Mapping[str, float]]) -> set[tuple[str, str]]:
-    return {
-        (t, p) for t, problems in scores.items() for p, s in problems.items() if s == 1
-    }
 
 
 class Sampled:

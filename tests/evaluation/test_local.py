@@ -69,7 +69,7 @@ def test_a_failing_environment_stops_the_evaluation(toy_settings):
 
 
 def test_prompts_that_do_not_fit_are_refused_before_work_starts(toy_settings):
-    with pytest.raises(BadInputError, match=r"engine\.length.*toy_.*set it to 48"):
+    with pytest.raises(BadInputError, match=r"engine\.length.*toy_.*set it to 64"):
         open_with(toy_settings, length=32, decode_steps=4)
 
 

@@ -200,7 +200,7 @@ def test_tables_and_figures_are_there(finished):
         assert word in text
     assert "coverage at 2" in text
     for name in ("curves_tokens.png", "curves_seconds.png"):
-        assert (folder / "summary" / name).stat().st_size > 10_000
+        assert (folder / "summary" / name).read_bytes().startswith(b"\x89PNG")
     times = json.loads((folder / "summary" / "times.json").read_text())
     assert times["random"]["seconds"] > 0
 

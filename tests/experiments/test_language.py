@@ -13,7 +13,6 @@ import language_tasks
 
 from cycleqd_jax.evaluation.local import LocalEvaluator
 from cycleqd_jax.models.formats.hf_folder import export_model
-from cycleqd_jax.models.loading import load_tokenizer
 from experiments import agent_skills, export, language
 
 TASKS = ["own_group", "own_texts", "own_replies"]
@@ -200,7 +199,7 @@ def test_a_model_that_is_no_fine_tune(world, tmp_path):
     """Another size: measured alone, with the scores that it has as a base."""
     folder, settings = world
     other, rng = tmp_path / "other", np.random.default_rng(1)
-    tokenizer = load_tokenizer(toy_world.BASE)
+    tokenizer = toy_world.small_tokenizer()
     config, weights = toy_world.random_model(tokenizer.vocab_size, rng, hidden_size=32)
     export_model(other, config, weights, tokenizer, "# Another size\n")
     own = {key: settings[key] for key in ("include", "engine")} | {

@@ -32,6 +32,11 @@ sys.exit(code or bool(bad))
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def figures_as_dots():
+    """Figures are looked at here."""
+
+
 def write(folder: pathlib.Path, **changes) -> pathlib.Path:
     """A config of two random experts, and that of its base."""
     settings = sam_world.make_world(folder)

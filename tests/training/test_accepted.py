@@ -16,6 +16,8 @@ from cycleqd_jax.training.accepted import RecordedTask
 from cycleqd_jax.training.sources import read_dialogues
 from experiments import accepted_replies, train_experts
 
+PROBLEMS = 9  # three parts of three
+
 
 class TwoTurns:
     """Asks twice; the second reply has its beginning given. It fails at first."""
@@ -71,7 +73,7 @@ def config(toy_settings, tmp_path_factory):
             "further": second,
         },
     }
-    problems = toy_settings["problems"] | {"train": 7}
+    problems = toy_settings["problems"] | {"train": PROBLEMS}
     return toy_world.write_config(
         folder / "toy.yaml", toy_settings | own | {"problems": problems}
     )
@@ -103,7 +105,7 @@ def test_only_solved_dialogues_are_kept_with_where_they_came_from(collected):
         path = collected / f"{task}.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert len(rows) == facts["tasks"][task]["accepted"] > 0
-        assert facts["tasks"][task]["problems"] == 7
+        assert facts["tasks"][task]["problems"] == PROBLEMS
         for row in rows:
             user, assistant = row["messages"]
             assert user["content"] == row["problem"].replace("/", " ")
@@ -113,9 +115,9 @@ def test_only_solved_dialogues_are_kept_with_where_they_came_from(collected):
         assert len({row["problem"] for row in rows}) == len(rows)
         assert len(read_dialogues(path)) == len(rows)
         total += facts["tasks"][task]["tokens_forward"]
-    assert facts["tasks"]["toy_a"]["accepted"] < 7
+    assert facts["tasks"]["toy_a"]["accepted"] < PROBLEMS
     assert solvers == {"toy_a": {"toy_a"}, "toy_unknown": {"toy_a", "further"}}
-    assert facts["tokens_forward"] == total > 7 * 2 * 6
+    assert facts["tokens_forward"] == total > PROBLEMS * 2 * 6
     assert facts["tokens_backward"] == 0 < facts["seconds"]
 
 

@@ -159,28 +159,37 @@ def script():
 
 
 @pytest.fixture(scope="session")
-def answer():
-    """Results of a task for (problem key, replies) pairs, in a real sandbox."""
+def answers():
+    """Results of tasks, each with its (problem key, replies) pairs, in one sandbox."""
 
-    def play(task, episodes, kind="bubblewrap"):
-        async def one(key, replies, sandbox):
+    def play(tasks, kind="bubblewrap", memoise=False):
+        async def one(task, key, replies, sandbox):
             replies = (replies,) if isinstance(replies, str) else replies
             chat = Script(*replies)
             return await task.run(task.problem(key), chat, sandbox)
 
         async def main():
-            sandbox = make_sandbox(SandboxSettings(kind=kind, workers=2, memoise=False))
+            settings = SandboxSettings(kind=kind, workers=2, memoise=memoise)
+            sandbox, found = make_sandbox(settings), []
             try:
-                return await asyncio.gather(
-                    *(one(key, replies, sandbox) for key, replies in episodes)
-                )
+                for task, episodes in tasks:
+                    runs = [one(task, key, said, sandbox) for key, said in episodes]
+                    found.append(await asyncio.gather(*runs))
+                return found
             finally:
                 await sandbox.close()
-                await task.aclose()
+                for task, _ in tasks:
+                    await task.aclose()
 
         return asyncio.run(main())
 
     return play
+
+
+@pytest.fixture(scope="session")
+def answer(answers):
+    """Results of one task."""
+    return lambda task, episodes, **more: answers([(task, episodes)], **more)[0]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,24 @@
+"""Figures of runs that nobody looks at."""
+
+import base64
+
+import pytest
+
+from cycleqd_jax.reports import drawing
+
+# One grey pixel.
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJ"
+    "RU5ErkJggg=="
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures_as_dots():
+    """Figures are laid out and not drawn, which would take a sixth of a toy run.
+
+    A module that looks at them has a fixture of this name that does nothing.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "to_png", lambda figure: DOT)
+        yield
