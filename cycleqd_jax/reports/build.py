@@ -17,6 +17,7 @@ from cycleqd_jax.reports import (
     tables,
 )
 from cycleqd_jax.reports.population import Population, read_population
+from cycleqd_jax.reports.questions import Questions
 from cycleqd_jax.reports.shares import read_shares
 from cycleqd_jax.runs.opened import open_run
 
@@ -24,8 +25,9 @@ from cycleqd_jax.runs.opened import open_run
 def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
     """Reads a finished run; writes `report.json`, `report.html` and figures as PNGs.
 
-    What it writes depends on the run's results alone, wall times aside: those are in
-    the JSON's `timing` and in the page's line `wall-time`, and nowhere else.
+    What it writes depends on the run's results, and on whether its tasks are here for
+    their questions, wall times aside: those are in the JSON's `timing` and in the
+    page's line `wall-time`, and nowhere else.
 
     Args:
       run_dir: the run folder; nothing in it is changed but its `report/`.
@@ -42,8 +44,9 @@ def write_report(run_dir: str | pathlib.Path) -> dict[str, Any]:
     report = numbers(data, population)
     images = draw(data, report, run_dir)
     files = {f"{name}.png": png for name, png in images.items()}
-    explored = explorer.explorer_data(population, read_shares(opened))
-    html = page.make_page(data, report, images, main_split(report), explored)
+    questions = Questions(opened)
+    explored = explorer.explorer_data(population, read_shares(opened), questions)
+    html = page.make_page(data, report, images, main_split(report), explored, questions)
     files["report.html"] = html.encode()
     files["report.json"] = (json.dumps(report, indent=2) + "\n").encode()
     folder = pathlib.Path(run_dir) / "report"

@@ -9,7 +9,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from cycleqd_jax.reports.origins import operators, starts
 from cycleqd_jax.reports.population import Population
+from cycleqd_jax.reports.questions import Questions
 from cycleqd_jax.reports.shares import Shares
 from cycleqd_jax.runs import reading
 from cycleqd_jax.runs.kinds import predicts_masks
@@ -20,7 +22,8 @@ _TEST = "test"  # models that were compared have results on it
 _VERDICTS = 1_500_000  # characters of verdicts on a page, at most
 _PAIRS = 400  # problems of a split whose replies are on a page, at most
 _TEXTS = 300_000  # characters of replies of a split on a page, at most
-_LONGEST = 700  # characters of one reply on a page
+_QUESTIONS = 150_000  # characters of questions on a page, at most
+_LONGEST = 700  # characters of one reply or question on a page
 _LONGEST_SERVED = 20_000
 
 
@@ -33,7 +36,9 @@ class _Wanted(NamedTuple):
     problem: str
 
 
-def explorer_data(population: Population, shares: Shares) -> dict[str, Any]:
+def explorer_data(
+    population: Population, shares: Shares, questions: Questions | None = None
+) -> dict[str, Any]:
     """The data as plain values, ready for JSON.
 
     Equal runs give equal data; the run's folder is not in them.
@@ -41,12 +46,14 @@ def explorer_data(population: Population, shares: Shares) -> dict[str, Any]:
     Args:
       population: of the run.
       shares: of experts in individuals, by group of layers; empty if unknown.
+      questions: of the run; a page without them has replies alone.
     """
     opened, tasks = population.opened, population.opened.tasks
     facts = opened.facts
     numbers = {name: number for number, name in enumerate(population.names)}
     verdicts, problems, left_out = _verdicts(population)
     replies, texts = _replies(population)
+    asked, unasked = _questions(replies, questions or Questions(opened))
     places = [
         [p.generation, p.archive, numbers[p.individual], list(p.bins)]
         for p in population.placements
@@ -55,6 +62,8 @@ def explorer_data(population: Population, shares: Shares) -> dict[str, Any]:
         "tasks": list(tasks),
         "experts": list(opened.experts),
         "search": opened.config.search,
+        "operators": operators(opened.config),
+        "result": _result(population),
         "finished": facts is not None,
         "masks": predicts_masks(opened.config),
         "asked": opened.config.qd.num_generations,
@@ -70,6 +79,8 @@ def explorer_data(population: Population, shares: Shares) -> dict[str, Any]:
         "shares": shares,
         "replies": replies,
         "texts": texts,
+        "questions": asked,
+        "unasked": unasked,
         "longest": _LONGEST,
     }
 
@@ -94,9 +105,27 @@ def replies_of(population: Population, individual: str) -> dict[str, Any]:
     return found
 
 
+def question_of(questions: Questions, task: str, problem: str) -> dict[str, str]:
+    """The question of one problem under `text`, or under `why` why there is none."""
+    text = questions.find(task, problem)
+    if text is None:
+        return {"why": questions.why(task)}
+    return {"text": _cut(text, _LONGEST_SERVED)}
+
+
+def _result(population: Population) -> str | None:
+    """The result of the run, by the name of the individual that it is."""
+    facts = population.opened.facts
+    if facts is None:
+        return None
+    own = {champion_name(g): c.individual for g, c in facts.aggregation.items()}
+    return {**own, **population.aliases}.get(facts.result, facts.result)
+
+
 def _individuals(population: Population) -> list[dict[str, Any]]:
-    """Name, scores, parents and their weights, archive; experts first."""
+    """Name, scores, parents and their weights or start, archive; experts first."""
     opened, rows = population.opened, []
+    seeds = starts(opened.config, population.children)
     for name in population.experts:
         own = population.scores.get(name, {}).get(SPLIT, {})
         means = [_mean(own.get(task, {})) for task in opened.tasks]
@@ -107,6 +136,8 @@ def _individuals(population: Population) -> list[dict[str, Any]]:
         if child.parents and all(parent in place for parent in child.parents):
             row["p"] = [place[parent] for parent in child.parents]
             row["w"] = [round(w, 4) if w == w else None for w in child.weights]
+        elif child.name in seeds:
+            row["start"] = seeds[child.name]
         if child.active_task in opened.tasks:
             row["a"] = opened.tasks.index(child.active_task)
         if not child.complete:
@@ -234,13 +265,40 @@ def _replies(population: Population) -> tuple[dict, list[str]]:
     return found, list(texts)
 
 
+def _questions(
+    replies: Mapping[str, Any], questions: Questions
+) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """The questions of the replies on the page, and why a task has none.
+
+    Both are by task; questions beyond what a page holds are left out.
+    """
+    found: dict[str, dict[str, str]] = {}
+    reasons: dict[str, str] = {}
+    spent = 0
+    for splits in replies.values():
+        for own in splits.values():
+            for task, problem in ((t, p) for t, each in own.items() for p in each):
+                if task in reasons or problem in found.get(task, ()):
+                    continue
+                text = questions.find(task, problem)
+                if text is None:
+                    reasons[task] = questions.why(task)
+                elif spent <= _QUESTIONS:
+                    found.setdefault(task, {})[problem] = _cut(text, _LONGEST)
+                    spent += len(found[task][problem])
+    return found, reasons
+
+
 def _differences(population: Population, split: str) -> Iterable[_Wanted]:
     """The replies of both sides where an individual and another differ, each once.
 
-    The others are parents; on `test`, which few parents have, also base and experts.
+    The others are parents, or of a start all experts; on `test`, which few parents
+    have, also base and experts.
     """
     others: dict[str, Iterable[str]] = {c.name: c.parents for c in population.children}
     others |= _merged(population)
+    seeds = starts(population.opened.config, population.children)
+    others |= dict.fromkeys(seeds, population.experts)
     usual = (BASE, *population.experts) if split == _TEST else ()
     seen: dict[_Wanted, None] = {}
     for name in _by_interest(population):

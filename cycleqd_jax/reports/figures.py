@@ -125,7 +125,7 @@ def draw_lineage(data: RunData) -> bytes:
         axes.text(
             x,
             y,
-            name.removeprefix("child/"),
+            name,
             ha="center",
             va="center",
             fontsize=8,

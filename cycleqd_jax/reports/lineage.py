@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.reports.candidates import Child
+from cycleqd_jax.reports.origins import starts
 from cycleqd_jax.reports.run_data import RunData
 from cycleqd_jax.runs.names import expert_name
 
@@ -27,10 +28,15 @@ class Lineage:
 
 
 def parents_of(data: RunData) -> dict[str, tuple[str, ...]]:
-    """The parents of every child and of the result; equal ones once, experts none."""
+    """The parents of every child and of the result; equal ones once, experts none.
+
+    A start of the archives comes from all experts.
+    """
     parents = {
         child.name: tuple(dict.fromkeys(child.parents)) for child in data.children
     }
+    seeds = starts(data.config, data.children)
+    parents |= dict.fromkeys(seeds, tuple(map(expert_name, data.experts)))
     return parents | {data.facts.result: data.facts.parents(data.facts.result)}
 
 

@@ -11,10 +11,12 @@ from typing import Any
 from cycleqd_jax.config import to_yaml
 from cycleqd_jax.reports import out_of_domain, sections, tables
 from cycleqd_jax.reports.markup import table, text
+from cycleqd_jax.reports.questions import Questions
 from cycleqd_jax.reports.run_data import RunData
 from cycleqd_jax.reports.shell import make_shell, web_file
 from cycleqd_jax.runs.names import expert_name
 
+_LONGEST = 700  # characters of a question
 _OF_ANSWERS = {
     "score_note": "Share of problems solved, with 95 % intervals: Wilson's per skill",
     "paired_note": "Every model answered the same problems, so they are compared "
@@ -40,6 +42,7 @@ def make_page(
     figures: Mapping[str, bytes],
     split: str,
     explorer: Mapping[str, Any],
+    questions: Questions,
     server: Mapping[str, Any] | None = None,
 ) -> str:
     """The page as HTML text.
@@ -51,6 +54,7 @@ def make_page(
         there are some.
       split: the split reported first.
       explorer: made by `explorer.explorer_data`.
+      questions: of the run.
       server: as for `shell.make_shell`.
     """
     images = {
@@ -69,7 +73,7 @@ def make_page(
         archives=_archives(report, archives),
         champions=_champion_table(report),
         experts=sections.experts(report),
-        samples=masks or _samples(data),
+        samples=masks or _samples(data, questions),
         **(_OF_MASKS if data.of_images else _OF_ANSWERS),
         curse=sections.winners_curse(report),
         retention=sections.retention(report),
@@ -241,13 +245,16 @@ def _champion_table(report: Mapping[str, Any]) -> str:
     return table([*header, *of_expert], rows)
 
 
-def _samples(data: RunData) -> str:
+def _samples(data: RunData, questions: Questions) -> str:
+    """Replies with their questions, as far as these are known."""
     by_task: dict[str, list[str]] = {task: [] for task in data.tasks}
     for sample in sorted(data.samples, key=lambda row: row["outcome"] != "solved"):
-        kind = "ok" if sample["outcome"] == "solved" else "no"
+        kind = {"solved": "ok", "scored": ""}.get(sample["outcome"], "no")
+        asked = questions.find(sample["task"], sample["problem"])
         by_task.setdefault(sample["task"], []).append(
             f'<div><strong class="{kind}">{text(sample["outcome"])}</strong> '
             f"<code>{text(sample['problem'])}</code>"
+            f"{'' if asked is None else _question(asked)}"
             f"<pre>{text(sample['reply'] or '')}</pre>"
             f'<p class="note">{text(sample["explanation"] or "")}</p></div>'
         )
@@ -255,6 +262,11 @@ def _samples(data: RunData) -> str:
         f'<h3>{text(task)}</h3><div class="pair">{"".join(items)}</div>'
         for task, items in by_task.items()
     )
+
+
+def _question(asked: str) -> str:
+    shown = asked if len(asked) <= _LONGEST else f"{asked[:_LONGEST]}\u2026"
+    return f'<p class="question">{text(shown)}</p>'
 
 
 def _wall_time(timing: Mapping[str, Any]) -> str:

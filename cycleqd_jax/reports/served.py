@@ -7,6 +7,7 @@ from typing import Any
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.reports import build, explorer, page, run_data
 from cycleqd_jax.reports.population import Population, read_population
+from cycleqd_jax.reports.questions import Questions
 from cycleqd_jax.reports.shares import read_shares
 from cycleqd_jax.reports.shell import make_shell
 from cycleqd_jax.runs.facts import NAME
@@ -15,6 +16,7 @@ from cycleqd_jax.runs.opened import OpenedRun, open_run
 ADDRESSES = {
     "data": "explore/data",
     "replies": "explore/replies",
+    "question": "explore/question",
     "chat": "v1/chat/completions",
 }
 
@@ -33,6 +35,7 @@ class ServedRun:
           look_again_ms: the time after which a page of a run in progress asks again.
         """
         self._opened, self._look_again_ms = opened, look_again_ms
+        self._questions = Questions(opened)
         self._version: Any = None
         self._lock = threading.Lock()
 
@@ -67,6 +70,17 @@ class ServedRun:
             raise BadInputError(f"{individual!r} is no individual of this run.")
         return explorer.replies_of(population, individual)
 
+    def question(self, task: str, problem: str) -> dict[str, str]:
+        """The question of one problem, see `explorer.question_of`.
+
+        Raises:
+          BadInputError: the run has no such task.
+        """
+        if task not in self._opened.tasks:
+            raise BadInputError(f"{task!r} is no task of this run.")
+        with self._lock:
+            return explorer.question_of(self._questions, task, problem)
+
     def _read(self) -> None:
         """Reads the run unless it is as it was."""
         run = self._opened.path
@@ -75,7 +89,9 @@ class ServedRun:
             return
         opened = open_run(run)
         self._population: Population = read_population(opened)
-        self._data = explorer.explorer_data(self._population, read_shares(opened))
+        self._data = explorer.explorer_data(
+            self._population, read_shares(opened), self._questions
+        )
         self._page: str | None = None
         self._version = version
 
@@ -91,7 +107,9 @@ class ServedRun:
         data = run_data.read_run(run)
         report = build.numbers(data, self._population)
         figures, split = build.draw(data, report, run), build.main_split(report)
-        return page.make_page(data, report, figures, split, self._data, server)
+        return page.make_page(
+            data, report, figures, split, self._data, self._questions, server
+        )
 
 
 def _listing(run: pathlib.Path) -> tuple[str, ...]:

@@ -37,10 +37,15 @@ def explorer_routes(opened: OpenedRun, look_again_ms: int = 10_000) -> list[Rout
         individual = request.query_params.get("individual", "")
         return JSONResponse(served.replies(individual), headers=_HEADERS)
 
+    def question(request: Request) -> Response:
+        asked = (request.query_params.get(name, "") for name in ("task", "problem"))
+        return JSONResponse(served.question(*asked), headers=_HEADERS)
+
     return [
         Route("/", _explained(page, 503)),
         Route(f"/{ADDRESSES['data']}", _explained(data, 503)),
         Route(f"/{ADDRESSES['replies']}", _explained(replies, 404)),
+        Route(f"/{ADDRESSES['question']}", _explained(question, 404)),
     ]
 
 

@@ -237,6 +237,23 @@ def fabricate(tmp_path_factory):
     return _fabricate
 
 
+def rewrite_children(run, change, **qd):
+    """Changes the row of metrics of every child, and settings of the search."""
+    for path in (run / "metrics").glob("*.parquet"):
+        rows = pq.read_table(path).to_pylist()
+        _write([row | change(row) for row in rows], path)
+    config = run / "config.yaml"
+    lines = config.read_text().splitlines()
+    lines = [
+        f"qd: {json.dumps(json.loads(line[4:]) | qd)}"
+        if line.startswith("qd: ")
+        else line
+        for line in lines
+    ]
+    config.write_text("\n".join(lines) + "\n")
+    run_contents.seal(run)
+
+
 def interrupt(run, batches):
     """Makes it a run in progress that has done its first batches of four children."""
     facts = json.loads((run / "state.json").read_text())
@@ -266,3 +283,15 @@ def started(fabricate):
 def finished_run(fabricate):
     """Three skills; not to be changed."""
     return fabricate()
+
+
+@pytest.fixture(scope="session")
+def rewrite():
+    """Changes the children of a run, and settings of its search."""
+    return rewrite_children
+
+
+@pytest.fixture(scope="session")
+def interrupted():
+    """Makes a run one in progress; see `interrupt`."""
+    return interrupt

@@ -3,14 +3,17 @@
 import asyncio
 import json
 import re
+from time import sleep
 
+import asking_task
 import browser
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import run_contents
 
-from cycleqd_jax.reports import build, statistics
+from cycleqd_jax import files
+from cycleqd_jax.reports import build, explorer, statistics
 from cycleqd_jax.reports.population import read_population
 from cycleqd_jax.runs.opened import open_run
 
@@ -118,7 +121,8 @@ def test_a_click_lights_an_elite_up_and_opens_its_card(tab, page, population):
     ]
     low, high = statistics.mean_interval(means, [12] * 3)
     want = f"{sum(means) / 3:.3f}{low:.2f} \u2013 {high:.2f} of 36"
-    assert want in tab.text("[data-scores] tr.result")
+    assert want in tab.text("[data-scores] tr.mean")
+    assert not tab.all("[data-scores] tr.result")  # red is for the result alone
     # Its ancestors, down to experts.
     nodes = tab.run(
         "return [...document.querySelectorAll('[data-node]')].map(n => n.dataset.node)"
@@ -153,6 +157,8 @@ def test_a_link_opens_an_elite_under_any_of_its_names(tab, page, population):
     assert tab.text("#card-title").startswith(name)
     tab.open(page, fragment="#individual=aggregated")
     assert "Made of the champions" in tab.text(".card")
+    assert "It is the result of the run." in tab.text(".card")
+    assert tab.text("[data-scores] tr.result").startswith("mean")
     tab.open(page, fragment="#individual=<b>child/99")
     assert not tab.all(".card")
     assert "no individual <b>child/99" in tab.text("#run-state")
@@ -184,6 +190,34 @@ def test_all_of_it_works_with_the_keyboard(tab, page):
     assert tab.text("#card-title").startswith(wanted)
     tab.one(".card .buttons button").send_keys(Keys.ESCAPE)
     assert not tab.all(".card")
+
+
+def test_escape_closes_a_card_that_a_click_opened(tab, page):
+    from selenium.webdriver import ActionChains, Keys
+
+    tab.open(page)
+    cell = tab.one('.cell[data-name="expert/skill_b"]')
+    cell.click()  # the focus stays on the map
+    assert tab.one("#tooltip").is_displayed() and tab.all(".card")
+    ActionChains(tab.driver).send_keys(Keys.ESCAPE).perform()
+    assert not tab.all(".card") and not tab.one("#tooltip").is_displayed()
+    assert "#" not in tab.driver.current_url
+    # From within the card the focus goes back to the map.
+    cell.click()
+    tab.one(".card .buttons button").send_keys(Keys.ESCAPE)
+    assert not tab.all(".card") and not tab.one("#tooltip").is_displayed()
+    focused = tab.driver.switch_to.active_element
+    assert focused.get_attribute("data-name") == "expert/skill_b"
+    # With nothing open it changes nothing.
+    before = tab.run("return history.length")
+    ActionChains(tab.driver).send_keys(Keys.ESCAPE).perform()
+    assert tab.run("return history.length") == before
+    # A card that a link opened, with the focus nowhere.
+    tab.open(page, fragment="#individual=expert%2Fskill_b")
+    tab.run("document.activeElement.blur()")
+    ActionChains(tab.driver).send_keys(Keys.ESCAPE).perform()
+    assert not tab.all(".card")
+    assert tab.complaints() == []
 
 
 def test_everything_has_a_name_for_screen_readers(tab, page):
@@ -250,6 +284,189 @@ def test_hostile_output_stays_a_text(tab, page, population):
     assert tab.complaints() == []
 
 
+def open_all(tab, split):
+    """Opens every problem of the card; what is above the replies of each."""
+    tab.run(
+        "document.querySelectorAll(`[data-split=${arguments[0]}], .problem`)"
+        ".forEach(d => { d.open = true; })",
+        split,
+    )
+    problems = f"[data-split={split}] .problem"
+    tab.wait(
+        lambda: len(tab.all(f"{problems} .pair > div")) == 2 * len(tab.all(problems))
+    )
+    return tab.run(
+        "return [...document.querySelectorAll(arguments[0])].map(p => "
+        "[p.querySelector('summary').textContent, p.children[1].textContent])",
+        problems,
+    )
+
+
+def asked(problem):
+    return f"Question: {problem.rpartition('/')[2]}: {asking_task.SHOWN}"
+
+
+def test_replies_have_their_question_above_them(tab, fabricate, monkeypatch):
+    run = fabricate()
+    asking_task.give_questions(run, other=["skill_c"])
+    run_contents.seal(run)
+    build.write_report(run)
+    page = run / "report" / "report.html"
+    changed = "the task is not what it was when the run was made"
+
+    def expected(problem):
+        if problem.startswith("skill_c"):
+            return f"The question is not shown: {changed}."
+        return asked(problem)
+
+    for split in ("optimise", "test"):
+        tab.open(page, fragment="#individual=aggregated")
+        found = open_all(tab, split)
+        assert {problem[:7] for problem, _ in found} == set(asking_task.ENTRIES)
+        assert [text for _, text in found] == [expected(p) for p, _ in found]
+    assert len(tab.all("#explorer ~ section .question")) == 4  # the report's samples
+    assert not tab.all(".question img") and tab.driver.title != "owned"
+    assert tab.complaints() == []
+    with served(run) as address:
+        tab.open(address, fragment="#individual=aggregated")
+        found = open_all(tab, "test")
+        assert [text for _, text in found] == [expected(p) for p, _ in found]
+        tab.open(address + "explore/question?task=other&problem=1")
+        assert "no task" in tab.text("body")
+    # A page holds a bounded part.
+    monkeypatch.setattr(explorer, "_QUESTIONS", 100)
+    build.write_report(run)
+    tab.open(page, fragment="#individual=aggregated")
+    texts = [t for p, t in open_all(tab, "optimise") if not p.startswith("skill_c")]
+    assert any("experiments.explore RUN shows all" in text for text in texts)
+
+
+def test_a_question_that_is_not_here_has_its_reason(tab, page):
+    tab.open(page, fragment="#individual=aggregated")
+    assert {text for _, text in open_all(tab, "test")} == {
+        "The question is not shown: the task cannot be made again."
+    }
+
+
+HELD = {
+    "expert/skill_a": [1, 0, 0],
+    "expert/skill_b": [0, 1, 0],
+    "expert/skill_c": [0, 0, 1],
+    "child/1": [1, 1, 1],
+    "child/2": [0.65, 0.65, 0.65],
+    "child/4": [0.2, 0.3, 0.5],
+    "child/5": [0.65, 0.6, 0.55],
+}
+
+
+def blended(row):
+    """Two seeds of the archives, then children of a crossover without weights."""
+    weights = {"weight_1": float("nan"), "weight_2": float("nan")}
+    if row["generation"] <= 2:
+        return weights | dict.fromkeys(("active_task", "parent_1", "parent_2"))
+    if row["generation"] == 5:
+        return weights | {"parent_1": "child/2", "parent_2": "child/4"}
+    return weights
+
+
+@pytest.fixture(scope="module")
+def blend(fabricate, rewrite):
+    """A run with seeds and a crossover that records no weights, with its page."""
+    run = fabricate()
+    rewrite(run, blended, seeds=[1.0, 0.65], crossover="blend", mutation="gradient")
+    with pytest.MonkeyPatch.context() as patch:
+        shares = {name: {"layers 0 to 1": own} for name, own in HELD.items()}
+        patch.setattr(build, "read_shares", lambda opened: shares)
+        build.write_report(run)
+    return run
+
+
+def test_it_says_what_changed_where_parents_have_no_weights(tab, blend):
+    page = blend / "report" / "report.html"
+    tab.open(page, fragment="#individual=child%2F5")
+    lines = [line.text for line in tab.all("[data-changed] p")]
+    assert lines == [
+        "Crossed from child/2 and child/4 by the crossover blend, then changed by the "
+        "mutation gradient. Parents were drawn from the archive of skill_c.",
+        "This crossover records no weights of parents, so it is compared with each.",
+        "Against child/2, the nearer parent: \u22120.10 of skill_c in layers 0 to 1, "
+        "\u22120.05 of skill_b in layers 0 to 1.",
+        "Against child/4: +0.45 of skill_a in layers 0 to 1, +0.30 of skill_b in "
+        "layers 0 to 1, +0.05 of skill_c in layers 0 to 1.",
+    ]
+    for child in read_population(open_run(blend)).children[2:]:
+        tab.open(page, fragment=f"#individual={child.name}")
+        made, *changed = [line.text for line in tab.all("[data-changed] p")]
+        assert made.startswith("Crossed from ") and changed
+        if child.name not in HELD:
+            assert re.fullmatch(
+                r"What changed in its layers is not known: .*dropped\.", changed[0]
+            )
+    assert tab.complaints() == []
+
+
+def test_it_says_what_changed_where_parents_have_weights(tab, fabricate, rewrite, page):
+    run = fabricate()
+    change = {"parent_1": "expert/skill_a", "parent_2": "expert/skill_b"}
+    change |= {"weight_1": 1.5, "weight_2": 0.5}
+    rewrite(run, lambda row: change, mutation="none")
+    own = HELD | {"child/1": [0.75, 0.25, 0], "child/2": [0.75, 0.5, 0]}
+    with pytest.MonkeyPatch.context() as patch:
+        shares = {name: {"layers 0 to 1": each} for name, each in own.items()}
+        patch.setattr(build, "read_shares", lambda opened: shares)
+        build.write_report(run)
+    found = {}
+    for number in (1, 2):
+        address = run / "report" / "report.html"
+        tab.open(address, fragment=f"#individual=child%2F{number}")
+        found[number] = [line.text for line in tab.all("[data-changed] p")]
+    assert found[1][0].startswith(
+        "Crossed from expert/skill_a (75 %) and expert/skill_b (25 %) by the crossover "
+        "linear, without a mutation."
+    )
+    assert found[1][1:] == [
+        "It holds no more of any expert than the mean of its parents."
+    ]
+    assert found[2][1:] == [
+        "Beyond the mean of its parents: +0.25 of skill_b in layers 0 to 1."
+    ]
+    tab.open(page, fragment="#individual=child%2F14")  # a run without shares
+    assert "the page of this run has no shares" in tab.text("[data-changed]")
+
+
+def test_a_start_of_the_archives_says_what_it_is(tab, blend):
+    page = blend / "report" / "report.html"
+    tab.open(page, fragment="#individual=child%2F2")
+    card = tab.text(".card")
+    assert "It was not bred: it is 0.65 of the sum of all experts" in card
+    experts = {f"expert/{task}" for task in asking_task.ENTRIES}
+    against = tab.all('[data-against^="expert/"][data-split="optimise"]')
+    assert {one.get_attribute("data-against") for one in against} == experts
+    tab.open(page, fragment="#individual=child%2F1")
+    assert "it is the sum of all experts" in tab.text(".card")
+    # Below a child the ancestors lead through its starts down to all experts.
+    tab.open(page, fragment="#individual=child%2F5")
+    nodes = {n.get_attribute("data-node"): n for n in tab.all("[data-node]")}
+    assert experts | {"child/2", "child/5"} <= nodes.keys()
+    start = nodes["child/2"]
+    assert start.find_element("css selector", "text").text == "child/2"
+    name = start.get_attribute("aria-label")
+    assert name.startswith("child/2, a start: 0.65 of the sum of all experts: ")
+    assert "child/2 is a start: 0.65 of the sum of all experts." in tab.text(".card")
+    assert tab.complaints() == []
+
+
+def test_nobody_lacks_ancestors_without_a_reason(tab, page):
+    reasons = {
+        "base": "The base model: it has no ancestors.",
+        "uniform_merge": "The mean of all experts",
+        "expert/skill_a": "An expert: it has no ancestors.",
+    }
+    for name, reason in reasons.items():
+        tab.open(page, fragment=f"#individual={name}")
+        assert reason in tab.text(".card")
+
+
 def test_buttons_copy_commands_and_the_link(tab, page, run, population):
     tab.open(page, fragment="#individual=champion%2Fskill_a")
     buttons = {b.text: b for b in tab.all(".card .buttons button")}
@@ -298,6 +515,13 @@ def test_with_four_skills_a_reader_chooses_the_axes(tab, fabricate):
     build.write_report(run)
     tab.open(run / "report" / "report.html")
     assert len(tab.all("#maps figure")) == 4 and len(tab.all(".axes select")) == 8
+    names = [
+        node["name"]["value"]
+        for node in tab.command("Accessibility.getFullAXTree")["nodes"]
+        if not node["ignored"] and node["role"]["value"] == "combobox"
+    ]
+    maps = [f"map of skill_{letter}" for letter in "abcd"]
+    assert names == [f"{way}, {one}" for one in maps for way in ("across", "up")]
     places = {p for p in read_population(open_run(run)).elites() if p[0] == 3}
     for pair in ((0, 1), (2, 1)):
         want = {(bins[pair[0]], bins[pair[1]]) for _, bins in places}
@@ -407,3 +631,40 @@ def test_a_run_in_progress_is_looked_at_again(tab, started):
         assert "in progress" in tab.text(".card .buttons + p")
         tab.open(address + "explore/replies?individual=child%2F99")
         assert "no individual" in tab.text("body")
+
+
+def test_a_run_that_finishes_takes_no_question_away(tab, fabricate, interrupted):
+    run = fabricate()
+    whole = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    interrupted(run, 2)
+
+    def finish():
+        (run / "run.json").unlink()
+        last = run / "state.json"  # as a run writes it
+        for path in sorted(whole, key=lambda path: path == last):
+            path.write_bytes(whole[path])
+
+    with served(run, look_again_ms=200) as address:
+        tab.open(address, fragment="#individual=child%2F8")
+        tab.one("#question").send_keys("What is 2 + 2?")
+        finish()
+        tab.wait(lambda: tab.all("#show-results"))
+        assert "The run has finished: show its results." in tab.text("#run-state")
+        tab.one("#ask").click()
+        tab.wait(lambda: not tab.one("#stop").is_enabled() and tab.all("[data-answer]"))
+        sleep(0.7)  # it looks again a few times
+        assert tab.one("#question").get_property("value") == "What is 2 + 2?"
+        assert tab.all("[data-answer]") and "Scores on test" not in tab.text("main")
+        tab.one("#show-results").click()
+        tab.wait(lambda: tab.all("main") and "Scores on test" in tab.text("main"))
+        assert tab.text("#card-title").startswith("child/8")
+        assert not tab.all("#show-results")
+    # Where nobody has typed anything, the page does it by itself.
+    (run / "state.json").unlink()
+    files.write_sealed(run / "run.json", {"tasks": list(asking_task.ENTRIES)})
+    with served(run, look_again_ms=200) as address:
+        tab.open(address)
+        assert "Scores on test" not in tab.text("main")
+        (run / "run.json").unlink()
+        (run / "state.json").write_bytes(whole[run / "state.json"])
+        tab.wait(lambda: tab.all("main") and "Scores on test" in tab.text("main"))

@@ -1,5 +1,6 @@
 """The explorer with the real endpoint behind it."""
 
+import json
 import re
 
 import browser
@@ -43,6 +44,9 @@ def test_the_page_chats_with_an_elite_beside_base_and_experts(tab, toy_run):
         assert tab.complaints() == []
         assert there.get("/explore/data", Host="evil.example")[0] == 403
         assert there.get("/explore/replies?individual=nobody")[0] == 404
+        question = "/explore/question?task=toy_a&problem=toy_a/test/1"
+        assert json.loads(there.get(question)[1]) == {"text": "toy_a test 1"}
+        assert there.get("/explore/question?task=other&problem=1")[0] == 404
     assert tree(toy_run) == before
 
 

@@ -34,13 +34,14 @@ const svg = (tag, attributes, ...children) => fill(document.createElementNS(name
 
 // Derived from the data once per version of them.
 let index = new Map(); // name -> number of the individual
-let parents = new Map(); // name -> names of its parents, each once
+let parents = new Map(); // name -> names of its parents, each once; of a start those of all experts
 let qualityOf = (number, archive) => data.individuals[number].s[archive];
 let lastPlaces = new Map();
 
 function derive() {
   index = new Map(data.individuals.map((one, number) => [one.n, number]));
-  parents = new Map(data.individuals.map((one) => [one.n, [...new Set(one.p || [])].map((p) => data.individuals[p].n)]));
+  const experts = data.individuals.slice(0, data.experts.length).map((one) => one.n);
+  parents = new Map(data.individuals.map((one) => [one.n, one.start === undefined ? [...new Set(one.p || [])].map((p) => data.individuals[p].n) : experts]));
   for (const [name, champions] of Object.entries(data.merged)) parents.set(name, champions);
   lastPlaces = placesAt(lastTime());
 }
@@ -66,6 +67,14 @@ function placesAt(time) {
     held.set(`${archive}/${bins}`, { archive, number, bins, generation });
   }
   return held;
+}
+
+// A start of the archives is a merge by a formula: a factor of the sum of all experts, or a name.
+const merges = { uniform: "the mean of all experts", tsv_m: "all experts merged by tsv_m", iso_c: "all experts merged by iso_c" };
+function startOf(name) {
+  const one = data.individuals[index.get(name)];
+  if (!one || one.start === undefined) return "";
+  return merges[one.start] || (one.start === 1 ? "the sum of all experts" : `${one.start} of the sum of all experts`);
 }
 
 // Everyone from whom `name` descends, the nearest first.
@@ -132,7 +141,7 @@ function say(text) { byId("said").textContent = plain(text); }
 const palette = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"]; // as in the figures
 function colourOf(name) {
   const one = data.individuals[index.get(name)];
-  if (!one) return "var(--result)";
+  if (!one) return name === data.result ? "var(--result)" : "var(--muted)";
   const task = name.startsWith("expert/") ? data.tasks.indexOf(name.slice(7)) : one.a;
   return palette[task] || "var(--muted)";
 }

@@ -4,7 +4,7 @@ const MOST_ANCESTORS = 60, NODE = [92, 24], GAP = [44, 12];
 
 function drawLineage(name) {
   const all = ancestorsOf(name);
-  if (!all.length) return el("p", { class: "note" }, name.startsWith("expert/") ? "An expert: it has no ancestors." : "No parents are recorded.");
+  if (!all.length) return el("p", { class: "note" }, withoutParents(name));
   const experts = all.filter((one) => one.startsWith("expert/"));
   const near = all.filter((one) => !one.startsWith("expert/")).slice(0, MOST_ANCESTORS);
   const members = new Set([...experts, ...near, name]);
@@ -37,17 +37,27 @@ function drawLineage(name) {
   for (const one of ordered) tree.append(drawNode(one, places.get(one), one === name));
   const left = all.length - experts.length - near.length;
   const note = left > 0 ? `${left} older ancestors are not shown. ` : "";
-  return el("div", {}, el("div", { class: "scroll" }, tree), el("p", { class: "note" }, `${note}A child has the colour of the skill from whose archive its parents were drawn.`));
+  const starts = ordered.filter(startOf).map((one) => `${one} is a start: ${startOf(one)}. `);
+  const colours = ordered.some((one) => (data.individuals[index.get(one)] || {}).a !== undefined) ? "A child has the colour of the skill from whose archive its parents were drawn." : "";
+  return el("div", {}, el("div", { class: "scroll" }, tree), el("p", { class: "note" }, `${note}${starts.join("")}${colours}`));
+}
+
+function withoutParents(name) {
+  if (name.startsWith("expert/")) return "An expert: it has no ancestors.";
+  if (name === "base") return "The base model: it has no ancestors.";
+  if (name === "uniform_merge") return "The mean of all experts, made without a search.";
+  if (name === "scaled_merge") return "The sum of all experts times a factor, made without a search.";
+  return `The search ${data.search} has recorded no parents of it.`;
 }
 
 function drawNode(name, [x, y], here) {
-  const label = name.replace(/^(child|expert)\//, "");
-  const parts = [svg("title", {}, `${titleOf(name)}\n${scoreLines(name).join("\n")}`),
+  const label = name.replace(/^expert\//, ""), start = startOf(name) ? `a start: ${startOf(name)}` : "";
+  const parts = [svg("title", {}, [titleOf(name), start, ...scoreLines(name)].filter(Boolean).join("\n")),
     svg("rect", { x, y, width: NODE[0], height: NODE[1], rx: 6, stroke: colourOf(name) }),
     svg("text", { x: x + NODE[0] / 2, y: y + 16 }, label.length > 14 ? `${label.slice(0, 13)}\u2026` : label)];
   const open = () => choose(name, { scroll: true });
   return svg("g", {
-    class: here ? "node here" : "node", role: "button", tabindex: 0, "data-node": name, click: open, keydown: onKeys(open),
-    "aria-label": `${titleOf(name)}: ${scoreLines(name).join(", ")}`, "aria-current": here,
+    class: `node${here ? " here" : ""}${start ? " start" : ""}`, role: "button", tabindex: 0, "data-node": name, click: open, keydown: onKeys(open),
+    "aria-label": `${titleOf(name)}${start && `, ${start}`}: ${scoreLines(name).join(", ")}`, "aria-current": here,
   }, ...parts);
 }

@@ -40,12 +40,13 @@ function drawMap(task, archive, held) {
   const many = dimensions.length > 2 ? ", the best over all other scores" : "";
   const caption = el("figcaption", {}, `${task} `, el("small", {}, held.length ? `${elites}${many}` : "no elites yet"));
   const parts = [caption];
-  if (dimensions.length > 2) parts.push(axesControls(archive, axes, dimensions));
+  if (dimensions.length > 2) parts.push(axesControls(task, archive, axes, dimensions));
   return el("figure", {}, ...parts, drawGrid(task, archive, axes, dimensions, cells));
 }
 
-function axesControls(archive, axes, dimensions) {
+function axesControls(task, archive, axes, dimensions) {
   const select = (which, text) => el("label", {}, `${text} `, el("select", {
+    "aria-label": `${text}, map of ${task}`,
     change: (event) => {
       const wanted = Number(event.target.value);
       if (axes[1 - which] === wanted) axes[1 - which] = axes[which];
@@ -120,7 +121,6 @@ function drawCell(archive, at, places, [x, y, width, height]) {
 
 // Arrow keys go to the nearest taken cell in their direction; one cell per map is a tab stop.
 function moveOrChoose(event, cell, name) {
-  if (event.key === "Escape") return hideTooltip();
   const step = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
   if (!step) return onKeys(() => choose(name))(event);
   event.preventDefault();

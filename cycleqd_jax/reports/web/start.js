@@ -23,8 +23,7 @@ function followAddress() {
   const wanted = new URLSearchParams(location.hash.slice(1)).get("individual");
   if (wanted === null) return choose(null);
   const name = resolve(wanted);
-  byId("run-state").textContent = stateOfRun();
-  if (name === null) byId("run-state").append(plain(` There is no individual ${wanted} in this run.`));
+  drawState(name === null ? ` There is no individual ${wanted} in this run.` : "");
   return choose(name, { remember: false, scroll: true });
 }
 
@@ -35,6 +34,19 @@ function stateOfRun() {
   const bounded = server || data.masks ? "" : ` Replies are a bounded part, each cut at ${data.longest} characters; python -m experiments.explore RUN shows all, and has a chat.`;
   const maps = data.grid ? "" : " There are no maps, because it keeps no archive per skill (yet).";
   return plain(search + rest + maps + without + bounded);
+}
+
+// The page of a run in progress has no tables of the report; when it is finished a new page has.
+const hasReport = data.finished;
+function drawState(more = "") {
+  const link = el("a", { id: "show-results", href: location.href, click: (event) => { event.preventDefault(); location.reload(); } }, "show its results");
+  byId("run-state").replaceChildren(stateOfRun() + plain(more), ...(data.finished && !hasReport ? [" The run has finished: ", link, "."] : []));
+}
+
+// True if a new page takes nothing from its reader: no words, no answers, nothing that is unfolded.
+function isIdle() {
+  const typed = ["question", "key"].some((id) => byId(id) && byId(id).value.trim());
+  return running === null && !typed && !byId("chat").contains(document.activeElement) && !document.querySelector("#answers > *, #elite details[open]");
 }
 
 function drawReplay() {
@@ -81,7 +93,7 @@ function stop() {
 
 function drawAll() {
   derive();
-  byId("run-state").textContent = stateOfRun();
+  drawState();
   drawReplay();
   drawMaps();
   drawEveryone();
@@ -90,9 +102,10 @@ function drawAll() {
 
 // A run in progress: takes what is new and leaves what is open as it is.
 async function lookAgain() {
+  if (data.finished) return isIdle() ? location.reload() : undefined;
   try {
     const fresh = await ask(server.data);
-    if (JSON.stringify(fresh) === JSON.stringify(data)) return;
+    if (JSON.stringify(fresh) === JSON.stringify(data)) return undefined;
     const atEnd = state.time === lastTime();
     const open = new Set([...document.querySelectorAll("#elite details[open]")].map((one) => one.dataset.against));
     data = fresh;
@@ -100,14 +113,26 @@ async function lookAgain() {
     if (atEnd) state.time = lastTime();
     drawAll();
     if (state.chosen && !open.size) drawCard();
-    if (data.finished) location.reload(); // the report's tables are there now
+    if (data.finished && isIdle()) location.reload();
   } catch (error) {
-    byId("run-state").textContent = plain(`${stateOfRun()} The server did not answer just now (${error.message}).`);
+    drawState(` The server did not answer just now (${error.message}).`);
   }
+  return undefined;
 }
 
-byId("explorer").addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && event.target.closest(".card")) { history.pushState(null, "", location.pathname + location.search); choose(null); }
+// Escape closes the card from everywhere but the chat and lists, where it has another use.
+function close() {
+  const name = state.chosen, inside = byId("elite").contains(document.activeElement);
+  history.pushState(null, "", location.pathname + location.search);
+  choose(null);
+  const cell = [...document.querySelectorAll(".cell")].find((one) => one.dataset.all.split("\n").includes(name));
+  if (inside && cell) { stopAt(cell); cell.focus(); }
+  hideTooltip();
+}
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.target.closest("#chat, select")) return;
+  hideTooltip();
+  if (state.chosen) close();
 });
 derive();
 state.time = lastTime();
