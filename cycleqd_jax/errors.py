@@ -74,11 +74,16 @@ class SandboxError(RunError):
 
 
 @contextlib.contextmanager
-def advising(advice: str) -> Iterator[None]:
-    """Ends the sentence of a `BadInputError` with what to do, like "delete it"."""
+def advising(advice: str | None) -> Iterator[None]:
+    """Ends the sentence of a `BadInputError` with what to do, like "delete it".
+
+    None leaves it as it is.
+    """
     try:
         yield
     except BadInputError as err:
+        if advice is None:
+            raise
         raise BadInputError(f"{str(err).rstrip('.')}; {advice}.") from err
 
 

@@ -4,7 +4,7 @@
 
 Without --models it asks the base, the experts, the champions and the result.
 --vote also prints the answer that most of them give, --best-of the one with the
-highest log-probability per token.
+highest log-probability per token. A line says so below answers that were cut.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import rich.table
 import rich.text
 
+from cycleqd_jax.chat import Finish
 from cycleqd_jax.errors import BadInputError, printable
 from cycleqd_jax.inference.requests import Generation
 from cycleqd_jax.reports import console
@@ -22,7 +23,14 @@ from cycleqd_jax.runs.opened import OpenedRun, open_run
 from cycleqd_jax.serving.catalogue import Catalogue
 from cycleqd_jax.serving.loading import open_desk
 from cycleqd_jax.serving.settings import ServeSettings
-from cycleqd_jax.serving.together import ask_all, likeliest_reply, majority
+from cycleqd_jax.serving.together import (
+    ask_all,
+    check_names,
+    likeliest_reply,
+    majority,
+)
+
+_CUT = "Cut: there was no room for more."  # as the explorer's chat says it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,23 +83,25 @@ def _ask(args: argparse.Namespace) -> int:
             f"--max-tokens: expected at least 1, got {args.max_tokens}."
         )
     names = list(dict.fromkeys(args.models or _usual(opened)))
+    catalogue = Catalogue(opened)
+    check_names(catalogue, names)
     with console.ConsoleObserver() as observer:
         desk = open_desk(opened, ServeSettings(), observer)
         messages = [{"role": "user", "content": args.question}]
         if args.system is not None:
             messages.insert(0, {"role": "system", "content": args.system})
         observer.phase(f"asking {', '.join(names)}")
-        replies = ask_all(desk, Catalogue(opened), names, messages, args.max_tokens)
+        replies = ask_all(desk, catalogue, names, messages, args.max_tokens)
     out = console.make_console()
     out.print(_table(replies, plain=not out.is_terminal))
     if args.vote:
         name, count = majority(replies)
         out.print(f"{count} of {len(replies)} say, like {name}:", markup=False)
-        out.print(replies[name].text, markup=False, soft_wrap=True)
+        out.print(_shown(replies[name]), soft_wrap=True)
     if args.best_of:
         name = likeliest_reply(replies)
         out.print(f"the likeliest answer is that of {name}:", markup=False)
-        out.print(replies[name].text, markup=False, soft_wrap=True)
+        out.print(_shown(replies[name]), soft_wrap=True)
     return console.DONE
 
 
@@ -109,10 +119,17 @@ def _table(replies: Mapping[str, Generation], *, plain: bool) -> rich.table.Tabl
     table = rich.table.Table(safe_box=plain)
     for name in replies:
         table.add_column(rich.text.Text(name), overflow="fold", ratio=1)
-    table.add_row(
-        *(rich.text.Text(printable(r.text, keep="\n")) for r in replies.values())
-    )
+    table.add_row(*map(_shown, replies.values()))
     return table
+
+
+def _shown(reply: Generation) -> rich.text.Text:
+    """A reply, and a line below it if it was cut."""
+    text = rich.text.Text(printable(reply.text, keep="\n"))
+    if reply.finish is Finish.LENGTH:
+        text.rstrip()
+        text.append(f"\n{_CUT}" if text else _CUT, style="dim")
+    return text
 
 
 if __name__ == "__main__":

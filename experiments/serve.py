@@ -83,7 +83,7 @@ def start(
     """
     console.set_up_process()
     try:
-        from cycleqd_jax.serving import app, server, settings
+        from cycleqd_jax.serving import server, settings
     except ImportError as err:
         raise BadInputError(
             f"serve: {err.name} cannot be imported; install it with pip install "
@@ -95,9 +95,11 @@ def start(
     chosen = from_overrides([*args.settings, *options], settings.ServeSettings)
     if chosen.api_key is None and os.environ.get(KEY):
         chosen = chosen.model_copy(update={"api_key": os.environ[KEY]})
-    opened = open_run(args.run)
-    routes = extra_routes_of(opened) if extra_routes_of else ()
     with server.listen(chosen) as listener, console.ConsoleObserver() as observer:
+        from cycleqd_jax.serving import app  # takes seconds; the address comes first
+
+        opened = open_run(args.run)
+        routes = extra_routes_of(opened) if extra_routes_of else ()
         served = app.make_app(opened, chosen, routes, observer)
         if args.tokenizer_to:
             folder = pathlib.Path(args.tokenizer_to)

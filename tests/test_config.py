@@ -117,6 +117,22 @@ def test_problem_sizes_by_split(write):
     assert run.problems.sizes == sizes
 
 
+@pytest.mark.parametrize(
+    ("overrides", "rows"),
+    [
+        ([], 32),
+        (["engine.slots=128"], 32),
+        (["engine.slots=auto"], 32),
+        (["engine.slots=5"], 5),
+        (["engine.slots=1"], 1),
+        (["engine.slots=5", "engine.prefill_rows=2"], 2),
+    ],
+)
+def test_rows_that_nobody_gave_fit_in_the_slots(write, overrides, rows):
+    run = load_config(write(MINIMAL), overrides, RunConfig)
+    assert run.engine.prefill_rows == rows
+
+
 def test_configs_cannot_be_changed(write):
     run = load_config(write(MINIMAL), [], RunConfig)
     with pytest.raises(ValueError, match="frozen"):
@@ -159,7 +175,10 @@ def test_configs_cannot_be_changed(write):
         ("experts={1: a}", ["experts.[key]: ", "string (given: 1)"]),
         ("problems.validate=0", ["problems.validate is 0", "candidates is 3"]),
         ("engine.slots=0", ["engine.slots: ", "'auto' or be", "1 (given: 0)"]),
-        ("engine.slots=16", ["engine: prefill_rows is 32", "slots, which is 16"]),
+        (
+            "engine={slots: 16, prefill_rows: 32}",
+            ["engine: prefill_rows is 32", "slots, which is 16"],
+        ),
         ("engine.prefill_chunk=7", ["prefill_chunk is 7", "divisor", "192"]),
         ("engine.decode_steps=193", ["decode_steps is 193", "192"]),
         ("engine.mode=fast", ["engine.mode: ", "'factored'", "'fast'"]),

@@ -1,7 +1,7 @@
 """The settings of the inference engine, which are also its programs' static sizes."""
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -28,7 +28,8 @@ class EngineSettings(Section):
         room for.
       length: tokens a conversation may have, prompt and replies together; "auto" takes
         what the longest problem of the tasks needs.
-      prefill_rows: conversations in one prefill call; at most `slots`.
+      prefill_rows: conversations in one prefill call; at most `slots`, and so fewer
+        than the default where only `slots` are given and are fewer.
       prefill_chunk: tokens per row of one prefill call; divides `length`.
       decode_steps: tokens per conversation of one decode call; at most `length`.
       mode: "factored" evaluates a population in one pass, "materialised" one individual
@@ -49,6 +50,17 @@ class EngineSettings(Section):
     deterministic: bool = True
     attention: Literal["auto", "xla", "dot_product", "cudnn", "pallas"] = "auto"
     mesh: MeshSettings = MeshSettings()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _fit_rows(cls, data: Any) -> Any:
+        """Lowers a default of `prefill_rows` to the slots that were given."""
+        if not isinstance(data, Mapping) or "prefill_rows" in data:
+            return data
+        slots, rows = data.get("slots"), cls.model_fields["prefill_rows"].default
+        if type(slots) is int and 1 <= slots < rows:
+            return {**data, "prefill_rows": slots}
+        return data
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:

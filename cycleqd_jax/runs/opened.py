@@ -13,7 +13,7 @@ from typing import Any
 
 from cycleqd_jax import files
 from cycleqd_jax.config import RunConfig, load_config
-from cycleqd_jax.errors import BadInputError
+from cycleqd_jax.errors import BadInputError, advising
 from cycleqd_jax.evaluation.whole import WholeModels
 from cycleqd_jax.files.remote import is_url
 from cycleqd_jax.merging.basis_store import load_basis
@@ -32,12 +32,15 @@ from cycleqd_jax.runs.kinds import IMAGES, kind_of
 from cycleqd_jax.runs.names import (
     AGGREGATED,
     BASE,
+    BEST_OF_ARCHIVE,
+    BEST_OF_SEARCH,
     champion_name,
     individual_name,
     trained_expert_name,
 )
 from cycleqd_jax.search.merges import SCALED, UNIFORM
 
+_FINAL = (AGGREGATED, BEST_OF_ARCHIVE, BEST_OF_SEARCH, SCALED)
 _TRIES = 3  # a running search may remove a checkpoint while it is read
 
 
@@ -113,8 +116,10 @@ class OpenedRun:
         for expert in self.experts:
             if name == trained_expert_name(expert):
                 return TrainedExpert(expert)
+        yet = " yet, those of this kind come when the run has finished"
         raise BadInputError(
-            f"{name!r} is no individual of {self.path}; there are "
+            f"{name!r} is no individual of {self.path}"
+            f"{yet if self.comes_later(name) else ''}; there are "
             f"{', '.join(self.names())}."
         )
 
@@ -125,6 +130,11 @@ class OpenedRun:
             if name == champion_name(group):
                 return champion.individual
         return name
+
+    def comes_later(self, name: str) -> bool:
+        """True while the run is in progress, for names that only finished runs have."""
+        final = name in _FINAL or name.startswith(champion_name(""))
+        return self.facts is None and final
 
     def cells(self) -> dict[str, str]:
         """Name of a cell, like "TASK/7,3" -> its elite, a child or expert.
@@ -176,8 +186,11 @@ class OpenedRun:
         config = self.config.model_copy(update={"base_model": path})
         return dataclasses.replace(self, config=config)
 
-    def load_base(self) -> LoadedModel:
+    def load_base(self, advice: str | None = None) -> LoadedModel:
         """The base model with its tokeniser, on the host.
+
+        Args:
+          advice: what to do where the base model itself is at fault; ends the message.
 
         Raises:
           BadInputError: it is missing, damaged, no language model, or not the one the
@@ -188,12 +201,17 @@ class OpenedRun:
                 f"{self.path}: is a run of segmentation models, which have no text; "
                 "give a run of language models."
             )
-        return self.load_any_base()
+        wanted = stored_fingerprints(self.path)["base model"]
+        with advising(advice):
+            return self._base_of(wanted)
 
     def load_any_base(self) -> LoadedModel:
         """As `load_base`, also a segmentation model."""
+        return self._base_of(stored_fingerprints(self.path)["base model"])
+
+    def _base_of(self, wanted: str) -> LoadedModel:
+        """The base model, which must have the fingerprint `wanted`."""
         config = self.config
-        wanted = stored_fingerprints(self.path)["base model"]
         load = functools.partial(
             load_any_model, config.base_model, dtype=config.dtype, date=config.date
         )

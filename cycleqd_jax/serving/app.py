@@ -76,7 +76,7 @@ def app_of(
         return JSONResponse({"object": "list", "data": data})
 
     def model(request: Request) -> Response:
-        found, _ = catalogue.find(request.path_params["name"])
+        found = catalogue.model(request.path_params["name"])
         return JSONResponse(_entry(found, catalogue))
 
     async def health(request: Request) -> Response:

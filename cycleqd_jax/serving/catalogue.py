@@ -78,6 +78,30 @@ class Catalogue:
                 self._models = {n: Model(n, i) for n, i in found.items()}
             return self._models
 
+    def model(self, name: str) -> Model:
+        """The model of a name.
+
+        Raises:
+          ApiError: there is none, or the run cannot be read just now.
+        """
+        with self._lock:
+            model = self.models().get(name)
+            if model is not None:
+                return model
+            shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+            near = difflib.get_close_matches(name[:_SHOWN], self.models(), n=1)
+            yet, hint = "", f"did you mean {near[0]}? " if near else ""
+            if self._opened.comes_later(name):
+                yet = " yet"
+                hint = "models of this kind come when the run has finished; "
+            raise ApiError(
+                404,
+                f"The model {shown!r} does not exist in {self._opened.path.name}{yet}; "
+                f"{hint}GET /v1/models lists all.",
+                param="model",
+                code="model_not_found",
+            )
+
     def find(self, name: str) -> tuple[Model, Individual]:
         """A model and its individual.
 
@@ -85,18 +109,7 @@ class Catalogue:
           ApiError: there is none of this name, or it cannot be read.
         """
         with self._lock:
-            model = self.models().get(name)
-            if model is None:
-                shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
-                near = difflib.get_close_matches(name[:_SHOWN], self.models(), n=1)
-                meant = f"did you mean {near[0]}? " if near else ""
-                raise ApiError(
-                    404,
-                    f"The model {shown!r} does not exist in {self._opened.path.name}; "
-                    f"{meant}GET /v1/models lists all.",
-                    param="model",
-                    code="model_not_found",
-                )
+            model = self.model(name)
             with _readable():
                 if model.individual not in self._loaded:
                     found = self._opened.individual(model.individual)

@@ -35,6 +35,7 @@ class Desk:
       engine: answers.
       failure: why nothing can be answered any more; None while all is well.
       running: replies that have a seat.
+      generated: tokens of all replies so far, also of those that were broken off.
     """
 
     def __init__(self, loader: IndividualLoader, max_waiting: int):
@@ -46,7 +47,7 @@ class Desk:
         """
         self.engine: Engine = loader.engine
         self.failure: str | None = None
-        self.running = 0
+        self.running = self.generated = 0
         self._loader = loader
         self._max_waiting = max_waiting
         self._taken = 0  # replies for which there is room

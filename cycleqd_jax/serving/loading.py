@@ -1,6 +1,5 @@
 """Loads a run's base model and basis into an engine, for all of its individuals."""
 
-from cycleqd_jax.errors import advising
 from cycleqd_jax.merging.mode import dense_parts
 from cycleqd_jax.models.base import ModelConfig
 from cycleqd_jax.progress import Observer
@@ -25,8 +24,7 @@ def open_desk(opened: OpenedRun, settings: ServeSettings, observer: Observer) ->
     """
     config = opened.config
     observer.phase("loading the base model")
-    with advising("--base-model says where it is on this machine"):
-        base = opened.load_base()
+    base = opened.load_base(advice="--base-model says where it is on this machine")
     engine = _sized(settings.engine, base.config, config.dtype)
     observer.phase("loading the basis")
     dense = dense_parts(opened.basis, noise=config.noise is not None)

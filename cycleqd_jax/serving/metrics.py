@@ -16,17 +16,15 @@ class Metrics:
     Attributes:
       requests: (path, status) -> number of requests that have ended.
       prompt_tokens: of answered requests.
-      completion_tokens: of answered requests.
     """
 
     def __init__(self):
         self.requests: collections.Counter[tuple[str, int]] = collections.Counter()
-        self.prompt_tokens = self.completion_tokens = 0
+        self.prompt_tokens = 0
 
     def answered(self, usage: dict[str, int]) -> None:
-        """Counts the tokens of an answered request."""
+        """Counts the prompts of an answered request; the desk counts its replies."""
         self.prompt_tokens += usage["prompt_tokens"]
-        self.completion_tokens += usage["completion_tokens"]
 
     def text(self, desk: Desk) -> str:
         """All numbers as they are now."""
@@ -39,7 +37,7 @@ class Metrics:
             yield f"cycleqd_requests_total{{{labels}}} {count}"
         counters = {
             "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
+            "completion_tokens": desk.generated,
         }
         stats = dataclasses.asdict(desk.engine.stats)
         counters |= {f"engine_{name}": value for name, value in stats.items()}

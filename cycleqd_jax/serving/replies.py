@@ -180,9 +180,21 @@ async def answer_in_pieces(
 
 
 async def _ask(desk: Desk, job: Job, unit: Unit, heard: Callable | None = None):
-    """The answer of one unit."""
+    """The answer of one unit; the desk counts its tokens as they come."""
     prompt, engine = unit.prompt, desk.engine
     scored = generation = None
+    counted = 0
+
+    def count(tokens: Sequence[int]) -> None:
+        nonlocal counted
+        desk.generated += len(tokens) - counted
+        counted = len(tokens)
+
+    def grown(*so_far: Sequence) -> None:
+        count(so_far[0])
+        if heard is not None:
+            heard(*so_far)
+
     async with desk.seat(job.key, job.individual) as row:
         with engine.conversation(row) as conversation:
             shared = {"num_top": job.num_top, "conversation": conversation}
@@ -194,9 +206,10 @@ async def _ask(desk: Desk, job: Job, unit: Unit, heard: Callable | None = None):
                     job.limits,
                     sampling=unit.sampling,
                     logprobs=job.logprobs,
-                    heard=heard,
+                    heard=grown,
                     **shared,
                 )
+                count(generation.tokens)
     return Answer(generation, scored)
 
 

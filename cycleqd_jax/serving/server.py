@@ -14,7 +14,10 @@ _KEPT_S = 75  # an idle connection; longer than clients keep theirs
 
 
 def listen(settings: ServeSettings) -> socket.socket:
-    """A socket at the address of the settings.
+    """A socket that listens at the address of the settings.
+
+    No other server gets the address from now on; who connects waits until the socket is
+    served.
 
     Raises:
       BadInputError: the address is unknown or taken.
@@ -24,6 +27,7 @@ def listen(settings: ServeSettings) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((settings.host, settings.port))
+        found.listen(_CONNECTIONS)
     except OSError as err:
         found.close()
         raise BadInputError(

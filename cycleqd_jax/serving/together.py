@@ -13,6 +13,19 @@ from cycleqd_jax.serving.errors import ApiError
 from cycleqd_jax.serving.replies import Job, Unit, answer_all, check_prompt
 
 
+def check_names(catalogue: Catalogue, names: Sequence[str]) -> None:
+    """Refuses names that no model has; loads nothing.
+
+    Raises:
+      BadInputError: a name is unknown, or the run cannot be read.
+    """
+    try:
+        for name in names:
+            catalogue.model(name)
+    except ApiError as err:
+        raise BadInputError(str(err)) from err
+
+
 def ask_all(
     desk: Desk,
     catalogue: Catalogue,

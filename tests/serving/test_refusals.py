@@ -171,12 +171,17 @@ def test_the_queue_has_an_end(toy_run):
 def test_a_client_that_is_killed_frees_its_slots(endpoint):
     body = json.dumps(chat(n=12, max_tokens=80, temperature=1.5, stream=True))
     host = endpoint.url.removeprefix("http://")
+    before = endpoint.metric("cycleqd_completion_tokens_total")
     connection = http.client.HTTPConnection(host)
     connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
     assert answer.status == 200 and answer.readline().startswith(b"data: ")
+    tokens = "cycleqd_completion_tokens_total"
+    endpoint.wait_until(lambda: endpoint.metric(tokens) > before)
     answer.close()
     connection.close()
     endpoint.wait_until(lambda: endpoint.metric("cycleqd_replies_running") == 0)
+    # Those of a reply that nobody waited for count too, as far as it came.
+    assert 0 < endpoint.metric(tokens) - before < 12 * 80
     assert endpoint.metric("cycleqd_slots_taken") == 0
     assert endpoint.metric("cycleqd_replies_waiting") == 0

@@ -1,6 +1,7 @@
 """Runs in other states: going on, of another machine, without a factored form."""
 
 import concurrent.futures
+import dataclasses
 import shutil
 
 import openai
@@ -9,10 +10,14 @@ import served
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.files import digest
+from cycleqd_jax.progress import Observer
 from cycleqd_jax.reports.population import read_population
 from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.opened import open_run
-from experiments import serve
+from cycleqd_jax.serving.loading import open_desk
+from cycleqd_jax.serving.server import listen
+from cycleqd_jax.serving.settings import ServeSettings
+from experiments import explore, serve
 
 ASK = {"prompt": "toy_a test 1", "max_tokens": 8}
 
@@ -47,7 +52,14 @@ def test_a_run_that_is_going_on_and_then_finishes(toy_run, tmp_path, endpoint):
         names = ids(there)
         assert {"base", "expert/toy_a", "uniform_merge"} < names
         assert any(name.startswith("child/") for name in names)
-        assert "aggregated" not in names and ask(there, "aggregated")[0] == 404
+        for name in ("aggregated", "best_of_archive", "scaled_merge", "champion/toy_a"):
+            status, answer = ask(there, name)
+            assert name not in names and status == 404
+            words = "does not exist in run yet; models of this kind come when the run"
+            assert words in answer["error"]["message"]
+            with pytest.raises(BadInputError, match="come when the run has finished"):
+                open_run(run).individual(name)
+        assert "come when" not in ask(there, "nobody")[1]["error"]["message"]
         # Its cells are those of the checkpoint, though metrics are further.
         early = read_population(open_run(run)).placements
         told = int(newest.name) - 2  # children of a batch
@@ -117,9 +129,13 @@ def test_individuals_that_cannot_share_a_pass_take_turns(toy_run, endpoint):
 
 def test_the_command_says_what_is_wrong(toy_run, tmp_path, capsys):
     for arguments, words in [
-        ([str(tmp_path)], "is not a run folder"),
+        ([str(tmp_path), "--port", "0"], "is not a run folder"),
         ([str(toy_run), "--port", "70000"], "port"),
         ([str(toy_run), "engine.slots=0"], "engine.slots"),
+        (
+            [str(toy_run), "engine.slots=2", "engine.prefill_rows=4"],
+            "prefill_rows is 4; expected at most slots, which is 2",
+        ),
         ([str(toy_run), "slots=4"], "slots"),
         ([str(toy_run), "--host", "no.such.host.invalid"], "cannot be listened on"),
         ([str(toy_run), "engine.length=32768", "--port", "0"], "engine.length"),
@@ -128,7 +144,44 @@ def test_the_command_says_what_is_wrong(toy_run, tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
-def test_a_taken_port_is_refused(toy_run, endpoint, capsys):
-    port = endpoint.url.rpartition(":")[2]
-    assert serve.main([str(toy_run), "--port", port]) == 2
-    assert "choose another" in capsys.readouterr().err
+@pytest.mark.parametrize("command", [serve, explore])
+def test_a_wrong_address_is_refused_before_anything_is_read(
+    command, toy_run, monkeypatch, capsys
+):
+    monkeypatch.setattr(serve, "open_run", lambda path: pytest.fail("it reads"))
+    # A server that is still loading has its address already.
+    with listen(ServeSettings(port=0)) as other:
+        port = str(other.getsockname()[1])
+        for address in [("--port", port), ("--host", "192.0.2.1")]:
+            assert command.main([str(toy_run), *address]) == 2
+            assert "choose another" in capsys.readouterr().err
+
+
+def test_few_slots_are_given_few_rows(toy_run):
+    engine = served.ENGINE | {"slots": 2}
+    del engine["prefill_rows"]
+    with served.serving(toy_run, engine=engine) as there:
+        assert there.app.state.desk.engine.settings.prefill_rows == 2
+        status, answer = there.post(
+            "/v1/completions", ASK | {"model": "base", "prompt": ["a", "b c", "d"]}
+        )
+        assert status == 200 and len(answer["choices"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "advised"),
+    [
+        ({"base_model": "no/such/model"}, "no/such/model.*", True),
+        ({"tasks": ("no_such_module:Task",)}, "on Python's path", False),
+        ({"tasks": ("camo",)}, "is a run of segmentation models", False),
+    ],
+)
+def test_only_a_fault_of_the_base_model_advises_where_it_is(
+    toy_run, change, words, advised
+):
+    opened = open_run(toy_run)
+    changed = opened.config.model_copy(update=change)
+    opened = dataclasses.replace(opened, config=changed)
+    with pytest.raises(BadInputError, match=words) as caught:
+        open_desk(opened, ServeSettings(), Observer())
+    assert ("--base-model" in str(caught.value)) is advised
