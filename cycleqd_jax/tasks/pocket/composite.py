@@ -11,8 +11,6 @@ from typing import Any
 from cycleqd_jax.tasks.pocket.db_schemas import Schema
 from cycleqd_jax.tasks.pocket.db_tables import Row, set_up
 
-Cell = int | float | str | None
-
 
 def fill(connection: sqlite3.Connection, schema: Schema, rows: Sequence[Row]) -> None:
     """Creates the table of a schema and inserts its rows."""

@@ -146,12 +146,6 @@ def telling_databases(
     return databases, effects
 
 
-def apply(columns: Columns, database: Database, statement: str) -> Effect | None:
-    """Runs a trusted statement; returns its effect, or None if it is not valid."""
-    with Filled(columns, database) as filled:
-        return filled.apply(statement)
-
-
 class Filled:
     """Tables in memory; each statement starts from the same rows.
 

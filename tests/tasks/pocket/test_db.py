@@ -22,6 +22,12 @@ def judged(db, play, problem, statements):
     return [r.outcome for r in play(db, [(problem, [s]) for s in statements])]
 
 
+def apply(columns, database, statement):
+    """The effect of one statement."""
+    with db_tables.Filled(columns, database) as filled:
+        return filled.apply(statement)
+
+
 def words(problem):
     """Table, label, group, first and second number column."""
     return (problem.data["table"], *problem.data["columns"])
@@ -185,9 +191,7 @@ def test_tables_tell_near_misses_apart(db):
         data = problem.data
         for mutant in db_tables.mutants(problem.answer, schema):
             columns = {data["table"]: data["columns"]}
-            effects = [
-                db_tables.apply(columns, (rows,), mutant) for rows in data["tables"]
-            ]
+            effects = [apply(columns, (rows,), mutant) for rows in data["tables"]]
             mutants += 1
             survivors += all(
                 effect is not None
@@ -219,7 +223,7 @@ def share_right(problems, change):
         if changed == problem.answer:
             continue
         effects = [
-            db_tables.apply(problem.data["columns"], database, changed)
+            apply(problem.data["columns"], database, changed)
             for database in problem.data["databases"]
         ]
         verdicts.append(
@@ -279,7 +283,7 @@ def test_pairs_of_tables_tell_mistakes_apart(pairs):
         )
         for mutant in db_tables.mutants(problem.answer, schema):
             effects = [
-                db_tables.apply(problem.data["columns"], database, mutant)
+                apply(problem.data["columns"], database, mutant)
                 for database in problem.data["databases"]
             ]
             mutants += 1
