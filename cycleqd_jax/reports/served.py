@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.reports import build, explorer, page, run_data
+from cycleqd_jax.reports import build, explorer, page, replies, run_data
 from cycleqd_jax.reports.population import Population, read_population
 from cycleqd_jax.reports.questions import Questions
 from cycleqd_jax.reports.shares import read_shares
@@ -58,7 +58,7 @@ class ServedRun:
             return explorer.to_json(self._data)
 
     def replies(self, individual: str) -> dict[str, Any]:
-        """All replies of one individual, see `explorer.replies_of`.
+        """All replies of one individual, see `replies.replies_of`.
 
         Raises:
           BadInputError: there is no such individual, or as for `page`.
@@ -68,10 +68,10 @@ class ServedRun:
             population = self._population
         if individual not in {*population.names, *population.others}:
             raise BadInputError(f"{individual!r} is no individual of this run.")
-        return explorer.replies_of(population, individual)
+        return replies.replies_of(population, individual)
 
     def question(self, task: str, problem: str) -> dict[str, str]:
-        """The question of one problem, see `explorer.question_of`.
+        """The question of one problem, see `replies.question_of`.
 
         Raises:
           BadInputError: the run has no such task.
@@ -79,7 +79,7 @@ class ServedRun:
         if task not in self._opened.tasks:
             raise BadInputError(f"{task!r} is no task of this run.")
         with self._lock:
-            return explorer.question_of(self._questions, task, problem)
+            return replies.question_of(self._questions, task, problem)
 
     def _read(self) -> None:
         """Reads the run unless it is as it was."""

@@ -8,7 +8,7 @@ import pytest
 
 from cycleqd_jax.merging.forms import MatrixSlot
 from cycleqd_jax.merging.genome import Genome
-from cycleqd_jax.reports import coverage, explorer, shares
+from cycleqd_jax.reports import coverage, explorer, replies, shares
 from cycleqd_jax.reports.population import read_population
 from cycleqd_jax.reports.served import ServedRun
 from cycleqd_jax.runs.opened import open_run
@@ -68,7 +68,7 @@ def test_scores_between_0_and_1_and_problems_that_were_not_answered():
 
 def test_a_page_holds_a_bounded_part(population, monkeypatch):
     whole = explorer.explorer_data(population, {})
-    monkeypatch.setattr(explorer, "_TEXTS", 60)
+    monkeypatch.setattr(replies, "_TEXTS", 60)
     monkeypatch.setattr(explorer, "_VERDICTS", 900)
     part = explorer.explorer_data(population, {})
 
@@ -90,7 +90,7 @@ def test_no_text_can_end_the_element_that_holds_the_data():
 
 
 def test_all_replies_of_one_individual(population):
-    found = explorer.replies_of(population, "child/3")
+    found = replies.replies_of(population, "child/3")
     assert list(found) == ["optimise"]
     assert [len(own) for own in found["optimise"].values()] == [12, 12, 12]
     outcome, reply, why = found["optimise"]["skill_a"]["skill_a/optimise/0"]
@@ -102,7 +102,7 @@ def test_replies_on_test_have_their_verdicts(population):
     [(alias, child)] = population.aliases.items()
     for name in (alias, child, "base", "aggregated"):
         own = population.scores[name]["test"]
-        found = explorer.replies_of(population, name)["test"]
+        found = replies.replies_of(population, name)["test"]
         assert found.keys() == own.keys()
         for task, problems in found.items():
             assert problems.keys() == own[task].keys()

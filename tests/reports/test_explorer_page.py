@@ -13,7 +13,7 @@ import pytest
 import run_contents
 
 from cycleqd_jax import files
-from cycleqd_jax.reports import build, explorer, statistics
+from cycleqd_jax.reports import build, replies, statistics
 from cycleqd_jax.reports.population import read_population
 from cycleqd_jax.runs.opened import open_run
 
@@ -334,7 +334,7 @@ def test_replies_have_their_question_above_them(tab, fabricate, monkeypatch):
         tab.open(address + "explore/question?task=other&problem=1")
         assert "no task" in tab.text("body")
     # A page holds a bounded part.
-    monkeypatch.setattr(explorer, "_QUESTIONS", 100)
+    monkeypatch.setattr(replies, "_QUESTIONS", 100)
     build.write_report(run)
     tab.open(page, fragment="#individual=aggregated")
     texts = [t for p, t in open_all(tab, "optimise") if not p.startswith("skill_c")]
