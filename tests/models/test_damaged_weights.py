@@ -189,3 +189,26 @@ def test_a_quantised_head_beside_tied_embeddings(hf, tmp_path):
     quantise(file, "F8_E4M3", "lm_head.weight")
     with refused("lm_head.weight", "is F8_E4M3"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN", "3.0", '"0"', "true", "null"])
+@pytest.mark.parametrize("field", ["data_offsets", "shape"])
+def test_sizes_and_places_that_are_no_whole_numbers(base, field, number):
+    """JSON has floats, too large ones among them, and Python reads NaN."""
+    path = base / "model.safetensors"
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    header[UP][field][0] = "HERE"
+    text = json.dumps(header).replace('"HERE"', number).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    with refused("model.safetensors"):
+        load_model(base)
+
+
+@pytest.mark.parametrize("text", [b'"abc"', b"[1]", b"3", b"null", b'{"x": "y"}'])
+def test_a_header_that_is_no_object(base, text):
+    path = base / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    with refused("model.safetensors"):
+        load_model(base)

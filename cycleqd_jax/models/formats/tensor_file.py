@@ -217,11 +217,15 @@ def _read_header(source: ByteFile) -> tuple[dict[str, str], dict[str, _Entry]]:
     if length > min(_LONGEST_HEADER, size - 8):
         raise ValueError(f"it has {size} bytes, too few for its header of {length}")
     header = json.loads(source.read(8, 8 + length))
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
     metadata = header.pop(_METADATA, None) or {}
     first, end, entries = 8 + length, 0, {}
     for name, fields in sorted(header.items(), key=lambda it: it[1]["data_offsets"]):
-        start, stop = map(int, fields["data_offsets"])
-        shape = tuple(int(side) for side in fields["shape"])
+        start, stop = fields["data_offsets"]
+        shape = tuple(fields["shape"])
+        if any(type(number) is not int for number in (start, stop, *shape)):
+            raise ValueError(f"{name!r} has a size or place that is no whole number")
         dtype = _DTYPES.get(fields["dtype"])
         expected = dtype and math.prod(shape) * dtype.itemsize
         if start != end or stop < start or min(shape, default=0) < 0:
