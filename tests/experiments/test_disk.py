@@ -74,7 +74,7 @@ def test_a_disk_that_is_full_again_and_again(
         (files, "check_room", 2, FULL, ["checkpoints/2", "make room"]),
         (files, "append_line", 3, files.cannot_write(timing, FULL), ["timing.jsonl"]),
         (files, "write_sealed", 1, files.cannot_write(timing, FULL), ["make room"]),
-        (files.os, "replace", 9, FULL, ["make room"]),
+        (os, "replace", 9, FULL, ["make room"]),
     ]:
         with monkeypatch.context() as patch:
             fail_at(patch, owner, name, count, error)

@@ -134,7 +134,7 @@ def test_two_processes_share_every_matrix(world, name, settings):
     assert not run_contents.differences(*runs)
     children = reading.parts(world / folder, "metrics")
     complete = [row["complete"] for row in reading.read_rows(children, ["complete"])]
-    assert complete == [name != "raced", True]
+    assert sorted(complete) == [name != "raced", True]
     assert ("logprobs/batch-000001.parquet" in runs[0]) == (name == "raced")
     assert ("checkpoints/2/bank.noise/.zarray" in runs[0]) == (name == "noisy")
 

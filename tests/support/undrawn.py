@@ -14,11 +14,13 @@ DOT = base64.b64decode(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def figures_as_dots():
+def figures_as_dots(request):
     """Figures are laid out and not drawn, which would take a sixth of a toy run.
 
-    A module that looks at them has a fixture of this name that does nothing.
+    Slow tests draw as users do. A module that looks at figures has a fixture of this
+    name that does nothing.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "to_png", lambda figure: DOT)
+        if request.config.option.markexpr == "not slow":
+            patch.setattr(drawing, "to_png", lambda figure: DOT)
         yield
