@@ -30,7 +30,7 @@ def played(folder):
 
 
 def chosen_children(folder, count):
-    """Those that should play; the experts do so in any case."""
+    """The children among the diverse individuals; experts play `test` in any case."""
     chosen = diverse(folder / "run", count)
     return sorted(name for name in chosen if name.startswith("child/"))
 

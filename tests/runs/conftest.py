@@ -1,3 +1,3 @@
-"""What the tests of this folder share."""
+"""Fixtures of this folder."""
 
 from undrawn import figures_as_dots as figures_as_dots
