@@ -12,11 +12,11 @@ from cycleqd_jax.config import to_yaml
 from cycleqd_jax.reports import out_of_domain, sections, tables
 from cycleqd_jax.reports.markup import table, text
 from cycleqd_jax.reports.questions import Questions
+from cycleqd_jax.reports.replies import cut
 from cycleqd_jax.reports.run_data import RunData
 from cycleqd_jax.reports.shell import make_shell, web_file
 from cycleqd_jax.runs.names import expert_name
 
-_LONGEST = 700  # characters of a question
 _OF_ANSWERS = {
     "score_note": "Share of problems solved, with 95 % intervals: Wilson's per skill",
     "paired_note": "Every model answered the same problems, so they are compared "
@@ -265,8 +265,7 @@ def _samples(data: RunData, questions: Questions) -> str:
 
 
 def _question(asked: str) -> str:
-    shown = asked if len(asked) <= _LONGEST else f"{asked[:_LONGEST]}\u2026"
-    return f'<p class="question">{text(shown)}</p>'
+    return f'<p class="question">{text(cut(asked))}</p>'
 
 
 def _wall_time(timing: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ def replies_of(population: Population, individual: str) -> dict[str, Any]:
     for key, row in _read_replies(population, [individual], None).items():
         texts = [row[c] or "" for c in ("outcome", "reply", "explanation")]
         own = found.setdefault(key.split, {}).setdefault(key.task, {})
-        own[key.problem] = [_cut(t, _LONGEST_SERVED) for t in texts]
+        own[key.problem] = [cut(t, _LONGEST_SERVED) for t in texts]
     return found
 
 
@@ -51,7 +51,7 @@ def question_of(questions: Questions, task: str, problem: str) -> dict[str, str]
     text = questions.find(task, problem)
     if text is None:
         return {"why": questions.why(task)}
-    return {"text": _cut(text, _LONGEST_SERVED)}
+    return {"text": cut(text, _LONGEST_SERVED)}
 
 
 def replies_on_page(population: Population) -> tuple[dict, list[str]]:
@@ -72,7 +72,7 @@ def replies_on_page(population: Population) -> tuple[dict, list[str]]:
             continue
         places = []
         for column in ("outcome", "reply", "explanation"):
-            text = _cut(row[column] or "", LONGEST)
+            text = cut(row[column] or "", LONGEST)
             spent[key.split] += 0 if text in texts else len(text)
             places.append(texts.setdefault(text, len(texts)))
         tasks = found.setdefault(key.individual, {}).setdefault(key.split, {})
@@ -99,7 +99,7 @@ def questions_on_page(
                 if text is None:
                     reasons[task] = questions.why(task)
                 elif spent <= _QUESTIONS:
-                    found.setdefault(task, {})[problem] = _cut(text, LONGEST)
+                    found.setdefault(task, {})[problem] = cut(text, LONGEST)
                     spent += len(found[task][problem])
     return found, reasons
 
@@ -191,5 +191,6 @@ def _sources(population: Population, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([name, *more]))
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int = LONGEST) -> str:
+    """A text, its end left out beyond `most` characters."""
     return text if len(text) <= most else f"{text[:most]}\u2026"

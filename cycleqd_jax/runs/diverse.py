@@ -13,7 +13,7 @@ import numpy as np
 from cycleqd_jax.qd.bank import Bank
 from cycleqd_jax.runs import facts, reading
 from cycleqd_jax.runs.cached import CachedEvaluator
-from cycleqd_jax.runs.folder import PARTS, RunFolder
+from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.names import individual_name
 from cycleqd_jax.tasks.base import Split
 
@@ -76,7 +76,7 @@ def measure(
       count: number of individuals; 0 for none.
     """
     part = _PART.format(count)
-    _forget(folder, keep=part)
+    folder.forget_parts(_PART.format("*"), keep=part)
     if not count:
         return
     if not folder.part("results", part).is_file():
@@ -90,11 +90,4 @@ def measure(
 
 def forget(folder: RunFolder) -> None:
     """Removes what they answered, before the search goes on."""
-    _forget(folder)
-
-
-def _forget(folder: RunFolder, keep: str = "") -> None:
-    for kind in PARTS:
-        for path in (folder.path / kind).glob(f"{_PART.format('*')}.parquet"):
-            if path.stem != keep:
-                path.unlink()
+    folder.forget_parts(_PART.format("*"))

@@ -132,6 +132,13 @@ class RunFolder:
         """True if the report was written."""
         return (self.path / REPORT).is_file()
 
+    def forget_parts(self, pattern: str, keep: str = "") -> None:
+        """Removes the parts of all kinds whose names match, but for one."""
+        for kind in PARTS:
+            for path in (self.path / kind).glob(f"{pattern}.parquet"):
+                if path.stem != keep:
+                    path.unlink()
+
     def part(self, kind: str, name: str) -> pathlib.Path:
         """The path of one parquet part; `kind` is one of `PARTS`."""
         return self.path / kind / f"{name}.parquet"

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from cycleqd_jax.merging.individuals import Individual
 from cycleqd_jax.runs import facts
 from cycleqd_jax.runs.cached import CachedEvaluator
-from cycleqd_jax.runs.folder import PARTS, RunFolder
+from cycleqd_jax.runs.folder import RunFolder
 from cycleqd_jax.runs.source_hashes import task_judges
 from cycleqd_jax.tasks.base import Task
 
@@ -47,7 +47,7 @@ def measure(
         digest = _digest(task)
         for models, end in ((before, _BEFORE), (after, _AFTER)):
             part = f"{_START}-{task.name}-{digest}-{end}"
-            _forget(folder, f"{_START}-{task.name}-{'?' * len(digest)}-{end}", part)
+            folder.forget_parts(f"{_START}-{task.name}-{'?' * len(digest)}-{end}", part)
             if not folder.part("results", part).is_file():
                 (folder.path / facts.NAME).unlink(missing_ok=True)
             cached.further(part, models, task, SPLIT)
@@ -55,14 +55,7 @@ def measure(
 
 def forget_final(folder: RunFolder) -> None:
     """Removes what the search's models answered, before the search goes on."""
-    _forget(folder, f"{_START}-*-{_AFTER}")
-
-
-def _forget(folder: RunFolder, pattern: str, keep: str = "") -> None:
-    for kind in PARTS:
-        for path in (folder.path / kind).glob(f"{pattern}.parquet"):
-            if path.stem != keep:
-                path.unlink()
+    folder.forget_parts(f"{_START}-*-{_AFTER}")
 
 
 def _digest(task: Task) -> str:
