@@ -6,6 +6,8 @@ computes the basis and goes on, unless it is so large that its work is stored th
 """
 
 import contextlib
+import dataclasses
+import functools
 import logging
 import shutil
 from collections.abc import Callable
@@ -35,8 +37,70 @@ def kept_path(fingerprint: str) -> Path:
     return files.cache_folder("cycleqd_jax", "bases") / f"{fingerprint}.safetensors"
 
 
+@dataclasses.dataclass(frozen=True)
+class BasisKey:
+    """The name of a basis, which may be known only when its experts have been read.
+
+    Attributes:
+      find: returns the fingerprint, from `basis_fingerprint`, and reads what it must.
+      is_known: whether it need not read.
+      find_sample: returns a hash that bases of one fingerprint have in common, and most
+        others have not; it reads little.
+      work: the name of the folder in which a large basis is made: another one whenever
+        the files of the experts are.
+      is_settled: whether every change of the files changes `work`.
+    """
+
+    find: Callable[[], str]
+    is_known: bool
+    find_sample: Callable[[], str]
+    work: str
+    is_settled: bool = True
+
+    @classmethod
+    def known(cls, fingerprint: str) -> "BasisKey":
+        """The key of a fingerprint."""
+        return cls(lambda: fingerprint, True, lambda: fingerprint, fingerprint)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint."""
+        return self.find()
+
+    @functools.cached_property
+    def sample(self) -> str:
+        """The sample."""
+        return self.find_sample()
+
+    @property
+    def may_be_kept(self) -> bool:
+        """False if no basis of the user's cache can be this one; reads no expert."""
+        if self.is_known:
+            return True
+        try:
+            last = self._note.read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return False
+        return kept_path(last).is_file()
+
+    @property
+    def kept(self) -> Path:
+        """The file in the user's cache; it need not exist."""
+        return kept_path(self.fingerprint)
+
+    def note(self) -> None:
+        """Notes that the basis is kept, for `may_be_kept` of other processes."""
+        if self.sample != self.fingerprint:
+            with contextlib.suppress(RunError):  # costs one more reading
+                files.write_text(self._note, self.fingerprint)
+
+    @property
+    def _note(self) -> Path:
+        return files.cache_folder("cycleqd_jax", "samples") / self.sample
+
+
 def obtain_basis(
-    fingerprint: str,
+    key: BasisKey,
     compute: Callable[[], Basis],
     *,
     file: Path | None = None,
@@ -47,7 +111,7 @@ def obtain_basis(
     """The basis of a fingerprint: from a file, else from the cache, else computed.
 
     Args:
-      fingerprint: from `basis_fingerprint`.
+      key: of the basis.
       compute: makes the basis; called only where it is stored nowhere.
       file: of the run folder, if there is one. A basis of another fingerprint in it is
         passed over.
@@ -62,16 +126,16 @@ def obtain_basis(
     """
     if file is not None and file.is_file():
         stored = load_basis(file, place)
-        if stored.fingerprint == fingerprint:
+        if stored.fingerprint == key.fingerprint:
             return stored.basis
     if not keep:
         return compute()
-    basis = _find_kept(fingerprint, place)
+    basis = _find_kept(key.fingerprint, place) if key.may_be_kept else None
     if basis is None and factorise is not None:
-        return load_basis(make_kept(fingerprint, factorise), place).basis
+        return load_basis(make_kept(key, factorise), place).basis
     if basis is None:
         basis = compute()
-        _keep(basis, fingerprint)
+        _keep(basis, key)
     return basis
 
 
@@ -89,7 +153,7 @@ def find_basis(fingerprint: str, file: Path) -> Basis:
             "share."
         )
 
-    return obtain_basis(fingerprint, compute, file=file)
+    return obtain_basis(BasisKey.known(fingerprint), compute, file=file)
 
 
 def has_room(size: int) -> bool:
@@ -100,7 +164,7 @@ def has_room(size: int) -> bool:
     return size <= files.free_bytes() // 2
 
 
-def make_kept(fingerprint: str, factorise: Callable[[Path], Basis]) -> Path:
+def make_kept(key: BasisKey, factorise: Callable[[Path], Basis]) -> Path:
     """Makes a basis with its work on the disk, and keeps it in the user's cache.
 
     Returns:
@@ -111,11 +175,25 @@ def make_kept(fingerprint: str, factorise: Callable[[Path], Basis]) -> Path:
       RunError: the disk is full or not writable; what was done is kept, and used by the
         next call.
     """
-    path = kept_path(fingerprint)
-    parts = path.with_suffix(".parts")
-    save_basis(path, factorise(parts), fingerprint=fingerprint)
+    parts = kept_path(key.work).with_suffix(".parts")
+    _check_work(key, parts / "fingerprint")
+    basis = factorise(parts)  # before the fingerprint, which it may make known
+    save_basis(key.kept, basis, fingerprint=key.fingerprint)
+    key.note()
     shutil.rmtree(parts, ignore_errors=True)
-    return path
+    return key.kept
+
+
+def _check_work(key: BasisKey, note: Path) -> None:
+    """Throws work away that was begun with files which have changed unnoticed since."""
+    try:
+        if note.is_file() and note.read_bytes() != key.fingerprint.encode():
+            shutil.rmtree(note.parent)
+        if not key.is_settled:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(note, key.fingerprint)
+    except OSError as err:
+        raise files.cannot_write(note.parent, err) from err
 
 
 def _find_kept(fingerprint: str, place: Placement) -> Basis | None:
@@ -132,15 +210,16 @@ def _find_kept(fingerprint: str, place: Placement) -> Basis | None:
     return stored.basis if stored.fingerprint == fingerprint else None
 
 
-def _keep(basis: Basis, fingerprint: str) -> None:
+def _keep(basis: Basis, key: BasisKey) -> None:
     """Writes a basis to the cache if that takes at most half of the free disk space."""
-    path = kept_path(fingerprint)
+    path = key.kept
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not has_room(sum(leaf.nbytes for leaf in jax.tree.leaves(basis))):
             _LOG.warning("The basis is not kept: %s has no room for it.", path.parent)
             return
-        save_basis(path, basis, fingerprint=fingerprint)
+        save_basis(path, basis, fingerprint=key.fingerprint)
+        key.note()
     except OSError as err:
         _LOG.warning("The basis is not kept in %s: %s.", path.parent, err.strerror)
     except RunError as err:

@@ -1,8 +1,10 @@
 """The basis of a run's experts: found by its fingerprint, or made."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.merging.basis import (
@@ -10,6 +12,7 @@ from cycleqd_jax.merging.basis import (
     conditioned_task_vectors,
 )
 from cycleqd_jax.merging.basis_cache import (
+    BasisKey,
     has_room,
     obtain_basis,
 )
@@ -42,42 +45,70 @@ class BasisJob:
       config: the settings.
       model: the base model.
       experts: by name, in the order of genomes.
-      prints: expert -> fingerprint.
       inputs: that condition the basis, if any do.
-      fingerprint: of all these.
     """
 
     config: RunConfig
     model: LoadedModel
     experts: Mapping[str, Expert]
-    prints: Mapping[str, str]
     inputs: TrainInputs | None
-    fingerprint: str
 
     @classmethod
     def open(
         cls, config: RunConfig, model: LoadedModel, tasks: Sequence[Task]
     ) -> "BasisJob":
-        """Opens the experts of a config.
-
-        Their weights are read for the fingerprint only where it is not known yet.
+        """Opens the experts of a config; full ones are not read.
 
         Raises:
           BadInputError: one is missing, damaged or does not fit.
         """
         paths = config.name_experts([task.name for task in tasks])
-        experts = {name: load_expert(path, model) for name, path in paths.items()}
-        prints = {name: expert.fingerprint for name, expert in experts.items()}
+        opened = {name: load_expert(path, model) for name, path in paths.items()}
+        experts = {n: e if e.is_known else e.digesting() for n, e in opened.items()}
         inputs = train_inputs(config, tasks, model.tokenizer)
-        fingerprint = basis_fingerprint(
-            model.fingerprint,
-            prints,
-            config.basis,
-            basis_form(config),
-            inputs=inputs and inputs.fingerprint,
-            dtype=config.dtype,
+        return cls(config, model, experts, inputs)
+
+    @functools.cached_property
+    def prints(self) -> dict[str, str]:
+        """Expert -> fingerprint.
+
+        Weights that were not read yet are read for it; after a basis was made there are
+        none.
+        """
+        return {name: expert.fingerprint for name, expert in self.experts.items()}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the basis; reads as `prints` does."""
+        return self._hash(self.prints)
+
+    @property
+    def fingerprints(self) -> dict[str, Any]:
+        """What runs compare of it, see `runs.fingerprints`; reads as `prints` does."""
+        return {"experts": self.prints, "basis": self.fingerprint}
+
+    @functools.cached_property
+    def key(self) -> BasisKey:
+        """The name of the basis in the user's cache."""
+        experts = self.experts
+        work = self._hash({name: e.identity for name, e in experts.items()})
+        return BasisKey(
+            find=lambda: self.fingerprint,
+            is_known=all(expert.is_known for expert in experts.values()),
+            find_sample=lambda: self._hash({n: e.sample for n, e in experts.items()}),
+            work=work,
+            is_settled=all(expert.is_settled for expert in experts.values()),
         )
-        return cls(config, model, experts, prints, inputs, fingerprint)
+
+    def _hash(self, experts: Mapping[str, str]) -> str:
+        return basis_fingerprint(
+            self.model.fingerprint,
+            experts,
+            self.config.basis,
+            basis_form(self.config),
+            inputs=self.inputs and self.inputs.fingerprint,
+            dtype=self.config.dtype,
+        )
 
     def compute(self, program: CausalLM) -> Basis:
         """The basis, made in memory; errors as for `compute_basis`."""
@@ -153,7 +184,7 @@ def obtain(
             return job.factorise(program, observer, folder)
 
     return obtain_basis(
-        job.fingerprint,
+        job.key,
         lambda: job.compute(program),
         file=file,
         keep=job.config.basis.keep,

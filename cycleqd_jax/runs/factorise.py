@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.merging.basis_cache import kept_path, make_kept
+from cycleqd_jax.merging.basis_cache import make_kept
 from cycleqd_jax.merging.basis_store import open_basis, stored_fingerprint
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.models.loading import load_model
@@ -69,10 +69,13 @@ def factorise(config: RunConfig, observer: Observer) -> Factorised:
         vocabulary=config.vocabulary,
     )
     job = BasisJob.open(config, model, tasks)
-    path = kept_path(job.fingerprint)
-    if path.is_file() and stored_fingerprint(path) == job.fingerprint:
-        return Factorised(path, open_basis(path), is_new=False)
+    if job.key.may_be_kept and _is_basis(job.key.kept, job.fingerprint):
+        return Factorised(job.key.kept, open_basis(job.key.kept), is_new=False)
     observer.phase("computing the basis of the task vectors")
     program = make_program(model.config, config.dtype, config.engine)
-    make_kept(job.fingerprint, lambda folder: job.factorise(program, observer, folder))
+    path = make_kept(job.key, lambda work: job.factorise(program, observer, work))
     return Factorised(path, open_basis(path), is_new=True)
+
+
+def _is_basis(path: Path, fingerprint: str) -> bool:
+    return path.is_file() and stored_fingerprint(path) == fingerprint

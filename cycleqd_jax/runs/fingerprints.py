@@ -13,7 +13,7 @@
 """
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cycleqd_jax import files
@@ -90,12 +90,17 @@ def stored_fingerprints(path: pathlib.Path) -> dict[str, Any]:
     return known
 
 
-def check_same_inputs(path: pathlib.Path, fingerprints: Mapping[str, Any]) -> None:
+def check_same_inputs(
+    path: pathlib.Path,
+    fingerprints: Mapping[str, Any],
+    costly: Callable[[], Mapping[str, Any]] = dict,
+) -> None:
     """Refuses to resume a run that was begun with other inputs.
 
     Args:
       path: of the run folder; one without `run.json` has no run yet.
       fingerprints: of this process; only those that are given are compared.
+      costly: returns more of them; called only where there is a run.
 
     Raises:
       BadInputError: names what differs.
@@ -103,7 +108,7 @@ def check_same_inputs(path: pathlib.Path, fingerprints: Mapping[str, Any]) -> No
     if not (path / "run.json").is_file():
         return
     known = stored_fingerprints(path)
-    for name, new in fingerprints.items():
+    for name, new in {**fingerprints, **costly()}.items():
         old = known.get(name)
         if type(old) is not type(new):
             raise BadInputError(

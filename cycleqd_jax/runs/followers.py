@@ -22,7 +22,7 @@ from cycleqd_jax.inference.relay import LEADER, say_ready
 from cycleqd_jax.inference.settings import EngineSettings
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.models import sharding
-from cycleqd_jax.models.experts import LoraExpert, sampled
+from cycleqd_jax.models.experts import sampled
 from cycleqd_jax.models.loading import LoadedModel, load_expert, load_model
 from cycleqd_jax.runs.engines import make_loader, make_mesh
 from cycleqd_jax.runs.setup import Prepared
@@ -91,9 +91,7 @@ def _inputs(model: LoadedModel, experts: Mapping[str, str]) -> dict[str, str]:
     found = {"versions": json.dumps(versions), "base model": json.dumps(base)}
     for name, path in experts.items():
         expert = load_expert(path, model)
-        is_small = isinstance(expert, LoraExpert)
-        own = expert.fingerprint if is_small else sampled(expert.weights)
-        found[f"expert {name}"] = own
+        found[f"expert {name}"] = expert.sample
     return found
 
 

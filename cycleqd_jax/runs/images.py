@@ -126,12 +126,10 @@ class ImageRun:
         fingerprints = {
             "settings": compared_settings(config, 0, tasks),
             "base model": model.fingerprint,
-            "experts": job.prints,
             "tasks": {task.name: task.fingerprint for task in tasks},
             "code": code_hashes(config, tasks),
-            "basis": job.fingerprint,
         }
-        check_same_inputs(folder.path, fingerprints)
+        check_same_inputs(folder.path, fingerprints, lambda: job.fingerprints)
         observer.phase("computing the basis of the task vectors")
         program = make_segmentation_program(model.config, config.dtype)
         file = folder.path / "basis.safetensors"
@@ -148,7 +146,7 @@ class ImageRun:
             search=make_search(config, basis, names, tasks),
             memory=memory,
             noise=config.noise,
-            fingerprints=fingerprints | evaluation,
+            fingerprints=fingerprints | job.fingerprints | evaluation,
         )
 
     @contextlib.contextmanager

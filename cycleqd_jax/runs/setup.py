@@ -183,13 +183,11 @@ def prepare(
         | ({"retention text": files.hash_arrays({}, list(texts))} if texts else {}),
         "tokeniser": model.tokenizer.fingerprint,
         "base model": model.fingerprint,  # has the tokeniser in it too
-        "experts": job.prints,
         "tasks": {task.name: task.fingerprint for task in tasks},
         "code": code_hashes(config, tasks),
-        "basis": job.fingerprint,
     }
     if folder is not None:
-        check_same_inputs(folder.path, fingerprints)
+        check_same_inputs(folder.path, fingerprints, lambda: job.fingerprints)
     observer.phase("computing the basis of the task vectors")
     if basis_file is None:
         file = None if folder is None else folder.path / "basis.safetensors"
@@ -212,7 +210,7 @@ def prepare(
         search=make_search(config, basis, names, tasks),
         memory=memory,
         noise=config.noise,
-        fingerprints=fingerprints | evaluation,
+        fingerprints=fingerprints | job.fingerprints | evaluation,
         engine=engine,
         mesh=mesh,
         gram_tokens=job.inputs.tokens if job.inputs else 0,

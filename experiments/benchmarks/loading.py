@@ -56,10 +56,13 @@ def run(options: frame.Options, say: frame.Say) -> list[frame.Row]:
             largest = max(largest, one.nbytes)
         base = peak_gigabytes()
         say("subtracting it from the experts")
-        experts = [FullExpert(model) for model in models[1:]]
+        experts = [FullExpert(model).digesting() for model in models[1:]]
         for row in iterate_task_vectors(models[0], experts, host_below=1024):
             for delta in row.deltas:
                 del delta  # before the next one is made
+        say("their hashes, from the same reading")
+        for expert in experts:
+            expert.fingerprint  # noqa: B018 - it is kept
         peak = peak_gigabytes()
     note = f"{size:.0f} GB of files; largest tensor {largest / 1e9:.2f} GB"
     return [

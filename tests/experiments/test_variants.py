@@ -1,8 +1,5 @@
 """The main command with every operator, basis and number of tasks."""
 
-import collections
-from collections.abc import Mapping
-
 import jax
 import numpy as np
 import pytest
@@ -17,7 +14,6 @@ from cycleqd_jax.merging.basis_store import load_basis
 from cycleqd_jax.merging.genome import expert_genome
 from cycleqd_jax.merging.individuals import Adapter, TrainedExpert
 from cycleqd_jax.merging.materialise import materialise
-from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.loading import load_expert
 from cycleqd_jax.progress import Observer
 from cycleqd_jax.runs import basis as runs_basis
@@ -280,51 +276,6 @@ def test_a_basis_is_computed_once(worlds, tmp_path, monkeypatch):
     for other in (two, four):
         for name, u in one.basis.u.items():
             np.testing.assert_array_equal(u, other.basis.u[name])
-
-
-class Counted(Mapping):
-    """The weights of a full expert; counts how often each is read."""
-
-    def __init__(self, weights):
-        self.weights = weights
-        self.reads = collections.Counter()
-
-    def __getitem__(self, name):
-        self.reads[name] += 1
-        return self.weights[name]
-
-    def __contains__(self, name):
-        return name in self.weights
-
-    def __iter__(self):
-        return iter(self.weights)
-
-    def __len__(self):
-        return len(self.weights)
-
-
-def test_with_a_kept_basis_experts_are_read_for_their_hash_only(
-    worlds, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    opened = []
-
-    def load(path, model):
-        expert = load_expert(path, model)
-        if isinstance(expert, FullExpert):
-            opened.append(Counted(expert.weights))
-            expert = FullExpert(opened[-1])
-        return expert
-
-    monkeypatch.setattr(runs_basis, "load_expert", load)
-    first, again = (
-        prepared_from(worlds(3), basis={"rank": 2, "keep": True})[1] for _ in range(2)
-    )
-    assert first.fingerprints == again.fingerprints
-    computing, cached = opened
-    assert set(computing.reads) == set(cached.reads) == set(first.model.weights)
-    assert set(computing.reads.values()) == {2}  # for the hash and for the basis
-    assert set(cached.reads.values()) == {1}
 
 
 def test_random_search_has_its_run_and_its_report(worlds, tmp_path, capsys):

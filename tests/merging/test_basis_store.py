@@ -8,7 +8,7 @@ import safetensors.numpy
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging import basis_cache, basis_store
 from cycleqd_jax.merging.basis import compute_basis
-from cycleqd_jax.merging.basis_cache import kept_path, obtain_basis
+from cycleqd_jax.merging.basis_cache import BasisKey, kept_path, obtain_basis
 from cycleqd_jax.merging.basis_store import (
     basis_fingerprint,
     check_basis,
@@ -147,17 +147,18 @@ def computed(make, tmp_path, monkeypatch):
 
 
 PRINT = "f" * 64
+KEY, OTHER = BasisKey.known(PRINT), BasisKey.known("0" * 64)
 
 
 def test_a_kept_basis_is_computed_once(computed):
-    first = obtain_basis(PRINT, computed, keep=False)
+    first = obtain_basis(KEY, computed, keep=False)
     assert not kept_path(PRINT).exists()
     for _ in range(2):
-        again = obtain_basis(PRINT, computed)
+        again = obtain_basis(KEY, computed)
         np.testing.assert_array_equal(again.singular_values, first.singular_values)
     assert computed.calls == 2  # one that was not kept, one that was
-    obtain_basis("0" * 64, computed)
-    obtain_basis(PRINT, computed, keep=False)
+    obtain_basis(OTHER, computed)
+    obtain_basis(KEY, computed, keep=False)
     assert computed.calls == 4
 
 
@@ -165,23 +166,24 @@ def test_the_basis_of_a_run_folder_is_used(computed, tmp_path):
     """A basis of other inputs is passed over and replaced."""
     file = tmp_path / "basis.safetensors"
     for fingerprint, calls in ((PRINT, 1), (PRINT, 1), ("0" * 64, 2)):
-        basis = obtain_basis(fingerprint, computed, file=file, keep=False)
+        key = BasisKey.known(fingerprint)
+        basis = obtain_basis(key, computed, file=file, keep=False)
         store_basis(file, basis, fingerprint=fingerprint)
         assert computed.calls == calls and stored_fingerprint(file) == fingerprint
 
 
 def test_damage_to_the_cache_does_not_reach_a_run_folder(computed, tmp_path):
     file, kept = tmp_path / "basis.safetensors", kept_path(PRINT)
-    basis = obtain_basis(PRINT, computed)
+    basis = obtain_basis(KEY, computed)
     store_basis(file, basis, fingerprint=PRINT)
     assert file.read_bytes() == kept.read_bytes()
     assert file.stat().st_ino != kept.stat().st_ino
     with open(kept, "r+b") as damaged:  # in place, which a link would not survive
         damaged.truncate(100)
     assert load_basis(file).fingerprint == PRINT
-    obtain_basis(PRINT, computed, file=file)
+    obtain_basis(KEY, computed, file=file)
     assert computed.calls == 1
-    obtain_basis(PRINT, computed)  # the damaged copy is made again
+    obtain_basis(KEY, computed)  # the damaged copy is made again
     assert computed.calls == 2 and load_basis(kept).fingerprint == PRINT
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [file.name]
 
@@ -190,7 +192,7 @@ def test_damage_that_cannot_be_removed_does_not_reach_a_run_folder(
     computed, tmp_path, monkeypatch
 ):
     """As where the cache can be read only."""
-    obtain_basis(PRINT, computed)
+    obtain_basis(KEY, computed)
     with open(kept_path(PRINT), "r+b") as damaged:
         damaged.truncate(100)
     refuse = OSError(errno.EROFS, "Read-only file system")
@@ -198,7 +200,7 @@ def test_damage_that_cannot_be_removed_does_not_reach_a_run_folder(
         patch.setattr(basis_cache, "_keep", lambda *_: None)
         fail = lambda _: (_ for _ in ()).throw(refuse)  # noqa: E731
         patch.setattr(basis_cache.Path, "unlink", fail)
-        basis = obtain_basis(PRINT, computed)
+        basis = obtain_basis(KEY, computed)
     assert computed.calls == 2
     file = tmp_path / "basis.safetensors"
     store_basis(file, basis, fingerprint=PRINT)
@@ -218,5 +220,5 @@ def test_a_basis_that_cannot_be_kept_stops_nothing(
         full = OSError(errno.ENOSPC, "No space left on device")
         fail = lambda *args, **kwargs: (_ for _ in ()).throw(full)  # noqa: E731
         monkeypatch.setattr(basis_store, "write_tensors", fail)
-    assert obtain_basis(PRINT, computed).num_experts == 3
+    assert obtain_basis(KEY, computed).num_experts == 3
     assert not kept_path(PRINT).is_file()

@@ -160,7 +160,8 @@ def test_a_large_basis_is_kept_without_being_in_memory(world, tmp_path, monkeypa
         placed.append(f"{group} {name}")
         return jax.numpy.asarray(array)
 
-    basis = basis_cache.obtain_basis("f" * 64, None, place=place, factorise=make)
+    key = basis_cache.BasisKey.known("f" * 64)
+    basis = basis_cache.obtain_basis(key, None, place=place, factorise=make)
     same(basis, world.whole(settings))
     assert "u model.layers.0.mlp.up_proj.weight" in placed and " energy" in placed
     path = basis_cache.kept_path("f" * 64)
@@ -169,5 +170,5 @@ def test_a_large_basis_is_kept_without_being_in_memory(world, tmp_path, monkeypa
     opened = open_basis(path)
     assert expert_energy_kept(opened) == expert_energy_kept(basis)
     world.reads = 0
-    basis_cache.obtain_basis("f" * 64, None, factorise=None)
+    basis_cache.obtain_basis(key, None, factorise=None)
     assert world.reads == 0  # a kept basis needs no expert

@@ -13,7 +13,7 @@ from eight_devices import on_eight_devices
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models import experts
-from cycleqd_jax.models.experts import FullExpert, weights_fingerprint
+from cycleqd_jax.models.experts import FullExpert
 from cycleqd_jax.models.formats import safetensors as stored_weights
 from cycleqd_jax.models.formats.tensor_file import (
     StoredArray,
@@ -138,7 +138,7 @@ def test_large_weights_are_read_once_for_their_fingerprint(
     assert fingerprint() == first and reads
     assert fingerprint() == first and not reads
     assert fingerprint("float16") != first and reads
-    assert weights_fingerprint(dict(stored_weights.open_folder(tmp_path))) == first
+    assert FullExpert(dict(stored_weights.open_folder(tmp_path))).fingerprint == first
     toy_world.poison(tmp_path)  # as many bytes as before
     with pytest.raises(BadInputError, match="not finite"):
         fingerprint()

@@ -1,5 +1,6 @@
 """Tensors in safetensors files, in and out; reading is lazy."""
 
+import hashlib
 import os
 import pathlib
 import re
@@ -45,17 +46,37 @@ class StoredWeights(Mapping[str, np.ndarray]):
     """
 
     def __init__(
-        self, files_of: Mapping[str, TensorFile], dtype: np.dtype | None = None
+        self,
+        files_of: Mapping[str, TensorFile],
+        dtype: np.dtype | None = None,
+        digests: dict[str, str] | None = None,
     ):
         """Takes open files by the name of the array they hold, and the dtype to have.
 
-        Without a dtype, arrays keep their own.
+        Without a dtype, arrays keep their own. `digests`, if given, takes the digest of
+        every array that is read whole.
         """
         self._files = files_of
         self._dtype = dtype
+        self._digests = digests
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._checked(name, lambda file: file[name])
+        array = self._checked(name, lambda file: file[name])
+        if self._digests is not None and name not in self._digests:
+            self._digests[name] = digest_of_array(array)
+        return array
+
+    def digest(self, name: str) -> str:
+        """`digest_of_array` of an array, which is read unless it was before.
+
+        Only weights from `digesting` know what was read before.
+        """
+        known = {} if self._digests is None else self._digests
+        return known.get(name) or digest_of_array(self[name])
+
+    def digesting(self) -> "StoredWeights":
+        """The same, which hashes each array when it is first read whole."""
+        return StoredWeights(self._files, self._dtype, {})
 
     def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """Some rows of an array, or of each of them some columns; whole rows are read.
@@ -94,14 +115,15 @@ class StoredWeights(Mapping[str, np.ndarray]):
         """Size of all files together."""
         return sum(file.source.size for file in self._opened())
 
-    def identity(self) -> str | None:
+    def identity(self, *, settled: bool = True) -> str | None:
         """A hash that every change of the files changes; they are not read for it.
 
         None where a file was changed just now: a further change could go unnoticed, as
-        file systems count time in steps.
+        file systems count time in steps. With `settled=False` it is given even so.
         """
         sources = [file.source for file in self._opened()]
-        if max(source.changed for source in sources) > time.time() - _SETTLED:
+        is_new = max(source.changed for source in sources) > time.time() - _SETTLED
+        if is_new and settled:
             return None
         facts = [sorted(source.identity for source in sources), sorted(self)]
         return files.hash_arrays({}, [*facts, self._dtype and self._dtype.name])
@@ -138,6 +160,13 @@ class StoredWeights(Mapping[str, np.ndarray]):
     def reading(self, files_of: Mapping[str, Any]) -> "StoredWeights":
         """The same with arrays added or replaced, by what they are read from."""
         return StoredWeights({**self._files, **files_of}, self._dtype)
+
+
+def digest_of_array(array: np.ndarray) -> str:
+    """Sha256 (hex) over the dtype, the shape and the bytes of an array."""
+    digest = hashlib.sha256(f"{array.dtype.name} {array.shape}\n".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def open_file(path: str | os.PathLike[str]) -> StoredWeights:
