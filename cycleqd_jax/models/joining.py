@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cycleqd_jax import files
+from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
 from cycleqd_jax.models.families import with_vocabulary
 from cycleqd_jax.models.formats.mixed_rows import MixedRows, Rows
@@ -56,8 +57,11 @@ def join(
       vocabulary: "base" or "union".
 
     Raises:
-      BadInputError: tokens of an expert contradict the base's, or cannot be added.
+      BadInputError: tokens of an expert contradict the base's, or cannot be added; or
+        a weight beside embedding and head would need other rows.
     """
+    for own in experts:
+        _check_tables(config, own.num_rows, f"expert {own.folder}")
     tied = config.tie_word_embeddings and not any(own.unties for own in experts)
     if vocabulary == "base" or tokenizer is None:
         return Joined(with_vocabulary(config, config.vocab_size, tied), tokenizer)
@@ -71,7 +75,21 @@ def join(
     ends &= {token.text for token in tokens}
     tokenizer, ids = extended(tokenizer, tokens, ends)
     rows = max(config.vocab_size, 1 + max(ids.values()))
+    _check_tables(config, rows, "vocabulary: union")
     return Joined(with_vocabulary(config, rows, tied), tokenizer, tokens, ids)
+
+
+def _check_tables(config: ModelConfig, rows: int, source: str) -> None:
+    """Refuses other rows where more than embedding and head has one for each token."""
+    other = with_vocabulary(config, rows, config.tie_word_embeddings).weight_shapes()
+    for name, shape in config.weight_shapes().items():
+        if name not in (EMBEDDING, HEAD) and other[name] != shape:
+            raise BadInputError(
+                f"{source}: has {rows} rows in place of the base's "
+                f"{config.vocab_size}, but only embedding and head are fitted to other "
+                f"rows, and {name} of a {config.model_type} model has a value for each "
+                "as well; give experts with the base's rows and tokens"
+            )
 
 
 def join_weights(

@@ -23,12 +23,15 @@ from cycleqd_jax.models.base import EMBEDDING, HEAD
 from cycleqd_jax.models.expert_folders import open_experts
 from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.formats.safetensors import StoredWeights
+from cycleqd_jax.models.joining import join
+from cycleqd_jax.models.llama.config import LlamaConfig
 from cycleqd_jax.models.llama.program import LlamaProgram
 from cycleqd_jax.models.loading import (
     load_expert,
     load_model,
     load_tokenizer,
 )
+from cycleqd_jax.models.own_experts import open_own
 from cycleqd_jax.models.sharding import put_on_device
 
 ROWS, WORDS, FACTOR = 64, 63, 0.75  # the base's row 63 is padding
@@ -304,3 +307,26 @@ def test_a_token_without_a_row(hf, tmp_path):
     make_tokenizer(hf, A).save_pretrained(tmp_path / "a")
     with pytest.raises(BadInputError, match=r"'<sql>' as 64, but .* has 64 rows"):
         load_expert(tmp_path / "a", load_model(tmp_path / "base"))
+
+
+class Biased(LlamaConfig):
+    """A family whose head has a bias, with a value for each token."""
+
+    def weight_shapes(self):
+        """As of Llama, and the bias."""
+        return super().weight_shapes() | {"lm_head.bias": (self.vocab_size,)}
+
+
+@pytest.mark.parametrize("vocabulary", ["base", "union"])
+def test_a_further_table_is_not_brought_to_other_rows(hf, tmp_path, vocabulary):
+    hf.save(tmp_path / "base", hf.model())
+    make_full(hf, tmp_path / "a", tokens=A)
+    make_full(hf, tmp_path / "same", words=ROWS)
+    base = load_model(tmp_path / "base")
+    config = Biased(**base.config.model_dump())
+    own = open_own(tmp_path / "a", config)
+    words = rf"a: has {own.num_rows} rows in place of the base's 64.*lm_head.bias of a"
+    with pytest.raises(BadInputError, match=words):
+        join(config, base.tokenizer, [own], vocabulary)
+    same = open_own(tmp_path / "same", config)
+    join(config, base.tokenizer, [same], "base")

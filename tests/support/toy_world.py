@@ -8,6 +8,7 @@ import tempfile
 import numpy as np
 import yaml
 
+from cycleqd_jax.models.base import EMBEDDING, HEAD, ModelConfig
 from cycleqd_jax.models.formats import safetensors
 from cycleqd_jax.models.formats.hf_folder import export_model
 from cycleqd_jax.models.formats.peft import LoraFactor
@@ -45,9 +46,9 @@ def random_model(
     rng: np.random.Generator,
     hidden_size: int = 16,
     kv_heads: int = 1,
-    kind: type[LlamaConfig] = LlamaConfig,
+    kind: type[ModelConfig] = LlamaConfig,
     **changes,
-) -> tuple[LlamaConfig, dict[str, np.ndarray]]:
+) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """A two-layer Llama with float32 weights drawn from `rng`; norm scales are 1.
 
     Its `kind` may be that of a relative or of another family, with `changes` of its
@@ -113,7 +114,7 @@ def make_world(
                 1.0,
             )
             for name, shape in config.weight_shapes().items()
-            if "proj" in name and len(shape) == 2
+            if len(shape) == 2 and name not in (EMBEDDING, HEAD)
         }
         save_lora(folder / task, factors, base_name="base", card="Random.\n")
     return {
