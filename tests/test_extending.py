@@ -4,6 +4,7 @@ import pathlib
 import re
 import sys
 
+import numpy as np
 import pytest
 import toy_world
 import yaml
@@ -41,8 +42,9 @@ def test_each_example_is_short():
         "my_mutation.py",
         "my_search.py",
         "my_slope.py",
+        "my_try.py",
     ]
-    assert max(len(text.splitlines()) for text in code.values()) < 60
+    assert max(len(text.splitlines()) for text in code.values()) < 80
 
 
 def test_the_examples_run(folder, toy_settings, capsys):
@@ -97,6 +99,17 @@ def test_the_search_runs_and_resumes(folder, toy_settings, name):
     assert states[0]["result"] == "champion/mean"
     names = [model["name"] for model in states[0]["models"]]
     assert names[-2:] == ["best_of_search", "champion/mean"]
+
+
+def test_a_search_is_tried_without_a_model(folder):
+    import my_try
+
+    name = "my_search:HillClimb"
+    for children in (6, 60):
+        parts = my_try.try_search(name, folder / "parts", children)
+    whole = my_try.try_search(name, folder / "whole", 60)
+    np.testing.assert_array_equal(parts, whole)
+    assert whole.mean() > 0.8
 
 
 def test_the_task_is_right(folder):

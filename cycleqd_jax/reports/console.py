@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from cycleqd_jax.errors import BadInputError, CycleQDError, printable
+from cycleqd_jax.errors import MEND_CODE, BadInputError, CycleQDError, printable
 from cycleqd_jax.files import cache_folder, home
 from cycleqd_jax.progress import BatchSummary, Observer
 from cycleqd_jax.reports import ending
@@ -173,6 +173,8 @@ def _explain(failure: BaseException, interrupted: str) -> int:
             _say(f"Failed: {failure.filename or 'what read the output'} was closed.")
         case CycleQDError() | OSError() | MemoryError() | jax.errors.JaxRuntimeError():
             _say(f"Failed: {_sentence(failure)}")
+            if MEND_CODE in str(failure):  # which says how to go on after that
+                return FAILED
         case _:
             raise failure
     _say(interrupted)

@@ -25,6 +25,11 @@ _OF_ANSWERS = {
     "samples_note": "for each skill the first problem it solved and the first it did "
     "not",
 }
+_OF_ARCHIVES = (
+    "a child has the colour of the archive that it was bred from, and a start of the "
+    "archives, which was not bred, comes from all experts"
+)
+_WITHOUT_ARCHIVES = "a child whose parents the search does not name stands alone"
 _OF_MASKS = {
     "score_note": "Mean over images of the data set's measure, with 95 % intervals: "
     "1.96 standard errors per data set",
@@ -71,6 +76,7 @@ def make_page(
         metrics=sections.metrics(report, split),
         coverage=sections.coverage(report),
         archives=_archives(report, archives),
+        ancestors=_OF_ARCHIVES if report["archives"] else _WITHOUT_ARCHIVES,
         champions=_champion_table(report),
         experts=sections.experts(report),
         samples=masks or _samples(data, questions),

@@ -8,8 +8,9 @@ from cycleqd_jax.errors import BadInputError, own_code
 from cycleqd_jax.evaluation.accepted import one_reply_problems
 from cycleqd_jax.merging.forms import Basis
 from cycleqd_jax.search.base import Context, Search
-from cycleqd_jax.search.checked import CheckedSearch, is_own, rehearse
+from cycleqd_jax.search.checked import CheckedSearch, is_own
 from cycleqd_jax.search.registry import search_class
+from cycleqd_jax.search.rehearsal import rehearse
 from cycleqd_jax.tasks.base import Split, Task, reference
 
 
@@ -53,10 +54,11 @@ def make_search(
 
 
 def rehearse_search(config: RunConfig, search: Search) -> None:
-    """Tries a user's own search on one batch; see `search.checked.rehearse`."""
+    """Tries a user's own search on some batches; see `search.rehearsal.rehearse`."""
     rehearse(
         search,
         config.qd.children_per_batch,
+        config.qd.num_generations,
         smooth=config.fitness.smooth,
         retention=config.retention.descriptor,
     )

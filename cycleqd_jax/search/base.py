@@ -90,8 +90,9 @@ class Lineage(NamedTuple):
     """The origin of a candidate.
 
     Attributes:
-      parents: ids of its parents in the bank; empty if it has none.
-      weights: one raw crossover weight per parent; NaN where there is none.
+      parents: ids of two individuals in the bank, whose genomes may have been pruned;
+        empty if it has none. Of more parents, the two that matter most.
+      weights: as many raw crossover weights as parents; NaN where there are none.
       active: the task whose archive it was bred from, 0-based; None without archives.
     """
 
@@ -139,7 +140,8 @@ class Champions(NamedTuple):
       contenders: group name -> its best individuals, the best first. One champion is
         chosen of each group, and the champions are aggregated. CycleQD has one group
         per archive, named after its task.
-      best: id of the individual with the highest mean score on `optimise`.
+      best: id of the individual with the highest mean score on `optimise`, an expert's
+        included.
     """
 
     contenders: Mapping[str, tuple[Contender, ...]]
@@ -174,7 +176,8 @@ class Search(abc.ABC):
     def cells(cls, qd: QDSettings, num_tasks: int) -> int:
         """The number of cells of all its archives, for the plan of memory.
 
-        Without the bins of retention, which multiply it where that is a behaviour.
+        A search without archives returns 0. The bins of retention, which multiply it
+        where that is a behaviour, are not in it.
         """
         return num_tasks * qd.bins ** (num_tasks - 1)
 
@@ -264,7 +267,8 @@ class Search(abc.ABC):
           state: that the candidates were asked from, or one that was told the
             candidates before them.
           candidates: in order of t, beginning at `state.next_generation`.
-          outcomes: one per candidate.
+          outcomes: one per candidate. A run tells one candidate at a time, so a search
+            whose generations are larger collects them in its memory.
         """
 
     @abc.abstractmethod

@@ -1,9 +1,11 @@
 """A user's own search, whose mistakes end in one sentence that says what to mend.
 
-`CheckedSearch` stands for it in a run and checks what it returns. `rehearse` plays one
-batch with made-up scores before a run begins, so that most mistakes cost nothing.
+`CheckedSearch` stands for it in a run and checks what it returns. `search/rehearsal.py`
+plays some batches with it before a run begins.
 """
 
+import json
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,28 +13,19 @@ import jax
 import numpy as np
 
 from cycleqd_jax.errors import MEND_CODE, BadInputError, RunError, own_code, show
-from cycleqd_jax.merging.genome import Genome, expert_genome
+from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.merging.individuals import Recipe
 from cycleqd_jax.qd.aggregation import Contender
 from cycleqd_jax.search.base import (
     Candidates,
     Champions,
-    Outcome,
+    Context,
+    Lineage,
     Search,
     State,
     Summary,
-    candidate,
 )
-from cycleqd_jax.search.requests import (
-    AcceptedAnswer,
-    AcceptedRequest,
-    GradientAnswer,
-    GradientRequest,
-    Request,
-    ScoreAnswer,
-)
-
-_MOST_REQUESTS = 100  # of one batch
+from cycleqd_jax.search.requests import Request
 
 
 def is_own(kind: type[Search]) -> bool:
@@ -52,9 +45,24 @@ class CheckedSearch(Search):
     """
 
     def __init__(self, search: Search, name: str):
-        """Takes the search and its name in the config."""
+        """Takes the search and its name in the config.
+
+        Raises:
+          BadInputError: the search does not know its context.
+        """
+        if not isinstance(getattr(search, "context", None), Context):
+            raise BadInputError(
+                f"search: {name}: its __init__ must call super().__init__(context); "
+                "mend it."
+            )
         super().__init__(search.context)
         self._search, self.name = search, name
+
+    def anew(self) -> "CheckedSearch":
+        """Another instance of the search, as a resumed run makes one."""
+        with own_code(f"search: {self.name}", type(self._search), MEND_CODE, RunError):
+            search = type(self._search)(self.context)
+        return CheckedSearch(search, self.name)
 
     @property
     def any_order(self) -> bool:
@@ -98,6 +106,8 @@ class CheckedSearch(Search):
                 )
         for genome in got.genomes:
             self._check_genome(genome)
+        for lineage in got.lineage:
+            self._check_lineage(lineage, state.bank.next_id)
         return got
 
     def tell(self, state, candidates, outcomes) -> State:
@@ -115,7 +125,7 @@ class CheckedSearch(Search):
         return new
 
     def champions(self, state) -> Champions:
-        """Checks that there are groups, and genomes of all that are in them."""
+        """Checks groups, genomes of all that are in them, and that the best is best."""
         found = self._call("champions", Champions, state)
         groups, ids = found.contenders, [found.best]
         if not isinstance(groups, Mapping) or not groups:
@@ -130,6 +140,12 @@ class CheckedSearch(Search):
                     f"champions must have a tuple of Contenders in the group {name}, "
                     f"but has {show(group)}"
                 )
+            for one in group:
+                if one.task is not None and one.task not in range(self._num_tasks):
+                    self._refuse(
+                        f"champions must have Contenders whose task is None or one of "
+                        f"the {self._num_tasks}, from 0, but one has {show(one.task)}"
+                    )
             ids += [one.individual for one in group]
         for one in ids:
             if one not in state.bank.genomes:
@@ -137,15 +153,43 @@ class CheckedSearch(Search):
                     f"champions names the individual {show(one)}, whose genome is not "
                     "in the bank; leave it there when you prune"
                 )
+        means = np.mean(state.bank.scores, axis=1)
+        whole = np.flatnonzero(state.bank.complete)
+        better = [i for i in whole if means[i] > means[found.best] + 1e-9]
+        if better:
+            self._refuse(
+                f"champions must name as best the individual with the highest mean "
+                f"score, but names {found.best} ({means[found.best]:.4g}) and not "
+                f"{better[0]} ({means[better[0]]:.4g}); experts count too"
+            )
         return found
 
     def metrics(self, state) -> dict[str, float | str]:
-        """The metrics of the search."""
-        return self._call("metrics", dict, state)
+        """Checks that metrics are numbers and texts."""
+        found = self._call("metrics", dict, state)
+        for name, value in found.items():
+            if not isinstance(value, str | numbers.Real):
+                self._refuse(
+                    f"metrics must return numbers and texts, but {name} is "
+                    f"{_named(value)}"
+                )
+        return found
 
     def summary(self, state) -> Summary:
-        """The summary of the search."""
-        return self._call("summary", Summary, state)
+        """Checks that JSON can hold its facts."""
+        found = self._call("summary", Summary, state)
+        try:
+            json.dumps(found.facts)
+        except (TypeError, ValueError) as err:
+            self._refuse(
+                f"summary must have facts that JSON can hold, but {err}; make numbers "
+                "and lists of arrays by .tolist()"
+            )
+        return found
+
+    @property
+    def _num_tasks(self) -> int:
+        return len(self.context.tasks)
 
     def _call(self, method: str, kind: Any, *args, **named) -> Any:
         function: Callable = getattr(self._search, method)
@@ -157,12 +201,29 @@ class CheckedSearch(Search):
             names = [k.__name__ for k in getattr(kind, "__args__", (kind,))]
             self._refuse(
                 f"{method} must return a {' or '.join(names)}, but returned "
-                f"{show(found)}"
+                f"{_named(found)}"
             )
         return found
 
     def _refuse(self, what: str) -> None:
         raise RunError(f"search: {self.name}: {what}; {MEND_CODE}.")
+
+    def _check_lineage(self, lineage: object, known: int) -> None:
+        if not isinstance(lineage, Lineage):
+            self._refuse(
+                f"ask must return a Lineage each, but one is {_named(lineage)}"
+            )
+        parents, weights, active = lineage
+        right = isinstance(parents, Sequence) and isinstance(weights, Sequence)
+        right = right and len(parents) in (0, 2) and len(weights) == len(parents)
+        right = right and all(one in range(known) for one in parents)
+        right = right and all(isinstance(one, numbers.Real) for one in weights)
+        if not right or not (active is None or active in range(self._num_tasks)):
+            self._refuse(
+                f"ask must return a Lineage each of no parent or of two, ids below "
+                f"{known}, with as many weights, and with None or a task below "
+                f"{self._num_tasks} as active, but one is {lineage!r}"
+            )
 
     def _check_genome(self, genome: object) -> None:
         if isinstance(genome, Recipe):
@@ -190,6 +251,13 @@ class CheckedSearch(Search):
     def _check_memory(self, method: str, state: State, like: State | None = None):
         """Checkpoints hold arrays of numbers, and are read with the shapes of init."""
         for leaf in jax.tree.leaves(state.memory):
+            kind = getattr(leaf, "dtype", None)
+            if kind is not None and jax.dtypes.issubdtype(kind, jax.dtypes.prng_key):
+                self._refuse(
+                    f"{method} must return a memory without random keys, which "
+                    "checkpoints do not hold; ask gets the key of the run, or keep "
+                    "jax.random.key_data(key)"
+                )
             if np.asarray(leaf).dtype.kind not in "biufc":
                 self._refuse(
                     f"{method} must return a memory of arrays of numbers, but it holds "
@@ -202,94 +270,8 @@ class CheckedSearch(Search):
             )
 
 
-def rehearse(search: Search, batch: int, *, smooth: bool, retention: bool) -> None:
-    """Plays one batch of a user's own search with made-up scores.
-
-    It is asked twice, as the same state and key must give the same candidates.
-
-    Args:
-      search: from `runs.search.make_search`; those of this package are let through.
-      batch: children per batch.
-      smooth: whether the run has smooth scores.
-      retention: whether it has retention.
-
-    Raises:
-      BadInputError: the search fails, in the words of the run.
-    """
-    if not isinstance(search, CheckedSearch):
-        return
-    try:
-        _rehearse(search, batch, smooth, retention)
-    except RunError as err:
-        sentence = str(err).replace(MEND_CODE, "mend it")
-        raise BadInputError(f"{sentence} Nothing was begun.") from err
-
-
-def _rehearse(search: CheckedSearch, batch: int, smooth: bool, retention: bool) -> None:
-    basis, tasks = search.context.basis, search.context.tasks
-    count = basis.num_experts
-    scores = np.asarray(
-        [[((i + k) % 3 + 1) / 4 for k in range(len(tasks))] for i in range(count)]
-    )
-    known: dict[str, np.ndarray] = {}
-    if smooth:
-        known["smooth"] = -scores
-    if retention:
-        known["retention"] = scores[:, 0]
-    experts = [expert_genome(basis, k) for k in range(count)]
-    state = search.init(experts, scores, **known)
-    ts, key = tuple(range(1, batch + 1)), jax.random.key(0)
-    first, again = (_asked(search, state, key, ts) for _ in range(2))
-    for one, other in zip(first.genomes, again.genomes, strict=True):
-        same = isinstance(one, Recipe) or jax.tree.all(
-            jax.tree.map(lambda a, b: np.allclose(a, b, rtol=1e-3), one, other)
-        )
-        if not same:
-            raise RunError(
-                f"search: {search.name}: ask returned other "
-                "candidates when it was asked again with the same state and key; take "
-                f"all randomness from fold_in(key, t), so that a run can be resumed; "
-                f"{MEND_CODE}."
-            )
-    problems = {task: () for task in tasks}
-    outcomes = [
-        Outcome(
-            tuple(scores[t % count].tolist()),
-            problems=problems,
-            smooth=tuple(-scores[t % count]) if smooth else None,
-            retention=0.5 if retention else None,
-        )
-        for t in ts
-    ]
-    for i, outcome in enumerate(outcomes):
-        state = search.tell(state, candidate(first, i), [outcome])
-    search.metrics(state)
-    search.champions(state)
-    search.summary(state)
-
-
-def _asked(
-    search: CheckedSearch, state: State, key: Any, ts: Sequence[int]
-) -> Candidates:
-    answers: list = []
-    for _ in range(_MOST_REQUESTS):
-        got = search.ask(state, key, ts, tuple(answers))
-        if isinstance(got, Candidates):
-            return got
-        size = search.context.basis.genome_size
-        shape = (len(getattr(got, "genomes", ())), len(search.context.tasks))
-        match got:
-            case AcceptedRequest():
-                answers.append(AcceptedAnswer({}, {}))
-            case GradientRequest():
-                slopes = np.full((len(got.genomes), size), 1e-3, np.float32)
-                answers.append(GradientAnswer(np.ones(shape), slopes))
-            case _:
-                answers.append(ScoreAnswer(np.ones(shape)))
-    raise RunError(
-        f"search: {search.name}: ask made {_MOST_REQUESTS} requests for one batch "
-        f"and proposed nothing; return Candidates once there are answers; {MEND_CODE}."
-    )
+def _named(value: object) -> str:
+    return "None" if value is None else show(value)
 
 
 def _outline(state: State) -> str:

@@ -10,7 +10,7 @@ import sys
 import pytest
 import rich.table
 
-from cycleqd_jax.errors import BadInputError, RunError
+from cycleqd_jax.errors import MEND_CODE, BadInputError, RunError
 from cycleqd_jax.reports import console
 
 
@@ -53,6 +53,15 @@ def test_a_command_says_how_to_go_on(capfd, monkeypatch):
     assert console.run(parser, given, work, kept="All is kept") == 130
     said = f"{sys.executable} -m experiments.compare {shlex.join(given)} --resume\n"
     assert f"All is kept; go on with: {said}" in capfd.readouterr().err
+
+
+def test_after_a_mistake_in_own_code_only_its_remedy_is_said(capfd):
+    def command() -> int:
+        raise RunError(f"search: my:Own: tell raised KeyError; {MEND_CODE}.")
+
+    assert console.guarded(command, interrupted="All is kept; go on.") == 1
+    said = capfd.readouterr().err
+    assert said.startswith("Failed: search: my:Own") and "All is kept" not in said
 
 
 def test_no_text_moves_the_cursor(capsys):

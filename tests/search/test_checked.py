@@ -2,16 +2,18 @@
 
 from typing import ClassVar
 
+import jax
 import numpy as np
 import pytest
 
 from cycleqd_jax.errors import BadInputError
 from cycleqd_jax.merging.genome import expert_genome, stack_genomes
 from cycleqd_jax.qd.aggregation import Contender
-from cycleqd_jax.search.base import Champions, Search
-from cycleqd_jax.search.checked import CheckedSearch, is_own, rehearse
+from cycleqd_jax.search.base import Champions, Lineage, Search, Summary
+from cycleqd_jax.search.checked import CheckedSearch, is_own
 from cycleqd_jax.search.cycleqd import CycleQD
 from cycleqd_jax.search.random import RandomSearch
+from cycleqd_jax.search.rehearsal import rehearse
 
 
 class Own(RandomSearch):
@@ -25,11 +27,11 @@ class Own(RandomSearch):
         return method if change is None else lambda *args: change(method(*args))
 
 
-def tried(context, **mistakes):
-    kind = type("Mistaken", (Own,), {"mistakes": mistakes, "__module__": __name__})
+def tried(context, kind=Own, **mistakes):
+    kind = type("Mistaken", (kind,), {"mistakes": mistakes, "__module__": __name__})
     assert is_own(kind)
     search = CheckedSearch(kind(context()), "my_search:Mistaken")
-    rehearse(search, 2, smooth=False, retention=False)
+    rehearse(search, 2, 1000, smooth=False, retention=False)
 
 
 def changed(**leaves):
@@ -48,6 +50,18 @@ def changed(**leaves):
 def drawn(found):
     """Candidates that depend on more than the key."""
     return changed(scales=lambda a: a + np.float32(DRAWS.random()))(found)
+
+
+def bred(parents=(), weights=(), active=None):
+    """Candidates of a lineage."""
+    lineage = (Lineage(parents, weights, active),)
+    return {"ask": lambda c: c._replace(lineage=lineage * len(c.ts))}
+
+
+def worst(found):
+    """Champions that are in the wrong order."""
+    contenders = found.contenders["mean"][::-1]
+    return Champions({"mean": contenders}, contenders[0].individual)
 
 
 DRAWS = np.random.default_rng(0)
@@ -84,7 +98,31 @@ MISTAKES = {
         {"tell": lambda s: s.replace(next_generation=1)},
         r"next_generation 2, but it has 4 and 1",
     ),
-    "nothing": ({"tell": lambda s: None}, r"tell must return a State, .* empty"),
+    "nothing": ({"tell": lambda s: None}, r"tell must return a State, .* None"),
+    "a random key": (
+        {"init": lambda s: s.replace(memory={"key": jax.random.key(0)})},
+        r"init must return a memory without random keys",
+    ),
+    "four parents": (bred((0, 1, 2, 0), (1.0,) * 4), r"no parent or of two, ids below"),
+    "one parent": (bred((0,), (1.0,)), r"but one is Lineage\(parents=\(0,\)"),
+    "no weights": (bred((0, 1), ()), r"with as many weights"),
+    "unknown parents": (bred((0, 99), (0.5, 0.5)), r"ids below 3"),
+    "no archive": (bred(active=9), r"a task below 3 as active"),
+    "no lineage": ({"ask": lambda c: c._replace(lineage=(None,) * 2)}, r"one is None"),
+    "no task": (
+        {
+            "champions": lambda c: c._replace(
+                contenders={"mean": (Contender(0, 1, 17),)}
+            )
+        },
+        r"None or one of the 3, from 0, but one has 17",
+    ),
+    "a worse best": ({"champions": worst}, r"the individual with the highest mean"),
+    "metrics of lists": ({"metrics": lambda m: m | {"a": [1]}}, r"but a is \[1\]"),
+    "facts of arrays": (
+        {"summary": lambda s: Summary({"a": np.zeros(2)})},
+        r"facts that JSON can hold, but Object of type ndarray",
+    ),
     "a lost genome": (
         {"champions": lambda c: Champions({"mean": (Contender(99, 1.0, None),)}, 0)},
         r"names the individual 99, whose genome is not in the bank",
@@ -110,10 +148,75 @@ def test_a_mistake_is_one_sentence_before_the_run(context, name):
     assert text.endswith("Nothing was begun.")
 
 
+class Late(Own):
+    """Draws of its own from the twelfth child on."""
+
+    def ask(self, state, key, ts):
+        found = super().ask(state, key, ts)
+        return found if ts[0] < 12 else drawn(found)
+
+
+class OnSelf(Own):
+    """Learns something that is not in its state."""
+
+    best = 0.0
+
+    def ask(self, state, key, ts):
+        return changed(scales=lambda a: a + np.float32(self.best))(
+            super().ask(state, key, ts)
+        )
+
+    def tell(self, state, candidates, outcomes):
+        self.best = max(self.best, outcomes[0].scores[0])
+        return super().tell(state, candidates, outcomes)
+
+
+class InPlace(Own):
+    """Changes the arrays of the state that it is told."""
+
+    def init(self, experts, scores):
+        return super().init(experts, scores).replace(memory={"sum": np.zeros(3)})
+
+    def tell(self, state, candidates, outcomes):
+        new = super().tell(state, candidates, outcomes)
+        state.memory["sum"] += outcomes[0].scores
+        return new.replace(memory=state.memory)
+
+
+class Growing(Own):
+    """Has one metric more for every child."""
+
+    def metrics(self, state):
+        return super().metrics(state) | {f"child/{state.next_generation}": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (Late, r"asked again with the same state and key"),
+        (OnSelf, r"in another instance of the class, which a resumed run has"),
+        (InPlace, r"tell changed arrays of the state that it was given"),
+        (Growing, r"metrics must return the same names at all times"),
+    ],
+)
+def test_mistakes_that_show_later_are_found_before_the_run(context, kind, says):
+    with pytest.raises(BadInputError, match=says):
+        tried(context, kind)
+
+
+def test_a_search_without_its_context(context):
+    class Bare(Own):
+        def __init__(self, context):
+            pass
+
+    with pytest.raises(BadInputError, match=r"call super\(\).__init__\(context\)"):
+        CheckedSearch(Bare(context()), "my_search:Bare")
+
+
 def test_a_right_search_passes_and_those_of_the_package_are_let_through(context):
     tried(context)
     assert not is_own(CycleQD)
-    rehearse(None, 2, smooth=False, retention=False)
+    rehearse(None, 2, 9, smooth=False, retention=False)
 
 
 def test_the_best_scores_are_shown_unless_a_search_says_more(context, basis):
