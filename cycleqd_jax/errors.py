@@ -150,16 +150,28 @@ def own_code(
     except Exception as err:  # a user's code may raise anything; the cause is kept
         if module.partition(".")[0] == "cycleqd_jax":
             raise
-        file = getattr(sys.modules.get(module), "__file__", None)
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(err.__traceback__)
-            if frame.filename == file
-        ]
-        where = f" ({os.path.basename(file)}, line {lines[-1]})" if lines else ""
         raise error(
-            f"{what} raised {type(err).__name__}: {err}{where}; {remedy}."
+            f"{what} raised {type(err).__name__}: {err}{line_of(code, err)}; {remedy}."
         ) from err
+
+
+def line_of(code: Any, err: BaseException) -> str:
+    """The line of a user's module in which an exception began, for messages.
+
+    Args:
+      code: a class or function of the module.
+      err: the exception.
+
+    Returns:
+      Like " (my_module.py, line 12)"; empty if no frame is of the module.
+    """
+    file = getattr(sys.modules.get(code.__module__), "__file__", None)
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(err.__traceback__)
+        if frame.filename == file
+    ]
+    return f" ({os.path.basename(file)}, line {lines[-1]})" if lines else ""
 
 
 def _place(error: Mapping[str, Any], data: Any) -> tuple[str | int, ...]:

@@ -38,6 +38,7 @@ def test_each_example_is_short():
     code = blocks("python")
     assert list(code) == [
         "my_task.py",
+        "my_play.py",
         "my_merge.py",
         "my_mutation.py",
         "my_search.py",
@@ -120,3 +121,16 @@ def test_the_task_is_right(folder):
     ids = [p.id for split in sizes for p in task.problems(split)]
     assert len(set(ids)) == 40
     assert [my_task.roman(n) for n in (4, 1994, 2026)] == ["IV", "MCMXCIV", "MMXXVI"]
+
+
+def test_the_task_is_played(folder):
+    import my_play
+    import my_task
+
+    sizes = {Split.OPTIMISE: 2}
+    task = my_task.Roman(TaskSettings(seed=1, sizes=sizes))
+    problem = task.problems(Split.OPTIMISE)[0]
+    outcomes = [
+        my_play.play(task, problem, said).outcome for said in (problem.answer, "\0")
+    ]
+    assert outcomes == ["solved", "wrong"]

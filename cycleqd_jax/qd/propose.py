@@ -30,7 +30,7 @@ from cycleqd_jax.qd.crossover import (
     free_shares,
     free_step,
 )
-from cycleqd_jax.qd.operators import load_operator
+from cycleqd_jax.qd.operators import check_children, load_operator
 from cycleqd_jax.qd.schedule import active_archive, generation_keys
 from cycleqd_jax.qd.selection import make_selector
 from cycleqd_jax.qd.settings import QDSettings
@@ -80,6 +80,7 @@ def propose(
     Raises:
       ValueError: there are no generations, one is below 1, or an active archive is
         empty.
+      RunError: a user's operator returns NaN or infinity.
     """
     ts = np.asarray(ts, np.int32)
     if ts.ndim != 1 or ts.size == 0 or ts.min() < 1:
@@ -119,6 +120,7 @@ def propose(
     else:
         cross = load_operator("qd.crossover", settings.custom_crossover)
         children = _custom_crossover(x1, x2, run_key, ts, basis, cross=cross)
+        check_children("qd.crossover", settings.custom_crossover, children, ts)
     own = active if experts is None else np.asarray(experts, np.int32)[active]
     children = mutate(children, run_key, ts, own, basis=basis, settings=settings)
     return Proposal(children, parents, weights, active.astype(np.int32))

@@ -18,7 +18,7 @@ from cycleqd_jax.merging.forms import Basis, MatrixSlot
 from cycleqd_jax.merging.genome import Genome
 from cycleqd_jax.qd.core_mutation import child_step, num_components
 from cycleqd_jax.qd.mutation import draw_all_steps, draw_steps, mutation_step
-from cycleqd_jax.qd.operators import load_operator
+from cycleqd_jax.qd.operators import check_children, load_operator
 from cycleqd_jax.qd.schedule import generation_keys
 from cycleqd_jax.qd.settings import QDSettings
 
@@ -45,6 +45,7 @@ def mutate(
 
     Raises:
       ValueError: the operator needs genomes in core form, and they are not.
+      RunError: a user's operator returns NaN or infinity.
     """
     if settings.mutation == "none" or settings.ascends:
         return children
@@ -53,7 +54,9 @@ def mutate(
         return children.replace(noise=add(children.noise, _one_hot(children.noise, ts)))
     if settings.custom_mutation is not None:
         own = load_operator("qd.mutation", settings.custom_mutation)
-        return _custom_mutation(children, run_key, ts, active, basis, own=own)
+        children = _custom_mutation(children, run_key, ts, active, basis, own=own)
+        check_children("qd.mutation", settings.custom_mutation, children, ts)
+        return children
     coefficients = children.coefficients
     if settings.mutation == "svd_all":
         stds = (settings.expert_std, settings.matrix_std, settings.direction_std)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cycleqd_jax.config import to_yaml
-from cycleqd_jax.reports import out_of_domain, sections, tables
+from cycleqd_jax.reports import origins, out_of_domain, sections, tables
 from cycleqd_jax.reports.markup import table, text
 from cycleqd_jax.reports.questions import Questions
 from cycleqd_jax.reports.replies import cut
@@ -247,6 +247,8 @@ def _champion_table(report: Mapping[str, Any]) -> str:
             ]
         )
     of_expert = [f"share of {expert}" for expert in report["experts"]]
+    if all(row[-len(of_expert) :] == ["-"] * len(of_expert) for row in rows):
+        rows, of_expert = [row[: -len(of_expert)] for row in rows], []  # none is known
     header = ["group", "champion", "optimise", "validate", "luck", "weight"]
     return table([*header, *of_expert], rows)
 
@@ -284,11 +286,13 @@ def _facts(data: RunData, report: Mapping[str, Any]) -> str:
     tried = {name.removeprefix("scaled_merge/"): score for name, score in tried.items()}
     tried.pop("uniform_merge", None)
     factors = ", ".join(f"{factor} ({score:.3f})" for factor, score in tried.items())
+    named = origins.operators(config) or {}
+    bred = "".join(f", {kind} {name}" for kind, name in named.items())
     return text(
         f"{report['evaluated_children']} children of {len(data.experts)} experts of "
-        f"{config.base_model}, search {config.search}, seed {config.seed}. The best "
-        f"mean on optimise is that of {report['best']}. Scaled merge is the sum of "
-        "task vectors times "
+        f"{config.base_model}, search {config.search}{bred}, seed {config.seed}. "
+        f"The best mean on optimise is that of {report['best']}. Scaled merge is the "
+        "sum of task vectors times "
         f"{report['scaled_merge']['factor']}, the best on optimise"
         + (f" of {factors}." if factors else ".")
     )

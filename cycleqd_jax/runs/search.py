@@ -7,6 +7,7 @@ from cycleqd_jax.config import RunConfig
 from cycleqd_jax.errors import BadInputError, own_code
 from cycleqd_jax.evaluation.accepted import one_reply_problems
 from cycleqd_jax.merging.forms import Basis
+from cycleqd_jax.qd.operators import try_operators
 from cycleqd_jax.search.base import Context, Search
 from cycleqd_jax.search.checked import CheckedSearch, is_own
 from cycleqd_jax.search.registry import search_class
@@ -54,7 +55,12 @@ def make_search(
 
 
 def rehearse_search(config: RunConfig, search: Search) -> None:
-    """Tries a user's own search on some batches; see `search.rehearsal.rehearse`."""
+    """Tries a user's own search and operators, before a run.
+
+    See `search.rehearsal.rehearse` and `qd.operators.try_operators`.
+    """
+    qd = config.qd
+    try_operators(qd.custom_crossover, qd.custom_mutation, search.context.basis)
     rehearse(
         search,
         config.qd.children_per_batch,

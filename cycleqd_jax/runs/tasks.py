@@ -1,6 +1,7 @@
 """The tasks of a run: made by name, and checked against its settings."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,7 +125,9 @@ def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
     """Refuses tasks that lack the problems that the settings need, or name two alike.
 
     Every task needs problems of `optimise`, and of `validate` where champions are
-    chosen on it. On `test` either all tasks have problems or none has.
+    chosen on it. On `test` either all tasks have problems or none has. A problem that
+    models are chosen on must not be one that they are compared on. The method `run` of
+    a task must be a coroutine function.
 
     Raises:
       BadInputError: names the task and the split.
@@ -155,3 +158,19 @@ def check_splits(config: RunConfig, tasks: Sequence[Task]) -> None:
                     f"task {task.name}: has the problem {show(twice)} twice in the "
                     f"split {split}; give every problem its own id."
                 )
+    for task in tasks:
+        run = getattr(type(task), "run", None)
+        if inspect.isfunction(run) and not inspect.iscoroutinefunction(run):
+            raise BadInputError(
+                f"task {task.name}: its method run must be written as async def, and "
+                "await the chat and the sandbox."
+            )
+        seen: dict[str, Split] = {}
+        for split in needed:
+            for problem in task.problems(split):
+                if seen.setdefault(problem.id, split) is not split:
+                    raise BadInputError(
+                        f"task {task.name}: has the problem {show(problem.id)} in the "
+                        f"splits {seen[problem.id]} and {split}; each problem must be "
+                        "of one split and have its own id."
+                    )

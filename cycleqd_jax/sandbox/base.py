@@ -54,7 +54,9 @@ class Program:
     """One program to run.
 
     Attributes:
-      argv: the command, found on the sandbox's PATH, and its arguments.
+      argv: the command, found on the sandbox's PATH, and its arguments. With an
+        argument that holds a NUL byte or half of a surrogate pair, or is too long for
+        the kernel, it ends as REFUSED; a command like that is a `ValueError`.
       stdin: bytes on standard input.
       files: (path, content) pairs to write into the scratch folder before the start.
         Folders are created as needed; a path with a trailing slash and no content is an
@@ -70,6 +72,13 @@ class Program:
     collect: bool = False
     limits: Limits = Limits()
 
+    def __post_init__(self):
+        if isinstance(self.argv, str) or not all(isinstance(w, str) for w in self.argv):
+            raise TypeError(f"Program.argv must be words, got {self.argv!r:.80}")
+        if not isinstance(self.stdin, bytes | bytearray | memoryview):
+            found = type(self.stdin).__name__
+            raise TypeError(f"Program.stdin must be bytes, got a {found}; encode it")
+
 
 class Ending(enum.StrEnum):
     """The way a program ended."""
@@ -81,6 +90,7 @@ class Ending(enum.StrEnum):
     OUTPUT_LIMIT = "output_limit"
     MEMORY_LIMIT = "memory_limit"  # of all processes together
     ENTRIES_LIMIT = "entries_limit"  # too many files and folders
+    REFUSED = "refused"  # never started: no program can have such an argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +101,7 @@ class Execution:
       ending: how it ended.
       exit_code: its exit status if `ending` is EXITED, else None.
       stdout: standard output, at most `output_bytes`.
-      stderr: standard error, at most `output_bytes`.
+      stderr: standard error, at most `output_bytes`; the reason if it was REFUSED.
       files: path in the scratch folder -> content of each regular file at the end, if
         `Program.collect`. Symbolic links are left out; empty folders have a trailing
         slash and no content.

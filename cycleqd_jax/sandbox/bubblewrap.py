@@ -25,7 +25,7 @@ from cycleqd_jax.sandbox.base import (
     Shell,
     ShellLimits,
 )
-from cycleqd_jax.sandbox.check import check_program
+from cycleqd_jax.sandbox.check import check_program, refused
 from cycleqd_jax.sandbox.descriptors import Descriptors
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.host import inspect_host
@@ -85,6 +85,8 @@ class BubblewrapSandbox:
           ValueError: see `check_program`.
           SandboxError: the sandbox failed three times, or is closed.
         """
+        if (execution := refused(program)) is not None:
+            return execution
         check_program(program)
         async with self._gate.enter() as slot:
             return await self._attempts(program, slot)

@@ -4,11 +4,29 @@ import os
 import pathlib
 
 from cycleqd_jax.sandbox._collect import MAX_PATH_BYTES, whole_pages
-from cycleqd_jax.sandbox.base import Program
+from cycleqd_jax.sandbox.base import Ending, Execution, Program
 
 _MAX_NAME_BYTES = 255
 _MAX_WORD_BYTES = 2**17 - 1  # MAX_ARG_STRLEN of the kernel, without the final NUL
 _MAX_ARGV_BYTES = 2**20  # the kernel's limit is a quarter of the stack's, 2 MiB
+
+
+def refused(program: Program) -> Execution | None:
+    """The end of a program with an argument that no program can have; else None.
+
+    Arguments may hold an answer of a model, which must not stop a run. The command is
+    the task's own.
+    """
+    try:
+        _check_words(program.argv)
+    except ValueError as err:
+        if program.argv and _is_word(program.argv[0]):
+            return Execution(Ending.REFUSED, None, b"", f"{err}\n".encode())
+    return None
+
+
+def _is_word(text: object) -> bool:
+    return isinstance(text, str) and text != "" and "\0" not in text
 
 
 def check_program(program: Program) -> None:
@@ -19,18 +37,7 @@ def check_program(program: Program) -> None:
         kernel; a path leaves the scratch folder, is too long, or is both a file and a
         folder; or the files exceed the scratch folder (in whole memory pages).
     """
-    if not program.argv or not program.argv[0]:
-        raise ValueError("argv: expected a command, got none")
-    for word in program.argv:
-        if "\0" in word:
-            raise ValueError(f"argv: {word!r} holds a NUL byte")
-    sizes = [len(os.fsencode(word)) + 1 for word in program.argv]
-    if max(sizes) > _MAX_WORD_BYTES + 1 or sum(sizes) > _MAX_ARGV_BYTES:
-        raise ValueError(
-            f"argv: expected at most {_MAX_WORD_BYTES} bytes in a word and "
-            f"{_MAX_ARGV_BYTES} in all, got {max(sizes) - 1} and {sum(sizes)}; give "
-            "long text as stdin or in files"
-        )
+    _check_words(program.argv)
     folders: set[str] = set()
     names: set[str] = set()
     for path, content in program.files:
@@ -53,6 +60,24 @@ def check_program(program: Program) -> None:
         raise ValueError(
             f"files: {size} bytes are more than scratch_bytes = "
             f"{program.limits.scratch_bytes}"
+        )
+
+
+def _check_words(argv: tuple[str, ...]) -> None:
+    if not argv or not argv[0]:
+        raise ValueError("argv: expected a command, got none")
+    for word in argv:
+        if "\0" in word:
+            raise ValueError(f"argv: {word!r:.80} holds a NUL byte")
+    try:
+        sizes = [len(os.fsencode(word)) + 1 for word in argv]
+    except UnicodeEncodeError as err:
+        raise ValueError("argv: a word holds half of a surrogate pair") from err
+    if max(sizes) > _MAX_WORD_BYTES + 1 or sum(sizes) > _MAX_ARGV_BYTES:
+        raise ValueError(
+            f"argv: expected at most {_MAX_WORD_BYTES} bytes in a word and "
+            f"{_MAX_ARGV_BYTES} in all, got {max(sizes) - 1} and {sum(sizes)}; give "
+            "long text as stdin or in files"
         )
 
 

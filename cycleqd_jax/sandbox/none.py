@@ -12,7 +12,7 @@ from typing import Any
 from cycleqd_jax.errors import BadInputError, SandboxError
 from cycleqd_jax.sandbox._collect import FOLDER_FLAGS, collect, write_files
 from cycleqd_jax.sandbox.base import Ending, Execution, Program, Shell
-from cycleqd_jax.sandbox.check import check_program
+from cycleqd_jax.sandbox.check import check_program, refused
 from cycleqd_jax.sandbox.gate import Gate
 from cycleqd_jax.sandbox.process import kill_group, until_end
 from cycleqd_jax.sandbox.world import settings_of
@@ -52,6 +52,8 @@ class UnsafeSandbox:
           ValueError: see `check_program`.
           SandboxError: the program could not be started, or the sandbox is closed.
         """
+        if (execution := refused(program)) is not None:
+            return execution
         check_program(program)
         async with self._gate.enter():
             return await self._once(program)

@@ -10,6 +10,7 @@ from typing import Any
 
 from cycleqd_jax.errors import BadInputError
 
+_ROLES = ("system", "user", "assistant", "tool")
 _TYPES = {
     "answer": str,
     "explanation": str,
@@ -63,11 +64,14 @@ def check_dialogue(what: str, found: object) -> None:
     ):
         raise BadInputError(
             f"{what} must return messages like {{'role': 'user', 'content': 'text'}}, "
-            f"the last one the assistant's, but returned {found!r:.80}."
+            f"of {', '.join(_ROLES)}, the last one the assistant's, but returned "
+            f"{found!r:.80}."
         )
 
 
 def _is_message(one: object) -> bool:
-    return isinstance(one, Mapping) and all(
-        isinstance(one.get(key), str) for key in ("role", "content")
+    return (
+        isinstance(one, Mapping)
+        and isinstance(one.get("content"), str)
+        and one.get("role") in _ROLES
     )

@@ -22,6 +22,7 @@ _STOPPED = {
     Ending.OUTPUT_LIMIT: "it wrote too much output",
     Ending.MEMORY_LIMIT: "it used too much memory",
     Ending.ENTRIES_LIMIT: "it made too many files",
+    Ending.REFUSED: "no program can be started with such an argument",
 }
 
 

@@ -380,6 +380,9 @@ ODD = [
     (entry("odd_tasks:Slash"), "has the name 'a/../b'"),
     (entry("odd_tasks:Same"), "have the names toy_b, toy_b, toy_c"),
     (entry("odd_tasks:Twice"), "has the problem 'a/0' twice in the split optimise"),
+    (entry("odd_tasks:Leak"), "has the problem 'a/0' in the splits optimise and val"),
+    (entry("odd_tasks:Plain"), "its method run must be written as async def"),
+    (entry("odd_tasks:Human"), "of system, user, assistant, tool, the last one"),
     (entry("odd_tasks:Half"), "Problem a/optimise/0: the user's text has '\\ud83d'"),
 ]
 ODD_TASKS = """
@@ -395,6 +398,19 @@ class Twice(ToyA):
     def problems(self, split):
         found = super().problems(split)
         return [dataclasses.replace(p, id="a/0") for p in found]
+class Leak(ToyA):
+    name = "a"
+    def problems(self, split):
+        found = enumerate(super().problems(split))
+        return [dataclasses.replace(p, id=f"a/{i}") for i, p in found]
+class Plain(ToyA):
+    name = "a"
+    def run(self, problem, chat, sandbox):
+        return None
+class Human(ToyA):
+    name = "a"
+    def dialogue(self, problem):
+        return [m | {"role": "human"} for m in super().dialogue(problem)]
 class Half(ToyA):
     name = "a"
     def problems(self, split):

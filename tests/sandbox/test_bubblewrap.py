@@ -256,8 +256,7 @@ def test_a_killed_sandbox_is_tried_again(sandbox, token, monkeypatch):
         ({"files": (("x/", b"1"),)}, "cannot have content"),
         ({"files": (("x", b"1"), ("x/y", b""))}, "both a file and a folder"),
         ({"files": (("x", bytes(2**26)),)}, "more than scratch_bytes"),
-        ({"argv": ("echo", "x" * 2**17)}, "131071 bytes in a word"),
-        ({"argv": ("echo", *["x" * 2**16] * 16)}, "1048576 in all"),
+        ({"argv": ("x" * 2**17 + "\0",)}, "NUL"),
         (
             {"files": tuple((f"a/{n}", b"") for n in range(2**14))},
             "more than scratch_entries",
@@ -267,6 +266,34 @@ def test_a_killed_sandbox_is_tried_again(sandbox, token, monkeypatch):
 def test_programs_that_cannot_run(sandbox, fields, words):
     with pytest.raises(ValueError, match=words):
         asyncio.run(sandbox.run(Program(**{"argv": ("true",), **fields})))
+
+
+BAD_WORDS = [
+    (("a\0b",), "NUL"),
+    (("\ud800",), "half of a surrogate pair"),
+    (("x" * 2**17,), "131071 bytes in a word"),
+    (["x" * 2**16] * 16, "1048576 in all"),
+]
+
+
+@pytest.mark.parametrize(("words", "why"), BAD_WORDS)
+def test_an_argument_that_a_model_wrote_stops_nothing(sandbox, words, why):
+    found = asyncio.run(sandbox.run(Program(("echo", *words))))
+    assert (found.ending, found.exit_code, found.stdout) == (Ending.REFUSED, None, b"")
+    assert why in found.stderr.decode() and not found.ok
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"argv": "sed -e p"}, "argv must be words, got 'sed -e p'"),
+        ({"argv": ("sed", 3)}, "argv must be words"),
+        ({"argv": ("sed",), "stdin": "text"}, "stdin must be bytes, got a str"),
+    ],
+)
+def test_programs_of_the_wrong_types(fields, words):
+    with pytest.raises(TypeError, match=words):
+        Program(**fields)
 
 
 def test_lower_limits_of_our_own_stay(token):

@@ -83,3 +83,7 @@ def test_close_stops_what_runs(sandbox):
         return await task
 
     assert asyncio.run(main()).ending is Ending.SIGNALLED
+
+
+def test_an_argument_that_a_model_wrote_stops_nothing(sandbox):
+    assert run(sandbox, "echo", "a\0b").ending is Ending.REFUSED
