@@ -1,4 +1,4 @@
-"""Gram matrices of the inputs of a Llama's linear layers, one layer at a time."""
+"""Gram matrices of the inputs of a decoder's linear layers, one layer at a time."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,32 +7,59 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cycleqd_jax.models.base import EMBEDDING, HEAD, Deltas, TokenBatch, Weights
-from cycleqd_jax.models.llama import rope
-from cycleqd_jax.models.llama.config import LlamaConfig
-from cycleqd_jax.models.llama.layers import Layer, Linear, RMSNorm
-
-_NORM = "model.norm.weight"
+from cycleqd_jax.models.base import (
+    EMBEDDING,
+    HEAD,
+    Deltas,
+    ModelConfig,
+    TokenBatch,
+    Weights,
+)
+from cycleqd_jax.models.cached_attention import LayerView
+from cycleqd_jax.models.decoder import Decoder, abstract, bind
+from cycleqd_jax.models.layers import Linear
 
 
 def input_grams(
-    config: LlamaConfig,
+    make: type[Decoder],
+    config: ModelConfig,
     dtype: jnp.dtype,
     weights: Weights,
     groups: Sequence[Sequence[TokenBatch]],
 ) -> Iterator[dict[str, list[jax.Array]]]:
-    """As `CausalLM.input_grams`; attention is computed without kernels."""
+    """As `CausalLM.input_grams`; attention is computed without kernels.
+
+    Args:
+      make: the family's module.
+      config: of the model.
+      dtype: of the computation.
+      weights: as for `CausalLM.input_grams`.
+      groups: likewise.
+    """
+    model = abstract(make, config, dtype)
+    paths = {id(part): path for path, part in nnx.iter_modules(model)}
+    prefixes = [".".join(map(str, paths[id(part)])) + "." for part in model.layers]
+    outer = [name for name in weights if not name.startswith(tuple(prefixes))]
+
+    def with_outer(unused: set[str]) -> Decoder:
+        """The model with those weights on the device that no layer has."""
+        used = [name for name in outer if name not in unused]
+        return bind(model, {name: jnp.asarray(weights[name], dtype) for name in used})
+
+    start = with_outer({HEAD})
     states = [
-        [jnp.asarray(weights[EMBEDDING], dtype)[batch.tokens] for batch in group]
+        [start.embed(b.tokens, _places(b.tokens), Deltas()) for b in group]
         for group in groups
     ]
-    for i in range(config.num_hidden_layers):
-        prefix = f"model.layers.{i}."
+    del start  # the embedding need not stay on the device
+    kinds: list[nnx.GraphDef] = []
+    for prefix, part in zip(prefixes, model.layers, strict=True):
         layer = {
             name.removeprefix(prefix): jnp.asarray(weights[name], dtype)
             for name in weights  # not its items, which may be read from disk
             if name.startswith(prefix)
         }
+        kinds.append(_kind(part, prefix))
         found: dict[str, list[jax.Array]] = {}
         for group, hidden in zip(groups, states, strict=True):
             total = None
@@ -41,63 +68,69 @@ def input_grams(
                     layer,
                     hidden[b],
                     batch.lengths,
+                    make=make,
                     config=config,
                     dtype=dtype,
-                    window=config.window(i),
+                    number=kinds.index(kinds[-1]),
                 )
                 total = grams if total is None else _sum(total, grams)
             for name, gram in total.items():
                 found.setdefault(f"{prefix}{name}.weight", []).append(gram)
         yield found
     if not config.tie_word_embeddings:
-        norm = RMSNorm(config, "model.norm", dtype)
-        norm.weight[...] = jnp.asarray(weights[_NORM], dtype)
+        end = with_outer({EMBEDDING, HEAD})
         heads = []
         for group, hidden in zip(groups, states, strict=True):
             parts = zip(hidden, group, strict=True)
             heads.append(
                 functools.reduce(
-                    jnp.add, (_gram(norm(x, Deltas()), b.lengths) for x, b in parts)
+                    jnp.add,
+                    (_gram(end.norm(x, Deltas()), b.lengths) for x, b in parts),
                 )
             )
         yield {HEAD: heads}
 
 
+def _places(x: jax.Array) -> jax.Array:
+    """Int32 `[B, L]`, the position of each token of `[B, L, ...]`."""
+    return jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+
+
+def _kind(layer: nnx.Module, prefix: str) -> nnx.GraphDef:
+    """What a layer computes: equal for layers that differ only in their weights."""
+    for _, part in nnx.iter_modules(layer):
+        if hasattr(part, "name"):
+            part.name = part.name.removeprefix(prefix)
+    return nnx.graphdef(layer)
+
+
 @functools.partial(
-    jax.jit, static_argnames=("config", "dtype", "window"), donate_argnums=1
+    jax.jit, static_argnames=("make", "config", "dtype", "number"), donate_argnums=1
 )
 def _layer_grams(
     weights: Mapping[str, jax.Array],
     x: jax.Array,
     lengths: jax.Array,
     *,
-    config: LlamaConfig,
+    make: type[Decoder],
+    config: ModelConfig,
     dtype: jnp.dtype,
-    window: int | None,
+    number: int,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """One decoder layer on `[B, L, hidden]`: its output, and its Gram matrices.
 
-    The same program serves all layers with one window: `weights` has names without the
-    layer's number.
+    The same program serves all layers of a kind, whose first one has this number:
+    `weights` has names without the layer's.
     """
-    layer = Layer(config, "model.layers.0", dtype, "xla", window)
-    state = nnx.state(layer, nnx.Param)
-    nnx.update(
-        layer,
-        nnx.from_flat_state(
-            {
-                path: slot.replace(weights[".".join(map(str, path))])
-                for path, slot in nnx.to_flat_state(state)
-            }
-        ),
-    )
+    model = abstract(make, config, dtype)
+    layer = bind(model.layers[number], weights)
     for _, module in nnx.iter_modules(layer):
         if isinstance(module, Linear):
             module.tapped = True
-    positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-    rotation = rope.make_rotary(config).rotation(positions, lengths)
+    places = _places(x)
+    rotation = model.rotation(places, lengths)
     (y, _), taps = nnx.capture(layer, nnx.Intermediate)(
-        x, Deltas(), positions, rotation, None, None, None
+        x, Deltas(), rotation, LayerView(places)
     )
     grams: dict[int, jax.Array] = {}  # linear layers with one input share a matrix
     found = {}
