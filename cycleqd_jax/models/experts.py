@@ -118,7 +118,7 @@ class FullExpert:
     def _of_digests(self) -> str:
         stored = isinstance(self.weights, StoredWeights)
         one = self.weights.digest if stored else self._of_array
-        return files.hash_arrays({}, {name: one(name) for name in self.weights})
+        return files.hash_arrays({}, {name: one(name) for name in sorted(self.weights)})
 
     def _of_array(self, name: str) -> str:
         return digest_of_array(np.asarray(self.weights[name]))

@@ -5,7 +5,7 @@ import pytest
 import safetensors.numpy
 
 from cycleqd_jax.errors import BadInputError
-from cycleqd_jax.models.experts import weights_fingerprint
+from cycleqd_jax.models.experts import FullExpert, weights_fingerprint
 from cycleqd_jax.models.formats.safetensors import StoredWeights
 from cycleqd_jax.models.loading import load_expert, load_model
 
@@ -170,7 +170,7 @@ def test_full_expert(hf, tmp_path, same_weights):
     model = hf.model(seed=1)
     expert = load_expert(hf.save(tmp_path / "expert", model), base)
     same_weights(expert.weights, hf.weights(model))
-    assert expert.fingerprint == weights_fingerprint(expert.weights)
+    assert expert.fingerprint == FullExpert(dict(expert.weights)).fingerprint
 
 
 @pytest.mark.parametrize("shard", ["5GB", "20KB"])
@@ -195,7 +195,7 @@ def test_an_expert_is_read_one_array_at_a_time(hf, tmp_path, monkeypatch, shard)
     assert reads == sorted(expert.weights)
     held = dict(expert.weights)
     assert {w.dtype.name for w in held.values()} == {"bfloat16"}
-    assert weights_fingerprint(held) == fingerprint
+    assert FullExpert(held).fingerprint == fingerprint
     held["model.norm.weight"][0] = 9.0  # what was read is the reader's own copy
     assert expert.weights["model.norm.weight"][0] != 9.0
 

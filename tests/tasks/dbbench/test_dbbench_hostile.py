@@ -101,7 +101,8 @@ def test_other_problems_are_not_even_listed(play):
                 "SHOW DATABASES",
                 "SELECT COUNT(*) FROM information_schema.TABLES "
                 "WHERE TABLE_NAME = 'secrets'",
-                "SELECT COUNT(*) FROM information_schema.PROCESSLIST",
+                # An earlier connection of its own may be closing still.
+                "SELECT COUNT(DISTINCT USER) FROM information_schema.PROCESSLIST",
                 "SELECT LOAD_FILE('/etc/passwd')",
                 "SELECT COUNT(*) FROM information_schema.INNODB_SYS_TABLESPACES",
             )
