@@ -97,7 +97,7 @@ class Catalogue:
             raise ApiError(
                 404,
                 f"The model {shown!r} does not exist in {self._opened.path.name}{yet}; "
-                f"{hint}GET /v1/models lists all.",
+                f"{hint}GET /v1/models lists all, and so does the report.",
                 param="model",
                 code="model_not_found",
             )

@@ -40,7 +40,8 @@ def error_of(answer) -> dict:
          "finite number"),
         (CHAT, chat(model="xyz"), 404, "model", "'xyz' does not exist in run; GET"),
         (CHAT, chat(model="Champoin/toy_a"), 404, "model",
-         "did you mean champion/toy_a? GET /v1/models lists all."),
+         "did you mean champion/toy_a? GET /v1/models lists all, and so does "
+         "the report."),
         (CHAT, chat(model="x" * 9000), 404, "model", "does not exist"),
         (CHAT, chat(model=7), 400, "model", "valid string (given: 7)"),
         (CHAT, {"model": "base"}, 400, "messages", "messages: Field required"),
