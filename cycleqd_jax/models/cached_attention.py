@@ -15,7 +15,7 @@ KeysValues = tuple[jax.Array, jax.Array]  # of one layer
 
 
 class LayerView(NamedTuple):
-    """What the new tokens see in one layer.
+    """Places of the new tokens, and the part of the cache that they see in one layer.
 
     Attributes:
       positions: int32 `[B, L]`, the index of each new token in its row.

@@ -97,7 +97,7 @@ def _places(x: jax.Array) -> jax.Array:
 
 
 def _kind(layer: nnx.Module, prefix: str) -> nnx.GraphDef:
-    """What a layer computes: equal for layers that differ only in their weights."""
+    """The graph of a layer without names, equal for layers of the same computation."""
     for _, part in nnx.iter_modules(layer):
         if hasattr(part, "name"):
             part.name = part.name.removeprefix(prefix)

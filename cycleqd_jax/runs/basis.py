@@ -79,12 +79,12 @@ class BasisJob:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """That of the basis; reads as `prints` does."""
+        """The fingerprint of the basis; reads as `prints` does."""
         return self._hash(self.prints)
 
     @property
     def fingerprints(self) -> dict[str, Any]:
-        """What runs compare of it, see `runs.fingerprints`; reads as `prints` does."""
+        """The fingerprints that runs compare (`runs.fingerprints`); see `prints`."""
         return {"experts": self.prints, "basis": self.fingerprint}
 
     @functools.cached_property

@@ -40,7 +40,7 @@ class Reads:
         self.counts = collections.Counter()
 
     def of(self, folder, names):
-        """How often tensors of a folder were read: a set of numbers."""
+        """The set of the numbers of readings of some tensors of a folder."""
         return {self.counts[folder, name] for name in names}
 
 
