@@ -47,6 +47,7 @@ def evolve(
     observer: Observer,
     relay: Any = None,
     saved: Callable[[], None] | None = None,
+    tests: bool = True,
 ) -> None:
     """Carries out the run of a folder, up to the comparison of its models.
 
@@ -60,6 +61,8 @@ def evolve(
       relay: an `inference.relay.Leader` of the other processes that share the mesh, if
         there are any.
       saved: is called after every checkpoint, and after the comparison.
+      tests: False ends with the choice of champions on `validate`. Then the run is not
+        finished: a later call compares the models, or searches on.
 
     Raises:
       BadInputError: an input is wrong; nothing was begun.
@@ -110,6 +113,11 @@ def evolve(
                 retention=retention,
                 accepted=_accepted(config, evaluator, folder),
             )
+        if not tests:
+            comparison.choose_finalists(
+                cached, prepared.search, state, prepared.task_names, config.aggregation
+            )
+            return
         comparison.compare(
             cached,
             folder,

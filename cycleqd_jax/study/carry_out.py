@@ -97,7 +97,7 @@ def _within_budget(
         if read_facts(folder.path) is None:
             said = f"{number} children, to see what one costs"
             observer.phase(f"{folder.path}: {said}")
-            run.evolve(pilot, folder, observer)
+            run.evolve(pilot, folder, observer, tests=False)
         left = budget - method_cost(folder.path).tokens
         last = part_costs(folder.path)[f"batch-{first:06}"].tokens
         child = last / (number - first + 1)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -342,7 +343,7 @@ def test_a_preset_comes_before_a_methods_own_settings(world, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_budget_gives_every_search_as_many_tokens(world, tmp_path):
+def test_a_budget_gives_every_search_as_many_tokens(world, tmp_path, capsys):
     gradient = {"seeds": [1.0, 0.5], "mutation": "gradient", "ascent_steps": 2}
     methods = {
         "cycleqd": {},
@@ -360,6 +361,9 @@ def test_a_budget_gives_every_search_as_many_tokens(world, tmp_path):
         folder=str(tmp_path / "study"),
     )
     assert compare.main(["--config", config]) == 0
+    said = capsys.readouterr()
+    results_on_test = re.findall(r"best_of_\w+,.* on test", said.out + said.err)
+    assert len(results_on_test) == len(methods)  # none of those that show a cost
     summary = read(tmp_path / "study")
     for entry in summary["methods"].values():
         assert budget * 0.85 < entry["tokens"] < budget * 1.15
