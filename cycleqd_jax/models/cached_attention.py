@@ -88,9 +88,8 @@ def attend_cached(
         cached = read = (keys.swapaxes(1, 2), values.swapaxes(1, 2))
     else:
         rows = jnp.arange(queries.shape[0]) if view.rows is None else view.rows
-        index = (rows[:, None], slice(None), positions)
         cached = tuple(
-            old.at[index].set(new.astype(old.dtype), mode="drop")
+            _write(old, rows, positions, new.astype(old.dtype))
             for old, new in zip(cached, (keys, values), strict=True)
         )
         read = tuple(a[:, :, : view.span] for a in cached)
@@ -98,3 +97,24 @@ def attend_cached(
             read = tuple(a.at[rows].get(mode="clip") for a in read)
     mixed = attend(queries, *read, positions, seen.segments, kind=kind, window=window)
     return mixed, cached
+
+
+def _write(
+    old: jax.Array, rows: jax.Array, positions: jax.Array, new: jax.Array
+) -> jax.Array:
+    """The cache with new entries; those at positions outside are dropped."""
+    given = (old, rows, positions, new)
+    if old.dtype != jnp.bfloat16:
+        return _set(*given)
+    return jax.lax.platform_dependent(*given, cpu=_set_bits, default=_set)
+
+
+def _set(old, rows, positions, new):
+    return old.at[rows[:, None], :, positions].set(new, mode="drop")
+
+
+def _set_bits(old, rows, positions, new):
+    """As `_set`. A CPU would convert all of the cache to float32 and back."""
+    old, new = (jax.lax.bitcast_convert_type(x, jnp.uint16) for x in (old, new))
+    done = _set(old, rows, positions, new)
+    return jax.lax.bitcast_convert_type(done, jnp.bfloat16)

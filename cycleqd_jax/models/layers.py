@@ -110,18 +110,29 @@ def times(x: jax.Array, matrix: jax.Array) -> jax.Array:
     batch, length, _ = x.shape
     out, fan_in = matrix.shape
     few = length == 1 and _LEAST_ROWS <= batch <= _MOST_ROWS and out <= 4 * fan_in
-    if few:
-        return jax.lax.platform_dependent(
-            x, matrix, cpu=_times_few, default=_times_many
-        )
+    on_cpu = _times_few if few else _times_wide
+    if few or x.dtype == matrix.dtype == jnp.bfloat16:
+        return jax.lax.platform_dependent(x, matrix, cpu=on_cpu, default=_times_many)
     return _times_many(x, matrix)
 
 
 def _times_few(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """As `times`; a fifth faster for few rows on a CPU."""
     # Without the barrier XLA would swap the operands back.
-    y = jax.lax.optimization_barrier(jnp.einsum("oi,bi->ob", matrix, x[:, 0]))
-    return y.T[:, None]
+    wide = _wide("oi,bi->ob", matrix, x[:, 0])
+    return jax.lax.optimization_barrier(wide).T[:, None].astype(x.dtype)
+
+
+def _times_wide(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    return _wide("...i,oi->...o", x, matrix).astype(x.dtype)
+
+
+def _wide(subscripts: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """An einsum in float32: a CPU multiplies bfloat16 twice as fast into float32.
+
+    The sums are the same, since XLA adds up in float32 and rounds once.
+    """
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
 
 
 def _times_many(x: jax.Array, matrix: jax.Array) -> jax.Array:
