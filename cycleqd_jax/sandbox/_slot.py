@@ -11,17 +11,18 @@ An episode has a folder, which holds
 
 import contextlib
 import os
+import shutil
 import stat
 
 from cycleqd_jax.sandbox import skeleton
 from cycleqd_jax.sandbox._collect import START_TIME
-from cycleqd_jax.sandbox._inside import read_text, status_of
+from cycleqd_jax.sandbox._inside import read_text, resolved_status
 from cycleqd_jax.sandbox.mounting import mount, unmount
 
 _ROOM = "size=32m,nr_inodes=8k,mode=755"  # for what is written while it is looked at
 _SYSTEM_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _OWN_FOLDERS = ("proc", "dev", "sys")
-# Files that programs obey wherever they are. They are not seen by those that look.
+# Files that programs obey wherever they are. Those that look see the image's, or none.
 _STEERING = (
     *("etc/ld.so.preload", "etc/ld.so.cache", "usr/pyvenv.cfg"),
     *("etc/pam.conf", "etc/sudo.conf"),
@@ -69,6 +70,7 @@ class Slot:
         tmpfs(f"{folder}/data", options, self._owner)
         options = f"newinstance,ptmxmode=0666,mode=620,max={limits['terminals']}"
         mount("devpts", f"{folder}/pts", options)
+        self._image = image
         self._links = _links(image or "/")
         self._system = []
         for name in sorted({*os.listdir(usr)} - {"local"}):
@@ -149,6 +151,11 @@ class Slot:
             os.fchown(fd, self._owner, self._owner)
             os.fchmod(fd, mode)
 
+    def _copy(self, source, path):
+        """A file of the image, unchanged."""
+        shutil.copy2(source, path)
+        os.chown(path, self._owner, self._owner)
+
     def _overlay(self, target, lower, room, upper, execute=True):
         """Shows the folders `lower`, the first on top; changes go into `upper`."""
         options = f"lowerdir={':'.join(lower)},upperdir={room}/{upper}"
@@ -199,8 +206,11 @@ class Slot:
         self._folders(root, "etc")
         paths = [f"etc/{name}" for name in _ACCOUNTS]
         hidden = [path for path in paths if read_text(self._tree, path) is None]
-        for name in (*_STEERING, *hidden):  # the sign of an overlay for "not there"
-            os.mknod(f"{root}/{name}", stat.S_IFCHR, 0)
+        for name in (*_STEERING, *hidden):
+            if name in _STEERING and self._image and _is_file(self._image, name):
+                self._copy(f"{self._image}/{name}", f"{root}/{name}")
+            else:  # the sign of an overlay for "not there"
+                os.mknod(f"{root}/{name}", stat.S_IFCHR, 0)
         self._file(f"{root}/etc/nsswitch.conf", self._names, 0o644)
         return root
 
@@ -211,12 +221,10 @@ class Slot:
     def stand_in(self, path):
         """Path of an empty file with owner and permissions of one of the system's.
 
-        None where the episode has no such file any more.
+        They are those of the file that the path led to in the episode. None where it
+        has no such file any more.
         """
-        root, inside = self._tree, path.strip("/")
-        if self._usr and inside.startswith("usr/"):
-            root, inside = self._usr, inside.removeprefix("usr/")
-        status = status_of(root, inside)
+        status = resolved_status(self._place, path)
         if status is None or not stat.S_ISREG(status.st_mode):
             return None
         made = f"{self._folder}/stand-in-{path.replace('/', '-')}"
@@ -225,6 +233,12 @@ class Slot:
             os.chown(made, status.st_uid, status.st_gid)
             os.chmod(made, stat.S_IMODE(status.st_mode))
         return made
+
+    def _place(self, inside):
+        """Where a path without links, below the episode's root, can be looked at."""
+        if self._usr and (inside == "usr" or inside.startswith("usr/")):
+            return f"{self._usr}{inside.removeprefix('usr')}"
+        return f"{self._tree}/{inside}"
 
     def close(self):
         """Unmounts all of it."""
@@ -236,3 +250,7 @@ def _links(root):
     there = [name for name in _SYSTEM_LINKS if os.path.lexists(f"{root}/{name}")]
     links = [name for name in there if os.path.islink(f"{root}/{name}")]
     return dict.fromkeys(there) | {n: os.readlink(f"{root}/{n}") for n in links}
+
+
+def _is_file(root, path):
+    return os.path.isfile(f"{root}/{path}") and not os.path.islink(f"{root}/{path}")

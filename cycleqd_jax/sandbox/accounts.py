@@ -1,8 +1,13 @@
 """Accounts of an episode, read as the plain data that they are."""
 
 import dataclasses
+import re
+from collections.abc import Iterator
 
 MOST_ID = 65535
+_BLANKS = " \t\v\f\r"
+_NUMBER = re.compile(rf"[{_BLANKS}]*\+?([0-9]+)")
+_MOST_NUMBER = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,25 +20,39 @@ class Account:
 
 
 def find_account(passwd: str, group: str, name: str) -> Account | None:
-    """A user in the texts of /etc/passwd and group; None without a name and ids."""
-    rows = [line.split(":") for line in passwd.split("\n")]
-    row = next((row for row in rows if len(row) == 7 and row[0] == name), None)
-    if row is None:
-        return None
-    uid, gid = _id(row[2]), _id(row[3])
-    if uid is None or gid is None:
+    """A user in the texts of /etc/passwd and group; None if nobody could log in as it.
+
+    Lines are read as the C library does: blanks before a line or a member do not count,
+    ids may have zeros before them, and a line without proper ids is passed over.
+    """
+    for fields in _rows(passwd, 6):
+        if fields[0] == name and len(fields) > 3:
+            uid, gid = _id(fields[2]), _id(fields[3])
+            if uid is not None and gid is not None:
+                break
+    else:
         return None
     groups = {gid}
-    for line in group.split("\n"):
-        fields = line.split(":")
-        if len(fields) == 4 and name in fields[3].split(","):
-            number = _id(fields[2])
-            if number is not None:
-                groups.add(number)
+    for fields in _rows(group, 3):
+        number = _id(fields[2]) if len(fields) > 3 else None
+        if number is not None:
+            members = (member.lstrip(_BLANKS) for member in fields[3].split(","))
+            groups.update([number] if name in members else [])
+    if max(uid, *groups) > MOST_ID:
+        return None  # no process there can have it
     return Account(uid, gid, tuple(sorted(groups)))
 
 
+def _rows(text: str, most: int) -> Iterator[list[str]]:
+    for line in text.split("\n"):
+        line = line.lstrip(_BLANKS)
+        if line and not line.startswith("#"):
+            yield line.split(":", most)
+
+
 def _id(text: str) -> int | None:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 5):
+    found = _NUMBER.fullmatch(text)
+    if found is None or len(found[1].lstrip("0")) > len(str(_MOST_NUMBER)):
         return None
-    return int(text) if int(text) <= MOST_ID else None
+    number = int(found[1].lstrip("0") or "0")
+    return number if number <= _MOST_NUMBER else None

@@ -29,6 +29,8 @@ _CALCULATIONS = (
     r"\w=[\"']?(?:\$\((?!\()|`)[^\n;&]*\s\w+=[\"']?\$\(\(",  # it is still the old one
 )
 _CALCULATING = re.compile("|".join(_CALCULATIONS))
+# The whole script ends, also where a part of it has a shell of its own.
+_STOP = "builtin kill -9 $$"
 _OPERATORS = ("!", "-a", "-o", "-v", "-R", r"\(", r"\)")
 
 
@@ -76,7 +78,7 @@ def _numbers(code: str) -> str:
     return (
         f"set -o functrace; trap 'for _text in {values}; do "
         "[[ $_text != *[!0-9.+[:space:]-]* ]] || "
-        "[[ $_text != *[!0-9A-Za-z_]* && ! -v $_text ]] || exit 1; done' DEBUG\n"
+        f"[[ $_text != *[!0-9A-Za-z_]* && ! -v $_text ]] || {_STOP}; done' DEBUG\n"
     )
 
 
@@ -105,7 +107,7 @@ def _tests(code: str) -> str:
         return ""
     said = {word for part in parts for word in part.split()}
     odd = "|".join(word for word in _OPERATORS if word not in said)
-    look = f"local w; for w; do case $w in {odd}) exit 1;; esac; done;" if odd else ""
+    look = f"local w; for w; do case $w in {odd}) {_STOP};; esac; done;" if odd else ""
     return "".join(
         f'{name}() {{ {look} builtin {name} "$@"; }}\n' for name in ("[", "test")
     )

@@ -10,10 +10,11 @@ episode that a script must run, run elsewhere: in a fresh world made of what it 
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import os
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from cycleqd_jax.errors import SandboxError
@@ -176,15 +177,31 @@ class Looking:
         return ScriptRun(process.returncode, "done", output)
 
     async def _read_bashrc(self) -> tuple[int, bytes] | None:
-        """(Status, PATH) after the episode's own shell has read its ~/.bashrc."""
+        """(Status, PATH) after a shell in a fresh world has read its ~/.bashrc."""
         argv = ["/bin/bash", "--noprofile", "--norc", "-c", _READ_BASHRC]
-        run = await self._shell.world.run(argv, ENVIRONMENT, _CALL_S, alone=True)
+        # Not where the episode ran: it may have moved our programs and the loader.
+        async with self._fresh_world("bashrc") as world:
+            run = await world.run(argv, ENVIRONMENT, _CALL_S, alone=True)
         found = _PATH.fullmatch(run.output)
         if run.ended != "done" or found is None or b"\0" in found[2]:
             return None
         if len(found[2]) > _LONGEST_PATH or int(found[1]) > 255:
             return None
         return int(found[1]), found[2]
+
+    @contextlib.asynccontextmanager
+    async def _fresh_world(self, name: str) -> AsyncIterator[World]:
+        """A world like the episode's, of what it left; its changes go nowhere."""
+        shell = self._shell
+        made = await shell.ask("look", name=name, execute=True)
+        world = shell.start_world(
+            Mounts(made["root"], made["usr"], shell.system, shell.pts)
+        )
+        try:
+            await world.ready()
+            yield world
+        finally:
+            await world.close()
 
     async def _login(self, code: str) -> str:
         """A function like `runuser -l NAME -c 'cat FILE'`, for names in a script."""
@@ -211,18 +228,9 @@ class Looking:
     ) -> tuple[asyncio.Future, Sequence[int], dict[str, str]]:
         """Runs programs of the episode, each alone in a fresh world, for a script.
 
-        The world is like the episode's, from what it left; its changes go nowhere.
-
         Returns:
           (the work, descriptors for the script, its functions).
         """
-        shell = self._shell
-        made = await shell.ask("look", name="world", execute=True)
-        world = shell.start_world(
-            Mounts(made["root"], made["usr"], shell.system, shell.pts)
-        )
-        stack.push_async_callback(world.close)
-        await world.ready()
         fds = stack.enter_context(Descriptors())
         asked_read, asked_write = fds.pipe()
         said_read, said_write = fds.pipe()
@@ -238,11 +246,12 @@ class Looking:
 
         async def answer() -> None:
             try:
-                while True:
+                for number in itertools.count():
                     words = [await word() for _ in range(int(await word()))]
                     pattern = how.programs[words[0].decode()]
                     argv = ["/bin/bash", "-c", _CALL, "bash", path, *words]
-                    run = await world.run(argv, ENVIRONMENT, _CALL_S, alone=True)
+                    async with self._fresh_world(f"call-{number}") as world:
+                        run = await world.run(argv, ENVIRONMENT, _CALL_S, alone=True)
                     said = run.output.decode("utf-8", "replace").strip()
                     status, text = run.status & 255, run.output[:_CALL_BYTES]
                     if run.ended != "done" or not re.fullmatch(pattern, said):

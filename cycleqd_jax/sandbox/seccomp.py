@@ -108,14 +108,21 @@ class _Rule(NamedTuple):
 _SUPERVISOR = 1  # its process id
 _NAMESPACES = 0x7E020000  # all CLONE_NEW*
 _MAP_HUGETLB = 0x40000
+# A device 0/0 hides a file from who looks through an overlay.
+_S_IFCHR, _RENAME_WHITEOUT = 0x2000, 4
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # insert input into a terminal
 _FAMILIES = (1, 2, 10, 16)  # AF_UNIX, AF_INET, AF_INET6, AF_NETLINK
 _NO_FAMILY = _fail(errno.EAFNOSUPPORT)
 _RULES = {
     "clone": _Rule((56, 220), 0, (_NAMESPACES,), _IF_ANY_BIT),
     "ioctl": _Rule((16, 29), 1, (_TIOCSTI, _TIOCLINUX)),
+    "mknod": _Rule((133, 1133), 1, (_S_IFCHR,), _IF_ANY_BIT),  # not on arm64
+    "mknodat": _Rule((259, 33), 2, (_S_IFCHR,), _IF_ANY_BIT),
     "mmap": _Rule((9, 222), 3, (_MAP_HUGETLB,), _IF_ANY_BIT, _fail(errno.ENOMEM)),
     "prlimit64": _Rule((302, 261), 0, (_SUPERVISOR,)),
+    "renameat2": _Rule(
+        (316, 276), 4, (_RENAME_WHITEOUT,), _IF_ANY_BIT, _fail(errno.EINVAL)
+    ),
     "sched_setaffinity": _Rule((203, 122), 0, (_SUPERVISOR,)),
     "socket": _Rule((41, 198), 0, _FAMILIES, hit=_ALLOW, other=_NO_FAMILY),
     "socketpair": _Rule((53, 199), 0, _FAMILIES, hit=_ALLOW, other=_NO_FAMILY),

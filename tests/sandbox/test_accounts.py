@@ -4,7 +4,7 @@ import pytest
 
 from cycleqd_jax.sandbox.accounts import Account, find_account
 
-GROUP = "tom:x:1002:\nt:x:1004:ann,tom\nodd:x:x:tom\nfew:tom\nbig:x:70000:tom"
+GROUP = "tom:x:1002:\nt:x:1004:ann, tom\nodd:x:x:tom\nfew:tom\nann:x:7:ann,tom "
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,17 @@ GROUP = "tom:x:1002:\nt:x:1004:ann,tom\nodd:x:x:tom\nfew:tom\nbig:x:70000:tom"
         ("tom:x:1002:1002::/home/tom:/bin/sh", Account(1002, 1002, (1002, 1004))),
         ("a:x:1:1::/:/s\ntom:x:7:0:::", Account(7, 0, (0, 1004))),
         ("tom:x:5:5::/:/s\ntom:x:6:6::/:/s", Account(5, 5, (5, 1004))),
-        ("tom:x:5:5::/", None),
+        ("tom:x:5:5", Account(5, 5, (5, 1004))),
+        ("tom:x:5", None),
+        ("#tom:x:5:5::/:/s\n\t tom:x: 0005:+6::/:/s:t", Account(5, 6, (6, 1004))),
+        (
+            "tom:x:5x:5::/:/s\ntom:x:4294967296:5::/\ntom:x:6:6",
+            Account(6, 6, (6, 1004)),
+        ),
+        ("tom :x:5:5::/:/s", None),
+        ("tom:x:5 :5::/:/s", None),
+        (f"tom:x:{'0' * 5000}5:5::/:/s", Account(5, 5, (5, 1004))),
+        (f"tom:x:{'9' * 5000}:5::/:/s", None),
         ("tom:x:-1:5::/:/s", None),
         ("tom:x:5:five::/:/s", None),
         ("tom:x:65536:5::/:/s", None),
@@ -25,3 +35,7 @@ GROUP = "tom:x:1002:\nt:x:1004:ann,tom\nodd:x:x:tom\nfew:tom\nbig:x:70000:tom"
 )
 def test_find_account(passwd, expected):
     assert find_account(passwd, GROUP, "tom") == expected
+
+
+def test_nobody_logs_in_with_an_id_that_no_process_can_have():
+    assert find_account("tom:x:5:5", "big:x:70000:tom", "tom") is None

@@ -1,5 +1,7 @@
 """Texts that a judging script calculates with and tests are read from its code."""
 
+import subprocess
+
 import pytest
 
 from cycleqd_jax.sandbox import guards
@@ -25,3 +27,15 @@ def test_variables_that_are_calculated_with():
 )
 def test_tests_without_quotes_are_guarded(code, guarded):
     assert bool(guards.begin(code)) == guarded
+
+
+@pytest.mark.parametrize("text", ["x[$(echo 0)]", "no number", "3; 4"])
+def test_a_text_ends_the_script_from_within_a_subshell(text, tmp_path):
+    (tmp_path / "text").write_text(text)
+    code = 'v() { n=$(cat text); echo $((n + 1)); }; [ "$(v)" != 4 ] || exit 1; '
+    code = guards.begin(code) + code + "echo passed"
+    done = subprocess.run(
+        ["/bin/bash", "-c", code], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode != 0
+    assert b"passed" not in done.stdout

@@ -7,7 +7,8 @@ KERNEL = [
         "every denied system call",
         """
 skipped = ("clone", "clone3", "ioctl", "socket", "socketpair", "prlimit64",
-           "setpriority", "ioprio_set", "mmap", "sched_setaffinity")
+           "setpriority", "ioprio_set", "mmap", "sched_setaffinity", "mknod",
+           "mknodat", "renameat2")
 for name, number in CALLS.items():
     if name in skipped or name.startswith("sched_") or "sync" in name: continue
     done = libc.syscall(number, 0, 0, 0, 0, 0, 0)
@@ -15,6 +16,19 @@ for name, number in CALLS.items():
         print("escaped:", name, ctypes.get_errno())
 if libc.syscall(CALLS["clone3"], 0, 0) != -1 or ctypes.get_errno() != errno.ENOSYS:
     print("escaped: clone3")
+""",
+        says(""),
+    ),
+    Threat(
+        "signs of an overlay",
+        """
+os.mkfifo("fifo")
+open("a", "w").close()
+denied("device", os.mknod, "device", 0o020600, 0)
+denied_call("device in a folder", "mknodat", -100, b"b", 0o020600, 0)
+denied_call("rename", "renameat2", -100, b"a", -100, b"c", 4)
+if libc.syscall(CALLS["renameat2"], -100, b"a", -100, b"d", 1):
+    print("a file could not be renamed")
 """,
         says(""),
     ),

@@ -7,7 +7,7 @@ within the limits of the episode.
 
 import dataclasses
 
-from tests.tasks.os_interaction.conftest import answer
+from tests.tasks.os_interaction.conftest import FINISH, answer
 from tests.tasks.os_interaction.hostile_aimed import AIMED
 
 WRONG, RIGHT, ANY = "wrong", "right", "any"
@@ -208,12 +208,32 @@ _SURVIVE = {
     "shell is another": "exec sh",
     "shell is a loop": "exec yes > /dev/null",
 }
+_TAKEN = {
+    "the loader is gone": "rm /lib64",
+    "all programs are gone": "mv /usr /u",
+    "the programs that start others are the episode's": python(
+        "import os\nos.rename('/usr', '/u'); os.makedirs('/usr/bin')\n"
+        "for n in ('lib', 'lib64', 'local'): os.symlink(f'/u/{n}', f'/usr/{n}')\n"
+        "for n in ('setpriv', 'prlimit', 'bash'):\n"
+        "    with open(f'/usr/bin/{n}', 'w') as file:\n"
+        "        file.write('#!/u/bin/bash\\necho 0 /evil >&8; echo 0 /evil')\n"
+        "    os.chmod(f'/usr/bin/{n}', 0o755)"
+    ),
+    "a library for all": "cp /usr/lib/x86_64-linux-gnu/libc.so.6 /l.so 2>/dev/null; "
+    "echo /l.so > /etc/ld.so.preload",
+}
 HOSTILE = {
     **{f"wrong: {n}": Hostile(27, c, answer("99"), WRONG) for n, c in _COUNT.items()},
     **{f"right: {n}": Hostile(27, c, answer("3"), RIGHT) for n, c in _COUNT.items()},
     **{f"any: {n}": Hostile(27, c, answer("3"), ANY) for n, c in _SURVIVE.items()},
     **{f"none: {n}": Hostile(27, c, answer("99"), WRONG) for n, c in _SURVIVE.items()},
     **{name: Hostile(*case, WRONG) for name, case in AIMED.items()},
+    # Something of the episode must run for these two, though it has taken all away.
+    **{
+        f"any: {name} in {index}": Hostile(index, code, last, ANY)
+        for name, code in _TAKEN.items()
+        for index, last in ((28, answer("9")), (11, FINISH))
+    },
     "processes wake": Hostile(
         57, _COUNT["wakes itself by a timer"], answer("99"), WRONG
     ),

@@ -27,11 +27,34 @@ _ACCOUNTS = {
     'george ] && exit 1\\nexec /usr/bin/cat "$@"\\n\' > /usr/local/bin/cat; chmod 755 '
     "/usr/local/bin/cat",
 }
+# George is in a group that may read it, as the C library reads these files.
+_GROUP = "echo 'r:x:2000:jack,bill,tom' >> /etc/group"
+_GROUPS = {
+    "george after a blank": "echo 'r:x:2000:jack,bill,tom, george' >> /etc/group",
+    "a group with a long number": f"{_GROUP}; echo 'q:x:002000:george' >> /etc/group",
+    "george after a tab": f"{_GROUP}; j=$(id -u jack); sed -i "
+    '"s/^george:x:[0-9]*:[0-9]*:/\tgeorge:x:0000000$j:2000:/" /etc/passwd',
+}
 AIMED = {
     **{
         f"login: {name}": (49, f"chmod 644 /testfile; {code}", FINISH)
         for name, code in _ACCOUNTS.items()
     },
+    **{
+        f"login: {name}": (
+            49,
+            f"{code}; chgrp 2000 /testfile; chmod 640 /testfile",
+            FINISH,
+        )
+        for name, code in _GROUPS.items()
+    },
+    "the system's programs are a link": (
+        50,
+        "mkdir /usr/b2; cp -p /usr/bin/{find,ls,awk,bash} /usr/b2/; "
+        "python3 -c \"import shutil, os; shutil.rmtree('/usr/bin'); "
+        "os.symlink('b2', '/usr/bin')\"",
+        FINISH,
+    ),
     "the system's find is hidden": (
         50,
         "for t in ls awk; do printf '#!/bin/sh\\nexit 0\\n' > /usr/local/bin/$t; chmod "
