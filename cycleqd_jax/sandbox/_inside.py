@@ -4,6 +4,7 @@ import os
 import stat
 
 MOST_BYTES = 2**16
+_MOST_FILES = 64
 _MOST_LINKS = 40  # as in the kernel
 
 
@@ -16,6 +17,29 @@ def read_text(root, path):
     except OSError:
         return None
     return None if len(data) > MOST_BYTES or b"\0" in data else data.decode("latin-1")
+
+
+def read_folder_texts(root, path):
+    """A small text file and those of the folder `path`.d, joined; None if one is none.
+
+    Both may be missing.
+    """
+    try:
+        fd = _open(root, f"{path}.d", os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        names = []
+    except OSError:
+        return None
+    else:
+        try:
+            names = sorted(os.listdir(fd))[: _MOST_FILES + 1]
+        finally:
+            os.close(fd)
+    there = [] if resolved_status(f"{root}/{{}}".format, path) is None else [path]
+    texts = [
+        read_text(root, name) for name in (*there, *(f"{path}.d/{n}" for n in names))
+    ]
+    return None if None in texts or len(names) > _MOST_FILES else "\n".join(texts)
 
 
 def resolved_status(place, path):

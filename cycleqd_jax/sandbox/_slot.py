@@ -16,7 +16,11 @@ import stat
 
 from cycleqd_jax.sandbox import skeleton
 from cycleqd_jax.sandbox._collect import START_TIME
-from cycleqd_jax.sandbox._inside import read_text, resolved_status
+from cycleqd_jax.sandbox._inside import (
+    read_folder_texts,
+    read_text,
+    resolved_status,
+)
 from cycleqd_jax.sandbox.mounting import mount, unmount
 
 _ROOM = "size=32m,nr_inodes=8k,mode=755"  # for what is written while it is looked at
@@ -29,6 +33,7 @@ _STEERING = (
 )
 # Folders of an image that steer logins; others look without a login.
 _LOGINS = ("etc/pam.d", "etc/security")
+_SUDOERS = "etc/sudoers"  # and the folder etc/sudoers.d
 _ACCOUNTS = ("passwd", "group")  # read by many programs, unless they are no text
 
 
@@ -217,6 +222,13 @@ class Slot:
     def accounts(self):
         """The texts of the episode's /etc/passwd and /etc/group, or None."""
         return [read_text(self._tree, f"etc/{name}") for name in _ACCOUNTS]
+
+    def sudoers(self):
+        """The texts that steer sudo, of the episode and of its image; None for no text.
+
+        One of the episode is no text, too, where sudo would follow a link to it.
+        """
+        return [read_folder_texts(root, _SUDOERS) for root in (self._tree, self._image)]
 
     def stand_in(self, path):
         """Path of an empty file with owner and permissions of one of the system's.

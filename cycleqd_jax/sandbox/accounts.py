@@ -1,4 +1,4 @@
-"""Accounts of an episode, read as the plain data that they are."""
+"""Accounts and permissions of an episode, read as the plain data that they are."""
 
 import dataclasses
 import re
@@ -7,6 +7,14 @@ from collections.abc import Iterator
 MOST_ID = 65535
 _BLANKS = " \t\v\f\r"
 _NUMBER = re.compile(rf"[{_BLANKS}]*\+?([0-9]+)")
+_SETTING = re.compile(r"Defaults|[@#]\s*include")
+_INCLUDED = re.compile(r"[@#]includedir\s+/etc/sudoers\.d")  # read with it
+_QUOTED = re.compile(r'"[^"]*"')
+_OPTION = re.compile(r"\s*!*\s*([a-z_]+)\s*(?:[-+]?=|$)")
+_HARMLESS = frozenset(
+    "authenticate env_keep env_reset fqdn insults mail_badpass passwd_tries requiretty "
+    "secure_path timestamp_timeout use_pty visiblepw".split()
+)
 _MOST_NUMBER = 2**32 - 1
 
 
@@ -41,6 +49,30 @@ def find_account(passwd: str, group: str, name: str) -> Account | None:
     if max(uid, *groups) > MOST_ID:
         return None  # no process there can have it
     return Account(uid, gid, tuple(sorted(groups)))
+
+
+def only_permits(sudoers: str | None, known: str | None) -> bool:
+    """True if a text of /etc/sudoers sets nothing by which sudo could run a program.
+
+    What it permits and forbids does not matter. Its other `Defaults`, and files that it
+    includes, must be those of another text.
+    """
+    return sudoers is not None and _settings(sudoers) <= _settings(known or "")
+
+
+def _settings(sudoers: str) -> set[str]:
+    lines = (line.strip() for line in sudoers.replace("\\\n", "").split("\n"))
+    return {line for line in lines if _SETTING.match(line) and not _is_harmless(line)}
+
+
+def _is_harmless(setting: str) -> bool:
+    if not setting.startswith("Defaults"):
+        return _INCLUDED.fullmatch(setting) is not None
+    if "\\" in setting:  # a quote behind it may begin a text, or not
+        return False
+    _, *options = _QUOTED.sub("", setting).split(None, 1)
+    names = (_OPTION.match(option) for part in options for option in part.split(","))
+    return all(name and name[1] in _HARMLESS for name in names)
 
 
 def _rows(text: str, most: int) -> Iterator[list[str]]:

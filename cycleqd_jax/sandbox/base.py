@@ -208,6 +208,8 @@ class Look:
         it runs; other output counts as a failure of the program.
       logins: whether it says `runuser -l NAME -c 'cat FILE'`.
       changed: files of the system whose permissions it looks at.
+      sudo: whether it says `sudo whoami`. It fails where the episode gave sudo other
+        settings than permissions.
     """
 
     tree: bool = True
@@ -216,6 +218,7 @@ class Look:
     programs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     logins: bool = False
     changed: tuple[str, ...] = ()
+    sudo: bool = False
 
 
 PLAIN_LOOK = Look()

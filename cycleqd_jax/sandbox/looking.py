@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from cycleqd_jax.errors import SandboxError
 from cycleqd_jax.sandbox import guards
-from cycleqd_jax.sandbox.accounts import find_account
+from cycleqd_jax.sandbox.accounts import find_account, only_permits
 from cycleqd_jax.sandbox.base import (
     ENVIRONMENT,
     KEPT_BYTES,
@@ -91,6 +91,8 @@ class Looking:
         path = ENVIRONMENT["PATH"].encode()
         if how.executable:
             environment["PATH"] = f"{PATH}:{_THEIR_PATH}"
+        if how.sudo and not only_permits(*await self._shell.ask("sudoers")):
+            return ScriptRun(1, "done", b"")
         if how.bashrc:
             found = await self._read_bashrc()
             if found is None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cycleqd_jax.sandbox.accounts import Account, find_account
+from cycleqd_jax.sandbox.accounts import Account, find_account, only_permits
 
 GROUP = "tom:x:1002:\nt:x:1004:ann, tom\nodd:x:x:tom\nfew:tom\nann:x:7:ann,tom "
 
@@ -39,3 +39,33 @@ def test_find_account(passwd, expected):
 
 def test_nobody_logs_in_with_an_id_that_no_process_can_have():
     assert find_account("tom:x:5:5", "big:x:70000:tom", "tom") is None
+
+
+KNOWN = "Defaults\tenv_reset\nroot ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d\n"
+
+
+@pytest.mark.parametrize(
+    ("sudoers", "expected"),
+    [
+        (KNOWN, True),
+        ("", True),
+        ("bob ALL=(ALL) NOPASSWD: ALL\n#includedir /etc/sudoers.d", True),
+        (
+            'Defaults secure_path="/usr/sbin,/x", !requiretty\nDefaults:bob use_pty',
+            True,
+        ),
+        ('Defaults env_keep += "A B"\nDefaults timestamp_timeout=5', True),
+        ('Defaults secure_path="/x", mailerpath="/bin/bash"', False),
+        ('Defaults secure_path="\\", mailerpath=/x, secure_path="', False),
+        ("Defaults use_pty mailerpath=/x", False),
+        ('Defaults passwd_tries=\\", mailerpath=/x, insults=\\"', False),
+        (KNOWN + "Defaults mailerpath=/bin/bash", False),
+        (KNOWN + "  Defaults:bob !syslog, logfile=/x", False),
+        (KNOWN + "Def\\\naults mailerpath=/bin/bash", False),
+        (KNOWN + "#include /x", False),
+        (KNOWN + "@include /x", False),
+        (None, False),
+    ],
+)
+def test_what_sudoers_set_is_known(sudoers, expected):
+    assert only_permits(sudoers, KNOWN) is expected

@@ -67,6 +67,7 @@ def look_of(script: Script, *, checks: bool) -> Look:
         programs=programs,
         logins=bool(_LOGIN.search(code)),
         changed=tuple(_CHANGED.findall(code)),
+        sudo=bool(_SUDO.search(code)),
     )
 
 
