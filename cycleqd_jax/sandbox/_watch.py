@@ -20,6 +20,7 @@ LOOK_S = 0.02  # pause between two looks
 LOOK_COST = 20  # or this multiple of the last look's duration, if longer
 MAX_LOOK_S = 0.2  # longest pause
 LEAST_SHARE = 0.1  # of the time on the clock counts in any case
+MOST_WAIT_S = 10.0  # left out while something only waits in the kernel
 # So many polls in a row must find too much memory: between `vfork` and `exec` a child
 # shares the memory of its parent, which is then counted twice.
 MEMORY_POLLS = 3
@@ -98,13 +99,16 @@ class Processes:
                 duplicate = max(duplicate, size)
         return total - duplicate
 
-    def busy(self):
-        """True if a process was running, or waiting for processor or disk."""
+    def running(self):
+        """True if a process was running, or waiting for the processor."""
+        return any(fields[STATE] == b"R" for fields in self._stats.values())
+
+    def waiting(self):
+        """True if a process was waiting in the kernel, as for a disk."""
         parents = {fields[PARENT] for fields in self._stats.values()}
+        # One with a child may as well wait for that, since `vfork`.
         return any(
-            fields[STATE] == b"R"
-            # One with a child may as well wait for that, since `vfork`.
-            or (fields[STATE] == b"D" and pid not in parents)
+            fields[STATE] == b"D" and pid not in parents
             for pid, fields in self._stats.items()
         )
 
@@ -228,7 +232,7 @@ class Clock:
         """Begins at zero."""
         self._looked = time.monotonic()
         self._look()
-        self.elapsed_s = 0.0
+        self.elapsed_s = self._waited_s = 0.0
 
     def start_again(self):
         """Takes the processor time that was used for nothing, from now on."""
@@ -249,8 +253,12 @@ class Clock:
         passed, self._looked = now - self._looked, now
         passed = min(passed, 2 * MAX_LOOK_S)  # more, and it was us who had to wait
         used = self._look()
-        if self.processes.busy():
-            passed = min(passed, max(used, LEAST_SHARE * passed))
+        running = self.processes.running()
+        if running or (self._waited_s < MOST_WAIT_S and self.processes.waiting()):
+            counted = min(passed, max(used, LEAST_SHARE * passed))
+            if not running:
+                self._waited_s += passed - counted
+            passed = counted
         self.elapsed_s += passed
         return self._over()
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
-from cycleqd_jax.sandbox._watch import LEAST_SHARE
+from cycleqd_jax.sandbox._watch import LEAST_SHARE, MOST_WAIT_S
 
 Value = TypeVar("Value")
 _LOOK_S = 0.5
@@ -29,7 +29,7 @@ async def within(
       (its result, or None at the limit; seconds that it took).
     """
     task = asyncio.ensure_future(work)
-    taken_s, before, used_before = 0.0, time.monotonic(), 0.0
+    taken_s, before, used_before, waited_s = 0.0, time.monotonic(), 0.0, 0.0
     try:
         while True:
             left_s = max(0.0, limit_s - taken_s)
@@ -38,10 +38,12 @@ async def within(
             passed, before = now - before, now
             if task.done():
                 return task.result(), taken_s + passed
-            busy, used_s = _look(roots())
-            if busy:
+            states, used_s = _look(roots())
+            if "R" in states or ("D" in states and waited_s < MOST_WAIT_S):
                 used = max(0.0, used_s - used_before)
-                passed = min(passed, max(used, LEAST_SHARE * passed))
+                counted = min(passed, max(used, LEAST_SHARE * passed))
+                waited_s += 0.0 if "R" in states else passed - counted
+                passed = counted
             taken_s, used_before = taken_s + passed, used_s
             if taken_s >= limit_s:
                 return None, taken_s
@@ -50,8 +52,8 @@ async def within(
         await asyncio.wait({task})
 
 
-def _look(roots: Collection[int]) -> tuple[bool, float]:
-    """(Whether one wants to run, processor seconds) of processes and their children."""
+def _look(roots: Collection[int]) -> tuple[set[str], float]:
+    """(States, processor seconds) of processes and their children."""
     rows: dict[int, list[str]] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
@@ -62,4 +64,4 @@ def _look(roots: Collection[int]) -> tuple[bool, float]:
     while new := {pid for pid, row in rows.items() if int(row[1]) in below} - below:
         below |= new
     ticks = sum(int(n) for pid in below for n in rows[pid][11:15])
-    return any(rows[pid][0] in "RD" for pid in below), ticks * _TICK_S
+    return {rows[pid][0] for pid in below}, ticks * _TICK_S
