@@ -20,9 +20,14 @@ def read_text(root, path):
 
 
 def read_folder_texts(root, path):
-    """A small text file and those of the folder `path`.d, joined; None if one is none.
+    """The text of a small file and of those in the folder `path`.d, in Latin 1.
 
-    Both may be missing.
+    Args:
+      root: folder above it.
+      path: of the file from there. It and the folder may be missing.
+
+    Returns:
+      The texts, joined; None if one is no text, a link leads to it, or they are many.
     """
     try:
         fd = _open(root, f"{path}.d", os.O_RDONLY | os.O_DIRECTORY)
@@ -35,7 +40,8 @@ def read_folder_texts(root, path):
             names = sorted(os.listdir(fd))[: _MOST_FILES + 1]
         finally:
             os.close(fd)
-    there = [] if resolved_status(f"{root}/{{}}".format, path) is None else [path]
+    found = resolved_status(lambda inside: f"{root}/{inside}", path)
+    there = [] if found is None else [path]
     texts = [
         read_text(root, name) for name in (*there, *(f"{path}.d/{n}" for n in names))
     ]
@@ -43,11 +49,14 @@ def read_folder_texts(root, path):
 
 
 def resolved_status(place, path):
-    """The status of what a path leads to, as in a root of its own; None if nothing.
+    """The status of the file that a path leads to, seen from a root of its own.
 
     Args:
-      place: where a path below that root, without links, can be looked at from here.
-      path: from the root. Its links are followed inside, at most 40.
+      place: maps a path from that root, which has no links, to a path of this process.
+      path: from the root. At most 40 links are followed, never out of the root.
+
+    Returns:
+      The status, or None if there is no such file.
     """
     left, done, links = path.split("/")[::-1], [], 0
     try:

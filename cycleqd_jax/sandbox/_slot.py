@@ -247,7 +247,7 @@ class Slot:
         return made
 
     def _place(self, inside):
-        """Where a path without links, below the episode's root, can be looked at."""
+        """Path for this process of a path inside the episode that has no links."""
         if self._usr and (inside == "usr" or inside.startswith("usr/")):
             return f"{self._usr}{inside.removeprefix('usr')}"
         return f"{self._tree}/{inside}"

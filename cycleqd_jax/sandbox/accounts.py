@@ -10,7 +10,6 @@ _NUMBER = re.compile(rf"[{_BLANKS}]*\+?([0-9]+)")
 _SETTING = re.compile(r"Defaults|[@#]\s*include")
 _INCLUDED = re.compile(r"[@#]includedir\s+/etc/sudoers\.d")  # read with it
 _QUOTED = re.compile(r'"[^"]*"')
-_OPTION = re.compile(r"\s*!*\s*([a-z_]+)\s*(?:[-+]?=|$)")
 _HARMLESS = frozenset(
     "authenticate env_keep env_reset fqdn insults mail_badpass passwd_tries requiretty "
     "secure_path timestamp_timeout use_pty visiblepw".split()
@@ -71,8 +70,11 @@ def _is_harmless(setting: str) -> bool:
     if "\\" in setting:  # a quote behind it may begin a text, or not
         return False
     _, *options = _QUOTED.sub("", setting).split(None, 1)
-    names = (_OPTION.match(option) for part in options for option in part.split(","))
-    return all(name and name[1] in _HARMLESS for name in names)
+    for option in ",".join(options).split(","):
+        name, _, value = option.partition("=")
+        if name.strip(" \t!+-") not in _HARMLESS or len(value.split()) > 1:
+            return False
+    return True
 
 
 def _rows(text: str, most: int) -> Iterator[list[str]]:

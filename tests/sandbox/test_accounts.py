@@ -1,7 +1,11 @@
 """Accounts are text: odd lines are no users, and nothing but ids comes of them."""
 
+import stat
+import time
+
 import pytest
 
+from cycleqd_jax.sandbox import _inside
 from cycleqd_jax.sandbox.accounts import Account, find_account, only_permits
 
 GROUP = "tom:x:1002:\nt:x:1004:ann, tom\nodd:x:x:tom\nfew:tom\nann:x:7:ann,tom "
@@ -58,6 +62,7 @@ KNOWN = "Defaults\tenv_reset\nroot ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d
         ('Defaults secure_path="/x", mailerpath="/bin/bash"', False),
         ('Defaults secure_path="\\", mailerpath=/x, secure_path="', False),
         ("Defaults use_pty mailerpath=/x", False),
+        ("Defaults passwd_tries=3 mailerpath=/x", False),
         ('Defaults passwd_tries=\\", mailerpath=/x, insults=\\"', False),
         (KNOWN + "Defaults mailerpath=/bin/bash", False),
         (KNOWN + "  Defaults:bob !syslog, logfile=/x", False),
@@ -69,3 +74,48 @@ KNOWN = "Defaults\tenv_reset\nroot ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d
 )
 def test_what_sudoers_set_is_known(sudoers, expected):
     assert only_permits(sudoers, KNOWN) is expected
+
+
+def test_links_of_an_episode_stay_in_its_root(tmp_path):
+    root = tmp_path / "{root}"
+    (root / "usr/real").mkdir(parents=True)
+    (root / "usr/real/find").write_text("")
+    (root / "usr/real/find").chmod(0o4755)
+    (root / "usr/bin").symlink_to("real")
+    (root / "up").symlink_to("../../../../usr/bin/find")
+    (root / "top").symlink_to("/usr/real/find")
+    (root / "loop").symlink_to("loop")
+    (root / "out").symlink_to("/etc/passwd")
+
+    def mode(path):
+        status = _inside.resolved_status(lambda inside: f"{root}/{inside}", path)
+        return status and stat.S_IMODE(status.st_mode)
+
+    for path in ("/usr/bin/find", "/up", "top", "usr/real/../bin/./find"):
+        assert mode(path) == 0o4755
+    for path in ("/loop", "/out", "/usr/bin/ls", "/usr/real/find/x"):
+        assert mode(path) is None
+
+
+def test_texts_of_sudoers(tmp_path):
+    def read():
+        return _inside.read_folder_texts(str(tmp_path), "etc/sudoers")
+
+    assert read() == ""
+    (tmp_path / "etc/sudoers.d").mkdir(parents=True)
+    (tmp_path / "etc/sudoers").write_text("a")
+    (tmp_path / "etc/sudoers.d/x").write_text("b")
+    assert read() == "a\nb"
+    (tmp_path / "etc/sudoers.d/y").symlink_to("/etc/hostname")
+    assert read() is None
+    (tmp_path / "etc/sudoers.d").rename(tmp_path / "etc/other")
+    (tmp_path / "etc/sudoers.d").symlink_to("other")
+    assert read() is None
+
+
+@pytest.mark.parametrize("text", ["\t", "!", "!\t", '"', ",", "=", "#", "a", "\\\n"])
+def test_long_lines_are_read_in_linear_time(text):
+    start = time.process_time()
+    only_permits(f"Defaults {text * 2**15}x\n#include {text * 2**14}", KNOWN)
+    find_account(f"tom:x:{text * 2**15}5:5", f"a:x:{text * 2**15}:tom", "tom")
+    assert time.process_time() - start < 1.0
